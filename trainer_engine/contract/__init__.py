@@ -1,0 +1,1 @@
+"""The one page that the web and the engine both read: run folder, events, commands, errors, families, options."""

@@ -1,0 +1,44 @@
+"""Requests to a running engine: one small file each, taken up after an optimizer step."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from enum import Enum
+
+from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.run import RunFolder
+
+SUFFIX = ".command"
+
+
+class Command(str, Enum):
+    """What a run can be asked to do between two optimizer steps."""
+
+    CHECKPOINT = "checkpoint"
+    VALIDATE = "validate"
+    STOP = "stop"
+
+
+def request(folder: RunFolder, command: Command) -> None:
+    """Ask; asking twice before the engine looks is the same as asking once."""
+    folder.commands.mkdir(parents=True, exist_ok=True)
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}-{command.value}{SUFFIX}"
+    write_atomically(folder.commands / name, b"")
+
+
+def take(folder: RunFolder) -> list[Command]:
+    """Remove what was asked and say it, oldest first, each command once. Files that are no commands stay where they are."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder.commands) if entry.name.endswith(SUFFIX))
+    except FileNotFoundError:
+        return []
+    known = {command.value: command for command in Command}
+    taken: dict[Command, None] = {}
+    for name in names:
+        command = known.get(name[: -len(SUFFIX)].rsplit("-", 1)[-1])
+        if command is not None and not name.startswith("."):
+            (folder.commands / name).unlink(missing_ok=True)
+            taken[command] = None
+    return list(taken)

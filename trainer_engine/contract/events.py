@@ -1,0 +1,294 @@
+"""Every event a run can emit, and how one becomes a line of the journal and back.
+
+A journal line is ``{"seq", "type", "timestamp", "severity", "title", "message", "body", "data", ...}`` where ``...`` is what the
+type adds at the top level: ``stage``, ``checkpoint`` or ``images``. Images are named as files; the web turns them into data URIs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EventType(str, Enum):
+    """The ``type`` of an event."""
+
+    STAGE = "lifecycle.stage"
+    STATUS = "training.status"
+    PROGRESS = "training.progress"
+    CHECKPOINT = "training.checkpoint"
+    SUMMARY = "training.summary"
+    IMAGE = "validation.image"
+    NOTIFICATION = "notification"
+    ERROR = "error"
+
+
+class Severity(str, Enum):
+    """How loud an event is."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class StageKey(str, Enum):
+    """The parts of a run that take long enough to have a progress of their own."""
+
+    LOAD_BASE_MODEL = "init_load_base_model"
+    DATA_BACKEND = "init_data_backend"
+    TEXT_EMBED_CACHE = "init_text_embed_cache"
+    VAE_CACHE = "init_vae_cache"
+    PREPARE_MODELS = "init_prepare_models"
+    RESUME_CHECKPOINT = "init_resume_checkpoint"
+    BENCHMARK_BASE_MODEL = "benchmark_base_model"
+    VALIDATION = "validation"
+    CHECKPOINT_SAVE = "checkpoint_save"
+    FINAL_VALIDATION = "final_validation"
+    MODEL_SAVE = "model_save"
+    TRAINING_ABORT = "training_abort"
+    TRAINING_COMPLETE = "training_complete"
+
+
+STAGE_LABELS: dict[StageKey, str] = {
+    StageKey.LOAD_BASE_MODEL: "Loading the base model",
+    StageKey.DATA_BACKEND: "Looking at the datasets",
+    StageKey.TEXT_EMBED_CACHE: "Caching text embeddings",
+    StageKey.VAE_CACHE: "Caching image latents",
+    StageKey.PREPARE_MODELS: "Preparing the model",
+    StageKey.RESUME_CHECKPOINT: "Resuming from a checkpoint",
+    StageKey.BENCHMARK_BASE_MODEL: "Drawing with the base model",
+    StageKey.VALIDATION: "Validating",
+    StageKey.CHECKPOINT_SAVE: "Saving a checkpoint",
+    StageKey.FINAL_VALIDATION: "Validating the result",
+    StageKey.MODEL_SAVE: "Saving the model",
+    StageKey.TRAINING_ABORT: "Ending early",
+    StageKey.TRAINING_COMPLETE: "Training complete",
+}
+
+
+class StageStatus(str, Enum):
+    """How far a stage is."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Event(BaseModel):
+    """What every event has. ``title`` is for a list, ``message`` one sentence, ``body`` longer text such as a prompt."""
+
+    model_config = ConfigDict(frozen=True)
+    type: ClassVar[EventType]
+    added_keys: ClassVar[tuple[str, ...]] = ()
+    """Fields that stand at the top level of the event instead of in ``data``."""
+
+    severity: Severity = Severity.INFO
+    title: str = ""
+    message: str = ""
+    body: str = ""
+
+    def data(self) -> dict[str, Any]:
+        """The event's own fields, as the API's ``data``."""
+        return self.model_dump(mode="json", exclude={"severity", "title", "message", "body", *self.added_keys}, exclude_none=True)
+
+    def added(self) -> dict[str, Any]:
+        """What stands at the top level besides."""
+        return {}
+
+
+class StageEvent(Event):
+    """A stage began, moved or ended. ``current`` of ``total`` things are done; ``total`` is 0 where it cannot be counted."""
+
+    type = EventType.STAGE
+    added_keys = ("key", "label", "status", "current", "total", "eta_seconds")
+
+    key: StageKey
+    label: str = ""
+    status: StageStatus
+    current: int = 0
+    total: int = 0
+    eta_seconds: float | None = None
+
+    def added(self) -> dict[str, Any]:
+        label = self.label or STAGE_LABELS[self.key]
+        ended = self.status is StageStatus.COMPLETED
+        percent = round(100 * self.current / self.total, 1) if self.total else (100.0 if ended else 0.0)
+        progress = {
+            "label": label,
+            "current": self.current,
+            "total": self.total,
+            "percent": percent,
+            "eta_seconds": self.eta_seconds,
+        }
+        return {"stage": {"key": self.key.value, "label": label, "status": self.status.value, "progress": progress}}
+
+
+class StatusEvent(Event):
+    """The run changed its state: ``starting``, ``running``, ``stopping``, ``completed``, ``stopped``, ``error``."""
+
+    type = EventType.STATUS
+    status: str
+
+
+class ProgressEvent(Event):
+    """One optimizer step was taken."""
+
+    type = EventType.PROGRESS
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float | None
+    """Mean over the samples of the step; null where it was not finite."""
+    learning_rate: float
+    grad_norm: float | None
+    samples_per_second: float
+    seconds_per_step: float
+    eta_seconds: float
+    memory: dict[str, int] = Field(default_factory=dict)
+    """Bytes: ``resident`` of the process and, on a device, ``allocated`` and ``peak``."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class CheckpointEvent(Event):
+    """A checkpoint is whole on disk."""
+
+    type = EventType.CHECKPOINT
+    added_keys = ("path", "label", "step", "is_final", "size_bytes")
+
+    path: str
+    label: str
+    step: int
+    is_final: bool = False
+    size_bytes: int
+
+    def added(self) -> dict[str, Any]:
+        return {"checkpoint": self.model_dump(mode="json", include=set(self.added_keys))}
+
+
+class SummaryEvent(Event):
+    """The end of a run that trained."""
+
+    type = EventType.SUMMARY
+    steps: int
+    seconds: float
+    final_loss: float | None
+    artefacts: dict[str, str] = Field(default_factory=dict)
+    """What -> absolute path: ``checkpoint``, ``pipeline``, ``validation_images``."""
+    time_split: dict[str, float] = Field(default_factory=dict)
+    """Seconds spent: ``data_wait``, ``step``, ``checkpoint``, ``validation``."""
+
+
+class MediaFile(BaseModel):
+    """An image as a file; ``file`` is absolute or relative to the run folder."""
+
+    model_config = ConfigDict(frozen=True)
+    file: str
+    mime_type: str = "image/png"
+
+
+class ImageEvent(Event):
+    """An image of a validation: ``intermediary`` while it is drawn, ``base_model`` or ``final`` when it is finished."""
+
+    type = EventType.IMAGE
+    added_keys = ("images",)
+
+    step: int
+    timestep: float | None = None
+    resolution: tuple[int, int]
+    """Width and height in pixels."""
+    validation_type: str
+    prompt: str
+    step_label: str
+    """Sampler step: ``5/20``."""
+    images: list[MediaFile]
+
+    def added(self) -> dict[str, Any]:
+        return {"images": [image.model_dump() for image in self.images]}
+
+
+class Notification(Event):
+    """Something a person may want to know; severity says how much."""
+
+    type = EventType.NOTIFICATION
+    code: str = ""
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class ErrorEvent(Event):
+    """Why the run ends, or a fault that it survived."""
+
+    type = EventType.ERROR
+    severity: Severity = Severity.ERROR
+    code: str
+    hint: str = ""
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """One line of a journal, as the web reads it."""
+
+    seq: int
+    type: str
+    timestamp: str
+    severity: str
+    title: str
+    message: str
+    body: str
+    data: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What the type adds at the top level: ``stage``, ``checkpoint``, ``images``."""
+
+
+SHARED_KEYS = ("seq", "type", "timestamp", "severity", "title", "message", "body", "data")
+
+
+def utc_now() -> str:
+    """ISO 8601 with microseconds and offset."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity have no JSON; they become null, which is what "not a number" means to a client."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def encode(event: Event, *, seq: int, timestamp: str | None = None) -> str:
+    """One line of JSON, without the line's end."""
+    line = {
+        "seq": seq,
+        "type": event.type.value,
+        "timestamp": timestamp or utc_now(),
+        "severity": event.severity.value,
+        "title": event.title,
+        "message": event.message,
+        "body": event.body,
+        "data": _finite(event.data()),
+        **_finite(event.added()),
+    }
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def decode(line: str | bytes) -> JournalEntry:
+    """Raises ValueError where the line is not an event."""
+    document = json.loads(line)
+    if not isinstance(document, dict):
+        raise ValueError(f"a journal line holds a JSON object, not {type(document).__name__}")
+    missing = [key for key in SHARED_KEYS if key not in document]
+    if missing:
+        raise ValueError(f"a journal line lacks {', '.join(missing)}")
+    extra = {key: value for key, value in document.items() if key not in SHARED_KEYS}
+    return JournalEntry(**{key: document[key] for key in SHARED_KEYS}, extra=extra)

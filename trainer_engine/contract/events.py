@@ -96,7 +96,7 @@ class Event(BaseModel):
 
     def data(self) -> dict[str, Any]:
         """The event's own fields, as the API's ``data``."""
-        return self.model_dump(mode="json", exclude={"severity", "title", "message", "body", *self.added_keys}, exclude_none=True)
+        return self.model_dump(mode="json", exclude={"severity", "title", "message", "body", *self.added_keys})
 
     def added(self) -> dict[str, Any]:
         """What stands at the top level besides."""

@@ -1,0 +1,94 @@
+"""All options by name, and the typed whole that a run is configured with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from trainer_engine.contract.options.base import OptionGroup, OptionSpec, spec_of
+from trainer_engine.contract.options.checkpointing import CheckpointingOptions
+from trainer_engine.contract.options.data import DataOptions
+from trainer_engine.contract.options.distributed import DistributedOptions
+from trainer_engine.contract.options.model import ModelOptions
+from trainer_engine.contract.options.optimizer import OptimizerOptions
+from trainer_engine.contract.options.precision import PrecisionOptions
+from trainer_engine.contract.options.reporting import ReportingOptions
+from trainer_engine.contract.options.run import RunOptions
+from trainer_engine.contract.options.schedule import ScheduleOptions
+from trainer_engine.contract.options.validation import ValidationOptions
+
+
+class TrainingOptions(BaseModel):
+    """Every option of a run, grouped: ``options.optimizer.learning_rate``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelOptions
+    run: RunOptions
+    data: DataOptions
+    optimizer: OptimizerOptions
+    schedule: ScheduleOptions
+    precision: PrecisionOptions
+    checkpointing: CheckpointingOptions
+    validation: ValidationOptions
+    distributed: DistributedOptions
+    reporting: ReportingOptions
+
+    def as_values(self) -> dict[str, Any]:
+        """Option name -> typed value, for every option."""
+        values: dict[str, Any] = {}
+        for group in GROUPS:
+            values.update(getattr(self, group).model_dump())
+        return values
+
+    def non_default(self) -> dict[str, Any]:
+        """Option name -> typed value, for those that differ from the registry's default."""
+        return {name: value for name, value in self.as_values().items() if REGISTRY[name].required or value != REGISTRY[name].default}
+
+
+def _groups() -> dict[str, type[OptionGroup]]:
+    found: dict[str, type[OptionGroup]] = {}
+    for name, info in TrainingOptions.model_fields.items():
+        assert isinstance(info.annotation, type) and issubclass(info.annotation, OptionGroup)
+        found[name] = info.annotation
+    return found
+
+
+def _registry() -> dict[str, OptionSpec]:
+    found: dict[str, OptionSpec] = {}
+    for group, cls in GROUPS.items():
+        for name, info in cls.model_fields.items():
+            assert name not in found, f"{name} is declared twice"
+            found[name] = spec_of(name, group, info)
+    return found
+
+
+GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType(_groups())
+REGISTRY: Mapping[str, OptionSpec] = MappingProxyType(_registry())
+ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases})
+
+
+@cache
+def not_available() -> Mapping[str, Any]:
+    """Options of the format without code behind them yet -> the format's default, None where it has none."""
+    text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
+    known: dict[str, Any] = json.loads(text)
+    return MappingProxyType(known)
+
+
+def canonical_name(key: str) -> str:
+    """The option's one name: without dashes before it, with underscores inside, aliases followed."""
+    name = key.strip().lstrip("-").replace("-", "_")
+    return ALIASES.get(name, name)
+
+
+def build(values: Mapping[str, Any]) -> TrainingOptions:
+    """The typed whole from typed values by canonical name; what is missing takes its default. pydantic.ValidationError where a value is wrong."""
+    grouped = {group: {name: values[name] for name in cls.model_fields if name in values} for group, cls in GROUPS.items()}
+    return TrainingOptions.model_validate(grouped)

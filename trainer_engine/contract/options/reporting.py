@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from typing import Literal
+
+from trainer_engine.contract.options.base import OptionGroup, option
+
+
+class ReportingOptions(OptionGroup):
+    """Who is told about the metrics besides the event log."""
+
+    report_to: Literal["none"] = option(
+        "none",
+        "Metric tracker.",
+        later=("simpletuner", "tensorboard", "wandb", "swanlab", "comet_ml", "custom-tracker", "all"),
+    )

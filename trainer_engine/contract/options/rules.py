@@ -1,0 +1,176 @@
+"""What several options must keep together: between one another, and with the family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.contract.options.registry import REGISTRY
+from trainer_engine.contract.options.validation import parse_resolutions
+
+Values = Mapping[str, Any]
+LARGEST_MEGAPIXELS = 5
+SMALLEST_PIXEL_EDGE = 64
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Values with the family's defaults in their place, and what is wrong with them together."""
+
+    values: dict[str, Any]
+    problems: list[Problem]
+
+
+def broken_rules(given: Values, told: Collection[str]) -> Checked:
+    """Check the values given. Rules about an option that is already ``told`` to be wrong are left out."""
+    values = dict(given)
+    problems = list(_family(values)) if "model_family" in values else []
+    for name, value in resolved_defaults(values).items():
+        values.setdefault(name, value)
+    values.setdefault("num_train_epochs", 0 if values.get("max_train_steps") else REGISTRY["num_train_epochs"].default)
+    for name, spec in REGISTRY.items():
+        if not spec.required:
+            values.setdefault(name, spec.default)
+    for rule in RULES:
+        problems += rule(values)
+    return Checked(values, [problem for problem in problems if problem.option not in told])
+
+
+def resolved_defaults(values: Values) -> Mapping[str, Any]:
+    """The option defaults of the family that the values name."""
+    card = find_card(str(values.get("model_family", "")))
+    return card.defaults if card else {}
+
+
+def _family(values: dict[str, Any]) -> Iterator[Problem]:
+    name = values["model_family"]
+    card = find_card(name)
+    if card is None:
+        available = ", ".join(sorted(cards()))
+        if known_but_missing(name):
+            message = f"The model family {name} is known, not available yet."
+            yield Problem.error("model_family", "not_available", message, got=name, expected=f"one of {available}")
+        else:
+            message = f"There is no model family {name!r}."
+            yield Problem.error("model_family", "unknown_family", message, got=name, expected=f"one of {available}")
+        return
+    values["model_family"] = card.name
+    yield from _flavour(values, card)
+    model_type = values.get("model_type")
+    if model_type is not None and model_type not in card.model_types:
+        message = f"model_type={model_type} is known, not available yet for {card.title}."
+        yield Problem.error("model_type", "not_available", message, got=model_type, expected=f"one of {', '.join(card.model_types)}")
+    target = values.get("prediction_type")
+    if target is not None and target not in card.prediction_types:
+        message = f"{card.title} cannot be trained on {target}."
+        expected = f"one of {', '.join(card.prediction_types)}"
+        yield Problem.error("prediction_type", "not_for_family", message, got=target, expected=expected)
+
+
+def _flavour(values: dict[str, Any], card: FamilyCard) -> Iterator[Problem]:
+    flavour = values.get("model_flavour")
+    if flavour is not None and flavour not in card.flavours:
+        message = f"{card.title} has no flavour {flavour!r}."
+        hint = "leave it out to use your own weights by path" if values.get("pretrained_model_name_or_path") else ""
+        expected = f"one of {', '.join(card.flavours)}"
+        yield Problem.error("model_flavour", "unknown_flavour", message, got=flavour, expected=expected, hint=hint)
+
+
+def run_has_a_length(values: Values) -> Iterator[Problem]:
+    steps, epochs = values["max_train_steps"], values["num_train_epochs"]
+    if not steps and not epochs:
+        message = "The run has no length: max_train_steps and num_train_epochs are both 0."
+        yield Problem.error("max_train_steps", "no_length", message, got=0, expected="one of the two above 0")
+    if steps and epochs:
+        message = f"max_train_steps={steps} and num_train_epochs={epochs} contradict each other."
+        hint = "set num_train_epochs to 0 to count steps, or max_train_steps to 0 to count epochs"
+        yield Problem.error("num_train_epochs", "two_lengths", message, got=epochs, expected="exactly one of the two above 0", hint=hint)
+
+
+def warmup_fits(values: Values) -> Iterator[Problem]:
+    warmup, total = values["lr_warmup_steps"], values["max_train_steps"]
+    if total and warmup > total:
+        message = f"{warmup} warm-up steps in a run of {total}: the peak learning rate is never reached."
+        yield Problem.note("lr_warmup_steps", "longer_than_run", message, got=warmup, hint=f"use {total // 10} or less")
+
+
+def floor_is_below_peak(values: Values) -> Iterator[Problem]:
+    floor, peak = values["lr_end"], values["learning_rate"]
+    if values["lr_scheduler"] == "polynomial" and floor >= peak:
+        message = f"The polynomial curve falls from learning_rate={peak:g} to lr_end={floor:g}, which is not below it."
+        yield Problem.error("lr_end", "not_below_peak", message, got=floor, expected=f"less than {peak:g}")
+
+
+def betas_come_together(values: Values) -> Iterator[Problem]:
+    for name, other in (("optimizer_beta1", "optimizer_beta2"), ("optimizer_beta2", "optimizer_beta1")):
+        if values[name] is None and values[other] is not None:
+            yield Problem.error(name, "incomplete", f"{other} is given without {name}.", expected="both or neither")
+
+
+def sizes_make_sense(values: Values) -> Iterator[Problem]:
+    kind = values["resolution_type"]
+    if (values["maximum_image_size"] is None) != (values["target_downsample_size"] is None):
+        name = "target_downsample_size" if values["target_downsample_size"] is None else "maximum_image_size"
+        message = "maximum_image_size and target_downsample_size go together: which images are too large, and what they are scaled to."
+        yield Problem.error(name, "incomplete", message, expected="both or neither")
+    for name in ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size"):
+        value = values[name]
+        if not value or (name == "resolution" and value == REGISTRY[name].default):
+            continue
+        if kind == "area" and value > LARGEST_MEGAPIXELS:
+            message = f"{name}={value:g} with resolution_type=area is {value:g} megapixels; it looks like pixels."
+            yield Problem.error(name, "looks_like_pixels", message, got=value, expected="megapixels", hint="use resolution_type=pixel_area")
+        if kind != "area" and value < SMALLEST_PIXEL_EDGE:
+            message = f"{name}={value:g} with resolution_type={kind} is {value:g} pixels; it looks like megapixels."
+            yield Problem.error(name, "looks_like_megapixels", message, got=value, expected="pixels", hint="use resolution_type=area")
+    if kind == "pixel_area" and values["resolution"] != int(values["resolution"]):
+        message = "resolution_type=pixel_area needs a whole number of pixels."
+        yield Problem.error("resolution", "not_a_whole_number", message, got=values["resolution"], expected="a whole number")
+
+
+def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
+    try:
+        parse_resolutions(values["validation_resolution"])
+    except ValueError as error:
+        expected = "an edge, WIDTHxHEIGHT, or several with commas; multiples of 8"
+        yield Problem.error("validation_resolution", "not_a_size", f"{error}.", got=values["validation_resolution"], expected=expected)
+
+
+def instance_prompt_is_given(values: Values) -> Iterator[Problem]:
+    wanted_by = [
+        f"caption_strategy={values['caption_strategy']}" if values["caption_strategy"] == "instanceprompt" else "",
+        "prepend_instance_prompt" if values["prepend_instance_prompt"] else "",
+        "only_instance_prompt" if values["only_instance_prompt"] else "",
+    ]
+    if any(wanted_by) and not values["instance_prompt"]:
+        by = " and ".join(word for word in wanted_by if word)
+        yield Problem.error("instance_prompt", "missing", f"{by} needs instance_prompt.", expected="the caption")
+
+
+def adamw_keeps_float32(values: Values) -> Iterator[Problem]:
+    if values["optimizer"] == "adamw_bf16" and values["mixed_precision"] != "bf16":
+        message = f"With mixed_precision={values['mixed_precision']} the weights stay float32, and adamw_bf16 works on them as plain AdamW."
+        yield Problem.note("optimizer", "works_as_adamw", message, got="adamw_bf16")
+
+
+def clipping_is_gentle(values: Values) -> Iterator[Problem]:
+    default = resolved_defaults(values).get("max_grad_norm")
+    if default is not None and (values["max_grad_norm"] == 0 or values["max_grad_norm"] > default):
+        message = f"max_grad_norm={values['max_grad_norm']:g} is looser than this family's {default:g}, which keeps its training stable."
+        yield Problem.note("max_grad_norm", "looser_than_family", message, got=values["max_grad_norm"])
+
+
+RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
+    run_has_a_length,
+    warmup_fits,
+    floor_is_below_peak,
+    betas_come_together,
+    sizes_make_sense,
+    validation_sizes_are_sizes,
+    instance_prompt_is_given,
+    adamw_keeps_float32,
+    clipping_is_gentle,
+)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from trainer_engine.contract.options.base import OptionGroup, option
+
+MEGAPIXELS_BELOW = 128
+"""A lone number below this means megapixels."""
+EDGE_MULTIPLE = 8
+
+
+class ValidationOptions(OptionGroup):
+    """The images that a run draws to show how far it is."""
+
+    validation_prompt: str = option("", "Prompt that is drawn at every validation. Empty: none besides the unconditional image.")
+    validation_negative_prompt: str = option("blurry, cropped, ugly", "What the images are steered away from.")
+    validation_guidance: float = option(7.5, "Classifier-free guidance scale; a family has its own default.", ge=1, le=30)
+    validation_resolution: str = option(
+        "256",
+        "Size of the images: an edge in pixels, WIDTHxHEIGHT, or several of these with commas. A number below 128 is megapixels of a square.",
+    )
+    validation_num_inference_steps: int = option(30, "Sampler steps of an image.", ge=1, le=1000)
+    validation_seed: int | None = option(None, "Seed of the images' noise, the same for each prompt. Empty: seed.", ge=0)
+    validation_noise_scheduler: Literal["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"] | None = option(
+        None, "Sampler of the images. Empty: the base model's own.", later=("perflow",)
+    )
+    validation_step_interval: int = option(100, "Validate every so many optimizer steps.", ge=1, aliases=("validation_steps",))
+    validation_disable: bool = option(False, "Draw no images at all.")
+    validation_disable_unconditional: bool = option(False, "Do not draw the image of the empty prompt.")
+    disable_benchmark: bool = option(False, "Do not draw with the base model before the first step.")
+    num_validation_images: int = option(1, "Images for each prompt and size; their seeds count up.", ge=1, le=10)
+    ema_validation: Literal["comparison", "ema_only", "none"] = option(
+        "comparison", "With use_ema: draw with the live weights and the average, with the average alone, or with the live weights alone."
+    )
+
+    @property
+    def resolutions(self) -> list[tuple[int, int]]:
+        """Sizes of the images as (width, height) in pixels."""
+        return parse_resolutions(self.validation_resolution)
+
+
+def parse_resolutions(text: str) -> list[tuple[int, int]]:
+    """(width, height) of each part of ``text``; ValueError says which part is no size."""
+    return [_parse_resolution(part.strip()) for part in text.split(",")]
+
+
+def _parse_resolution(text: str) -> tuple[int, int]:
+    pair = re.fullmatch(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})", text)
+    if pair:
+        size = int(pair[1]), int(pair[2])
+    elif re.fullmatch(r"\d{1,5}(\.\d+)?", text):
+        number = float(text)
+        edge = round(math.sqrt(number * 1e6) / 64) * 64 if number < MEGAPIXELS_BELOW else int(number)
+        size = edge, edge
+    else:
+        raise ValueError(f"{text!r} is neither a size nor WIDTHxHEIGHT")
+    if min(size) < 64 or max(size) > 8192 or any(edge % EDGE_MULTIPLE for edge in size):
+        raise ValueError(f"{text!r} has edges that are not multiples of {EDGE_MULTIPLE} from 64 to 8192")
+    return size

@@ -1,0 +1,36 @@
+"""An option that nothing reads would be accepted and ignored: this walks the registry and looks for the reader of each."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from trainer_engine.contract.options import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+DECLARED_IN = ROOT / "trainer_engine" / "contract" / "options"
+CODE = ("trainer_engine", "training", "environments", "simpletuner_site")
+
+
+def attributes_read() -> dict[str, set[str]]:
+    """Attribute or key -> files outside the registry that read it."""
+    found: dict[str, set[str]] = {}
+    for top in CODE:
+        for path in (ROOT / top).rglob("*.py"):
+            if DECLARED_IN in path.parents or "migrations" in path.parts:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
+                if isinstance(name, str):
+                    found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+READ = attributes_read()
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_option_has_a_reader(name: str) -> None:
+    assert READ.get(name), f"{name} is declared, and no code reads it"

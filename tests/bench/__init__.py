@@ -1,0 +1,1 @@
+"""Benchmarks: ``make bench`` prints the table that the README quotes. They assert nothing about time."""

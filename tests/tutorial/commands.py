@@ -1,0 +1,48 @@
+"""The commands of ``docs/tutorial.md``, run as a person runs them: in a shell, with curl and jq."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+
+
+def blocks(heading: str) -> list[str]:
+    """The shell blocks below a heading, down to the next heading of any level."""
+    found: dict[str, list[str]] = {}
+    title, block = "", None
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if block is None and line.startswith("#"):
+            title = line.lstrip("# ")
+            found[title] = []
+        elif block is None and line.strip() == "```bash":
+            block = []
+        elif block is not None and line.strip() == "```":
+            found[title].append(textwrap.dedent("\n".join(block)) + "\n")
+            block = None
+        elif block is not None:
+            block.append(line)
+    assert heading in found, f"{heading!r} is not a heading of {PAGE.name}"
+    return found[heading]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A terminal in the folder where the server was started. ``changes`` are the only differences from the page."""
+
+    folder: Path
+    changes: Mapping[str, str]
+
+    def type(self, block: str) -> str:
+        """Run one block; what it prints. A command of it that fails fails the test."""
+        for old, new in self.changes.items():
+            block = block.replace(old, new)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr}\n{done.stdout}"
+        return done.stdout

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from trainer_engine.caches.hashes import FileHashes
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    content = b"\0image" * 500_000
+    assert FileHashes(tmp_path / "hashes.jsonl").of(written(tmp_path / "a.png", content)) == hashlib.sha256(content).hexdigest()
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
+    path, index = written(tmp_path / "a.png", b"before"), tmp_path / "hashes.jsonl"
+    first, times = FileHashes(index).of(path), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(b"after!")
+    os.utime(path, ns=times)
+    assert FileHashes(index).of(path) == first
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path, hashes = written(tmp_path / "a.png", b"before"), FileHashes(tmp_path / "hashes.jsonl")
+    first = hashes.of(path)
+    path.write_bytes(b"something else")
+    assert hashes.of(path) != first
+
+
+def test_a_line_that_was_cut_short_is_ignored(tmp_path: Path) -> None:
+    path, index = written(tmp_path / "a.png", b"before"), tmp_path / "hashes.jsonl"
+    first = FileHashes(index).of(path)
+    index.write_bytes(index.read_bytes() + b'["/half a li')
+    assert FileHashes(index).of(path) == first
+
+
+def test_lines_of_several_threads_do_not_mix(tmp_path: Path) -> None:
+    paths = [written(tmp_path / f"{number}.png", bytes([number])) for number in range(40)]
+    hashes = FileHashes(tmp_path / "hashes.jsonl")
+    threads = [threading.Thread(target=lambda part=paths[start::4]: [hashes.of(path) for path in part]) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len((tmp_path / "hashes.jsonl").read_text().splitlines()) == 40
+
+
+def test_files_of_the_hub_cache_are_known_by_their_name(tmp_path: Path) -> None:
+    blob = written(tmp_path / "models--a--b" / "blobs" / ("5" * 64), b"many gigabytes")
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    hashes = FileHashes(tmp_path / "hashes.jsonl")
+    assert hashes.of(link) == "5" * 64
+    assert not hashes.index.exists()
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        FileHashes(tmp_path / "hashes.jsonl").of(tmp_path / "gone.png")

@@ -1,0 +1,143 @@
+"""What the trainer asks of a model family. A new family is a new folder here with a ``card.py`` and a ``family.py``."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from trainer_engine.caches.hashes import FileHashes
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.families import FamilyCard, find_card
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.devices import Devices
+
+PromptEmbedding = dict[str, Tensor]
+"""What the text encoders make of one prompt: named tensors without a batch dimension, as the cache stores them."""
+PromptBatch = dict[str, Tensor]
+"""The embeddings of a batch: named tensors, batch dimension first, as ``predict`` takes them."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image to draw."""
+
+    prompt: PromptEmbedding
+    negative: PromptEmbedding
+    width: int
+    """Pixels, like ``height``."""
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+
+
+class Family(ABC):
+    """One model family on one device. Weights are loaded when they are first needed, and only those."""
+
+    card: ClassVar[FamilyCard]
+    denoiser_folder: ClassVar[str] = "transformer"
+    """Subfolder of the trained network in a pipeline and in a checkpoint."""
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        self.options = options
+        self.devices = devices
+
+    # ---- the encoders: used for the caches, then freed ----
+
+    @abstractmethod
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        """Changes whenever the same pixels would give other latents: weights, configuration, number type."""
+
+    @abstractmethod
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        """Changes whenever the same prompt would give another embedding."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the denoiser expects.
+
+        The same pixels give the same latents, whatever else is in the batch. ``exact`` computes in float32 whatever was configured.
+        """
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+        """One embedding a prompt, on the CPU, without padding."""
+
+    @abstractmethod
+    def free_encoders(self) -> None:
+        """Let go of every encoder's weights; they load again when they are needed again."""
+
+    @abstractmethod
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """Embeddings as one padded batch, on the CPU."""
+
+    # ---- the network that is trained ----
+
+    @abstractmethod
+    def load_denoiser(self, folder: Path | None = None) -> nn.Module:
+        """The network on its device in ``devices.weights``, in training mode, all parameters trainable.
+
+        From the base model, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base`` rounding.
+        Gradient checkpointing is as the options say. Raises ModelUnavailable.
+        """
+
+    @abstractmethod
+    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
+        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare network."""
+
+    @abstractmethod
+    def predict(self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch) -> Tensor:
+        """The prediction (B, C, h, w) of the network, in its type.
+
+        ``noisy_latents`` (B, C, h, w), ``timesteps`` (B,); prompts from ``collate_prompts``; all are moved to the network's device
+        here. ``denoiser`` may be wrapped (DDP, compiled).
+        """
+
+    @abstractmethod
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The base model's noise schedule, as its repository states it."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network learns: the option where it is set, else what its weights were trained for."""
+        return self.options.model.prediction_type or str(self.scheduler_config().get("prediction_type", self.card.objective))
+
+    # ---- drawing and the result ----
+
+    @abstractmethod
+    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> Any:
+        """The family's diffusers pipeline around the live network, without text encoders; ``draw`` takes it. Takes the bare network."""
+
+    @abstractmethod
+    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[int], None] | None = None) -> Image.Image:
+        """One image; ``on_step`` hears each sampler step, from 1."""
+
+    @abstractmethod
+    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+        """Write a pipeline that diffusers loads as it is; ``folder`` appears whole or not at all. Takes the bare network.
+
+        An older pipeline there is replaced. Without ``save_text_encoder`` its text encoder and tokenizer are null.
+        """
+
+
+def load_family(options: TrainingOptions, devices: Devices) -> Family:
+    """The family that ``model_family`` names. Raises ModelUnavailable where there is none."""
+    card = find_card(options.model.model_family)
+    if card is None:
+        raise ModelUnavailable(f"There is no model family {options.model.model_family!r}.", hint="see docs/options.md, model_family")
+    family: type[Family] = importlib.import_module(f"trainer_engine.families.{card.name}.family").FAMILY
+    return family(options, devices)
+
+
+def free_device_memory(device: torch.device) -> None:
+    """Hand cached blocks of the allocator back after weights have gone."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

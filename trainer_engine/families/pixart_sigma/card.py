@@ -1,0 +1,44 @@
+"""PixArt Sigma: a diffusion transformer with T5 conditioning (Chen et al., 2024)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.contract.families import FamilyCard
+
+CARD = FamilyCard(
+    name="pixart_sigma",
+    title="PixArt Sigma",
+    description="Diffusion transformer of 600 to 900 million parameters with a T5 XXL text encoder and the SDXL autoencoder.",
+    flavours=MappingProxyType(
+        {
+            "900M-1024-v0.6": "terminusresearch/pixart-900m-1024-ft-v0.6",
+            "900M-1024-v0.7-stage1": "terminusresearch/pixart-900m-1024-ft-v0.7-stage1",
+            "900M-1024-v0.7-stage2": "terminusresearch/pixart-900m-1024-ft-v0.7-stage2",
+            "600M-512": "PixArt-alpha/PixArt-Sigma-XL-2-512-MS",
+            "600M-1024": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+            "600M-2048": "PixArt-alpha/PixArt-Sigma-XL-2-2K-MS",
+        }
+    ),
+    default_flavour="900M-1024-v0.6",
+    model_types=("full",),
+    objective="epsilon",
+    prediction_types=("epsilon", "v_prediction"),
+    alignment_px=64,
+    token_limit=300,
+    latent_channels=4,
+    vae_scale_factor=8,
+    text_encoders=("T5 XXL v1.1",),
+    aliases=("pixart", "pixart-sigma"),
+    defaults=MappingProxyType({"validation_guidance": 4.0}),
+    parameters=MappingProxyType(
+        {
+            "900M-1024-v0.6": 909_000_000,
+            "900M-1024-v0.7-stage1": 909_000_000,
+            "900M-1024-v0.7-stage2": 909_000_000,
+            "600M-512": 611_000_000,
+            "600M-1024": 611_000_000,
+            "600M-2048": 611_000_000,
+        }
+    ),
+)

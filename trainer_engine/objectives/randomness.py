@@ -1,0 +1,33 @@
+"""Random numbers that belong to a sample of a step, not to a process.
+
+The generator of a sample is seeded by (seed, optimizer step, index of the sample in the global batch): the same run on one
+process with twice the batch and on two processes draws the same numbers, and so does a run that was stopped and resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def derived_seed(seed: int, *parts: int | str) -> int:
+    """A 63-bit seed that depends on every part."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def sample_generators(seed: int, step: int, indices: Sequence[int], purpose: str = "noise") -> list[torch.Generator]:
+    """One CPU generator a sample. ``indices`` count over the whole optimizer step, every rank and accumulation pass;
+    ``purpose`` keeps independent uses (noise, timestep, dropout) from drawing the same numbers."""
+    return [torch.Generator().manual_seed(derived_seed(seed, step, index, purpose)) for index in indices]
+
+
+def sample_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, (B, *shape) float32 on the CPU, each sample from its own generator."""
+    noise = torch.empty((len(generators), *shape))
+    for sample, generator in zip(noise, generators, strict=True):
+        torch.randn(tuple(shape), generator=generator, out=sample)
+    return noise

@@ -10,6 +10,6 @@ class ReportingOptions(OptionGroup):
 
     report_to: Literal["none"] = option(
         "none",
-        "Metric tracker.",
+        "Tracker that the metrics are sent to as well.",
         later=("simpletuner", "tensorboard", "wandb", "swanlab", "comet_ml", "custom-tracker", "all"),
     )

@@ -1,0 +1,54 @@
+"""The longest body that is read: more is answered with 413 before any of it reaches a view."""
+
+from __future__ import annotations
+
+from simpletuner_site.guard import Application, Message, Receive, Scope, Send, header_values, send_json
+
+
+class BodyTooLong(Exception):
+    """The body went on after the limit; nothing further is read."""
+
+
+class BodyLimit:
+    """Counts what a request's body holds, whether or not it says its length."""
+
+    def __init__(self, inner: Application, limit_bytes: int) -> None:
+        self.inner = inner
+        self.limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        if self._announced(scope) > self.limit_bytes:
+            await self._refuse(send)
+            return
+        has_started = False
+        taken = 0
+
+        async def counting_receive() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.limit_bytes:
+                raise BodyTooLong
+            return message
+
+        async def noting_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self.inner(scope, counting_receive, noting_send)
+        except BodyTooLong:
+            if not has_started:
+                await self._refuse(send)
+
+    def _announced(self, scope: Scope) -> int:
+        lengths = [int(value) for value in header_values(scope, b"content-length") if value.strip().isdecimal()]
+        return max(lengths, default=0)
+
+    async def _refuse(self, send: Send) -> None:
+        limit = f"{self.limit_bytes / 1024**2:g} MiB"
+        await send_json(send, 413, {"detail": f"The body is longer than {limit}, the most that is read.", "problems": []})

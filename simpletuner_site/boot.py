@@ -1,0 +1,25 @@
+"""From a command line to a Django that is set up for one home."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SETTINGS = "simpletuner_site.settings"
+
+
+def boot(home: Path, slots: int | None = None) -> None:
+    """Make ``config/`` and ``state/``, and set Django up. The processes that this one starts inherit the choice.
+
+    Raises OSError where the home cannot be written.
+    """
+    home = home.expanduser().absolute()
+    for name in ("config", "state"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    os.environ["SIMPLETUNER_HOME"] = str(home)
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
+    if slots is not None:
+        os.environ["SIMPLETUNER_SLOTS"] = str(slots)
+    import django
+
+    django.setup()

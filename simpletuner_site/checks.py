@@ -1,0 +1,46 @@
+"""System checks: settings that must fit together, said before a run is lost to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+
+@register()
+def task_times_fit(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """A slice ends well before the task's timeout, and the timeout before the task is handed out again."""
+    slice_seconds = settings.FOLLOW_SLICE.total_seconds()
+    timeout, retry = settings.Q_CLUSTER.get("timeout"), settings.Q_CLUSTER.get("retry")
+    found: list[CheckMessage] = []
+    if not timeout or not retry:
+        return [Error("Q_CLUSTER needs both `timeout` and `retry`", id="simpletuner_site.E001")]
+    if timeout < 2 * slice_seconds:
+        found.append(
+            Error(
+                f"Following a run takes {slice_seconds:g} s a slice; a `timeout` of {timeout} s may end a slice that is only slow",
+                hint="Give Q_CLUSTER a timeout of at least two slices.",
+                id="simpletuner_site.E002",
+            )
+        )
+    if retry < timeout + slice_seconds:
+        found.append(
+            Error(
+                f"A task is handed out again after {retry} s although it may run until {timeout} s",
+                hint="Give Q_CLUSTER a `retry` of at least `timeout` and one slice.",
+                id="simpletuner_site.E003",
+            )
+        )
+    return found
+
+
+@register()
+def slots_have_workers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Every slot needs a task worker that follows its run, and others must be left for short tasks."""
+    workers = settings.Q_CLUSTER.get("workers", 0)
+    if workers > settings.SLOTS:
+        return []
+    return [Error(f"{workers} task workers cannot follow {settings.SLOTS} runs and do anything else", id="simpletuner_site.E004")]

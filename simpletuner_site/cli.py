@@ -1,0 +1,133 @@
+"""``simpletuner``: the command line. Only the standard library is imported before a command is known."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from simpletuner_site import __version__
+
+DEFAULT_PORT = 8001
+EXIT_USAGE = 2
+
+
+def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    """An argparse type with bounds."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def add_home(parser: argparse.ArgumentParser) -> None:
+    help_text = "folder that holds config/ and state/ (default: SIMPLETUNER_HOME, else the working directory)"
+    parser.add_argument("--home", type=Path, default=None, metavar="DIR", help=help_text)
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Shared with ``manage.py server``."""
+    parser.add_argument("--port", type=whole_number(1, 65535), default=DEFAULT_PORT, help=f"port to serve (default: {DEFAULT_PORT})")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve; only those of this machine (default: 127.0.0.1)")
+    add_home(parser)
+    parser.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="simpletuner", description="Train diffusion models over HTTP, or from the command line.")
+    parser.add_argument("--version", action="version", version=f"simpletuner {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    server = commands.add_parser("server", help="serve the API, with a worker beside it")
+    add_server_arguments(server)
+    server.set_defaults(run=run_server)
+
+    worker = commands.add_parser("worker", help="start and follow runs without serving the API")
+    add_home(worker)
+    worker.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
+    worker.add_argument("--under-server", action="store_true", help=argparse.SUPPRESS)
+    worker.set_defaults(run=run_worker)
+
+    train = commands.add_parser("train", help="train one configuration here and now, without a server")
+    train.add_argument("--config", type=Path, required=True, metavar="FILE", help="an environment's config.json")
+    add_home(train)
+    train.set_defaults(run=run_train)
+
+    demo = commands.add_parser("demo", help="make a small model and pictures, and train through the API")
+    demo.add_argument(
+        "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="where everything goes (default: demo-output)"
+    )
+    demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
+    demo.set_defaults(run=run_demo)
+
+    migrate = commands.add_parser("migrate", help="bring the database up to date (the server does so itself)")
+    add_home(migrate)
+    migrate.set_defaults(run=run_migrate)
+    return parser
+
+
+def home_of(arguments: argparse.Namespace) -> Path:
+    from simpletuner_site.environment import read_environment
+
+    return arguments.home or read_environment().home
+
+
+def run_server(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.boot import boot
+    from simpletuner_site.environment import BadEnvironment
+    from simpletuner_site.server import CannotServe, loopback_address, serve
+
+    try:
+        address = loopback_address(arguments.host)
+        boot(home_of(arguments), arguments.slots)
+        return serve(address, arguments.port)
+    except (CannotServe, BadEnvironment, OSError) as error:
+        print(f"simpletuner server: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def run_worker(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.boot import boot
+    from simpletuner_site.migrations_state import migrate_if_needed
+    from simpletuner_site.worker import run_worker as work
+
+    boot(home_of(arguments), arguments.slots)
+    if not arguments.under_server:
+        migrate_if_needed()
+    return work(under_server=arguments.under_server)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.train.command import train
+
+    return train(arguments.config, home_of(arguments))
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.demo.walkthrough import run
+
+    return run(arguments.output, keep=arguments.keep)
+
+
+def run_migrate(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.boot import boot
+    from simpletuner_site.migrations_state import migrate_if_needed
+
+    boot(home_of(arguments))
+    print("The database is up to date." if not migrate_if_needed(verbosity=1) else "The database was brought up to date.")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 2 refused; ``train`` answers with the engine's."""
+    arguments = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

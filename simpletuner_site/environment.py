@@ -1,0 +1,66 @@
+"""What the process environment says: the one place of the web processes that reads it.
+
+==============================  =============================================================================
+``SIMPLETUNER_HOME``            folder that holds ``config/`` and ``state/``; the working directory where unset
+``SIMPLETUNER_SLOTS``           how many runs may train at a time; 1 where unset
+``SIMPLETUNER_ALLOWED_HOSTS``   further values of ``Host`` that are served, separated by commas
+``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
+``SIMPLETUNER_LOG_LEVEL``       ``INFO`` where unset
+``DATABASE_URL``                another database than ``state/simpletuner.sqlite3``: ``postgres://…``
+``REDIS_URL``                   broker and channel layer of several machines
+==============================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_SLOTS = 64
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class BadEnvironment(ValueError):
+    """A variable holds something that cannot be meant; the message names it."""
+
+
+@dataclass(frozen=True)
+class ProcessEnvironment:
+    """The variables above, parsed."""
+
+    home: Path
+    slots: int = 1
+    allowed_hosts: tuple[str, ...] = ()
+    secret_key: str = ""
+    log_level: str = "INFO"
+    database_url: str = ""
+    redis_url: str = ""
+
+
+def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvironment:
+    """Raises BadEnvironment where a variable holds nonsense."""
+    variables = os.environ if variables is None else variables
+    hosts = variables.get("SIMPLETUNER_ALLOWED_HOSTS", "")
+    return ProcessEnvironment(
+        home=Path(variables.get("SIMPLETUNER_HOME") or Path.cwd()).expanduser().absolute(),
+        slots=_slots(variables.get("SIMPLETUNER_SLOTS") or "1"),
+        allowed_hosts=tuple(host.strip().lower() for host in hosts.split(",") if host.strip()),
+        secret_key=variables.get("SIMPLETUNER_SECRET_KEY", ""),
+        log_level=_log_level(variables.get("SIMPLETUNER_LOG_LEVEL") or "INFO"),
+        database_url=variables.get("DATABASE_URL", ""),
+        redis_url=variables.get("REDIS_URL", ""),
+    )
+
+
+def _slots(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_SLOTS:
+        raise BadEnvironment(f"SIMPLETUNER_SLOTS is {text!r}; it must be a whole number from 1 to {MOST_SLOTS}")
+    return int(text)
+
+
+def _log_level(text: str) -> str:
+    if text.upper() not in LOG_LEVELS:
+        raise BadEnvironment(f"SIMPLETUNER_LOG_LEVEL is {text!r}; it must be one of {', '.join(LOG_LEVELS)}")
+    return text.upper()

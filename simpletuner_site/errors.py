@@ -1,0 +1,92 @@
+"""Errors as answers: JSON for programs, always with the reason, never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
+from rest_framework.response import Response
+from rest_framework.views import exception_handler
+
+from trainer_engine.contract.errors import Problem
+
+
+def answer_exception(error: Exception, context: dict[str, Any]) -> Response | None:
+    """What every API view answers to an exception: ``{"detail", "problems"}`` with the status that the exception carries.
+
+    None where the exception is none that an answer was made for; Django then answers 500 and logs it.
+    """
+    response = exception_handler(error, context)
+    if response is None:
+        return None
+    carried = getattr(error, "problems", None)
+    if carried is not None:
+        response.data = {"detail": _detail_of(error), "problems": [_as_dict(problem) for problem in carried]}
+    elif isinstance(error, ValidationError):
+        problems = list(_field_problems(error.get_full_details()))
+        response.data = {"detail": "; ".join(str(problem) for problem in problems), "problems": [p.as_dict() for p in problems]}
+        response.status_code = 422
+    else:
+        response.data = {"detail": _detail_of(error, response.data), "problems": []}
+    return response
+
+
+def _as_dict(problem: Problem | Mapping[str, str]) -> dict[str, str]:
+    return problem.as_dict() if isinstance(problem, Problem) else dict(problem)
+
+
+def _detail_of(error: Exception, data: object = None) -> str:
+    detail = error.detail if isinstance(error, APIException) else data
+    if isinstance(detail, Mapping):
+        detail = detail.get("detail", detail)
+    return str(detail if isinstance(detail, (str, ErrorDetail)) else error)
+
+
+def _field_problems(details: object, path: str = "") -> Iterable[Problem]:
+    """DRF nests field errors; a problem names its field with dots."""
+    if isinstance(details, Mapping) and {"message", "code"} <= set(details) and isinstance(details["message"], str):
+        yield Problem.error(path or "body", str(details["code"]), str(details["message"]))
+    elif isinstance(details, Mapping):
+        for key, value in details.items():
+            name = "" if key == "non_field_errors" else str(key)
+            yield from _field_problems(value, ".".join(part for part in (path, name) if part))
+    elif isinstance(details, (list, tuple)):
+        for value in details:
+            yield from _field_problems(value, path)
+
+
+PAGES = {
+    400: "The request could not be read.",
+    403: "This is refused.",
+    404: "There is nothing at this address.",
+    500: "The server failed at this; its log says why.",
+}
+
+
+def _page(request: HttpRequest, status: int) -> HttpResponse:
+    sentence = PAGES[status]
+    if "text/html" in request.headers.get("Accept", ""):
+        title = f"{status} · SimpleTuner"
+        back = '<p><a href="/">SimpleTuner</a></p>'
+        page = f'<!doctype html><html lang="en"><title>{title}</title><h1>{status}</h1><p>{sentence}</p>{back}</html>'
+        return HttpResponse(page, status=status)
+    detail = f"{sentence[:-1]}: {request.path}" if status == 404 else sentence
+    return JsonResponse({"detail": detail, "problems": []}, status=status)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _page(request, 400)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _page(request, 403)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _page(request, 404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _page(request, 500)

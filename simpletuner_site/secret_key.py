@@ -1,0 +1,36 @@
+"""The key that signs sessions and queued tasks: made once for a home, readable by its owner alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+KEY_BYTES = 48
+
+
+def load_secret_key(state: Path) -> str:
+    """The key in ``state/secret_key``, made on first use with mode 0600; two processes that start at once end with the same one."""
+    path = state / "secret_key"
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        state.mkdir(parents=True, exist_ok=True)
+    fresh = state / f"secret_key.{os.getpid()}"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_urlsafe(KEY_BYTES))
+    try:
+        os.link(fresh, path)  # fails where another process was first; its key counts then
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    key = path.read_text(encoding="ascii").strip()
+    if len(key) < KEY_BYTES:
+        raise ValueError(f"{path} holds no usable key; delete it and a new one is made (sessions end, queued tasks are lost)")
+    return key

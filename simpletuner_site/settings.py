@@ -1,0 +1,183 @@
+"""Django settings. What the process environment says is read by ``environment.py``; everything else is fixed here."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from simpletuner_site import __version__
+from simpletuner_site.environment import read_environment
+from simpletuner_site.secret_key import load_secret_key
+
+PROCESS = read_environment()
+HOME: Path = PROCESS.home
+CONFIG_DIR: Path = HOME / "config"
+STATE_DIR: Path = HOME / "state"
+SLOTS: int = PROCESS.slots
+
+SECRET_KEY = PROCESS.secret_key or load_secret_key(STATE_DIR)
+DEBUG = False
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *(host.rsplit(":", 1)[0] for host in PROCESS.allowed_hosts)]
+ROOT_URLCONF = "simpletuner_site.urls"
+ASGI_APPLICATION = "simpletuner_site.asgi.application"
+APPEND_SLASH = False
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+
+INSTALLED_APPS = [
+    "daphne",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "channels",
+    "django_q",
+    "environments",
+    "training",
+    "simpletuner_site",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "simpletuner_site.local_operator.LocalOperatorMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# ---- data ----
+# DEFERRED transactions (Django's default) end in "database is locked" as soon as two processes write; IMMEDIATE ones wait.
+SQLITE = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": str(STATE_DIR / "simpletuner.sqlite3"),
+    "OPTIONS": {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
+}
+
+
+def _databases() -> dict[str, Any]:
+    if not PROCESS.database_url:
+        return {"default": SQLITE}
+    import dj_database_url
+
+    return {"default": dj_database_url.parse(PROCESS.database_url, conn_max_age=60, conn_health_checks=True)}
+
+
+DATABASES = _databases()
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
+    "default": (
+        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [PROCESS.redis_url]}}
+        if PROCESS.redis_url
+        else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    )
+}
+
+# ---- tasks ----
+# django-q2 hands a task out again after `retry` seconds, even while it runs: a slice must end well before.
+FOLLOW_SLICE = timedelta(seconds=15)
+TASK_WORKERS_BESIDE_SLOTS = 2
+Q_CLUSTER: dict[str, Any] = {
+    "name": "training",
+    "label": "Tasks",
+    "workers": SLOTS + TASK_WORKERS_BESIDE_SLOTS,
+    "timeout": 60,
+    "retry": 90,
+    "poll": 0.1,
+    "max_attempts": 5,
+    "ack_failures": True,
+    "catch_up": False,
+    "save_limit": 100,
+    "log_level": "WARNING",
+    **({"redis": PROCESS.redis_url} if PROCESS.redis_url else {"orm": "default"}),
+}
+
+# ---- HTTP ----
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "rest_framework.renderers.BrowsableAPIRenderer"],
+    "DEFAULT_PARSER_CLASSES": [
+        "rest_framework.parsers.JSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
+    "DEFAULT_AUTHENTICATION_CLASSES": [],  # the guard in front of Django decides who may talk
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "simpletuner_site.errors.answer_exception",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+    "URL_FORMAT_OVERRIDE": "format",
+}
+BIGGEST_BODY_BYTES = 8 * 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = BIGGEST_BODY_BYTES
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
+
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "SimpleTuner",
+    "VERSION": __version__,
+    "DESCRIPTION": "Train diffusion models over HTTP: say what to train, start it, watch it.",
+    "LICENSE": {"name": "Apache-2.0"},
+    "OAS_VERSION": "3.1.1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": r"/api/",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "TAGS": [
+        {"name": "configurations", "description": "What to train: environments, their files, their history."},
+        {"name": "training", "description": "Runs: validate, start, watch, stop."},
+    ],
+}
+
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True  # no collectstatic: what the packages ship is served from where it lies
+
+SESSION_COOKIE_SAMESITE = "Strict"
+CSRF_COOKIE_SAMESITE = "Strict"
+SESSION_COOKIE_NAME = "simpletuner_session"
+CSRF_COOKIE_NAME = "simpletuner_csrf"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+
+# ---- logging ----
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": PROCESS.log_level},
+    "loggers": {
+        "django": {"handlers": [], "level": PROCESS.log_level, "propagate": True},
+        "django.request": {"level": "ERROR"},
+        "daphne": {"level": "WARNING"},
+        "django-q": {"level": "WARNING"},
+    },
+}

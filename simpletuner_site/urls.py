@@ -1,0 +1,31 @@
+"""Every address of the site."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import URLPattern, URLResolver, include, path, re_path
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
+
+from simpletuner_site.health import HealthView
+from simpletuner_site.home_page import HomePageView
+
+admin.site.site_header = "SimpleTuner"
+admin.site.site_title = "SimpleTuner"
+admin.site.index_title = "Environments and runs"
+admin.site.site_url = "/"
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", HomePageView.as_view(), name="home"),
+    re_path(r"^health/?$", HealthView.as_view(), name="health"),
+    path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
+    re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
+    re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
+    path("admin/", admin.site.urls),
+    path("api/configs", include("environments.urls")),
+    path("api/training", include("training.urls")),
+]
+
+handler400 = "simpletuner_site.errors.bad_request"
+handler403 = "simpletuner_site.errors.permission_denied"
+handler404 = "simpletuner_site.errors.page_not_found"
+handler500 = "simpletuner_site.errors.server_error"

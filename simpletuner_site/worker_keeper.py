@@ -1,0 +1,86 @@
+"""Keeps one worker process beside the server: starts it, starts it again when it dies, takes it down with the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_SECONDS = 4.0
+"""A worker waits for the tasks it runs; whatever is cut off after this is delivered again, and is harmless twice."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+HEALTHY_AFTER_SECONDS = 60.0
+
+
+class WorkerKeeper:
+    """One thread that waits for one process."""
+
+    def __init__(self, command: list[str] | None = None) -> None:
+        self._command = command or [sys.executable, "-m", "simpletuner_site.cli", "worker", "--under-server"]
+        self._should_stop = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker that runs now."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the worker and its whole tree; returns when nothing of it is left."""
+        with self._lock:
+            self._should_stop.set()
+            process = self._process
+        if process is not None:
+            self._end(process)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            with self._lock:
+                if self._should_stop.is_set():
+                    return
+                process = self._process = self._spawn()
+            try:
+                process.wait(HEALTHY_AFTER_SECONDS)
+            except subprocess.TimeoutExpired:
+                pause = FIRST_PAUSE_SECONDS
+                process.wait()
+            _kill_session(process.pid)  # what the dead worker forked
+            if self._should_stop.is_set():
+                return
+            logger.warning("the worker ended with code %s and is started again in %g s", process.returncode, pause)
+            self._should_stop.wait(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(STOP_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.info("the worker is still busy and is cut off; runs go on and are followed again by the next one")
+        _kill_session(process.pid)
+        process.wait()
+
+
+def _kill_session(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

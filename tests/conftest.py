@@ -1,0 +1,43 @@
+"""Every test runs against a home of its own making, never the developer's, and with one thread a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TEST_HOME = Path(tempfile.mkdtemp(prefix="simpletuner-test-home-"))
+
+# Read by the settings at import and inherited by every process that a test starts.
+os.environ["SIMPLETUNER_HOME"] = str(TEST_HOME)
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+for variable in (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "SIMPLETUNER_SLOTS",
+    "SIMPLETUNER_ALLOWED_HOSTS",
+    "SIMPLETUNER_SECRET_KEY",
+    "CUDA_VISIBLE_DEVICES",
+):
+    os.environ.pop(variable, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(TEST_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path, settings: object) -> Path:
+    """A fresh home for tests that go through Django in this process: ``config/`` and ``state/`` exist."""
+    root = tmp_path / "home"
+    for name in ("config", "state"):
+        (root / name).mkdir(parents=True)
+    for name, value in {"HOME": root, "CONFIG_DIR": root / "config", "STATE_DIR": root / "state"}.items():
+        setattr(settings, name, value)
+    return root

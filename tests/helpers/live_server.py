@@ -1,0 +1,137 @@
+"""A real server on a real port, with its worker, for tests that talk to it from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class LiveServer:
+    """``simpletuner server`` as a process. Use as a context manager, or call ``stop()``."""
+
+    home: Path
+    port: int
+    slots: int | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def base_url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What the server and its worker print."""
+        return self.home / "server.log"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> LiveServer:
+        """Start it and wait for the first answer."""
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **self.variables}
+        environment.pop("SIMPLETUNER_HOME", None)
+        command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(self.port), "--home", str(self.home)]
+        command += ["--slots", str(self.slots)] if self.slots else []
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=self.home, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self) -> None:
+        """The worker counts too: without it jobs stay in the queue."""
+        assert self.process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
+            try:
+                if httpx.get(f"{self.base_url}/health", timeout=5).json()["checks"]["workers"]["status"] == "healthy":
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise TimeoutError(f"no healthy answer within {START_SECONDS:g} s:\n{self.log.read_text()}")
+
+    def processes(self) -> list[psutil.Process]:
+        """The server, its worker and what that forked; not the engines, which run in sessions of their own."""
+        try:
+            server = psutil.Process(self.pid)
+            every = [server, *server.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+        return [process for process in every if not _is_engine(process)]
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.processes()]
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM; the exit code. Harmless when it has ended."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def kill9(self) -> None:
+        """SIGKILL to the server and everything of it at once; runs that train stay alive."""
+        doomed = self.processes()
+        for process in doomed:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        if self.process is not None:
+            self.process.wait(10)
+        psutil.wait_procs(doomed, timeout=10)
+
+    def restart(self) -> LiveServer:
+        """Start again on the same home and port; ends a server that still runs."""
+        self.stop()
+        return self.start()
+
+    def client(self, **kwargs: object) -> httpx.Client:
+        return httpx.Client(base_url=self.base_url, timeout=60, **kwargs)  # type: ignore[arg-type]
+
+    def __enter__(self) -> LiveServer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    try:
+        return any(argument.startswith("trainer_engine") for argument in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def start_server(home: Path, *, slots: int | None = None, port: int | None = None, **variables: str) -> LiveServer:
+    """A server that answers and has a worker. ``variables`` are added to its environment (``HF_HOME=…``)."""
+    home.mkdir(parents=True, exist_ok=True)
+    return LiveServer(home, port or free_port(), slots, variables).start()

@@ -10,12 +10,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 
 
 def free_port() -> int:
@@ -33,11 +35,11 @@ class LiveServer:
     home: Path
     port: int
     slots: int | None = None
-    variables: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
-    def base_url(self) -> str:
+    def url(self) -> str:
         return f"http://localhost:{self.port}"
 
     @property
@@ -52,12 +54,14 @@ class LiveServer:
 
     def start(self) -> LiveServer:
         """Start it and wait for the first answer."""
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **self.variables}
-        environment.pop("SIMPLETUNER_HOME", None)
+        environment = {name: value for name, value in os.environ.items() if name != "SIMPLETUNER_HOME"}
+        environment |= {"PYTHONPATH": str(REPOSITORY), **self.environment}
         command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(self.port), "--home", str(self.home)]
         command += ["--slots", str(self.slots)] if self.slots else []
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=self.home, env=environment, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=self.home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         self.wait_until_ready()
         return self
 
@@ -69,7 +73,7 @@ class LiveServer:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
             try:
-                if httpx.get(f"{self.base_url}/health", timeout=5).json()["checks"]["workers"]["status"] == "healthy":
+                if httpx.get(f"{self.url}/health", timeout=5).json()["checks"]["workers"]["status"] == "healthy":
                     return
             except httpx.TransportError:
                 pass
@@ -114,8 +118,14 @@ class LiveServer:
         self.stop()
         return self.start()
 
-    def client(self, **kwargs: object) -> httpx.Client:
-        return httpx.Client(base_url=self.base_url, timeout=60, **kwargs)  # type: ignore[arg-type]
+    def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=ANSWER_SECONDS, **kwargs)
+
+    def post(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=ANSWER_SECONDS, **kwargs)
+
+    def client(self, **kwargs: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, **kwargs)
 
     def __enter__(self) -> LiveServer:
         return self
@@ -131,7 +141,7 @@ def _is_engine(process: psutil.Process) -> bool:
         return False
 
 
-def start_server(home: Path, *, slots: int | None = None, port: int | None = None, **variables: str) -> LiveServer:
-    """A server that answers and has a worker. ``variables`` are added to its environment (``HF_HOME=…``)."""
+def start_server(home: Path, *, slots: int | None = None, port: int | None = None, environment: dict[str, str] | None = None) -> LiveServer:
+    """A server that answers and has a worker. ``environment`` is added to the variables of this process (``{"HF_HOME": …}``)."""
     home.mkdir(parents=True, exist_ok=True)
-    return LiveServer(home, port or free_port(), slots, variables).start()
+    return LiveServer(home, port or free_port(), slots, environment or {}).start()

@@ -1,0 +1,59 @@
+# One command each; every one of them makes .venv first and installs into it whenever requirements.txt has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := .venv.stamp
+KEEP ?=
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-all test-faults lint format bench docs install clean
+
+help:
+	@echo "make demo         train a small model through the API, with pictures to look at (KEEP=1 leaves the server running)"
+	@echo "make test         the fast tests            make test-all      every test"
+	@echo "make test-faults  kill processes, fill disks, break files"
+	@echo "make lint         style, types, imports, generated documents"
+	@echo "make bench        a table of numbers        make docs          write the generated documents again"
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/simpletuner demo $(if $(KEEP),--keep)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not faults"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py check --fail-level WARNING
+	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m trainer_engine.contract.options.docs | diff docs/options.md -
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
+
+docs: $(STAMP)
+	$(BIN)/python -m trainer_engine.contract.options.docs > docs/options.md.new && mv docs/options.md.new docs/options.md
+
+clean:
+	rm -rf $(VENV) $(STAMP) demo-output bench-output build *.egg-info

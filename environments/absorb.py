@@ -1,0 +1,139 @@
+"""Rows learn what files say: edits by hand, folders made by hand, folders whose database was lost.
+
+Every look at an environment passes here first. Reading a few kilobytes and hashing them is cheaper than trusting times of
+modification, which do not change when a file is replaced within the clock's grain.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from django.db import transaction
+
+from environments.checks import CheckedConfig, check_config
+from environments.config_files import ConfigFile, TextFile, names_on_disk, read_config, read_text, write_config
+from environments.datasets_file import locate
+from environments.models import Action, Environment, Revision
+from environments.names import is_name
+from environments.paths import Home
+from trainer_engine.contract.errors import Problem
+
+HAND = "hand"
+
+
+def absorb(name: str, home: Home) -> Environment | None:
+    """The environment called so, with what its files say now; None where there is neither row nor folder."""
+    if not is_name(name):
+        return None
+    file = read_config(home, name)
+    row = Environment.objects.filter(name=name).first()
+    if row is None:
+        return _adopt(name, file, home) if file.file.sha256 else None
+    datasets = datasets_text(row.config, home)
+    if _has_changed(row, file, datasets):
+        with transaction.atomic():
+            row = Environment.objects.select_for_update().filter(name=name).first()
+            if row is not None:
+                _take_in(row, file, home)
+    return row
+
+
+def absorb_all(home: Home) -> list[Environment]:
+    """Every environment, as ``absorb`` gives it, in the order of their names."""
+    names = {*Environment.objects.values_list("name", flat=True), *names_on_disk(home)}
+    found = (absorb(name, home) for name in sorted(names))
+    return [environment for environment in found if environment is not None]
+
+
+def datasets_text(config: dict[str, object], home: Home) -> TextFile | None:
+    """The datasets file of a configuration; None where it has none."""
+    path = locate(config, home).path
+    file = read_text(home, path) if path else None
+    return file if file and file.sha256 else None
+
+
+def record(row: Environment, action: str, actor: str, home: Home, *, replaced_text: str | None = None) -> Revision:
+    """Keep the environment as it is now. Inside the transaction of the change."""
+    datasets = datasets_text(row.config, home)
+    last = Revision.objects.filter(environment_name=row.name).order_by("-number").first()
+    return Revision.objects.create(
+        environment_name=row.name,
+        number=last.number + 1 if last else 1,
+        action=action,
+        actor=actor,
+        description=row.description,
+        tags=row.tags,
+        config=row.config,
+        datasets_text=datasets.text if datasets else None,
+        replaced_text=replaced_text,
+    )
+
+
+def remember_files(row: Environment, home: Home) -> None:
+    """Note what the files hold now, so that the next difference is an edit by hand."""
+    row.config_sha256 = read_config(home, row.name).file.sha256
+    datasets = datasets_text(row.config, home)
+    row.datasets_sha256 = datasets.sha256 if datasets else ""
+
+
+def unusable(name: str, file: ConfigFile, checked: CheckedConfig | None) -> list[Problem]:
+    """Why a ``config.json`` cannot be used; empty where it can."""
+    if file.problem is not None:
+        return [file.problem]
+    return checked.errors if checked else []
+
+
+def _has_changed(row: Environment, file: ConfigFile, datasets: TextFile | None) -> bool:
+    return file.file.sha256 != row.config_sha256 or (datasets.sha256 if datasets else "") != row.datasets_sha256
+
+
+def _take_in(row: Environment, file: ConfigFile, home: Home) -> None:
+    """Bring a row up to date with its files; the row is locked."""
+    action = _take_in_config(row, file, home)
+    datasets = datasets_text(row.config, home)
+    if (datasets.sha256 if datasets else "") != row.datasets_sha256:
+        row.datasets_sha256 = datasets.sha256 if datasets else ""
+        action = action or Action.DATASETS_EDITED
+    row.save()
+    if action:
+        record(row, action, HAND, home)
+
+
+def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | None:
+    """What was done to the row; None where it stays as it was."""
+    if file.file.sha256 == row.config_sha256:
+        return None
+    if not file.file.sha256 and file.problem is None:
+        # NOTE: only the API and the admin delete environments; a file that is gone comes back from the row.
+        with suppress(OSError):
+            row.config_sha256 = write_config(home, row.name, row.config)
+            row.file_problems = []
+        return None
+    row.config_sha256 = file.file.sha256
+    checked = check_config(file.values, home) if file.values is not None else None
+    problems = unusable(row.name, file, checked)
+    row.file_problems = [problem.as_dict() for problem in problems]
+    if problems or checked is None:
+        return None
+    row.config = checked.values
+    return Action.HAND_EDITED
+
+
+def _adopt(name: str, file: ConfigFile, home: Home) -> Environment:
+    """Make the row of a folder that has none."""
+    checked = check_config(file.values, home) if file.values is not None else None
+    problems = unusable(name, file, checked)
+    with transaction.atomic():
+        row, is_new = Environment.objects.get_or_create(
+            name=name,
+            defaults={
+                "config": checked.values if checked else {},
+                "config_sha256": file.file.sha256,
+                "file_problems": [problem.as_dict() for problem in problems],
+            },
+        )
+        if is_new:
+            remember_files(row, home)
+            row.save()
+            record(row, Action.ADOPTED, HAND, home)
+    return row

@@ -1,0 +1,84 @@
+"""Where the datasets file of a configuration lies, and what it holds. No database, no Django."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from environments.config_files import TextFile, read_text
+from environments.json_text import BadJson, parse_json
+from environments.path_options import LOCAL
+from environments.paths import Home, ResolvedPath, expanded, resolve
+from trainer_engine.contract.errors import Problem
+
+OPTION = "data_backend_config"
+
+
+@dataclass(frozen=True)
+class DatasetsFile:
+    """The datasets file that a configuration names."""
+
+    given: str
+    """As ``data_backend_config`` has it; empty where it names none."""
+    path: Path | None
+    """Where it lies, or would; None where the option leads nowhere."""
+    exists: bool
+
+    def as_answer(self) -> dict[str, str | None]:
+        return {"path": self.given or None, "absolute_path": str(self.path) if self.path else None}
+
+
+def locate(config: Mapping[str, Any], home: Home) -> DatasetsFile:
+    """Find the datasets file of a configuration, as a run would."""
+    given = config.get(OPTION)
+    if not isinstance(given, str) or not given:
+        return DatasetsFile("", None, exists=False)
+    found = resolve(given, OPTION, home=home, kind=LOCAL[OPTION].kind)
+    if isinstance(found, Problem):
+        return DatasetsFile(given, None, exists=False)
+    path = found.path if found.exists else new_file(given, home)
+    return DatasetsFile(given, path, exists=found.exists)
+
+
+def new_file(given: str, home: Home) -> Path:
+    """Where a datasets file that does not exist yet is made: relative paths lie under ``config/``, whether or not they say so."""
+    path = expanded(given)
+    parts = PurePosixPath(given).parts
+    below_config = parts[1:] if len(parts) > 1 and parts[0] == home.config.name else parts
+    return path if path.is_absolute() else home.config.joinpath(*below_config)
+
+
+def destination(given: object, option: str, home: Home) -> Path | Problem:
+    """Where to write the datasets file that ``given`` names, or why nothing can be written there."""
+    found = resolve(given, option, home=home, kind=LOCAL[OPTION].kind)
+    if isinstance(found, Problem):
+        return found
+    if not found.given.endswith(".json"):
+        return Problem.error(
+            option, "not_json", f"{found.given!r} does not end in .json.", got=found.given, expected="a path that ends in .json"
+        )
+    path = found.path if found.exists else Path(os.path.realpath(new_file(found.given, home)))
+    if not home.holds(path):
+        message = f"{found.given!r} leads to a place that the server does not touch."
+        return Problem.error(option, "outside_roots", message, got=found.given)
+    return path
+
+
+def read_document(found: ResolvedPath, home: Home) -> tuple[Any, list[Problem]]:
+    """What a datasets file holds, unchecked, or why it cannot be read."""
+    file = read_text(home, found.path)
+    if file.text is None:
+        return None, [_unreadable(found, file)]
+    try:
+        return parse_json(file.text), []
+    except BadJson as error:
+        message = f"{found.path} is {error}." if str(error).startswith("not") else f"{found.path}: {error}."
+        return None, [Problem.error(OPTION, "invalid_json", message, got=found.given, expected="a JSON list of datasets")]
+
+
+def _unreadable(found: ResolvedPath, file: TextFile) -> Problem:
+    reason = file.trouble or "it is not there any more"
+    return Problem.error(OPTION, "unreadable_file", f"{found.path} cannot be read: {reason}.", got=found.given)

@@ -1,0 +1,71 @@
+"""Why something asked of an environment was not done: each class says what the caller can do, and its HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rest_framework.exceptions import APIException
+
+from trainer_engine.contract.errors import Problem
+
+
+class EnvironmentRefused(APIException):
+    """Nothing was written; ``detail`` says why in one sentence, ``problems`` what to change."""
+
+    status_code = 422
+
+    def __init__(self, detail: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(detail)
+        self.problems = tuple(problems)
+
+
+class EnvironmentProblems(EnvironmentRefused):
+    """What was sent is wrong; ``problems`` holds everything that is."""
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> EnvironmentProblems:
+        """The refusal of several problems, the first one told in its sentence."""
+        more = f" ({len(problems)} problems in all)" if len(problems) > 1 else ""
+        return cls(f"{problems[0].message}{more}", problems)
+
+
+class EnvironmentNotFound(EnvironmentRefused):
+    """No environment has this name."""
+
+    status_code = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Configuration '{name}' not found")
+
+
+class EnvironmentExists(EnvironmentRefused):
+    """The name is taken."""
+
+    status_code = 409
+
+    def __init__(self, name: str) -> None:
+        problem = Problem.error(
+            "name", "exists", f"There is already an environment {name!r}.", got=name, hint="choose another name, or PUT to change it"
+        )
+        super().__init__(f"Configuration '{name}' already exists", [problem])
+
+
+class EnvironmentInUse(EnvironmentRefused):
+    """The active environment cannot be deleted."""
+
+    status_code = 409
+
+    def __init__(self, name: str) -> None:
+        problem = Problem.error("name", "active", f"The environment {name!r} is active.", got=name, hint="activate another one first")
+        super().__init__(f"Configuration '{name}' is active and cannot be deleted", [problem])
+
+
+class FilesNotWritable(EnvironmentRefused):
+    """The file system did not take the environment's files; the database was left as it was."""
+
+    status_code = 409
+
+    def __init__(self, error: OSError) -> None:
+        where = error.filename if isinstance(error.filename, str) else "config/"
+        message = f"{where} cannot be written: {error.strerror or error}."
+        super().__init__(message, [Problem.error("name", "not_writable", message, hint="look at the folder's permissions and at the disk")])

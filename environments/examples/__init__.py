@@ -1,0 +1,52 @@
+"""The templates that ship with the package: a folder each, with the same two files that an environment has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from environments.config_files import CONFIG_FILE, DATASETS_FILE
+from environments.json_text import parse_json
+from trainer_engine.contract.options import normalise
+
+FOLDER = Path(__file__).resolve().parent
+DESCRIPTION_FILE = "description.txt"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One template. Its paths are relative to the server's home."""
+
+    name: str
+    description: str
+    config: dict[str, Any]
+    """Canonical option name -> typed value."""
+    datasets: list[dict[str, Any]]
+
+    @property
+    def config_path(self) -> Path:
+        return FOLDER / self.name / CONFIG_FILE
+
+    @property
+    def datasets_path(self) -> Path:
+        return FOLDER / self.name / DATASETS_FILE
+
+
+@cache
+def shipped_examples() -> tuple[Example, ...]:
+    """Every template, by name."""
+    return tuple(_read(folder) for folder in sorted(FOLDER.iterdir()) if (folder / CONFIG_FILE).is_file())
+
+
+def find_example(name: str) -> Example | None:
+    """The template called so; None where there is none."""
+    return next((example for example in shipped_examples() if example.name == name), None)
+
+
+def _read(folder: Path) -> Example:
+    config, problems = normalise(parse_json((folder / CONFIG_FILE).read_bytes()))
+    assert not problems, f"the shipped example {folder.name} is broken: {problems}"
+    description = (folder / DESCRIPTION_FILE).read_text(encoding="utf-8").strip()
+    return Example(folder.name, description, config, parse_json((folder / DATASETS_FILE).read_bytes()))

@@ -1,0 +1,14 @@
+"""The home folder that this process serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+
+from environments.paths import Home
+
+
+def current_home() -> Home:
+    """As the settings have it now."""
+    return Home(Path(settings.HOME))

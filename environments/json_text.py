@@ -1,0 +1,54 @@
+"""JSON from people: one parser for bodies and for files edited by hand, which fails in one way and says where."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+DEEPEST = 64
+"""Levels of nesting; configurations need four."""
+
+
+class BadJson(ValueError):
+    """The text is not JSON that can be kept; the message says where and why."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that the text holds. Raises BadJson, also for numbers, characters and depths that nothing here could store."""
+    try:
+        value = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise BadJson(f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise BadJson(f"not valid JSON: byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise BadJson(f"nested deeper than {DEEPEST} levels") from None
+    except ValueError as error:
+        raise BadJson(f"not valid JSON: {error}") from None
+    _check(value)
+    return value
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise BadJson(f"not valid JSON: {word} is no JSON number")
+
+
+def _check(value: Any) -> None:
+    """Depth and characters, without recursion: what is looked at may be nested as deep as the parser goes."""
+    waiting: list[tuple[Any, int]] = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise BadJson(f"nested deeper than {DEEPEST} levels")
+        if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
+            raise BadJson("half a surrogate pair is no text")
+        if isinstance(item, dict):
+            waiting.extend((key, depth) for key in item)
+            waiting.extend((part, depth + 1) for part in item.values())
+        elif isinstance(item, list):
+            waiting.extend((part, depth + 1) for part in item)
+
+
+def write_json(value: Any) -> str:
+    """As files hold it: indented, one line end at the end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,39 @@
+"""Which names an environment can have. A name is also a folder and a part of an address."""
+
+from __future__ import annotations
+
+import re
+
+from trainer_engine.contract.errors import Problem
+
+LONGEST = 64
+PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+RESERVED = frozenset(
+    {"active", "examples", "templates", "environments", "webhooks", "dataloader", "lycoris", "import", "validate", "from-template"}
+)
+"""Words that stand beside ``{name}`` in addresses."""
+EXPECTED = "1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+
+
+def name_problem(name: object, option: str = "name") -> Problem | None:
+    """What keeps ``name`` from being an environment's; None where it can be one."""
+    if not isinstance(name, str):
+        return Problem.error(option, "not_text", "The name is not text.", got=name, expected=EXPECTED)
+    if not name:
+        return Problem.error(option, "missing", "The name is empty.", expected=EXPECTED)
+    if len(name) > LONGEST:
+        return Problem.error(option, "too_long", f"The name has {len(name)} characters.", got=name, expected=EXPECTED)
+    if not PATTERN.match(name) or ".." in name or name.endswith("."):
+        return Problem.error(
+            option, "invalid_name", f"{name!r} cannot name an environment.", got=name, expected=EXPECTED, hint="no '..', no dot at the end"
+        )
+    if name.lower() in RESERVED:
+        return Problem.error(
+            option, "reserved_name", f"{name!r} is a word of the API.", got=name, expected=EXPECTED, hint="choose another name"
+        )
+    return None
+
+
+def is_name(name: str) -> bool:
+    """Whether an environment can be called so."""
+    return name_problem(name) is None

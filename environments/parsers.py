@@ -1,0 +1,39 @@
+"""JSON bodies, read with the parser that files are read with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rest_framework.exceptions import APIException, ParseError
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import JSONRenderer
+
+from environments.json_text import BadJson, parse_json
+
+LARGEST_BYTES = 1024 * 1024
+
+
+class BodyTooLarge(APIException):
+    """No configuration is that long."""
+
+    status_code = 413
+    default_detail = f"The body is larger than {LARGEST_BYTES // 1024**2} MiB."
+
+
+class JsonBody(BaseParser):
+    """``application/json``; raises ParseError (400) for what cannot be stored, BodyTooLarge (413)."""
+
+    media_type = "application/json"
+    renderer_class = JSONRenderer
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        content = stream.read(LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
+            raise BodyTooLarge
+        try:
+            return parse_json(content)
+        except BadJson as error:
+            raise ParseError(
+                f"The body is {error}." if str(error).startswith("not") else f"The body is no JSON that can be kept: {error}."
+            ) from error

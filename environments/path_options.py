@@ -1,0 +1,49 @@
+"""Which options are paths, and what must lie there when a run starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from environments.paths import Kind
+
+
+@dataclass(frozen=True)
+class PathRule:
+    """What a path option leads to."""
+
+    kind: Kind
+    must_exist: bool
+
+
+LOCAL = MappingProxyType(
+    {
+        "output_dir": PathRule(Kind.FOLDER, must_exist=False),
+        "cache_dir": PathRule(Kind.FOLDER, must_exist=False),
+        "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False),
+        "cache_dir_text": PathRule(Kind.FOLDER, must_exist=False),
+        "data_backend_config": PathRule(Kind.FILE, must_exist=True),
+        "accelerate_config": PathRule(Kind.FILE, must_exist=True),
+    }
+)
+"""Options that hold nothing but paths."""
+
+WEIGHTS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
+"""Options that hold a repository id of the hub or the path of a folder."""
+
+DATASET = MappingProxyType(
+    {
+        "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
+        "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False),
+        "cache_dir": PathRule(Kind.FOLDER, must_exist=False),
+    }
+)
+"""Fields of a dataset entry that hold paths."""
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
+
+
+def is_repository(text: str) -> bool:
+    """Whether the text can be a repository id: ``name`` or ``owner/name``."""
+    return REPOSITORY.match(text) is not None and ".." not in text and "--" not in text

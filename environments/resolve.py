@@ -1,0 +1,141 @@
+"""From an environment and a submitted form to everything that a run is started with. No database: the command line uses it too.
+
+Order of values: registry < family < environment < form. Paths come out absolute; every problem found on the way is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from environments.checks import flavour_mismatch
+from environments.config_files import without_marks
+from environments.datasets_file import OPTION, read_document
+from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
+from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
+from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.families import FamilyCard, find_card
+from trainer_engine.contract.options import TrainingOptions, check_options, normalise
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """What a run would be started with, and all that is to be said about it."""
+
+    options: TrainingOptions | None
+    """Typed, defaults filled in, paths absolute; None where ``problems`` holds an error of an option."""
+    values: dict[str, Any]
+    """Every option by canonical name as in ``options``; the given ones alone where ``options`` is None."""
+    given: dict[str, Any]
+    """Environment and form laid over one another: what ``config.json`` should hold for this run, paths as written."""
+    datasets: list[dict[str, Any]]
+    """The usable entries of the dataloader file with nothing left to defaults, paths absolute."""
+    dataloader: Dataloader | None
+    """None where the file cannot be read."""
+    dataloader_path: Path | None
+    card: FamilyCard | None
+    problems: list[Problem]
+    """Errors, warnings and notes."""
+    found: dict[str, ResolvedPath] = field(default_factory=dict)
+    """Option or dataset field -> the path taken, and from where."""
+
+    @property
+    def errors(self) -> list[Problem]:
+        return errors_in(self.problems)
+
+
+def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Mapping[str, Any]) -> ResolvedRun:
+    """Lay the form over the environment, check everything that can be checked without opening images. Writes nothing."""
+    stored, problems = normalise(without_marks(environment_values))
+    sent, wrong = normalise(without_marks(submitted))
+    overridden = set(sent)
+    problems = [problem for problem in problems if problem.option not in overridden] + wrong
+    given = {**stored, **sent}
+    card = find_card(str(given.get("model_family", "")))
+    if card is not None:
+        given["model_family"] = card.name
+    told = {problem.option for problem in problems}
+    absolute, found, path_problems = _resolve_options(given, home)
+    options, more = check_options(absolute)
+    problems += [problem for problem in more if problem.option not in told]
+    told |= {problem.option for problem in more}
+    problems += [problem for problem in path_problems if problem.option not in told]
+    problems += flavour_mismatch(given)
+    if errors_in(problems):
+        options = None
+    dataloader, dataset_problems = _read_datasets(found.get(OPTION), options, absolute, home, found)
+    problems += dataset_problems
+    return ResolvedRun(
+        options=options,
+        values=options.as_values() if options else absolute,
+        given=given,
+        datasets=dataloader.as_document() if dataloader else [],
+        dataloader=dataloader,
+        dataloader_path=found[OPTION].path if OPTION in found else None,
+        card=card,
+        problems=problems + _origin_notes(found),
+        found=found,
+    )
+
+
+def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, Any], dict[str, ResolvedPath], list[Problem]]:
+    """The values with their paths absolute, the paths taken, and the problems with the others."""
+    absolute, taken, problems = dict(given), {}, []
+    for name, rule in LOCAL.items():
+        if given.get(name) is None:
+            continue
+        found = resolve(given[name], name, home=home, must_exist=rule.must_exist, kind=rule.kind)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            taken[name], absolute[name] = found, str(found.path)
+    for name in WEIGHTS:
+        weights = _resolve_weights(given.get(name), name, home)
+        if isinstance(weights, Problem):
+            problems.append(weights)
+        elif weights is not None:
+            taken[name], absolute[name] = weights, str(weights.path)
+    return absolute, taken, problems
+
+
+def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
+    """A local folder of weights; None where the text is a repository id that no folder stands for."""
+    if not text:
+        return None
+    if not is_repository(text):
+        return resolve(text, name, home=home, must_exist=True, kind=Kind.FOLDER)
+    found = resolve(text, name, home=home, kind=Kind.FOLDER)
+    return found if isinstance(found, Problem) or found.exists else None
+
+
+def _read_datasets(
+    file: ResolvedPath | None, options: TrainingOptions | None, values: Mapping[str, Any], home: Home, taken: dict[str, ResolvedPath]
+) -> tuple[Dataloader | None, list[Problem]]:
+    """The datasets with their paths absolute, None where the file cannot be read; and what is wrong with them."""
+    if file is None:
+        return None, []
+    document, problems = read_document(file, home)
+    if problems:
+        return None, problems
+
+    def locate(text: str, option: str, field_name: str) -> str | Problem:
+        rule = DATASET[field_name]
+        path = resolve(text, option, home=home, must_exist=rule.must_exist, kind=rule.kind)
+        if isinstance(path, Problem):
+            return path
+        taken[option] = path
+        return str(path.path)
+
+    return parse_dataloader(document, options or values, locate=locate)
+
+
+def _origin_notes(found: Mapping[str, ResolvedPath]) -> list[Problem]:
+    """Which file a relative path was taken for, where that is worth a word."""
+    notes = []
+    for name, path in found.items():
+        if path.exists and path.origin is Origin.CONFIG or (name in WEIGHTS and path.origin is Origin.HOME):
+            notes.append(Problem.note(name, "path_taken", f"{path.given} is taken for {path.path}.", got=path.given))
+    return notes

@@ -1,0 +1,217 @@
+"""The only writers of environments. Each change is one transaction: the row, its revision, its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+
+from environments.absorb import absorb, absorb_all, datasets_text, record, remember_files
+from environments.checks import CheckedConfig, check_config
+from environments.config_files import CONFIG_FILE, DATASETS_FILE, read_config, remove_files, set_aside, write_config, write_text
+from environments.creation import NewEnvironment, PlannedEnvironment, plan
+from environments.datasets_file import OPTION, destination
+from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
+from environments.home import current_home
+from environments.json_text import write_json
+from environments.models import Action, Environment
+from environments.paths import Home
+from environments.run_names import name_for_run
+from environments.starter import starter_datasets
+from trainer_engine.contract.errors import Problem
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """A datasets file made anew."""
+
+    environment: Environment
+    path: Path
+    previous: Path | None
+    """Where the old file was put; None where there was none."""
+
+
+@contextmanager
+def change() -> Iterator[Home]:
+    """One change: all of it or, where a file cannot be written, none. Raises FilesNotWritable."""
+    try:
+        with transaction.atomic():
+            yield current_home()
+    except OSError as error:
+        raise FilesNotWritable(error) from error
+
+
+def find_all() -> list[Environment]:
+    """Every environment, as rows and files have it now."""
+    return absorb_all(current_home())
+
+
+def find(name: str) -> Environment:
+    """One environment, as its row and files have it now. Raises EnvironmentNotFound."""
+    environment = absorb(name, current_home())
+    if environment is None:
+        raise EnvironmentNotFound(name)
+    return environment
+
+
+def active() -> Environment | None:
+    """The environment that runs start from; None where there is none."""
+    name = Environment.objects.filter(is_active=True).values_list("name", flat=True).first()
+    return absorb(name, current_home()) if name else None
+
+
+def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
+    """Make an environment with its files. Raises EnvironmentProblems, EnvironmentExists, FilesNotWritable."""
+    planned = plan(request, current_home())
+    if isinstance(planned, list):
+        raise EnvironmentProblems.of(planned)
+    if absorb(request.name, current_home()) is not None:
+        raise EnvironmentExists(request.name)
+    with change() as home:
+        environment, is_new = Environment.objects.get_or_create(
+            name=request.name, defaults={"description": request.description, "config": planned.config}
+        )
+        if not is_new:
+            raise EnvironmentExists(request.name)
+        _write_first_files(environment, planned, home)
+        remember_files(environment, home)
+        environment.save()
+        record(environment, Action.CREATED, actor, home)
+    return environment
+
+
+def _write_first_files(environment: Environment, planned: PlannedEnvironment, home: Home) -> None:
+    write_config(home, environment.name, planned.config)
+    path = planned.datasets_path
+    if planned.datasets is not None and path is not None and not path.exists():
+        write_text(home, path, write_json(planned.datasets))
+
+
+def update_environment(
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    actor: str,
+    description: str | None = None,
+    tags: Sequence[str] | None = None,
+    datasets: str | None = None,
+) -> tuple[Environment, CheckedConfig]:
+    """Replace the configuration; None leaves the description, the tags or the text of the datasets file as they are.
+
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    """
+    find(name)
+    checked = check_config(config, current_home())
+    if checked.errors:
+        raise EnvironmentProblems.of(checked.errors)
+    with change() as home:
+        row = Environment.objects.select_for_update().get(name=name)
+        if description is not None:
+            row.description = description
+        if tags is not None:
+            row.tags = list(tags)
+        if datasets is not None:
+            _write_datasets(checked.values, datasets, home)
+        _write_row(row, checked.values, Action.UPDATED, actor, home)
+    return row, checked
+
+
+def _write_datasets(config: Mapping[str, Any], text: str, home: Home) -> None:
+    path = destination(config.get(OPTION, ""), OPTION, home)
+    if isinstance(path, Problem):
+        raise EnvironmentProblems.of([path])
+    write_text(home, path, text)
+
+
+def _write_row(row: Environment, values: dict[str, Any], action: str, actor: str, home: Home) -> None:
+    """Store values in row and file, and keep the revision; a file that could not be read is kept in it."""
+    broken = read_config(home, row.name).file.text if row.file_problems else None
+    row.config, row.file_problems = values, []
+    write_config(home, row.name, values)
+    remember_files(row, home)
+    row.save()
+    record(row, action, actor, home, replaced_text=broken)
+
+
+def activate(name: str, *, actor: str) -> Environment:
+    """Make it the one that runs start from. Raises EnvironmentNotFound."""
+    find(name)
+    with change() as home:
+        Environment.objects.filter(is_active=True).exclude(name=name).update(is_active=False)
+        if Environment.objects.filter(name=name, is_active=False).update(is_active=True):
+            record(Environment.objects.get(name=name), Action.ACTIVATED, actor, home)
+    return Environment.objects.get(name=name)
+
+
+def delete_environment(name: str, *, actor: str) -> None:
+    """Remove row and files; the revisions stay. Raises EnvironmentNotFound, EnvironmentInUse, FilesNotWritable."""
+    if find(name).is_active:
+        raise EnvironmentInUse(name)
+    with change() as home:
+        row = Environment.objects.select_for_update().get(name=name)
+        if row.is_active:
+            raise EnvironmentInUse(name)
+        broken = read_config(home, name).file.text if row.file_problems else None
+        record(row, Action.DELETED, actor, home, replaced_text=broken)
+        row.delete()
+        remove_files(home, name, CONFIG_FILE, *_own_datasets_file(row, home))
+
+
+def _own_datasets_file(row: Environment, home: Home) -> list[str]:
+    """The datasets file, where it is the environment's own and the revision holds its text."""
+    file = datasets_text(row.config, home)
+    own = (home.config / row.name / DATASETS_FILE).resolve()
+    return [DATASETS_FILE] if file and file.text is not None and file.path == own else []
+
+
+def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, include_defaults: bool = True) -> Regenerated:
+    """Make the datasets file anew, at ``path`` where one is given; the old file is kept beside it.
+
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    """
+    given = path or find(name).config.get(OPTION) or f"{name}/{DATASETS_FILE}"
+    target = destination(given, "path" if path else OPTION, current_home())
+    if isinstance(target, Problem):
+        raise EnvironmentProblems.of([target])
+    find(name)
+    with change() as home:
+        row = Environment.objects.select_for_update().get(name=name)
+        previous = set_aside(target)
+        write_text(home, target, write_json(starter_datasets(name, row.config, include_defaults=include_defaults)))
+        if row.config.get(OPTION) != given:
+            row.config = {**row.config, OPTION: given}
+            write_config(home, name, row.config)
+        remember_files(row, home)
+        row.save()
+        record(row, Action.DATASETS_REGENERATED, actor, home)
+    return Regenerated(row, target, previous)
+
+
+def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environment:
+    """Write the configuration that a run starts with into its environment; without one, into an environment made for the run.
+
+    ``values`` are environment and form laid over one another, checked already. Raises EnvironmentNotFound, FilesNotWritable.
+    """
+    if name is not None:
+        find(name)
+    with change() as home:
+        if name is not None:
+            row = Environment.objects.select_for_update().get(name=name)
+            if row.config != dict(values) or row.file_problems:
+                _write_row(row, dict(values), Action.STARTED, "run", home)
+            return row
+        return _environment_for_run(dict(values), home)
+
+
+def _environment_for_run(values: dict[str, Any], home: Home) -> Environment:
+    description = "Made for a run that was started without an environment."
+    same = [row for row in Environment.objects.filter(description=description) if row.config == values]
+    if same:
+        return same[0]
+    row = Environment.objects.create(name=name_for_run(values, absorb_all(home)), description=description)
+    _write_row(row, values, Action.STARTED, "run", home)
+    return row

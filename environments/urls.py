@@ -1,0 +1,20 @@
+"""Addresses below ``/api/configs``; each answers with and without a slash at its end."""
+
+from __future__ import annotations
+
+from django.urls import re_path
+
+from environments import views
+
+NAME = r"(?P<name>[^/]+)"
+
+urlpatterns = [
+    re_path(r"^/?$", views.ConfigurationList.as_view(), name="configs"),
+    re_path(r"^/examples/?$", views.ExampleList.as_view(), name="config-examples"),
+    re_path(r"^/active/?$", views.ActiveConfiguration.as_view(), name="config-active"),
+    re_path(r"^/environments/?$", views.EnvironmentCollection.as_view(), name="config-environments"),
+    re_path(rf"^/{NAME}/?$", views.ConfigurationDetail.as_view(), name="config"),
+    re_path(rf"^/{NAME}/activate/?$", views.Activation.as_view(), name="config-activate"),
+    re_path(rf"^/{NAME}/export/?$", views.Export.as_view(), name="config-export"),
+    re_path(rf"^/{NAME}/dataloader/?$", views.Dataloader.as_view(), name="config-dataloader"),
+]

@@ -34,7 +34,8 @@ def test_no_function_is_longer_than_a_screen() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in modules()
         for node in nodes(path)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or node.lineno) - node.lineno + 1 > LONGEST_FUNCTION
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (node.end_lineno or node.lineno) - node.lineno + 1 > LONGEST_FUNCTION
     ]
     assert long == []
 
@@ -60,7 +61,10 @@ def test_the_environment_is_read_in_one_place_a_process() -> None:
         str(path.relative_to(ROOT))
         for path in modules()
         for node in nodes(path)
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and isinstance(node.value, ast.Name) and node.value.id == "os"
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "getenv")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
     }
     assert readers <= {
         "simpletuner_site/settings.py",
@@ -77,6 +81,7 @@ def test_no_module_names_a_family_in_a_branch() -> None:
         for path in modules()
         if "families" not in path.parts and "demo" not in path.parts and "examples" not in path.parts
         for node in nodes(path)
-        if isinstance(node, ast.Compare) and any(isinstance(part, ast.Constant) and part.value in families for part in [node.left, *node.comparators])
+        if isinstance(node, ast.Compare)
+        and any(isinstance(part, ast.Constant) and part.value in families for part in [node.left, *node.comparators])
     ]
     assert named == []

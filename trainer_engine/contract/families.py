@@ -70,10 +70,51 @@ def find_card(name: str) -> FamilyCard | None:
 
 
 FORMAT_FAMILIES = frozenset(
-    """ace_step anima auraflow boogu_image chroma cosmos2image cosmos3 deepfloyd ernie flux flux2 heartmula hidream hunyuanvideo
-    ideogram infinitetalk kandinsky5-image kandinsky5-video kolors krea2 longcat_image longcat_video ltxvideo ltxvideo2 lumina2
-    mageflow minimaxh3 minimaxmusic omnigen pixart_sigma qwen_image sana sanavideo sd1x sd2x sd3 sdxl stable_cascade wan wan_s2v
-    z_image z_image_omni zlab_i1""".split()
+    [
+        "ace_step",
+        "anima",
+        "auraflow",
+        "boogu_image",
+        "chroma",
+        "cosmos2image",
+        "cosmos3",
+        "deepfloyd",
+        "ernie",
+        "flux",
+        "flux2",
+        "heartmula",
+        "hidream",
+        "hunyuanvideo",
+        "ideogram",
+        "infinitetalk",
+        "kandinsky5-image",
+        "kandinsky5-video",
+        "kolors",
+        "krea2",
+        "longcat_image",
+        "longcat_video",
+        "ltxvideo",
+        "ltxvideo2",
+        "lumina2",
+        "mageflow",
+        "minimaxh3",
+        "minimaxmusic",
+        "omnigen",
+        "pixart_sigma",
+        "qwen_image",
+        "sana",
+        "sanavideo",
+        "sd1x",
+        "sd2x",
+        "sd3",
+        "sdxl",
+        "stable_cascade",
+        "wan",
+        "wan_s2v",
+        "z_image",
+        "z_image_omni",
+        "zlab_i1",
+    ]
 )
 """Every family name that the configuration format knows, with or without a folder here."""
 

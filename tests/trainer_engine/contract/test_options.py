@@ -216,5 +216,3 @@ def test_no_input_breaks_the_parser(values: dict[str, Any]) -> None:
 
 def test_the_options_page_says_what_the_registry_says() -> None:
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == page()
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path: Pat
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]

@@ -15,5 +15,6 @@ class CheckpointingOptions(OptionGroup):
         "or empty for a fresh start.",
     )
     save_text_encoder: bool = option(
-        True, "Put the text encoder and its tokenizer into the final pipeline, so that it can draw as it is. Without: the pipeline has none."
+        True,
+        "Put the text encoder and its tokenizer into the final pipeline, so that it can draw as it is. Without: the pipeline has none.",
     )

@@ -6,13 +6,13 @@ from trainer_engine.contract.options.base import OptionGroup, option
 
 
 class DataOptions(OptionGroup):
-    """Where the datasets are, and how they become batches. An entry of the dataloader file wins over the option of the same name."""
+    """Where the datasets are, and how they become batches. An entry of the dataloader file wins over the option of its name."""
 
     data_backend_config: str = option(..., "Path of the JSON file that describes the datasets.")
     resolution: float = option(1024, "Training size where a dataset names none; its unit is resolution_type.", gt=0)
     resolution_type: Literal["pixel_area", "area", "pixel"] = option(
         "pixel_area",
-        "Unit of every size: pixel_area is the edge of a square of that area in pixels, area is megapixels, pixel the shorter edge in pixels.",
+        "Unit of every size: pixel_area is the edge of a square of that area, area is megapixels, pixel the shorter edge.",
     )
     minimum_image_size: float | None = option(None, "Leave out images smaller than this, in the unit of resolution_type.", ge=0)
     maximum_image_size: float | None = option(None, "Scale images larger than this down to target_downsample_size before cropping.", ge=0)
@@ -25,7 +25,9 @@ class DataOptions(OptionGroup):
         synonyms={"instance_prompt": "instanceprompt"},
         later=("parquet", "csv", "huggingface", "webshart"),
     )
-    instance_prompt: str | None = option(None, "The caption of caption_strategy=instanceprompt, or what prepend_instance_prompt puts first.")
+    instance_prompt: str | None = option(
+        None, "The caption of caption_strategy=instanceprompt, or what prepend_instance_prompt puts first."
+    )
     prepend_instance_prompt: bool = option(False, "Put instance_prompt and a space before each caption.")
     only_instance_prompt: bool = option(False, "Use instance_prompt instead of every caption.")
     caption_dropout_probability: float = option(0.1, "Chance that a sample is trained with the empty prompt.", ge=0, le=1)

@@ -17,7 +17,9 @@ class ModelOptions(OptionGroup):
     revision: str | None = option(None, "Branch, tag or commit of the repository.")
     variant: str | None = option(None, "Suffix of the weight files to load, such as fp16.")
     pretrained_vae_model_name_or_path: str | None = option(None, "Autoencoder to use instead of the base model's own.")
-    pretrained_t5_model_name_or_path: str | None = option(None, "Repository or folder whose text_encoder and tokenizer replace the base model's.")
+    pretrained_t5_model_name_or_path: str | None = option(
+        None, "Repository or folder whose text_encoder and tokenizer replace the base model's."
+    )
     prediction_type: Literal["epsilon", "v_prediction"] | None = option(
         None,
         "What the network learns to predict. Empty: what its weights were trained for.",

@@ -4,13 +4,58 @@ from typing import Literal
 
 from trainer_engine.contract.options.base import OptionGroup, option
 
-LATER = tuple(
-    """torch-adam torch-sgd torch-radam torch-nadam torch-rmsprop torch-adagrad torch-adadelta torch-adafactor torch-adamax torch-asgd
-    torch-sparseadam ao-adamw8bit ao-adamw4bit ao-adamfp8 ao-adamwfp8 adamw_schedulefree adamw_schedulefree+aggressive
-    adamw_schedulefree+no_kahan optimi-stableadamw optimi-lion optimi-radam optimi-ranger optimi-adan optimi-adam optimi-sgd soap muon
-    bnb-adagrad bnb-adagrad8bit bnb-adam bnb-adam8bit bnb-adamw bnb-adamw8bit bnb-adamw-paged bnb-adamw8bit-paged bnb-lion bnb-lion8bit
-    bnb-lion-paged bnb-lion8bit-paged bnb-ademamix bnb-ademamix8bit bnb-ademamix-paged bnb-ademamix8bit-paged prodigy sdnq-adamw
-    sdnq-adamw+no_quant sdnq-adafactor sdnq-came sdnq-lion sdnq-muon sdnq-muon+quantized_matmul""".split()
+LATER = (
+    "torch-adam",
+    "torch-sgd",
+    "torch-radam",
+    "torch-nadam",
+    "torch-rmsprop",
+    "torch-adagrad",
+    "torch-adadelta",
+    "torch-adafactor",
+    "torch-adamax",
+    "torch-asgd",
+    "torch-sparseadam",
+    "ao-adamw8bit",
+    "ao-adamw4bit",
+    "ao-adamfp8",
+    "ao-adamwfp8",
+    "adamw_schedulefree",
+    "adamw_schedulefree+aggressive",
+    "adamw_schedulefree+no_kahan",
+    "optimi-stableadamw",
+    "optimi-lion",
+    "optimi-radam",
+    "optimi-ranger",
+    "optimi-adan",
+    "optimi-adam",
+    "optimi-sgd",
+    "soap",
+    "muon",
+    "bnb-adagrad",
+    "bnb-adagrad8bit",
+    "bnb-adam",
+    "bnb-adam8bit",
+    "bnb-adamw",
+    "bnb-adamw8bit",
+    "bnb-adamw-paged",
+    "bnb-adamw8bit-paged",
+    "bnb-lion",
+    "bnb-lion8bit",
+    "bnb-lion-paged",
+    "bnb-lion8bit-paged",
+    "bnb-ademamix",
+    "bnb-ademamix8bit",
+    "bnb-ademamix-paged",
+    "bnb-ademamix8bit-paged",
+    "prodigy",
+    "sdnq-adamw",
+    "sdnq-adamw+no_quant",
+    "sdnq-adafactor",
+    "sdnq-came",
+    "sdnq-lion",
+    "sdnq-muon",
+    "sdnq-muon+quantized_matmul",
 )
 
 
@@ -19,7 +64,7 @@ class OptimizerOptions(OptionGroup):
 
     optimizer: Literal["adamw_bf16", "torch-adamw", "optimi-adamw"] = option(
         "adamw_bf16",
-        "Update rule. adamw_bf16 keeps bfloat16 weights with Kahan summation, so that small steps are not lost; on float32 weights it is AdamW.",
+        "Update rule. adamw_bf16 keeps bfloat16 weights with Kahan summation, so that small steps count; on float32 weights it is AdamW.",
         later=LATER,
     )
     learning_rate: float = option(4e-7, "Peak learning rate.", gt=0, le=1)
@@ -30,5 +75,3 @@ class OptimizerOptions(OptionGroup):
     optimizer_config: dict[str, float | bool | str | None] = option(
         {}, "Arguments of the optimizer as key=value,key=value: weight_decay=0.01,eps=1e-8."
     )
-
-

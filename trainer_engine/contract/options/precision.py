@@ -4,10 +4,34 @@ from typing import Literal
 
 from trainer_engine.contract.options.base import OptionGroup, option
 
-LATER = tuple(
-    """int8-quanto int4-quanto int2-quanto int8-torchao int8dq-torchao int8dq-int4-torchao int8-sdnq uint8-sdnq int16-sdnq uint16-sdnq
-    fp16-sdnq fp8-sdnq int6-sdnq int5-sdnq uint5-sdnq uint4-sdnq uint3-sdnq uint2-sdnq nf4-bnb int4-torchao fp8-quanto fp8uz-quanto
-    fp8-native fp8-torchao fp8wo-torchao fp8-int4-torchao fp8-transformerengine""".split()
+LATER = (
+    "int8-quanto",
+    "int4-quanto",
+    "int2-quanto",
+    "int8-torchao",
+    "int8dq-torchao",
+    "int8dq-int4-torchao",
+    "int8-sdnq",
+    "uint8-sdnq",
+    "int16-sdnq",
+    "uint16-sdnq",
+    "fp16-sdnq",
+    "fp8-sdnq",
+    "int6-sdnq",
+    "int5-sdnq",
+    "uint5-sdnq",
+    "uint4-sdnq",
+    "uint3-sdnq",
+    "uint2-sdnq",
+    "nf4-bnb",
+    "int4-torchao",
+    "fp8-quanto",
+    "fp8uz-quanto",
+    "fp8-native",
+    "fp8-torchao",
+    "fp8wo-torchao",
+    "fp8-int4-torchao",
+    "fp8-transformerengine",
 )
 
 

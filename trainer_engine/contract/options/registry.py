@@ -89,6 +89,9 @@ def canonical_name(key: str) -> str:
 
 
 def build(values: Mapping[str, Any]) -> TrainingOptions:
-    """The typed whole from typed values by canonical name; what is missing takes its default. pydantic.ValidationError where a value is wrong."""
+    """The typed whole from typed values by canonical name; what is missing takes its default.
+
+    Raises pydantic.ValidationError where a value is wrong.
+    """
     grouped = {group: {name: values[name] for name in cls.model_fields if name in values} for group, cls in GROUPS.items()}
     return TrainingOptions.model_validate(grouped)

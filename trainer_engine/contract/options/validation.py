@@ -19,7 +19,7 @@ class ValidationOptions(OptionGroup):
     validation_guidance: float = option(7.5, "Classifier-free guidance scale; a family has its own default.", ge=1, le=30)
     validation_resolution: str = option(
         "256",
-        "Size of the images: an edge in pixels, WIDTHxHEIGHT, or several of these with commas. A number below 128 is megapixels of a square.",
+        "Size of the images: an edge in pixels, WIDTHxHEIGHT, or several with commas. A number below 128 is megapixels of a square.",
     )
     validation_num_inference_steps: int = option(30, "Sampler steps of an image.", ge=1, le=1000)
     validation_seed: int | None = option(None, "Seed of the images' noise, the same for each prompt. Empty: seed.", ge=0)

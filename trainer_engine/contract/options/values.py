@@ -146,7 +146,12 @@ def parse_value(spec: OptionSpec, value: object) -> Any:
 
 
 def _check_bounds(spec: OptionSpec, value: Any) -> None:
-    outside = {"gt": lambda limit: value <= limit, "ge": lambda limit: value < limit, "lt": lambda limit: value >= limit, "le": lambda limit: value > limit}
+    outside = {
+        "gt": lambda limit: value <= limit,
+        "ge": lambda limit: value < limit,
+        "lt": lambda limit: value >= limit,
+        "le": lambda limit: value > limit,
+    }
     for sign, limit in spec.bounds.items():
         if value is not None and outside[sign](limit):
             raise WrongValue("is out of range", code="out_of_range", hint=f"use {spec.expected}")

@@ -1,0 +1,98 @@
+"""The server: how soon it answers, what it weighs, how many requests it serves, how fast an event travels."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.bench.load import measure
+from tests.bench.table import Table, milliseconds, percentile
+from tests.helpers.live_server import LiveServer, start_server
+
+SECTION = "server"
+
+
+def processes_of(server: LiveServer) -> list[psutil.Process]:
+    """The web process first, then everything it started."""
+    web = psutil.Process(server.pid)
+    return [web, *web.children(recursive=True)]
+
+
+def torch_is_mapped(process: psutil.Process) -> bool:
+    """Whether a process has torch's libraries in its memory."""
+    with contextlib.suppress(psutil.Error):
+        return any("libtorch" in mapped.path for mapped in process.memory_maps())
+    return False
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench-home-") as folder:
+        yield Path(folder)
+
+
+def starting_and_weight(table: Table) -> None:
+    """Start to first 200 (a home that was used before), memory when idle, torch in no process."""
+    with _home() as home:
+        with start_server(home):
+            pass
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            with start_server(home) as server:
+                seconds.append(time.perf_counter() - began)
+        table.add(SECTION, "process start to first 200", f"{statistics.median(seconds):.2f} s", aim="under 2 s", beside="SimpleTuner 75 s")
+        with start_server(home) as server:
+            time.sleep(3)
+            processes = processes_of(server)
+            megabytes = processes[0].memory_info().rss / 1e6
+            beside = "SimpleTuner 1,236 MB"
+            table.add(SECTION, "resident memory of the web process, idle", f"{megabytes:.0f} MB", aim="under 120 MB", beside=beside)
+            mapped = sum(torch_is_mapped(process) for process in processes)
+            table.add(SECTION, "server processes that map torch", f"{mapped} of {len(processes)}", aim="0")
+
+
+def requests(table: Table) -> None:
+    """Requests a second for status and events, at 1 and 16 connections."""
+    beside = {"status": ("266", "220"), "events": ("229", "306")}
+    with _home() as home, start_server(home) as server:
+        for name, path in (("status", "/api/training/status"), ("events", "/api/training/events?since_index=0")):
+            measure(server.port, path, connections=1, seconds=0.5)
+            for connections, other in zip((1, 16), beside[name], strict=True):
+                load = measure(server.port, path, connections=connections)
+                assert load.statuses == {200}, load.statuses
+                figure = f"{name} requests a second, {connections} connection{'s' if connections > 1 else ''}"
+                table.add(SECTION, figure, f"{load.requests_per_second:.0f}", beside=f"SimpleTuner {other}")
+
+
+async def _lags(url: str, journal_times: dict[int, float], count: int) -> list[float]:
+    import websockets
+
+    lags: list[float] = []
+    async with websockets.connect(url) as socket:
+        while len(lags) < count:
+            event: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 30))["event"]
+            if event["type"] == "training.progress":
+                written = datetime.fromisoformat(event["timestamp"])
+                lags.append((datetime.now(timezone.utc) - written).total_seconds())
+    return lags
+
+
+def report_lags(table: Table, lags: list[float]) -> None:
+    """The row of delivery times."""
+    table.add(
+        "events",
+        "engine's write to a WebSocket client, p50 / p99",
+        f"{milliseconds(percentile(lags, 50))} / {milliseconds(percentile(lags, 99))}",
+        aim="p99 under 150 ms",
+    )

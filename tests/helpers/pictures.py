@@ -1,0 +1,38 @@
+"""Real image files with captions, drawn on the spot."""
+
+from __future__ import annotations
+
+import colorsys
+import random
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+SHAPES = ("circle", "square", "triangle")
+
+
+def draw_pictures(
+    folder: Path, *, count: int, size: tuple[int, int] = (96, 96), captions: str = "filename", kinds: tuple[str, ...] = ("png", "jpg")
+) -> list[Path]:
+    """``count`` pictures of (width, height) ``size``; their names, or text files beside them, say what they show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for number in range(count):
+        dice = random.Random(number)
+        shape = SHAPES[number % len(SHAPES)]
+        red, green, blue = (int(255 * part) for part in colorsys.hsv_to_rgb(dice.random(), 0.8, 0.9))
+        image = Image.new("RGB", size, (dice.randrange(60), dice.randrange(60), 90 + dice.randrange(60)))
+        box = (size[0] * 0.2, size[1] * 0.2, size[0] * 0.8, size[1] * 0.8)
+        pen = ImageDraw.Draw(image)
+        if shape == "circle":
+            pen.ellipse(box, fill=(red, green, blue))
+        elif shape == "square":
+            pen.rectangle(box, fill=(red, green, blue))
+        else:
+            pen.polygon([(box[0], box[3]), (box[2], box[3]), (size[0] / 2, box[1])], fill=(red, green, blue))
+        path = folder / f"a_{shape}_of_hue_{red:03d}_{number:03d}.{kinds[number % len(kinds)]}"
+        image.save(path)
+        if captions == "textfile":
+            path.with_suffix(".txt").write_text(f"a {shape}, number {number}", encoding="utf-8")
+        drawn.append(path)
+    return drawn

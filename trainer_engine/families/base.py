@@ -64,7 +64,8 @@ class Family(ABC):
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the denoiser expects.
 
-        The same pixels give the same latents, whatever else is in the batch. ``exact`` computes in float32 whatever was configured.
+        The same pixels give the same latents up to rounding, whatever else is in the batch.
+        ``exact`` computes in float32 whatever was configured.
         """
 
     @abstractmethod
@@ -135,6 +136,15 @@ def load_family(options: TrainingOptions, devices: Devices) -> Family:
         raise ModelUnavailable(f"There is no model family {options.model.model_family!r}.", hint="see docs/options.md, model_family")
     family: type[Family] = importlib.import_module(f"trainer_engine.families.{card.name}.family").FAMILY
     return family(options, devices)
+
+
+def unwrap(denoiser: nn.Module) -> nn.Module:
+    """The bare network inside data-parallel and compiled wrappers."""
+    while True:
+        inner = getattr(denoiser, "_orig_mod", None) or getattr(denoiser, "module", None)
+        if not isinstance(inner, nn.Module):
+            return denoiser
+        denoiser = inner
 
 
 def free_device_memory(device: torch.device) -> None:

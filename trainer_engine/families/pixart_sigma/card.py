@@ -30,7 +30,7 @@ CARD = FamilyCard(
     vae_scale_factor=8,
     text_encoders=("T5 XXL v1.1",),
     aliases=("pixart", "pixart-sigma"),
-    defaults=MappingProxyType({"validation_guidance": 4.0}),
+    defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0}),
     parameters=MappingProxyType(
         {
             "900M-1024-v0.6": 909_000_000,

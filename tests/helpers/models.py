@@ -1,0 +1,47 @@
+"""Small real models for tests, made once a process."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.devices import resolve_devices
+from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.pixart_sigma.tiny import make_tiny
+
+
+@cache
+def tiny_pixart(*, size_conditions: bool = False) -> Path:
+    """A PixArt Sigma of 50 thousand parameters; treat the folder as read-only."""
+    folder = Path(tempfile.mkdtemp(prefix="tiny-pixart-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_tiny(folder / "model", size_conditions=size_conditions)
+
+
+def options_with(**values: Any) -> TrainingOptions:
+    """Options of a float32 run of the tiny model; ``values`` go over them."""
+    usual = {
+        "model_family": "pixart_sigma",
+        "model_type": "full",
+        "pretrained_model_name_or_path": str(tiny_pixart()),
+        "data_backend_config": "datasets.json",
+        "output_dir": "output",
+        "max_train_steps": 10,
+        "num_train_epochs": 0,
+        "mixed_precision": "no",
+        "vae_dtype": "fp32",
+    }
+    return parse_options({**usual, **values})
+
+
+def tiny_family(**values: Any) -> Family:
+    """The tiny model's family on the CPU."""
+    options = options_with(**values)
+    return load_family(options, resolve_devices(options, torch.device("cpu")))

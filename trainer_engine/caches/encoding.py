@@ -1,0 +1,62 @@
+"""Encodes batches of pixels, with what can go wrong there: too little memory, and numbers that are none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer_engine.contract.errors import OutOfMemory
+from trainer_engine.families.base import Family, free_device_memory
+
+LARGEST_DEVIATION = 100.0
+"""Scaled latents have a standard deviation of about one; far above it an encoder has overflowed."""
+
+
+def trouble_with(latents: Tensor) -> str:
+    """Why latents (C, h, w) cannot be trained on; empty where they can."""
+    if not bool(latents.isfinite().all()):
+        return "its latents are not finite"
+    if not bool(latents.any()):
+        return "its latents are all zero"
+    deviation = float(latents.std())
+    return f"its latents have a standard deviation of {deviation:.3g}" if deviation > LARGEST_DEVIATION else ""
+
+
+class BatchEncoder:
+    """Halves its batches for good when memory runs out, and encodes again in float32 what came out unusable."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.largest: int | None = None
+        """Images that fit at once, once memory has run out; None before."""
+
+    def encode(self, pixels: Tensor) -> list[Tensor | str]:
+        """(B, 3, H, W) in [-1, 1] -> for each image its latents (C, h, w), or why there are none. Raises OutOfMemory."""
+        results: list[Tensor | str] = []
+        while len(results) < len(pixels):
+            rest = pixels[len(results) :]
+            part = rest[: self.largest or len(rest)]
+            try:
+                latents = self.family.encode_images(part)
+            except torch.OutOfMemoryError as error:
+                self._take_less(len(part), part, error)
+                continue
+            results += [self._checked(encoded, source) for encoded, source in zip(latents, part, strict=True)]
+        return results
+
+    def _take_less(self, images: int, pixels: Tensor, error: torch.OutOfMemoryError) -> None:
+        if images == 1:
+            height, width = pixels.shape[-2:]
+            raise OutOfMemory(
+                f"One image of {width}x{height} does not fit into the device's memory while encoding: {error}",
+                hint="lower resolution, or free the device's memory",
+            ) from error
+        self.largest = images // 2
+        free_device_memory(self.family.devices.device)
+
+    def _checked(self, latents: Tensor, pixels: Tensor) -> Tensor | str:
+        if not trouble_with(latents):
+            return latents.clone()
+        exact = self.family.encode_images(pixels[None], exact=True)[0]
+        trouble = trouble_with(exact)
+        return f"{trouble}, also in float32" if trouble else exact.clone()

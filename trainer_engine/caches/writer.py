@@ -1,0 +1,51 @@
+"""Writes cache entries in groups, in a thread of its own, so that the encoder never waits for the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from torch import Tensor
+
+from trainer_engine.caches.store import CacheStore
+
+
+class GroupWriter:
+    """``add`` collects; every ``group_size`` entries are written together. Leaving the block writes the rest, also after an error.
+
+    At most one group is being written while the next is collected. An error of the disk is raised by a later ``add`` or at the end.
+    """
+
+    def __init__(self, store: CacheStore, group_size: int) -> None:
+        self.store = store
+        self.group_size = group_size
+        self._group: dict[str, Mapping[str, Tensor]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cache-writer")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> GroupWriter:
+        return self
+
+    def add(self, address: str, tensors: Mapping[str, Tensor]) -> None:
+        """Raises DiskFull where an earlier group found no space."""
+        self._group[address] = tensors
+        if len(self._group) >= self.group_size:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._wait()
+        group, self._group = self._group, {}
+        self._writing = self._pool.submit(self.store.put_all, group)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._hand_over()
+            self._wait()
+        finally:
+            self._pool.shutdown()

@@ -1,0 +1,106 @@
+"""Writing the result of a run: folders that appear whole or not at all, and the card beside the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.contract.atomic import sync_folder
+
+LINKED_SUFFIX = ".safetensors"
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``folder`` when the block ends, synced to disk; nothing is left if it fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    beside.chmod(0o755)
+    try:
+        yield beside
+        _sync_tree(beside)
+        _take_the_place_of(folder, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _take_the_place_of(folder: Path, beside: Path) -> None:
+    previous = folder.with_name(f".{folder.name}.previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.replace(previous)
+    beside.replace(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync_tree(root: Path) -> None:
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(root)
+
+
+def copy_part(source: Path, target: Path) -> None:
+    """An unchanged component as it stands in its repository: weights as hard links where the file system allows, the rest copied."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            _link_or_copy(path.resolve(), target / path.name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    if target.suffix == LINKED_SUFFIX:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def model_card(*, title: str, base_model: str, pipeline: str, dtype: str, facts: Mapping[str, object], drawable: bool) -> str:
+    """The README.md of a pipeline, with the metadata that the hub reads."""
+    lines = [f"- {name}: {value}" for name, value in facts.items()]
+    encoders = (
+        "The text encoder and its tokenizer are included."
+        if drawable
+        else "The text encoder and its tokenizer are NOT included: load them from the base model and pass them to `from_pretrained`, "
+        "or pass `prompt_embeds` and `prompt_attention_mask` when drawing."
+    )
+    return "\n".join(
+        [
+            "---",
+            "library_name: diffusers",
+            "pipeline_tag: text-to-image",
+            f"base_model: {json.dumps(base_model, ensure_ascii=False)}",
+            "tags: [text-to-image, diffusers, full-fine-tune]",
+            "---",
+            f"# A fine-tune of {title}",
+            "",
+            f"Every weight of the denoiser was trained, starting from `{base_model}`. {encoders}",
+            "",
+            *lines,
+            "",
+            "```python",
+            "import torch",
+            f"from diffusers import {pipeline}",
+            "",
+            f"pipeline = {pipeline}.from_pretrained('path/to/this/folder', torch_dtype=torch.{dtype})",
+            "```",
+            "",
+        ]
+    )

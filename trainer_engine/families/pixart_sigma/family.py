@@ -1,0 +1,227 @@
+"""PixArt Sigma as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, PixArtSigmaPipeline
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from trainer_engine.caches.hashes import FileHashes
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.devices import Devices
+from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, free_device_memory, unwrap
+from trainer_engine.families.pixart_sigma.card import CARD
+from trainer_engine.families.pixart_sigma.parts import Parts
+from trainer_engine.families.pixart_sigma.result import write_pipeline
+
+PROMPT_LENGTH_MULTIPLE = 32
+"""Prompts of a batch are padded to a multiple of this, so that the network sees few different shapes."""
+
+
+class PixArtSigma(Family):
+    """Chen et al., 2024, "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation".
+
+    A prompt is ``{"embeds": (T, D)}``: the T5 states of its real tokens. Padding is masked out of the cross-attention, so a prompt
+    stored without it trains exactly as one padded to 300 tokens.
+    """
+
+    card = CARD
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = Parts(options.model)
+        self._vae: AutoencoderKL | None = None
+        self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
+
+    # ---- encoders ----
+
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {CARD.token_limit} {self.devices.text}"
+
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder, loaded at the first call."""
+        if self._vae is None:
+            self._vae = self.parts.load_vae(self.devices.vae).to(self.devices.device)
+        return self._vae
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        """The most likely latents, not a sample: the cache holds what the image is."""
+        with _computing_in(self.vae(), torch.float32 if exact else None) as vae:
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+            return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).cpu()
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+        """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
+        if self._text is None:
+            self._text = self.parts.load_text_encoder(self.devices.text).to(self.devices.device), self.parts.load_tokenizer()
+        encoder, tokenizer = self._text
+        tokens = tokenizer(
+            [prompt.lower().strip() for prompt in prompts],
+            padding="max_length",
+            max_length=CARD.token_limit,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        ).to(self.devices.device)
+        states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0].cpu()
+        lengths = tokens.attention_mask.sum(dim=1).tolist()
+        return [{"embeds": state[: max(length, 1)].clone()} for state, length in zip(states, lengths, strict=True)]
+
+    def free_encoders(self) -> None:
+        self._vae = self._text = None
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """``embeds`` (B, T, D) and ``mask`` (B, T), 1 for real tokens; T as short as the batch allows, and fixed for a compiled network."""
+        embeds = [prompt["embeds"] for prompt in prompts]
+        longest = max(len(embed) for embed in embeds)
+        compiled = self.options.distributed.dynamo_backend != "no"
+        rounded = -(-longest // PROMPT_LENGTH_MULTIPLE) * PROMPT_LENGTH_MULTIPLE
+        length = CARD.token_limit if compiled else max(longest, min(rounded, CARD.token_limit))
+        padded, mask = embeds[0].new_zeros(len(embeds), length, embeds[0].shape[-1]), torch.zeros(len(embeds), length, dtype=torch.int64)
+        for row, embed in enumerate(embeds):
+            padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1
+        return {"embeds": padded, "mask": mask}
+
+    # ---- the denoiser ----
+
+    def load_denoiser(self, folder: Path | None = None) -> nn.Module:
+        rounded = None if folder else self.devices.base
+        denoiser = self.parts.load_transformer(rounded or self.devices.weights, folder)
+        denoiser.to(self.devices.device, self.devices.weights).train().requires_grad_(True)
+        if self.options.model.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        return denoiser
+
+    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
+        denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
+
+    def predict(self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch) -> Tensor:
+        """The first half of the output channels; the second is a learned variance that this objective does not train."""
+        network = unwrap(denoiser)
+        device, dtype = network.device, network.dtype
+        latents = noisy_latents.to(device, dtype)
+        output = denoiser(
+            latents,
+            encoder_hidden_states=prompts["embeds"].to(device, dtype),
+            encoder_attention_mask=prompts["mask"].to(device),
+            timestep=timesteps.to(device),
+            added_cond_kwargs=_size_conditions(network, latents),
+            return_dict=False,
+        )[0]
+        return output.chunk(2, dim=1)[0] if network.config.out_channels == 2 * network.config.in_channels else output
+
+    @cached_property
+    def _scheduler_config(self) -> Mapping[str, Any]:
+        return MappingProxyType(self.parts.scheduler_config())
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return self._scheduler_config
+
+    # ---- drawing and the result ----
+
+    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> PixArtSigmaPipeline:
+        scheduler = self.parts.make_scheduler(self.prediction_type, sampler)
+        pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=denoiser, scheduler=scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @torch.no_grad()
+    def draw(self, pipeline: PixArtSigmaPipeline, drawing: Drawing, *, on_step: Callable[[int], None] | None = None) -> Image.Image:
+        batch = self.collate_prompts([drawing.prompt, drawing.negative])
+        embeds, mask = batch["embeds"].to(self.devices.device), batch["mask"].to(self.devices.device)
+        with self.devices.autocast(), _with_size_conditions(pipeline.transformer):
+            latents = pipeline(
+                prompt_embeds=embeds[:1],
+                prompt_attention_mask=mask[:1],
+                negative_prompt=None,
+                negative_prompt_embeds=embeds[1:],
+                negative_prompt_attention_mask=mask[1:],
+                width=drawing.width,
+                height=drawing.height,
+                num_inference_steps=drawing.steps,
+                guidance_scale=drawing.guidance,
+                generator=torch.Generator().manual_seed(drawing.seed),
+                use_resolution_binning=False,
+                clean_caption=False,
+                output_type="latent",
+                callback=(lambda index, _timestep, _latents: on_step(index + 1)) if on_step else None,
+            ).images
+        image: Image.Image = pipeline.image_processor.postprocess(self.decode(latents), output_type="pil")[0]
+        return image
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) scaled latents -> (B, 3, H, W) float32 in about [-1, 1]; again in float32 where a short type overflows."""
+        pixels = self._decode(latents, None)
+        return pixels if bool(pixels.isfinite().all()) else self._decode(latents, torch.float32)
+
+    def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
+        with _computing_in(self.vae(), dtype) as vae:
+            unscaled = latents.to(vae.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+            pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
+            return pixels
+
+    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+        write_pipeline(
+            folder,
+            self.parts,
+            lambda target: self.save_denoiser(denoiser, target),
+            self.options,
+            dtype=str(self.devices.weights).removeprefix("torch."),
+            prediction_type=self.prediction_type,
+        )
+
+
+@contextmanager
+def _computing_in(vae: AutoencoderKL, dtype: torch.dtype | None) -> Iterator[AutoencoderKL]:
+    """The autoencoder in another type for the length of the block; None leaves it in its own."""
+    usual = vae.dtype
+    if dtype is None or dtype == usual:
+        yield vae
+        return
+    try:
+        yield vae.to(dtype)
+    finally:
+        vae.to(usual)
+
+
+def _size_conditions(network: nn.Module, latents: Tensor) -> dict[str, Tensor | None]:
+    """Size in pixels and aspect (height / width) of the image that the latents stand for, where the network was built to know them."""
+    if not network.use_additional_conditions:
+        return {"resolution": None, "aspect_ratio": None}
+    height, width = (edge * CARD.vae_scale_factor for edge in latents.shape[-2:])
+    sizes = latents.new_tensor([[height, width]]).repeat(len(latents), 1)
+    return {"resolution": sizes, "aspect_ratio": latents.new_tensor([[height / width]]).repeat(len(latents), 1)}
+
+
+@contextmanager
+def _with_size_conditions(network: nn.Module) -> Iterator[None]:
+    """The Sigma pipeline passes no sizes; networks that want them get them from the latents."""
+
+    def add_sizes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "added_cond_kwargs": _size_conditions(module, args[0])}
+
+    hook = network.register_forward_pre_hook(add_sizes, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+FAMILY = PixArtSigma

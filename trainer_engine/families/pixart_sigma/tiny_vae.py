@@ -1,0 +1,97 @@
+"""An autoencoder whose weights are worked out by hand, in the layers of the real one.
+
+Its latents are the mean colour and brightness of each 8 x 8 block; its decoder draws them smoothly. The residual blocks and the
+attention add nothing (their last layer is zero), which leaves convolutions that average or interpolate, and one normalisation and
+one SiLU at either end. These are made linear:
+
+* a value v travels as the pair (v, -v), since silu(v) - silu(-v) = v;
+* two channels hold the constants K and -K. With K far above every v, the standard deviation over all channels is K sqrt(2 / n)
+  but for (v / K)^2, and the mean is 0; the normalisation's weight K sqrt(2 / n) undoes the division.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+CHANNELS = 16
+LATENTS = 4
+CONSTANT = 100.0
+CONSTANT_CHANNELS = (2 * LATENTS, 2 * LATENTS + 1)
+BRIGHTNESS = (0.299, 0.587, 0.114)
+SCALING_FACTOR = 2.0
+"""Block means of common pictures have a standard deviation of about one half."""
+
+
+def build_vae() -> AutoencoderKL:
+    """Eight pixels a latent cell each way, four latent channels, deterministic."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(CHANNELS,) * 4,
+        layers_per_block=1,
+        latent_channels=LATENTS,
+        norm_num_groups=1,
+        sample_size=256,
+        scaling_factor=SCALING_FACTOR,
+        force_upcast=False,
+    )
+    with torch.no_grad():
+        for name, module in vae.named_modules():
+            _set_neutral(name, module)
+        _set_encoder(vae)
+        _set_decoder(vae)
+    return vae.eval()
+
+
+def _set_neutral(name: str, module: nn.Module) -> None:
+    """Residual branches end in zero, resampling averages or interpolates, quantisation passes everything on."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.zeros_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if name.endswith("downsamplers.0.conv"):
+        _each_channel(module, torch.tensor([[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 0.0]]))
+    elif name.endswith("upsamplers.0.conv"):
+        _each_channel(module, torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16)
+    elif name.endswith("quant_conv"):
+        _each_channel(module, torch.ones(1, 1))
+    elif name.endswith("conv_norm_out"):
+        module.weight.fill_(CONSTANT * math.sqrt(2 / CHANNELS))
+
+
+def _each_channel(conv: nn.Module, kernel: Tensor) -> None:
+    for channel in range(conv.weight.shape[0]):
+        conv.weight[channel, channel] = kernel
+
+
+def _set_encoder(vae: AutoencoderKL) -> None:
+    first, last = vae.encoder.conv_in, vae.encoder.conv_out
+    colours_and_brightness = torch.cat([torch.eye(3), torch.tensor([BRIGHTNESS])])
+    _split_into_pairs(first, colours_and_brightness)
+    for latent in range(LATENTS):
+        _join_pair(last, latent, latent)
+        last.bias[LATENTS + latent] = -30.0  # log of the variance: none
+
+
+def _set_decoder(vae: AutoencoderKL) -> None:
+    _split_into_pairs(vae.decoder.conv_in, torch.eye(LATENTS))
+    for colour in range(3):
+        _join_pair(vae.decoder.conv_out, colour, colour)
+
+
+def _split_into_pairs(conv: nn.Module, mixture: Tensor) -> None:
+    """Channel 2 i is row i of ``mixture`` times the input, channel 2 i + 1 its negative; then the two constants."""
+    middle = conv.weight.shape[-1] // 2
+    for row, weights in enumerate(mixture):
+        conv.weight[2 * row, :, middle, middle] = weights
+        conv.weight[2 * row + 1, :, middle, middle] = -weights
+    conv.bias[CONSTANT_CHANNELS[0]], conv.bias[CONSTANT_CHANNELS[1]] = CONSTANT, -CONSTANT
+
+
+def _join_pair(conv: nn.Module, output: int, pair: int) -> None:
+    middle = conv.weight.shape[-1] // 2
+    conv.weight[output, 2 * pair, middle, middle], conv.weight[output, 2 * pair + 1, middle, middle] = 1.0, -1.0

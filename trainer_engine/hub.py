@@ -1,0 +1,154 @@
+"""Finding the parts of a base model: in a local folder, in the Hugging Face cache, or on the hub.
+
+``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the token are huggingface_hub's own business. Whatever goes wrong ends in
+ModelUnavailable, which names the repository and says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
+from trainer_engine.caches.hashes import FileHashes
+from trainer_engine.contract.errors import ModelUnavailable
+
+PART_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+BARE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json")
+OTHER_VARIANTS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*.non_ema.*", "*.ema.*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from: a repository id or a local folder."""
+
+    name: str
+    revision: str | None = None
+    variant: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Paths are told from repository ids by how they begin, or by being there."""
+        return self.name.startswith(("/", "./", "../", "~")) or self.name in (".", "..") or Path(self.name).is_dir()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component of a pipeline on this machine."""
+
+    source: Source
+    folder: Path
+
+    @property
+    def variant(self) -> str | None:
+        """The variant asked for, where this part has weights of it."""
+        wanted = self.source.variant
+        return wanted if wanted and any(self.folder.glob(f"*.{wanted}[.-]*")) else None
+
+    def weights(self) -> list[Path]:
+        """The weight files of the variant in use, in order of their names."""
+        files = sorted(self.folder.glob("*.safetensors"))
+        chosen = [path for path in files if self.variant and f".{self.variant}" in path.name]
+        return chosen or files
+
+    def fingerprint(self, hashes: FileHashes) -> str:
+        """Differs where configuration, weights or vocabulary differ; says nothing of where they lie."""
+        others = sorted(path for pattern in ("*.json", "*.model", "*.txt") for path in self.folder.glob(pattern))
+        return json.dumps([[path.name, hashes.of(path)] for path in (*others, *self.weights())])
+
+
+def find_part(source: Source, name: str, *, bare: bool = False) -> Part | None:
+    """The subfolder ``name`` of a source; with ``bare`` also a source that is nothing but that part. None where it has none.
+
+    Downloads what is not here yet. Raises ModelUnavailable where the source itself cannot be had.
+    """
+    root = _local_folder(source) if source.is_local else _snapshot(source, name, bare=bare)
+    if (root / name).is_dir():
+        return Part(source, root / name)
+    if bare and (root / "config.json").is_file():
+        return Part(source, root)
+    return None
+
+
+def _local_folder(source: Source) -> Path:
+    folder = Path(source.name).expanduser()
+    if not folder.is_dir():
+        raise ModelUnavailable(
+            f"There is no folder {source.name}.", hint="give a folder in the diffusers layout, or a repository id such as organisation/name"
+        )
+    return folder.resolve()
+
+
+def _snapshot(source: Source, part: str, *, bare: bool) -> Path:
+    wanted = [f"{part}/{pattern}" for pattern in PART_FILES] + (list(BARE_FILES) if bare else [])
+    ignored = [pattern for pattern in OTHER_VARIANTS if not (source.variant and f".{source.variant}" in pattern)]
+    with _hub_errors(source):
+        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=wanted, ignore_patterns=ignored))
+
+
+@contextmanager
+def _hub_errors(source: Source) -> Iterator[None]:
+    """Translate what the hub's client raises into one sentence and one thing to do."""
+    repo, revision = source.name, source.revision
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelUnavailable(
+            f"The repository {repo} is gated.", hint=f"accept its conditions at huggingface.co/{repo}, then run: hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelUnavailable(
+            f"The repository {repo} does not exist, or is private.",
+            hint="check the name; for a private repository run: hf auth login; a local folder needs a path that exists",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelUnavailable(f"The repository {repo} has no revision {revision}.", hint="check --revision") from error
+    except HFValidationError as error:
+        raise ModelUnavailable(
+            f"{repo} is neither a repository id nor a folder that exists.", hint="write organisation/name, or the path of a folder"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HTTPError, ConnectionError) as error:
+        raise ModelUnavailable(
+            f"The repository {repo} is not in the Hugging Face cache, and the hub could not be reached ({type(error).__name__}).",
+            hint="check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give the path of a local copy",
+        ) from error
+
+
+@contextmanager
+def loading(part: Part) -> Iterator[None]:
+    """Around ``from_pretrained``: broken, missing or foreign weights become ModelUnavailable that names the part."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" in str(error).lower():
+            raise
+        raise ModelUnavailable(
+            f"The part {part.folder.name} of {part.source.name} could not be loaded: {error}",
+            hint=f"look into {part.folder}: it needs a config.json and safetensors weights that fit it",
+        ) from error
+
+
+def refuse_gaps(part: Part, missing: list[str], mismatched: list[str]) -> None:
+    """The libraries fill absent weights with random numbers and only warn; here that is an error."""
+    absent = [*missing, *mismatched]
+    if absent:
+        shown = ", ".join(sorted(str(name) for name in absent)[:3])
+        raise ModelUnavailable(
+            f"The part {part.folder.name} of {part.source.name} lacks {len(absent)} weights, among them {shown}.",
+            hint="the download is incomplete, or the weights are of another model",
+        )

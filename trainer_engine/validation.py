@@ -1,0 +1,145 @@
+"""Images drawn by the network as it is, for people to see how far it has come."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.families.base import Drawing, Family, PromptEmbedding
+
+FOLDER = "validation_images"
+UNCONDITIONAL = "unconditional"
+PROMPT = "validation"
+
+
+@dataclass(frozen=True)
+class ValidationPrompt:
+    """What is drawn, and under which name."""
+
+    shortname: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ValidationImage:
+    """A finished image."""
+
+    path: Path
+    shortname: str
+    prompt: str
+    resolution: tuple[int, int]
+    """Width and height in pixels."""
+    index: int
+    """Counts the images of one prompt and size, from 0."""
+    seed: int
+    sampler_steps: int
+
+
+def validation_prompts(options: TrainingOptions) -> list[ValidationPrompt]:
+    """What every validation of a run draws, in order; empty where it draws nothing."""
+    validation = options.validation
+    if validation.validation_disable:
+        return []
+    unconditional = [] if validation.validation_disable_unconditional else [ValidationPrompt(UNCONDITIONAL, "")]
+    asked_for = [ValidationPrompt(PROMPT, validation.validation_prompt)] if validation.validation_prompt else []
+    return unconditional + asked_for
+
+
+def texts_to_encode(options: TrainingOptions) -> list[str]:
+    """The prompts whose embeddings ``render`` will read."""
+    prompts = validation_prompts(options)
+    return [prompt.text for prompt in prompts] + ([options.validation.validation_negative_prompt] if prompts else [])
+
+
+def render(
+    family: Family,
+    denoiser: nn.Module,
+    read_prompt: Callable[[str], PromptEmbedding],
+    options: TrainingOptions,
+    step: int,
+    *,
+    label: str = "",
+    on_image: Callable[[ValidationImage], None] = lambda image: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[ValidationImage]:
+    """Draw every prompt at every resolution into ``<output_dir>/validation_images``.
+
+    ``denoiser`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
+    ``PromptCache.read``. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done, total) in sampler steps
+    of all images, ``should_stop`` is asked before each image. The autoencoder is loaded for it and freed after.
+    """
+    plan = _plan(options)
+    steps = options.validation.validation_num_inference_steps
+    folder = Path(options.run.output_dir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    negative = read_prompt(options.validation.validation_negative_prompt) if plan else {}
+    images: list[ValidationImage] = []
+    with undisturbed(denoiser):
+        denoiser.eval()
+        pipeline = family.make_pipeline(denoiser, sampler=options.validation.validation_noise_scheduler)
+        for number, (prompt, (width, height), index) in enumerate(plan):
+            if should_stop():
+                break
+            seed = first_seed(options) + index
+            guidance = options.validation.validation_guidance
+            drawing = Drawing(read_prompt(prompt.text), negative, width, height, steps, guidance, seed)
+            picture = family.draw(
+                pipeline, drawing, on_step=lambda done, before=number * steps: on_progress(before + done, len(plan) * steps)
+            )
+            shortname = f"{prompt.shortname}_{label}" if label else prompt.shortname
+            path = folder / f"step_{step}_{shortname}_{index}_{width}x{height}.png"
+            _write_png(path, picture)
+            images.append(ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps))
+            on_image(images[-1])
+        del pipeline
+    family.free_encoders()
+    return images
+
+
+def _plan(options: TrainingOptions) -> list[tuple[ValidationPrompt, tuple[int, int], int]]:
+    validation = options.validation
+    return [
+        (prompt, resolution, index)
+        for prompt in validation_prompts(options)
+        for resolution in validation.resolutions
+        for index in range(validation.num_validation_images)
+    ]
+
+
+def first_seed(options: TrainingOptions) -> int:
+    """``validation_seed``, or ``seed`` where it is empty. The same for each prompt and step, so that images can be compared."""
+    chosen = options.validation.validation_seed
+    return options.run.seed if chosen is None else chosen
+
+
+def _write_png(path: Path, picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+@contextmanager
+def undisturbed(network: nn.Module) -> Iterator[None]:
+    """Put training mode of every module and the random states of Python, numpy and torch back when the block ends."""
+    modes = [(module, module.training) for module in network.modules()]
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for module, training in modes:
+            module.training = training

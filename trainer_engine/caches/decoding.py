@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-BROKEN = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for files that are no whole image."""
+from trainer_engine.datasets.images import BrokenImage, crop_window, load_image
+from trainer_engine.datasets.samples import Sample
+
 BATCHES_AHEAD = 3
-
-
-class ImageSample(Protocol):
-    """What is needed to know of a sample of an image set."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def resized(self) -> tuple[int, int]: ...
-    @property
-    def target(self) -> tuple[int, int]: ...
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """How the pixels of a sample are had."""
-
-    window: Callable[[ImageSample], tuple[int, int]]
-    """(left, top) of the crop in the resized image."""
-    load: Callable[[ImageSample, tuple[int, int]], Image.Image]
-    """The cropped RGB image for (left, top)."""
 
 
 @dataclass
 class DecodedBatch:
     """Samples of one size with their pixels (B, 3, H, W) in [-1, 1], and those that could not be decoded, with the reason."""
 
-    samples: list[ImageSample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
-    broken: list[tuple[ImageSample, str]] = field(default_factory=list)
+    broken: list[tuple[Sample, str]] = field(default_factory=list)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -56,21 +34,26 @@ def pixels_of(image: Image.Image) -> Tensor:
     return values.permute(2, 0, 1).float().div_(127.5).sub_(1.0)
 
 
-def batches_by_size(samples: Sequence[ImageSample], batch_size: int) -> list[list[ImageSample]]:
+def sample_pixels(sample: Sample, seed: int) -> Tensor:
+    """What is trained on, (3, H, W) in [-1, 1]; ``seed`` places random crops. Raises BrokenImage."""
+    return pixels_of(load_image(sample, crop_window(sample, seed)))
+
+
+def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
     """Batches whose images share a size, in order of first appearance."""
-    groups: dict[tuple[int, int], list[ImageSample]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.target].append(sample)
     return [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 
 
-def decoded_batches(samples: Sequence[ImageSample], pictures: Pictures, *, batch_size: int, workers: int) -> Iterator[DecodedBatch]:
+def decoded_batches(samples: Sequence[Sample], *, seed: int, batch_size: int, workers: int) -> Iterator[DecodedBatch]:
     """Every sample once. A few batches are decoded ahead, no more, so that memory stays bounded."""
 
-    def decode(sample: ImageSample) -> Tensor:
-        return pixels_of(pictures.load(sample, pictures.window(sample)))
+    def decode(sample: Sample) -> Tensor:
+        return sample_pixels(sample, seed)
 
-    waiting: deque[list[tuple[ImageSample, Future[Tensor]]]] = deque()
+    waiting: deque[list[tuple[Sample, Future[Tensor]]]] = deque()
     batches = iter(batches_by_size(samples, batch_size))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     ahead = BATCHES_AHEAD + -(-workers // batch_size)
@@ -85,14 +68,14 @@ def decoded_batches(samples: Sequence[ImageSample], pictures: Pictures, *, batch
         pool.shutdown(cancel_futures=True)
 
 
-def _collected(decoding: list[tuple[ImageSample, Future[Tensor]]]) -> DecodedBatch:
+def _collected(decoding: list[tuple[Sample, Future[Tensor]]]) -> DecodedBatch:
     batch, pixels = DecodedBatch(), []
     for sample, future in decoding:
         try:
             pixels.append(future.result())
             batch.samples.append(sample)
-        except BROKEN as error:
-            batch.broken.append((sample, f"cannot be decoded: {error}"))
+        except BrokenImage as error:
+            batch.broken.append((sample, error.reason))
     if pixels:
         batch.pixels = torch.stack(pixels)
     return batch

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from trainer_engine.caches.decoding import ImageSample, Pictures, decoded_batches, pixels_of
+from trainer_engine.caches.decoding import decoded_batches, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.residents import Residents
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
+from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """An image that cannot be trained on, found while caching."""
-
-    path: str
-    reason: str
+THREADS_PER_CORE = 2
 
 
 class LatentCache:
     """Latents by sample. ``read`` is quick, and safe to use from several threads."""
 
-    def __init__(self, family: Family, store: CacheStore, pictures: Pictures) -> None:
+    def __init__(self, family: Family, store: CacheStore, seed: int) -> None:
         self.family = family
         self.store = store
-        self.pictures = pictures
+        self.seed = seed
         self.addresses: dict[str, str] = {}
-        """Path -> address, for every sample that is not left out."""
-        self.left_out: list[LeftOut] = []
+        """Name of a sample -> address, for every sample that is not left out."""
+        self.left_out: list[tuple[Sample, str]] = []
+        """Samples that cannot be trained on, and why: found while caching."""
         self.made = 0
         self.reused = 0
         self.stopped = False
@@ -46,45 +42,45 @@ class LatentCache:
         self._residents = Residents()
         self._encoding = threading.Lock()
 
-    def address(self, sample: ImageSample) -> str:
+    def address(self, sample: Sample) -> str:
         """Depends on the file's bytes, the geometry and the autoencoder. Raises OSError where the file cannot be read."""
         return address_of(
             "latents",
             image=self.store.hashes.of(Path(sample.path)),
             resized=list(sample.resized),
             target=list(sample.target),
-            window=list(self.pictures.window(sample)),
+            window=list(crop_window(sample, self.seed)),
             encoder=self._fingerprint,
         )
 
-    def read(self, sample: ImageSample) -> Tensor:
+    def read(self, sample: Sample) -> Tensor:
         """(C, h, w) float32, scaled, on the CPU. An entry that was damaged or removed is made again, for which the autoencoder is loaded.
 
-        KeyError for a sample that was left out.
+        KeyError for a sample that was left out; BrokenImage where the file has gone as well.
         """
-        address = self.addresses[sample.path]
+        address = self.addresses[sample.name]
         known = self._residents.get(address) or self.store.get(address)
         return self._residents.keep(address, known or self._make_again(sample, address))["latents"]
 
-    def _make_again(self, sample: ImageSample, address: str) -> dict[str, Tensor]:
-        pixels = pixels_of(self.pictures.load(sample, self.pictures.window(sample)))
+    def _make_again(self, sample: Sample, address: str) -> dict[str, Tensor]:
+        pixels = sample_pixels(sample, self.seed)
         with self._encoding:
             latents = self.family.encode_images(pixels[None])[0]
             self.family.free_encoders()
         self.store.put(address, {"latents": latents})
         return {"latents": latents}
 
-    def leave_out(self, sample: ImageSample, reason: str) -> None:
-        self.addresses.pop(sample.path, None)
-        self.left_out.append(LeftOut(sample.path, reason))
+    def leave_out(self, sample: Sample, reason: str) -> None:
+        self.addresses.pop(sample.name, None)
+        self.left_out.append((sample, reason))
 
 
 def cache_latents(
     family: Family,
-    samples: Sequence[ImageSample],
+    samples: Sequence[Sample],
     store: CacheStore,
-    pictures: Pictures,
     *,
+    seed: int,
     batch_size: int,
     write_batch_size: int,
     workers: int,
@@ -93,17 +89,19 @@ def cache_latents(
 ) -> LatentCache:
     """Make what is missing; the autoencoder is loaded only if something is. Call ``family.free_encoders`` when all caches are made.
 
+    ``samples`` are those of one image set; ``seed`` places random crops.
     Work that is interrupted goes on where it was: entries are committed in groups of ``write_batch_size``. ``workers`` threads decode.
     Images that cannot be read, or whose latents are unusable also in float32, are left out and named.
     ``on_progress`` hears (done, total). Raises ModelUnavailable, DiskFull, OutOfMemory.
     """
-    cache = LatentCache(family, store, pictures)
+    cache = LatentCache(family, store, seed)
+    workers = min(workers, THREADS_PER_CORE * (os.cpu_count() or 1))
     missing = _take_stock(cache, samples, workers)
     done = len(samples) - len(missing)
     on_progress(done, len(samples))
     encoder = BatchEncoder(family)
     with GroupWriter(store, write_batch_size) as writer:
-        for batch in decoded_batches(missing, pictures, batch_size=batch_size, workers=workers):
+        for batch in decoded_batches(missing, seed=seed, batch_size=batch_size, workers=workers):
             if should_stop():
                 cache.stopped = True
                 break
@@ -113,30 +111,30 @@ def cache_latents(
                 if isinstance(result, str):
                     cache.leave_out(sample, result)
                 else:
-                    writer.add(cache.addresses[sample.path], {"latents": result})
+                    writer.add(cache.addresses[sample.name], {"latents": result})
                     cache.made += 1
             done += len(batch.samples) + len(batch.broken)
             on_progress(done, len(samples))
     return cache
 
 
-def _take_stock(cache: LatentCache, samples: Sequence[ImageSample], workers: int) -> list[ImageSample]:
+def _take_stock(cache: LatentCache, samples: Sequence[Sample], workers: int) -> list[Sample]:
     """Find every sample's address; return those without an entry. Unreadable files are left out."""
 
-    def look(sample: ImageSample) -> tuple[str, bool] | OSError:
+    def look(sample: Sample) -> tuple[str, bool] | OSError:
         try:
             address = cache.address(sample)
         except OSError as error:
             return error
         return address, cache.store.holds(address)
 
-    missing: list[ImageSample] = []
+    missing: list[Sample] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
         for sample, found in zip(samples, pool.map(look, samples), strict=True):
             if isinstance(found, OSError):
                 cache.leave_out(sample, f"cannot be read: {found.strerror or found}")
                 continue
-            cache.addresses[sample.path], held = found
+            cache.addresses[sample.name], held = found
             cache.reused += held
             if not held:
                 missing.append(sample)

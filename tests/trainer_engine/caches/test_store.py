@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trainer_engine.caches.store import CacheStore, address_of
+from trainer_engine.contract.errors import DiskFull
+
+ENTRY = {
+    "latents": torch.arange(24.0).view(2, 3, 4),
+    "mask": torch.tensor([1, 0], dtype=torch.int64),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+}
+ADDRESS = address_of("test", number=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CacheStore:
+    return CacheStore(tmp_path / "cache")
+
+
+def same(entry: dict[str, torch.Tensor] | None) -> bool:
+    return entry is not None and entry.keys() == ENTRY.keys() and all(torch.equal(entry[name], tensor) for name, tensor in ENTRY.items())
+
+
+def test_what_was_put_is_got_in_its_type(store: CacheStore) -> None:
+    store.put(ADDRESS, ENTRY)
+    assert store.holds(ADDRESS)
+    assert same(store.get(ADDRESS))
+    assert same(CacheStore(store.folder).get(ADDRESS))
+
+
+def test_what_was_never_put_is_missing(store: CacheStore) -> None:
+    assert not store.holds(ADDRESS)
+    assert store.get(ADDRESS) is None
+
+
+def test_an_address_depends_on_every_part_and_on_no_order() -> None:
+    assert address_of("latents", a=1, b=[2, 3]) == address_of("latents", b=[2, 3], a=1)
+    others = [address_of("prompt", a=1, b=[2, 3]), address_of("latents", a=1, b=[3, 2]), address_of("latents", a="1", b=[2, 3])]
+    assert address_of("latents", a=1, b=[2, 3]) not in others
+
+
+@pytest.mark.parametrize("position", [-1, -40, 9, 0])
+def test_a_changed_byte_is_noticed_and_the_entry_set_aside(store: CacheStore, position: int) -> None:
+    store.put(ADDRESS, ENTRY)
+    path = store.path(ADDRESS)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x41
+    path.write_bytes(content)
+    assert store.get(ADDRESS) is None
+    assert not path.exists()
+    assert len(list((store.folder / "set_aside").iterdir())) == 1
+    store.put(ADDRESS, ENTRY)
+    assert same(store.get(ADDRESS))
+
+
+@pytest.mark.parametrize("length", [0, 5, 60, 200])
+def test_an_entry_that_was_cut_short_is_not_held(store: CacheStore, length: int) -> None:
+    store.put(ADDRESS, ENTRY)
+    os.truncate(store.path(ADDRESS), length)
+    assert not store.holds(ADDRESS)
+    assert store.get(ADDRESS) is None
+
+
+def test_a_foreign_safetensors_file_is_not_trusted(store: CacheStore) -> None:
+    store.put(ADDRESS, ENTRY)
+    save_file(ENTRY, store.path(ADDRESS))
+    assert store.get(ADDRESS) is None
+
+
+def test_many_entries_are_written_together(store: CacheStore) -> None:
+    addresses = [address_of("test", number=number) for number in range(300)]
+    store.put_all(dict.fromkeys(addresses, ENTRY))
+    assert all(store.holds(address) for address in addresses)
+    assert not list(store.folder.rglob("*.tmp"))
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from trainer_engine.caches.store import CacheStore, address_of
+store, number = CacheStore(Path(sys.argv[1])), 0
+print("ready", flush=True)
+while True:
+    store.put(address_of("test", number=number), {"latents": torch.full((64, 64), float(number))})
+    number += 1
+"""
+
+
+def test_a_process_killed_while_writing_leaves_whole_entries_only(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    store, number = CacheStore(tmp_path), 0
+    while not store.holds(address_of("test", number=20)):
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while store.holds(address_of("test", number=number)):
+        entry = store.get(address_of("test", number=number))
+        assert entry is not None and bool((entry["latents"] == number).all())
+        number += 1
+    assert number > 20
+    assert not (tmp_path / "set_aside").exists()
+
+
+def test_a_write_that_fails_leaves_nothing(store: CacheStore) -> None:
+    folder = store.path(ADDRESS).parent
+    folder.mkdir(parents=True)
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.put(ADDRESS, {"latents": torch.zeros(64, 64)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(folder.iterdir())
+    assert not store.holds(ADDRESS)
+
+
+def test_a_full_disk_ends_the_run_with_the_folder_named(store: CacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(DiskFull, match=str(store.folder)):
+        store.put(ADDRESS, ENTRY)
+    assert not list(store.path(ADDRESS).parent.iterdir())

@@ -77,6 +77,7 @@ TEMPLATES = [
 SQLITE = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": str(STATE_DIR / "simpletuner.sqlite3"),
+    "TEST": {"NAME": str(STATE_DIR / "test.sqlite3")},  # a file, as in service: threads and processes of a test see one database
     "OPTIONS": {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,

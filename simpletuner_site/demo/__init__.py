@@ -1,0 +1,1 @@
+"""``simpletuner demo``: the whole way from nothing to a trained model, through the API, on a laptop."""

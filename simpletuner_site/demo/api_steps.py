@@ -1,0 +1,98 @@
+"""The tutorial's seven steps, each one request or two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from simpletuner_site.demo.configuration import datasets, hyperparameters
+from simpletuner_site.demo.place import ENVIRONMENT, Place
+
+AS_JSON = {"Accept": "application/json"}
+
+
+class StepFailed(Exception):
+    """The server said no; the message is its reason."""
+
+
+def answered(response: httpx.Response) -> Any:
+    """The JSON of a good answer. Raises StepFailed with the server's reason."""
+    if response.is_success:
+        return response.json()
+    try:
+        body = response.json()
+    except ValueError:
+        raise StepFailed(f"{response.request.method} {response.request.url}: {response.status_code} {response.text[:500]}") from None
+    lines = [f"  {problem['option']}: {problem['message']} {problem['hint']}" for problem in body.get("problems", [])]
+    raise StepFailed("\n".join([f"{response.request.method} {response.request.url}: {body.get('detail')}", *lines]))
+
+
+def create_environment(client: httpx.Client) -> dict[str, Any]:
+    body = {
+        "name": ENVIRONMENT,
+        "model_family": "pixart_sigma",
+        "model_flavour": "900M-1024-v0.6",
+        "model_type": "full",
+        "description": "A small PixArt Sigma, trained by the demo",
+    }
+    created: dict[str, Any] = answered(client.post("/api/configs/environments", json=body))
+    return created
+
+
+def describe_datasets(place: Place) -> None:
+    """The file is the truth: people edit it by hand, so does the demo."""
+    file = place.home / "config" / ENVIRONMENT / "multidatabackend.json"
+    file.write_text(json.dumps(datasets(place), indent=2) + "\n", encoding="utf-8")
+
+
+def set_hyperparameters(client: httpx.Client, place: Place) -> dict[str, Any]:
+    stored = answered(client.get(f"/api/configs/{ENVIRONMENT}"))["config"]
+    body = {
+        "name": ENVIRONMENT,
+        "description": "A small PixArt Sigma, trained by the demo",
+        "tags": ["pixart", "demo"],
+        "config": {**stored, **hyperparameters(place)},
+    }
+    updated: dict[str, Any] = answered(client.put(f"/api/configs/{ENVIRONMENT}", json=body))
+    return updated
+
+
+def activate(client: httpx.Client) -> None:
+    answered(client.post(f"/api/configs/{ENVIRONMENT}/activate"))
+
+
+def submit(client: httpx.Client, what: str) -> dict[str, Any]:
+    """``validate`` or ``start``, with the form that the tutorial sends."""
+    form = {"__active_tab__": "model", "--num_train_epochs": "0"}
+    answer: dict[str, Any] = answered(client.post(f"/api/training/{what}", data=form, headers=AS_JSON))
+    return answer
+
+
+def stream_events(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+    """Every event of a job as it happens, from its first; ends with the job."""
+    parameters = {"job_id": job_id, "since_index": "0"}
+    with client.stream("GET", "/api/training/events/stream", params=parameters, timeout=None) as response:
+        for line in response.iter_lines():
+            if not line.startswith("data:"):
+                continue
+            event: dict[str, Any] = json.loads(line.removeprefix("data:"))
+            yield event
+            if event["type"] == "training.status" and event["data"].get("status") in ("completed", "stopped", "cancelled", "error"):
+                return
+
+
+def finished_job(client: httpx.Client) -> dict[str, Any]:
+    status: dict[str, Any] = answered(client.get("/api/training/status"))
+    return status
+
+
+def list_checkpoints(client: httpx.Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = answered(client.post("/api/training/checkpoints"))["checkpoints"]
+    return found
+
+
+def verify_checkpoint(client: httpx.Client, name: str) -> bool:
+    return bool(answered(client.get(f"/api/training/checkpoints/validate/{name}"))["valid"])

@@ -1,0 +1,74 @@
+"""What the demo trains: the tutorial's PixArt configuration, with smaller paths, sizes and step counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simpletuner_site.demo.place import Place
+
+STEPS = 480
+EDGE = 128
+MEGAPIXELS = EDGE * EDGE / 1e6
+PROMPT = "a red house in the snow"
+
+
+def datasets(place: Place) -> list[dict[str, Any]]:
+    """The content of ``multidatabackend.json``."""
+    return [
+        {
+            "id": "demo-pictures",
+            "type": "local",
+            "dataset_type": "image",
+            "instance_data_dir": str(place.pictures),
+            "caption_strategy": "filename",
+            "resolution": MEGAPIXELS,
+            "resolution_type": "area",
+            "minimum_image_size": MEGAPIXELS,
+            "maximum_image_size": 2 * MEGAPIXELS,
+            "target_downsample_size": 1.5 * MEGAPIXELS,
+            "cache_dir_vae": str(place.caches / "vae"),
+            "crop": True,
+            "crop_style": "center",
+            "crop_aspect": "square",
+            "metadata_backend": "discovery",
+        },
+        {
+            "id": "demo-text-embeds",
+            "type": "local",
+            "dataset_type": "text_embeds",
+            "default": True,
+            "cache_dir": str(place.caches / "text"),
+            "write_batch_size": 128,
+        },
+    ]
+
+
+def hyperparameters(place: Place) -> dict[str, Any]:
+    """What the tutorial's third step puts over the new environment's configuration."""
+    return {
+        "--output_dir": str(place.output),
+        "--train_batch_size": 4,
+        "--gradient_accumulation_steps": 1,
+        "--learning_rate": 0.001,
+        "--optimizer": "adamw_bf16",
+        "--lr_scheduler": "cosine",
+        "--lr_warmup_steps": 20,
+        "--max_train_steps": STEPS,
+        "--num_train_epochs": 0,
+        "--caption_dropout_probability": 0.1,
+        "--mixed_precision": "no",  # float32: bfloat16 is slow on most CPUs
+        "--vae_dtype": "fp32",
+        "--validation_prompt": PROMPT,
+        "--validation_negative_prompt": "",
+        "--validation_guidance": 3.0,
+        "--validation_resolution": f"{EDGE}x{EDGE}",
+        "--validation_num_inference_steps": 12,
+        "--validation_step_interval": STEPS // 4,
+        "--validation_seed": 12345,
+        "--checkpoint_step_interval": STEPS // 2,
+        "--checkpoints_total_limit": 2,
+        "--resume_from_checkpoint": "latest",
+        "--cache_dir_vae": str(place.caches / "vae"),
+        "--seed": 1337,
+        "--report_to": "none",
+    }

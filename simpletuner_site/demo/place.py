@@ -1,0 +1,52 @@
+"""Where the demo puts what it makes: everything under one folder that git ignores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
+ENVIRONMENT = "pixart-demo"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of one demo."""
+
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        """The server's: ``config/`` and ``state/``."""
+        return self.root / "home"
+
+    @property
+    def pictures(self) -> Path:
+        return self.root / "pictures"
+
+    @property
+    def model(self) -> Path:
+        """The small base model."""
+        return self.root / "base-model"
+
+    @property
+    def hub(self) -> Path:
+        """A Hugging Face cache that holds the small model under the real repository's id."""
+        return self.root / "huggingface"
+
+    @property
+    def output(self) -> Path:
+        """Checkpoints, validation images and the trained pipeline."""
+        return self.root / "output"
+
+    @property
+    def caches(self) -> Path:
+        return self.root / "caches"
+
+    @property
+    def sheet(self) -> Path:
+        return self.root / "validation.png"
+
+    @property
+    def server_log(self) -> Path:
+        return self.root / "server.log"

@@ -1,0 +1,61 @@
+"""Check a configuration, start its engine, show the run, and end with the engine's exit code."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from pathlib import Path
+
+from rich.console import Console
+
+from environments.paths import Home
+from environments.resolve import resolve_run
+from simpletuner_site.run_screen import RunScreen
+from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
+from simpletuner_site.train.follow import follow
+from simpletuner_site.train.report import print_ending, print_problems
+from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.run import JobSpec, RunFolder
+from training import engine_process
+from training.launch import UnreadableAccelerateConfig, launch_command
+from training.preflight import examine_run
+from training.preflight_report import PreflightReport
+
+
+def train(config: Path, home: Path | None = None) -> int:
+    """Train what ``config`` says; the exit code is the engine's (20 where the configuration is refused before it starts)."""
+    console = Console(stderr=not sys.stdout.isatty())
+    try:
+        root = home_of_config(config, home)
+        values = read_config(config)
+    except UnreadableConfig as error:
+        console.print(f"[red]✗[/] {error}", highlight=False)
+        return ExitCode.CONFIGURATION
+    for name in ("config", "state"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    place = Home(root)
+    with console.status("Checking the configuration and the datasets"):
+        report = examine_run(resolve_run(place, values, {}), place)
+    print_problems(console, report)
+    if report.errors or report.resolved.options is None:
+        return ExitCode.CONFIGURATION
+    return run_engine(report, place, environment=config.absolute().parent.name, console=console)
+
+
+def run_engine(report: PreflightReport, place: Home, *, environment: str, console: Console) -> int:
+    """Start an engine for a configuration that was found good, and stay with it until it ends."""
+    options = report.resolved.options
+    assert options is not None
+    job_id = str(uuid.uuid4())
+    folder = RunFolder(place.state / "runs" / job_id).create()
+    JobSpec(job_id=job_id, environment=environment, options=report.resolved.values, datasets=report.resolved.datasets).write(folder)
+    try:
+        command, variables = launch_command(folder.path, options)
+    except UnreadableAccelerateConfig as error:
+        console.print(f"[red]✗[/] accelerate_config: {error}", highlight=False)
+        return ExitCode.CONFIGURATION
+    identity = engine_process.start(folder, command, variables)
+    with RunScreen(console) as screen:
+        code = follow(identity, folder, screen)
+    print_ending(console, folder, code)
+    return code

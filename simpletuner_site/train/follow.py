@@ -1,0 +1,88 @@
+"""Stay with an engine: read its journal, show what it says, pass on Ctrl-C as "stop and save"."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+
+from simpletuner_site.run_screen import RunScreen
+from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.events import JournalEntry
+from trainer_engine.contract.run import ExitReport, RunFolder
+from training import engine_process
+from training.engine_process import EngineIdentity
+from training.journal import BrokenLine, read_entries
+
+LOOK_SECONDS = 0.1
+
+
+class Interrupts:
+    """Counts how often the user asked to end: once saves, twice does not wait for it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[Interrupts]:
+    """SIGINT and SIGTERM are counted instead of ending this process; the handlers are put back."""
+    interrupts = Interrupts()
+    before = {number: signal.signal(number, interrupts.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen) -> int:
+    """Until the engine has ended and its journal is read; the exit code."""
+    offset, answered = 0, 0
+    with noted_interrupts() as interrupts:
+        while True:
+            is_alive = engine_process.is_alive(identity)
+            reading = read_entries(folder.journal, offset)
+            for entry in reading.entries:
+                show_entry(screen, entry)
+            if interrupts.count > answered:
+                answered = interrupts.count
+                _answer_interrupt(answered, identity, folder, screen)
+            if not is_alive and reading.offset == offset:
+                return exit_code(identity, folder)
+            offset = reading.offset
+            if is_alive:
+                time.sleep(LOOK_SECONDS)
+
+
+def show_entry(screen: RunScreen, entry: JournalEntry | BrokenLine) -> None:
+    """A journal entry, in the shape in which the API gives events."""
+    if isinstance(entry, BrokenLine):
+        screen.say(f"[yellow]![/] the journal is broken at byte {entry.offset}: {entry.reason}")
+        return
+    fields = asdict(entry)
+    screen.show({**fields.pop("extra"), **fields})
+
+
+def _answer_interrupt(count: int, identity: EngineIdentity, folder: RunFolder, screen: RunScreen) -> None:
+    if count == 1:
+        screen.say("[yellow]Stopping:[/] the run finishes its step and saves. Ctrl-C again ends it at once, without saving.")
+        engine_process.ask_to_end(identity, folder)
+    else:
+        screen.say("[red]Ending the run without saving.[/]")
+        engine_process.kill(identity, folder)
+
+
+def exit_code(identity: EngineIdentity, folder: RunFolder) -> int:
+    """As the engine reported it; where it could not, as the shell would say it of a signal."""
+    report = ExitReport.read(folder)
+    if report is not None:
+        return report.exit_code
+    number = engine_process.death_signal(identity)
+    return 128 + number if number else ExitCode.FAILURE

@@ -1,0 +1,53 @@
+"""What is said before and after a run on the command line."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from trainer_engine.contract.errors import ExitCode, Level, Problem
+from trainer_engine.contract.run import ExitReport, RunFolder
+from training.preflight_report import PreflightReport
+
+SIGNS = {Level.ERROR: "[red]✗[/]", Level.WARNING: "[yellow]![/]", Level.NOTE: "[blue]·[/]"}
+LOG_LINES = 15
+
+
+def print_problems(console: Console, report: PreflightReport) -> None:
+    """Every error first, then warnings and notes; each with the option it is about and what to do."""
+    for level in Level:
+        for problem in report.at(level):
+            print_problem(console, problem)
+    if report.errors:
+        count = len(report.errors)
+        console.print(f"[red]Nothing was started:[/] {count} problem{'s' if count > 1 else ''} to mend first.", highlight=False)
+
+
+def print_problem(console: Console, problem: Problem) -> None:
+    console.print(f"{SIGNS[problem.level]} [bold]{escape(problem.option)}[/]: {escape(problem.message)}", highlight=False)
+    if problem.hint:
+        console.print(f"    [dim]{escape(problem.hint)}[/]", highlight=False)
+
+
+def print_ending(console: Console, folder: RunFolder, code: int) -> None:
+    """How the run ended and where to look."""
+    report = ExitReport.read(folder)
+    if report is None:
+        console.print(f"[red]✗[/] The engine died (exit code {code}) without a word. The end of {folder.log}:", highlight=False)
+        console.print("\n".join(_last_lines(folder)), markup=False, highlight=False)
+        return
+    good = code in (ExitCode.COMPLETED, ExitCode.STOPPED)
+    console.print(
+        f"{'[green]✓[/]' if good else '[red]✗[/]'} {report.status} at step {report.step}. {escape(report.message)}", highlight=False
+    )
+    if report.hint:
+        console.print(f"    [dim]{escape(report.hint)}[/]", highlight=False)
+    if not good:
+        console.print(f"    [dim]log: {folder.log}[/]", highlight=False)
+
+
+def _last_lines(folder: RunFolder) -> list[str]:
+    try:
+        return folder.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return []

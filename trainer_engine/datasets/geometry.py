@@ -141,7 +141,7 @@ def closest_aspect(aspect: float, choices: Sequence[float]) -> float:
 def drawn_aspect(draw: float, choices: Sequence[float], weights: Sequence[float]) -> float:
     """The choice that a number from 0 (inclusive) to 1 falls on, each as likely as its weight."""
     position = draw * sum(weights)
-    for choice, weight in zip(choices, weights):
+    for choice, weight in zip(choices, weights, strict=True):
         position -= weight
         if position < 0:
             return choice

@@ -14,12 +14,25 @@ from trainer_engine.datasets.geometry import Size
 EDGES = st.integers(1, 12_000)
 SIZES = st.tuples(EDGES, EDGES)
 ALIGNMENTS = st.sampled_from([8, 16, 32, 64])
-UNITS = st.sampled_from([("area", 0.25), ("area", 0.5), ("area", 1.0), ("area", 3.3), ("pixel", 512.0), ("pixel", 1000.0), ("pixel_area", 768.0)])
+UNITS = st.sampled_from(
+    [("area", 0.25), ("area", 0.5), ("area", 1.0), ("area", 3.3), ("pixel", 512.0), ("pixel", 1000.0), ("pixel_area", 768.0)]
+)
 
 
 @pytest.mark.parametrize(
     ("megapixels", "edge"),
-    [(0.25, 512), (0.262144, 512), (0.5, 768), (0.54, 768), (1.0, 1024), (1.048576, 1024), (2.0, 1536), (4.0, 2048), (0.589824, 768), (3.0, 1728)],
+    [
+        (0.25, 512),
+        (0.262144, 512),
+        (0.5, 768),
+        (0.54, 768),
+        (1.0, 1024),
+        (1.048576, 1024),
+        (2.0, 1536),
+        (4.0, 2048),
+        (0.589824, 768),
+        (3.0, 1728),
+    ],
 )
 def test_squares_have_their_customary_edges(megapixels: float, edge: int) -> None:
     assert geometry.target_size(1.0, megapixels, "area", 64) == (edge, edge)
@@ -125,7 +138,12 @@ def test_small_images_are_left_out_with_a_reason(size: Size, minimum: float | No
     assert not left_out or f"{size[0]}x{size[1]}" in reason
 
 
-@given(size=SIZES, target=st.tuples(st.integers(1, 4000), st.integers(1, 4000)), style=st.sampled_from(["random", "center", "corner"]), draws=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)))
+@given(
+    size=SIZES,
+    target=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    style=st.sampled_from(["random", "center", "corner"]),
+    draws=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+)
 def test_the_window_lies_inside_the_image(size: Size, target: Size, style: str, draws: tuple[float, float]) -> None:
     intermediary = geometry.intermediary_size(size, target, maximum=None, downsample=None, resolution_type="area")
     left, top = geometry.window_offset(intermediary, target, style, draws)

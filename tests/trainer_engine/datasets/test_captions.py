@@ -1,0 +1,85 @@
+"""What is said about an image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.datasets.captions import NoCaption, captions_of
+
+
+def captions(root: Path, name: str = "a_cat.jpg", **entry: Any) -> tuple[str, ...]:
+    fields = {"position": 0, "id": "set", "instance_data_dir": str(root), **entry}
+    return captions_of(ImageSet.model_validate(fields), str(root), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("a_cat.jpg", "a cat"),
+        ("folder/a_dog,_running.PNG", "a dog, running"),
+        ("two.dots.jpg", "two.dots"),
+        ("Émile.png", "Émile"),
+        ("_x_.png", "x"),
+    ],
+)
+def test_a_name_becomes_a_caption(tmp_path: Path, name: str, caption: str) -> None:
+    assert captions(tmp_path, name) == (caption,)
+
+
+def test_undecodable_bytes_of_a_name_are_dropped(tmp_path: Path) -> None:
+    [caption] = captions(tmp_path, os.fsdecode(b"caf\xe9_table.jpg"))
+    assert caption == "caf table"
+
+
+def test_a_name_without_text_is_no_caption(tmp_path: Path) -> None:
+    with pytest.raises(NoCaption):
+        captions(tmp_path, "___.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a cat", ("a cat",)),
+        (b"\xef\xbb\xbfa cat\r\n\r\n  a tabby \r\n", ("a cat", "a tabby")),
+        ("ein Käfer\n".encode(), ("ein Käfer",)),
+        ("ein Käfer\n".encode("utf-16"), ("ein Käfer",)),
+        (b"a\0b", ("ab",)),
+    ],
+)
+def test_lines_of_a_text_file_are_alternatives(tmp_path: Path, content: bytes, expected: tuple[str, ...]) -> None:
+    (tmp_path / "a_cat.txt").write_bytes(content)
+    assert captions(tmp_path, caption_strategy="textfile") == expected
+
+
+def test_a_text_file_may_be_one_caption(tmp_path: Path) -> None:
+    (tmp_path / "a_cat.txt").write_bytes(b"first\r\n\r\nsecond\r\n")
+    assert captions(tmp_path, caption_strategy="textfile", disable_multiline_split=True) == ("first\n\nsecond",)
+
+
+def test_text_files_lie_beside_their_images_in_folders(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "x.y.txt").write_text("here")
+    assert captions(tmp_path, "deep/x.y.jpg", caption_strategy="textfile") == ("here",)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(None, "no .txt"), (b"", "empty"), (b" \r\n\n", "empty"), (b"\xff\xfa\x00", "UTF-8"), (b"x" * 2_000_000, "larger")],
+)
+def test_a_text_file_that_says_nothing_is_named(tmp_path: Path, content: bytes | None, word: str) -> None:
+    if content is not None:
+        (tmp_path / "a_cat.txt").write_bytes(content)
+    with pytest.raises(NoCaption, match=word):
+        captions(tmp_path, caption_strategy="textfile")
+
+
+def test_the_instance_prompt_stands_for_all_or_before_each(tmp_path: Path) -> None:
+    prompts = ("sks cat", "my cat")
+    assert captions(tmp_path, caption_strategy="instanceprompt", instance_prompt=prompts) == prompts
+    assert captions(tmp_path, only_instance_prompt=True, instance_prompt=prompts) == prompts
+    assert captions(tmp_path, prepend_instance_prompt=True, instance_prompt=prompts) == ("sks cat a cat", "my cat a cat")

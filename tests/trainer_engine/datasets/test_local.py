@@ -1,0 +1,102 @@
+"""Folders as people leave them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainer_engine.datasets.sources.local import list_images, printable
+
+
+def names_in(root: Path) -> list[str]:
+    return [file.name for file in list_images(str(root)).files]
+
+
+def touch(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_images_are_found_in_all_folders_and_sorted(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "deep/er/c.webp", "notes.txt", "no_ending"):
+        touch(tmp_path / name)
+    assert names_in(tmp_path) == ["a.jpg", "b.PNG", "deep/er/c.webp"]
+
+
+def test_size_and_time_are_those_of_the_file(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.jpg", b"12345")
+    [file] = list_images(str(tmp_path)).files
+    assert (file.size_bytes, file.mtime_ns) == (5, path.stat().st_mtime_ns)
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
+    for name in ("._a.jpg", ".thumbs/b.jpg"):
+        touch(tmp_path / name)
+    assert names_in(tmp_path) == []
+
+
+def test_circles_of_links_end(tmp_path: Path) -> None:
+    touch(tmp_path / "folder" / "a.jpg")
+    (tmp_path / "folder" / "round").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+    listing = list_images(str(tmp_path))
+    assert [file.name for file in listing.files] == ["folder/a.jpg"]
+    assert "self.jpg" in [file.name for file in listing.left_out]
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "a.jpg")
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("one", "two"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    assert len(names_in(root)) == 1
+
+
+def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
+    touch(tmp_path / "empty.jpg", b"")
+    touch(tmp_path / "drawing.svg")
+    touch(tmp_path / "phone.HEIC")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe.png")
+    reasons = {file.name: file.reason for file in list_images(str(tmp_path)).left_out}
+    assert sorted(reasons) == ["dangling.png", "drawing.svg", "empty.jpg", "phone.HEIC", "pipe.png"]
+    assert "0 bytes" in reasons["empty.jpg"] and "not read" in reasons["drawing.svg"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_closed_folder_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "open.jpg")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    listing = list_images(str(tmp_path))
+    closed.chmod(0o700)
+    assert [file.name for file in listing.left_out] == ["closed"]
+
+
+def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    with open(raw, "wb") as stream:
+        stream.write(b"x")
+    [name] = names_in(tmp_path)
+    assert os.fsencode(name) == b"caf\xe9.jpg"
+    assert printable(name) == "caf\\xe9.jpg"
+    printable(name).encode()
+
+
+def test_long_names_and_deep_folders_survive(tmp_path: Path) -> None:
+    touch(tmp_path / ("x" * 251 + ".jpg"))
+    deep = tmp_path.joinpath(*["d" * 100] * 30)
+    touch(deep / "bottom.jpg")
+    assert len(names_in(tmp_path)) == 2
+
+
+def test_a_missing_folder_is_the_callers_to_tell(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list_images(str(tmp_path / "missing"))
+    with pytest.raises(NotADirectoryError):
+        list_images(str(touch(tmp_path / "file")))

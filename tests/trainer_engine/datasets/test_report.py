@@ -1,0 +1,244 @@
+"""What validate and training both hear about the datasets."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.helpers.pictures import draw_pictures
+from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.contract.errors import Level, errors_in
+from trainer_engine.contract.families import find_card
+from trainer_engine.contract.options import parse_options
+from trainer_engine.datasets.report import DatasetReport, SetReport, examine
+
+
+def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options: Any) -> DatasetReport:
+    values = {
+        "model_family": "pixart_sigma",
+        "model_type": "full",
+        "output_dir": "/out",
+        "data_backend_config": "/x.json",
+        "max_train_steps": 10,
+    }
+    typed = parse_options({**values, "num_train_epochs": 0, "train_batch_size": 1, **options})
+    dataloader, problems = parse_dataloader(list(entries), typed)
+    assert errors_in(problems) == []
+    card = find_card("pixart_sigma")
+    assert card is not None
+    return examine(dataloader, typed, card, index_dir=index_dir)
+
+
+def entry(folder: Path, **fields: Any) -> dict[str, Any]:
+    return {"id": folder.name, "instance_data_dir": str(folder), "resolution": 64, "resolution_type": "pixel", **fields}
+
+
+def only(report: DatasetReport) -> SetReport:
+    [found] = report.sets
+    return found
+
+
+def codes(report: DatasetReport) -> list[tuple[str, Level]]:
+    return [(problem.code, problem.level) for problem in report.problems]
+
+
+def paint(folder: Path, **sizes: tuple[int, int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(folder / f"{name}.png")
+    return folder
+
+
+def test_a_good_folder_is_reported_without_a_word(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set", count=6)
+    report = report_of(entry(tmp_path / "set"))
+    assert report.problems == []
+    found = only(report)
+    assert (found.files, len(found.samples), found.left_out) == (6, 6, [])
+    assert found.buckets == {"1 (64x64)": [0, 1, 2, 3, 4, 5]}
+    assert found.samples[0].captions[0].startswith("a circle of hue")
+
+
+def test_each_sample_knows_its_sizes(tmp_path: Path) -> None:
+    [wide, high] = only(report_of(entry(paint(tmp_path / "set", a=(300, 100), b=(100, 200))))).samples
+    assert (wide.width, wide.height, wide.resized, wide.target, wide.bucket) == (300, 100, (192, 64), (192, 64), "3 (192x64)")
+    assert (high.resized, high.target) == ((64, 128), (64, 128))
+    assert wide.path == str(tmp_path / "set" / "a.png")
+
+
+def test_pictures_are_cut_to_squares_where_asked(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", a=(300, 100), b=(100, 200), c=(90, 90))
+    report = report_of(entry(folder, crop=True, crop_style="center"))
+    assert list(only(report).buckets) == ["1 (64x64)"]
+    assert {sample.crop.style for sample in only(report).samples} == {"center"}
+
+
+def test_pictures_go_to_the_closest_aspect(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", a=(300, 100), b=(100, 190), c=(90, 90))
+    report = report_of(entry(folder, crop=True, crop_aspect="closest", crop_aspect_buckets=[0.5, 1, 2]))
+    assert [sample.crop.aspect for sample in only(report).samples] == [2, 0.5, 1]
+
+
+def test_drawn_aspects_are_the_same_each_time(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", **{f"p{number}": (100, 100) for number in range(30)})
+    fields = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2]}
+    first, second = (only(report_of(entry(folder, **fields))).samples for _ in range(2))
+    assert first == second
+    assert {sample.crop.aspect for sample in first} == {0.5, 1, 2}
+
+
+def test_cropped_pictures_above_the_maximum_are_brought_to_the_downsample_size(tmp_path: Path) -> None:
+    fields = {"maximum_image_size": 200, "target_downsample_size": 128}
+    folder = paint(tmp_path / "set", large=(400, 800), small=(150, 300))
+    cropped = only(report_of(entry(folder, crop=True, **fields))).samples
+    assert [sample.resized for sample in cropped] == [(128, 256), (64, 128)]
+    whole = only(report_of(entry(folder, crop=False, **fields))).samples
+    assert [sample.resized for sample in whole] == [(64, 128), (64, 128)]
+
+
+def test_missing_folders_are_all_told_together(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    report = report_of(entry(tmp_path / "a"), entry(tmp_path / "b"), entry(tmp_path / "file"))
+    assert [(problem.option, problem.code) for problem in report.problems] == [
+        ("dataloader[0].instance_data_dir", "missing_folder"),
+        ("dataloader[1].instance_data_dir", "missing_folder"),
+        ("dataloader[2].instance_data_dir", "not_a_folder"),
+    ]
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    assert codes(report_of(entry(tmp_path / "set"))) == [("no_images", Level.ERROR)]
+
+
+def test_broken_files_are_named_and_left_out(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", good=(64, 64))
+    whole = (folder / "good.png").read_bytes()
+    for name, content in {"cut.png": whole[:60], "text.jpg": b"hello", "zero.jpg": b""}.items():
+        (folder / name).write_bytes(content)
+    report = report_of(entry(folder))
+    assert codes(report) == [("files_broken", Level.WARNING)]
+    for name in ("cut.png", "text.jpg", "zero.jpg"):
+        assert name in report.problems[0].message
+    assert [file.name for file in only(report).left_out] == ["cut.png", "text.jpg", "zero.jpg"]
+    assert len(only(report).samples) == 1
+
+
+def test_images_without_a_caption_are_named_and_left_out(tmp_path: Path) -> None:
+    drawn = draw_pictures(tmp_path / "set", count=4, captions="textfile")
+    drawn[0].with_suffix(".txt").unlink()
+    report = report_of(entry(tmp_path / "set", caption_strategy="textfile"))
+    assert [(file.name, file.reason) for file in only(report).left_out] == [(drawn[0].name, "it has no .txt file beside it")]
+    assert only(report).samples[0].captions[0].startswith("a ")
+
+
+def test_filters_leave_a_note(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", tiny=(40, 40), wide=(640, 64), good=(64, 64))
+    report = report_of(entry(folder, minimum_image_size=64, maximum_aspect_ratio=3))
+    assert codes(report) == [("files_filtered", Level.NOTE)]
+    assert {file.name: file.broken for file in only(report).left_out} == {"tiny.png": False, "wide.png": False}
+
+
+def test_a_folder_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", a=(40, 40), b=(40, 40))
+    [error] = errors_in(report_of(entry(folder, minimum_image_size=64)).problems)
+    assert error.code == "no_usable_images"
+    assert "2 times: 40x40 is below minimum_image_size=64 pixels" in error.message
+
+
+def test_a_dataset_too_small_for_a_step_is_an_error(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", a=(64, 64), b=(64, 64), c=(64, 128))
+    [error] = errors_in(report_of(entry(folder), train_batch_size=2).problems)
+    assert error.code == "bucket_too_small"
+    assert errors_in(report_of(entry(folder), train_batch_size=2, allow_dataset_oversubscription=True).problems) == []
+    assert errors_in(report_of(entry(folder, repeats=1), train_batch_size=2).problems) == []
+
+
+def test_a_set_that_is_never_drawn_need_not_fill_a_step(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "a", count=4)
+    report = report_of(entry(tmp_path / "a"), entry(paint(tmp_path / "b", x=(64, 64)), probability=0), train_batch_size=2)
+    assert report.problems == []
+    assert report.samples_per_epoch == 4
+
+
+def test_epochs_are_counted_over_buckets_and_sets(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "a", a=(64, 64), b=(64, 64), c=(64, 64), d=(64, 128), e=(64, 128))
+    draw_pictures(tmp_path / "b", count=2)
+    report = report_of(entry(folder), entry(tmp_path / "b", repeats=2), train_batch_size=2, allow_dataset_oversubscription=True)
+    assert report.samples_per_epoch == 3 + 2 + 6
+    assert report.batches_per_epoch(2) == 2 + 1 + 3
+    assert report.steps_per_epoch == 6
+
+
+def test_a_subset_is_chosen_by_the_id_alone(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set", count=12)
+    names = [[sample.name for sample in only(report_of(entry(tmp_path / "set", max_num_samples=5))).samples] for _ in range(2)]
+    other = [sample.name for sample in only(report_of(entry(tmp_path / "set", id="other", max_num_samples=5))).samples]
+    assert names[0] == names[1] == sorted(names[0])
+    assert len(names[0]) == len(other) == 5
+    assert names[0] != other
+
+
+def test_an_alignment_below_the_familys_is_raised(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set", count=2)
+    report = report_of(entry(tmp_path / "set", resolution=96), aspect_bucket_alignment=32)
+    assert codes(report) == [("raised_for_family", Level.NOTE)]
+    assert only(report).samples[0].target == (128, 128)
+    assert only(report_of(entry(tmp_path / "set", resolution=100), aspect_bucket_alignment=128)).samples[0].target == (128, 128)
+
+
+def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", a=(64, 64), b=(64, 128), c=(64, 128))
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as stream:
+        stream.write(b"no picture")
+    summary = json.loads(json.dumps(report_of(entry(folder)).summary()))
+    [told] = summary["datasets"]
+    assert (told["id"], told["files"], told["usable"], told["left_out_count"]) == ("set", 4, 3, 1)
+    assert told["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, whatever its name says"}]
+    assert told["buckets"][0] == {"aspect": 0.5, "width": 64, "height": 128, "images": 2, "samples": 2, "batches": 2}
+    assert summary["samples_per_epoch"] == sum(bucket["samples"] for bucket in told["buckets"]) == 3
+
+
+def test_messages_name_some_files_and_count_the_rest(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", good=(64, 64))
+    for number in range(15):
+        (folder / f"bad{number:02}.png").write_bytes(b"x")
+    [warning] = report_of(entry(folder)).problems
+    assert "15 of 16 files" in warning.message and "and 5 more" in warning.message
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set", count=3)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    report_of(entry(tmp_path / "set"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_memory_of_sizes_gives_the_same_report(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set", count=3)
+    reports = [only(report_of(entry(tmp_path / "set"), index_dir=tmp_path / "index")).samples for _ in range(2)]
+    assert reports[0] == reports[1] == only(report_of(entry(tmp_path / "set"))).samples
+
+
+def test_samples_survive_the_way_to_another_process(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set", count=1)
+    [sample] = only(report_of(entry(tmp_path / "set"))).samples
+    assert pickle.loads(pickle.dumps(sample)) == sample
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"resolution": 1.0, "resolution_type": "area"}, (1280, 832)),
+        ({"resolution": 1024, "resolution_type": "pixel_area"}, (1280, 832)),
+        ({"resolution": 512, "resolution_type": "pixel"}, (768, 512)),
+    ],
+)
+def test_each_unit_of_resolution_is_honoured(tmp_path: Path, fields: dict[str, Any], size: tuple[int, int]) -> None:
+    assert only(report_of(entry(paint(tmp_path / "set", a=(300, 200)), **fields))).samples[0].target == size

@@ -1,0 +1,176 @@
+"""Sizes from the first bytes of a file: JPEG, PNG and WebP by hand, since these are nearly all files there are; the rest by Pillow.
+
+JPEG: ITU-T T.81 annex B (markers), EXIF 2.3 section 4.6 (orientation). PNG: W3C PNG section 5. WebP: RFC 9649.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO, NamedTuple
+
+ORIENTATION = 0x0112
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"IEND\xaeB`\x82"
+JPEG_START = b"\xff\xd8\xff"
+JPEG_END = b"\xff\xd9"
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
+WEBP_EXIF, WEBP_XMP = 0x08, 0x04
+FIRST_READ_BYTES = 8192
+TAIL_BYTES = 1024
+
+
+class Header(NamedTuple):
+    """What the first and last bytes say."""
+
+    width: int
+    """As shown, after the EXIF orientation."""
+    height: int
+    whole: bool
+    """Whether the file's end mark was seen; without it the pixels may be incomplete."""
+
+
+def read_header(stream: BinaryIO, size_bytes: int) -> Header | None:
+    """The header of a JPEG, PNG or WebP; None for other formats, and where anything is unusual. Raises OSError."""
+    start = stream.read(FIRST_READ_BYTES)
+    if start.startswith(JPEG_START):
+        return _jpeg(stream, start, size_bytes)
+    if start.startswith(PNG_START):
+        return _png(stream, start, size_bytes)
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return _webp(start, size_bytes)
+    return None
+
+
+def is_cut_off(stream: BinaryIO, size_bytes: int) -> bool:
+    """Whether the formats that say how long they are say more than there is. Raises OSError."""
+    start = stream.read(16)
+    if start.startswith(b"RIFF") and len(start) == 16:
+        return _riff_bytes(start) > size_bytes
+    if start.startswith(b"BM") and len(start) == 16:
+        (length,) = struct.unpack_from("<I", start, 2)
+        return int(length) > size_bytes
+    if start.startswith(b"GIF8"):
+        return not _tail(stream, start, size_bytes).rstrip(b"\0").endswith(b"\x3b")
+    return False
+
+
+def _tail(stream: BinaryIO, start: bytes, size_bytes: int) -> bytes:
+    if size_bytes <= len(start):
+        return start[-TAIL_BYTES:]
+    stream.seek(max(0, size_bytes - TAIL_BYTES))
+    return stream.read(TAIL_BYTES)
+
+
+def _png(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
+    if len(start) < 33 or start[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack_from(">II", start, 16)
+    if not width or not height or _png_has_other_chunks(start):
+        return None
+    return Header(width, height, PNG_END in _tail(stream, start, size_bytes))
+
+
+def _png_has_other_chunks(start: bytes) -> bool:
+    """Whether orientation or animation may change the size, or the pixels begin too late to tell."""
+    position = 8
+    while position + 8 <= len(start):
+        length, kind = struct.unpack_from(">I4s", start, position)
+        if kind == b"IDAT":
+            # An eXIf chunk may also follow the pixels; PNG says it should precede them, and writers do so.
+            return False
+        if kind in (b"eXIf", b"acTL", b"zTXt", b"iTXt", b"tEXt") and _may_hold_exif(kind, start[position + 8 : position + 48]):
+            return True
+        position += 12 + int(length)
+    return True
+
+
+def _may_hold_exif(kind: bytes, content: bytes) -> bool:
+    return kind in (b"eXIf", b"acTL") or content.startswith((b"Raw profile type exif", b"XML:com.adobe.xmp"))
+
+
+def _riff_bytes(start: bytes) -> int:
+    return int(struct.unpack_from("<I", start, 4)[0]) + 8
+
+
+def _webp(start: bytes, size_bytes: int) -> Header | None:
+    if len(start) < 30:
+        return None
+    kind, whole = start[12:16], _riff_bytes(start) <= size_bytes
+    if kind == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", start, 26)
+        width, height = width & 0x3FFF, height & 0x3FFF
+    elif kind == b"VP8L" and start[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", start, 21)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8X" and not start[20] & (WEBP_EXIF | WEBP_XMP):
+        width = int.from_bytes(start[24:27], "little") + 1
+        height = int.from_bytes(start[27:30], "little") + 1
+    else:
+        return None
+    return Header(width, height, whole) if width and height else None
+
+
+def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
+    position, orientation, data, offset = 2, 1, start, 0
+    while True:
+        if position - offset + 10 > len(data):
+            stream.seek(position)
+            data, offset = stream.read(FIRST_READ_BYTES), position
+            if len(data) < 10:
+                return None
+        here = position - offset
+        if data[here] != 0xFF:
+            return None
+        marker = data[here + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker in STANDALONE_MARKERS:
+            position += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, here + 2)
+        if marker in FRAME_MARKERS:
+            height, width = struct.unpack_from(">HH", data, here + 5)
+            break
+        if length < 2 or marker in (0xD9, 0xDA):
+            return None
+        if marker == 0xE1:
+            segment = _segment(stream, data, here + 4, offset, length - 2)
+            if segment.startswith(b"http://ns.adobe.com/xap"):
+                if b"Orientation" in segment:
+                    return None
+            else:
+                orientation = exif_orientation(segment) or orientation
+        position += 2 + length
+    if not width or not height:
+        return None
+    whole = JPEG_END in _tail(stream, start, size_bytes)
+    return Header(height, width, whole) if orientation in TURNED else Header(width, height, whole)
+
+
+def _segment(stream: BinaryIO, data: bytes, here: int, offset: int, length: int) -> bytes:
+    if here + length <= len(data):
+        return data[here : here + length]
+    stream.seek(offset + here)
+    return stream.read(length)
+
+
+def exif_orientation(segment: bytes) -> int:
+    """The orientation (1 to 8) that an EXIF segment tells; 0 where it tells none or is damaged."""
+    if not segment.startswith(b"Exif\0\0") or segment[6:8] not in (b"II", b"MM"):
+        return 0
+    order = "<" if segment[6:8] == b"II" else ">"
+    tiff = segment[6:]
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, directory)
+        for index in range(count):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * index)
+            if tag == ORIENTATION:
+                return int(value) if kind == 3 and 1 <= value <= 8 else 0
+    except struct.error:
+        return 0
+    return 0

@@ -1,0 +1,183 @@
+"""Opening files as pictures, whatever they turn out to be."""
+
+# ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
+# Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trainer_engine.contract.errors import EngineError, ExitCode
+from trainer_engine.datasets import geometry
+from trainer_engine.datasets.geometry import Size
+from trainer_engine.datasets.headers import ORIENTATION, TURNED, Header, is_cut_off, read_header
+from trainer_engine.datasets.sources.local import printable, reason_of
+
+if TYPE_CHECKING:
+    from trainer_engine.datasets.samples import Sample
+
+LARGEST_PIXELS = 2**27
+"""134 megapixels, 400 MB once decoded: above every camera, below what a crafted file would unpack to."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
+"""Decoders that may see a file; a name proves nothing, and some of the others start programs."""
+HASH_CHUNK_BYTES = 1 << 20
+WHITE = (255, 255, 255)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+"""What decoders raise on damaged files; Pillow lets them all through."""
+
+# Pillow warns above its limit and refuses above twice of it; ours is checked before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS
+
+
+class BrokenImage(EngineError):
+    """A file that cannot be trained on; ``reason`` says why without naming it."""
+
+    code = "broken_image"
+    exit_code = ExitCode.DATA
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{printable(path)}: {reason}", hint="remove the file, or replace it")
+        self.reason = reason
+
+
+def measure(path: str, size_bytes: int) -> Size:
+    """(width, height) as shown, from the header alone. Raises BrokenImage.
+
+    Pixels are decoded only where the file's end looks cut off, to find out whether it is.
+    """
+    try:
+        with open(path, "rb") as stream:
+            header = read_header(stream, size_bytes)
+    except OSError as error:
+        raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
+    if header is None:
+        header = _header_by_pillow(path, size_bytes)
+    size = header.width, header.height
+    _refuse_bombs(path, size)
+    if not header.whole:
+        with _decode(path):
+            pass
+    return size
+
+
+def _refuse_bombs(path: str, size: Size) -> None:
+    if size[0] * size[1] > LARGEST_PIXELS:
+        limit = LARGEST_PIXELS // 1_000_000
+        raise BrokenImage(path, f"{size[0]}x{size[1]} is {size[0] * size[1] / 1e6:.0f} megapixels; at most {limit} are opened")
+
+
+def _header_by_pillow(path: str, size_bytes: int) -> Header:
+    with _open(path) as image:
+        try:
+            # Of a TIFF, Pillow tells the size after turning it.
+            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED
+        except DECODING_ERRORS:
+            turned = False
+        width, height = image.size
+    with open(path, "rb") as stream:
+        whole = not is_cut_off(stream, size_bytes)
+    return Header(height, width, whole) if turned else Header(width, height, whole)
+
+
+def _open(path: str) -> Image.Image:
+    """The file as a Pillow image, no pixel decoded. Raises BrokenImage."""
+    try:
+        return Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(path, f"it would unpack to more than {2 * LARGEST_PIXELS // 1_000_000} megapixels") from error
+    except UnidentifiedImageError as error:
+        raise BrokenImage(path, "it is not an image, whatever its name says") from error
+    except PermissionError as error:
+        raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
+    except (*DECODING_ERRORS, MemoryError) as error:
+        raise BrokenImage(path, f"its header is damaged: {error}") from error
+
+
+def _decode(path: str) -> Image.Image:
+    """The first picture of the file, decoded. Raises BrokenImage."""
+    image = _open(path)
+    try:
+        _refuse_bombs(path, image.size)
+        image.load()
+    except (*DECODING_ERRORS, MemoryError) as error:
+        image.close()
+        reason = "the file is cut off" if "truncated" in str(error).lower() else "its pixels cannot be decoded"
+        raise BrokenImage(path, f"{reason}: {error}") from error
+    except BrokenImage:
+        image.close()
+        raise
+    return image
+
+
+def open_rgb(path: str) -> Image.Image:
+    """The picture as people see it: first frame, turned upright, 8 bits RGB, transparency on white. Raises BrokenImage."""
+    with _decode(path) as image:
+        try:
+            return _as_rgb(ImageOps.exif_transpose(image))
+        except (*DECODING_ERRORS, MemoryError) as error:
+            raise BrokenImage(path, f"its pixels cannot be converted: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy()
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        opaque = Image.new("RGB", image.size, WHITE)
+        shown = image.convert("RGBA")
+        opaque.paste(shown, mask=shown.getchannel("A"))
+        return opaque
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 bits, 32 bits or floating point, scaled to 8 bits instead of clipped."""
+    wide = image.convert("F")
+    low, high = wide.getextrema()
+    assert isinstance(low, float) and isinstance(high, float)
+    factor = 255.0 if image.mode == "F" and high <= 1.0 else 1.0 if high <= 255.0 else 1 / 257
+    return wide.point(lambda value: value * factor + 0.0).convert("L")
+
+
+def load_image(sample: Sample, left_top: tuple[int, int]) -> Image.Image:
+    """The part of the picture that is trained on: RGB of ``sample.target`` size, its corner at ``left_top`` of the scaled picture.
+
+    Raises BrokenImage, also where the file is not the one that was measured any more.
+    """
+    image = open_rgb(sample.path)
+    if image.size != (sample.width, sample.height):
+        raise BrokenImage(sample.path, f"it is {image.size[0]}x{image.size[1]} now and was {sample.width}x{sample.height}: it was changed")
+    if image.size != sample.resized:
+        image = image.resize(sample.resized, Image.Resampling.LANCZOS)
+    left, top = left_top
+    return image.crop((left, top, left + sample.target[0], top + sample.target[1]))
+
+
+def crop_window(sample: Sample, seed: int) -> tuple[int, int]:
+    """(left, top) of a sample's part. Random crops follow from the seed and the file's name within its dataset alone."""
+    return geometry.window_offset(sample.resized, sample.target, sample.crop.style, draws(sample.name, f"window {seed}"))
+
+
+def draws(name: str, purpose: str) -> tuple[float, float]:
+    """Two numbers in [0, 1) that follow from a file's name and what they are for, on every machine."""
+    digest = hashlib.blake2b(os.fsencode(name), person=hashlib.blake2b(purpose.encode(), digest_size=16).digest(), digest_size=16).digest()
+    first, second = struct.unpack("<QQ", digest)
+    return (first >> 11) / 2**53, (second >> 11) / 2**53
+
+
+def content_hash(path: str) -> str:
+    """SHA-256 of the file's bytes. Raises BrokenImage where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""From a measured file to a sample: size, crop, bucket and captions, or why it is left out."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.datasets import geometry
+from trainer_engine.datasets.buckets import bucket_key
+from trainer_engine.datasets.captions import NoCaption, captions_of
+from trainer_engine.datasets.geometry import Size
+from trainer_engine.datasets.images import draws
+from trainer_engine.datasets.index import ImageFile
+from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.sources.local import LeftOut
+
+
+class Planner:
+    """The rules of one dataset, applied to its files one by one."""
+
+    def __init__(self, entry: ImageSet, alignment: int, rounding: int) -> None:
+        self.entry = entry
+        self.rounding = rounding
+        self.square = entry.crop and entry.crop_aspect == "square"
+        self._choices = [choice.aspect for choice in entry.crop_aspect_buckets]
+        self._weights = [choice.weight for choice in entry.crop_aspect_buckets]
+
+        @cache
+        def shape(aspect: float) -> tuple[Size, CropPlan, str]:
+            target = geometry.target_size(aspect, entry.resolution, entry.resolution_type, alignment)
+            return target, CropPlan(entry.crop_style, aspect), bucket_key(target, rounding)
+
+        self._shape = shape
+
+    def plan(self, file: ImageFile) -> Sample | LeftOut:
+        """The sample of a file, or why there is none."""
+        entry, size = self.entry, (file.width, file.height)
+        reason = geometry.too_small(size, entry.minimum_image_size, entry.resolution_type, square=self.square)
+        target, crop, bucket = self._shape(self.aspect(file.name, size))
+        reason = reason or self._out_of_range(geometry.aspect_of(target, self.rounding))
+        if reason:
+            return LeftOut(file.name, reason, broken=False)
+        try:
+            captions = captions_of(entry, entry.instance_data_dir, file.name)
+        except NoCaption as missing:
+            return LeftOut(file.name, str(missing), broken=True)
+        return Sample(
+            root=entry.instance_data_dir,
+            name=file.name,
+            size_bytes=file.size_bytes,
+            mtime_ns=file.mtime_ns,
+            width=file.width,
+            height=file.height,
+            resized=self._resized(size, target),
+            target=target,
+            crop=crop,
+            bucket=bucket,
+            captions=captions,
+        )
+
+    def aspect(self, name: str, size: Size) -> float:
+        """Width / height of the part that is taken."""
+        own = geometry.aspect_of(size, self.rounding)
+        if not self.entry.crop or self.entry.crop_aspect == "preserve":
+            return own
+        if self.entry.crop_aspect == "closest":
+            return geometry.closest_aspect(own, self._choices)
+        if self.entry.crop_aspect == "random":
+            return geometry.drawn_aspect(draws(name, "aspect")[0], self._choices, self._weights)
+        return 1.0
+
+    def _resized(self, size: Size, target: Size) -> Size:
+        entry = self.entry
+        maximum, downsample = (entry.maximum_image_size, entry.target_downsample_size) if entry.crop else (None, None)
+        return geometry.intermediary_size(size, target, maximum=maximum, downsample=downsample, resolution_type=entry.resolution_type)
+
+    def _out_of_range(self, aspect: float) -> str:
+        low, high = self.entry.minimum_aspect_ratio, self.entry.maximum_aspect_ratio
+        if low and aspect < low:
+            return f"its aspect {aspect:g} is below minimum_aspect_ratio={low:g}"
+        if high and aspect > high:
+            return f"its aspect {aspect:g} is above maximum_aspect_ratio={high:g}"
+        return ""

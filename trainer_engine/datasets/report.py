@@ -1,0 +1,233 @@
+"""Everything there is to say about the datasets of a run: the samples for training, and the findings for people."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.contract.dataloader import Dataloader, ImageSet
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.buckets import Bucket, Effective, count_buckets, fill_buckets, short_buckets
+from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.planning import Planner
+from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.sources.local import FoundFile, LeftOut, printable, reason_of
+
+MOST_NAMED = 10
+"""Files named in a message."""
+MOST_LISTED = 200
+"""Files listed in a summary."""
+
+
+@dataclass
+class SetReport:
+    """What one dataset holds."""
+
+    entry: ImageSet
+    files: int = 0
+    """Image files below the folder."""
+    samples: list[Sample] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    buckets: dict[str, list[int]] = field(default_factory=dict)
+    """Bucket -> indices of its samples."""
+    counts: list[Bucket] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """0 for a set that is never drawn."""
+        return sum(bucket.samples for bucket in self.counts) if self.entry.probability else 0
+
+    def batches_per_epoch(self, batch_size: int) -> int:
+        return sum(bucket.batches(batch_size) for bucket in self.counts) if self.entry.probability else 0
+
+    def summary(self, batch_size: int) -> dict[str, Any]:
+        return {
+            "id": self.entry.id,
+            "folder": printable(self.entry.instance_data_dir),
+            "files": self.files,
+            "usable": len(self.samples),
+            "samples_per_epoch": self.samples_per_epoch,
+            "batches_per_epoch": self.batches_per_epoch(batch_size),
+            "left_out_count": len(self.left_out),
+            "left_out": [{"path": printable(file.name), "reason": printable(file.reason)} for file in self.left_out[:MOST_LISTED]],
+            "buckets": [
+                {
+                    "aspect": bucket.aspect,
+                    "width": bucket.size[0],
+                    "height": bucket.size[1],
+                    "images": bucket.images,
+                    "samples": bucket.samples,
+                    "batches": bucket.batches(batch_size),
+                }
+                for bucket in self.counts
+            ],
+        }
+
+
+@dataclass
+class DatasetReport:
+    """What the datasets of a run hold together."""
+
+    sets: list[SetReport]
+    effective: Effective
+    problems: list[Problem] = field(default_factory=list)
+    """Errors, warnings and notes of all sets."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return sum(report.samples_per_epoch for report in self.sets)
+
+    def batches_per_epoch(self, train_batch_size: int) -> int:
+        """Batches of this many samples; over several processes, pass what all of them take together."""
+        return sum(report.batches_per_epoch(train_batch_size) for report in self.sets)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every sample is seen."""
+        batches = self.batches_per_epoch(self.effective.train_batch_size * self.effective.processes)
+        return -(-batches // self.effective.accumulation)
+
+    def summary(self) -> dict[str, Any]:
+        """The report as JSON."""
+        batch_size = self.effective.train_batch_size * self.effective.processes
+        return {
+            "samples_per_epoch": self.samples_per_epoch,
+            "batches_per_epoch": self.batches_per_epoch(batch_size),
+            "steps_per_epoch": self.steps_per_epoch,
+            "samples_per_step": self.effective.samples,
+            "datasets": [report.summary(batch_size) for report in self.sets],
+        }
+
+
+def examine(
+    dataloader: Dataloader,
+    options: TrainingOptions,
+    card: FamilyCard,
+    *,
+    on_progress: Progress | None = None,
+    index_dir: Path | None = None,
+) -> DatasetReport:
+    """Look at every dataset as training will. Writes nothing, unless ``index_dir`` names a folder for the memory of sizes.
+
+    Whatever is wrong with a dataset is in the report; nothing is raised.
+    """
+    effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, options.distributed.num_processes)
+    alignment, problems = _alignment(options, card)
+    sets = [_examine_set(entry, options, alignment, effective, on_progress, index_dir) for entry in dataloader.image_sets]
+    for report in sets:
+        problems += report.problems
+    return DatasetReport(sets, effective, problems)
+
+
+def _alignment(options: TrainingOptions, card: FamilyCard) -> tuple[int, list[Problem]]:
+    """Pixels that image edges are multiples of: the family's, unless the option asks for a multiple of it."""
+    asked = options.data.aspect_bucket_alignment
+    if asked % card.alignment_px == 0:
+        return asked, []
+    message = f"{card.title} needs edges that are multiples of {card.alignment_px} pixels; {asked} is not used."
+    return card.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
+
+
+def _examine_set(
+    entry: ImageSet, options: TrainingOptions, alignment: int, effective: Effective, on_progress: Progress | None, index_dir: Path | None
+) -> SetReport:
+    report = SetReport(entry)
+    threads = min(options.data.max_workers, MOST_THREADS)
+    try:
+        found = discover(entry.instance_data_dir, index_dir=index_dir, threads=threads, choose=_chooser(entry), on_progress=on_progress)
+    except (OSError, ValueError) as error:
+        report.problems.append(_unusable_folder(entry, error))
+        return report
+    report.files = found.files
+    planner = Planner(entry, alignment, options.data.aspect_bucket_rounding)
+    report.left_out += found.left_out
+    for outcome in _plan_all(planner, found, threads):
+        if isinstance(outcome, Sample):
+            report.samples.append(outcome)
+        else:
+            report.left_out.append(outcome)
+    report.left_out.sort()
+    report.buckets = fill_buckets(report.samples)
+    oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats
+    at_least = effective.samples if oversubscribed else 0
+    rounding = options.data.aspect_bucket_rounding
+    report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=at_least)
+    report.problems += _findings(report, effective)
+    return report
+
+
+def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Sample | LeftOut]:
+    """Captions may lie in files of their own, on slow disks: several are read at once."""
+    if planner.entry.caption_strategy != "textfile":
+        yield from map(planner.plan, found.images)
+        return
+    chunks = [found.images[start : start + CHUNK_FILES] for start in range(0, len(found.images), CHUNK_FILES)]
+    with ThreadPoolExecutor(max(1, min(threads, len(chunks)))) as pool:
+        for outcomes in pool.map(lambda chunk: [planner.plan(image) for image in chunk], chunks):
+            yield from outcomes
+
+
+def _chooser(entry: ImageSet) -> Any:
+    """Takes ``max_num_samples`` of the files, always the same ones for the same id."""
+    count = entry.max_num_samples
+
+    def choose(files: list[FoundFile]) -> list[FoundFile]:
+        if count is None or count >= len(files):
+            return files
+        shuffled = list(files)
+        random.Random(entry.id).shuffle(shuffled)
+        return sorted(shuffled[:count])
+
+    return choose
+
+
+def _unusable_folder(entry: ImageSet, error: OSError | ValueError) -> Problem:
+    folder = printable(entry.instance_data_dir)
+    codes: dict[type[Exception], tuple[str, str]] = {
+        FileNotFoundError: ("missing_folder", "does not exist"),
+        NotADirectoryError: ("not_a_folder", "is not a folder"),
+    }
+    reason = reason_of(error) if isinstance(error, OSError) else str(error)
+    code, what = codes.get(type(error), ("unreadable_folder", f"cannot be read: {reason}"))
+    message = f"dataset {entry.id}: the folder {folder} {what}."
+    return Problem.error(entry.option("instance_data_dir"), code, message, got=folder, expected="a folder of images")
+
+
+def _findings(report: SetReport, effective: Effective) -> Iterator[Problem]:
+    entry, option = report.entry, report.entry.option("instance_data_dir")
+    folder = printable(entry.instance_data_dir)
+    if not report.files:
+        message = f"dataset {entry.id}: there is no image file in {folder}."
+        yield Problem.error(option, "no_images", message, got=folder, expected="a folder with images; folders in it are searched too")
+        return
+    for broken, code in ((True, "files_broken"), (False, "files_filtered")):
+        files = [file for file in report.left_out if file.broken is broken]
+        if files:
+            make = Problem.warning if broken else Problem.note
+            message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named(files)}."
+            yield make(option, code, message, hint="mend or remove them" if broken else "")
+    if not report.samples:
+        message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be trained on. {_reasons(report.left_out)}."
+        yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
+    elif entry.probability:
+        short = short_buckets(entry, report.counts, effective)
+        if short:
+            yield short
+
+
+def _named(files: Sequence[LeftOut]) -> str:
+    told = "; ".join(f"{printable(file.name)} ({printable(file.reason)})" for file in files[:MOST_NAMED])
+    return f"{told}; and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else told
+
+
+def _reasons(files: Sequence[LeftOut]) -> str:
+    counted = Counter(printable(file.reason) for file in files).most_common(3)
+    return "; ".join(f"{count} times: {reason}" for reason, count in counted)

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "simpletuner_site.settings")
 
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
+from django.urls import re_path  # noqa: E402
 
 from simpletuner_site.body_limit import BodyLimit  # noqa: E402
 from simpletuner_site.guard import Application, Guard, Receive, Scope, Send  # noqa: E402
 
 django_application = cast(Application, get_asgi_application())  # sets Django up: what follows may import models
 
-from training.consumers import EventSocket, EventSource  # noqa: E402
+from training.urls import http_stream_patterns, websocket_urlpatterns  # noqa: E402
 
-STREAM = re.compile(r"/api/training/events/stream/?")
-
-
-class Router:
-    """The event stream, WebSocket or server-sent events on one path, and Django for everything else.
-
-    A Django streaming response would pin a thread for each stream; the consumers do not.
-    """
-
-    def __init__(self) -> None:
-        self.sockets = cast(Application, EventSocket.as_asgi())
-        self.streams = cast(Application, EventSource.as_asgi())
-        self.pages = BodyLimit(django_application, settings.BIGGEST_BODY_BYTES)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_stream = STREAM.fullmatch(scope.get("path", "")) is not None
-        if scope["type"] == "http":
-            await (self.streams if is_stream and scope["method"] == "GET" else self.pages)(scope, receive, send)
-        elif scope["type"] == "websocket" and is_stream:
-            await self.sockets(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 4404, "reason": "There is no stream at this address."})
-        else:
-            raise ValueError(f"no application for {scope['type']}")
+NO_STREAM_HERE = 4404
 
 
-application = Guard(Router(), settings.PROCESS.allowed_hosts)  # outside everything, so that no route can be left out of it
+async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
+    """A WebSocket at an address that has none."""
+    await receive()
+    await send({"type": "websocket.close", "code": NO_STREAM_HERE, "reason": "There is no stream at this address."})
+
+
+def build_application() -> Application:
+    """The guard stands outside everything, so that no route can be left out of it."""
+    # A Django streaming response pins one thread a stream; the consumer does not, so it is asked first.
+    pages = BodyLimit(django_application, settings.BIGGEST_BODY_BYTES)
+    http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]
+    sockets = URLRouter([*websocket_urlpatterns, re_path(r"", close_socket)])  # type: ignore[arg-type]
+    router = cast(Application, ProtocolTypeRouter({"http": http, "websocket": sockets}))
+    return Guard(router, settings.PROCESS.allowed_hosts)
+
+
+application = build_application()

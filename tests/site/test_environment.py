@@ -72,7 +72,8 @@ def test_two_homes_have_two_keys(tmp_path: Path) -> None:
 
 
 def test_processes_that_start_at_once_end_with_one_key(tmp_path: Path) -> None:
-    program = f"from pathlib import Path; from simpletuner_site.secret_key import load_secret_key; print(load_secret_key(Path({str(tmp_path)!r})))"
+    imported = "from pathlib import Path; from simpletuner_site.secret_key import load_secret_key"
+    program = f"{imported}; print(load_secret_key(Path({str(tmp_path)!r})))"
     started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=REPOSITORY) for _ in range(6)]
     keys = {process.communicate()[0] for process in started}
     assert len(keys) == 1

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import PixArtSigmaPipeline
+from PIL import Image
+from torch import nn
+
+from tests.helpers.models import tiny_family, tiny_pixart
+from trainer_engine.families.base import Family
+from trainer_engine.validation import ValidationImage, first_seed, render, texts_to_encode, undisturbed, validation_prompts
+
+USUAL: dict[str, Any] = {
+    "validation_prompt": "a red circle",
+    "validation_negative_prompt": "blurry",
+    "validation_resolution": "64x64",
+    "validation_num_inference_steps": 2,
+    "validation_guidance": 3.0,
+    "validation_seed": 7,
+}
+
+
+def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
+    how = {name: values.pop(name) for name in ("label", "on_image", "on_progress", "should_stop") if name in values}
+    family = tiny_family(output_dir=str(tmp_path), **{**USUAL, **values})
+
+    def read(prompt: str) -> dict[str, torch.Tensor]:
+        return family.encode_prompts([prompt])[0]
+
+    return family, render(family, denoiser or family.load_denoiser(), read, family.options, step, **how)
+
+
+def test_prompts_are_the_unconditional_one_and_the_one_asked_for() -> None:
+    options = tiny_family(**USUAL).options
+    assert [(prompt.shortname, prompt.text) for prompt in validation_prompts(options)] == [
+        ("unconditional", ""),
+        ("validation", "a red circle"),
+    ]
+    assert texts_to_encode(options) == ["", "a red circle", "blurry"]
+
+
+def test_nothing_is_drawn_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    assert validation_prompts(tiny_family(**USUAL, validation_disable=True).options) == []
+    options = tiny_family(validation_disable_unconditional=True).options
+    assert (validation_prompts(options), texts_to_encode(options)) == ([], [])
+    assert rendered(tmp_path, validation_prompt="", validation_disable_unconditional=True)[1] == []
+
+
+def test_files_are_named_by_step_prompt_number_and_size(tmp_path: Path) -> None:
+    _, images = rendered(tmp_path, validation_resolution="64x64,128x64", num_validation_images=2, validation_disable_unconditional=True)
+    names = [
+        "step_5_validation_0_64x64.png",
+        "step_5_validation_1_64x64.png",
+        "step_5_validation_0_128x64.png",
+        "step_5_validation_1_128x64.png",
+    ]
+    assert [image.path.name for image in images] == names
+    assert sorted(path.name for path in (tmp_path / "validation_images").iterdir()) == sorted(names)
+    assert [image.seed for image in images] == [7, 8, 7, 8]
+    for image in images:
+        with Image.open(image.path) as picture:
+            assert picture.size == image.resolution
+
+
+def test_a_label_tells_images_of_the_average_apart(tmp_path: Path) -> None:
+    _, images = rendered(tmp_path, label="ema", validation_disable_unconditional=True)
+    assert images[0].path.name == "step_5_validation_ema_0_64x64.png"
+
+
+@pytest.mark.parametrize("prompt", ["a red circle", ""])
+def test_the_image_equals_that_of_the_bare_pipeline(tmp_path: Path, prompt: str) -> None:
+    _, images = rendered(tmp_path)
+    pipeline = PixArtSigmaPipeline.from_pretrained(tiny_pixart())
+    pipeline.set_progress_bar_config(disable=True)
+    wanted = pipeline(
+        prompt,
+        negative_prompt="blurry",
+        width=64,
+        height=64,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        clean_caption=False,
+        use_resolution_binning=False,
+        generator=torch.Generator().manual_seed(7),
+    ).images[0]
+    with Image.open(next(image.path for image in images if image.prompt == prompt)) as ours:
+        difference = np.abs(np.asarray(ours, dtype=int) - np.asarray(wanted, dtype=int))
+    assert difference.max() <= 1
+
+
+def test_training_is_undisturbed(tmp_path: Path) -> None:
+    family = tiny_family()
+    denoiser = family.load_denoiser()
+    denoiser.transformer_blocks[0].eval()
+    weights = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+    modes = [module.training for module in denoiser.modules()]
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    rendered(tmp_path, denoiser, validation_noise_scheduler="euler-a")
+    assert before[0] == random.getstate()
+    assert before[1] == np.random.get_state()[1].tolist()
+    assert torch.equal(before[2], torch.get_rng_state())
+    assert modes == [module.training for module in denoiser.modules()]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in denoiser.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in denoiser.parameters())
+
+
+def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
+    network, before = nn.Linear(2, 2), torch.get_rng_state()
+    with pytest.raises(KeyError), undisturbed(network):
+        network.eval()
+        torch.rand(5)
+        raise KeyError
+    assert network.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_same_weights_give_the_same_image_at_every_step(tmp_path: Path) -> None:
+    family = tiny_family()
+    denoiser = family.load_denoiser()
+    first = rendered(tmp_path / "a", denoiser, step=0)[1]
+    second = rendered(tmp_path / "b", denoiser, step=50)[1]
+    assert [image.path.read_bytes() for image in first] == [image.path.read_bytes() for image in second]
+
+
+def test_other_weights_give_another_image(tmp_path: Path) -> None:
+    denoiser = tiny_family().load_denoiser()
+    before = rendered(tmp_path / "a", denoiser)[1][0].path.read_bytes()
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.mul_(1.1)
+    assert rendered(tmp_path / "b", denoiser)[1][0].path.read_bytes() != before
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"])
+def test_every_sampler_draws(tmp_path: Path, sampler: str) -> None:
+    _, images = rendered(
+        tmp_path, validation_noise_scheduler=sampler, validation_num_inference_steps=4, validation_disable_unconditional=True
+    )
+    with Image.open(images[0].path) as picture:
+        assert picture.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "values", [{"mixed_precision": "bf16", "optimizer": "adamw_bf16"}, {"mixed_precision": "bf16", "optimizer": "torch-adamw"}]
+)
+def test_short_types_draw_about_the_same(tmp_path: Path, values: dict[str, str]) -> None:
+    exact, short = rendered(tmp_path / "a")[1][1].path, rendered(tmp_path / "b", **values)[1][1].path
+    with Image.open(exact) as ours, Image.open(short) as theirs:
+        assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).mean() < 12
+
+
+def test_images_and_sampler_steps_are_announced(tmp_path: Path) -> None:
+    announced: list[str] = []
+    heard: list[tuple[int, int]] = []
+    rendered(
+        tmp_path, on_image=lambda image: announced.append(image.shortname), on_progress=lambda done, total: heard.append((done, total))
+    )
+    assert announced == ["unconditional", "validation"]
+    assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_stop_ends_the_drawing_before_the_next_image(tmp_path: Path) -> None:
+    asked = iter([False, True])
+    assert len(rendered(tmp_path, should_stop=lambda: next(asked))[1]) == 1
+
+
+def test_the_autoencoder_is_freed_after_drawing(tmp_path: Path) -> None:
+    assert rendered(tmp_path)[0]._vae is None
+
+
+def test_the_seed_of_the_run_stands_in_for_an_empty_one() -> None:
+    assert first_seed(tiny_family(validation_seed=0, seed=9).options) == 0
+    assert first_seed(tiny_family(seed=9).options) == 9

@@ -70,7 +70,9 @@ class UpdateEnvironmentSerializer(Sent):
     """The configuration that replaces the stored one."""
 
     name = Text(required=False, max_length=200, help_text="The name in the address, if sent.")
-    config = serializers.JSONField(help_text="--option: value; names with or without dashes.")
+    config = serializers.JSONField(
+        help_text="--option: value; names with or without dashes.", style={"base_template": "textarea.html", "rows": 16}
+    )
     description = Text(required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT)
     tags = serializers.ListField(child=Text(max_length=100), required=False, allow_null=True, max_length=MOST_TAGS)
 

@@ -117,6 +117,20 @@ class ConfigurationDetail(ConfigurationView):
 
     serializer_class = shapes.UpdateEnvironmentSerializer
 
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer[Any]:
+        if "data" not in kwargs and kwargs.get("instance") is None:
+            kwargs["instance"] = self._stored()  # what the browsable API's forms begin with
+        return super().get_serializer(*args, **kwargs)
+
+    def _stored(self) -> dict[str, Any]:
+        environment = services.find(self.kwargs["name"])
+        return {
+            "name": environment.name,
+            "config": dashed(environment.config),
+            "description": environment.description,
+            "tags": environment.tags,
+        }
+
     @described("configs_get", "Show an environment", shapes.EnvironmentSerializer, 404)
     def get(self, request: Request, name: str) -> Response:
         return Response(answers.shown(services.find(name)))

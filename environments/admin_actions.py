@@ -1,0 +1,42 @@
+"""Buttons on an environment's admin page. Other apps add theirs when Django is ready; this app imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.http import HttpRequest
+
+from environments.models import Environment
+
+
+@dataclass(frozen=True)
+class ObjectAction:
+    """One button."""
+
+    slug: str
+    """Its word in the address."""
+    label: str
+    run: Callable[[HttpRequest, Environment], str]
+    """Does it and says what was done, as a sentence. Raises a DRF APIException where it cannot; ``problems`` of it are shown one by one."""
+    applies: Callable[[Environment], bool] = lambda environment: True
+    """Whether the button is shown for an environment."""
+    is_primary: bool = False
+
+
+_ACTIONS: dict[str, ObjectAction] = {}
+
+
+def add_object_action(action: ObjectAction) -> None:
+    """Show a button on every environment's page; one with the same slug replaces it."""
+    _ACTIONS[action.slug] = action
+
+
+def object_actions() -> list[ObjectAction]:
+    """Every button, in the order in which they were added."""
+    return list(_ACTIONS.values())
+
+
+def find_object_action(slug: str) -> ObjectAction | None:
+    """The button with this slug; None where there is none."""
+    return _ACTIONS.get(slug)

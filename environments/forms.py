@@ -1,0 +1,209 @@
+"""The admin's forms: one field an option, derived from the registry, with what is wrong said at the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from environments.checks import check_config
+from environments.config_files import read_text
+from environments.creation import NewEnvironment, plan
+from environments.datasets_file import locate
+from environments.examples import shipped_examples
+from environments.home import current_home
+from environments.json_text import BadJson, parse_json
+from environments.models import Environment
+from environments.names import name_problem
+from environments.resolve import resolve_run
+from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.families import cards
+from trainer_engine.contract.options import GROUPS, REGISTRY, OptionSpec
+
+if TYPE_CHECKING:
+    ModelForm = forms.ModelForm[Environment]
+else:
+    ModelForm = forms.ModelForm
+
+PREFIX = "option_"
+DATASETS = "datasets_text"
+EMPTY_TEXT = '""'
+"""How a person types a text that is empty, where an empty field means the default."""
+
+
+def option_field(spec: OptionSpec) -> forms.Field:
+    """The form field of an option. Empty means: not in the configuration, so that the default counts."""
+    default = "must be given" if spec.required else f"default: {_text(spec.default)}" if spec.default not in (None, "") else "default: none"
+    words = ("true", "false") if spec.kind == "bool" else spec.choices
+    if words:
+        choices = [("", f"— {default}"), *((word, word) for word in words)]
+        return forms.ChoiceField(required=False, choices=choices, label=spec.name, help_text=spec.help)
+    widget = forms.TextInput(attrs={"placeholder": default, "class": "vTextField"})
+    return forms.CharField(required=False, strip=False, label=spec.name, help_text=spec.help, widget=widget)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={_text(item)}" for key, item in value.items())
+    return EMPTY_TEXT if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class NewEnvironmentForm(ModelForm):
+    """What a new environment begins with."""
+
+    model_family = forms.ChoiceField(required=False, help_text="Family of the base model; may come from the example.")
+    model_flavour = forms.ChoiceField(required=False, help_text="Named weights of the family.")
+    model_type = forms.ChoiceField(required=False, help_text="What is trained.")
+    example = forms.ChoiceField(required=False, help_text="A shipped template to begin with.")
+
+    class Meta:
+        model = Environment
+        fields = ("name", "description")
+        widgets = {"description": forms.TextInput(attrs={"class": "vTextField"})}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        flavours = [(card.title, [(flavour, flavour) for flavour in card.flavours]) for card in cards().values()]
+        types = sorted({model_type for card in cards().values() for model_type in card.model_types})
+        self._choose("model_family", [(card.name, card.title) for card in cards().values()])
+        self._choose("model_flavour", flavours)
+        self._choose("model_type", [(word, word) for word in types], empty=None)
+        self._choose("example", [(example.name, example.name) for example in shipped_examples()])
+
+    def _choose(self, name: str, choices: list[Any], *, empty: str | None = "—") -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [*([("", empty)] if empty else []), *choices]
+
+    @property
+    def wanted(self) -> NewEnvironment:
+        """The request that the form stands for."""
+        given = {name: value for name, value in self.cleaned_data.items() if value}
+        return NewEnvironment(**given)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        problem = name_problem(cleaned.get("name", ""))
+        planned = plan(self.wanted, current_home()) if "name" in cleaned else []
+        for problem in planned if isinstance(planned, list) else []:
+            self.add_error(problem.option if problem.option in self.fields else None, str_of(problem))
+        return cleaned
+
+
+class EnvironmentFormBase(ModelForm):
+    """A configuration, its datasets file, and the problems that a start would meet, each at its field."""
+
+    tags_text = forms.CharField(
+        required=False, label="Tags", help_text="Words with commas between.", widget=forms.TextInput(attrs={"class": "vTextField"})
+    )
+    datasets_text = forms.CharField(
+        required=False,
+        strip=False,
+        label="Datasets file",
+        widget=forms.Textarea(attrs={"rows": 28, "class": "vLargeTextField datasets", "spellcheck": "false"}),
+    )
+
+    class Meta:
+        model = Environment
+        fields = ("description",)
+        widgets = {"description": forms.TextInput(attrs={"class": "vTextField"})}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.instance.config
+        self.initial["tags_text"] = ", ".join(self.instance.tags)
+        self.initial[DATASETS] = datasets_of(self.instance)
+        self.initial.update({f"{PREFIX}{name}": _text(value) for name, value in config.items() if value is not None})
+        self.fields[DATASETS].help_text = str(locate(config, current_home()).path or "data_backend_config names no file.")
+        if not self.is_bound:
+            self._tell_problems(config)
+
+    def _tell_problems(self, config: Mapping[str, Any]) -> None:
+        """Put what a start would say beside the fields that it is about."""
+        told: dict[str, list[Problem]] = {}
+        for problem in resolve_run(current_home(), config, {}).problems:
+            told.setdefault(field_of(problem), []).append(problem)
+        for name, problems in told.items():
+            field = self.fields.get(name)
+            if field is not None:
+                field.help_text = format_html("{}{}", field.help_text, problem_list(problems))
+
+    def clean_tags_text(self) -> list[str]:
+        return [word.strip() for word in self.cleaned_data["tags_text"].split(",") if word.strip()]
+
+    def clean_datasets_text(self) -> str:
+        text = str(self.cleaned_data[DATASETS]).replace("\r\n", "\n")
+        if DATASETS in self.changed_data:
+            try:
+                document = parse_json(text)
+            except BadJson as error:
+                raise forms.ValidationError(f"The text is {error}.") from error
+            if not isinstance(document, list):
+                raise forms.ValidationError("The datasets file is a list: [{...}, {...}].")
+        return text
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        checked = check_config(self.config(), current_home())
+        for problem in checked.errors:
+            name = field_of(problem)
+            self.add_error(name if name in self.fields else None, str_of(problem))
+        return cleaned
+
+    def config(self) -> dict[str, Any]:
+        """The stored configuration with the changes of the form; what was not touched stays as it is, to the type."""
+        values = dict(self.instance.config)
+        for name in REGISTRY:
+            field = f"{PREFIX}{name}"
+            if field not in self.changed_data or field not in self.cleaned_data:
+                continue
+            sent = self.cleaned_data[field]
+            if sent == "":
+                values.pop(name, None)
+            else:
+                values[name] = "" if sent == EMPTY_TEXT else sent
+        return values
+
+    def datasets(self) -> str | None:
+        """The text of the datasets file where it was changed."""
+        return str(self.cleaned_data[DATASETS]) if DATASETS in self.changed_data else None
+
+
+EnvironmentForm: type[EnvironmentFormBase] = type(
+    "EnvironmentForm", (EnvironmentFormBase,), {f"{PREFIX}{name}": option_field(spec) for name, spec in REGISTRY.items()}
+)
+
+
+def datasets_of(environment: Environment) -> str:
+    """The text of the datasets file as it lies there."""
+    path = locate(environment.config, current_home()).path
+    return (read_text(current_home(), path).text or "") if path else ""
+
+
+def option_groups() -> Iterable[tuple[str, str, list[str]]]:
+    """(group, its description, its form fields), in the order of the registry."""
+    for group, cls in GROUPS.items():
+        yield group, (cls.__doc__ or "").strip(), [f"{PREFIX}{name}" for name in cls.model_fields]
+
+
+def field_of(problem: Problem) -> str:
+    """The form field that a problem is about."""
+    return DATASETS if problem.option.startswith("dataloader") else f"{PREFIX}{problem.option}"
+
+
+def str_of(problem: Problem) -> str:
+    """A problem as one text: what is wrong, what would be right, what to do."""
+    expected = f" Expected: {problem.expected}." if problem.expected else ""
+    return f"{problem.message}{expected}{' Hint: ' + problem.hint + '.' if problem.hint else ''}"
+
+
+def problem_list(problems: Iterable[Problem]) -> SafeString:
+    """Problems as a list whose entries are coloured by their level."""
+    words = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "note"}
+    items = format_html_join("", '<li class="problem-{}">{}</li>', ((words[problem.level], str_of(problem)) for problem in problems))
+    return format_html('<ul class="problems">{}</ul>', items)

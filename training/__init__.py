@@ -1,0 +1,1 @@
+"""A run and its life: queue, engine process, event log, streams."""

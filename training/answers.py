@@ -1,0 +1,141 @@
+"""Jobs and events as the API shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
+from training import desk, media
+from training.models import Event, Job, Status
+
+IDLE: dict[str, Any] = {
+    "status": "idle",
+    "config": {},
+    "job_id": None,
+    "job_info": None,
+    "progress": None,
+    "startup_progress": {},
+}
+LARGEST_PAGE_BYTES = 16 * 1024 * 1024
+"""Images are large: a page of events ends where it has grown to this."""
+COLUMNS = ("index", "type", "timestamp", "severity", "payload")
+
+
+def iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def job_status(job: Job | None) -> dict[str, Any]:
+    """The shape of ``/status``."""
+    if job is None:
+        return IDLE
+    return {
+        "status": job.status,
+        "config": {f"--{name}": value for name, value in job.options.items()},
+        "job_id": str(job.pk),
+        "job_info": job_info(job),
+        "progress": _progress(job),
+        "startup_progress": job.startup,
+    }
+
+
+def job_info(job: Job) -> dict[str, Any]:
+    failed = job.status == Status.ERROR
+    return {
+        "status": job.status,
+        "message": job.message,
+        "error": job.message if failed else None,
+        "error_code": job.error_code or None,
+        "hint": job.hint or None,
+        "queue_position": desk.position(job),
+        "checkpoint": job.checkpoint or None,
+        "environment": job.environment or None,
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "finished_at": iso(job.finished_at),
+    }
+
+
+def _progress(job: Job) -> dict[str, Any] | None:
+    latest = job.progress
+    if latest is None:
+        return None
+    step, total = latest.get("step") or 0, latest.get("total_steps") or 0
+    return {
+        "percent": round(100 * step / total, 2) if total else 0.0,
+        "step": step,
+        "total_steps": total,
+        "epoch": latest.get("epoch"),
+        "total_epochs": job.plan.get("epochs"),
+        "loss": latest.get("loss"),
+        "learning_rate": latest.get("learning_rate"),
+        "eta_seconds": latest.get("eta_seconds"),
+        "samples_per_second": latest.get("samples_per_second"),
+        "metrics": {**latest.get("metrics", {}), "grad_norm": latest.get("grad_norm"), "seconds_per_step": latest.get("seconds_per_step")},
+    }
+
+
+def job_row(job: Job) -> dict[str, Any]:
+    """One line of the history."""
+    progress = _progress(job)
+    return {
+        "job_id": str(job.pk),
+        "number": job.number,
+        **job_info(job),
+        "output_dir": job.output_dir,
+        "percent": progress["percent"] if progress else None,
+        "step": progress["step"] if progress else None,
+        "total_steps": progress["total_steps"] if progress else None,
+    }
+
+
+def event(job: Job, row: tuple[int, str, str, str, dict[str, Any]], *, as_links: bool = False) -> dict[str, Any]:
+    """One entry of the log, with its images."""
+    index, kind, timestamp, severity, payload = row
+    body = media.shown(job, index, payload, as_links=as_links) if media.attached(payload) else payload
+    return {"index": index, "type": kind, "job_id": str(job.pk), "timestamp": timestamp, "severity": severity, **body}
+
+
+def rows_since(job: Job, since_index: int, limit: int) -> Iterable[tuple[int, str, str, str, dict[str, Any]]]:
+    return Event.objects.filter(job_id=job.pk, index__gte=since_index).order_by("index").values_list(*COLUMNS)[:limit]
+
+
+def encoded_events(job: Job, since_index: int, limit: int, *, as_links: bool = False) -> list[tuple[int, str, str]]:
+    """(index, type, JSON) of a page of the log; it ends early where its images have made it large."""
+    page: list[tuple[int, str, str]] = []
+    size = 0
+    for row in rows_since(job, since_index, limit):
+        text = json.dumps(event(job, row, as_links=as_links), ensure_ascii=False, separators=(",", ":"))
+        page.append((row[0], row[1], text))
+        size += len(text)
+        if size > LARGEST_PAGE_BYTES:
+            break
+    return page
+
+
+def checkpoints(job: Job | None) -> dict[str, Any]:
+    """The whole checkpoints in a job's output folder, newest first."""
+    if job is None:
+        return {"output_dir": None, "checkpoints": [], "total": 0}
+    found = sorted(list_checkpoints(Path(job.output_dir)), key=lambda info: info.step, reverse=True)
+    rows = [_checkpoint(info, is_latest=place == 0) for place, info in enumerate(found)]
+    return {"output_dir": job.output_dir, "checkpoints": rows, "total": len(rows)}
+
+
+def _checkpoint(info: CheckpointInfo, *, is_latest: bool) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "path": str(info.path),
+        "step": info.step,
+        "epoch": info.epoch,
+        "loss": info.loss,
+        "learning_rate": info.learning_rate,
+        "timestamp": info.created_at,
+        "size_bytes": info.size_bytes,
+        "is_latest": is_latest,
+        "verified": info.verified,
+    }

@@ -1,0 +1,20 @@
+"""Training as a Django app: every django-q2 worker looks after the runs that nobody looks after."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class TrainingConfig(AppConfig):
+    """Registers the caretaker with the workers when Django is ready."""
+
+    name = "training"
+    verbose_name = "Runs"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from django_q.signals import post_spawn
+
+        from training.caretaker import begin_in_worker
+
+        post_spawn.connect(begin_in_worker, dispatch_uid="training.caretaker")

@@ -1,0 +1,38 @@
+"""Keep a client that does not read from filling the server's memory.
+
+Daphne takes whatever it is given and lets it pile up in the connection's buffer, so we look into that buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+LARGEST_BACKLOG_BYTES = 1024 * 1024
+PATIENCE_SECONDS = 10.0
+PAUSE_SECONDS = 0.02
+
+
+class ClientTooSlow(Exception):
+    """A client left more than the allowed backlog lying for too long; it can come back with its index."""
+
+
+def backlog_bytes(send: Callable[..., Any]) -> int:
+    """Bytes given to Daphne's connection and not yet taken by the kernel; 0 under a server that is not Daphne."""
+    protocol = send.args[0] if isinstance(send, partial) and send.args else None
+    channel = getattr(protocol, "channel", None) or protocol
+    transport = getattr(channel, "transport", None)
+    waiting = len(getattr(transport, "dataBuffer", b"")) - int(getattr(transport, "offset", 0))
+    return waiting + int(getattr(transport, "_tempDataLen", 0))
+
+
+async def wait_for_reader(send: Callable[..., Any]) -> None:
+    """Return when the client has taken enough to be sent more. Raises ClientTooSlow."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while backlog_bytes(send) > LARGEST_BACKLOG_BYTES:
+        if time.monotonic() > deadline:
+            raise ClientTooSlow
+        await asyncio.sleep(PAUSE_SECONDS)

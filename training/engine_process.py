@@ -1,0 +1,220 @@
+"""Start, watch and signal the engine. Knows processes, no database.
+
+A process is known by its id, the moment it started and the boot of the machine: ids are given out again. A zombie is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from trainer_engine.contract.run import RunFolder
+
+ENGINE_MODULE = "trainer_engine"
+PASSED_VARIABLES = frozenset(
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "NO_COLOR"),
+        *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TOKENIZERS_PARALLELISM"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK"),
+    )
+)
+PASSED_PREFIXES = (
+    "LC_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "DIFFUSERS_", "SAFETENSORS_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_",
+    "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "ROCR_", "HIP_", "HSA_",
+    "XDG_", "WANDB_", "SLURM_",
+)  # fmt: skip
+CHILDREN: list[subprocess.Popen[bytes]] = []
+"""Engines that this process started and has to bury."""
+
+
+@dataclass(frozen=True)
+class EngineIdentity:
+    """A process that cannot be taken for another."""
+
+    pid: int
+    started_at: int
+    """Clock ticks between boot and the process's start (Linux), else milliseconds since the epoch."""
+    boot_id: str
+
+
+def passed_environment(variables: dict[str, str] | None = None) -> dict[str, str]:
+    """What an engine may see of its parent's environment: an allow-list, so that no secret of the server slips through."""
+    variables = dict(os.environ) if variables is None else variables
+    return {name: value for name, value in variables.items() if name in PASSED_VARIABLES or name.startswith(PASSED_PREFIXES)}
+
+
+def boot_id() -> str:
+    """Names this boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(int(psutil.boot_time()))
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started; None where there is none, or only a zombie. Does not move when the clock is set."""
+    fields = _stat_fields(pid)
+    if fields is not None:
+        return None if fields[0] in ("Z", "X") else int(fields[19])
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1000)
+    except psutil.Error:
+        return None
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """``/proc/<pid>/stat`` from its third field on: the second may hold spaces and brackets."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def identify(pid: int) -> EngineIdentity | None:
+    """The identity of a living process."""
+    started_at = start_ticks(pid)
+    return None if started_at is None else EngineIdentity(pid, started_at, boot_id())
+
+
+def is_alive(identity: EngineIdentity) -> bool:
+    return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.started_at
+
+
+def start(folder: RunFolder, argv: Sequence[str], extra_environment: dict[str, str] | None = None) -> EngineIdentity:
+    """Start an engine in a session of its own: what kills the server does not kill the run. Raises OSError where it cannot be started."""
+    environment = passed_environment() | (extra_environment or {})
+    with folder.log.open("ab") as log:
+        child = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder.path,
+            env=environment,
+            start_new_session=True,
+        )
+    CHILDREN.append(child)
+    # Gone already: an identity that nothing alive has lets the follower say how it ended.
+    return identify(child.pid) or EngineIdentity(child.pid, 0, boot_id())
+
+
+def bury_children() -> None:
+    """Take the zombies of ended engines out of the process table."""
+    CHILDREN[:] = [child for child in CHILDREN if child.poll() is None]
+
+
+def death_signal(identity: EngineIdentity) -> int | None:
+    """The signal that killed an engine, while that can still be learnt; None where it is not known or there was none."""
+    for child in CHILDREN:
+        if child.pid == identity.pid:
+            code = child.poll()
+            return -code if code is not None and code < 0 else None
+    fields = _stat_fields(identity.pid)
+    if fields is None or fields[0] != "Z" or int(fields[19]) != identity.started_at or len(fields) < 50:
+        return None
+    return int(fields[49]) & 0x7F or None
+
+
+def processes_of(folder: RunFolder) -> Iterator[psutil.Process]:
+    """Launcher and ranks: the processes whose command line holds ``trainer_engine`` and this run folder as whole arguments."""
+    wanted = str(folder.path)
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if wanted in command and ENGINE_MODULE in command and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except psutil.Error:
+            continue
+
+
+def find(folder: RunFolder) -> EngineIdentity | None:
+    """The engine of a run whose starter died before it could note which process it had started."""
+    found = sorted(processes_of(folder), key=lambda process: process.pid)
+    leaders = [process for process in found if _is_session_leader(process.pid) and _parent(process) not in {one.pid for one in found}]
+    return identify(leaders[0].pid) if leaders else None
+
+
+def _is_session_leader(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return int(process.ppid())
+    except psutil.Error:
+        return 0
+
+
+def ask_to_end(identity: EngineIdentity, folder: RunFolder) -> None:
+    """SIGTERM to the ranks: finish the step, save, leave.
+
+    A launcher is spared while it has ranks, because torchrun answers SIGTERM by killing them after 30 seconds.
+    """
+    if not is_alive(identity):
+        return
+    ranks = [process.pid for process in processes_of(folder) if process.pid != identity.pid]
+    for pid in ranks or [identity.pid]:
+        _signal(pid, signal.SIGTERM)
+
+
+def kill(identity: EngineIdentity | None, folder: RunFolder) -> None:
+    """SIGKILL to everything that belongs to the run: process group, launcher, ranks (which torchrun puts into sessions of their own)."""
+    if identity is not None and is_alive(identity):
+        descendants = _descendants(identity.pid)
+        try:
+            os.killpg(identity.pid, signal.SIGKILL)
+        except OSError:
+            _signal(identity.pid, signal.SIGKILL)
+        for process in descendants:
+            _kill_same(process)
+    for process in processes_of(folder):
+        _kill_same(process)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def _kill_same(process: psutil.Process) -> None:
+    """psutil compares the start time before it signals, so that a process id that was given out again is spared."""
+    try:
+        process.kill()
+    except psutil.Error:
+        return
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return
+
+
+def wait_until_gone(identity: EngineIdentity | None, folder: RunFolder, *, seconds: float) -> bool:
+    """Whether nothing of a run is left within that time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        bury_children()
+        if (identity is None or not is_alive(identity)) and next(processes_of(folder), None) is None:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)

@@ -1,0 +1,42 @@
+"""Why something asked of a run was not done: each class carries its HTTP status and every problem."""
+
+from __future__ import annotations
+
+from rest_framework.exceptions import APIException
+
+from trainer_engine.contract.errors import Problem
+from training.preflight_report import PreflightReport
+
+
+class TrainingRefused(APIException):
+    """Nothing was done; ``detail`` says why in one sentence, ``problems`` what to change."""
+
+    status_code = 422
+
+    def __init__(self, detail: str, problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(detail)
+        self.problems = problems
+
+
+class CannotStart(TrainingRefused):
+    """The configuration is not one that a run can be started with."""
+
+    def __init__(self, report: PreflightReport) -> None:
+        super().__init__("Cannot start training: the configuration has problems.", tuple(report.errors))
+        self.report = report
+
+
+class JobNotFound(TrainingRefused):
+    """No job has this id."""
+
+    status_code = 404
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job '{job_id[:100]}' not found")
+
+
+class BadValue(TrainingRefused):
+    """A parameter of the address or the body is not what it must be."""
+
+    def __init__(self, option: str, message: str, *, got: object, expected: str) -> None:
+        super().__init__(message, (Problem.error(option, "bad_value", message, got=got, expected=expected),))

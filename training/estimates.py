@@ -1,0 +1,146 @@
+"""How much memory and disk a run needs. Weights and optimizer state are counted; activations are modelled, hence the error bar."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.report import DatasetReport
+from training.launch import visible_gpus
+
+GIB = 1024**3
+HIDDEN_PX = 1152
+"""Width of the transformers that the activation model was fitted to."""
+PARAMETERS_A_LAYER = 21_700_000
+ERROR_SHARE = 0.35
+"""Of the modelled part, either way."""
+BYTES_OF_EMBEDDING = 4096 * 2
+PATCH = 2
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device while a step is taken."""
+
+    counted: int
+    """Weights, gradients, optimizer state: certain."""
+    modelled: int
+    """Activations."""
+
+    @property
+    def low(self) -> int:
+        return int(self.counted + self.modelled * (1 - ERROR_SHARE))
+
+    @property
+    def high(self) -> int:
+        return int((self.counted + self.modelled) * (1 + ERROR_SHARE))
+
+    def as_dict(self) -> dict[str, Any]:
+        middle = self.counted + self.modelled
+        text = f"about {size(middle)} per device while training ({size(self.low)} to {size(self.high)})"
+        return {"bytes": middle, "low_bytes": self.low, "high_bytes": self.high, "text": text}
+
+
+def size(number: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
+def weight_bytes(options: TrainingOptions) -> int:
+    """Bytes of one trained number."""
+    return 2 if options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16" else 4
+
+
+def state_bytes(options: TrainingOptions) -> int:
+    """Bytes of optimizer state for each trained number: two moments, and Kahan's compensation for bfloat16 weights."""
+    each = weight_bytes(options)
+    return 2 * each + (each if each == 2 else 0)
+
+
+def estimate_memory(options: TrainingOptions, parameters: int, report: DatasetReport, card: FamilyCard) -> Memory:
+    each = weight_bytes(options)
+    average = 4 if options.run.use_ema else 0
+    counted = parameters * (2 * each + state_bytes(options) + average)
+    cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
+    tokens = cells // (card.vae_scale_factor * PATCH) ** 2 * options.run.train_batch_size
+    layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
+    width = min(HIDDEN_PX, max(16, int(math.sqrt(parameters / layers / 16))))
+    computing = 4 if options.precision.mixed_precision == "no" else 2
+    kept = layers + 40 if options.model.gradient_checkpointing else layers * 34
+    return Memory(counted, tokens * width * computing * kept)
+
+
+def estimate_disk(
+    options: TrainingOptions, parameters: int, report: DatasetReport, card: FamilyCard, *, steps: int, encoder_bytes: int
+) -> dict[str, int]:
+    """Bytes of the parts of what a run writes."""
+    average = 4 if options.run.use_ema else 0
+    checkpoint = parameters * (weight_bytes(options) + state_bytes(options) + average)
+    saved = steps // options.checkpointing.checkpoint_step_interval + 1
+    limit = options.checkpointing.checkpoints_total_limit
+    kept = min(saved, limit + 1) if limit else saved
+    pipeline = parameters * weight_bytes(options) + (encoder_bytes if options.checkpointing.save_text_encoder else 0)
+    cells = sum(bucket.images * bucket.size[0] * bucket.size[1] // card.vae_scale_factor**2 for one in report.sets for bucket in one.counts)
+    images = sum(bucket.images for one in report.sets for bucket in one.counts)
+    caches = cells * card.latent_channels * 4 + images * min(card.token_limit, 300) * BYTES_OF_EMBEDDING
+    return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline, "caches": caches}
+
+
+def disk_answer(parts: Mapping[str, int], free: int) -> dict[str, Any]:
+    total = parts["checkpoints"] + parts["pipeline"] + parts["caches"]
+    text = f"about {size(total)} for checkpoints, result and caches; {size(free)} are free"
+    return {**{f"{name}_bytes": number for name, number in parts.items()}, "bytes": total, "free_bytes": free, "text": text}
+
+
+def check_disk(parts: Mapping[str, int], free: int, folder: Path) -> list[Problem]:
+    least = parts["checkpoint"] + parts["pipeline"]
+    total = parts["checkpoints"] + parts["pipeline"] + parts["caches"]
+    if free < least:
+        message = f"{folder} has {size(free)} free; one checkpoint and the result alone take {size(least)}."
+        return [Problem.error("output_dir", "disk_too_small", message, hint="free space, or choose a folder on another disk")]
+    if free < total:
+        message = f"{folder} has {size(free)} free; with all the checkpoints that are kept the run takes {size(total)}."
+        return [Problem.warning("output_dir", "disk_is_tight", message, hint="lower checkpoints_total_limit, or free space")]
+    return []
+
+
+def check_memory(memory: Memory, processes: int, variables: Mapping[str, str]) -> list[Problem]:
+    """Refuses only what cannot fit even if the model errs to the low side."""
+    if visible_gpus(variables):
+        there = gpu_memory()
+        needed = memory.low
+    else:
+        there = psutil.virtual_memory().total
+        needed = memory.low * processes
+    if there is None or needed <= there:
+        return []
+    message = f"The run needs at least {size(needed)} of memory, and there are {size(there)}."
+    hint = "lower train_batch_size or the resolution; adamw_bf16 with mixed_precision=bf16 takes the least"
+    return [Problem.error("train_batch_size", "memory_too_small", message, hint=hint)]
+
+
+def gpu_memory() -> int | None:
+    """Bytes of the smallest NVIDIA GPU; None where that cannot be found out."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=5, check=True, text=True).stdout
+        return min(int(line) for line in answer.split()) * 1024**2
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None

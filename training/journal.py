@@ -1,0 +1,74 @@
+"""Read a run's journal from a byte offset: whole lines only, and a broken line stops nobody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer_engine.contract.events import JournalEntry, decode
+
+CHUNK_BYTES = 256 * 1024
+LONGEST_LINE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class BrokenLine:
+    """Something that is no event."""
+
+    offset: int
+    """Where the line begins, in bytes."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one look at a journal gave."""
+
+    entries: tuple[JournalEntry | BrokenLine, ...]
+    offset: int
+    """Where to go on."""
+
+
+def read_entries(path: Path, offset: int) -> Reading:
+    """The whole lines after ``offset``, some 256 KiB of them at most; a line that is still being written is left for the next look.
+
+    A journal that is not there yet is an empty one. Raises OSError where it is there and cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            chunk = _whole_lines(stream)
+    except FileNotFoundError:
+        return Reading((), offset)
+    entries: list[JournalEntry | BrokenLine] = []
+    position = offset
+    for line in chunk.split(b"\n"):
+        if line.strip():
+            entries.append(_decode(line, position))
+        position += len(line) + 1
+    return Reading(tuple(entries), offset + len(chunk))
+
+
+def _whole_lines(stream: BinaryIO) -> bytes:
+    """A chunk, cut after its last line's end; a line longer than the chunk is read until its end."""
+    chunk = stream.read(CHUNK_BYTES)
+    while b"\n" not in chunk and len(chunk) < LONGEST_LINE_BYTES:
+        more = stream.read(CHUNK_BYTES)
+        if not more:
+            break
+        chunk += more
+    if b"\n" not in chunk and len(chunk) >= LONGEST_LINE_BYTES:
+        return chunk
+    return chunk[: chunk.rfind(b"\n") + 1]
+
+
+def _decode(line: bytes, offset: int) -> JournalEntry | BrokenLine:
+    try:
+        entry = decode(line)
+    except (ValueError, RecursionError) as error:
+        return BrokenLine(offset, str(error)[:200])
+    typed: tuple[tuple[object, type], ...] = ((entry.seq, int), (entry.data, dict), (entry.type, str))
+    if not all(isinstance(value, kind) for value, kind in typed):
+        return BrokenLine(offset, "its fields have the wrong types")
+    return entry

@@ -1,0 +1,59 @@
+"""Images that events name: found in the run's or the output folder, never elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from training.models import Job
+
+ATTACHMENTS = ("images", "videos")
+
+
+def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
+    """The real path of a media file; None where it is gone or lies in neither folder."""
+    if not isinstance(file, str) or not file or "\0" in file:
+        return None
+    path = (run_dir / file).resolve()
+    inside = any(path.is_relative_to(root.resolve()) for root in (run_dir, output_dir))
+    return path if inside and path.is_file() else None
+
+
+def attached(payload: dict[str, Any]) -> list[dict[str, Any]]:
+    """The media entries of an event's payload, in order."""
+    return [entry for key in ATTACHMENTS for entry in payload.get(key, []) if isinstance(entry, dict)]
+
+
+def url(job_id: object, index: int, place: int) -> str:
+    return f"/api/training/jobs/{job_id}/media/{index}/{place}"
+
+
+def data_uri(path: Path, mime_type: str) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
+    """The payload with ``src`` instead of file names: a data URI, a link, or an empty text where the file is gone."""
+    place = 0
+    result = dict(payload)
+    for key in ATTACHMENTS:
+        if key not in payload:
+            continue
+        entries = []
+        for entry in attached({key: payload[key]}):
+            entries.append(_shown_entry(job, index, place, entry, as_links=as_links))
+            place += 1
+        result[key] = entries
+    return result
+
+
+def _shown_entry(job: Job, index: int, place: int, entry: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
+    mime_type = str(entry.get("mime_type", "image/png"))
+    if as_links:
+        return {"src": url(job.pk, index, place), "mime_type": mime_type}
+    path = locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
+    try:
+        return {"src": data_uri(path, mime_type) if path else "", "mime_type": mime_type}
+    except OSError:
+        return {"src": "", "mime_type": mime_type}

@@ -1,0 +1,165 @@
+"""Runs, what happened in them, and what they saved. Only ``services``, ``lifecycle``, ``ingest``, ``leases`` and ``ending`` write here."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.db import models
+from django.utils import timezone
+
+from trainer_engine.contract.run import RunFolder
+from training.engine_process import EngineIdentity
+
+
+class Status(models.TextChoices):
+    """Where a job stands. A job is in exactly one of these at any time."""
+
+    QUEUED = "queued", "queued"
+    """Checked and waiting for a slot."""
+    STARTING = "starting", "starting"
+    """A worker has claimed it; the engine loads and caches."""
+    RUNNING = "running", "running"
+    """The engine said that it trains."""
+    STOPPING = "stopping", "stopping"
+    """A stop was asked for; the engine saves and leaves."""
+    COMPLETED = "completed", "completed"
+    """All steps were taken and the result is on disk."""
+    STOPPED = "stopped", "stopped"
+    """It ended early because somebody asked, after saving."""
+    CANCELLED = "cancelled", "cancelled"
+    """It was ended at once, or taken out of the queue; nothing was saved for it."""
+    ERROR = "error", "error"
+    """It ended by itself before it was done; ``error_code`` says why."""
+
+
+ACTIVE = (Status.STARTING, Status.RUNNING, Status.STOPPING)
+TERMINAL = (Status.COMPLETED, Status.STOPPED, Status.CANCELLED, Status.ERROR)
+
+
+class Job(models.Model):
+    """One run: what was asked for, frozen, and how it goes."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    number = models.BigIntegerField(unique=True, editable=False)
+    """Counts the jobs from 1 in the order in which they were accepted; the queue and the streams go by it."""
+    environment = models.CharField(max_length=64, blank=True, default="")
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
+    options: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
+    """Option name without dashes -> resolved value; never changes."""
+    datasets: models.JSONField[list[dict[str, Any]], list[dict[str, Any]]] = models.JSONField(default=list)
+    """The dataset entries, paths absolute; never change."""
+    plan: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
+    """What the checks before the start understood: steps, epochs, datasets, memory, disk."""
+    output_dir = models.TextField()
+    run_dir = models.TextField()
+    idempotency_key = models.CharField(max_length=255, unique=True, null=True, blank=True)
+
+    engine_pid = models.IntegerField(null=True, blank=True)
+    """The engine's process, or its launcher's, until it is known to be gone."""
+    engine_started_at = models.BigIntegerField(null=True, blank=True)
+    """Clock ticks from boot to that process's start: a process id alone is given out again."""
+    engine_boot_id = models.CharField(max_length=64, blank=True, default="")
+
+    journal_offset = models.BigIntegerField(default=0)
+    """Bytes of the journal that are in the log."""
+    journal_seq = models.BigIntegerField(default=-1)
+    """The last ``seq`` that is in the log."""
+    next_index = models.BigIntegerField(default=0)
+    """The index that the next event of the log gets."""
+    lease_owner = models.CharField(max_length=64, blank=True, default="")
+    """The follower that looks after the run."""
+    lease_until = models.DateTimeField(null=True, blank=True)
+
+    progress: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(null=True, blank=True)
+    """``data`` of the last progress event."""
+    startup: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
+    """Stage key -> how far it is."""
+    message = models.TextField(blank=True, default="")
+    error_code = models.CharField(max_length=64, blank=True, default="")
+    hint = models.TextField(blank=True, default="")
+    checkpoint = models.TextField(blank=True, default="")
+    """Name of the newest whole checkpoint."""
+
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    """When a worker claimed it."""
+    stop_requested_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-number",)
+        indexes = (models.Index(fields=("status", "number"), name="job_status_number"),)
+
+    def __str__(self) -> str:
+        return f"{self.environment or 'run'} {self.id}"
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.run_dir))
+
+    @property
+    def engine(self) -> EngineIdentity | None:
+        """The process to look for; None before it was started and once it is known to be gone."""
+        if self.engine_pid is None or self.engine_started_at is None:
+            return None
+        return EngineIdentity(self.engine_pid, self.engine_started_at, self.engine_boot_id)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in TERMINAL
+
+
+class Event(models.Model):
+    """One entry of a job's log. Written once, never changed: an index means the same for ever."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    index = models.BigIntegerField()
+    """Counts from 0 without gaps, the server's own events included."""
+    seq = models.BigIntegerField(null=True, blank=True)
+    """Place in the engine's journal; None for the server's own events."""
+    type = models.CharField(max_length=40)
+    timestamp = models.CharField(max_length=40)
+    """ISO 8601, UTC, as its writer gave it."""
+    severity = models.CharField(max_length=10, default="info")
+    payload: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
+    """``title``, ``message``, ``body``, ``data`` and what the type adds; images as file names."""
+
+    class Meta:
+        ordering = ("job", "index")
+        constraints = (
+            models.UniqueConstraint(fields=("job", "index"), name="event_index_is_unique"),
+            models.UniqueConstraint(fields=("job", "seq"), name="journal_line_is_read_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.index} {self.type}"
+
+
+class Checkpoint(models.Model):
+    """A checkpoint that a run announced. It may have been pruned since; the folder on disk is the truth."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="checkpoints")
+    name = models.CharField(max_length=255)
+    path = models.TextField()
+    step = models.BigIntegerField()
+    is_final = models.BooleanField(default=False)
+    size_bytes = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-step",)
+        constraints = (models.UniqueConstraint(fields=("job", "name"), name="checkpoint_is_announced_once"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Desk(models.Model):
+    """The one row that those who hand out work lock, and where the caretakers note when they last looked."""
+
+    looked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"looked at {self.looked_at}"

@@ -1,0 +1,148 @@
+"""Everything that ``validate`` says: the options, the datasets as training will see them, the disk, the model. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from environments.paths import Home
+from environments.resolve import ResolvedRun
+from trainer_engine.contract.checkpoint_files import list_checkpoints
+from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.report import DatasetReport, examine
+from training import estimates, weights
+from training.engine_process import passed_environment
+from training.launch import UnreadableAccelerateConfig, launch_command, visible_gpus
+from training.preflight_report import PreflightReport
+
+CPU_INFO = Path("/proc/cpuinfo")
+FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None) -> PreflightReport:
+    """Look at everything that a run would meet. Needs no database."""
+    variables = passed_environment() if variables is None else variables
+    problems = list(resolved.problems)
+    options, card = resolved.options, resolved.card
+    if options is None or card is None:
+        return PreflightReport(resolved, problems)
+    problems += _folder_problems(options, resolved.dataloader)
+    problems += _resume_problems(options)
+    problems += _process_problems(options, home, variables)
+    hub = weights.HubSettings.of(variables)
+    sources = _model_sources(options, card)
+    problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
+    if resolved.dataloader is None:
+        return PreflightReport(resolved, problems)
+    report = examine(resolved.dataloader, options, card)
+    problems += report.problems
+    base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
+    understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
+    return PreflightReport(resolved, problems + more, understood)
+
+
+def _understand(
+    options: TrainingOptions, card: FamilyCard, report: DatasetReport, base: Path | None, source: str, variables: Mapping[str, str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """What the run would be, in numbers, and what the machine says to them."""
+    summary = report.summary()
+    per_epoch = max(1, report.steps_per_epoch)
+    steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
+    flavour = options.model.model_flavour or card.default_flavour
+    parameters = (weights.count_parameters(base) if base else None) or card.parameters.get(flavour, 0)
+    memory = estimates.estimate_memory(options, parameters, report, card)
+    encoder_bytes = weights.folder_bytes(base / "text_encoder") if base else 0
+    disk = estimates.estimate_disk(options, parameters, report, card, steps=steps, encoder_bytes=encoder_bytes)
+    output_dir = Path(options.run.output_dir)
+    free = shutil.disk_usage(nearest_existing(output_dir)).free
+    understood = {
+        **summary,
+        "model": {"family": card.name, "title": card.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
+        "steps": steps,
+        "epochs": -(-steps // per_epoch),
+        "batch_size": options.run.train_batch_size * options.distributed.num_processes,
+        "effective_batch_size": summary["samples_per_step"],
+        "memory": memory.as_dict(),
+        "disk": estimates.disk_answer(disk, free),
+    }
+    problems = estimates.check_memory(memory, options.distributed.num_processes, variables)
+    return understood, problems + estimates.check_disk(disk, free, output_dir) + list(_speed_notes(options, variables))
+
+
+def _model_sources(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
+    """Option -> where its weights come from."""
+    model = options.model
+    base = model.pretrained_model_name_or_path or card.repository(model.model_flavour)
+    others = {
+        "pretrained_vae_model_name_or_path": model.pretrained_vae_model_name_or_path,
+        "pretrained_t5_model_name_or_path": model.pretrained_t5_model_name_or_path,
+    }
+    return {"pretrained_model_name_or_path": base, **{name: source for name, source in others.items() if source}}
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the closest folder above it that is there."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
+    """Folders that the run will write to."""
+    wanted = {"output_dir": options.run.output_dir}
+    for name in ("cache_dir", "cache_dir_vae", "cache_dir_text"):
+        if getattr(options.data, name):
+            wanted[name] = getattr(options.data, name)
+    for images in dataloader.image_sets if dataloader else ():
+        wanted[images.option("cache_dir_vae")] = str(images.cache_dir_vae)
+    for text in dataloader.text_sets if dataloader else ():
+        wanted[text.option("cache_dir")] = str(text.cache_dir)
+    for option, folder in wanted.items():
+        existing = nearest_existing(Path(folder))
+        if not existing.is_dir():
+            yield Problem.error(
+                option, "not_a_folder", f"{existing} is a file, so {folder} cannot be made.", got=folder, expected="a folder"
+            )
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            message = f"{folder} cannot be written to: this account may not write in {existing}."
+            yield Problem.error(option, "not_writable", message, got=folder, expected="a folder that can be written to")
+
+
+def _resume_problems(options: TrainingOptions) -> Iterator[Problem]:
+    wanted = options.checkpointing.resume_from_checkpoint
+    if not wanted or wanted == "latest":
+        return
+    name = Path(wanted).name
+    if name not in {checkpoint.name for checkpoint in list_checkpoints(Path(options.run.output_dir))}:
+        message = f"There is no whole checkpoint {name} in {options.run.output_dir}."
+        expected = "latest, or the name of a checkpoint there"
+        yield Problem.error("resume_from_checkpoint", "no_such_checkpoint", message, got=wanted, expected=expected)
+
+
+def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:
+    try:
+        launch_command(home.root, options, variables)
+    except UnreadableAccelerateConfig as error:
+        path = options.distributed.accelerate_config
+        yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
+    gpus, processes = visible_gpus(variables), options.distributed.num_processes
+    if gpus and processes > gpus and not options.distributed.accelerate_config:
+        message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."
+        yield Problem.error("num_processes", "too_few_gpus", message, got=processes, expected=f"at most {gpus}")
+
+
+def _speed_notes(options: TrainingOptions, variables: Mapping[str, str], cpu_info: Path = CPU_INFO) -> Iterator[Problem]:
+    """bfloat16 on a processor that has no instructions for it takes some 20 times as long as float32."""
+    if options.precision.mixed_precision != "bf16" or visible_gpus(variables):
+        return
+    try:
+        flags = set(cpu_info.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return
+    if not flags.intersection(FAST_BF16):
+        message = "There is no GPU, and this processor is slow at bfloat16."
+        yield Problem.note("mixed_precision", "slow_on_this_cpu", message, got="bf16", hint="mixed_precision=no computes in float32")

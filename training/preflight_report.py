@@ -1,0 +1,35 @@
+"""What is known of a run before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from environments.resolve import ResolvedRun
+from trainer_engine.contract.errors import Level, Problem
+
+
+@dataclass(frozen=True)
+class PreflightReport:
+    """Everything that ``validate`` says."""
+
+    resolved: ResolvedRun
+    problems: list[Problem]
+    """Errors, warnings and notes, of the options, the datasets and the machine."""
+    understood: dict[str, Any] = field(default_factory=dict)
+    """JSON-able: datasets, steps, epochs, batches, memory, disk. Empty where the configuration is too broken to tell."""
+
+    def at(self, level: Level) -> list[Problem]:
+        return [problem for problem in self.problems if problem.level is level]
+
+    @property
+    def errors(self) -> list[Problem]:
+        return self.at(Level.ERROR)
+
+    @property
+    def warnings(self) -> list[Problem]:
+        return self.at(Level.WARNING)
+
+    @property
+    def notes(self) -> list[Problem]:
+        return self.at(Level.NOTE)

@@ -1,0 +1,242 @@
+"""Calls that only tell: status, events, checkpoints, history, log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.http import FileResponse, HttpResponse, HttpResponseBase
+from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from environments.parsers import JsonBody
+from trainer_engine.contract.checkpoint_files import verify
+from training import answers, desk, media, requests, schema, serializers
+from training.errors import BadValue, TrainingRefused
+from training.models import Job
+from training.selection import current_job
+
+JSON = "application/json"
+LARGEST_LOG_BYTES = 4 * 1024 * 1024
+MOST_JOBS = 500
+
+
+def wants_page(request: Request) -> bool:
+    """Whether the browsable API asks, which needs the data and not its text."""
+    return request.accepted_renderer.format == "api"
+
+
+def json_text(data: Any) -> HttpResponse:
+    """Without the detour over renderers: these calls are made many times a second."""
+    return HttpResponse(json.dumps(data, ensure_ascii=False, separators=(",", ":")), content_type=JSON)
+
+
+class StatusView(APIView):
+    """Where the current run stands."""
+
+    @schema.described("training_status", "State of the current or last run", serializers.StatusSerializer)
+    def get(self, request: Request) -> HttpResponseBase:
+        data = answers.job_status(current_job())
+        return Response(data) if wants_page(request) else json_text(data)
+
+
+class EventsView(APIView):
+    """The log, from an index on."""
+
+    @schema.described(
+        "training_events",
+        "Events from an index on",
+        serializers.EventPageSerializer,
+        404,
+        422,
+        parameters=[schema.SINCE, schema.JOB_ID, schema.LIMIT, schema.MEDIA],
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        asked = request.query_params
+        since = requests.whole_number(asked.get("since_index"), "since_index", default=0)
+        limit = requests.whole_number(asked.get("limit"), "limit", default=requests.DEFAULT_PAGE, largest=requests.LARGEST_PAGE, smallest=1)
+        form = asked.get("media") or "data"
+        if form not in ("data", "url"):
+            raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
+        job = requests.job_of(asked.get("job_id"))
+        page = answers.encoded_events(job, since, limit, as_links=form == "url") if job else []
+        next_index = page[-1][0] + 1 if page else since
+        job_id = str(job.pk) if job else None
+        if wants_page(request):
+            return Response({"events": [json.loads(text) for _, _, text in page], "job_id": job_id, "next_index": next_index})
+        events = ",".join(text for _, _, text in page)
+        body = f'{{"events":[{events}],"job_id":{json.dumps(job_id)},"next_index":{next_index}}}'
+        return HttpResponse(body, content_type=JSON)
+
+
+class StreamView(APIView):
+    """Describes the stream; GET and WebSocket on this address are served by ``consumers.py`` before Django sees them."""
+
+    @schema.described(
+        "training_events_stream",
+        "Events as they happen: server-sent events, or a WebSocket",
+        {"type": "string", "description": "`event:` type, `data:` event, `id:` its index. WebSocket frames: `{job_id, event}`."},
+        404,
+        422,
+        parameters=[schema.JOB_ID, schema.SINCE, schema.MEDIA],
+    )
+    def get(self, request: Request) -> Response:
+        raise NotStreaming
+
+
+class CheckpointsView(APIView):
+    """What a run has saved."""
+
+    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    PARAMETERS = [schema.JOB_ID, schema.OUTPUT_DIR]
+
+    @schema.described("training_checkpoints", "Checkpoints of a run", serializers.CheckpointListSerializer, 404, parameters=PARAMETERS)
+    def get(self, request: Request) -> Response:
+        return Response(answers.checkpoints(self._job(request.query_params)))
+
+    @schema.described(
+        "training_checkpoints_list",
+        "Checkpoints of a run",
+        serializers.CheckpointListSerializer,
+        400,
+        404,
+        415,
+        422,
+        parameters=PARAMETERS,
+        request=schema.forms(schema.JOB_FORM),
+    )
+    def post(self, request: Request) -> Response:
+        fields = {name.lstrip("-"): value for name, value in requests.submitted(request).items()} if request.data else {}
+        return Response(answers.checkpoints(self._job({**request.query_params.dict(), **fields})))
+
+    def _job(self, asked: Any) -> Job | None:
+        """Never an arbitrary path of the server: an output folder means the newest job that wrote there."""
+        folder, job_id = asked.get("output_dir"), asked.get("job_id")
+        if not folder or job_id:
+            return requests.job_of(str(job_id) if job_id else None)
+        job = Job.objects.filter(output_dir=str(Path(str(folder)).expanduser())).order_by("-number").first()
+        if job is None:
+            raise NoSuchFolder(str(folder))
+        return job
+
+
+class NotStreaming(TrainingRefused):
+    """Somebody serves this project without its ASGI application."""
+
+    status_code = 426
+
+    def __init__(self) -> None:
+        super().__init__("Streams need the ASGI server: simpletuner server")
+
+
+class NoSuchFolder(TrainingRefused):
+    """No job wrote there, so we do not look."""
+
+    status_code = 404
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"No job of this server writes to '{folder[:200]}'")
+
+
+class NoSuchCheckpoint(TrainingRefused):
+    """The job's output folder holds no such checkpoint."""
+
+    status_code = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Checkpoint '{name[:200]}' not found")
+
+
+class CheckpointVerdict(APIView):
+    """Whether a checkpoint is what was saved: every hash is computed again."""
+
+    @schema.described(
+        "training_checkpoint_validate",
+        "Check the hashes of a checkpoint",
+        serializers.CheckpointVerdictSerializer,
+        404,
+        parameters=[schema.JOB_ID],
+    )
+    def get(self, request: Request, name: str) -> Response:
+        job = requests.job_of(request.query_params.get("job_id"))
+        known = answers.checkpoints(job)["checkpoints"]
+        paths = [row["path"] for row in known if row["name"] == name]
+        if not paths:
+            raise NoSuchCheckpoint(name)
+        problems = verify(Path(paths[0]))
+        message = "; ".join(problems) or "Every file is there and has the hash that it was saved with."
+        return Response({"checkpoint": name, "valid": not problems, "message": message})
+
+
+class JobList(APIView):
+    """The history."""
+
+    @schema.described("training_jobs", "All runs, newest first", serializers.JobListSerializer)
+    def get(self, request: Request) -> Response:
+        rows = [answers.job_row(job) for job in Job.objects.order_by("-number")[:MOST_JOBS]]
+        return Response({"jobs": rows, "count": Job.objects.count()})
+
+
+class JobDetail(APIView):
+    """One run, in the shape of ``status``."""
+
+    @schema.described("training_job", "State of one run", serializers.StatusSerializer, 404)
+    def get(self, request: Request, job_id: str) -> Response:
+        return Response(answers.job_status(requests.named_job(job_id)))
+
+
+class JobLog(APIView):
+    """What the engine printed, as text; its last 4 MiB."""
+
+    @schema.described("training_job_log", "The engine's output as text", {"type": "string"}, 404)
+    def get(self, request: Request, job_id: str) -> HttpResponseBase:
+        path = requests.named_job(job_id).folder.log
+        try:
+            with path.open("rb") as stream:
+                stream.seek(max(0, path.stat().st_size - LARGEST_LOG_BYTES))
+                text = stream.read(LARGEST_LOG_BYTES)
+        except FileNotFoundError:
+            text = b""
+        return HttpResponse(text, content_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
+
+
+class JobMedia(APIView):
+    """An image that an event names, found through the event: no path comes from the request."""
+
+    @schema.described("training_job_media", "An image of an event", {"type": "string", "format": "binary"}, 404)
+    def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:
+        job = requests.named_job(job_id)
+        event = job.events.filter(index=requests.whole_number(index, "index", default=0)).first()
+        attached = media.attached(event.payload) if event else []
+        number = requests.whole_number(place, "place", default=0)
+        entry = attached[number] if number < len(attached) else {}
+        path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
+        if path is None:
+            raise NoSuchMedia(index)
+        kind = str(entry.get("mime_type", "image/png"))
+        kind = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
+        return FileResponse(
+            path.open("rb"), content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"}
+        )
+
+
+class NoSuchMedia(TrainingRefused):
+    """The event has no such image, or its file is gone."""
+
+    status_code = 404
+
+    def __init__(self, index: str) -> None:
+        super().__init__(f"Event {index} has no such image")
+
+
+class Queue(APIView):
+    """What trains and what waits."""
+
+    @schema.described("training_queue", "Running and waiting jobs", serializers.QueueSerializer)
+    def get(self, request: Request) -> Response:
+        running = [answers.job_row(job) for job in desk.occupied().order_by("number")]
+        queued = [answers.job_row(job) for job in desk.waiting()]
+        return Response({"running": running, "queued": queued})

@@ -1,0 +1,59 @@
+"""HTML snippets by default, JSON for programs that ask for it, the browsable API for browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.template.loader import render_to_string
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+ERROR_TEMPLATE = "training/refused.html"
+
+
+class Answer(Response):
+    """An answer that is also an HTML snippet."""
+
+    def __init__(self, data: Mapping[str, Any], *, template: str, context: Mapping[str, Any] | None = None, status: int = 200) -> None:
+        super().__init__(data, status=status)
+        self.snippet = template
+        self.snippet_context = dict(context or {})
+
+
+class SnippetRenderer(BaseRenderer):
+    """A small piece of HTML to be put into a page; every text of a user is escaped."""
+
+    media_type = "text/html"
+    format = "snippet"
+    charset = "utf-8"
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None) -> str:
+        context = renderer_context or {}
+        response = context.get("response")
+        if isinstance(response, Answer):
+            return render_to_string(response.snippet, {"data": data, **response.snippet_context})
+        title = getattr(context.get("view"), "refusal", "Request Refused")
+        return render_to_string(ERROR_TEMPLATE, {"title": title, "data": data})
+
+
+class SnippetNegotiation(BaseContentNegotiation):
+    """``*/*`` means HTML here; ``application/json`` JSON; a browser that opens the page sees the browsable API."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        content_type = (request.content_type or "").split(";")[0].strip().lower()
+        return next((parser for parser in parsers if parser.media_type == content_type), None)
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
+        accept = request.META.get("HTTP_ACCEPT", "*/*").lower()
+        wanted = request.query_params.get("format")
+        if wanted == "json" or "application/json" in accept:
+            kind: type[BaseRenderer] = JSONRenderer
+        elif "application/xhtml+xml" in accept or wanted == "api":
+            kind = BrowsableAPIRenderer
+        else:
+            kind = SnippetRenderer
+        renderer = next((one for one in renderers if isinstance(one, kind)), renderers[0])
+        return renderer, renderer.media_type

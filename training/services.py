@@ -1,0 +1,144 @@
+"""Start, stop and cancel runs: the only writers that a request reaches."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from environments import services as environments
+from environments.home import current_home
+from environments.models import Environment
+from environments.resolve import resolve_run
+from trainer_engine.contract import commands
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.errors import Problem
+from training import desk, ending, engine_process, log
+from training.enqueue import enqueue_next
+from training.errors import CannotStart
+from training.models import ACTIVE, Job, Status
+from training.preflight import examine_run
+from training.preflight_report import PreflightReport
+
+LONGEST_KEY = 255
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job that was accepted, now or under the same key before."""
+
+    job: Job
+    queue_position: int | None
+    """From 1 where it has to wait for a run that is under way; None where it is about to start."""
+    report: PreflightReport | None
+    """What the checks said; None where the key had been used."""
+
+
+def check(submitted: Mapping[str, Any], environment: Environment | None = None) -> PreflightReport:
+    """Everything that is right or wrong with the form over the environment (default: the active one). Writes nothing."""
+    environment = environment or environments.active()
+    resolved = resolve_run(current_home(), environment.config if environment else {}, submitted)
+    report = examine_run(resolved, current_home())
+    broken = (
+        [
+            Problem.error(problem["option"], problem["code"], problem["message"], hint=problem.get("hint", ""))
+            for problem in environment.file_problems
+        ]
+        if environment
+        else []
+    )
+    return PreflightReport(report.resolved, broken + report.problems, report.understood)
+
+
+def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:
+    """Check, freeze and queue a run. The same key gives the same job again. Raises CannotStart with every problem."""
+    key = key[:LONGEST_KEY]
+    known = Job.objects.filter(idempotency_key=key).first() if key else None
+    if known is not None:
+        return Started(known, desk.position(known), None)
+    environment = environment or environments.active()
+    report = check(submitted, environment)
+    if report.errors or report.resolved.options is None:
+        raise CannotStart(report)
+    try:
+        job, waits = _queue(report, environment, key)
+    except IntegrityError:
+        # Two requests with one key at the same moment: the other one was first.
+        job, waits = Job.objects.get(idempotency_key=key), False
+        return Started(job, desk.position(job), None)
+    return Started(job, desk.position(job) if waits else None, report)
+
+
+def _queue(report: PreflightReport, environment: Environment | None, key: str) -> tuple[Job, bool]:
+    """The new job, and whether it has to wait."""
+    resolved = report.resolved
+    with transaction.atomic():
+        desk.lock()
+        row = environments.record_run_config(environment.name if environment else None, resolved.given)
+        job_id = uuid.uuid4()
+        waits = desk.occupied().count() + desk.waiting().count() >= settings.SLOTS
+        job = Job.objects.create(
+            id=job_id,
+            number=desk.next_number(),
+            environment=row.name,
+            options=resolved.values,
+            datasets=resolved.datasets,
+            plan=report.understood,
+            output_dir=str(resolved.values["output_dir"]),
+            run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),
+            idempotency_key=key or None,
+        )
+        log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
+        transaction.on_commit(enqueue_next)
+    return job, waits
+
+
+def stop_training(job: Job) -> Job:
+    """End a run: at once while it waits in the queue, after a verified checkpoint once it runs. Harmless where it has ended."""
+    if job.status == Status.QUEUED and _cancel_queued(job):
+        return _fresh(job)
+    asked = log.status_draft(Status.STOPPING, "The run finishes its step, saves, and ends.")
+    if log.move(job.pk, Status.STOPPING, [asked], stop_requested_at=timezone.now()):
+        job = _fresh(job)
+        commands.request(job.folder, Command.STOP)
+        if job.engine is not None:
+            engine_process.ask_to_end(job.engine, job.folder)
+    return _fresh(job)
+
+
+def _cancel_queued(job: Job) -> bool:
+    with transaction.atomic():
+        desk.lock()
+        if not Job.objects.filter(pk=job.pk, status=Status.QUEUED).exists():
+            return False
+        return _cancel(job, "Taken out of the queue.")
+
+
+def _cancel(job: Job, message: str) -> bool:
+    drafts = [log.status_draft(Status.CANCELLED, message)]
+    return log.move(job.pk, Status.CANCELLED, drafts, message=message, finished_at=timezone.now(), lease_owner="", lease_until=None)
+
+
+def cancel_training(job: Job) -> bool:
+    """End a run now and save nothing; its whole process group is killed. Whether this call cancelled it."""
+    waited = job.status == Status.QUEUED
+    if not _cancel(job, "Taken out of the queue." if waited else "Cancelled; nothing was saved."):
+        return False
+    job = _fresh(job)
+    ending.release_engine(job.pk, job.engine, job.folder)
+    return True
+
+
+def _fresh(job: Job) -> Job:
+    return Job.objects.get(pk=job.pk)
+
+
+def is_unfinished(job: Job | None) -> bool:
+    """Whether there is something to stop."""
+    return job is not None and (job.status == Status.QUEUED or job.status in ACTIVE)

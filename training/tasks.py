@@ -1,0 +1,47 @@
+"""What django-q2 calls. It may call twice, late, or never: each task claims its work, and the caretaker finds what was forgotten."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from training import caretaker, desk, leases
+from training.enqueue import enqueue_next
+from training.follower import Follower
+from training.models import Job
+
+logger = logging.getLogger(__name__)
+
+
+def run_job() -> str:
+    """Take the first job of the queue that can run, start its engine and follow it for a slice."""
+    owner = leases.new_owner()
+    job = desk.claim_next(owner)
+    if job is None:
+        return "nothing to run"
+    enqueue_next()
+    _follow(job, owner)
+    return str(job.pk)
+
+
+def follow_job(job_id: str) -> str:
+    """Follow a run for a slice, unless somebody else does."""
+    owner = leases.new_owner()
+    if not leases.claim(UUID(job_id), owner):
+        return "not needed"
+    _follow(Job.objects.get(pk=job_id), owner)
+    return job_id
+
+
+def reconcile() -> int:
+    """Find what nobody looks after."""
+    return caretaker.look()
+
+
+def _follow(job: Job, owner: str) -> None:
+    try:
+        Follower(job, owner).follow()
+    except Exception:
+        # The run goes on without us. With the lease given back the caretaker has it followed again within seconds.
+        logger.exception("following job %s failed", job.pk)
+        leases.release(job.pk, owner)

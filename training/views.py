@@ -1,0 +1,144 @@
+"""Calls that change something: validate, start, stop, cancel. Views translate; ``services`` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from environments.parsers import JsonBody
+from training import requests, schema, serializers, services
+from training.errors import CannotStart
+from training.models import Status
+from training.preflight_report import PreflightReport
+from training.renderers import Answer, SnippetNegotiation, SnippetRenderer
+
+KEY_HEADER = "Idempotency-Key"
+
+
+class SnippetView(APIView):
+    """A call that a form or a program may make."""
+
+    renderer_classes = (SnippetRenderer, JSONRenderer, BrowsableAPIRenderer)
+    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    content_negotiation_class = SnippetNegotiation
+    refusal = "Request Refused"
+
+
+def report_answer(report: PreflightReport, detail: str) -> dict[str, Any]:
+    return {
+        "valid": not report.errors,
+        "detail": detail,
+        "problems": [problem.as_dict() for problem in report.errors],
+        "warnings": [problem.as_dict() for problem in report.warnings],
+        "notes": [problem.as_dict() for problem in report.notes],
+        "understood": report.understood,
+    }
+
+
+class Validate(SnippetView):
+    """Everything that is right or wrong with a configuration, before anything starts."""
+
+    refusal = "Validation Failed"
+
+    @schema.described(
+        "training_validate",
+        "Check a configuration without starting it",
+        serializers.ValidationSerializer,
+        400,
+        413,
+        415,
+        422,
+        html=True,
+        request=schema.forms(schema.option_fields()),
+        refused=serializers.ValidationSerializer,
+    )
+    def post(self, request: Request) -> Response:
+        report = services.check(requests.submitted(request))
+        if report.errors:
+            detail = "The configuration has problems."
+            return Answer(report_answer(report, detail), template="training/failed.html", context={"title": self.refusal}, status=422)
+        if report.warnings:
+            return Answer(report_answer(report, "The run may proceed; look at the warnings first."), template="training/warnings.html")
+        return Answer(report_answer(report, "The run can be started."), template="training/valid.html")
+
+
+class Start(SnippetView):
+    """Check, freeze and queue a run."""
+
+    refusal = "Cannot Start Training"
+
+    @schema.described(
+        "training_start",
+        "Start a run",
+        serializers.StartedSerializer,
+        400,
+        409,
+        413,
+        415,
+        422,
+        html=True,
+        request=schema.forms(schema.option_fields()),
+        parameters=[schema.KEY_HEADER],
+        refused=serializers.ValidationSerializer,
+    )
+    def post(self, request: Request) -> Response:
+        try:
+            started = services.start_training(requests.submitted(request), key=request.headers.get(KEY_HEADER, ""))
+        except CannotStart as refusal:
+            data = report_answer(refusal.report, str(refusal.detail))
+            return Answer(data, template="training/failed.html", context={"title": self.refusal}, status=422)
+        job = started.job
+        about_to_start = job.status == Status.QUEUED and started.queue_position is None
+        status = Status.STARTING.value if about_to_start else job.status
+        data = {"job_id": str(job.pk), "status": status, "queue_position": started.queue_position}
+        answer = Answer(data, template="training/started.html")
+        answer["X-Job-Id"] = str(job.pk)
+        return answer
+
+
+class Stop(APIView):
+    """End the run after a verified checkpoint."""
+
+    parser_classes = (JsonBody, FormParser, MultiPartParser)
+
+    @schema.described(
+        "training_stop", "Stop: save and end", serializers.MessageSerializer, 400, 404, 415, 422, request=schema.forms(schema.JOB_FORM)
+    )
+    def post(self, request: Request) -> Response:
+        job = requests.body_job(request)
+        if job is None or not services.is_unfinished(job):
+            return Response({"message": "No active training job to stop"})
+        job = services.stop_training(job)
+        words = "cancelled while it was queued" if job.status == Status.CANCELLED else "stop requested"
+        return Response({"message": f"Training job {job.pk} {words}", "job_id": str(job.pk), "status": job.status})
+
+
+class Cancel(SnippetView):
+    """End a run now and save nothing."""
+
+    refusal = "Cannot Cancel Training"
+
+    @schema.described(
+        "training_cancel",
+        "Cancel: end now, save nothing",
+        serializers.MessageSerializer,
+        400,
+        404,
+        415,
+        422,
+        html=True,
+        request=schema.forms(schema.JOB_FORM),
+    )
+    def post(self, request: Request) -> Response:
+        job = requests.body_job(request)
+        if job is None or not services.is_unfinished(job) or not services.cancel_training(job):
+            ended = f"Training job {job.pk} has ended already." if job else "No run is under way."
+            data = {"job_id": str(job.pk) if job else None, "status": job.status if job else "idle", "message": ended}
+            return Answer(data, template="training/idle.html")
+        data = {"job_id": str(job.pk), "status": Status.CANCELLED.value, "message": "The run was ended; nothing was saved."}
+        return Answer(data, template="training/cancelled.html")

@@ -1,0 +1,147 @@
+"""Where a base model lies and how large it is, found without torch and without downloading."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer_engine.contract.errors import Problem
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+ANSWER_SECONDS = 5.0
+LONGEST_HEADER_BYTES = 64 * 1024 * 1024
+DENOISERS = ("transformer", "unet")
+TRUE = ("1", "on", "yes", "true")
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """What the environment says about the Hugging Face hub."""
+
+    cache: Path
+    endpoint: str
+    token: str
+    is_offline: bool
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> HubSettings:
+        root = Path(
+            variables.get("HF_HOME") or Path(variables.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+        ).expanduser()
+        cache = Path(variables.get("HF_HUB_CACHE") or root / "hub").expanduser()
+        token_file = Path(variables.get("HF_TOKEN_PATH") or root / "token").expanduser()
+        try:
+            token = variables.get("HF_TOKEN") or token_file.read_text(encoding="utf-8").strip()
+        except OSError:
+            token = ""
+        offline = variables.get("HF_HUB_OFFLINE", "").lower() in TRUE or variables.get("TRANSFORMERS_OFFLINE", "").lower() in TRUE
+        return cls(cache, (variables.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"), token, offline)
+
+
+def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> Path | None:
+    """The folder of a repository's files in the local cache; None where it is not there."""
+    folder = hub.cache / f"models--{repository.replace('/', '--')}"
+    wanted = revision or "main"
+    try:
+        commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
+    except OSError:
+        commit = wanted
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | None:
+    """The local folder of a model, given as a folder or a repository id; None where it would have to be downloaded."""
+    return Path(source) if Path(source).is_absolute() else cached_snapshot(hub, source, revision)
+
+
+def check_access(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:
+    """Whether the engine will be able to load a model: it is here, or the hub hands it out. A note where that cannot be found out."""
+    if Path(source).is_absolute():
+        return _check_folder(option, Path(source))
+    if cached_snapshot(hub, source, revision) is not None:
+        return None
+    if hub.is_offline:
+        message = f"The model {source} is not in the local cache ({hub.cache}), and the hub is switched off (HF_HUB_OFFLINE)."
+        return Problem.error(option, "model_not_cached", message, got=source, hint="download it first, or give the path of a local folder")
+    return _ask_hub(option, source, revision, hub)
+
+
+def _check_folder(option: str, folder: Path) -> Problem | None:
+    known = (
+        "model_index.json",
+        "config.json",
+        *(f"{name}/config.json" for name in DENOISERS),
+        "text_encoder/config.json",
+        "vae/config.json",
+    )
+    if any((folder / name).is_file() for name in known):
+        return None
+    message = f"{folder} holds no model in the Diffusers layout."
+    return Problem.error(
+        option, "not_a_model", message, got=str(folder), expected="a folder with model_index.json or transformer/config.json"
+    )
+
+
+def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:
+    address = f"{hub.endpoint}/{source}/resolve/{revision or 'main'}/model_index.json"
+    request = urllib.request.Request(address, method="HEAD", headers={"Authorization": f"Bearer {hub.token}"} if hub.token else {})
+    try:
+        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        return _refused(option, source, revision, error.code, error.headers.get("X-Error-Code", ""))
+    except (OSError, ValueError) as error:
+        message = f"Whether {source} can be downloaded was not found out: {hub.endpoint} does not answer ({error})."
+        return Problem.note(option, "hub_not_reached", message, got=source)
+    return None
+
+
+def _refused(option: str, source: str, revision: str | None, status: int, code: str) -> Problem | None:
+    if code == "EntryNotFound":
+        return None
+    if code == "GatedRepo" or status == 403:
+        hint = "accept its conditions on the hub and log in with `hf auth login`, or set HF_TOKEN"
+        return Problem.error(option, "model_gated", f"Access to {source} has to be asked for on the hub.", got=source, hint=hint)
+    if code == "RevisionNotFound":
+        return Problem.error(
+            "revision", "revision_not_found", f"{source} has no revision {revision}.", got=revision, expected="a branch, tag or commit"
+        )
+    if status in (401, 404):
+        message = f"The hub knows no model {source}, or does not show it to this account."
+        return Problem.error(option, "model_not_found", message, got=source, hint="look at the spelling; for a private model set HF_TOKEN")
+    return Problem.note(option, "hub_not_reached", f"The hub answered {status} when asked for {source}.", got=source)
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Numbers in a safetensors model's denoiser, from the files' headers; None where there are none that can be read."""
+    parts = [folder / name for name in DENOISERS if (folder / name).is_dir()] or [folder]
+    total = 0
+    for path in sorted(parts[0].glob("*.safetensors")):
+        try:
+            total += _numbers_in(path)
+        except (OSError, ValueError, struct.error, TypeError, KeyError):
+            return None
+    return total or None
+
+
+def _numbers_in(path: Path) -> int:
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > LONGEST_HEADER_BYTES:
+            raise ValueError("the header is too long")
+        header = json.loads(stream.read(length))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of the files in a folder, links followed; 0 where there is none."""
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return 0

@@ -1,11 +1,10 @@
 """What is said about an image."""
 
-# ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
+# ruff: noqa: PTH110, PTH116, PTH118, PTH119, PTH122, PTH123
 # Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
 from __future__ import annotations
 
 import os
-from pathlib import PurePosixPath
 
 from trainer_engine.contract.dataloader import ImageSet
 from trainer_engine.datasets.sources.local import reason_of
@@ -32,7 +31,7 @@ def captions_of(entry: ImageSet, root: str, name: str) -> tuple[str, ...]:
 
 def from_file_name(name: str) -> str:
     """The name without folders and ending, underscores as spaces. Bytes that are no text are dropped; raises NoCaption if none is left."""
-    stem = PurePosixPath(name).stem
+    stem = os.path.splitext(os.path.basename(name))[0]
     caption = os.fsencode(stem).decode("utf-8", "ignore").replace("_", " ").strip()
     if not caption:
         raise NoCaption("its name holds no text for a caption")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +175,7 @@ def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Samp
             yield from outcomes
 
 
-def _chooser(entry: ImageSet) -> Any:
+def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:
     """Takes ``max_num_samples`` of the files, always the same ones for the same id."""
     count = entry.max_num_samples
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
+from trainer_engine.contract.dataloader.docs import page
 from trainer_engine.contract.dataloader.fields import SETS, allowed, known_names, later
 from trainer_engine.contract.errors import Level, Problem, errors_in
 
@@ -436,4 +437,15 @@ def test_no_json_at_all_breaks_the_parser(document: Any) -> None:
 
 def test_the_contract_reads_no_disk(tmp_path: Path) -> None:
     _, problems = parse(images(instance_data_dir=str(tmp_path / "missing")), texts())
+    assert problems == []
+
+
+def test_the_page_about_datasets_says_what_the_fields_say() -> None:
+    root = Path(__file__).resolve().parents[3]
+    assert (root / "docs" / "datasets.md").read_text(encoding="utf-8") == page()
+
+
+def test_the_example_of_the_page_is_valid() -> None:
+    example = page().split("```json")[1].split("```")[0]
+    _, problems = parse_dataloader(json.loads(example), OPTIONS)
     assert problems == []

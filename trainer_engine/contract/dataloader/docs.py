@@ -1,0 +1,93 @@
+"""``docs/datasets.md`` from the declared fields: ``python -m trainer_engine.contract.dataloader.docs > docs/datasets.md``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from trainer_engine.contract.dataloader.fields import DATASET_TYPES_LATER, SETS, later, specs
+from trainer_engine.contract.dataloader.parse import INHERITED
+from trainer_engine.contract.options.base import OptionSpec
+from trainer_engine.contract.options.docs import as_text
+
+HEAD = """# Datasets
+
+Made from the declared fields by `python -m trainer_engine.contract.dataloader.docs`; a test compares. `data_backend_config` names a JSON
+file with a list of datasets, each an object. A run needs at least one of `dataset_type` `image`; a set of `text_embeds` is made where there
+is none, and one of them is the default.
+
+```json
+[
+  {"id": "cats", "type": "local", "dataset_type": "image", "instance_data_dir": "/data/cats", "caption_strategy": "textfile",
+   "resolution": 1.0, "resolution_type": "area", "crop": true, "crop_style": "center", "crop_aspect": "square", "repeats": 2},
+  {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": true, "cache_dir": "/data/cache/text"}
+]
+```
+
+Every text may hold `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or `disable`) skips an entry. Booleans may be written as text.
+
+## How an image becomes a sample
+
+1. Files are found by their endings in the folder and the folders in it; hidden ones are skipped. Broken files, and those without a caption,
+   are named by `validate` and left out. `max_num_samples` takes a part of them, always the same for the same `id`.
+2. Images below `minimum_image_size` are left out: by area for `area` and `pixel_area` (squares also by their shorter edge), by the shorter
+   edge for `pixel`. The size is that of the picture upright, as its EXIF orientation says.
+3. The aspect (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area` the edge of a square of
+   `resolution` megapixels is stretched by the aspect; squares of 0.25, 0.5, 1, 2 and 4 megapixels have edges of 512, 768, 1024, 1536 and
+   2048 pixels. `pixel_area` is the same with the edge of that square in pixels. With `pixel` the shorter edge is `resolution`. Edges are
+   multiples of `aspect_bucket_alignment`.
+4. The image is scaled until it just covers the target. Where `crop` is on and the image is larger than `maximum_image_size`, and only
+   then, it is scaled to `target_downsample_size` instead, or as far as covering the target needs.
+5. `crop_style` says which part is kept. Without `crop` too, since edges are whole multiples, some pixels of one edge fall away.
+   A random part depends on the run's seed and the file's name, and on nothing else.
+6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
+   samples, images x (`repeats` + 1), or `allow_dataset_oversubscription` must repeat the short ones.
+
+Pictures are read in 8 bits RGB: the first frame of a moving one, transparency on white, deeper grey scaled to 8 bits. Pictures of more than
+134 megapixels are refused.
+"""
+
+SPECIAL = {
+    "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
+    "crop_aspect_buckets": "The aspects that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
+    "`weight` whose weights add up to 1. Default: empty.",
+}
+TITLES = {"image": "Fields of sets of images", "text_embeds": "Fields of sets of text embeddings"}
+
+
+def describe(spec: OptionSpec) -> str:
+    """One line of a list."""
+    default = f"the option `{spec.name}`" if spec.name in INHERITED else as_text(spec.default)
+    facts = ["must be given" if spec.required else f"default: {default}"]
+    facts.append("one of " + ", ".join(f"`{choice}`" for choice in spec.choices) if spec.choices else spec.expected)
+    facts += ["also called " + ", ".join(f"`{alias}`" for alias in spec.aliases)] if spec.aliases else []
+    facts += ["also " + ", ".join(f"`{word}` for `{choice}`" for word, choice in spec.synonyms.items())] if spec.synonyms else []
+    facts += ["not available yet: " + ", ".join(f"`{choice}`" for choice in spec.later)] if spec.later else []
+    return f"- `{spec.name}`: {spec.help} ({'; '.join(facts)})"
+
+
+def page() -> str:
+    """The whole document."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield HEAD
+    for kind, title in TITLES.items():
+        yield f"## {title}\n"
+        yield f"`dataset_type` is `{kind}`" + (", which is also what it is where nothing is said.\n" if kind == "image" else ".\n")
+        plain = specs(kind)
+        for name in SETS[kind].model_fields:
+            if name in plain:
+                yield describe(plain[name])
+            elif name in SPECIAL:
+                yield f"- `{name}`: {SPECIAL[name]}"
+        yield ""
+    yield "## Known, not available yet\n"
+    yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
+    yield "Fields of the format that have no code behind them here yet; only their defaults are accepted, because they ask for nothing:"
+    yield ", ".join(f"`{name}`" for name in later()) + "."
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

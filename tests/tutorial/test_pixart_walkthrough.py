@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     home = tmp_path_factory.mktemp("home")
     hub = tmp_path_factory.mktemp("hub")
     place_tiny_model(hub, REPOSITORY)
-    with start_server(home, HF_HOME=str(hub), HF_HUB_OFFLINE="1") as live:
+    with start_server(home, environment={"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}) as live:
         yield live
 
 
@@ -52,7 +52,7 @@ def shell(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Shell
     draw_pictures(place / "data/datasets/pseudo-camera-10k", count=10, size=(96, 80))
     draw_pictures(place / "data/datasets/demo", count=6, size=(80, 80), captions="textfile")
     changes = {
-        "http://localhost:8001": server.base_url,
+        "http://localhost:8001": server.url,
         "/data/": f"{place}/data/",
         "/workspace/": f"{place}/workspace/",
         "/tmp/": f"{place}/",
@@ -75,11 +75,11 @@ def answer(text: str) -> Any:
 
 
 def get(server: LiveServer, path: str) -> Any:
-    return httpx.get(f"{server.base_url}{path}", timeout=60).raise_for_status().json()
+    return httpx.get(f"{server.url}{path}", timeout=60).raise_for_status().json()
 
 
 def post(server: LiveServer, path: str) -> Any:
-    return httpx.post(f"{server.base_url}{path}", timeout=60).raise_for_status().json()
+    return httpx.post(f"{server.url}{path}", timeout=60).raise_for_status().json()
 
 
 def wait_for_end(server: LiveServer, *, seconds: float = 240) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def check_results(shell: Shell, server: LiveServer) -> None:
         capture_output=True,
         text=True,
         cwd=output,
-        env={**os.environ, **server.variables},
+        env={**os.environ, **server.environment},
         timeout=180,
         check=False,
     )

@@ -200,7 +200,10 @@ class ImageEvent(Event):
     added_keys = ("images",)
 
     step: int
+    """Sampler step, from 1."""
     timestep: float | None = None
+    global_step: int
+    """Optimizer steps taken when it was drawn."""
     resolution: tuple[int, int]
     """Width and height in pixels."""
     validation_type: str

@@ -70,7 +70,7 @@ def test_every_target_is_made_of_whole_multiples(size: Size, unit: tuple[str, fl
 @given(aspect=st.floats(0.25, 4.0), megapixels=st.floats(0.2, 4.0))
 def test_area_targets_have_about_the_area_asked_for(aspect: float, megapixels: float) -> None:
     width, height = geometry.target_size(round(aspect, 2), megapixels, "area", 8)
-    assert width * height / 1e6 == pytest.approx(megapixels, rel=0.25)
+    assert width * height / 1e6 == pytest.approx(megapixels, rel=0.35)
 
 
 @given(size=SIZES, unit=UNITS, alignment=ALIGNMENTS, maximum=st.floats(0.1, 4), downsample=st.floats(0.1, 4))

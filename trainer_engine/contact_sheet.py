@@ -54,12 +54,13 @@ def write_contact_sheet(path: Path, images: Sequence[SheetImage], *, title: str 
 def _draw(images: Sequence[SheetImage], title: str, subtitle: str) -> Image.Image:
     steps, columns = sorted({image.step for image in images}), list(dict.fromkeys(image.column for image in images))
     tiles = {(image.step, image.column): _tile(image.path) for image in images}
-    captions = {image.column: image.caption for image in images}
     width = max(tile.width for tile in tiles.values())
     height = max(tile.height for tile in tiles.values())
     text, small, large = (ImageFont.load_default(size) for size in (14, 12, 24))
     line = _line_height(text)
-    card = (width + 2 * PADDING, height + 2 * PADDING + CAPTION_LINES * line + 6)
+    captions = {image.column: _wrapped(image.caption, text, width) for image in images}
+    caption_height = max(map(len, captions.values())) * line
+    card = (width + 2 * PADDING, height + 2 * PADDING + caption_height + 6)
     top = MARGIN + (_line_height(large) + _line_height(small) + 24 if title or subtitle else 0)
     size = (2 * MARGIN + STEP_WIDTH + len(columns) * (card[0] + GAP) - GAP, top + len(steps) * (card[1] + GAP) - GAP + MARGIN)
     sheet = Image.new("RGB", size, BACKGROUND)
@@ -74,7 +75,7 @@ def _draw(images: Sequence[SheetImage], title: str, subtitle: str) -> Image.Imag
         for number, column in enumerate(columns):
             if (step, column) in tiles:
                 corner = (MARGIN + STEP_WIDTH + number * (card[0] + GAP), y)
-                _draw_card(sheet, corner, card, tiles[step, column], _wrapped(captions[column], text, width), text)
+                _draw_card(sheet, corner, card, tiles[step, column], captions[column], text)
     return sheet
 
 
@@ -83,9 +84,9 @@ def _draw_card(sheet: Image.Image, corner: tuple[int, int], size: tuple[int, int
     left, top = corner
     pen.rounded_rectangle((left, top, left + size[0] - 1, top + size[1] - 1), radius=8, fill=CARD, outline="#e3e1da")
     sheet.paste(tile, (left + (size[0] - tile.width) // 2, top + PADDING))
-    text_top = top + size[1] - PADDING - CAPTION_LINES * _line_height(font) + 3
     for number, line in enumerate(lines):
-        pen.text((left + PADDING, text_top + number * _line_height(font)), line, font=font, fill=INK)
+        text_top = top + PADDING + tile.height + 5 + number * _line_height(font)
+        pen.text((left + PADDING, text_top), line, font=font, fill=INK)
 
 
 def _tile(path: Path) -> Image.Image:

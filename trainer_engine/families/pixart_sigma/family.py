@@ -103,7 +103,9 @@ class PixArtSigma(Family):
     def load_denoiser(self, folder: Path | None = None) -> nn.Module:
         rounded = None if folder else self.devices.base
         denoiser = self.parts.load_transformer(rounded or self.devices.weights, folder)
-        denoiser.to(self.devices.device, self.devices.weights).train().requires_grad_(True)
+        if denoiser.dtype != self.devices.weights:
+            denoiser.to(self.devices.weights)
+        denoiser.to(self.devices.device).train().requires_grad_(True)
         if self.options.model.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         return denoiser

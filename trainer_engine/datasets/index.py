@@ -137,7 +137,11 @@ def _is_row(row: Any) -> bool:
 
 
 def _write_index(path: Path, rows: dict[str, Measured]) -> None:
-    """Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Lone surrogates of undecodable names survive as \udcXX escapes.
-    write_atomically(path, json.dumps({"version": VERSION, "files": rows}, separators=(",", ":")).encode("ascii"))
+    content = json.dumps({"version": VERSION, "files": rows}, separators=(",", ":")).encode("ascii")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError:
+        # A full or closed disk only costs the next scan its shortcut; what must be written there will tell.
+        return

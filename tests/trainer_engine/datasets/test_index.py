@@ -69,6 +69,11 @@ def test_a_damaged_memory_costs_time_and_nothing_else(folder: Path, tmp_path: Pa
     assert discover(str(folder), index_dir=tmp_path / "index").opened == 0
 
 
+def test_a_memory_that_cannot_be_written_costs_time_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("a file where a folder should be")
+    assert len(discover(str(folder), index_dir=tmp_path / "index").images) == 4
+
+
 def test_two_folders_have_two_memories(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -29,6 +29,7 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 
 INSTALLED_APPS = [
+    "simpletuner_site",  # first: its templates stand before those of the packages
     "daphne",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -43,11 +44,11 @@ INSTALLED_APPS = [
     "django_q",
     "environments",
     "training",
-    "simpletuner_site",
 ]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "simpletuner_site.content_policy.ContentPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -148,6 +149,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "LICENSE": {"name": "Apache-2.0"},
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["environments.schema.without_last_slash"],
     "SCHEMA_PATH_PREFIX": r"/api/",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
@@ -180,5 +182,6 @@ LOGGING: dict[str, Any] = {
         "django.request": {"level": "ERROR"},
         "daphne": {"level": "WARNING"},
         "django-q": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
     },
 }

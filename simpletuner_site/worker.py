@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -16,6 +15,7 @@ from django.conf import settings
 
 from simpletuner_site.worker_state import write_worker_state
 
+STDIN = 0
 ORPHAN_GRACE_SECONDS = 2.0
 
 
@@ -35,7 +35,8 @@ def run_worker(*, under_server: bool) -> int:
 
 def _leave_with_server() -> None:
     """Wait for the end of the pipe, then stop; runs are in sessions of their own and stay alive."""
-    while sys.stdin.buffer.read(1):
+    # NOTE: not through sys.stdin, whose lock a forked child would inherit as held, and wait for when it closes its copy.
+    while os.read(STDIN, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN_GRACE_SECONDS)

@@ -31,9 +31,11 @@ class Diffusion(Objective):
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t), each (B, 1, 1, 1) on the device of ``like``."""
-        index = t.to(self.alphas.device)
-        shape = (-1,) + (1,) * (like.dim() - 1)
-        return self.alphas[index].view(shape).to(like.device), self.sigmas[index].view(shape).to(like.device)
+        if self.alphas.device != like.device:
+            # Once, so that no pass waits for the device.
+            self.alphas, self.sigmas = self.alphas.to(like.device), self.sigmas.to(like.device)
+        index, shape = t.to(like.device), (-1,) + (1,) * (like.dim() - 1)
+        return self.alphas[index].view(shape), self.sigmas[index].view(shape)
 
 
 class Epsilon(Diffusion):

@@ -70,6 +70,18 @@ def test_schedule_and_target_equal_those_of_diffusers(prediction_type: str) -> N
     assert torch.allclose(objective.target(data, noise, t), wanted, atol=1e-6)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_pass_on_a_gpu_does_not_wait_for_it() -> None:
+    objective = VPrediction(THREE_STEPS)
+    data, t = torch.randn(3, 4, 2, 2, device="cuda"), torch.tensor([0, 1, 2], device="cuda")
+    objective.add_noise(data, data, t)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective.loss(objective.add_noise(data, data, t), objective.target(data, data, t))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_schedule_written_for_another_sampler_is_read() -> None:
     config = {"_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.0001, "beta_end": 0.02, "solver_order": 2}
     objective = make_objective("epsilon", config)

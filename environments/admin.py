@@ -83,7 +83,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
     def state(self, environment: Environment) -> str:
         active = "Active: runs start from it." if environment.is_active else "Not active."
         problems = format_html_join(
-            "", '<li class="problem-error">{message} {hint}</li>', ({**problem} for problem in environment.file_problems)
+            "", '<li class="problem-error">{message} Hint: {hint}.</li>', ({**problem} for problem in environment.file_problems)
         )
         return format_html('{}<ul class="problems">{}</ul>', active, problems) if environment.file_problems else active
 

@@ -24,3 +24,8 @@ def described(
     return extend_schema(
         operation_id=operation, summary=summary, tags=["configurations"], request=request, responses=responses, parameters=parameters or []
     )
+
+
+def without_last_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
+    """Show addresses that answer with and without a slash at their end as the documentation writes them: without."""
+    return [(path.rstrip("/") or path, regex, method, callback) for path, regex, method, callback in endpoints]

@@ -61,9 +61,11 @@ class CreateEnvironmentSerializer(Sent):
         allow_null=True,
         allow_blank=True,
         max_length=LONGEST_TEXT,
-        help_text="Datasets file; <name>/multidatabackend.json where nothing is sent.",
+        help_text="Datasets file; NAME/multidatabackend.json where nothing is sent.",
     )
-    create_dataloader = serializers.BooleanField(required=False, default=True, help_text="Whether to write a starter datasets file.")
+    create_dataloader = serializers.BooleanField(
+        required=False, default=True, initial=True, help_text="Whether to write a starter datasets file."
+    )
 
 
 class UpdateEnvironmentSerializer(Sent):
@@ -88,7 +90,9 @@ class RegenerateDataloaderSerializer(Sent):
     path = Text(
         required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT, help_text="Empty: the one the environment names."
     )
-    include_defaults = serializers.BooleanField(required=False, default=True, help_text="Spell out sizes, cropping and cache folders.")
+    include_defaults = serializers.BooleanField(
+        required=False, default=True, initial=True, help_text="Spell out sizes, cropping and cache folders."
+    )
 
 
 class ProblemSerializer(serializers.Serializer[Any]):

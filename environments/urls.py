@@ -1,25 +1,20 @@
-"""Addresses below ``/api/configs``; each answers with and without a slash at its end, and the schema shows the one without."""
+"""Addresses below ``/api/configs``; each answers with and without a slash at its end: a redirect would be nothing to ``curl -s``."""
 
 from __future__ import annotations
 
-from django.urls import URLPattern, path
-from rest_framework.views import APIView
+from django.urls import re_path
 
 from environments import views
 
-
-def both(route: str, view: type[APIView], name: str) -> list[URLPattern]:
-    """The address and its twin with a slash: a redirect would be nothing to ``curl -s``."""
-    return [path(route, view.as_view(), name=name), path(f"{route}/", view.as_view(schema=None))]
-
+NAME = r"(?P<name>[^/]+)"
 
 urlpatterns = [
-    *both("", views.ConfigurationList, "configs"),
-    *both("/examples", views.ExampleList, "config-examples"),
-    *both("/active", views.ActiveConfiguration, "config-active"),
-    *both("/environments", views.EnvironmentCollection, "config-environments"),
-    *both("/<str:name>", views.ConfigurationDetail, "config"),
-    *both("/<str:name>/activate", views.Activation, "config-activate"),
-    *both("/<str:name>/export", views.Export, "config-export"),
-    *both("/<str:name>/dataloader", views.Dataloader, "config-dataloader"),
+    re_path(r"^/?$", views.ConfigurationList.as_view(), name="configs"),
+    re_path(r"^/examples/?$", views.ExampleList.as_view(), name="config-examples"),
+    re_path(r"^/active/?$", views.ActiveConfiguration.as_view(), name="config-active"),
+    re_path(r"^/environments/?$", views.EnvironmentCollection.as_view(), name="config-environments"),
+    re_path(rf"^/{NAME}/?$", views.ConfigurationDetail.as_view(), name="config"),
+    re_path(rf"^/{NAME}/activate/?$", views.Activation.as_view(), name="config-activate"),
+    re_path(rf"^/{NAME}/export/?$", views.Export.as_view(), name="config-export"),
+    re_path(rf"^/{NAME}/dataloader/?$", views.Dataloader.as_view(), name="config-dataloader"),
 ]

@@ -59,10 +59,12 @@ def claim_next(owner: str) -> Job | None:
 
 
 def position(job: Job) -> int | None:
-    """From 1 among those that wait; None for a job that does not."""
+    """From 1 among those that wait for a slot; None for a job that runs, has ended, or is about to be taken by a free slot."""
     if job.status != Status.QUEUED:
         return None
-    return Job.objects.filter(status=Status.QUEUED, number__lte=job.number).count()
+    free = max(0, settings.SLOTS - occupied().count())
+    place = Job.objects.filter(status=Status.QUEUED, number__lte=job.number).count() - free
+    return place if place > 0 else None
 
 
 def waiting() -> QuerySet[Job]:

@@ -67,22 +67,19 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
     if report.errors or report.resolved.options is None:
         raise CannotStart(report)
     try:
-        job, waits = _queue(report, environment, key)
+        job = _queue(report, environment, key)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
-        job, waits = Job.objects.get(idempotency_key=key), False
-        return Started(job, desk.position(job), None)
-    return Started(job, desk.position(job) if waits else None, report)
+        job = Job.objects.get(idempotency_key=key)
+    return Started(job, desk.position(job), report)
 
 
-def _queue(report: PreflightReport, environment: Environment | None, key: str) -> tuple[Job, bool]:
-    """The new job, and whether it has to wait."""
+def _queue(report: PreflightReport, environment: Environment | None, key: str) -> Job:
     resolved = report.resolved
     with transaction.atomic():
         desk.lock()
         row = environments.record_run_config(environment.name if environment else None, resolved.given)
         job_id = uuid.uuid4()
-        waits = desk.occupied().count() + desk.waiting().count() >= settings.SLOTS
         job = Job.objects.create(
             id=job_id,
             number=desk.next_number(),
@@ -96,7 +93,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
         )
         log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)
-    return job, waits
+    return job
 
 
 def stop_training(job: Job) -> Job:

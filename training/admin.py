@@ -1,0 +1,130 @@
+"""Runs in the admin: how each goes, its log and events, and buttons that stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from environments.admin_actions import ObjectAction, add_object_action
+from environments.models import Environment
+from training import services
+from training.models import Checkpoint, Event, Job
+
+SHOWN_EVENTS = 50
+if TYPE_CHECKING:
+    JobAdminBase = admin.ModelAdmin[Job]
+    CheckpointInlineBase = admin.TabularInline[Checkpoint, Job]
+else:  # Django's admin classes take no parameters when they run
+    JobAdminBase, CheckpointInlineBase = admin.ModelAdmin, admin.TabularInline
+
+
+def start_environment(request: HttpRequest, environment: Environment) -> str:
+    """The button on an environment's page. Raises CannotStart with every problem."""
+    started = services.start_training({}, environment=environment)
+    waits = f" It waits at position {started.queue_position}." if started.queue_position else ""
+    return f"Training {environment.name} as job {started.job.pk}.{waits}"
+
+
+add_object_action(ObjectAction("start", "Start training", start_environment, is_primary=True))
+
+
+class ReadOnly:
+    """Rows are written by runs, never by hand."""
+
+    def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+
+class CheckpointInline(ReadOnly, CheckpointInlineBase):
+    """What a run announced."""
+
+    model = Checkpoint
+    fields = ("name", "step", "is_final", "size_bytes", "created_at")
+    extra = 0
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnly, JobAdminBase):
+    """The history, newest first."""
+
+    list_display = ("number", "environment", "status", "step", "checkpoint", "created_at", "finished_at", "log")
+    list_filter = ("status", "environment")
+    search_fields = ("id", "environment", "message")
+    actions = ("stop", "cancel")
+    inlines = (CheckpointInline,)
+    change_form_template = "training/admin_job.html"
+    fields = ("id", "environment", "status", "step", "message", "hint", "error_code", "checkpoint", "output_dir", "log", "created_at")
+    readonly_fields = ("step", "log", "latest_events")
+    fieldsets = (
+        (None, {"fields": fields}),
+        ("Times and process", {"fields": ("started_at", "stop_requested_at", "finished_at", "engine_pid", "run_dir")}),
+        ("What was asked for", {"fields": ("options", "datasets", "plan"), "classes": ("collapse",)}),
+        ("Events, newest first", {"fields": ("latest_events",)}),
+    )
+
+    def get_actions(self, request: HttpRequest) -> dict[str, tuple[Callable[..., str], str, str] | None]:
+        """Stopping needs no right to edit rows by hand."""
+        return {name: self.get_action(name) for name in self.actions}
+
+    @admin.display(description="Step")
+    def step(self, job: Job) -> str:
+        latest = job.progress or {}
+        return f"{latest.get('step')} of {latest.get('total_steps')}, loss {latest.get('loss')}" if latest else "–"
+
+    @admin.display(description="Log")
+    def log(self, job: Job) -> SafeString:
+        return format_html(
+            '<a href="/api/training/jobs/{}/log">log</a> · <a href="/api/training/events?job_id={}">events</a>', job.pk, job.pk
+        )
+
+    @admin.display(description="Events")
+    def latest_events(self, job: Job) -> SafeString:
+        rows = Event.objects.filter(job=job).order_by("-index")[:SHOWN_EVENTS]
+        told = ((row.index, row.type, row.payload.get("title", ""), row.payload.get("message", "")) for row in rows)
+        return format_html_join("\n", "<div>{} <code>{}</code> {} {}</div>", told)
+
+    @admin.action(description="Stop: save and end")
+    def stop(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        for job in jobs:
+            if services.is_unfinished(job):
+                services.stop_training(job)
+                messages.success(request, f"{job} was asked to stop.")
+
+    @admin.action(description="Cancel: end now, save nothing")
+    def cancel(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        for job in jobs:
+            if services.cancel_training(job):
+                messages.success(request, f"{job} was cancelled.")
+
+    def get_urls(self) -> list[URLPattern]:
+        ends = [
+            path("<uuid:job_id>/stop/", self.admin_site.admin_view(self.stop_one), name="training_job_stop"),
+            path("<uuid:job_id>/cancel/", self.admin_site.admin_view(self.cancel_one), name="training_job_cancel"),
+        ]
+        return ends + super().get_urls()
+
+    def stop_one(self, request: HttpRequest, job_id: str) -> HttpResponse:
+        return self._end(request, job_id, self.stop)
+
+    def cancel_one(self, request: HttpRequest, job_id: str) -> HttpResponse:
+        return self._end(request, job_id, self.cancel)
+
+    def _end(self, request: HttpRequest, job_id: str, how: Callable[[HttpRequest, QuerySet[Job]], None]) -> HttpResponse:
+        """Only a form of the page does it: a link could be followed by accident."""
+        if request.method == "POST":
+            how(request, Job.objects.filter(pk=job_id))
+        return redirect(reverse("admin:training_job_change", args=[job_id]))

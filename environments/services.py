@@ -64,6 +64,14 @@ def active() -> Environment | None:
     return absorb(name, current_home()) if name else None
 
 
+def _locked(name: str) -> Environment:
+    """The row, kept from everybody else until this change is done. Raises EnvironmentNotFound where it went meanwhile."""
+    row = Environment.objects.select_for_update().filter(name=name).first()
+    if row is None:
+        raise EnvironmentNotFound(name)
+    return row
+
+
 def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
     """Make an environment with its files. Raises EnvironmentProblems, EnvironmentExists, FilesNotWritable."""
     planned = plan(request, current_home())
@@ -109,7 +117,7 @@ def update_environment(
     if checked.errors:
         raise EnvironmentProblems.of(checked.errors)
     with change() as home:
-        row = Environment.objects.select_for_update().get(name=name)
+        row = _locked(name)
         if description is not None:
             row.description = description
         if tags is not None:
@@ -141,10 +149,13 @@ def activate(name: str, *, actor: str) -> Environment:
     """Make it the one that runs start from. Raises EnvironmentNotFound."""
     find(name)
     with change() as home:
+        list(Environment.objects.select_for_update().order_by("pk").values_list("pk"))  # one activation at a time
+        row = _locked(name)
         Environment.objects.filter(is_active=True).exclude(name=name).update(is_active=False)
         if Environment.objects.filter(name=name, is_active=False).update(is_active=True):
-            record(Environment.objects.get(name=name), Action.ACTIVATED, actor, home)
-    return Environment.objects.get(name=name)
+            row.refresh_from_db()
+            record(row, Action.ACTIVATED, actor, home)
+    return row
 
 
 def delete_environment(name: str, *, actor: str) -> None:
@@ -152,7 +163,7 @@ def delete_environment(name: str, *, actor: str) -> None:
     if find(name).is_active:
         raise EnvironmentInUse(name)
     with change() as home:
-        row = Environment.objects.select_for_update().get(name=name)
+        row = _locked(name)
         if row.is_active:
             raise EnvironmentInUse(name)
         broken = read_config(home, name).file.text if row.file_problems else None
@@ -179,7 +190,7 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
         raise EnvironmentProblems.of([target])
     find(name)
     with change() as home:
-        row = Environment.objects.select_for_update().get(name=name)
+        row = _locked(name)
         previous = set_aside(target)
         write_text(home, target, write_json(starter_datasets(name, row.config, include_defaults=include_defaults)))
         if row.config.get(OPTION) != given:
@@ -200,7 +211,7 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environmen
         find(name)
     with change() as home:
         if name is not None:
-            row = Environment.objects.select_for_update().get(name=name)
+            row = _locked(name)
             if row.config != dict(values) or row.file_problems:
                 _write_row(row, dict(values), Action.STARTED, "run", home)
             return row

@@ -15,7 +15,7 @@ from environments import serializers as shapes
 from environments.config_files import dashed, folder_of
 from environments.creation import NewEnvironment
 from environments.datasets_file import locate
-from environments.errors import EnvironmentProblems
+from environments.errors import EnvironmentNotFound, EnvironmentProblems
 from environments.examples import shipped_examples
 from environments.home import current_home
 from environments.parsers import JsonBody
@@ -122,8 +122,11 @@ class ConfigurationDetail(ConfigurationView):
             kwargs["instance"] = self._stored()  # what the browsable API's forms begin with
         return super().get_serializer(*args, **kwargs)
 
-    def _stored(self) -> dict[str, Any]:
-        environment = services.find(self.kwargs["name"])
+    def _stored(self) -> dict[str, Any] | None:
+        try:
+            environment = services.find(self.kwargs["name"])
+        except EnvironmentNotFound:
+            return None  # the page that says so has a form too
         return {
             "name": environment.name,
             "config": dashed(environment.config),

@@ -290,3 +290,23 @@ def test_every_call_has_a_page_in_a_browser(api: Api, path: str) -> None:
     api.create()
     answer = api.client.get(f"/api/configs{path}", HTTP_ACCEPT="text/html")
     assert answer.status_code in (200, 405) and answer["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/nothing/export", "/a%00b", "/?config_type=nothing"])
+def test_refusals_have_a_page_too(api: Api, path: str) -> None:
+    answer = api.client.get(f"/api/configs{path}", HTTP_ACCEPT="text/html")
+    assert answer.status_code in (404, 422) and answer["Content-Type"].startswith("text/html")
+
+
+def test_wrong_forms_of_the_browsable_api_are_answered_on_their_page(api: Api) -> None:
+    api.create()
+    for method, path in (("post", "/environments"), ("put", "/demo"), ("post", "/demo/dataloader")):
+        call = getattr(api.client, method)
+        answer = call(f"/api/configs{path}", {"name": "<b>/", "path": "/etc/x", "config": "{"}, format="multipart", HTTP_ACCEPT="text/html")
+        assert answer.status_code == 422 and "<b>/" not in answer.content.decode()
+
+
+@pytest.mark.parametrize("path", ["/", "/environments", "/demo", "/nothing", "/demo/dataloader"])
+def test_what_an_address_takes_can_be_asked(api: Api, path: str) -> None:
+    api.create()
+    assert api.call("OPTIONS", path).status_code in (200, 404)

@@ -1,0 +1,193 @@
+"""A real engine on a real, tiny model and real image files, as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.helpers.models import tiny_pixart
+from tests.helpers.pictures import draw_pictures
+from trainer_engine.contract import commands
+from trainer_engine.contract.checkpoint_files import MANIFEST, CheckpointInfo, list_checkpoints
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.events import Event, JournalEntry, ProgressEvent, decode
+from trainer_engine.contract.options import parse_options
+from trainer_engine.contract.run import ExitReport, JobSpec, RunFolder
+from trainer_engine.environment import read_environment
+from trainer_engine.stopping import Requests
+
+ROOT = Path(__file__).resolve().parents[2]
+Heard = TypeVar("Heard", bound=Event)
+
+
+def tiny_options(place: Path, **options: Any) -> dict[str, Any]:
+    """A complete, quick configuration under ``place``; ``options`` win."""
+    return {
+        "model_family": "pixart_sigma",
+        "model_type": "full",
+        "pretrained_model_name_or_path": options.pop("model", None) or str(tiny_pixart()),
+        "output_dir": str(place / "output"),
+        "data_backend_config": str(place / "multidatabackend.json"),
+        "max_train_steps": 4,
+        "num_train_epochs": 0,
+        "train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "optimizer": "torch-adamw",
+        "lr_scheduler": "constant",
+        "mixed_precision": "no",
+        "resolution": 64,
+        "caption_dropout_probability": 0.2,
+        "gradient_checkpointing": False,
+        "validation_disable": True,
+        "seed": 7,
+        **options,
+    }
+
+
+def tiny_datasets(place: Path, *, images: int = 8, **fields: Any) -> list[dict[str, Any]]:
+    """One image set of two buckets with its files, and its text embeddings; caches under ``place``."""
+    folder = place / "images"
+    if not folder.exists():
+        draw_pictures(folder, count=images // 2, size=(96, 96))
+        draw_pictures(folder / "wide", count=images - images // 2, size=(160, 80))
+    pictures = {"id": "pictures", "type": "local", "instance_data_dir": str(folder), "cache_dir_vae": str(place / "cache/vae"), **fields}
+    texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "cache/text")}
+    return [pictures, texts]
+
+
+@dataclass
+class TinyRun:
+    """An engine that has been started."""
+
+    folder: RunFolder
+    output_dir: Path
+    process: subprocess.Popen[bytes]
+
+    def entries(self) -> list[JournalEntry]:
+        """Every whole line of the journal so far."""
+        if not self.folder.journal.exists():
+            return []
+        content = self.folder.journal.read_bytes()
+        return [decode(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+    def of_type(self, type: str) -> list[JournalEntry]:
+        return [entry for entry in self.entries() if entry.type == type]
+
+    def wait_for(self, type: str, *, count: int = 1, seconds: float = 90) -> JournalEntry:
+        """The ``count``-th event of a type."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = self.of_type(type)
+            if len(found) >= count:
+                return found[count - 1]
+            assert self.process.poll() is None, f"the run ended first:\n{self.log()}"
+            time.sleep(0.02)
+        raise AssertionError(f"no {type} within {seconds} s:\n{self.log()}")
+
+    def request(self, command: Command) -> None:
+        commands.request(self.folder, command)
+
+    def send(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def wait(self, seconds: float = 180) -> int:
+        return self.process.wait(seconds)
+
+    def log(self) -> str:
+        return self.folder.log.read_text(errors="replace")
+
+    def report(self) -> ExitReport | None:
+        return ExitReport.read(self.folder)
+
+    def newest_checkpoint(self) -> CheckpointInfo:
+        return list_checkpoints(self.output_dir)[0]
+
+
+def write_job(place: Path, name: str = "run", *, datasets: list[dict[str, Any]] | None = None, **options: Any) -> RunFolder:
+    folder = RunFolder(place / name).create()
+    chosen = tiny_options(place, **options)
+    JobSpec(job_id=name, options=chosen, datasets=datasets or tiny_datasets(place)).write(folder)
+    return folder
+
+
+def start_run(folder: RunFolder, *, launcher: list[str] | None = None, **variables: str) -> TinyRun:
+    """Start the engine of a run folder that has its job."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    command = [*(launcher or [sys.executable]), "-m", "trainer_engine", str(folder.path)]
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder.path, start_new_session=True)
+    return TinyRun(folder, Path(JobSpec.read(folder).options["output_dir"]), process)
+
+
+def start_tiny_run(place: Path, name: str = "run", *, datasets: list[dict[str, Any]] | None = None, **options: Any) -> TinyRun:
+    """A run of the micro model; ``place`` holds its data, ``name`` its run folder."""
+    return start_run(write_job(place, name, datasets=datasets, **options))
+
+
+def run_tiny(place: Path, name: str = "run", **options: Any) -> TinyRun:
+    """A run that has ended well."""
+    run = start_tiny_run(place, name, **options)
+    assert run.wait() == 0, run.log()
+    return run
+
+
+class Listener:
+    """A voice that keeps what it hears, and may answer: ``on_step`` is called after each optimizer step."""
+
+    def __init__(self, on_step: Callable[[int], None] = lambda step: None) -> None:
+        self.events: list[Event] = []
+        self.on_step = on_step
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, ProgressEvent):
+            self.on_step(event.step)
+
+    def of(self, kind: type[Heard]) -> list[Heard]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass
+class HereRun:
+    """A run that was made in this process, without the seconds that a new one takes to load torch."""
+
+    code: ExitCode
+    step: int
+    output_dir: Path
+    heard: Listener
+
+    def weights(self) -> bytes:
+        """Of the newest checkpoint, as they lie on disk."""
+        return (list_checkpoints(self.output_dir)[0].path / "transformer/diffusion_pytorch_model.safetensors").read_bytes()
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the newest checkpoint but the manifest, which holds the time."""
+        folder = list_checkpoints(self.output_dir)[0].path
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
+
+
+def train_here(place: Path, *, stop_after: int | None = None, datasets: list[dict[str, Any]] | None = None, **options: Any) -> HereRun:
+    """Train in this process; ``stop_after`` asks to stop once that many steps are done."""
+    from trainer_engine.loop.run import train
+
+    chosen = parse_options(tiny_options(place, **options))
+    dataloader, problems = parse_dataloader(datasets or tiny_datasets(place), chosen)
+    assert dataloader.image_sets, problems
+    folder = RunFolder(place / "run-here").create()
+
+    def stop(step: int) -> None:
+        if step == stop_after:
+            commands.request(folder, Command.STOP)
+
+    heard = Listener(stop)
+    code, step = train(chosen, dataloader, read_environment({}), heard, Requests(folder))
+    return HereRun(code, step, Path(chosen.run.output_dir), heard)

@@ -1,0 +1,109 @@
+"""The engine as a process: ``python -m trainer_engine RUN_FOLDER``.
+
+Standard library and contract first: the run announces itself, and says what is wrong with its job, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import traceback
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
+from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
+from trainer_engine.contract.events import ErrorEvent, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
+from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
+from trainer_engine.environment import Environment, read_environment
+from trainer_engine.journal import Journal, Silence, Voice
+from trainer_engine.stopping import Requests, Stopped
+
+STATUS_OF_CODE = {ExitCode.COMPLETED: "completed", ExitCode.STOPPED: "stopped"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code of the process."""
+    parser = argparse.ArgumentParser(prog="python -m trainer_engine", description="Run the training job of a run folder.")
+    parser.add_argument("run_folder", type=Path)
+    folder = RunFolder(parser.parse_args(arguments).run_folder.resolve()).create()
+    environment = read_environment()
+    if not environment.is_first:
+        return _run(folder, environment, Silence(), Requests(None)).exit_code
+    folder.exit_file.unlink(missing_ok=True)
+    with Journal(folder.journal) as journal:
+        requests = Requests(folder)
+        report = _run(folder, environment, journal, requests)
+        requests.training_ends()
+        journal.tell(StatusEvent(status=report.status, message=report.message))
+        journal.sync()
+    report.write(folder)
+    return report.exit_code
+
+
+def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Requests) -> ExitReport:
+    try:
+        requests.listen()
+        voice.tell(StatusEvent(status="starting", message="The engine has started."))
+        options, dataloader = read_job(folder)
+        voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
+        from trainer_engine.loop.run import train
+
+        code, step = train(options, dataloader, environment, voice, requests)
+        return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
+    except Stopped:
+        return _stopped_early(voice)
+    except EngineError as error:
+        return _failed(voice, error)
+    except Exception as error:  # noqa: BLE001
+        # The process edge: whatever nobody foresaw is told in one line, and the log has all of it.
+        traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _failed(voice, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
+        return _failed(voice, Unforeseen(f"{type(error).__name__}: {error}", hint="the run's log has the traceback"))
+
+
+class Unforeseen(EngineError):
+    """Nobody thought of this; the log has the traceback."""
+
+    code = "unforeseen"
+
+
+def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader]:
+    """The job, checked again: the engine trusts no one. Raises InvalidOptions or DatasetUnusable with everything that is wrong."""
+    try:
+        job = JobSpec.read(folder)
+    except (OSError, ValidationError) as error:
+        raise InvalidOptions([Problem.error("job", "unreadable_job", f"{folder.job_file} cannot be read: {error}")]) from error
+    if job.protocol != PROTOCOL:
+        message = f"The job speaks protocol {job.protocol}, this engine {PROTOCOL}."
+        raise InvalidOptions([Problem.error("job", "other_protocol", message, hint="server and engine must be of one version")])
+    options = parse_options(job.options)
+    dataloader, problems = parse_dataloader(job.datasets, options)
+    if errors_in(problems):
+        raise DatasetUnusable(errors_in(problems))
+    return options, dataloader
+
+
+def _stopped_early(voice: Voice) -> ExitReport:
+    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, label="Stopped before the first step", status=StageStatus.COMPLETED))
+    return _report(ExitCode.STOPPED, "Stopped before training began; there was nothing to save.")
+
+
+def _failed(voice: Voice, error: EngineError) -> ExitReport:
+    print(f"{error.code}: {error.message} {error.hint}", file=sys.stderr)
+    voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
+    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
+    return _report(error.exit_code, error.message, error_code=error.code, hint=error.hint)
+
+
+def _report(code: ExitCode, message: str, *, error_code: str | None = None, hint: str = "", step: int = 0) -> ExitReport:
+    status = STATUS_OF_CODE.get(code, "error")
+    return ExitReport(exit_code=code, status=status, error_code=error_code, message=message, hint=hint, step=step, finished_at=utc_now())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

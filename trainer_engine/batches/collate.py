@@ -1,0 +1,97 @@
+"""From the samples of a global batch to the tensors of one process, with every random number that training needs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer_engine.batches.sampler import GlobalBatch, Item
+from trainer_engine.datasets.samples import Sample
+from trainer_engine.families.base import PromptBatch, PromptEmbedding
+from trainer_engine.objectives.base import Objective
+from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process takes in one pass. All tensors on the CPU until ``to``."""
+
+    latents: Tensor
+    """(B, C, h, w) float32."""
+    noise: Tensor
+    """(B, C, h, w) float32, standard normal."""
+    timesteps: Tensor
+    """(B,)"""
+    prompts: PromptBatch
+    files: tuple[str, ...]
+
+    def pinned(self) -> Batch:
+        """In memory that a GPU can copy from by itself."""
+        prompts = {name: tensor.pin_memory() for name, tensor in self.prompts.items()}
+        return Batch(self.latents.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory(), prompts, self.files)
+
+    def to(self, device: torch.device) -> Batch:
+        """On ``device``; from pinned memory the copy runs beside the computation."""
+        prompts = {name: tensor.to(device, non_blocking=True) for name, tensor in self.prompts.items()}
+        moved = [tensor.to(device, non_blocking=True) for tensor in (self.latents, self.noise, self.timesteps)]
+        return Batch(moved[0], moved[1], moved[2], prompts, self.files)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each global batch a process takes."""
+
+    rank: int
+    processes: int
+
+    def of(self, batch: GlobalBatch) -> range:
+        """Indices of this process's samples."""
+        size = len(batch) // self.processes
+        return range(self.rank * size, (self.rank + 1) * size)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Random numbers belong to (seed, step, index of the sample over all passes and processes of the step), never to a process."""
+
+    read_latents: Callable[[str, Sample], Tensor]
+    """(dataset id, sample) -> (C, h, w)."""
+    read_prompt: Callable[[str, str], PromptEmbedding]
+    """(dataset id, caption) -> embedding."""
+    collate_prompts: Callable[[Sequence[PromptEmbedding]], PromptBatch]
+    objective: Objective
+    seed: int
+    caption_dropout: float
+    share: Share
+
+    def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
+        """This process's part of pass ``number`` of optimizer step ``step``, both from 0."""
+        mine = self.share.of(batch)
+        indices = [number * len(batch) + place for place in mine]
+        items = [batch[place] for place in mine]
+        latents = torch.stack([self.read_latents(item.source, item.sample) for item in items])
+        prompts = [self.read_prompt(item.source, self.caption(step, index, item)) for index, item in zip(indices, items, strict=True)]
+        return Batch(
+            latents=latents,
+            noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), latents.shape[1:]),
+            timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep")),
+            prompts=self.collate_prompts(prompts),
+            files=tuple(item.sample.path for item in items),
+        )
+
+    def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
+        """Those of the whole global batch, whoever takes it."""
+        indices = range(number * len(batch), (number + 1) * len(batch))
+        return [float(t) for t in self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"))]
+
+    def caption(self, step: int, index: int, item: Item) -> str:
+        """One of the sample's captions, or the empty prompt as often as ``caption_dropout`` says."""
+        dice = random.Random(derived_seed(self.seed, step, index, "caption"))
+        if dice.random() < self.caption_dropout:
+            return ""
+        captions = item.sample.captions
+        return captions[dice.randrange(len(captions))]

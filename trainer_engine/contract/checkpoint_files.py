@@ -1,0 +1,148 @@
+"""What lies in ``output_dir``: which checkpoints there are, and whether their bytes are those that were saved. Standard library only.
+
+A checkpoint is a folder ``checkpoint-<step>`` with a ``manifest.json`` that names every other file with its size and sha256. The
+manifest is written last and the folder is renamed into place after it, so a folder without one is none of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MANIFEST = "manifest.json"
+VERSION = 1
+NAME = re.compile(r"checkpoint-(\d+)")
+CHUNK_BYTES = 1 << 20
+LARGEST_HASHED_IN_LISTS = 64 << 20
+"""Bytes. Of larger files a list compares the size alone; ``verify`` reads every byte."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint as a list shows it."""
+
+    name: str
+    path: Path
+    step: int
+    epoch: int
+    loss: float | None
+    learning_rate: float
+    model_family: str
+    created_at: str
+    """ISO 8601, UTC."""
+    size_bytes: int
+    verified: bool
+    """Every file is there with its size, and the smaller ones with their hash."""
+
+
+def checkpoint_name(step: int) -> str:
+    return f"checkpoint-{step}"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises OSError where there is none and ValueError where it is not one of ours."""
+    document = json.loads((folder / MANIFEST).read_bytes())
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise ValueError(f"it is not a manifest of version {VERSION}")
+    files = document.get("files")
+    if not isinstance(files, dict) or not files or not all(_is_entry(name, entry) for name, entry in files.items()):
+        raise ValueError("it does not say which files belong to the checkpoint")
+    if not isinstance(document.get("step"), int):
+        raise ValueError("it does not say its step")
+    return document
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    path = PurePosixPath(name)
+    inside = not path.is_absolute() and ".." not in path.parts
+    return inside and isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("size"), int)
+
+
+def folders(output_dir: Path) -> list[Path]:
+    """Folders named like a checkpoint, highest step first; empty where ``output_dir`` does not exist."""
+    try:
+        entries = [entry for entry in os.scandir(output_dir) if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [Path(entry.path) for entry in sorted(entries, key=lambda entry: int(entry.name.rpartition("-")[2]), reverse=True)]
+
+
+def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:
+    """Every folder with a manifest of ours, newest step first."""
+    found = []
+    for folder in folders(output_dir):
+        try:
+            manifest = read_manifest(folder)
+        except (OSError, ValueError):
+            continue
+        found.append(
+            CheckpointInfo(
+                name=folder.name,
+                path=folder,
+                step=manifest["step"],
+                epoch=int(manifest.get("epoch", 0)),
+                loss=manifest.get("loss"),
+                learning_rate=float(manifest.get("learning_rate", 0.0)),
+                model_family=str(manifest.get("model_family", "")),
+                created_at=str(manifest.get("created_at", "")),
+                size_bytes=sum(entry["size"] for entry in manifest["files"].values()),
+                verified=not any(_differences(folder, manifest, LARGEST_HASHED_IN_LISTS)),
+            )
+        )
+    return found
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a checkpoint, one sentence each; empty where every byte is as it was saved."""
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        return [f"{folder.name} has no {MANIFEST}."]
+    except (OSError, ValueError) as error:
+        return [f"{folder.name}: {MANIFEST} cannot be used: {error}."]
+    return list(_differences(folder, manifest, None))
+
+
+def newest_verified(output_dir: Path) -> CheckpointInfo | None:
+    """The checkpoint of the highest step whose every byte verifies."""
+    return next((info for info in list_checkpoints(output_dir) if info.verified and not verify(info.path)), None)
+
+
+def _differences(folder: Path, manifest: dict[str, Any], largest_hashed: int | None) -> Iterator[str]:
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        try:
+            status = path.stat()
+            if status.st_size != entry["size"]:
+                yield f"{name} has {status.st_size} bytes instead of {entry['size']}."
+            elif largest_hashed is None:
+                if sha256_of(path) != entry["sha256"]:
+                    yield f"{name} was changed: its hash is another one."
+            elif status.st_size <= largest_hashed and _remembered_hash(str(path), status.st_size, status.st_mtime_ns) != entry["sha256"]:
+                yield f"{name} was changed: its hash is another one."
+        except FileNotFoundError:
+            yield f"{name} is missing."
+        except OSError as error:
+            yield f"{name} cannot be read: {error.strerror or error}."
+
+
+@lru_cache(maxsize=4096)
+def _remembered_hash(path: str, size: int, mtime_ns: int) -> str:
+    """Lists are asked for again and again: a file is read once for as long as its size and time stay."""
+    return sha256_of(Path(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

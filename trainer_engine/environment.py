@@ -1,0 +1,33 @@
+"""What the process was told by its environment. The only reader of it in the engine; libraries read their own variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Set by whoever launched the process: nobody, torchrun or accelerate."""
+
+    rank: int
+    """Number of this process among all of the run, on every host."""
+    processes: int
+    use_cpu: bool
+    """Compute on the CPU although there may be an accelerator."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and saves for all."""
+        return self.rank == 0
+
+
+def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
+    """Raises ValueError where a number is none."""
+    variables = os.environ if variables is None else variables
+    return Environment(
+        rank=int(variables.get("RANK", "0")),
+        processes=int(variables.get("WORLD_SIZE", "1")),
+        use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
+    )

@@ -1,0 +1,1 @@
+"""The run itself: put together, trained, ended."""

@@ -1,0 +1,151 @@
+"""Puts a run together, each part a stage that people can watch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer_engine.batches.collate import Collator, Share
+from trainer_engine.batches.loader import Loader
+from trainer_engine.batches.sampler import Layout, Sampler
+from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.devices import Devices, resolve_devices
+from trainer_engine.ema import MovingAverage
+from trainer_engine.families.base import Family, load_family
+from trainer_engine.loop.callbacks.averaging import Averaging
+from trainer_engine.loop.callbacks.base import Callback, Callbacks
+from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.callbacks.commanding import Commanding
+from trainer_engine.loop.callbacks.finishing import Finishing
+from trainer_engine.loop.callbacks.finite import FiniteWatch
+from trainer_engine.loop.callbacks.progress import Progress
+from trainer_engine.loop.callbacks.validating import Validating
+from trainer_engine.loop.datasets import Preparation, Prepared
+from trainer_engine.loop.parts import Parts
+from trainer_engine.loop.restoring import find_checkpoint, restore
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.state import TrainState
+from trainer_engine.loop.step import Step
+from trainer_engine.loop.trainer import Trainer
+from trainer_engine.lr_schedules import Schedule
+from trainer_engine.objectives.base import Objective
+from trainer_engine.objectives.build import make_objective
+from trainer_engine.optimizers import build_optimizer, note_on_precision
+from trainer_engine.processes import Processes
+from trainer_engine.resuming import SavedRun
+from trainer_engine.stopping import Requests
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run is given before anything of its own is loaded."""
+
+    options: TrainingOptions
+    dataloader: Dataloader
+    processes: Processes
+    stages: Stages
+    requests: Requests
+
+
+def assemble(around: Surroundings) -> Trainer:
+    """A run that is ready to train, resumed where there is something to resume. Raises EngineError's children and Stopped."""
+    family, objective = _load_family(around)
+    prepared = Preparation(around.options, family, around.processes, around.stages, around.requests).run(around.dataloader)
+    saved = _find_checkpoint(around, family)
+    with around.stages.stage(StageKey.PREPARE_MODELS):
+        denoiser = family.load_denoiser(saved.folder / family.denoiser_folder if saved else None)
+        parts = _parts(around, family, objective, prepared, denoiser)
+        if saved:
+            restore(parts, saved, around.stages.voice)
+    return Trainer(parts.state, parts.loader, parts.step, Callbacks(_callbacks(around, parts)))
+
+
+def _load_family(around: Surroundings) -> tuple[Family, Objective]:
+    with around.stages.stage(StageKey.LOAD_BASE_MODEL):
+        devices = resolve_devices(around.options, around.processes.device)
+        _refuse_float16_on_cpu(devices)
+        family = around.processes.first_then_others(lambda: load_family(around.options, devices))
+        objective = make_objective(family.prediction_type, family.scheduler_config())
+    for note in (*devices.notes, note_on_precision(around.options.optimizer, devices.weights)):
+        if note:
+            around.stages.voice.tell(Notification(code="precision", message=note))
+    around.requests.raise_if_stopped()
+    return family, objective
+
+
+def _refuse_float16_on_cpu(devices: Devices) -> None:
+    if devices.compute == torch.float16 and devices.device.type != "cuda":
+        message = f"mixed_precision=fp16 needs a GPU; this run computes on {devices.device.type}."
+        raise InvalidOptions([Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")])
+
+
+def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
+    if not around.options.checkpointing.resume_from_checkpoint:
+        return None
+    with around.stages.stage(StageKey.RESUME_CHECKPOINT):
+        return find_checkpoint(around.options, family, around.stages.voice)
+
+
+def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, denoiser: nn.Module) -> Parts:
+    options, processes = around.options, around.processes
+    run = options.run
+    layout = Layout(run.train_batch_size * processes.count, run.gradient_accumulation_steps)
+    sampler = Sampler(prepared.sources, layout, run.seed, by_size=options.data.data_backend_sampling == "auto-weighting")
+    state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
+    collator = Collator(
+        prepared.read_latents,
+        prepared.read_prompt,
+        family.collate_prompts,
+        objective,
+        run.seed,
+        options.data.caption_dropout_probability,
+        Share(processes.rank, processes.count),
+    )
+    ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
+    parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(options.optimizer, parameters)
+    step = Step(
+        family=family,
+        objective=objective,
+        devices=family.devices,
+        processes=processes,
+        network=processes.share_network(_compiled(denoiser, options.distributed.dynamo_backend)),
+        parameters=parameters,
+        optimizer=optimizer,
+        schedule=Schedule(options.schedule, options.optimizer.learning_rate, state.total_steps),
+        clipping=options.optimizer,
+        seed=run.seed,
+        scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
+    )
+    average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
+    loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
+    return Parts(options, family, denoiser, optimizer, average, prepared, layout, loader, step, state)
+
+
+def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
+    """A network that is compiled at its first call; the bare one stays as it is, for drawing and saving."""
+    if backend == "no":
+        return denoiser
+    compiled: nn.Module = torch.compile(denoiser, backend=backend)
+    return compiled
+
+
+def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
+    """What happens besides the steps, in this order."""
+    options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
+    family, denoiser, average = parts.family, parts.denoiser, parts.average
+    return [
+        *([Averaging(average)] if average is not None else []),
+        Progress(voice, processes.device),
+        FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
+        Commanding(voice, around.requests, processes),
+        Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes),
+        Validating(options, family, denoiser, average, parts.prepared.prompts, stages, processes, around.requests),
+        Finishing(parts.output_dir, family, denoiser, average, stages, processes),
+    ]

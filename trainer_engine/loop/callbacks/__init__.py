@@ -1,0 +1,1 @@
+"""What happens besides training, one file each."""

@@ -1,0 +1,39 @@
+"""What a callback may listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer_engine.loop.state import StepOutcome, TrainState
+
+
+class Callback:
+    """Does something besides training. Each method is called on every process."""
+
+    def before_training(self, state: TrainState) -> None:
+        """The network is ready; no step of this process has been taken."""
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        """One optimizer step was taken, or skipped."""
+
+    def after_training(self, state: TrainState) -> None:
+        """No step follows: the run is finished, or ``should_stop``."""
+
+
+class Callbacks(Callback):
+    """Several, called in their order."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = tuple(callbacks)
+
+    def before_training(self, state: TrainState) -> None:
+        for callback in self.callbacks:
+            callback.before_training(state)
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        for callback in self.callbacks:
+            callback.after_step(state, outcome)
+
+    def after_training(self, state: TrainState) -> None:
+        for callback in self.callbacks:
+            callback.after_training(state)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.events import StatusEvent
+from trainer_engine.journal import Voice
+from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.processes import Processes
+from trainer_engine.stopping import Requests
+
+
+@dataclass
+class Commanding(Callback):
+    """Looks after each optimizer step at what the run was asked for; all processes hear what any of them heard."""
+
+    voice: Voice
+    requests: Requests
+    processes: Processes
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        asked = self.requests.take_up()
+        checkpoint, validate, stop = self.processes.any_of([command in asked for command in Command])
+        state.checkpoint_asked |= checkpoint
+        state.validation_asked |= validate
+        if stop and not state.should_stop and not state.is_finished:
+            state.should_stop = True
+            self.voice.tell(StatusEvent(status="stopping", message=f"Asked to stop after step {state.step}; saving first."))

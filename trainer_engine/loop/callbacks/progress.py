@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from trainer_engine.contract.events import ProgressEvent
+from trainer_engine.journal import Voice
+from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.state import StepOutcome, TrainState
+
+WEIGHT_OF_PAST = 0.9
+"""In the time of a step that the estimate is made from: it should not jump with every step."""
+STATM = Path("/proc/self/statm")
+
+
+@dataclass
+class Progress(Callback):
+    """One event for every optimizer step."""
+
+    voice: Voice
+    device: torch.device
+    _smoothed: float = 0.0
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        seconds = max(state.seconds_per_step, 1e-9)
+        first = state.step == state.first_step + 1
+        self._smoothed = seconds if first else WEIGHT_OF_PAST * self._smoothed + (1 - WEIGHT_OF_PAST) * seconds
+        if state.step == state.first_step + 2:
+            self._smoothed = seconds  # the first step warms everything up, and tells nothing about the others
+        self.voice.tell(
+            ProgressEvent(
+                step=state.step,
+                total_steps=state.total_steps,
+                epoch=state.epoch,
+                loss=outcome.loss,
+                learning_rate=outcome.learning_rate,
+                grad_norm=outcome.grad_norm,
+                samples_per_second=round(outcome.samples / self._smoothed, 3),
+                seconds_per_step=round(seconds, 5),
+                eta_seconds=round(self._smoothed * (state.total_steps - state.step), 1),
+                memory=self._memory(),
+            )
+        )
+
+    def _memory(self) -> dict[str, int]:
+        memory = {"resident": resident_bytes()}
+        if self.device.type == "cuda":
+            memory |= {"allocated": torch.cuda.memory_allocated(self.device), "peak": torch.cuda.max_memory_allocated(self.device)}
+        return memory
+
+
+def resident_bytes() -> int:
+    """Of this process. On Linux from one small file: psutil's objects cost several times as much."""
+    try:
+        return int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return int(psutil.Process().memory_info().rss)

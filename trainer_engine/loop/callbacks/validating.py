@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer_engine.caches.prompts import PromptCache
+from trainer_engine.contract.events import ErrorEvent, ImageEvent, MediaFile, Severity, StageKey
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.ema import MovingAverage
+from trainer_engine.families.base import Family
+from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.stages import Advance, Stages
+from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.processes import Processes
+from trainer_engine.stopping import Requests
+from trainer_engine.validation import ValidationImage, render, validation_prompts
+
+BASE_MODEL = "base_model"
+FINISHED = "final"
+"""What events call a finished image of any validation."""
+
+
+@dataclass
+class Validating(Callback):
+    """Draws with the base model, at the interval, when asked to, and with the result."""
+
+    options: TrainingOptions
+    family: Family
+    denoiser: nn.Module
+    average: MovingAverage | None
+    prompts: PromptCache
+    stages: Stages
+    processes: Processes
+    requests: Requests
+
+    def before_training(self, state: TrainState) -> None:
+        if not state.step and not self.options.validation.disable_benchmark:
+            self._draw(state, StageKey.BENCHMARK_BASE_MODEL, BASE_MODEL)
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        if state.should_stop or state.is_finished:
+            return
+        if state.validation_asked or state.step % self.options.validation.validation_step_interval == 0:
+            state.validation_asked = False
+            self._draw(state, StageKey.VALIDATION, FINISHED)
+
+    def after_training(self, state: TrainState) -> None:
+        if state.is_finished:
+            self._draw(state, StageKey.FINAL_VALIDATION, FINISHED)
+
+    def _draw(self, state: TrainState, key: StageKey, kind: str) -> None:
+        if not validation_prompts(self.options):
+            return
+        with state.timed("validation"), self.processes.first_alone() as is_first:
+            if is_first:
+                try:
+                    with self.stages.stage(key) as advance:
+                        self._draw_all(state, kind, advance)
+                except torch.OutOfMemoryError as error:
+                    # Images are for people to look at; the run is worth more than they are.
+                    message = f"The images of step {state.step} did not fit into the device's memory: {error}"
+                    hint = "lower validation_resolution; training goes on"
+                    self.stages.voice.tell(
+                        ErrorEvent(code="validation_out_of_memory", message=message, hint=hint, severity=Severity.WARNING)
+                    )
+                    self.family.free_encoders()
+
+    def _draw_all(self, state: TrainState, kind: str, advance: Advance) -> None:
+        passes = self._passes(kind)
+        for number, (label, weights) in enumerate(passes):
+            with weights():
+                render(
+                    self.family,
+                    self.denoiser,
+                    self.prompts.read,
+                    self.options,
+                    state.step,
+                    label=label,
+                    on_image=lambda image: self._announce(image, state, kind),
+                    on_progress=lambda done, total, before=number: advance(before * total + done, total * len(passes)),
+                    should_stop=self.requests.stop_asked,
+                )
+
+    def _passes(self, kind: str) -> list[tuple[str, Callable[[], AbstractContextManager[object]]]]:
+        """(label, what puts the weights into place): live, averaged, or both, as ``ema_validation`` says."""
+        wanted = self.options.validation.ema_validation
+        if self.average is None or wanted == "none" or kind == BASE_MODEL:
+            return [("", nullcontext)]
+        averaged = [("ema", self.average.in_place)]
+        return averaged if wanted == "ema_only" else [("", nullcontext), *averaged]
+
+    def _announce(self, image: ValidationImage, state: TrainState, kind: str) -> None:
+        label = f"{image.sampler_steps}/{image.sampler_steps}"
+        self.stages.voice.tell(
+            ImageEvent(
+                title=f"Validation (step {label}): {image.shortname}",
+                message=f"Validation (step {label}): {image.shortname}",
+                body=image.prompt,
+                step=image.sampler_steps,
+                global_step=state.step,
+                resolution=image.resolution,
+                validation_type=kind,
+                prompt=image.prompt,
+                step_label=label,
+                images=[MediaFile(file=str(image.path))],
+            )
+        )

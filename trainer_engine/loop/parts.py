@@ -1,0 +1,118 @@
+"""What a run is made of, once it has been put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer_engine.batches.loader import Loader
+from trainer_engine.batches.sampler import Layout
+from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, STATE_FILE, Content
+from trainer_engine.contract.errors import NonFiniteLoss
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.ema import MovingAverage
+from trainer_engine.families.base import Family
+from trainer_engine.loop.datasets import Prepared
+from trainer_engine.loop.state import TrainState
+from trainer_engine.loop.step import Step
+from trainer_engine.packing import all_finite, pack_optimizer
+
+
+@dataclass
+class Parts:
+    """Everything that a checkpoint is made of, or that is restored from one."""
+
+    options: TrainingOptions
+    family: Family
+    denoiser: nn.Module
+    """The bare network."""
+    optimizer: Optimizer
+    average: MovingAverage | None
+    prepared: Prepared
+    layout: Layout
+    loader: Loader
+    step: Step
+    state: TrainState
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.options.run.output_dir)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the trained parameters, in the optimizer's order."""
+        return [name for name, parameter in self.denoiser.named_parameters() if parameter.requires_grad]
+
+    def content(self, state: TrainState) -> Content:
+        """What a checkpoint holds now. Raises NonFiniteLoss where the weights are not finite."""
+        self._refuse_non_finite(state)
+        document, optimizer_tensors = pack_optimizer(self.optimizer, self.names)
+        tensors: dict[str, dict[str, Tensor]] = {OPTIMIZER_TENSORS: optimizer_tensors}
+        if self.average is not None:
+            tensors[EMA_TENSORS] = self.average.tensors()
+        return Content(
+            step=state.step,
+            epoch=state.epoch,
+            loss=state.loss,
+            learning_rate=state.learning_rate,
+            model_family=self.family.card.name,
+            model_type=self.options.model.model_type,
+            weights_folder=self.family.denoiser_folder,
+            save_weights=lambda folder: self.family.save_denoiser(self.denoiser, folder),
+            weights_bytes=sum(parameter.nbytes for parameter in self.denoiser.parameters()),
+            documents={
+                STATE_FILE: self._training_state(state),
+                OPTIMIZER_DOCUMENT: document,
+                SAMPLES_FILE: self.prepared.sample_names(),
+            },
+            tensors=tensors,
+        )
+
+    def _refuse_non_finite(self, state: TrainState) -> None:
+        with torch.no_grad():
+            if not all_finite(list(self.denoiser.parameters())):
+                raise NonFiniteLoss(
+                    f"The weights are not finite after step {state.step}; they are not saved, and older checkpoints are untouched.",
+                    hint="lower learning_rate, or set mixed_precision=no",
+                )
+
+    def _training_state(self, state: TrainState) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "step": state.step,
+            "epoch": state.epoch,
+            "position": {"epoch": state.step // state.steps_per_epoch, "index": state.step % state.steps_per_epoch},
+            "loss": state.loss,
+            "schedule": {"name": self.options.schedule.lr_scheduler, "learning_rate": state.learning_rate},
+            "identity": identity(self.options, self.family),
+            "layout": layout_of(self.options, self.layout),
+            "scaler": self.step.scaler.state_dict(),
+            "average_updates": self.average.updates if self.average is not None else None,
+        }
+
+
+def identity(options: TrainingOptions, family: Family) -> dict[str, Any]:
+    """What a checkpoint must agree on with the run that goes on from it."""
+    return {
+        "model_family": family.card.name,
+        "model_type": options.model.model_type,
+        "optimizer": options.optimizer.optimizer,
+        "weights": str(family.devices.weights).removeprefix("torch."),
+        "prediction_type": family.prediction_type,
+        "use_ema": options.run.use_ema,
+    }
+
+
+def layout_of(options: TrainingOptions, layout: Layout) -> dict[str, Any]:
+    """What the order of samples and every random number follow from, besides the samples."""
+    return {
+        "seed": options.run.seed,
+        "samples in a pass": layout.batch,
+        "gradient_accumulation_steps": layout.accumulation,
+        "data_backend_sampling": options.data.data_backend_sampling,
+    }

@@ -1,0 +1,82 @@
+"""Puts a run where a checkpoint was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
+from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.events import Notification, Severity
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.families.base import Family
+from trainer_engine.journal import Voice
+from trainer_engine.loop.parts import Parts, identity, layout_of
+from trainer_engine.packing import unpack_optimizer
+from trainer_engine.resuming import LATEST, SavedRun, choose, differences, refuse_other_run
+
+
+def find_checkpoint(options: TrainingOptions, family: Family, voice: Voice) -> SavedRun | None:
+    """What ``resume_from_checkpoint`` asks for, verified; None for a fresh start. Raises CheckpointUnusable."""
+
+    def passed_over(name: str, problems: list[str]) -> None:
+        message = f"{name} does not verify and is passed over: {' '.join(problems[:3])}"
+        voice.tell(Notification(code="checkpoint_broken", title="Broken checkpoint", message=message, severity=Severity.WARNING))
+
+    wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
+    saved = choose(output_dir, wanted, on_bad=passed_over)
+    if saved is not None:
+        refuse_other_run(saved, identity(options, family))
+    elif wanted == LATEST:
+        voice.tell(Notification(code="fresh_start", title="Fresh start", message=f"There is no checkpoint to go on from in {output_dir}."))
+    return saved
+
+
+def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
+    """Optimizer, average, loss scale and position; the weights were loaded from the checkpoint. Raises CheckpointUnusable."""
+    _compare_data(parts, saved, voice)
+    try:
+        document = json.loads((saved.folder / OPTIMIZER_DOCUMENT).read_bytes())
+        unpack_optimizer(parts.optimizer, parts.names, document, load_file(saved.folder / OPTIMIZER_TENSORS))
+        if parts.average is not None:
+            parts.average.restore(load_file(saved.folder / EMA_TENSORS), saved.state["average_updates"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointUnusable(f"{saved.folder.name} does not fit this run: {error}") from error
+    if saved.state["scaler"]:
+        parts.step.scaler.load_state_dict(saved.state["scaler"])
+    state = parts.state
+    state.step = state.first_step = saved.step
+    state.loss = saved.state["loss"]
+    state.learning_rate = saved.state["schedule"]["learning_rate"]
+    state.newest_checkpoint = str(saved.folder)
+    message = f"Going on from {saved.folder.name}: step {saved.step} of {state.total_steps}, epoch {state.epoch}."
+    voice.tell(
+        Notification(code="resumed", title="Resumed", message=message, details={"checkpoint": str(saved.folder), "step": saved.step})
+    )
+
+
+def _compare_data(parts: Parts, saved: SavedRun, voice: Voice) -> None:
+    old = json.loads((saved.folder / SAMPLES_FILE).read_bytes())
+    differing = differences(saved, layout_of(parts.options, parts.layout), old, parts.prepared.sample_names())
+    if not differing:
+        return
+    told = "; ".join(differing)
+    if not parts.options.run.i_know_what_i_am_doing:
+        raise CheckpointUnusable(
+            f"The data of {saved.folder.name} was another: {told}.",
+            hint="put it back as it was, start afresh in another output_dir, or set i_know_what_i_am_doing to go on with the new order",
+        )
+    message = f"The data has changed since {saved.folder.name}: {told}. The order of samples starts anew."
+    voice.tell(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
+
+
+def out_of_memory_numbers(device: torch.device) -> str:
+    """How full the device is, for people."""
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    return f" {free / 1e9:.2f} of {total / 1e9:.2f} GB were free; the most that was in use is {peak / 1e9:.2f} GB."

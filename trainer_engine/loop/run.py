@@ -1,0 +1,52 @@
+"""A run from its datasets and options to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.contract.errors import ExitCode, OutOfMemory
+from trainer_engine.contract.events import Notification, StatusEvent
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.environment import Environment
+from trainer_engine.journal import Voice
+from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.callbacks.finishing import PIPELINE
+from trainer_engine.loop.restoring import out_of_memory_numbers
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.trainer import Trainer
+from trainer_engine.processes import Processes
+from trainer_engine.stopping import Requests
+
+
+def train(
+    options: TrainingOptions, dataloader: Dataloader, environment: Environment, voice: Voice, requests: Requests
+) -> tuple[ExitCode, int]:
+    """(how it ended, optimizer steps done). Raises EngineError's children, and Stopped where it was stopped before it trained."""
+    processes = Processes(environment)
+    requests.raise_if_stopped()
+    try:
+        trainer = assemble(Surroundings(options, dataloader, processes, Stages(voice), requests))
+        return _fit(trainer, options, voice, requests)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(
+            f"Memory ran out: {error}{out_of_memory_numbers(processes.device)}",
+            hint="lower train_batch_size and raise gradient_accumulation_steps by the same factor, or turn gradient_checkpointing on",
+        ) from error
+    finally:
+        processes.leave()
+
+
+def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Requests) -> tuple[ExitCode, int]:
+    state = trainer.state
+    requests.training_begins()
+    if state.is_finished:
+        message = f"Nothing is left to train: the checkpoint has {state.step} steps, and the run asks for {state.total_steps}."
+        voice.tell(Notification(code="already_finished", title="Already finished", message=message))
+        if (Path(options.run.output_dir) / PIPELINE).is_dir():
+            return ExitCode.COMPLETED, state.step
+    voice.tell(StatusEvent(status="running", message=f"Training from step {state.step} to {state.total_steps}."))
+    trainer.fit()
+    return (ExitCode.COMPLETED if state.is_finished else ExitCode.STOPPED), state.step

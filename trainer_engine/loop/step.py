@@ -1,0 +1,102 @@
+"""How one optimizer step is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.loader import StepBatches
+from trainer_engine.contract.options.optimizer import OptimizerOptions
+from trainer_engine.devices import Devices
+from trainer_engine.families.base import Family
+from trainer_engine.loop.state import StepOutcome
+from trainer_engine.lr_schedules import Schedule
+from trainer_engine.objectives.base import Objective
+from trainer_engine.objectives.randomness import derived_seed
+from trainer_engine.optimizers import set_learning_rate
+from trainer_engine.processes import Processes
+
+SMALLEST_SCALE = 1.0
+"""Below this loss scale float16 overflows for good."""
+
+
+@dataclass
+class Step:
+    """Passes over the batches, gradients over all processes, clipping, learning rate, optimizer."""
+
+    family: Family
+    objective: Objective
+    devices: Devices
+    processes: Processes
+    network: nn.Module
+    """The denoiser as it is called: compiled, shared between processes, or bare."""
+    parameters: Sequence[nn.Parameter]
+    optimizer: Optimizer
+    schedule: Schedule
+    clipping: OptimizerOptions
+    seed: int
+    scaler: torch.amp.GradScaler
+
+    def take(self, batches: StepBatches) -> StepOutcome:
+        """Where loss or gradients are not finite, weights and optimizer stay as they are."""
+        losses = torch.stack([self._pass(batches, number) for number in range(len(batches.passes))])
+        losses = self.processes.sum(losses) / self.processes.count
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        learning_rate = self.schedule.at(batches.step + 1)
+        # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
+        # reach the weights; the passes of a step are queued without waiting.
+        *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
+        loss = sum(pass_losses) / len(pass_losses)
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        if finite:
+            self._clip(norm)
+            set_learning_rate(self.optimizer, learning_rate)
+            self.optimizer.step()
+        overflowed = self._update_scale(finite, math.isfinite(loss))
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepOutcome(loss, tuple(pass_losses), grad_norm, learning_rate, batches.samples, taken=finite, overflowed=overflowed)
+
+    def _pass(self, batches: StepBatches, number: int) -> Tensor:
+        """Forward and backward over one batch; the mean loss of its samples, float32 on the device."""
+        is_last = number == len(batches.passes) - 1
+        # Whatever a network draws by itself follows from the step too, so that a resumed run draws it again.
+        torch.manual_seed(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"))
+        with nullcontext() if is_last else self.processes.without_exchange(self.network):
+            loss = self.loss(batches.passes[number].to(self.devices.device))
+            self.scaler.scale(loss / len(batches.passes)).backward()
+        return loss.detach()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean over the samples of a batch, float32."""
+        noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
+        with self.devices.autocast():
+            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts)
+        target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
+        return self.objective.loss(prediction, target).mean()
+
+    def _clip(self, norm: Tensor) -> None:
+        limit = self.clipping.max_grad_norm
+        if not limit:
+            return
+        if self.clipping.grad_clip_method == "norm":
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        else:
+            torch.nn.utils.clip_grad_value_(self.parameters, limit)
+
+    def _update_scale(self, finite: bool, loss_is_finite: bool) -> bool:
+        """Follow the gradients with float16's loss scale; whether this step only found it too large."""
+        if not self.scaler.is_enabled():
+            return False
+        scale = self.scaler.get_scale()
+        factor = self.scaler.get_backoff_factor()
+        self.scaler.update(None if finite else scale * factor)
+        return not finite and loss_is_finite and scale * factor >= SMALLEST_SCALE

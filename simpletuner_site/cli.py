@@ -104,7 +104,7 @@ def run_worker(arguments: argparse.Namespace) -> int:
 def run_train(arguments: argparse.Namespace) -> int:
     from simpletuner_site.train.command import train
 
-    return train(arguments.config, home_of(arguments))
+    return train(arguments.config, arguments.home)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -6,10 +6,10 @@ from typing import Any
 
 from simpletuner_site.demo.place import Place
 
-STEPS = 480
+STEPS = 800
 EDGE = 128
 MEGAPIXELS = EDGE * EDGE / 1e6
-PROMPT = "a red house in the snow"
+PROMPT = "a white boat on the sea under an orange sky"
 
 
 def datasets(place: Place) -> list[dict[str, Any]]:
@@ -60,9 +60,10 @@ def hyperparameters(place: Place) -> dict[str, Any]:
         "--vae_dtype": "fp32",
         "--validation_prompt": PROMPT,
         "--validation_negative_prompt": "",
-        "--validation_guidance": 3.0,
+        "--validation_guidance": 2.0,
         "--validation_resolution": f"{EDGE}x{EDGE}",
-        "--validation_num_inference_steps": 12,
+        "--validation_noise_scheduler": "euler-a",
+        "--validation_num_inference_steps": 25,
         "--validation_step_interval": STEPS // 4,
         "--validation_seed": 12345,
         "--checkpoint_step_interval": STEPS // 2,

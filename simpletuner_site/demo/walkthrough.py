@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed
 from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
 from simpletuner_site.demo.configuration import STEPS
-from simpletuner_site.demo.contact_sheet import drawn_images, make_sheet, prompts_of
 from simpletuner_site.demo.pictures import draw_pictures
 from simpletuner_site.demo.place import REPOSITORY, Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
 from simpletuner_site.run_screen import RunScreen
+from trainer_engine.contact_sheet import find_images, write_contact_sheet
 
 MADE_BY_DEMO = "made-by-demo"
 
@@ -111,11 +111,17 @@ def every_event(client: httpx.Client) -> Iterator[dict[str, Any]]:
         index = page["next_index"]
 
 
+def prompts_of(events: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Short name -> prompt, as the image events tell: the title ends with the name, the body is the prompt."""
+    images = (event for event in events if event["type"] == "validation.image")
+    return {event["title"].rpartition(": ")[2]: event["body"] for event in images}
+
+
 def show_results(console: Console, client: httpx.Client, place: Place) -> None:
     """Where everything is."""
     with stage(console, "Put the validation images on one sheet"):
-        images = drawn_images(place.output / "validation_images", prompts_of(every_event(client)))
-        make_sheet(images, place.sheet, title="A small PixArt Sigma learns from 36 pictures")
+        images = find_images(place.output / "validation_images", prompts_of(every_event(client)))
+        write_contact_sheet(place.sheet, images, title="A small PixArt Sigma learns", subtitle="from 36 pictures, on this machine")
     newest = api_steps.list_checkpoints(client)[0]
     verdict = "its hashes verify" if api_steps.verify_checkpoint(client, newest["name"]) else "[red]its hashes do not verify[/]"
     lines = {

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tests.bench.load import measure
-from tests.bench.table import Table, milliseconds, percentile
+from tests.bench.table import Table
 from tests.helpers.live_server import LiveServer, start_server
 
 SECTION = "server"
@@ -75,24 +71,6 @@ def requests(table: Table) -> None:
                 table.add(SECTION, figure, f"{load.requests_per_second:.0f}", beside=f"SimpleTuner {other}")
 
 
-async def _lags(url: str, journal_times: dict[int, float], count: int) -> list[float]:
-    import websockets
-
-    lags: list[float] = []
-    async with websockets.connect(url) as socket:
-        while len(lags) < count:
-            event: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 30))["event"]
-            if event["type"] == "training.progress":
-                written = datetime.fromisoformat(event["timestamp"])
-                lags.append((datetime.now(timezone.utc) - written).total_seconds())
-    return lags
-
-
-def report_lags(table: Table, lags: list[float]) -> None:
-    """The row of delivery times."""
-    table.add(
-        "events",
-        "engine's write to a WebSocket client, p50 / p99",
-        f"{milliseconds(percentile(lags, 50))} / {milliseconds(percentile(lags, 99))}",
-        aim="p99 under 150 ms",
-    )
+def run(table: Table) -> None:
+    starting_and_weight(table)
+    requests(table)

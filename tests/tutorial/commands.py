@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import textwrap
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ class Shell:
 
     def type(self, block: str) -> str:
         """Run one block; what it prints. A command of it that fails fails the test."""
-        for old, new in self.changes.items():
-            block = block.replace(old, new)
+        pattern = "|".join(re.escape(old) for old in self.changes)
+        block = re.sub(pattern, lambda found: self.changes[found[0]], block)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block], cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
         )

@@ -1,4 +1,4 @@
-"""What is broken is refused, by ``validate`` and by ``start``, in HTML and in JSON, each problem by its name; and nothing is left behind."""
+"""What is broken is refused by ``validate`` and ``start``, in HTML and in JSON, each problem by its name; nothing is left behind."""
 
 from __future__ import annotations
 

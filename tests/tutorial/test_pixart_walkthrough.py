@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.helpers.tiny_model import place_tiny_model
 
 from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.pictures import draw_pictures
+from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import Shell, blocks
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
@@ -111,7 +111,7 @@ def test_the_fast_path_trains_without_an_environment(shell: Shell, server: LiveS
     assert get(server, "/api/configs/active")["name"] is None
     dataloader, validate, start = blocks("Fast path: run without environments")
     shell.type(dataloader)
-    small = ["--validation_num_inference_steps=1", "--validation_resolution=64", "--mixed_precision=no"]
+    small = ["--validation_num_inference_steps=1", "--validation_resolution=64x64", "--mixed_precision=no"]
     more = " ".join(f"-F {option}" for option in small)
     valid = shell.type(f"{validate.rstrip()} {more}")
     assert "Configuration Valid" in valid, valid

@@ -96,6 +96,7 @@ def test_every_problem_is_told_at_once() -> None:
         ("report_to", "wandb", "not_available"),
         ("validation_resolution", "1024x1000x3", "not_a_size"),
         ("validation_resolution", "1001", "not_a_size"),
+        ("validation_resolution", "64", "not_a_size"),
         ("validation_guidance", 99, "out_of_range"),
         ("prediction_type", "flow_matching", "not_available"),
         ("push_to_hub", True, "not_available"),

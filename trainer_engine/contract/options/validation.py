@@ -8,6 +8,7 @@ from trainer_engine.contract.options.base import OptionGroup, option
 
 MEGAPIXELS_BELOW = 128
 """A lone number below this means megapixels."""
+MOST_MEGAPIXELS = 16
 EDGE_MULTIPLE = 8
 
 
@@ -52,6 +53,8 @@ def _parse_resolution(text: str) -> tuple[int, int]:
         size = int(pair[1]), int(pair[2])
     elif re.fullmatch(r"\d{1,5}(\.\d+)?", text):
         number = float(text)
+        if MOST_MEGAPIXELS < number < MEGAPIXELS_BELOW:
+            raise ValueError(f"{text!r} means {text} megapixels; write {text}x{text} for an edge in pixels")
         edge = round(math.sqrt(number * 1e6) / 64) * 64 if number < MEGAPIXELS_BELOW else int(number)
         size = edge, edge
     else:

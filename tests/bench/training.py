@@ -1,0 +1,156 @@
+"""Training: steps a second of the engine, with everything around them, beside bare loops in the same process."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, PixArtTransformer2DModel
+from torch import nn
+
+from tests.bench.table import Table, ratio_of
+from tests.helpers.pictures import draw_pictures
+from trainer_engine.batches.collate import Batch
+from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.contract.run import RunFolder
+from trainer_engine.environment import read_environment
+from trainer_engine.families.pixart_sigma.tiny import make_tiny
+from trainer_engine.journal import Journal
+from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.callbacks.base import Callback, Callbacks
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.loop.trainer import Trainer
+from trainer_engine.optimizers import build_optimizer
+from trainer_engine.processes import Processes
+from trainer_engine.stopping import Requests
+
+SECTION = "training"
+STEPS_A_ROUND, ROUNDS = 10, 8
+IMAGE_EDGE = 256
+
+Loop = Callable[[int], None]
+
+
+class TakingTurns(Callback):
+    """After every ``STEPS_A_ROUND`` steps of the engine the other loops take as many, so that all see the same machine."""
+
+    def __init__(self, loops: dict[str, Loop]) -> None:
+        self.loops = loops
+        self.seconds: dict[str, list[float]] = {name: [] for name in ("engine", *loops)}
+        self._began = 0.0
+
+    def before_training(self, state: TrainState) -> None:
+        self._began = time.perf_counter()
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        if state.step % STEPS_A_ROUND:
+            return
+        self.seconds["engine"].append(time.perf_counter() - self._began)
+        for name, loop in self.loops.items():
+            began = time.perf_counter()
+            loop(STEPS_A_ROUND)
+            self.seconds[name].append(time.perf_counter() - began)
+        self._began = time.perf_counter()
+
+
+def bench_options(place: Path) -> TrainingOptions:
+    return parse_options(
+        {
+            "model_family": "pixart_sigma",
+            "model_type": "full",
+            "pretrained_model_name_or_path": str(place / "model"),
+            "data_backend_config": "none.json",
+            "output_dir": str(place / "output"),
+            "max_train_steps": STEPS_A_ROUND * (ROUNDS + 1),
+            "train_batch_size": 4,
+            "optimizer": "torch-adamw",
+            "mixed_precision": "no",
+            "gradient_checkpointing": False,
+            "dataloader_prefetch": True,
+            "learning_rate": 1e-4,
+            "resolution": IMAGE_EDGE,
+            "validation_disable": True,
+            "checkpoint_step_interval": 100_000,
+        }
+    )
+
+
+def assembled(place: Path) -> tuple[Trainer, TrainingOptions]:
+    """A real run, ready to train: caches made, prefetch and journal as in production; only the end of it (saving) is left out."""
+    make_tiny(place / "model", size="demo")
+    draw_pictures(place / "images", count=32, size=(IMAGE_EDGE, IMAGE_EDGE))
+    options = bench_options(place)
+    datasets = [{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}]
+    dataloader, _ = parse_dataloader(datasets, options)
+    folder = RunFolder(place / "run").create()
+    around = Surroundings(options, dataloader, Processes(read_environment()), Stages(Journal(folder.journal)), Requests(folder))
+    return assemble(around), options
+
+
+def copy_of(network: nn.Module) -> PixArtTransformer2DModel:
+    twin = PixArtTransformer2DModel.from_config(network.config)
+    twin.load_state_dict(network.state_dict())
+    return twin.train()
+
+
+def call(network: nn.Module, noisy: torch.Tensor, batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
+    """The prediction of the noise, as diffusers alone makes it."""
+    return network(
+        noisy,
+        encoder_hidden_states=batch.prompts["embeds"],
+        encoder_attention_mask=batch.prompts["mask"],
+        timestep=timesteps,
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+        return_dict=False,
+    )[0].chunk(2, dim=1)[0]
+
+
+def bare_loop(network: nn.Module, options: TrainingOptions, batch: Batch, scheduler: DDPMScheduler, *, draws: bool) -> Loop:
+    """Forward, loss, backward, clipping, AdamW over one resident batch; ``draws`` draws noise and timesteps anew, as any trainer must."""
+    twin = copy_of(network)
+    optimizer = build_optimizer(options.optimizer, twin.parameters())
+
+    def steps(count: int) -> None:
+        noise, timesteps = batch.noise, batch.timesteps
+        for _ in range(count):
+            if draws:
+                noise, timesteps = torch.randn_like(batch.latents), torch.randint(0, 1000, (len(batch.latents),))
+            noisy = scheduler.add_noise(batch.latents, noise, timesteps)
+            loss = (call(twin, noisy, batch, timesteps) - noise).square().mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_value_(twin.parameters(), options.optimizer.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
+
+    return steps
+
+
+def run(table: Table) -> None:
+    """The engine, a bare loop over resident tensors, and a loop of diffusers alone, in turn."""
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
+        place = Path(folder)
+        trainer, options = assembled(place)
+        batch = trainer.loader.load(0).passes[0]
+        scheduler = DDPMScheduler.from_pretrained(place / "model" / "scheduler")
+        network = trainer.step.network
+        loops = {
+            "bare loop": bare_loop(network, options, batch, scheduler, draws=False),
+            "diffusers-only loop": bare_loop(network, options, batch, scheduler, draws=True),
+        }
+        for loop in loops.values():
+            loop(2)
+        turns = TakingTurns(loops)
+        finishing_left_out = trainer.callbacks.callbacks[:-1] if isinstance(trainer.callbacks, Callbacks) else ()
+        trainer.callbacks = Callbacks([*finishing_left_out, turns])
+        trainer.fit()
+    engine = turns.seconds["engine"][1:]
+    milliseconds = 1000 * sorted(engine)[len(engine) // 2] / STEPS_A_ROUND
+    table.add(SECTION, "a step of the engine (small PixArt, batch 4, 256 px, float32)", f"{milliseconds:.0f} ms")
+    for name in loops:
+        table.add(SECTION, f"steps a second beside a {name}", ratio_of(turns.seconds[name][1:], engine), aim="97 % or better")

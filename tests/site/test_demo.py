@@ -1,0 +1,158 @@
+"""What the demo makes, and that it makes it again, cleans up after itself and touches nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from simpletuner_site.demo import api_steps
+from simpletuner_site.demo.api_steps import StepFailed, answered
+from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
+from simpletuner_site.demo.configuration import datasets, hyperparameters
+from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, draw_pictures
+from simpletuner_site.demo.place import Place
+from simpletuner_site.demo.server_process import ServerFailed, running_server
+from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, prompts_of, run, stage
+from tests.helpers.live_server import REPOSITORY
+from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.contract.options import check_options
+
+
+def test_the_pictures_are_real_files_of_two_kinds_and_three_shapes(tmp_path: Path) -> None:
+    drawn = draw_pictures(tmp_path)
+    assert len(drawn) == len(SCENES) * len(COLOURS) == 36
+    assert {path.suffix for path in drawn} == {".jpg", ".png"}
+    opened = [Image.open(path) for path in drawn]
+    assert {image.size for image in opened} == set(SIZES)
+    assert {image.format for image in opened} == {"JPEG", "PNG"}
+    assert all(len(image.convert("RGB").getcolors(1 << 20) or []) > 100 for image in opened)
+
+
+def test_the_same_pictures_are_drawn_every_time(tmp_path: Path) -> None:
+    first, second = draw_pictures(tmp_path / "a"), draw_pictures(tmp_path / "b")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_picture_s_name_is_its_caption(tmp_path: Path) -> None:
+    names = {path.stem for path in draw_pictures(tmp_path)}
+    assert "a white boat on the sea under an orange sky" in names
+    assert caption_of("a {} moon", "orange") == "an orange moon"
+    assert caption_of("a {} moon", "red") == "a red moon"
+
+
+def test_what_the_demo_trains_is_valid(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    given = {"--model_family": "pixart_sigma", "--model_type": "full", "--data_backend_config": "x.json", **hyperparameters(place)}
+    options, problems = check_options(given)
+    assert [problem for problem in problems if problem.level.value != "note"] == []
+    assert options is not None
+    dataloader, problems = parse_dataloader(datasets(place), options)
+    assert [problem for problem in problems if problem.level.value != "note"] == []
+    assert [entry.id for entry in dataloader.image_sets] == ["demo-pictures"]
+
+
+def test_everything_lies_in_one_folder(tmp_path: Path) -> None:
+    place = Place(tmp_path / "demo")
+    paths = [place.home, place.pictures, place.model, place.hub, place.output, place.caches, place.sheet, place.server_log]
+    assert all(path.is_relative_to(place.root) for path in paths)
+    written = json.dumps([datasets(place), hyperparameters(place)])
+    assert written.count(str(tmp_path)) == written.count(str(place.root))
+
+
+def test_a_folder_of_somebody_else_is_never_emptied(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not delete")
+    with pytest.raises(NotOurFolder):
+        empty(tmp_path)
+    assert run(tmp_path) == 1
+    assert (tmp_path / "thesis.txt").read_text() == "do not delete"
+
+
+def test_a_former_demo_is_cleared_away(tmp_path: Path) -> None:
+    empty(tmp_path / "demo")
+    (tmp_path / "demo/left-over").write_text("")
+    empty(tmp_path / "demo")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [MADE_BY_DEMO]
+
+
+def test_a_refusal_of_the_server_is_shown_with_its_problems() -> None:
+    problem = {"option": "seed", "code": "x", "message": "seed is wrong.", "got": "", "expected": "", "hint": "leave it out"}
+    request = httpx.Request("POST", "http://localhost/api")
+    refused = httpx.Response(422, json={"detail": "No.", "problems": [problem]}, request=request)
+    with pytest.raises(StepFailed, match="seed is wrong. leave it out"):
+        answered(refused)
+    with pytest.raises(StepFailed, match="502"):
+        answered(httpx.Response(502, text="bad gateway", request=request))
+    assert answered(httpx.Response(200, json={"a": 1}, request=request)) == {"a": 1}
+
+
+def test_prompts_are_known_by_the_short_names_of_image_events() -> None:
+    images = [
+        {"type": "validation.image", "title": "Validation (step 5/20): night bench", "body": "a bench at night"},
+        {"type": "notification"},
+    ]
+    assert prompts_of(images) == {"night bench": "a bench at night"}
+
+
+def test_a_stage_that_fails_is_not_ticked_off() -> None:
+    console = Console(file=io.StringIO(), record=True)
+    with pytest.raises(StepFailed), stage(console, "Something"):
+        raise StepFailed("no")
+    assert "✓" not in console.export_text()
+
+
+def test_a_model_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "base-model").write_text("in the way")
+    with pytest.raises(ModelNotMade, match="Error"):
+        make_base_model(Place(tmp_path))
+
+
+def test_the_steps_go_through_a_real_server_and_nothing_stays(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.home.mkdir()
+    draw_pictures(place.pictures)
+    with running_server(place, keep=False) as (client, pid):
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        assert api_steps.create_environment(client)["environment"]["name"]
+        api_steps.describe_datasets(place)
+        assert api_steps.set_hyperparameters(client, place)["validation"]["warnings"] == []
+        api_steps.activate(client)
+        with pytest.raises(StepFailed, match="terminusresearch/pixart-900m-1024-ft-v0.6"):
+            api_steps.submit(client, "validate")  # there is no such model in this cache, and no network
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+
+
+def test_a_server_that_does_not_come_up_is_explained(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.home.write_text("in the way")
+    with pytest.raises(ServerFailed, match="simpletuner server"), running_server(place, keep=False):
+        pass
+
+
+@pytest.mark.slow
+def test_the_demo_trains_and_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simpletuner_site.cli", "demo", "--output", str(tmp_path / "demo")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    place = Place(tmp_path / "demo")
+    assert Image.open(place.sheet).width > 300
+    assert (place.output / "pipeline/model_index.json").is_file()
+    for what in ("checkpoint", "pipeline", "images", "docs"):
+        assert what in done.stdout
+    left = [process.cmdline() for process in psutil.process_iter() if any(str(place.root) in part for part in command_of(process))]
+    assert left == []
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

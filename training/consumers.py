@@ -16,7 +16,7 @@ from channels.exceptions import StopConsumer
 from django.db import DatabaseError
 
 from training import stream
-from training.backpressure import ClientTooSlow, wait_for_reader
+from training.backpressure import ClientTooSlow, grant_farewell, wait_for_reader
 from training.errors import BadValue, JobNotFound, TrainingRefused
 from training.models import Job
 from training.requests import LARGEST_INDEX, named_job, whole_number
@@ -86,6 +86,7 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
                 if not frames:
                     await self.send_silence()
         except ClientTooSlow:
+            grant_farewell(self.base_send)
             code = TRY_AGAIN_LATER
         except DatabaseError as error:
             logger.warning("a stream ended because the log could not be read: %s", error)

@@ -136,7 +136,13 @@ def test_images_are_data_uris_or_links_and_never_leave_their_folders(api: Traini
     (tmp_path / "secret.png").write_bytes(b"secret")
     names = ["media/a.png", str(Path(job.output_dir) / "b.png"), "../../secret.png", str(tmp_path / "secret.png"), "media/gone.png"]
     event = ImageEvent(
-        step=5, global_step=5, resolution=(1, 1), validation_type="final", prompt="<b>", step_label="5/5", images=[MediaFile(file=name) for name in names]
+        step=5,
+        global_step=5,
+        resolution=(1, 1),
+        validation_type="final",
+        prompt="<b>",
+        step_label="5/5",
+        images=[MediaFile(file=name) for name in names],
     )
     log.append(job.pk, [log.from_server(Notification(message="first")), log.from_server(event)])
     shown = api.get("/events?since_index=1").json()["events"][0]["images"]

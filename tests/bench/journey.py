@@ -7,7 +7,6 @@ import json
 import tempfile
 import time
 from datetime import datetime, timezone
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,8 @@ def report_start(table: Table, asked: datetime, events: list[dict[str, Any]]) ->
             began.setdefault(stage["key"], event["timestamp"])
         elif stage:
             table.add("start", f"of it {stage['key']}", f"{seconds_between(began[stage['key']], event['timestamp']):.2f} s")
-    starting = [event for event in events if event["type"] == "training.status"]
-    for before, after in pairwise([*starting, first]):
-        if before["data"]["status"] == "starting" and began:
-            first_stage = min(began.values())
-            table.add("start", "of it process start and imports", f"{seconds_between(asked.isoformat(), first_stage):.2f} s")
-            break
-        del after
+    preparing = seconds_between(asked.isoformat(), min(began.values()))
+    table.add("start", "of it queue and process start", f"{preparing:.2f} s")
 
 
 def appending(table: Table) -> None:

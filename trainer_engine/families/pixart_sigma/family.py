@@ -52,9 +52,9 @@ class PixArtSigma(Family):
         return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {CARD.token_limit} {self.devices.text}"
 
     def vae(self) -> AutoencoderKL:
-        """The autoencoder, loaded at the first call."""
+        """The autoencoder, loaded at the first call. Convolutions are up to twice as fast with the channels last in memory."""
         if self._vae is None:
-            self._vae = self.parts.load_vae(self.devices.vae).to(self.devices.device)
+            self._vae = self.parts.load_vae(self.devices.vae).to(self.devices.device, memory_format=torch.channels_last)
         return self._vae
 
     @torch.no_grad()

@@ -44,7 +44,13 @@ EVERY: list[Event] = [
     CheckpointEvent(path="/out/checkpoint-3", label="checkpoint-3", step=3, size_bytes=12),
     SummaryEvent(steps=10, seconds=1.5, final_loss=0.2, artefacts={"pipeline": "/out/pipeline"}),
     ImageEvent(
-        step=5, global_step=3, resolution=(64, 64), validation_type="final", prompt="a <token>", step_label="20/20", images=[MediaFile(file="media/a.png")]
+        step=20,
+        global_step=3,
+        resolution=(64, 64),
+        validation_type="final",
+        prompt="a <token>",
+        step_label="20/20",
+        images=[MediaFile(file="media/a.png")],
     ),
     Notification(message="hello", code="note"),
     ErrorEvent(message="the disk is full", code="disk_full", hint="free some space"),

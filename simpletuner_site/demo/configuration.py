@@ -6,7 +6,7 @@ from typing import Any
 
 from simpletuner_site.demo.place import Place
 
-STEPS = 800
+STEPS = 640
 EDGE = 128
 MEGAPIXELS = EDGE * EDGE / 1e6
 PROMPT = "a white boat on the sea under an orange sky"

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from channels.consumer import AsyncConsumer
+from channels.consumer import AsyncConsumer, get_handler_name
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from django.db import DatabaseError
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 GOING_AWAY, SERVER_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013
 REFUSED = 4000
 """Added to an HTTP status gives the close code of a refused WebSocket: 4404, 4422."""
+FAREWELL_SECONDS = 0.1
 RESUME = "last-event-id"
 
 
@@ -66,6 +67,38 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
 
     writer: asyncio.Task[None] | None = None
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Until the client leaves or the writer is done. Nothing is left waiting then: Python crashes when it ends with such coroutines.
+
+        These streams need no channel layer, so none is asked for a channel.
+        """
+        self.scope, self.base_send = scope, send
+        try:
+            while (message := await self._next(receive)) is not None:
+                await getattr(self, get_handler_name(message))(message)
+        except StopConsumer:
+            return
+        finally:
+            await self._end_writer()
+
+    async def _end_writer(self) -> None:
+        """When the server closes, Daphne cancels us while the writer still says goodbye: it gets a moment for that."""
+        if self.writer is None or self.writer.done():
+            return
+        if stream.HUB.is_closing:
+            await asyncio.wait([self.writer], timeout=FAREWELL_SECONDS)
+        self.writer.cancel()
+        await asyncio.wait([self.writer])
+
+    async def _next(self, receive: Any) -> Any:
+        """The client's next message; None once everything has been written."""
+        listening = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait([task for task in (listening, self.writer) if task is not None], return_when=asyncio.FIRST_COMPLETED)
+            return listening.result() if listening.done() else None
+        finally:
+            listening.cancel()
+
     async def wanted_place(self) -> Place:
         query = dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1")))
         headers = {name.lower(): value.decode("latin-1") for name, value in self.scope["headers"]}
@@ -93,13 +126,6 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
             code = SERVER_ERROR
         await self.send_end(code)
 
-    async def end(self) -> None:
-        """The client is gone."""
-        if self.writer is not None:
-            self.writer.cancel()
-            await asyncio.wait([self.writer])
-        raise StopConsumer
-
     async def send_frame(self, frame: Frame, *, is_bound: bool) -> None:
         raise NotImplementedError
 
@@ -119,14 +145,14 @@ class EventSocket(Streaming):
             place = await self.wanted_place()
         except TrainingRefused as refusal:
             await self.send({"type": "websocket.close", "code": REFUSED + refusal.status_code, "reason": str(refusal.detail)[:120]})
-            return
+            raise StopConsumer from None
         self.begin(place)
 
     async def websocket_receive(self, message: Mapping[str, Any]) -> None:
         """Nothing a client says changes the stream."""
 
     async def websocket_disconnect(self, message: Mapping[str, Any]) -> None:
-        await self.end()
+        raise StopConsumer
 
     async def send_frame(self, frame: Frame, *, is_bound: bool) -> None:
         await self.send({"type": "websocket.send", "text": f'{{"job_id":"{frame.job_id}","event":{frame.text}}}'})
@@ -158,7 +184,7 @@ class EventSource(Streaming):
         self.begin(place)
 
     async def http_disconnect(self, message: Mapping[str, Any]) -> None:
-        await self.end()
+        raise StopConsumer
 
     async def send_frame(self, frame: Frame, *, is_bound: bool) -> None:
         name = str(frame.index) if is_bound else f"{frame.job_id}:{frame.index}"

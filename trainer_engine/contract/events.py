@@ -102,6 +102,10 @@ class Event(BaseModel):
         """What stands at the top level besides."""
         return {}
 
+    def words(self) -> tuple[str, str]:
+        """Title and message; events that come often say their own."""
+        return self.title, self.message
+
 
 class StageEvent(Event):
     """A stage began, moved or ended. ``current`` of ``total`` things are done; ``total`` is 0 where it cannot be counted."""
@@ -115,6 +119,11 @@ class StageEvent(Event):
     current: int = 0
     total: int = 0
     eta_seconds: float | None = None
+
+    def words(self) -> tuple[str, str]:
+        label = self.label or STAGE_LABELS[self.key]
+        count = f", {self.current} of {self.total}" if self.total else ""
+        return self.title or label, self.message or f"{label}: {self.status.value}{count}."
 
     def added(self) -> dict[str, Any]:
         label = self.label or STAGE_LABELS[self.key]
@@ -154,6 +163,11 @@ class ProgressEvent(Event):
     memory: dict[str, int] = Field(default_factory=dict)
     """Bytes: ``resident`` of the process and, on a device, ``allocated`` and ``peak``."""
     metrics: dict[str, float] = Field(default_factory=dict)
+
+    def words(self) -> tuple[str, str]:
+        title = f"Step {self.step} of {self.total_steps}"
+        loss = "not finite" if self.loss is None or not math.isfinite(self.loss) else f"{self.loss:.4g}"
+        return self.title or title, self.message or f"{title}: loss {loss}."
 
 
 class CheckpointEvent(Event):
@@ -271,13 +285,14 @@ def _finite(value: Any) -> Any:
 
 def encode(event: Event, *, seq: int, timestamp: str | None = None) -> str:
     """One line of JSON, without the line's end."""
+    title, message = event.words()
     line = {
         "seq": seq,
         "type": event.type.value,
         "timestamp": timestamp or utc_now(),
         "severity": event.severity.value,
-        "title": event.title,
-        "message": event.message,
+        "title": title,
+        "message": message,
         "body": event.body,
         "data": _finite(event.data()),
         **_finite(event.added()),

@@ -62,7 +62,7 @@ def test_an_event_is_one_line_that_reads_back(event: Event) -> None:
     line = encode(event, seq=7)
     assert "\n" not in line
     entry = decode(line)
-    assert (entry.seq, entry.type, entry.message) == (7, event.type.value, event.message)
+    assert (entry.seq, entry.type, (entry.title, entry.message)) == (7, event.type.value, event.words())
     assert datetime.fromisoformat(entry.timestamp).utcoffset() is not None
     assert entry.data == json.loads(line)["data"]
 
@@ -76,6 +76,12 @@ def test_a_stage_carries_its_progress_at_the_top_level() -> None:
     stage = entry.extra["stage"]
     assert (stage["key"], stage["status"]) == ("init_vae_cache", "running")
     assert (stage["progress"]["current"], stage["progress"]["total"], stage["progress"]["percent"]) == (1, 4, 25.0)
+
+
+def test_events_that_come_often_say_what_they_are() -> None:
+    stage, step = decode(encode(EVERY[0], seq=0)), decode(encode(PROGRESS, seq=1))
+    assert (stage.title, stage.message) == ("Caching image latents", "Caching image latents: running, 1 of 4.")
+    assert (step.title, step.message) == ("Step 3 of 10", "Step 3 of 10: loss 0.5.")
 
 
 def test_a_completed_stage_without_a_count_is_complete() -> None:

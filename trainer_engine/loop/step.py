@@ -96,7 +96,5 @@ class Step:
         """Follow the gradients with float16's loss scale; whether this step only found it too large."""
         if not self.scaler.is_enabled():
             return False
-        scale = self.scaler.get_scale()
-        factor = self.scaler.get_backoff_factor()
-        self.scaler.update(None if finite else scale * factor)
-        return not finite and loss_is_finite and scale * factor >= SMALLEST_SCALE
+        self.scaler.update()
+        return not finite and loss_is_finite and self.scaler.get_scale() >= SMALLEST_SCALE

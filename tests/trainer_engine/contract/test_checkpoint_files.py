@@ -1,0 +1,130 @@
+"""Which checkpoints there are, and whether their bytes are the ones that were saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer_engine.contract.checkpoint_files import MANIFEST, VERSION, folders, list_checkpoints, newest_verified, sha256_of, verify
+
+
+def make(output_dir: Path, step: int, **changes: Any) -> Path:
+    folder = output_dir / f"checkpoint-{step}"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer/weights.safetensors").write_bytes(os.urandom(1000))
+    (folder / "training_state.json").write_text(f'{{"step": {step}}}')
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    manifest = {
+        "version": VERSION,
+        "step": step,
+        "epoch": 2,
+        "loss": 0.25,
+        "learning_rate": 1e-4,
+        "model_family": "pixart_sigma",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "files": {str(path.relative_to(folder)): {"sha256": sha256_of(path), "size": path.stat().st_size} for path in files},
+        **changes,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def test_checkpoints_are_listed_newest_step_first(tmp_path: Path) -> None:
+    for step in (9, 100, 20):
+        make(tmp_path, step)
+    found = list_checkpoints(tmp_path)
+    assert [info.name for info in found] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
+    assert found[0].epoch == 2 and found[0].loss == 0.25 and found[0].learning_rate == 1e-4
+    assert found[0].size_bytes > 1000 and all(info.verified for info in found)
+
+
+def test_folders_that_are_none_of_ours_are_not_listed(tmp_path: Path) -> None:
+    for name in ("checkpoint-5", "checkpoint-x", ".checkpoint-6.tmp-ab", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-7").write_text("a file")
+    make(tmp_path, 3)
+    (tmp_path / "checkpoint-8").symlink_to(tmp_path / "checkpoint-3")
+    assert [info.step for info in list_checkpoints(tmp_path)] == [3]
+    assert [folder.name for folder in folders(tmp_path)] == ["checkpoint-5", "checkpoint-3"]
+
+
+def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
+    assert list_checkpoints(tmp_path / "missing") == []
+    assert newest_verified(tmp_path / "missing") is None
+
+
+def test_a_whole_checkpoint_verifies(tmp_path: Path) -> None:
+    assert verify(make(tmp_path, 1)) == []
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip, "was changed"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "999 bytes instead of 1000"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: (path.unlink(), path.mkdir()), "bytes instead of"),
+    ],
+)
+def test_damage_is_named_and_the_one_before_is_the_newest(tmp_path: Path, damage: Any, said: str) -> None:
+    make(tmp_path, 1)
+    broken = make(tmp_path, 2)
+    damage(broken / "transformer/weights.safetensors")
+    (problem,) = verify(broken)
+    assert "transformer/weights.safetensors" in problem and said in problem
+    assert [info.verified for info in list_checkpoints(tmp_path)] == [False, True]
+    newest = newest_verified(tmp_path)
+    assert newest is not None and newest.step == 1
+
+
+def test_a_list_notices_a_flipped_bit_after_it_has_seen_the_file_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path, 1)
+    assert list_checkpoints(tmp_path)[0].verified
+    flip(folder / "training_state.json")
+    assert not list_checkpoints(tmp_path)[0].verified
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 99}',
+        json.dumps({"version": VERSION, "step": 1, "files": {}}).encode(),
+        json.dumps({"version": VERSION, "step": 1, "files": {"../../etc/passwd": {"sha256": "x", "size": 1}}}).encode(),
+        json.dumps({"version": VERSION, "step": 1, "files": {"/etc/passwd": {"sha256": "x", "size": 1}}}).encode(),
+        json.dumps({"version": VERSION, "step": "1", "files": {"a": {"sha256": "x", "size": 1}}}).encode(),
+        json.dumps({"version": VERSION, "step": 1, "files": {"a": {"size": "1"}}}).encode(),
+        b"\xff\xfe",
+    ],
+)
+def test_a_manifest_that_is_none_is_told_and_never_raised(tmp_path: Path, content: bytes) -> None:
+    folder = make(tmp_path, 1)
+    (folder / MANIFEST).write_bytes(content)
+    assert len(verify(folder)) == 1
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_folder_without_a_manifest_says_so(tmp_path: Path) -> None:
+    folder = make(tmp_path, 1)
+    (folder / MANIFEST).unlink()
+    assert verify(folder) == [f"checkpoint-1 has no {MANIFEST}."]
+
+
+def test_the_web_reads_checkpoints_with_the_standard_library_alone() -> None:
+    heavy = "('torch', 'safetensors', 'numpy', 'pydantic')"
+    code = f"import sys, trainer_engine.contract.checkpoint_files; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -101,13 +101,17 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
         wanted[images.option("cache_dir_vae")] = str(images.cache_dir_vae)
     for text in dataloader.text_sets if dataloader else ():
         wanted[text.option("cache_dir")] = str(text.cache_dir)
+    refused: list[Path] = []
     for option, folder in wanted.items():
+        if any(Path(folder).is_relative_to(above) for above in refused):
+            continue
         existing = nearest_existing(Path(folder))
         if not existing.is_dir():
             yield Problem.error(
                 option, "not_a_folder", f"{existing} is a file, so {folder} cannot be made.", got=folder, expected="a folder"
             )
         elif not os.access(existing, os.W_OK | os.X_OK):
+            refused.append(Path(folder))
             message = f"{folder} cannot be written to: this account may not write in {existing}."
             yield Problem.error(option, "not_writable", message, got=folder, expected="a folder that can be written to")
 

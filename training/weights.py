@@ -125,7 +125,7 @@ def count_parameters(folder: Path) -> int | None:
     for path in sorted(parts[0].glob("*.safetensors")):
         try:
             total += _numbers_in(path)
-        except (OSError, ValueError, struct.error, TypeError, KeyError):
+        except (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError):
             return None
     return total or None
 

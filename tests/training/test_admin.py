@@ -1,0 +1,71 @@
+"""Runs in the admin: seen, stopped, and started from an environment's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.test import Client
+
+from environments import services as environments
+from environments.admin_actions import find_object_action
+from environments.creation import NewEnvironment
+from tests.helpers.jobs import make_job
+from tests.training.conftest import Training
+from training import log
+from training.models import Job, Status
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_list_and_a_job_can_be_read(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, progress={"step": 3, "total_steps": 9, "loss": 0.5}, environment="demo")
+    log.append(job.pk, [log.status_draft(Status.QUEUED, "<b>waits</b>")])
+    listed = client.get("/admin/training/job/")
+    assert listed.status_code == 200 and b"3 of 9" in listed.content and f"/api/training/jobs/{job.pk}/log".encode() in listed.content
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content
+    assert b"&lt;b&gt;waits" in page and b"Stop: save and end" in page
+    assert client.post("/admin/training/job/add/").status_code == 403
+    assert client.post(f"/admin/training/job/{job.pk}/delete/").status_code == 403
+
+
+def test_a_job_is_cancelled_by_its_button_and_not_by_a_link(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    client.get(f"/admin/training/job/{job.pk}/cancel/")
+    assert Job.objects.get(pk=job.pk).status == Status.QUEUED
+    client.post(f"/admin/training/job/{job.pk}/cancel/")
+    assert Job.objects.get(pk=job.pk).status == Status.CANCELLED
+
+
+def test_jobs_are_stopped_from_the_list(home: Path, client: Client, tmp_path: Path) -> None:
+    jobs = [make_job(tmp_path) for _ in range(2)]
+    client.post("/admin/training/job/", {"action": "stop", "_selected_action": [str(job.pk) for job in jobs]})
+    assert set(Job.objects.values_list("status", flat=True)) == {Status.CANCELLED}
+
+
+def test_an_environment_is_started_by_its_button(training: Training, client: Client) -> None:
+    environments.create_environment(
+        NewEnvironment(name="demo", model_family="pixart_sigma", model_type="full", description=""), actor="test"
+    )
+    action = find_object_action("start")
+    assert action is not None and action.is_primary
+    with pytest.raises(Exception, match="problems"):
+        action.run(None, environments.find("demo"))
+    config = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")}
+    environments.update_environment("demo", config=config, actor="test")
+    assert "demo" in action.run(None, environments.find("demo"))
+    assert Job.objects.get().environment == "demo"
+
+
+def test_the_schema_names_every_call_and_every_option(home: Path, client: Client) -> None:
+    from trainer_engine.contract.options import REGISTRY
+
+    schema = client.get("/openapi.json").json()
+    paths = {path for path, calls in schema["paths"].items() if path.startswith("/api/training")}
+    for name in ("validate", "start", "status", "events", "events/stream", "stop", "cancel", "checkpoints", "jobs", "queue"):
+        assert any(path.rstrip("/") == f"/api/training/{name}" for path in paths), (name, paths)
+    start = next(calls["post"] for path, calls in schema["paths"].items() if path.rstrip("/") == "/api/training/start")
+    assert start["tags"] == ["training"]
+    for kind in ("multipart/form-data", "application/json", "application/x-www-form-urlencoded"):
+        assert {f"--{name}" for name in REGISTRY} <= set(start["requestBody"]["content"][kind]["schema"]["properties"])
+    assert {"200", "403", "422"} <= set(start["responses"])

@@ -1,0 +1,153 @@
+"""From samples to tensors: whose random numbers they are, and reading ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainer_engine.batches.test_sampler import source
+from trainer_engine.batches.collate import Batch, Collator, Share
+from trainer_engine.batches.loader import Loader
+from trainer_engine.batches.sampler import DataSource, Layout, Sampler
+from trainer_engine.datasets.samples import Sample
+from trainer_engine.families.base import PromptBatch, PromptEmbedding
+from trainer_engine.objectives.diffusion import Epsilon
+
+
+def latents_of(id: str, sample: Sample) -> Tensor:
+    value = sum(map(ord, sample.name))
+    return torch.full((4, 8, 8), float(value))
+
+
+def embedding_of(id: str, caption: str) -> PromptEmbedding:
+    return {"embeds": torch.tensor([float(len(caption))])}
+
+
+def stacked(prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+    return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
+
+
+def collator(rank: int = 0, processes: int = 1, **changes: Any) -> Collator:
+    values = {
+        "read_latents": latents_of,
+        "read_prompt": embedding_of,
+        "collate_prompts": stacked,
+        "objective": Epsilon(torch.linspace(0.999, 0.001, 1000)),
+        "seed": 5,
+        "caption_dropout": 0.5,
+        "share": Share(rank, processes),
+    }
+    return Collator(**(values | changes))
+
+
+def loader(found: Collator, *, batch: int = 4, accumulation: int = 1, ahead: int = 0, sources: tuple[DataSource, ...] = ()) -> Loader:
+    sampler = Sampler(sources or (source("a", (9, 7)),), Layout(batch, accumulation), 5, by_size=True)
+    return Loader(sampler, found, ahead=ahead, pin=False)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    tensors = [(one.latents, other.latents), (one.noise, other.noise), (one.timesteps, other.timesteps)]
+    prompts = (one.prompts["embeds"], other.prompts["embeds"])
+    return one.files == other.files and all(torch.equal(*pair) for pair in [*tensors, prompts])
+
+
+def test_a_batch_has_the_shapes_that_training_takes() -> None:
+    batches = loader(collator()).load(0)
+    (batch,) = batches.passes
+    assert batch.latents.shape == batch.noise.shape == (4, 4, 8, 8)
+    assert batch.timesteps.shape == (4,) and batch.prompts["embeds"].shape == (4, 1)
+    assert len(batch.files) == batches.samples == 4
+
+
+def test_two_processes_take_together_what_one_takes_alone() -> None:
+    for step in range(6):
+        (alone,) = loader(collator()).load(step).passes
+        halves = [loader(collator(rank, 2)).load(step).passes[0] for rank in (0, 1)]
+        assert alone.files == halves[0].files + halves[1].files
+        for name in ("latents", "noise", "timesteps"):
+            assert torch.equal(getattr(alone, name), torch.cat([getattr(half, name) for half in halves])), name
+        assert torch.equal(alone.prompts["embeds"], torch.cat([half.prompts["embeds"] for half in halves]))
+
+
+def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:
+    first, second = loader(collator(), accumulation=2).load(0).passes
+    later = loader(collator(), accumulation=2).load(1).passes[0]
+    noises = [tuple(noise.flatten()[:3].tolist()) for batch in (first, second, later) for noise in batch.noise]
+    assert len(set(noises)) == len(noises)
+
+
+def test_timesteps_of_the_whole_batch_are_told_on_any_process() -> None:
+    found = loader(collator(1, 2))
+    (batch,) = found.load(3).passes
+    told = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
+    assert told[2:] == batch.timesteps.tolist()
+
+
+@pytest.mark.parametrize(("chance", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
+def test_captions_are_dropped_as_often_as_asked(chance: float, low: int, high: int) -> None:
+    found = collator(caption_dropout=chance)
+    item = Sampler((source(),), Layout(1, 1), 1, by_size=True).step(0)[0][0]
+    dropped = sum(found.caption(step, 0, item) == "" for step in range(400))
+    assert low <= dropped <= high
+
+
+def test_each_of_several_captions_gets_its_turn() -> None:
+    item = Sampler((source(),), Layout(1, 1), 1, by_size=True).step(0)[0][0]
+    object.__setattr__(item.sample, "captions", ("one", "two", "three"))
+    told = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
+    assert set(told) == {"one", "two", "three"} and min(told.values()) > 60
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 50])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_reading_ahead_changes_nothing(ahead: int, accumulation: int) -> None:
+    in_line = list(loader(collator(), accumulation=accumulation).steps(2, 12))
+    threaded = list(loader(collator(), accumulation=accumulation, ahead=ahead).steps(2, 12))
+    assert [batches.step for batches in threaded] == list(range(2, 12)) == [batches.step for batches in in_line]
+    for left, right in zip(in_line, threaded, strict=True):
+        assert all(same(one, other) for one, other in zip(left.passes, right.passes, strict=True))
+
+
+def test_reading_ahead_stays_within_its_limit() -> None:
+    read: list[str] = []
+
+    def slow(id: str, sample: Sample) -> Tensor:
+        read.append(sample.name)
+        return latents_of(id, sample)
+
+    steps = loader(collator(read_latents=slow), batch=2, ahead=3).steps(0, 100)
+    next(steps)
+    time.sleep(0.2)
+    assert len(read) <= 2 * (3 + 1)
+    steps.close()
+
+
+def test_what_goes_wrong_ahead_is_raised_when_its_turn_comes() -> None:
+    def broken(id: str, sample: Sample) -> Tensor:
+        if len(seen) == 6:
+            raise OSError("the disk is gone")
+        seen.append(sample.name)
+        return latents_of(id, sample)
+
+    seen: list[str] = []
+    steps = loader(collator(read_latents=broken), batch=2, ahead=4).steps(0, 10)
+    assert [next(steps).step for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(steps)
+
+
+def test_no_thread_is_left_when_the_run_ends_early() -> None:
+    steps = loader(collator(), ahead=4).steps(0, 1000)
+    next(steps)
+    steps.close()
+    deadline = time.monotonic() + 5
+    while any(thread.name.startswith("batches") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,135 @@
+"""Which samples make up each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer_engine.batches.sampler import DataSource, GlobalBatch, Layout, Sampler
+from trainer_engine.datasets.samples import CropPlan, Sample
+
+
+def sample(name: str) -> Sample:
+    return Sample("/data", name, 1, 0, 64, 64, (64, 64), (64, 64), CropPlan("center", 1.0), "1 (64x64)", ("a caption",))
+
+
+def source(id: str = "a", buckets: tuple[int, ...] = (5, 3), *, passes: int = 1, weight: float = 1.0, at_least: int = 0) -> DataSource:
+    filled = tuple(tuple(sample(f"{id}-{number}-{index}.png") for index in range(count)) for number, count in enumerate(buckets))
+    return DataSource(id, filled, passes, weight, at_least)
+
+
+def sampler(*sources: DataSource, batch: int = 2, accumulation: int = 1, seed: int = 1, by_size: bool = True) -> Sampler:
+    return Sampler(sources, Layout(batch, accumulation), seed, by_size=by_size)
+
+
+def epoch(found: Sampler, number: int = 0) -> list[GlobalBatch]:
+    steps = range(number * found.steps_per_epoch, (number + 1) * found.steps_per_epoch)
+    return [batch for step in steps for batch in found.step(step)]
+
+
+def bucket_of(batch: GlobalBatch) -> tuple[str, str]:
+    (found,) = {(item.source, item.sample.name.split("-")[1]) for item in batch}
+    return found
+
+
+def counted(batches: list[GlobalBatch]) -> Counter[str]:
+    return Counter(item.sample.name for batch in batches for item in batch)
+
+
+@given(
+    buckets=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    batch=st.integers(1, 5),
+    passes=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_in_an_epoch_every_sample_is_seen_as_often_as_asked(buckets: list[int], batch: int, passes: int, seed: int) -> None:
+    found = sampler(source("a", tuple(buckets), passes=passes), batch=batch, seed=seed)
+    seen = counted(epoch(found))
+    assert len(seen) == sum(buckets)
+    assert min(seen.values()) >= passes
+    filled = sum(-(-count * passes // batch) * batch - count * passes for count in buckets)
+    assert sum(seen.values()) == sum(buckets) * passes + filled
+
+
+def test_a_batch_holds_one_bucket_of_one_dataset() -> None:
+    for batch in epoch(sampler(source("a", (5, 3)), source("b", (4, 4)), batch=3)):
+        assert len(batch) == 3
+        bucket_of(batch)
+
+
+def test_the_bucket_changes_after_every_batch_where_another_is_left() -> None:
+    order = [bucket_of(batch) for batch in epoch(sampler(source("a", (20, 20, 20))))]
+    same = [index for index, (one, other) in enumerate(pairwise(order)) if one == other]
+    for index in same:
+        assert len(set(order[index:])) == 1, "only where nothing else is left"
+
+
+def test_a_last_batch_is_filled_with_what_was_seen_of_its_bucket() -> None:
+    batches = epoch(sampler(source("a", (5,)), batch=4))
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert sorted(counted(batches).values()) == [1, 1, 2, 2, 2]
+
+
+def test_a_bucket_smaller_than_a_batch_repeats_its_samples() -> None:
+    (batch,) = epoch(sampler(source("a", (2,)), batch=5))
+    assert sorted(counted([batch]).values()) == [2, 3]
+
+
+def test_oversubscribed_buckets_give_as_many_as_asked() -> None:
+    found = sampler(source("a", (2,), at_least=8), batch=4)
+    assert found.batches_per_epoch == 2
+    assert set(counted(epoch(found)).values()) == {4}
+
+
+def test_an_epoch_ends_with_a_whole_step() -> None:
+    found = sampler(source("a", (10,)), batch=2, accumulation=3)
+    assert (found.batches_per_epoch, found.steps_per_epoch) == (5, 2)
+    assert all(len(found.step(step)) == 3 for step in range(4))
+    assert len(counted(epoch(found))) == 10
+    assert [found.epoch_of(step) for step in range(5)] == [0, 0, 1, 1, 2]
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
+    forwards, backwards = sampler(source()), sampler(source())
+    steps = range(3 * forwards.steps_per_epoch)
+    there = {step: forwards.step(step) for step in steps}
+    assert {step: backwards.step(step) for step in reversed(steps)} == there
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    found = sampler(source("a", (30,)))
+    assert epoch(found, 0) != epoch(found, 1)
+    assert epoch(found) != epoch(sampler(source("a", (30,)), seed=2))
+
+
+def test_accumulation_takes_the_batches_in_the_same_order() -> None:
+    one, two = sampler(source("a", (8, 8)), accumulation=1), sampler(source("a", (8, 8)), accumulation=2)
+    assert epoch(one) == epoch(two)
+
+
+@pytest.mark.parametrize(("by_size", "share"), [(True, 0.9), (False, 0.5)])
+def test_datasets_are_drawn_by_weight_and_size_or_by_weight_alone(by_size: bool, share: float) -> None:
+    """Among the first batches, before the smaller one is used up."""
+    firsts = Counter(
+        bucket_of(sampler(source("big", (180, 180)), source("small", (20, 20)), seed=seed, by_size=by_size).step(0)[0])[0]
+        for seed in range(300)
+    )
+    assert firsts["big"] / 300 == pytest.approx(share, abs=0.1)
+
+
+def test_a_heavier_dataset_comes_earlier() -> None:
+    def mean_place(weight: float) -> float:
+        order = [bucket_of(batch)[0] for batch in epoch(sampler(source("a", (40, 40), weight=weight), source("b", (40, 40))))]
+        places = [place for place, id in enumerate(order) if id == "a"]
+        return sum(places) / len(places)
+
+    assert mean_place(8.0) < mean_place(1.0) < mean_place(0.1)
+
+
+def test_a_dataset_without_samples_is_no_dataset() -> None:
+    assert sampler(source("a", (4,)), source("none", ())).batches_per_epoch == 2

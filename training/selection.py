@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.db.models import Case, IntegerField, Value, When
+from django.db.models import Case, F, IntegerField, Value, When
 
 from training.models import ACTIVE, Job, Status
 
-QUEUED_LAST = Case(When(status=Status.QUEUED, then=Value(1)), default=Value(0), output_field=IntegerField())
+RANK = Case(
+    When(status__in=ACTIVE, then=Value(0)), When(status=Status.QUEUED, then=Value(1)), default=Value(2), output_field=IntegerField()
+)
+LATEST_END = F("finished_at").desc(nulls_last=True)
 
 
 def current_job() -> Job | None:
     """The oldest running job; else the head of the queue; else the job that ended last; None where there never was one."""
-    unfinished = Job.objects.filter(status__in=(*ACTIVE, Status.QUEUED)).order_by(QUEUED_LAST, "number").first()
-    return unfinished or Job.objects.order_by("-finished_at", "-number").first()
+    return Job.objects.order_by(RANK, LATEST_END, "number").first()
 
 
 def find_job(text: str) -> Job | None:

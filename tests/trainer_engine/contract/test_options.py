@@ -217,3 +217,7 @@ def test_no_input_breaks_the_parser(values: dict[str, Any]) -> None:
 
 def test_the_options_page_says_what_the_registry_says() -> None:
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == page()
+
+
+def test_none_is_a_choice_where_it_is_one() -> None:
+    assert normalise({"ema_validation": "none", "report_to": "None"}) == ({"ema_validation": "none", "report_to": "none"}, [])

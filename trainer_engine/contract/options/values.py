@@ -124,7 +124,7 @@ def _is_unset(spec: OptionSpec, value: object) -> bool:
     word = value.strip().lower()
     if spec.kind == "str" and not spec.choices:
         return spec.optional and word in UNSET_WORDS
-    return word in UNSET_WORDS and word not in spec.synonyms
+    return word in UNSET_WORDS and word not in spec.synonyms and word not in spec.choices
 
 
 def parse_value(spec: OptionSpec, value: object) -> Any:

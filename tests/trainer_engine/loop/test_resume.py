@@ -1,0 +1,196 @@
+"""A run that was stopped and goes on ends with the same bytes as one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.pictures import draw_pictures
+from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
+from trainer_engine.contract.checkpoint_files import list_checkpoints
+from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
+from trainer_engine.contract.events import CheckpointEvent, Notification, ProgressEvent, SummaryEvent
+from trainer_engine.lr_schedules import CURVES
+from trainer_engine.optimizers import RULES
+
+STEPS = 6
+USUAL: dict[str, Any] = {"max_train_steps": STEPS, "lr_warmup_steps": 2, "lr_end": 1e-5}
+
+
+def straight(place: Path, **options: Any) -> HereRun:
+    return train_here(place, output_dir=str(place / "straight"), **(USUAL | options))
+
+
+def interrupted(place: Path, after: int, *, later: dict[str, Any] | None = None, **options: Any) -> HereRun:
+    values = {**USUAL, **options, "output_dir": str(place / "interrupted")}
+    first = train_here(place, stop_after=after, **values)
+    assert (first.code, first.step) == (ExitCode.STOPPED, after)
+    return train_here(place, **(values | (later or {})))
+
+
+def assert_same_files(one: HereRun, other: HereRun) -> None:
+    ours, theirs = one.files(), other.files()
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_stopping_changes_no_byte(tmp_path: Path, accumulation: int, prefetch: bool, use_ema: bool) -> None:
+    options = {"gradient_accumulation_steps": accumulation, "dataloader_prefetch": prefetch, "use_ema": use_ema}
+    whole = straight(tmp_path, **options)
+    assert whole.code is ExitCode.COMPLETED
+    for after in (1, 4):
+        assert_same_files(whole, interrupted(tmp_path, after, **options))
+        shutil.rmtree(tmp_path / "interrupted")
+
+
+@pytest.mark.parametrize("schedule", sorted(CURVES))
+@pytest.mark.parametrize("optimizer", sorted(RULES))
+def test_every_optimizer_and_schedule_goes_on_exactly(tmp_path: Path, optimizer: str, schedule: str) -> None:
+    options = {"optimizer": optimizer, "lr_scheduler": schedule, "lr_num_cycles": 2}
+    assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw_bf16", "mixed_precision": "bf16", "use_ema": True},
+        {"optimizer": "torch-adamw", "mixed_precision": "bf16"},
+        {"gradient_checkpointing": True},
+        {"grad_clip_method": "value", "max_grad_norm": 0.001},
+        {"max_grad_norm": 0},
+        {"use_ema": True, "ema_update_interval": 4},
+        {"prediction_type": "v_prediction"},
+    ],
+    ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()),
+)
+def test_other_ways_to_train_go_on_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
+    assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
+
+
+def test_reading_ahead_may_be_turned_on_in_between(tmp_path: Path) -> None:
+    assert_same_files(straight(tmp_path), interrupted(tmp_path, 2, later={"dataloader_prefetch": True}))
+
+
+def test_drawing_in_between_changes_no_byte(tmp_path: Path) -> None:
+    drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
+    whole = straight(tmp_path, use_ema=True)
+    drawn = train_here(tmp_path, output_dir=str(tmp_path / "drawn"), validation_step_interval=2, use_ema=True, **(USUAL | drawing))
+    assert_same_files(whole, drawn)
+
+
+def test_a_run_twice_is_the_same_and_another_seed_is_another_run(tmp_path: Path) -> None:
+    first, again = straight(tmp_path), train_here(tmp_path, output_dir=str(tmp_path / "again"), **USUAL)
+    assert_same_files(first, again)
+    other = train_here(tmp_path, output_dir=str(tmp_path / "other"), **(USUAL | {"seed": 8}))
+    assert first.weights() != other.weights()
+
+
+def test_the_step_count_goes_on(tmp_path: Path) -> None:
+    later = interrupted(tmp_path, 4)
+    assert [event.step for event in later.heard.of(ProgressEvent)] == [5, 6]
+    assert later.heard.of(SummaryEvent)[0].steps == STEPS
+    assert [event.step for event in later.heard.of(CheckpointEvent) if event.is_final] == [STEPS]
+
+
+def codes(run: HereRun) -> list[str]:
+    return [event.code for event in run.heard.of(Notification)]
+
+
+def test_a_finished_run_has_nothing_left_to_train(tmp_path: Path) -> None:
+    straight(tmp_path)
+    again = straight(tmp_path)
+    assert (again.code, again.step) == (ExitCode.COMPLETED, STEPS)
+    assert "already_finished" in codes(again) and again.heard.of(ProgressEvent) == []
+
+
+def test_a_finished_run_whose_result_is_missing_writes_it(tmp_path: Path) -> None:
+    straight(tmp_path)
+    shutil.rmtree(tmp_path / "straight/pipeline")
+    straight(tmp_path)
+    assert (tmp_path / "straight/pipeline/model_index.json").is_file()
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(tmp_path: Path) -> None:
+    straight(tmp_path)
+    longer = straight(tmp_path, max_train_steps=STEPS + 2)
+    assert [event.step for event in longer.heard.of(ProgressEvent)] == [STEPS + 1, STEPS + 2]
+
+
+def test_latest_passes_over_a_broken_checkpoint_and_names_it(tmp_path: Path) -> None:
+    options = {"checkpoint_step_interval": 2, "use_ema": True}
+    whole = straight(tmp_path, **options)
+    (tmp_path / "straight/checkpoint-6/optimizer.safetensors").write_bytes(b"")
+    again = straight(tmp_path, **options)
+    told = next(event for event in again.heard.of(Notification) if event.code == "checkpoint_broken")
+    assert "checkpoint-6" in told.message
+    assert [event.step for event in again.heard.of(ProgressEvent)] == [5, 6]
+    assert_same_files(whole, again)
+
+
+def test_a_name_goes_on_from_that_one(tmp_path: Path) -> None:
+    straight(tmp_path, checkpoint_step_interval=2)
+    again = straight(tmp_path, resume_from_checkpoint="checkpoint-2")
+    assert [event.step for event in again.heard.of(ProgressEvent)] == [3, 4, 5, 6]
+
+
+def test_a_name_that_is_not_there_ends_the_run_with_those_that_are(tmp_path: Path) -> None:
+    straight(tmp_path)
+    with pytest.raises(CheckpointUnusable) as raised:
+        straight(tmp_path, resume_from_checkpoint="checkpoint-5")
+    assert "checkpoint-6" in raised.value.hint
+
+
+def test_an_empty_word_starts_afresh(tmp_path: Path) -> None:
+    straight(tmp_path)
+    again = straight(tmp_path, resume_from_checkpoint="")
+    assert len(again.heard.of(ProgressEvent)) == STEPS
+
+
+def test_without_a_checkpoint_latest_is_a_fresh_start_with_a_word_on_it(tmp_path: Path) -> None:
+    assert "fresh_start" in codes(straight(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": "optimi-adamw"}, "optimizer was 'torch-adamw'"),
+        ({"mixed_precision": "bf16", "optimizer": "adamw_bf16"}, "weights was 'float32'"),
+        ({"prediction_type": "v_prediction"}, "prediction_type was 'epsilon'"),
+        ({"use_ema": True}, "use_ema was False"),
+        ({"seed": 8}, "seed was 7 and is 8"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1 and is 2"),
+        ({"train_batch_size": 4}, "samples in a pass was 2 and is 4"),
+    ],
+)
+def test_going_on_with_another_run_is_refused_by_what_differs(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    straight(tmp_path)
+    with pytest.raises(CheckpointUnusable, match=said):
+        straight(tmp_path, max_train_steps=STEPS + 1, **changes)
+
+
+def test_a_changed_dataset_is_refused_with_the_files(tmp_path: Path) -> None:
+    straight(tmp_path)
+    draw_pictures(tmp_path / "images/more", count=2, size=(96, 96))
+    with pytest.raises(CheckpointUnusable, match=r"dataset pictures: 2 added \(more/"):
+        straight(tmp_path, max_train_steps=STEPS + 1)
+    longer = straight(tmp_path, max_train_steps=STEPS + 1, i_know_what_i_am_doing=True)
+    assert longer.step == STEPS + 1 and "data_changed" in codes(longer)
+
+
+def test_a_changed_number_of_repeats_is_a_changed_dataset(tmp_path: Path) -> None:
+    straight(tmp_path)
+    with pytest.raises(CheckpointUnusable, match="8 changed"):
+        straight(tmp_path, max_train_steps=STEPS + 1, datasets=tiny_datasets(tmp_path, repeats=3))
+
+
+def test_the_state_says_where_the_run_is(tmp_path: Path) -> None:
+    run = straight(tmp_path)
+    state = json.loads((list_checkpoints(run.output_dir)[0].path / "training_state.json").read_text())
+    assert state["step"] == STEPS and state["position"] == {"epoch": 1, "index": 2}

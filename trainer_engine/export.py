@@ -14,13 +14,19 @@ from typing import Any
 from trainer_engine.contract.atomic import sync_folder
 
 LINKED_SUFFIX = ".safetensors"
+UNFINISHED = "tmp-"
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``folder`` when the block ends, synced to disk; nothing is left if it fails."""
+    """A folder to write into that takes the place of ``folder`` when the block ends, synced to disk; nothing is left if it fails.
+
+    Only one process writes a folder: what one that was killed has left beside goes first.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    for left in folder.parent.glob(f".{folder.name}.{UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.{UNFINISHED}"))
     beside.chmod(0o755)
     try:
         yield beside

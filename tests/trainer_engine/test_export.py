@@ -13,7 +13,7 @@ from diffusers import PixArtSigmaPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.export import whole_folder
+from trainer_engine.export import UNFINISHED, whole_folder
 
 STRANGER = """
 import sys, torch
@@ -122,3 +122,12 @@ def test_the_card_names_base_model_and_settings(tmp_path: Path) -> None:
     assert f'base_model: "{tiny_pixart()}"' in card
     assert "learning rate: 2e-05" in card
     assert "PixArtSigmaPipeline.from_pretrained" in card
+
+
+def test_what_a_killed_process_left_beside_goes_with_the_next_result(tmp_path: Path) -> None:
+    left = tmp_path / f".pipeline.{UNFINISHED}abc"
+    left.mkdir()
+    (left / "half").write_text("of a large file")
+    with whole_folder(tmp_path / "pipeline") as beside:
+        (beside / "whole").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]

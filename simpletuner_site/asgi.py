@@ -17,6 +17,7 @@ from simpletuner_site.guard import Application, Guard, Receive, Scope, Send  # n
 
 django_application = cast(Application, get_asgi_application())  # sets Django up: what follows may import models
 
+from training.quick_reads import QuickReads  # noqa: E402
 from training.urls import http_stream_patterns, websocket_urlpatterns  # noqa: E402
 
 NO_STREAM_HERE = 4404
@@ -31,7 +32,7 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
 def build_application() -> Application:
     """The guard stands outside everything, so that no route can be left out of it."""
     # A Django streaming response pins one thread a stream; the consumer does not, so it is asked first.
-    pages = BodyLimit(django_application, settings.BIGGEST_BODY_BYTES)
+    pages = QuickReads(BodyLimit(django_application, settings.BIGGEST_BODY_BYTES))
     http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]
     sockets = URLRouter([*websocket_urlpatterns, re_path(r"", close_socket)])  # type: ignore[arg-type]
     router = cast(Application, ProtocolTypeRouter({"http": http, "websocket": sockets}))

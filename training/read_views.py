@@ -14,10 +14,9 @@ from rest_framework.views import APIView
 
 from environments.parsers import JsonBody
 from trainer_engine.contract.checkpoint_files import verify
-from training import answers, desk, media, requests, schema, serializers
-from training.errors import BadValue, TrainingRefused
+from training import answers, desk, media, quick_reads, requests, schema, serializers
+from training.errors import TrainingRefused
 from training.models import Job
-from training.selection import current_job
 
 JSON = "application/json"
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
@@ -29,9 +28,9 @@ def wants_page(request: Request) -> bool:
     return request.accepted_renderer.format == "api"
 
 
-def json_text(data: Any) -> HttpResponse:
-    """Without the detour over renderers: these calls are made many times a second."""
-    return HttpResponse(json.dumps(data, ensure_ascii=False, separators=(",", ":")), content_type=JSON)
+def _told(request: Request, text: str) -> HttpResponseBase:
+    """The text as it is, or as data for the browsable API."""
+    return Response(json.loads(text)) if wants_page(request) else HttpResponse(text, content_type=JSON)
 
 
 class StatusView(APIView):
@@ -39,8 +38,7 @@ class StatusView(APIView):
 
     @schema.described("training_status", "State of the current or last run", serializers.StatusSerializer)
     def get(self, request: Request) -> HttpResponseBase:
-        data = answers.job_status(current_job())
-        return Response(data) if wants_page(request) else json_text(data)
+        return _told(request, quick_reads.status_text(request.query_params))
 
 
 class EventsView(APIView):
@@ -55,21 +53,7 @@ class EventsView(APIView):
         parameters=[schema.SINCE, schema.JOB_ID, schema.LIMIT, schema.MEDIA],
     )
     def get(self, request: Request) -> HttpResponseBase:
-        asked = request.query_params
-        since = requests.whole_number(asked.get("since_index"), "since_index", default=0)
-        limit = requests.whole_number(asked.get("limit"), "limit", default=requests.DEFAULT_PAGE, largest=requests.LARGEST_PAGE, smallest=1)
-        form = asked.get("media") or "data"
-        if form not in ("data", "url"):
-            raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
-        job = requests.job_of(asked.get("job_id"))
-        page = answers.encoded_events(job, since, limit, as_links=form == "url") if job else []
-        next_index = page[-1][0] + 1 if page else since
-        job_id = str(job.pk) if job else None
-        if wants_page(request):
-            return Response({"events": [json.loads(text) for _, _, text in page], "job_id": job_id, "next_index": next_index})
-        events = ",".join(text for _, _, text in page)
-        body = f'{{"events":[{events}],"job_id":{json.dumps(job_id)},"next_index":{next_index}}}'
-        return HttpResponse(body, content_type=JSON)
+        return _told(request, quick_reads.events_text(request.query_params))
 
 
 class StreamView(APIView):

@@ -1,0 +1,238 @@
+"""The engine as a process: started, asked, stopped, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.tiny_run import ROOT, TinyRun, run_tiny, start_run, start_tiny_run, train_here, write_job
+from trainer_engine.contract.checkpoint_files import list_checkpoints, newest_verified, verify
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.events import ProgressEvent
+from trainer_engine.contract.run import JobSpec, RunFolder
+
+PROGRESS = "training.progress"
+
+
+def statuses(run: TinyRun) -> list[str]:
+    return [entry.data["status"] for entry in run.of_type("training.status")]
+
+
+def assert_numbered(run: TinyRun) -> None:
+    assert [entry.seq for entry in run.entries()] == list(range(len(run.entries())))
+
+
+def test_a_run_ends_well_and_says_how(tmp_path: Path) -> None:
+    run = run_tiny(tmp_path)
+    report = run.report()
+    assert report is not None and (report.exit_code, report.status, report.step) == (0, "completed", 4)
+    assert statuses(run) == ["starting", "running", "completed"]
+    assert run.entries()[0].data == {"status": "starting"}
+    assert_numbered(run)
+    assert len(run.of_type(PROGRESS)) == 4
+
+
+def test_the_result_loads_where_this_project_was_never_seen(tmp_path: Path) -> None:
+    run_tiny(tmp_path)
+    code = (
+        "import sys; from diffusers import PixArtSigmaPipeline\n"
+        "pipeline = PixArtSigmaPipeline.from_pretrained(sys.argv[1])\n"
+        "image = pipeline('a', num_inference_steps=1, height=64, width=64, use_resolution_binning=False).images[0]\n"
+        "print(image.size, 'trainer_engine' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "output/pipeline")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, check=True)
+    assert done.stdout.strip().endswith("(64, 64) False")
+
+
+def test_the_engine_announces_itself_before_it_loads_torch(tmp_path: Path) -> None:
+    began = time.monotonic()
+    run = start_tiny_run(tmp_path)
+    run.wait_for("training.status")
+    assert time.monotonic() - began < 4
+    run.process.kill()
+    run.wait()
+    heavy = "('torch', 'diffusers', 'numpy', 'accelerate')"
+    code = f"import sys, trainer_engine.__main__; print([name for name in {heavy} if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True).stdout == "[]\n"
+
+
+def test_a_stopped_run_saves_before_it_ends(tmp_path: Path) -> None:
+    run = start_tiny_run(tmp_path, max_train_steps=10_000)
+    run.wait_for(PROGRESS)
+    run.request(Command.STOP)
+    assert run.wait() == ExitCode.STOPPED
+    saved = run.newest_checkpoint()
+    assert verify(saved.path) == [] and saved.step >= run.of_type(PROGRESS)[-1].data["step"]
+    assert statuses(run) == ["starting", "running", "stopping", "stopped"]
+    assert_numbered(run)
+
+
+def test_sigterm_means_stop_and_the_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    whole = train_here(tmp_path, max_train_steps=60, output_dir=str(tmp_path / "whole"))
+    run = start_tiny_run(tmp_path, max_train_steps=60)
+    run.wait_for(PROGRESS, count=2)
+    run.send(signal.SIGTERM)
+    assert run.wait() in (ExitCode.STOPPED, ExitCode.COMPLETED)
+    later = train_here(tmp_path, max_train_steps=60)
+    assert later.files() == whole.files()
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    options = {"max_train_steps": 60, "checkpoint_step_interval": 7, "use_ema": True, "dataloader_prefetch": True}
+    whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
+    run = start_tiny_run(tmp_path, **options)
+    run.wait_for("training.checkpoint", count=2)
+    run.process.kill()
+    run.wait()
+    announced = run.of_type("training.checkpoint")[-1].extra["checkpoint"]["step"]
+    newest = newest_verified(run.output_dir)
+    assert newest is not None and newest.step >= announced
+    assert run.report() is None
+    again = start_run(run.folder)
+    assert again.wait() == ExitCode.COMPLETED
+    assert_numbered(again)
+    ours, theirs = list_checkpoints(run.output_dir)[0].path, list_checkpoints(whole.output_dir)[0].path
+    for name, content in whole.files().items():
+        assert (ours / name).read_bytes() == content, (name, theirs)
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.5, 4.0])
+def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay: float) -> None:
+    run = start_tiny_run(tmp_path, max_train_steps=10_000)
+    run.wait_for("training.status")
+    time.sleep(delay)
+    asked = time.monotonic()
+    run.send(signal.SIGTERM)
+    assert run.wait() == ExitCode.STOPPED
+    assert time.monotonic() - asked < 6
+    report = run.report()
+    assert report is not None and report.status == "stopped"
+    assert_numbered(run)
+
+
+def test_a_stop_by_file_while_the_run_is_prepared_ends_it(tmp_path: Path) -> None:
+    run = start_tiny_run(tmp_path, max_train_steps=10_000)
+    run.request(Command.STOP)
+    assert run.wait() == ExitCode.STOPPED
+    assert run.of_type(PROGRESS) == [] and list_checkpoints(run.output_dir) == []
+
+
+def test_a_checkpoint_and_images_can_be_asked_for(tmp_path: Path) -> None:
+    drawing = {
+        "validation_disable": False,
+        "validation_resolution": "64x64",
+        "validation_num_inference_steps": 1,
+        "disable_benchmark": True,
+    }
+    run = start_tiny_run(tmp_path, max_train_steps=10_000, validation_step_interval=100_000, checkpoint_step_interval=100_000, **drawing)
+    run.wait_for(PROGRESS)
+    run.request(Command.CHECKPOINT)
+    run.request(Command.VALIDATE)
+    assert verify(Path(run.wait_for("training.checkpoint").extra["checkpoint"]["path"])) == []
+    run.wait_for("validation.image")
+    run.send(signal.SIGTERM)
+    assert run.wait() == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "word"),
+    [
+        ({"learning_rate": -1}, ExitCode.CONFIGURATION, "learning_rate"),
+        ({"no_such_option": 1}, ExitCode.CONFIGURATION, "no_such_option"),
+        ({"resume_from_checkpoint": "checkpoint-9"}, ExitCode.CONFIGURATION, "checkpoint-9"),
+        ({"optimizer_config": "speed=1"}, ExitCode.CONFIGURATION, "speed"),
+        ({"model": "/nowhere/at/all"}, ExitCode.CONFIGURATION, "/nowhere/at/all"),
+        ({"train_batch_size": 128}, ExitCode.DATA, "train_batch_size"),
+    ],
+)
+def test_what_is_wrong_ends_the_run_with_its_code_and_its_name(tmp_path: Path, options: dict[str, Any], code: ExitCode, word: str) -> None:
+    run = start_tiny_run(tmp_path, **options)
+    assert run.wait() == code, run.log()
+    report = run.report()
+    assert report is not None and report.status == "error" and report.error_code and word in report.message
+    (told,) = run.of_type("error")
+    assert told.data["code"] == report.error_code and "Traceback" not in run.log()
+    assert_numbered(run)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"protocol": 1}'])
+def test_a_job_that_cannot_be_read_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path / "run").create()
+    folder.job_file.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer_engine", str(folder.path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == ExitCode.CONFIGURATION
+    assert json.loads(folder.exit_file.read_bytes())["error_code"] == "invalid_options"
+
+
+def test_a_job_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    folder = write_job(tmp_path)
+    JobSpec.model_validate({**json.loads(folder.job_file.read_bytes()), "protocol": 99}).write(folder)
+    run = start_run(folder)
+    assert run.wait() == ExitCode.CONFIGURATION
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
+    options = {"max_train_steps": 6, "gradient_accumulation_steps": 2, "caption_dropout_probability": 0.3}
+    alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **options)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **options)
+    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    assert run.wait() == 0, run.log()
+    assert_numbered(run)
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    one, two = load_file(alone.output_dir / "checkpoint-6" / weights), load_file(run.output_dir / "checkpoint-6" / weights)
+    base = load_file(Path(JobSpec.read(folder).options["pretrained_model_name_or_path"]) / weights)
+    moved = torch.cat([(one[name] - base[name]).flatten() for name in one]).norm()
+    apart = torch.cat([(one[name] - two[name]).flatten() for name in one]).norm()
+    assert apart < 1e-3 * moved, (moved, apart)
+    losses = [event.loss for event in alone.heard.of(ProgressEvent)]
+    assert [entry.data["loss"] for entry in run.of_type(PROGRESS)] == pytest.approx(losses, rel=1e-5)
+    report = run.report()
+    assert report is not None and report.step == 6
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, max_train_steps=100_000)
+    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    run.wait_for(PROGRESS)
+    run.request(Command.STOP)
+    run.wait(60)
+    report = run.report()
+    assert report is not None and report.exit_code == ExitCode.STOPPED and report.step == run.newest_checkpoint().step
+    assert verify(run.newest_checkpoint().path) == []
+
+
+@pytest.mark.faults
+def test_wherever_a_run_is_killed_nothing_announced_is_lost(tmp_path: Path) -> None:
+    options = {"max_train_steps": 10_000, "checkpoint_step_interval": 3, "checkpoints_total_limit": 2}
+    for attempt in range(10):
+        run = start_tiny_run(tmp_path, **options)
+        run.wait_for(PROGRESS, count=len(run.of_type(PROGRESS)) + 1)
+        time.sleep(0.037 * attempt)
+        run.process.kill()
+        run.wait()
+        announced = [entry.extra["checkpoint"]["step"] for entry in run.of_type("training.checkpoint")]
+        newest = newest_verified(run.output_dir)
+        assert not announced or (newest is not None and newest.step >= announced[-1])
+        assert_numbered(run)

@@ -6,13 +6,13 @@ Standard library and contract first: the run announces itself, and says what is 
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 import traceback
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from trainer_engine.contract.atomic import means_full
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.events import ErrorEvent, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
@@ -61,7 +61,7 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
     except Exception as error:  # noqa: BLE001
         # The process edge: whatever nobody foresaw is told in one line, and the log has all of it.
         traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if means_full(error):
             return _failed(voice, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
         return _failed(voice, Unforeseen(f"{type(error).__name__}: {error}", hint="the run's log has the traceback"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer_engine.contract.atomic import sync_folder
+from trainer_engine.contract.atomic import means_full, sync_folder
 from trainer_engine.contract.checkpoint_files import (
     MANIFEST,
     VERSION,
@@ -74,7 +73,7 @@ def save_checkpoint(output_dir: Path, content: Content) -> CheckpointInfo:
         _write(staging, content)
         _take_place(staging, target)
     except (OSError, SafetensorError) as error:
-        if _means_full(error):
+        if means_full(error):
             raise DiskFull(
                 f"The disk is full: {target.name} was not saved, the ones before it are untouched ({error}).",
                 hint="free some space and start again; the run goes on from its newest checkpoint",
@@ -92,13 +91,6 @@ def _refuse_without_space(output_dir: Path, content: Content) -> None:
             f"A checkpoint needs about {needed / 1e6:.0f} MB, and {output_dir} has {free / 1e6:.0f} MB left.",
             hint="free some space, or lower checkpoints_total_limit",
         )
-
-
-def _means_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # safetensors writes in Rust and passes the system's error on as text.
-    return any(sign in str(error) for sign in ("StorageFull", "QuotaExceeded", "code: 28", "code: 122"))
 
 
 def _write(staging: Path, content: Content) -> None:

@@ -50,7 +50,7 @@ class Listener(threading.Thread):
     def wait_for(self, job_id: str, count: int, seconds: float = 30) -> list[dict[str, Any]]:
         """What was heard of a job, once it is that much."""
         deadline = time.monotonic() + seconds
-        while len(self.heard[job_id] if job_id in self.heard else []) < count and time.monotonic() < deadline:
+        while len(self.heard.get(job_id, [])) < count and time.monotonic() < deadline:
             time.sleep(0.02)
         return list(self.heard[job_id])
 

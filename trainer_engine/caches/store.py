@@ -7,7 +7,6 @@ and write one store: the same address always means the same content.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer_engine.caches.hashes import FileHashes
-from trainer_engine.contract.atomic import sync_folder
+from trainer_engine.contract.atomic import means_full, sync_folder
 from trainer_engine.contract.errors import DiskFull
 
 SCHEMA = 1
@@ -87,7 +86,7 @@ class CacheStore:
             for folder in {self._write(address, tensors) for address, tensors in entries.items()}:
                 sync_folder(folder)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if means_full(error):
                 raise DiskFull(f"No space is left for the cache in {self.folder}.", hint="free some space, or set cache_dir") from error
             raise
 

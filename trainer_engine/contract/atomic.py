@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+RUST_SIGNS = ("StorageFull", "QuotaExceeded", *(f"{word} {number}" for number in FULL for word in ("code:", "os error")))
+
+
+def means_full(error: BaseException) -> bool:
+    """Whether something could not be written because the disk, or somebody's share of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # safetensors writes in Rust and passes the system's error on as text, shown in one way or the other.
+    return any(sign in str(error) for sign in RUST_SIGNS)
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:

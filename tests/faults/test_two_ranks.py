@@ -1,0 +1,62 @@
+"""A run of two processes: what one with twice the batch trains, and no process more than it when it ends."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.served_runs import ENDLESS, ServedRuns, wait_until
+
+WITHOUT_GRADIENT = ".to_k.bias"
+"""Softmax does not feel it: its gradient is rounding alone, and Adam makes whole steps of that."""
+
+
+def losses(runs: ServedRuns, job_id: str) -> list[float]:
+    return [event["data"]["loss"] for event in runs.wait_for_event(job_id, "training.progress")]
+
+
+def weights(runs: ServedRuns, output: str, step: int) -> dict[str, torch.Tensor]:
+    return load_file(runs.output(output) / f"checkpoint-{step}/transformer/diffusion_pytorch_model.safetensors")
+
+
+def test_two_ranks_train_what_one_does_with_twice_the_batch(runs: ServedRuns) -> None:
+    one = runs.start("one", max_train_steps=4, train_batch_size=4)
+    two = runs.start("two", max_train_steps=4, train_batch_size=2, num_processes=2)
+    for job_id in (one, two):
+        assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
+        runs.check_log(job_id)
+    torch.testing.assert_close(losses(runs, two), losses(runs, one), rtol=1e-4, atol=1e-6)
+    alone, together = weights(runs, "one", 4), weights(runs, "two", 4)
+    assert alone.keys() == together.keys()
+    for name, tensor in alone.items():
+        if name.endswith(WITHOUT_GRADIENT):
+            continue
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    runs.check_nothing_left(two)
+
+
+def test_stop_reaches_every_rank_and_cancel_leaves_none(runs: ServedRuns) -> None:
+    stopped = runs.start("ranks-stopped", max_train_steps=ENDLESS, num_processes=2)
+    runs.wait_for_step(stopped, 3, seconds=180)
+    assert len(runs.engine(stopped)) == 3, "launcher and two ranks"
+    runs.stop(stopped)
+    assert runs.wait_for_end(stopped)["status"] == "stopped", runs.log(stopped)
+    assert runs.check_announced(stopped, "ranks-stopped") == f"checkpoint-{runs.steps(stopped)[-1]}"
+    runs.check_nothing_left(stopped)
+
+    cancelled = runs.start("ranks-cancelled", max_train_steps=ENDLESS, num_processes=2)
+    runs.wait_for_step(cancelled, 3, seconds=180)
+    assert runs.cancel(cancelled)["status"] == "cancelled"
+    runs.check_nothing_left(cancelled)
+    runs.check_log(cancelled)
+
+
+def test_a_run_that_lost_one_rank_ends_with_the_reason_and_leaves_none(runs: ServedRuns) -> None:
+    job_id = runs.start("ranks-lost", max_train_steps=ENDLESS, num_processes=2, checkpoint_step_interval=10)
+    runs.wait_for_checkpoint(job_id)
+    ranks = sorted(runs.engine(job_id), key=lambda process: process.create_time())[1:]
+    ranks[-1].kill()
+    wait_until(lambda: runs.status(job_id) == "error", "the end", seconds=90)
+    assert runs.job(job_id)["job_info"]["error"]
+    runs.check_announced(job_id, "ranks-lost")
+    runs.check_nothing_left(job_id)

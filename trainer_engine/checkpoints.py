@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from trainer_engine.contract.checkpoint_files import (
     VERSION,
     CheckpointInfo,
     checkpoint_name,
+    folders,
     list_checkpoints,
     sha256_of,
     verify,
@@ -28,7 +30,6 @@ from trainer_engine.contract.checkpoint_files import (
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import utc_now
 
-STATE_FILE = "training_state.json"
 OPTIMIZER_DOCUMENT = "optimizer.json"
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 SAMPLES_FILE = "samples.json"
@@ -149,6 +150,23 @@ def remove_leftovers(output_dir: Path) -> None:
     """Take away what saves that were killed have left beside."""
     for path in output_dir.glob(".checkpoint-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside_later(output_dir: Path, step: int) -> Path | None:
+    """Move every ``checkpoint-N`` with N above ``step`` into a folder of their own, and say which; None where there is none.
+
+    They are of another run than the one that goes on from ``step``: it must neither overwrite them nor be resumed from them.
+    """
+    later = [folder for folder in folders(output_dir) if int(folder.name.rpartition("-")[2]) > step]
+    if not later:
+        return None
+    aside = output_dir / f"earlier-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
+    aside.mkdir()
+    for folder in later:
+        folder.replace(aside / folder.name)
+    sync_folder(aside)
+    sync_folder(output_dir)
+    return aside
 
 
 def prune(output_dir: Path, limit: int, keep: str) -> list[str]:

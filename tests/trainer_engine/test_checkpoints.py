@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer_engine.checkpoints import STATE_FILE, Content, prune, save_checkpoint
+from trainer_engine.checkpoints import STATE_FILE, Content, prune, save_checkpoint, set_aside_later
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
 from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
@@ -246,3 +246,14 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path:
         found = list_checkpoints(output_dir)
         assert all(verify(info.path) == [] for info in found)
         assert found[0].step >= max(int(step) for step in announced if step.strip())
+
+
+def test_checkpoints_beyond_the_step_that_a_run_begins_at_are_moved_and_not_removed(tmp_path: Path) -> None:
+    for step in (2, 4, 10):
+        save_checkpoint(tmp_path, content(step))
+    (tmp_path / "checkpoint-99").mkdir()  # not ours: it must not be overwritten either
+    aside = set_aside_later(tmp_path, 4)
+    assert aside is not None and aside.parent == tmp_path
+    assert names(aside) == ["checkpoint-10", "checkpoint-99"] and verify(aside / "checkpoint-10") == []
+    assert [info.step for info in list_checkpoints(tmp_path)] == [4, 2]
+    assert set_aside_later(tmp_path, 4) is None and set_aside_later(tmp_path / "nowhere", 0) is None

@@ -153,6 +153,17 @@ def test_an_empty_word_starts_afresh(tmp_path: Path) -> None:
     assert len(again.heard.of(ProgressEvent)) == STEPS
 
 
+def test_after_a_fresh_start_latest_is_of_that_run_and_the_old_checkpoints_lie_aside(tmp_path: Path) -> None:
+    old = straight(tmp_path)
+    weights = old.weights()
+    fresh = straight(tmp_path, resume_from_checkpoint="", stop_after=2, seed=8, checkpoints_total_limit=1)
+    assert "set_aside" in codes(fresh) and [info.step for info in list_checkpoints(fresh.output_dir)] == [2]
+    again = straight(tmp_path, seed=8)
+    assert [event.step for event in again.heard.of(ProgressEvent)] == [3, 4, 5, 6] and "set_aside" not in codes(again)
+    (kept,) = tmp_path.glob("straight/earlier-*/checkpoint-6/transformer/diffusion_pytorch_model.safetensors")
+    assert kept.read_bytes() == weights != again.weights()
+
+
 def test_without_a_checkpoint_latest_is_a_fresh_start_with_a_word_on_it(tmp_path: Path) -> None:
     assert "fresh_start" in codes(straight(tmp_path))
 

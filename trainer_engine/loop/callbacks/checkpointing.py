@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer_engine.checkpoints import Content, prune, save_checkpoint
+from trainer_engine.checkpoints import Content, prune, save_checkpoint, set_aside_later
 from trainer_engine.contract.checkpoint_files import checkpoint_name
-from trainer_engine.contract.events import CheckpointEvent, StageKey
+from trainer_engine.contract.events import CheckpointEvent, Notification, StageKey
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.stages import Stages
@@ -28,6 +28,11 @@ class Checkpointing(Callback):
 
     def before_training(self, state: TrainState) -> None:
         self._saved_step = state.step  # what a run goes on from need not be saved again
+        with self.processes.first_alone() as is_first:
+            aside = set_aside_later(self.output_dir, state.step) if is_first else None
+        if aside is not None:
+            message = f"Checkpoints of an earlier run, beyond step {state.step}, lie in {aside} now."
+            self.stages.voice.tell(Notification(code="set_aside", title="Checkpoints set aside", message=message))
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         if not (state.should_stop or state.is_finished) and self._is_due(state):

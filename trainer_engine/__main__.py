@@ -37,10 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     with Journal(folder.journal) as journal:
         requests = Requests(folder)
         report = _run(folder, environment, journal, requests)
-        requests.training_ends()
-        journal.tell(StatusEvent(status=report.status, message=report.message))
-        journal.sync()
-    report.write(folder)
+        try:
+            journal.tell(StatusEvent(status=report.status, message=report.message))
+            journal.sync()
+            report.write(folder)
+        except OSError as error:
+            print(f"The run folder does not take the end of the run: {error}", file=sys.stderr)
     return report.exit_code
 
 
@@ -53,13 +55,17 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         from trainer_engine.loop.run import train
 
         code, step = train(options, dataloader, environment, voice, requests)
+        requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
     except Stopped:
+        requests.training_ends()
         return _stopped_early(voice)
     except EngineError as error:
+        requests.training_ends()
         return _failed(voice, error)
     except Exception as error:  # noqa: BLE001
         # The process edge: whatever nobody foresaw is told in one line, and the log has all of it.
+        requests.training_ends()
         traceback.print_exc()
         if means_full(error):
             return _failed(voice, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
@@ -95,8 +101,11 @@ def _stopped_early(voice: Voice) -> ExitReport:
 
 def _failed(voice: Voice, error: EngineError) -> ExitReport:
     print(f"{error.code}: {error.message} {error.hint}", file=sys.stderr)
-    voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
-    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
+    try:
+        voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
+        voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
+    except OSError as full:
+        print(f"The journal does not take what happened: {full}", file=sys.stderr)
     return _report(error.exit_code, error.message, error_code=error.code, hint=error.hint)
 
 

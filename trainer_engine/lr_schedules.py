@@ -59,7 +59,7 @@ class Schedule:
 
     options: ScheduleOptions
     peak: float
-    """``learning_rate``: reached at step ``lr_warmup_steps``, or at once without a warm-up."""
+    """``learning_rate``: reached at step ``lr_warmup_steps``; without a warm-up the curve leaves it with the first step."""
     total_steps: int
 
     def at(self, step: int) -> float:

@@ -54,14 +54,23 @@ def pack_optimizer(optimizer: Optimizer, names: Sequence[str]) -> tuple[Any, dic
 def unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Put a packed state back. Scalars such as step counters return to the CPU, the rest to the parameters' devices.
 
+    Numbers that the optimizer was made with (betas, decay) stay as they are: what the run asks for now counts.
     KeyError or ValueError where the state is not that of such an optimizer over such parameters.
     """
     index = {name: number for number, name in enumerate(names)}
     state = {index[name]: values for name, values in unpack(document["state"], tensors).items()}
     groups = unpack(document["groups"], tensors)
     kept = {number: dict(values) for number, values in state.items()}
+    asked = [{key: value for key, value in group.items() if _is_asked_for(key, value)} for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for group, values in zip(optimizer.param_groups, asked, strict=True):
+        group.update(values)
     _restore_types(optimizer, kept)
+
+
+def _is_asked_for(key: str, value: object) -> bool:
+    """Whether a value of a parameter group is a number from the options, and no state such as a flag or the current rate."""
+    return key != "lr" and isinstance(value, (int, float, tuple)) and not isinstance(value, bool)
 
 
 def _restore_types(optimizer: Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> None:

@@ -135,8 +135,10 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
     """Put training mode of every module and the random states of Python, numpy and torch back when the block ends."""
     modes = [(module, module.training) for module in network.modules()]
     python, numpy = random.getstate(), np.random.get_state()
+    # Only the network's own GPU: asking the others for their state would take memory on each.
+    gpus = sorted({parameter.device.index for parameter in network.parameters() if parameter.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(gpus), torch.no_grad():
             yield
     finally:
         random.setstate(python)

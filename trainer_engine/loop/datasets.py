@@ -74,10 +74,11 @@ class Preparation:
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
-        captions, prompts = self._cache_texts(dataloader, report)
-        latents = self._cache_images(report)
+        drawn = [found for found in report.sets if found.entry.probability]
+        captions, prompts = self._cache_texts(dataloader, drawn)
+        latents = self._cache_images(drawn)
         self.family.free_encoders()
-        sources = tuple(self._source(found, latents[found.entry.id], report) for found in report.sets if found.entry.probability)
+        sources = tuple(self._source(found, latents[found.entry.id], report) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
         return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts)
@@ -101,10 +102,10 @@ class Preparation:
         self.requests.raise_if_stopped()
         return report
 
-    def _cache_texts(self, dataloader: Dataloader, report: DatasetReport) -> tuple[dict[str, PromptCache], PromptCache]:
+    def _cache_texts(self, dataloader: Dataloader, sets: Sequence[SetReport]) -> tuple[dict[str, PromptCache], PromptCache]:
         default = dataloader.default_text_set
         wanted: dict[str, list[str]] = {default.id: ["", *texts_to_encode(self.options)]}
-        for found in report.sets:
+        for found in sets:
             captions = [caption for sample in found.samples for caption in sample.captions]
             wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(captions)
         made: dict[str, PromptCache] = {}
@@ -113,7 +114,7 @@ class Preparation:
                 if text.id in wanted:
                     made[text.id] = self._cache_text_set(text, wanted[text.id], advance)
         self.family.free_encoders()
-        return {found.entry.id: made[dataloader.text_set_of(found.entry).id] for found in report.sets}, made[default.id]
+        return {found.entry.id: made[dataloader.text_set_of(found.entry).id] for found in sets}, made[default.id]
 
     def _cache_text_set(self, text: TextSet, prompts: Sequence[str], advance: Advance) -> PromptCache:
         cache = self.processes.first_then_others(
@@ -130,14 +131,14 @@ class Preparation:
         self.requests.raise_if_stopped()
         return cache
 
-    def _cache_images(self, report: DatasetReport) -> dict[str, LatentCache]:
+    def _cache_images(self, sets: Sequence[SetReport]) -> dict[str, LatentCache]:
         made: dict[str, LatentCache] = {}
-        total, before = sum(len(found.samples) for found in report.sets), 0
+        total, before = sum(len(found.samples) for found in sets), 0
         with self.stages.stage(StageKey.VAE_CACHE) as advance:
-            for found in report.sets:
+            for found in sets:
                 made[found.entry.id] = self._cache_image_set(found, lambda done, _, before=before: advance(before + done, total))
                 before += len(found.samples)
-        for found in report.sets:
+        for found in sets:
             self._tell_left_out(found, [(sample.name, reason) for sample, reason in made[found.entry.id].left_out])
         return made
 

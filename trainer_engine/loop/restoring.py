@@ -73,6 +73,11 @@ def _compare_data(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     voice.tell(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether it was memory that was missing. PyTorch has a class of its own for that on GPUs alone."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 def out_of_memory_numbers(device: torch.device) -> str:
     """How full the device is, for people."""
     if device.type != "cuda":

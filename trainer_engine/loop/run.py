@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
@@ -14,7 +12,7 @@ from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
 from trainer_engine.loop.assemble import Surroundings, assemble
 from trainer_engine.loop.callbacks.finishing import PIPELINE
-from trainer_engine.loop.restoring import out_of_memory_numbers
+from trainer_engine.loop.restoring import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
@@ -30,7 +28,9 @@ def train(
     try:
         trainer = assemble(Surroundings(options, dataloader, processes, Stages(voice), requests))
         return _fit(trainer, options, voice, requests)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
         raise OutOfMemory(
             f"Memory ran out: {error}{out_of_memory_numbers(processes.device)}",
             hint="lower train_batch_size and raise gradient_accumulation_steps by the same factor, or turn gradient_checkpointing on",

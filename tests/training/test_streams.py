@@ -139,7 +139,7 @@ def test_a_stream_that_is_not_bound_goes_on_to_the_next_job_from_its_first_event
     opened = client.read()
     while opened["job_id"] != first:
         opened = client.read()
-    write(server, "move", first, "cancelled") if server.get(f"/api/training/jobs/{first}").json()["status"] == "queued" else None
+    server.post("/api/training/cancel", data={"job_id": first})  # the server's worker may have ended it already: it is no real job
     second = new_job(server)
     write(server, "events", second, 2, 0, 5)
     frames = []

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from trainer_engine.contract.dataloader import reading, rules
+import trainer_engine.contract.dataloader.reading as reading
+import trainer_engine.contract.dataloader.rules as rules
 from trainer_engine.contract.dataloader.fields import ImageSet, TextSet
 from trainer_engine.contract.dataloader.reading import Draft, Locate
 from trainer_engine.contract.errors import Problem, errors_in

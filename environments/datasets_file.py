@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from environments.config_files import TextFile, read_text
+from environments.config_files import CONFIG_FILE, TextFile, read_text
 from environments.json_text import BadJson, parse_json
 from environments.path_options import LOCAL
 from environments.paths import Home, ResolvedPath, expanded, resolve
@@ -61,6 +61,9 @@ def destination(given: object, option: str, home: Home) -> Path | Problem:
             option, "not_json", f"{found.given!r} does not end in .json.", got=found.given, expected="a path that ends in .json"
         )
     path = found.path if found.exists else Path(os.path.realpath(new_file(found.given, home)))
+    if path.name == CONFIG_FILE and path.parent.parent == Path(os.path.realpath(home.config)):
+        message = f"{found.given!r} holds an environment's options; its datasets need a file of their own."
+        return Problem.error(option, "config_file", message, got=found.given, expected="another name, such as multidatabackend.json")
     if not home.holds(path):
         message = f"{found.given!r} leads to a place that the server does not touch."
         return Problem.error(option, "outside_roots", message, got=found.given)

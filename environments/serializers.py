@@ -25,9 +25,11 @@ class Text(serializers.CharField):
 
 
 class Sent(serializers.Serializer[Any]):
-    """A body whose fields are all known; any other field is a problem."""
+    """A body whose fields are all known, with or without dashes before them; any other field is a problem."""
 
     def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping) and any(str(key).startswith("--") for key in data):
+            data = {str(key).removeprefix("--"): data[key] for key in data}
         marks = {key for key in data if str(key).startswith("__")} if isinstance(data, Mapping) else set()
         unknown = {str(key) for key in data} - set(self.fields) - marks - {"csrfmiddlewaretoken"} if isinstance(data, Mapping) else set()
         errors: dict[str, Any] = {

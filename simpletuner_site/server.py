@@ -75,8 +75,10 @@ def _run_daphne(address: str, port: int) -> None:
     from twisted.internet import reactor
 
     from simpletuner_site.asgi import application
+    from simpletuner_site.web_request import leave_forms_to_django
     from simpletuner_site.worker_keeper import WorkerKeeper
 
+    leave_forms_to_django()
     keeper = WorkerKeeper()
     interface = address.replace(":", "\\:")
     server = daphne.server.Server(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.checkpoints import STATE_FILE
-from trainer_engine.contract.checkpoint_files import folders, read_manifest, verify
+from trainer_engine.contract.checkpoint_files import STATE_FILE, folders, read_manifest, verify
 from trainer_engine.contract.errors import CheckpointUnusable
 
 LATEST = "latest"

@@ -82,8 +82,11 @@ class JobAdmin(ReadOnly, JobAdminBase):
 
     @admin.display(description="Step")
     def step(self, job: Job) -> str:
-        latest = job.progress or {}
-        return f"{latest.get('step')} of {latest.get('total_steps')}, loss {latest.get('loss')}" if latest else "–"
+        latest = job.progress
+        if not latest:
+            return "–"
+        loss = latest.get("loss")
+        return f"{latest.get('step')} of {latest.get('total_steps')}" + (f", loss {loss:.4g}" if isinstance(loss, float) else "")
 
     @admin.display(description="Log")
     def log(self, job: Job) -> SafeString:

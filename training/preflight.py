@@ -10,7 +10,6 @@ from typing import Any
 
 from environments.paths import Home
 from environments.resolve import ResolvedRun
-from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
@@ -20,6 +19,7 @@ from training import estimates, weights
 from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, visible_gpus
 from training.preflight_report import PreflightReport
+from training.preflight_resume import resume_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
@@ -33,7 +33,9 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     if options is None or card is None:
         return PreflightReport(resolved, problems)
     problems += _folder_problems(options, resolved.dataloader)
-    problems += _resume_problems(options)
+    problems += _data_is_safe(options, resolved.dataloader)
+    problems += resume_problems(options, card)
+    problems += _precision_problems(options, variables)
     problems += _process_problems(options, home, variables)
     hub = weights.HubSettings.of(variables)
     sources = _model_sources(options, card)
@@ -116,15 +118,19 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
             yield Problem.error(option, "not_writable", message, got=folder, expected="a folder that can be written to")
 
 
-def _resume_problems(options: TrainingOptions) -> Iterator[Problem]:
-    wanted = options.checkpointing.resume_from_checkpoint
-    if not wanted or wanted == "latest":
-        return
-    name = Path(wanted).name
-    if name not in {checkpoint.name for checkpoint in list_checkpoints(Path(options.run.output_dir))}:
-        message = f"There is no whole checkpoint {name} in {options.run.output_dir}."
-        expected = "latest, or the name of a checkpoint there"
-        yield Problem.error("resume_from_checkpoint", "no_such_checkpoint", message, got=wanted, expected=expected)
+def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
+    """The pictures that a run draws may not lie among the images that it reads: they would be trained on."""
+    output_dir = Path(options.run.output_dir)
+    for images in dataloader.image_sets if dataloader else ():
+        if output_dir.is_relative_to(images.instance_data_dir):
+            message = f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} trains on: pictures would become data."
+            yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
+
+
+def _precision_problems(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
+    if options.precision.mixed_precision == "fp16" and not visible_gpus(variables):
+        message = "mixed_precision=fp16 needs a GPU, and none is visible here."
+        yield Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")
 
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,21 @@ class SnippetRenderer(BaseRenderer):
         return render_to_string(ERROR_TEMPLATE, {"title": title, "data": data})
 
 
+class PageRenderer(BrowsableAPIRenderer):
+    """The browsable API; the answer stands in it as JSON, not as the snippet that it would be by itself."""
+
+    def get_default_renderer(self, view: Any) -> BaseRenderer:
+        return JSONRenderer()
+
+    def get_raw_data_form(self, data: Any, view: Any, method: str, request: Request) -> Any:
+        """A JSON body to begin with, where the view has one."""
+        form = super().get_raw_data_form(data, view, method, request)
+        beginning = getattr(view, "beginning", None)
+        if method == "POST" and form is not None and beginning is not None:
+            form.fields["_content"].initial = json.dumps(beginning(), indent=2, ensure_ascii=False)
+        return form
+
+
 class SnippetNegotiation(BaseContentNegotiation):
     """``*/*`` means HTML here; ``application/json`` JSON; a browser that opens the page sees the browsable API."""
 
@@ -49,10 +65,10 @@ class SnippetNegotiation(BaseContentNegotiation):
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
         accept = request.META.get("HTTP_ACCEPT", "*/*").lower()
         wanted = request.query_params.get("format")
-        if wanted == "json" or "application/json" in accept:
+        if wanted == "json" or "application/json" in accept or (request.method == "OPTIONS" and "xhtml" not in accept):
             kind: type[BaseRenderer] = JSONRenderer
         elif "application/xhtml+xml" in accept or wanted == "api":
-            kind = BrowsableAPIRenderer
+            kind = PageRenderer
         else:
             kind = SnippetRenderer
         renderer = next((one for one in renderers if isinstance(one, kind)), renderers[0])

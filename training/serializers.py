@@ -121,11 +121,11 @@ class EventPageSerializer(serializers.Serializer[object]):
     next_index = serializers.IntegerField()
 
 
-class MessageSerializer(serializers.Serializer[object]):
+class RunMessageSerializer(serializers.Serializer[object]):
     """What was done."""
 
     message = serializers.CharField()
-    job_id = serializers.UUIDField(required=False)
+    job_id = serializers.UUIDField(required=False, allow_null=True)
     status = serializers.CharField(required=False)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from rest_framework.parsers import FormParser, MultiPartParser
-from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from environments import services as environments
+from environments.config_files import dashed
 from environments.parsers import JsonBody
+from trainer_engine.contract.options import REGISTRY
 from training import requests, schema, serializers, services
 from training.errors import CannotStart
 from training.models import Status
 from training.preflight_report import PreflightReport
-from training.renderers import Answer, SnippetNegotiation, SnippetRenderer
+from training.renderers import Answer, PageRenderer, SnippetNegotiation, SnippetRenderer
 
 KEY_HEADER = "Idempotency-Key"
 
@@ -23,7 +26,7 @@ KEY_HEADER = "Idempotency-Key"
 class SnippetView(APIView):
     """A call that a form or a program may make."""
 
-    renderer_classes = (SnippetRenderer, JSONRenderer, BrowsableAPIRenderer)
+    renderer_classes = (SnippetRenderer, JSONRenderer, PageRenderer)
     parser_classes = (JsonBody, FormParser, MultiPartParser)
     content_negotiation_class = SnippetNegotiation
     refusal = "Request Refused"
@@ -40,7 +43,16 @@ def report_answer(report: PreflightReport, detail: str) -> dict[str, Any]:
     }
 
 
-class Validate(SnippetView):
+class RunView(SnippetView):
+    """A call that takes a run's options."""
+
+    def beginning(self) -> dict[str, Any]:
+        """What a form of the browsable API holds at first: the active environment, else the options that every run needs."""
+        environment = environments.active()
+        return dashed(environment.config) if environment else {f"--{name}": "" for name, spec in REGISTRY.items() if spec.required}
+
+
+class Validate(RunView):
     """Everything that is right or wrong with a configuration, before anything starts."""
 
     refusal = "Validation Failed"
@@ -67,7 +79,7 @@ class Validate(SnippetView):
         return Answer(report_answer(report, "The run can be started."), template="training/valid.html")
 
 
-class Start(SnippetView):
+class Start(RunView):
     """Check, freeze and queue a run."""
 
     refusal = "Cannot Start Training"
@@ -107,7 +119,7 @@ class Stop(APIView):
     parser_classes = (JsonBody, FormParser, MultiPartParser)
 
     @schema.described(
-        "training_stop", "Stop: save and end", serializers.MessageSerializer, 400, 404, 415, 422, request=schema.forms(schema.JOB_FORM)
+        "training_stop", "Stop: save and end", serializers.RunMessageSerializer, 400, 404, 415, 422, request=schema.forms(schema.JOB_FORM)
     )
     def post(self, request: Request) -> Response:
         job = requests.body_job(request)
@@ -126,7 +138,7 @@ class Cancel(SnippetView):
     @schema.described(
         "training_cancel",
         "Cancel: end now, save nothing",
-        serializers.MessageSerializer,
+        serializers.RunMessageSerializer,
         400,
         404,
         415,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainer_engine.checkpoints import STATE_FILE, Content, prune, save_checkpoint, set_aside_later
-from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
+from trainer_engine.checkpoints import Content, prune, save_checkpoint, set_aside_later
+from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
 from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
 

@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "manifest.json"
+STATE_FILE = "training_state.json"
+"""Where a run stood, and what a run that goes on from it must agree on (``identity``)."""
 VERSION = 1
 NAME = re.compile(r"checkpoint-(\d+)")
 CHUNK_BYTES = 1 << 20

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
-from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, STATE_FILE, Content
+from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
+from trainer_engine.contract.checkpoint_files import STATE_FILE
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.ema import MovingAverage

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from trainer_engine.contract.options.base import OptionGroup, option
@@ -57,6 +58,20 @@ LATER = (
     "sdnq-muon",
     "sdnq-muon+quantized_matmul",
 )
+
+
+_OF_OPTIMI: Mapping[str, type] = {
+    "weight_decay": float,
+    "eps": float,
+    "max_lr": float,
+    "decouple_lr": bool,
+    "kahan_sum": bool,
+    "foreach": bool,
+    "triton": bool,
+}
+_OF_TORCH: Mapping[str, type] = {"weight_decay": float, "eps": float, "amsgrad": bool, "maximize": bool, "foreach": bool, "fused": bool}
+ARGUMENTS: Mapping[str, Mapping[str, type]] = {"adamw_bf16": _OF_OPTIMI, "optimi-adamw": _OF_OPTIMI, "torch-adamw": _OF_TORCH}
+"""Optimizer -> the arguments that ``optimizer_config`` may give it; None leaves one to the optimizer."""
 
 
 class OptimizerOptions(OptionGroup):

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.contract.options.optimizer import ARGUMENTS
 from trainer_engine.contract.options.registry import REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
 
@@ -110,6 +111,24 @@ def betas_come_together(values: Values) -> Iterator[Problem]:
             yield Problem.error(name, "incomplete", f"{other} is given without {name}.", expected="both or neither")
 
 
+def optimizer_takes_its_arguments(values: Values) -> Iterator[Problem]:
+    optimizer = values["optimizer"]
+    allowed = ARGUMENTS.get(optimizer)
+    if allowed is None:
+        return
+    for name, value in values["optimizer_config"].items():
+        if name not in allowed:
+            message, expected = f"{optimizer} has no argument {name!r}.", f"one of {', '.join(sorted(allowed))}"
+            yield Problem.error("optimizer_config", "unknown_argument", message, got=name, expected=expected)
+        elif value is not None and not (isinstance(value, bool) if allowed[name] is bool else _is_not_negative(value)):
+            expected = "true or false" if allowed[name] is bool else "a number that is not negative"
+            yield Problem.error("optimizer_config", "bad_argument", f"{name} is not {expected}.", got=value, expected=f"{name}={expected}")
+
+
+def _is_not_negative(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
 def sizes_make_sense(values: Values) -> Iterator[Problem]:
     kind = values["resolution_type"]
     if (values["maximum_image_size"] is None) != (values["target_downsample_size"] is None):
@@ -168,6 +187,7 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     warmup_fits,
     floor_is_below_peak,
     betas_come_together,
+    optimizer_takes_its_arguments,
     sizes_make_sense,
     validation_sizes_are_sizes,
     instance_prompt_is_given,

@@ -44,6 +44,7 @@ lint: $(STAMP)
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py check --fail-level WARNING
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -m trainer_engine.contract.options.docs | diff docs/options.md -
+	$(BIN)/python -m trainer_engine.contract.dataloader.docs | diff docs/datasets.md -
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -54,6 +55,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m trainer_engine.contract.options.docs > docs/options.md.new && mv docs/options.md.new docs/options.md
+	$(BIN)/python -m trainer_engine.contract.dataloader.docs > docs/datasets.md.new && mv docs/datasets.md.new docs/datasets.md
 
 clean:
 	rm -rf $(VENV) $(STAMP) demo-output bench-output build *.egg-info

@@ -60,7 +60,7 @@ class Processes:
         if self.count == 1:
             return network
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[None]:
         """Backward passes in the block keep their gradients to themselves: only the last pass of a step exchanges them."""

@@ -119,7 +119,15 @@ class Stop(APIView):
     parser_classes = (JsonBody, FormParser, MultiPartParser)
 
     @schema.described(
-        "training_stop", "Stop: save and end", serializers.RunMessageSerializer, 400, 404, 415, 422, request=schema.forms(schema.JOB_FORM)
+        "training_stop",
+        "Stop: save and end",
+        serializers.RunMessageSerializer,
+        400,
+        404,
+        413,
+        415,
+        422,
+        request=schema.forms(schema.JOB_FORM),
     )
     def post(self, request: Request) -> Response:
         job = requests.body_job(request)
@@ -141,6 +149,7 @@ class Cancel(SnippetView):
         serializers.RunMessageSerializer,
         400,
         404,
+        413,
         415,
         422,
         html=True,

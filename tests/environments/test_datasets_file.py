@@ -116,3 +116,9 @@ def test_a_file_that_went_meanwhile_is_told(place: Home) -> None:
     assert isinstance(found, ResolvedPath)
     os.unlink(found.path)
     assert [problem.code for problem in read_document(found, place)[1]] == ["unreadable_file"]
+
+
+def test_the_options_of_an_environment_are_no_place_for_datasets(place: Home) -> None:
+    for given in ("demo/config.json", "config/demo/config.json", str(place.config / "other" / "config.json"), "demo/../other/config.json"):
+        found = destination(given, "path", place)
+        assert isinstance(found, Problem) and found.code == "config_file", given

@@ -1,0 +1,58 @@
+"""The schema of the whole site: nothing ambiguous, nothing dangling, and valid JSON Schema throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from drf_spectacular.drainage import GENERATOR_STATS
+from drf_spectacular.generators import SchemaGenerator
+from jsonschema import Draft202012Validator
+
+
+@pytest.fixture
+def schema() -> Any:
+    GENERATOR_STATS.reset()
+    return SchemaGenerator().get_schema(request=None, public=True)
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for part in node.values():
+            yield from references(part)
+    elif isinstance(node, list):
+        for part in node:
+            yield from references(part)
+
+
+def operations(schema: Any) -> list[dict[str, Any]]:
+    return [operation for calls in schema["paths"].values() for operation in calls.values()]
+
+
+def test_it_is_made_without_a_warning(schema: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    GENERATOR_STATS.reset()
+    SchemaGenerator().get_schema(request=None, public=True)
+    assert "Warning" not in capfd.readouterr().err
+
+
+def test_every_operation_and_shape_has_a_name_of_its_own(schema: Any) -> None:
+    names = [operation["operationId"] for operation in operations(schema)]
+    assert len(names) == len(set(names))
+    assert {"Message", "RunMessage"} <= set(schema["components"]["schemas"])
+
+
+def test_every_reference_leads_somewhere_and_every_shape_is_json_schema(schema: Any) -> None:
+    shapes = schema["components"]["schemas"]
+    assert {reference.rpartition("/")[2] for reference in references(schema)} <= set(shapes)
+    for shape in shapes.values():
+        Draft202012Validator.check_schema(shape)
+
+
+def test_it_is_of_version_3_1_and_names_itself(schema: Any) -> None:
+    assert schema["openapi"].startswith("3.1")
+    assert schema["info"]["title"] == "SimpleTuner" and schema["info"]["version"]
+    assert {tag["name"] for tag in schema["tags"]} == {"configurations", "training"}
+    assert all(set(operation["tags"]) <= {"configurations", "training"} for operation in operations(schema))

@@ -111,8 +111,9 @@ def _say_where(address: str, port: int) -> None:
 
 def _close_streams() -> Any:
     """Daphne crashes when it ends with streams open; the Deferred gives them the time to leave."""
-    from training.stream import close_all
     from twisted.internet import reactor, task
+
+    from training.stream import close_all
 
     close_all()
     clock: Any = reactor

@@ -52,7 +52,6 @@ CREATE = [
     ({"create_dataloader": "perhaps"}, ("create_dataloader", "invalid")),
     ({"description": {"a": 1}}, ("description", "invalid")),
     ({"flavour": "x"}, ("flavour", "unknown_field")),
-    ({"--name": "x"}, ("--name", "unknown_field")),
 ]
 
 

@@ -123,7 +123,12 @@ def test_a_wrong_value_says_what_was_got_what_was_expected_and_what_to_do() -> N
 def test_two_spellings_with_different_values_contradict() -> None:
     _, problems = normalise({"--seed": 1, "seed": 2})
     assert [problem.code for problem in problems] == ["conflicting_values"]
-    assert normalise({"--seed": 1, "seed": 1}) == ({"seed": 1}, [])
+    assert normalise({"--seed": 1, "seed": "1"}) == ({"seed": 1}, [])
+
+
+@pytest.mark.parametrize("value", ["", None, "none", "null"])
+def test_a_fresh_start_is_asked_for_with_nothing(value: Any) -> None:
+    assert normalise({"resume_from_checkpoint": value}) == ({"resume_from_checkpoint": ""}, [])
 
 
 @pytest.mark.parametrize(("steps", "epochs", "code"), [(0, 0, "no_length"), (10, 1, "two_lengths")])

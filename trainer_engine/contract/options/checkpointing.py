@@ -11,8 +11,9 @@ class CheckpointingOptions(OptionGroup):
     checkpoints_total_limit: int = option(5, "Checkpoints to keep; the oldest go first, the last verified one never. 0 keeps all.", ge=0)
     resume_from_checkpoint: str = option(
         "latest",
-        "Checkpoint in output_dir to go on from: latest (the newest that verifies; none: a fresh start), a name such as checkpoint-500, "
-        "or empty for a fresh start.",
+        "Checkpoint in output_dir to go on from: latest (the newest that verifies; a fresh start where there is none), a name such as "
+        "checkpoint-500, or empty for a fresh start.",
+        synonyms={"none": "", "null": ""},
     )
     save_text_encoder: bool = option(
         True,

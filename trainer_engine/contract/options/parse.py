@@ -50,7 +50,7 @@ def _one_spelling(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Probl
     problems = []
     for key, value in values.items():
         name = canonical_name(str(key))
-        if name in found and found[name] != value:
+        if name in found and str(found[name]).lower() != str(value).lower():
             message = f"{name} is given twice, as {spelled[name]} and as {key}, with different values."
             problems.append(Problem.error(name, "conflicting_values", message, got=value, hint="send one of them"))
         found[name], spelled[name] = value, str(key)

@@ -132,8 +132,12 @@ def parse_value(spec: OptionSpec, value: object) -> Any:
 
     Raises WrongValue.
     """
-    if spec.kind == "str" and not spec.choices and not spec.required and not spec.optional and value is None:
-        return spec.default if spec.name != "resume_from_checkpoint" else ""
+    if spec.kind == "str" and not spec.choices and not spec.optional:
+        word = "null" if value is None else str(value).strip().lower()
+        if word in spec.synonyms:
+            return spec.synonyms[word]
+        if value is None and not spec.required:
+            return spec.default
     if _is_unset(spec, value):
         if spec.required:
             raise WrongValue("is empty", code="missing")

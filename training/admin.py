@@ -67,10 +67,17 @@ class JobAdmin(ReadOnly, JobAdminBase):
     actions = ("stop", "cancel")
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
-    fields = ("id", "environment", "status", "step", "message", "hint", "error_code", "checkpoint", "output_dir", "log", "created_at")
     readonly_fields = ("step", "log", "latest_events")
     fieldsets = (
-        (None, {"fields": fields}),
+        (
+            None,
+            {
+                "fields": (
+                    *("id", "environment", "status", "step", "message", "hint", "error_code"),
+                    *("checkpoint", "output_dir", "log", "created_at"),
+                )
+            },
+        ),
         ("Times and process", {"fields": ("started_at", "stop_requested_at", "finished_at", "engine_pid", "run_dir")}),
         ("What was asked for", {"fields": ("options", "datasets", "plan"), "classes": ("collapse",)}),
         ("Events, newest first", {"fields": ("latest_events",)}),
@@ -97,8 +104,8 @@ class JobAdmin(ReadOnly, JobAdminBase):
     @admin.display(description="Events")
     def latest_events(self, job: Job) -> SafeString:
         rows = Event.objects.filter(job=job).order_by("-index")[:SHOWN_EVENTS]
-        told = ((row.index, row.type, row.payload.get("title", ""), row.payload.get("message", "")) for row in rows)
-        return format_html_join("\n", "<div>{} <code>{}</code> {} {}</div>", told)
+        told = ((row.index, row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
+        return format_html_join("\n", "<div>{} <code>{}</code> {}</div>", told)
 
     @admin.action(description="Stop: save and end")
     def stop(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:

@@ -95,6 +95,15 @@ def launch_command(run_dir: Path, options: TrainingOptions, variables: Mapping[s
     return [*_torchrun(distributed.num_processes), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
 
 
+def process_count(options: TrainingOptions) -> int:
+    """Processes that share a run: what accelerate's file says, else ``num_processes``. An unreadable file counts as none."""
+    path = options.distributed.accelerate_config
+    try:
+        return AccelerateFile.read(Path(path)).processes if path else options.distributed.num_processes
+    except UnreadableAccelerateConfig:
+        return options.distributed.num_processes
+
+
 def _from_file(path: Path, engine: list[str], extra: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """What the file says wins over ``num_processes``."""
     file = AccelerateFile.read(path)

@@ -17,7 +17,7 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
 from training.engine_process import passed_environment
-from training.launch import UnreadableAccelerateConfig, launch_command, visible_gpus
+from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 
@@ -42,7 +42,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems)
-    report = examine(resolved.dataloader, options, card)
+    report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
@@ -68,12 +68,12 @@ def _understand(
         "model": {"family": card.name, "title": card.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
         "steps": steps,
         "epochs": -(-steps // per_epoch),
-        "batch_size": options.run.train_batch_size * options.distributed.num_processes,
+        "batch_size": options.run.train_batch_size * report.effective.processes,
         "effective_batch_size": summary["samples_per_step"],
         "memory": memory.as_dict(),
         "disk": estimates.disk_answer(disk, free),
     }
-    problems = estimates.check_memory(memory, options.distributed.num_processes, variables)
+    problems = estimates.check_memory(memory, report.effective.processes, variables)
     return understood, problems + estimates.check_disk(disk, free, output_dir) + list(_speed_notes(options, variables))
 
 

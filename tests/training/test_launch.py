@@ -15,7 +15,7 @@ from tests.helpers.fake_engine import FakeEngine
 from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.run import RunFolder
 from training import engine_process
-from training.launch import AccelerateFile, UnreadableAccelerateConfig, launch_command, visible_gpus
+from training.launch import AccelerateFile, UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 
 FAKE = Path(__file__).resolve().parents[1] / "helpers" / "fake_engine.py"
 RUN = Path("/runs/one")
@@ -48,6 +48,12 @@ def test_several_gpus_are_accelerates() -> None:
     argv, extra = launch_command(RUN, options(num_processes=2), {"CUDA_VISIBLE_DEVICES": "0,3"})
     assert argv[1:3] == ["-m", "accelerate.commands.launch"] and "--multi_gpu" in argv
     assert "ACCELERATE_USE_CPU" not in extra
+
+
+def test_the_accelerate_file_says_how_many_share_a_step(tmp_path: Path) -> None:
+    assert process_count(options(num_processes=3)) == 3
+    assert process_count(options(num_processes=3, accelerate_config=accelerate_file(tmp_path, num_processes=4))) == 4
+    assert process_count(options(num_processes=3, accelerate_config=str(tmp_path / "none.yaml"))) == 3
 
 
 def test_an_accelerate_file_is_handed_to_accelerate(tmp_path: Path) -> None:

@@ -114,12 +114,16 @@ def examine(
     *,
     on_progress: Progress | None = None,
     index_dir: Path | None = None,
+    processes: int | None = None,
 ) -> DatasetReport:
     """Look at every dataset as training will. Writes nothing, unless ``index_dir`` names a folder for the memory of sizes.
 
+    ``processes``: how many share a step, where a launcher's file says so and not ``num_processes``.
+
     Whatever is wrong with a dataset is in the report; nothing is raised.
     """
-    effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, options.distributed.num_processes)
+    sharing = processes or options.distributed.num_processes
+    effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, card)
     sets = [_examine_set(entry, options, alignment, effective, on_progress, index_dir) for entry in dataloader.image_sets]
     for report in sets:

@@ -93,6 +93,7 @@ class Preparation:
                     self.family.card,
                     on_progress=lambda _label, done, total: advance(done, total),
                     index_dir=root / "index",
+                    processes=self.processes.count,
                 )
             )
             if errors_in(report.problems):

@@ -86,7 +86,7 @@ def requests(table: Table) -> None:
             for connections, other in zip((1, 16), beside[name], strict=True):
                 load = measure(server.port, path, connections=connections)
                 assert load.statuses == {200}, load.statuses
-                figure = f"{name} requests a second, {connections} connection{'s' if connections > 1 else ''}"
+                figure = f"{name} requests a second, idle server, {connections} connection{'s' if connections > 1 else ''}"
                 table.add(SECTION, figure, f"{load.requests_per_second:.0f}", beside=f"SimpleTuner {other}")
 
 

@@ -111,7 +111,7 @@ def test_the_fast_path_trains_without_an_environment(shell: Shell, server: LiveS
     assert get(server, "/api/configs/active")["name"] is None
     dataloader, validate, start = blocks("Fast path: run without environments")
     shell.type(dataloader)
-    small = ["--validation_num_inference_steps=1", "--validation_resolution=64x64", "--mixed_precision=no"]
+    small = ["--validation_num_inference_steps=1", "--validation_resolution=64x64"]
     more = " ".join(f"-F {option}" for option in small)
     valid = shell.type(f"{validate.rstrip()} {more}")
     assert "Configuration Valid" in valid, valid

@@ -24,9 +24,9 @@ from trainer_engine.contract.checkpoint_files import (
     checkpoint_name,
     folders,
     list_checkpoints,
-    sha256_of,
     verify,
 )
+from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import utc_now
 

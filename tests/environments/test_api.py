@@ -10,6 +10,7 @@ import pytest
 
 from environments.models import Environment, Revision
 from tests.environments.conftest import NEW, Api
+from tests.helpers.shapes import META
 
 TUTORIAL = {
     "output_dir": "/workspace/output/pixart900m",
@@ -34,19 +35,6 @@ TUTORIAL = {
     "checkpoints_total_limit": 4,
     "validation_seed": 12345,
     "data_backend_config": "demo/multidatabackend.json",
-}
-META = {
-    "name",
-    "description",
-    "model_family",
-    "model_type",
-    "model_flavour",
-    "lora_type",
-    "created_at",
-    "modified_at",
-    "tags",
-    "is_template",
-    "parent_template",
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.jobs import leased_job, make_job, start_fake
 from tests.training.conftest import Training
-from trainer_engine.contract.checkpoint_files import sha256_of
+from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.events import ImageEvent, MediaFile, Notification
 from training import log
 from training.follower import Follower

@@ -17,23 +17,11 @@ import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.pictures import draw_pictures
+from tests.helpers.shapes import META
 from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import Shell, blocks
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
-META = {
-    "name",
-    "description",
-    "model_family",
-    "model_type",
-    "model_flavour",
-    "lora_type",
-    "created_at",
-    "modified_at",
-    "tags",
-    "is_template",
-    "parent_template",
-}
 EVENT = {"index", "type", "job_id", "timestamp", "severity", "title", "message", "body", "data"}
 
 

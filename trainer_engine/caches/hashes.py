@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
 from pathlib import Path
 
-CHUNK_BYTES = 1 << 20
+from trainer_engine.contract.digests import sha256_of
 
 
 class FileHashes:
@@ -44,15 +43,6 @@ class FileHashes:
             self.index.parent.mkdir(parents=True, exist_ok=True)
             with self.index.open("ab") as stream:
                 stream.write(line.encode("utf-8", "surrogateescape"))
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _hash_in_hub_cache(path: Path) -> str | None:

@@ -6,7 +6,6 @@ manifest is written last and the folder is renamed into place after it, so a fol
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,12 +15,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from trainer_engine.contract.digests import sha256_of
+
 MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"
 """Where a run stood, and what a run that goes on from it must agree on (``identity``)."""
 VERSION = 1
 NAME = re.compile(r"checkpoint-(\d+)")
-CHUNK_BYTES = 1 << 20
 LARGEST_HASHED_IN_LISTS = 64 << 20
 """Bytes. Of larger files a list compares the size alone; ``verify`` reads every byte."""
 
@@ -139,12 +139,3 @@ def _differences(folder: Path, manifest: dict[str, Any], largest_hashed: int | N
 def _remembered_hash(path: str, size: int, mtime_ns: int) -> str:
     """Lists are asked for again and again: a file is read once for as long as its size and time stay."""
     return sha256_of(Path(path))
-
-
-def sha256_of(path: Path) -> str:
-    """Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -8,10 +8,12 @@ import hashlib
 import os
 import struct
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import EngineError, ExitCode
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.geometry import Size
@@ -25,7 +27,6 @@ LARGEST_PIXELS = 2**27
 """134 megapixels, 400 MB once decoded: above every camera, below what a crafted file would unpack to."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 """Decoders that may see a file; a name proves nothing, and some of the others start programs."""
-HASH_CHUNK_BYTES = 1 << 20
 WHITE = (255, 255, 255)
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
 """What decoders raise on damaged files; Pillow lets them all through."""
@@ -173,11 +174,7 @@ def draws(name: str, purpose: str) -> tuple[float, float]:
 
 def content_hash(path: str) -> str:
     """SHA-256 of the file's bytes. Raises BrokenImage where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            while chunk := stream.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
+        return sha256_of(Path(path))
     except OSError as error:
         raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
-    return digest.hexdigest()

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from trainer_engine.contract.checkpoint_files import MANIFEST, VERSION, folders, list_checkpoints, newest_verified, sha256_of, verify
+from trainer_engine.contract.checkpoint_files import MANIFEST, VERSION, folders, list_checkpoints, newest_verified, verify
+from trainer_engine.contract.digests import sha256_of
 
 
 def make(output_dir: Path, step: int, **changes: Any) -> Path:

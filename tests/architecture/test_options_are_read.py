@@ -19,13 +19,17 @@ def attributes_read() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for top in CODE:
         for path in (ROOT / top).rglob("*.py"):
-            if DECLARED_IN in path.parents or "migrations" in path.parts:
+            if DECLARED_IN in path.parents or "migrations" in path.parts or _is_of_a_family(path):
                 continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 name = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
                 if isinstance(name, str):
                     found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     return found
+
+
+def _is_of_a_family(path: Path) -> bool:
+    return path.name == "options.py" and path.parents[1].name == "families"
 
 
 READ = attributes_read()

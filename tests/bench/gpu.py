@@ -113,7 +113,7 @@ def engine_step(subject: Subject, network: nn.Module, options: TrainingOptions) 
     compiled = torch.compile(network, backend="inductor") if options.distributed.dynamo_backend == "inductor" else network
     return Step(
         family=load_family(options, devices),
-        objective=make_objective("epsilon", NOISE),
+        objective=make_objective("epsilon", NOISE, options.objective),
         devices=devices,
         processes=Processes(read_environment()),
         network=compiled,

@@ -28,17 +28,21 @@ class Batch:
     """(B,)"""
     prompts: PromptBatch
     files: tuple[str, ...]
+    references: tuple[Tensor, ...] = ()
+    """Latents (B, C, h_i, w_i) float32 of the images that the network looks at besides, one tensor a reference."""
 
     def pinned(self) -> Batch:
         """In memory that a GPU can copy from by itself."""
         prompts = {name: tensor.pin_memory() for name, tensor in self.prompts.items()}
-        return Batch(self.latents.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory(), prompts, self.files)
+        references = tuple(latents.pin_memory() for latents in self.references)
+        return Batch(self.latents.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory(), prompts, self.files, references)
 
     def to(self, device: torch.device) -> Batch:
         """On ``device``; from pinned memory the copy runs beside the computation."""
         prompts = {name: tensor.to(device, non_blocking=True) for name, tensor in self.prompts.items()}
         moved = [tensor.to(device, non_blocking=True) for tensor in (self.latents, self.noise, self.timesteps)]
-        return Batch(moved[0], moved[1], moved[2], prompts, self.files)
+        references = tuple(latents.to(device, non_blocking=True) for latents in self.references)
+        return Batch(moved[0], moved[1], moved[2], prompts, self.files, references)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Collator:
         return Batch(
             latents=latents,
             noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), latents.shape[1:]),
-            timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep")),
+            timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), latents.shape[1:]),
             prompts=self.collate_prompts(prompts),
             files=tuple(item.sample.path for item in items),
         )
@@ -86,7 +90,9 @@ class Collator:
     def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
         """Those of the whole global batch, whoever takes it."""
         indices = range(number * len(batch), (number + 1) * len(batch))
-        return [float(t) for t in self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"))]
+        generators = sample_generators(self.seed, step, indices, "timestep")
+        shape = self.read_latents(batch[0].source, batch[0].sample).shape
+        return [float(t) for t in self.objective.sample_timesteps(generators, shape)]
 
     def caption(self, step: int, index: int, item: Item) -> str:
         """One of the sample's captions, or the empty prompt as often as ``caption_dropout`` says."""

@@ -27,7 +27,7 @@ class FamilyCard:
     model_types: tuple[str, ...]
     """What can be trained here: ``full``, ``lora``."""
     objective: str
-    """Training target of the published weights: ``epsilon``."""
+    """Training target of the published weights: ``epsilon``, ``flow_matching``."""
     alignment_px: int
     """Image edges are multiples of this."""
     token_limit: int
@@ -41,8 +41,33 @@ class FamilyCard:
     """Values of ``prediction_type`` that make sense for this family."""
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Option defaults of this family; they stand between the registry's and the environment's."""
+    flavour_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> option defaults that stand before the family's."""
     parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> parameters of the network that is trained, for estimates."""
+    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
+    """Subfolders of a pipeline that hold text encoders."""
+    module_classes: tuple[str, ...] = ()
+    """Class names of modules in the network that an adapter file may be pointed at."""
+    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Class name in files for older libraries -> the class names that are meant."""
+    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The adapter file that a new environment begins with."""
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Named set -> endings of the module names that a standard adapter is put on."""
+    default_lora_target: str = ""
+    lora_target_option: str = ""
+    """Name of the family's option that chooses one of ``lora_targets``; empty where there is none."""
+    base_precisions: tuple[str, ...] = ()
+    """Quantised types in which the frozen base weights may be kept."""
+    takes_references: frozenset[str] = frozenset()
+    """Flavours that can look at reference images."""
+    needs_references: frozenset[str] = frozenset()
+    """Flavours that are nothing without them."""
+
+    def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
+        """Option defaults of the family with those of a flavour over them."""
+        return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
 
     def repository(self, flavour: str | None) -> str:
         """The hub repository of a flavour; KeyError where the family has no such flavour."""

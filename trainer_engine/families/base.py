@@ -37,6 +37,8 @@ class Drawing:
     steps: int
     guidance: float
     seed: int
+    references: tuple[Tensor, ...] = ()
+    """Latents (C, h, w) of the reference images to draw with, scaled."""
 
 
 class Family(ABC):
@@ -83,23 +85,46 @@ class Family(ABC):
     # ---- the network that is trained ----
 
     @abstractmethod
+    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        """The network as it is stored, on the CPU: from the base model, or from ``folder`` (what ``save_denoiser`` wrote).
+
+        Raises ModelUnavailable.
+        """
+
     def load_denoiser(self, folder: Path | None = None) -> nn.Module:
         """The network on its device in ``devices.weights``, in training mode, all parameters trainable.
 
         From the base model, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base`` rounding.
         Gradient checkpointing is as the options say. Raises ModelUnavailable.
         """
+        rounded = None if folder else self.devices.base
+        denoiser = self.load_network(rounded or self.devices.weights, folder)
+        if denoiser.dtype != self.devices.weights:
+            denoiser.to(self.devices.weights)
+        denoiser.to(self.devices.device).train().requires_grad_(True)
+        if self.options.model.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        return denoiser
+
+    def adapter_targets(self) -> tuple[str, ...]:
+        """Endings of the names of the modules that a standard adapter is put on."""
+        card = self.card
+        chosen = self.options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
+        return card.lora_targets[chosen]
 
     @abstractmethod
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare network."""
 
     @abstractmethod
-    def predict(self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch) -> Tensor:
+    def predict(
+        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
+    ) -> Tensor:
         """The prediction (B, C, h, w) of the network, in its type.
 
-        ``noisy_latents`` (B, C, h, w), ``timesteps`` (B,); prompts from ``collate_prompts``; all are moved to the network's device
-        here. ``denoiser`` may be wrapped (DDP, compiled).
+        ``noisy_latents`` (B, C, h, w); ``timesteps`` (B,) as the objective draws them: indices of a diffusion schedule, or sigma in
+        [0, 1] for flow matching; prompts from ``collate_prompts``; ``references`` hold latents (B, C, h_i, w_i) of the images that
+        are looked at together. All are moved to the network's device here. ``denoiser`` may be wrapped (DDP, compiled).
         """
 
     @abstractmethod

@@ -79,9 +79,9 @@ class Step:
         """Mean over the samples of a batch, float32."""
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.devices.autocast():
-            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts)
+            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts, batch.references)
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
-        return self.objective.loss(prediction, target).mean()
+        return self.objective.loss(prediction, target, batch.timesteps).mean()
 
     def _clip(self, norm: Tensor) -> None:
         limit = self.clipping.max_grad_norm

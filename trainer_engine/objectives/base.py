@@ -16,8 +16,11 @@ class Objective(ABC):
     """
 
     @abstractmethod
-    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """One t a sample from the sample's own generator, (B,) int64 on the CPU."""
+    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
+        """One t a sample from the sample's own generator, (B,) on the CPU: int64 indices of a discrete schedule, or float32 in [0, 1].
+
+        ``latent_shape`` (C, h, w): schedules may depend on the size of the image.
+        """
 
     @abstractmethod
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ class Objective(ABC):
     def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What a perfect network predicts from x_t."""
 
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of each sample, (B,) float32; a batch's loss is the mean of these."""
         error = prediction.float() - target.float()
         return error.square().flatten(1).mean(dim=1)

@@ -21,7 +21,7 @@ class Diffusion(Objective):
         self.alphas = squared.sqrt().float()
         self.sigmas = (1 - squared).sqrt().float()
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
         """Uniform over 0 .. T-1."""
         return torch.cat([torch.randint(len(self.alphas), (1,), generator=generator) for generator in generators])
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.diffusion import Epsilon, VPrediction
 
@@ -41,20 +42,20 @@ def test_v_and_x_t_give_the_data_back() -> None:
 
 def test_the_loss_of_a_sample_is_the_mean_over_everything_but_the_batch() -> None:
     prediction = torch.tensor([[[[1.0, 3.0]]], [[[0.0, 0.0]]]])
-    losses = Epsilon(THREE_STEPS).loss(prediction, torch.zeros(2, 1, 1, 2))
+    losses = Epsilon(THREE_STEPS).loss(prediction, torch.zeros(2, 1, 1, 2), torch.tensor([0, 1]))
     assert losses.tolist() == [5.0, 0.0]
 
 
 def test_the_loss_is_computed_in_float32_whatever_the_prediction_has() -> None:
     prediction = torch.full((1, 4, 8, 8), 1 + 2**-7, dtype=torch.bfloat16)
-    loss = Epsilon(THREE_STEPS).loss(prediction, torch.ones(1, 4, 8, 8))
+    loss = Epsilon(THREE_STEPS).loss(prediction, torch.ones(1, 4, 8, 8), torch.tensor([0]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(2**-14, rel=1e-6)
 
 
 def test_timesteps_cover_the_schedule_evenly() -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = Epsilon(THREE_STEPS).sample_timesteps([generator] * 3_000)
+    drawn = Epsilon(THREE_STEPS).sample_timesteps([generator] * 3_000, (4, 8, 8))
     assert drawn.dtype == torch.int64
     assert all(900 < count < 1_100 for count in torch.bincount(drawn, minlength=3).tolist())
 
@@ -63,7 +64,7 @@ def test_timesteps_cover_the_schedule_evenly() -> None:
 def test_schedule_and_target_equal_those_of_diffusers(prediction_type: str) -> None:
     config = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
     reference = DDPMScheduler(**config)
-    objective = make_objective(prediction_type, config)
+    objective = make_objective(prediction_type, config, ObjectiveOptions())
     data, noise, t = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([0, 17, 500, 999])
     wanted = noise if prediction_type == "epsilon" else reference.get_velocity(data, noise, t)
     assert torch.allclose(objective.add_noise(data, noise, t), reference.add_noise(data, noise, t), atol=1e-6)
@@ -77,18 +78,18 @@ def test_a_pass_on_a_gpu_does_not_wait_for_it() -> None:
     objective.add_noise(data, data, t)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        objective.loss(objective.add_noise(data, data, t), objective.target(data, data, t))
+        objective.loss(objective.add_noise(data, data, t), objective.target(data, data, t), t)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_schedule_written_for_another_sampler_is_read() -> None:
     config = {"_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.0001, "beta_end": 0.02, "solver_order": 2}
-    objective = make_objective("epsilon", config)
+    objective = make_objective("epsilon", config, ObjectiveOptions())
     assert isinstance(objective, Epsilon)
     assert objective.alphas[0].item() == pytest.approx(math.sqrt(1 - 0.0001))
 
 
 def test_a_prediction_without_code_is_refused_by_name() -> None:
     with pytest.raises(ModelUnavailable, match="'sample'; known here: epsilon, v_prediction"):
-        make_objective("sample", {})
+        make_objective("sample", {}, ObjectiveOptions())

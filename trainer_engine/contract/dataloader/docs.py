@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from trainer_engine.contract.dataloader.fields import DATASET_TYPES_LATER, SETS, later, specs
 from trainer_engine.contract.dataloader.parse import INHERITED
-from trainer_engine.contract.options.base import OptionSpec
+from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.options.docs import as_text
 
 HEAD = """# Datasets

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer_engine.contract.options.base import OptionGroup, OptionSpec, option, spec_of
+from trainer_engine.contract.option import OptionGroup, OptionSpec, option, spec_of
 
 STORAGE_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 DATASET_TYPES_LATER = (

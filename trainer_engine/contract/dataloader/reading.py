@@ -22,7 +22,7 @@ from trainer_engine.contract.dataloader.fields import (
     specs,
 )
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options.base import OptionSpec
+from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.options.values import WrongValue, parse_float, parse_text, parse_value
 
 Locate = Callable[[str, str, str], "str | Problem"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trainer_engine.contract.options.base import OptionGroup, option
+from trainer_engine.contract.option import OptionGroup, option
 
 
 class DistributedOptions(OptionGroup):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from trainer_engine.contract.families import cards
-from trainer_engine.contract.options.base import OptionSpec
+from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.options.registry import GROUPS, REGISTRY, not_available
 
 HEAD = """# Options
@@ -58,6 +58,8 @@ def family_defaults() -> Iterator[str]:
         changed = ", ".join(f"`{name}={value}`" for name, value in card.defaults.items()) or "none"
         aliases = f" (also {', '.join(card.aliases)})" if card.aliases else ""
         yield f"- **{card.title}**, `{card.name}`{aliases}: {changed}. Flavours: {', '.join(f'`{name}`' for name in card.flavours)}."
+        for flavour, defaults in card.flavour_defaults.items():
+            yield f"  - `{flavour}`: " + ", ".join(f"`{name}={value}`" for name, value in defaults.items()) + "."
     yield ""
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer_engine.contract.options.base import OptionGroup, option
+from trainer_engine.contract.option import OptionGroup, option
 
 LATER = (
     "torch-adam",

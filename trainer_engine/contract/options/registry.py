@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer_engine.contract.options.base import OptionGroup, OptionSpec, spec_of
+from trainer_engine import families
+from trainer_engine.contract.option import OptionGroup, OptionSpec, spec_of
+from trainer_engine.contract.options.adapter import AdapterOptions
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.options.data import DataOptions
 from trainer_engine.contract.options.distributed import DistributedOptions
 from trainer_engine.contract.options.model import ModelOptions
+from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import OptimizerOptions
 from trainer_engine.contract.options.precision import PrecisionOptions
 from trainer_engine.contract.options.reporting import ReportingOptions
 from trainer_engine.contract.options.run import RunOptions
 from trainer_engine.contract.options.schedule import ScheduleOptions
 from trainer_engine.contract.options.validation import ValidationOptions
+
+Group = TypeVar("Group", bound=OptionGroup)
 
 
 class TrainingOptions(BaseModel):
@@ -30,8 +38,10 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: ModelOptions
+    adapter: AdapterOptions
     run: RunOptions
     data: DataOptions
+    objective: ObjectiveOptions
     optimizer: OptimizerOptions
     schedule: ScheduleOptions
     precision: PrecisionOptions
@@ -39,12 +49,19 @@ class TrainingOptions(BaseModel):
     validation: ValidationOptions
     distributed: DistributedOptions
     reporting: ReportingOptions
+    families: dict[str, Any]
+    """Family -> its own group of options, for every family that has one; ``of_family`` gives it with its type."""
+
+    def of_family(self, group: type[Group]) -> Group:
+        """The options that a family declares for itself."""
+        found: Group = next(own for own in self.families.values() if isinstance(own, group))
+        return found
 
     def as_values(self) -> dict[str, Any]:
         """Option name -> typed value, for every option."""
         values: dict[str, Any] = {}
         for group in GROUPS:
-            values.update(getattr(self, group).model_dump())
+            values.update((self.families[group] if group in FAMILY_GROUPS else getattr(self, group)).model_dump())
         return values
 
     def non_default(self) -> dict[str, Any]:
@@ -55,8 +72,19 @@ class TrainingOptions(BaseModel):
 def _groups() -> dict[str, type[OptionGroup]]:
     found: dict[str, type[OptionGroup]] = {}
     for name, info in TrainingOptions.model_fields.items():
+        if name == "families":
+            continue
         assert isinstance(info.annotation, type) and issubclass(info.annotation, OptionGroup)
         found[name] = info.annotation
+    return found
+
+
+def _family_groups() -> dict[str, type[OptionGroup]]:
+    """Family -> the options that it declares in an ``options.py`` of its own."""
+    found: dict[str, type[OptionGroup]] = {}
+    for family in pkgutil.iter_modules(families.__path__):
+        if family.ispkg and importlib.util.find_spec(f"{families.__name__}.{family.name}.options"):
+            found[family.name] = importlib.import_module(f"{families.__name__}.{family.name}.options").GROUP
     return found
 
 
@@ -69,7 +97,8 @@ def _registry() -> dict[str, OptionSpec]:
     return found
 
 
-GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType(_groups())
+FAMILY_GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType(_family_groups())
+GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({**_groups(), **FAMILY_GROUPS})
 REGISTRY: Mapping[str, OptionSpec] = MappingProxyType(_registry())
 ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases})
 
@@ -93,5 +122,6 @@ def build(values: Mapping[str, Any]) -> TrainingOptions:
 
     Raises pydantic.ValidationError where a value is wrong.
     """
-    grouped = {group: {name: values[name] for name in cls.model_fields if name in values} for group, cls in GROUPS.items()}
-    return TrainingOptions.model_validate(grouped)
+    grouped: dict[str, Any] = {group: {name: values[name] for name in cls.model_fields if name in values} for group, cls in GROUPS.items()}
+    own = {family: cls.model_validate(grouped.pop(family)) for family, cls in FAMILY_GROUPS.items()}
+    return TrainingOptions.model_validate({**grouped, "families": own})

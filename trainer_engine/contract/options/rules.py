@@ -9,7 +9,7 @@ from typing import Any
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
 from trainer_engine.contract.options.optimizer import ARGUMENTS
-from trainer_engine.contract.options.registry import REGISTRY
+from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
 
 Values = Mapping[str, Any]
@@ -43,7 +43,7 @@ def broken_rules(given: Values, told: Collection[str]) -> Checked:
 def resolved_defaults(values: Values) -> Mapping[str, Any]:
     """The option defaults of the family that the values name."""
     card = find_card(str(values.get("model_family", "")))
-    return card.defaults if card else {}
+    return card.defaults_of(values.get("model_flavour")) if card else {}
 
 
 def _family(values: dict[str, Any]) -> Iterator[Problem]:
@@ -182,6 +182,14 @@ def clipping_is_gentle(values: Values) -> Iterator[Problem]:
         yield Problem.note("max_grad_norm", "looser_than_family", message, got=values["max_grad_norm"])
 
 
+def options_of_other_families_do_nothing(values: Values) -> Iterator[Problem]:
+    for family, group in FAMILY_GROUPS.items():
+        changed = [name for name in group.model_fields if values[name] != REGISTRY[name].default]
+        for name in changed if family != values.get("model_family") else ():
+            message = f"{name} is an option of the family {family} alone; it has no effect here."
+            yield Problem.note(name, "other_family", message, got=values[name])
+
+
 RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     run_has_a_length,
     warmup_fits,
@@ -193,4 +201,5 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     instance_prompt_is_given,
     adamw_keeps_float32,
     clipping_is_gentle,
+    options_of_other_families_do_nothing,
 )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from trainer_engine.contract.options.base import OptionGroup, option
+from trainer_engine.contract.option import OptionGroup, option
 
 
 class RunOptions(OptionGroup):

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Literal
 
-from trainer_engine.contract.options.base import OptionGroup, option
+from trainer_engine.contract.option import OptionGroup, option
 
 MEGAPIXELS_BELOW = 128
 """A lone number below this means megapixels."""

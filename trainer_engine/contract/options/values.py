@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options.base import OptionSpec
+from trainer_engine.contract.option import OptionSpec
 
 TRUE_WORDS = frozenset({"1", "true", "yes", "y", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "n", "off"})

@@ -100,21 +100,19 @@ class PixArtSigma(Family):
 
     # ---- the denoiser ----
 
-    def load_denoiser(self, folder: Path | None = None) -> nn.Module:
-        rounded = None if folder else self.devices.base
-        denoiser = self.parts.load_transformer(rounded or self.devices.weights, folder)
-        if denoiser.dtype != self.devices.weights:
-            denoiser.to(self.devices.weights)
-        denoiser.to(self.devices.device).train().requires_grad_(True)
-        if self.options.model.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        return denoiser
+    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        return self.parts.load_transformer(dtype, folder)
 
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
-    def predict(self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch) -> Tensor:
-        """The first half of the output channels; the second is a learned variance that this objective does not train."""
+    def predict(
+        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """The first half of the output channels; the second is a learned variance that this objective does not train.
+
+        This family looks at no references: its card says so, and datasets with them are refused.
+        """
         network = unwrap(denoiser)
         device, dtype = network.device, network.dtype
         latents = noisy_latents.to(device, dtype)

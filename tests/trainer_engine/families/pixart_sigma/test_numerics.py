@@ -26,7 +26,7 @@ def our_loss(family: Family, denoiser: nn.Module, objective: Objective, prompts:
     latents, noise = fixed_batch()
     noisy = objective.add_noise(latents, noise, TIMESTEPS)
     prediction = family.predict(denoiser, noisy, TIMESTEPS, family.collate_prompts(prompts))
-    return objective.loss(prediction, objective.target(latents, noise, TIMESTEPS)).mean()
+    return objective.loss(prediction, objective.target(latents, noise, TIMESTEPS), TIMESTEPS).mean()
 
 
 def reference(prediction_type: str, dtype: torch.dtype) -> tuple[Tensor, PixArtTransformer2DModel]:
@@ -52,7 +52,7 @@ def reference(prediction_type: str, dtype: torch.dtype) -> tuple[Tensor, PixArtT
 def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type: str, gradient_checkpointing: bool) -> None:
     family = tiny_family(prediction_type=prediction_type, gradient_checkpointing=gradient_checkpointing)
     denoiser = family.load_denoiser()
-    objective = make_objective(family.prediction_type, family.scheduler_config())
+    objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     loss = our_loss(family, denoiser, objective, family.encode_prompts(PROMPTS))
     loss.backward()
     wanted, network = reference(prediction_type, torch.float32)
@@ -67,7 +67,8 @@ def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type:
 def test_loss_and_gradients_are_near_those_computed_in_float64() -> None:
     family = tiny_family()
     denoiser = family.load_denoiser()
-    loss = our_loss(family, denoiser, make_objective("epsilon", family.scheduler_config()), family.encode_prompts(PROMPTS))
+    objective = make_objective("epsilon", family.scheduler_config(), family.options.objective)
+    loss = our_loss(family, denoiser, objective, family.encode_prompts(PROMPTS))
     loss.backward()
     wanted, network = reference("epsilon", torch.float64)
     ours = torch.cat([parameter.grad.flatten() for parameter in denoiser.parameters() if parameter.grad is not None]).double()
@@ -99,7 +100,7 @@ def test_padding_changes_nothing() -> None:
 def test_the_loss_falls_on_a_repeated_batch() -> None:
     family = tiny_family()
     denoiser, prompts = family.load_denoiser(), family.encode_prompts(PROMPTS)
-    objective = make_objective(family.prediction_type, family.scheduler_config())
+    objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
     losses = []
     for _ in range(40):

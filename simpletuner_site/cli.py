@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
     demo.set_defaults(run=run_demo)
 
+    export = commands.add_parser(
+        "export", help="write a trained adapter for diffusers or ComfyUI, or merged into a pipeline", add_help=False
+    )
+    export.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    export.set_defaults(run=run_export)
+
     migrate = commands.add_parser("migrate", help="bring the database up to date (the server does so itself)")
     add_home(migrate)
     migrate.set_defaults(run=run_migrate)
@@ -113,6 +120,11 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return run(arguments.output, keep=arguments.keep)
 
 
+def run_export(arguments: argparse.Namespace) -> int:
+    """In a process of its own: torch is never imported here."""
+    return subprocess.call([sys.executable, "-m", "trainer_engine.exporting", *arguments.rest])
+
+
 def run_migrate(arguments: argparse.Namespace) -> int:
     from simpletuner_site.boot import boot
     from simpletuner_site.migrations_state import migrate_if_needed
@@ -123,7 +135,7 @@ def run_migrate(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 refused; ``train`` answers with the engine's."""
+    """The exit code: 0 done, 2 refused; ``train`` and ``export`` answer with the engine's."""
     arguments = build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)

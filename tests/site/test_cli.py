@@ -120,3 +120,10 @@ def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     ended = simpletuner("server", "--home", str(tmp_path / "file"), cwd=tmp_path)
     assert ended.returncode == cli.EXIT_USAGE
     assert "Traceback" not in ended.stderr
+
+
+def test_export_hands_everything_on_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: called.append(command) or 20)
+    assert cli.main(["export", "adapter", "--to", "merged", "--output", "out"]) == 20
+    assert called == [[sys.executable, "-m", "trainer_engine.exporting", "adapter", "--to", "merged", "--output", "out"]]

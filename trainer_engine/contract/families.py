@@ -60,6 +60,8 @@ class FamilyCard:
     """Name of the family's option that chooses one of ``lora_targets``; empty where there is none."""
     base_precisions: tuple[str, ...] = ()
     """Quantised types in which the frozen base weights may be kept."""
+    comfyui_prefix: str = "diffusion_model."
+    """What stands before the names of modules in adapter files for ComfyUI."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that can look at reference images."""
     needs_references: frozenset[str] = frozenset()

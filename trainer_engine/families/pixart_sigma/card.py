@@ -29,6 +29,7 @@ CARD = FamilyCard(
     latent_channels=4,
     vae_scale_factor=8,
     text_encoders=("T5 XXL v1.1",),
+    comfyui_prefix="transformer.",
     aliases=("pixart", "pixart-sigma"),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0}),
     parameters=MappingProxyType(

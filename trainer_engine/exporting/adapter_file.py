@@ -1,0 +1,95 @@
+"""An adapter as it lies in a file, sorted by the modules that it changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from trainer_engine.contract.errors import ModelUnavailable
+
+LYCORIS_PREFIX = "lycoris_"
+COMPONENT_PREFIXES = ("transformer.", "unet.", "diffusion_model.")
+WITH_DOTS = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weight", "lora_mid.weight")
+"""Names of tensors of a module that hold a dot themselves."""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "lokr": ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"),
+    "loha": ("hada_w1_a",),
+    "lora": ("lora_A.weight", "lora_down.weight"),
+    "full": ("diff",),
+}
+"""Algorithm -> tensors that only it has."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """The tensors of an adapter, ``modules["transformer_blocks.0.attn.to_q"]["lokr_w1"]``."""
+
+    path: Path
+    kind: str
+    """``lora``, ``lokr``, ``loha``, ``full``, or ``other``: algorithms that no other program's keys can hold."""
+    is_lycoris: bool
+    """Whether the file has the keys of LyCORIS."""
+    modules: Mapping[str, Mapping[str, Tensor]]
+    metadata: Mapping[str, str]
+
+    def document(self, key: str) -> dict[str, Any]:
+        """A piece of metadata that is JSON; empty where there is none."""
+        found: dict[str, Any] = json.loads(self.metadata.get(key) or "{}")
+        return found
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header of a safetensors file. Raises ModelUnavailable."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ModelUnavailable(f"{path} is no adapter file: {error}", hint="give a pytorch_lora_weights.safetensors") from error
+
+
+def read_adapter(path: Path, module_names: Iterable[str]) -> AdapterFile:
+    """``module_names`` are those of the network: LyCORIS keys have lost the dots, which only the names can give back.
+
+    Raises ModelUnavailable where a key belongs to no module.
+    """
+    metadata = read_metadata(path)
+    known = set(module_names)
+    mangled = {name.replace(".", "_"): name for name in known}
+    modules: dict[str, dict[str, Tensor]] = {}
+    strangers: list[str] = []
+    is_lycoris = False
+    with safe_open(path, framework="pt") as file:
+        for key in sorted(file.keys()):
+            name, part = split_key(key)
+            is_lycoris = is_lycoris or name.startswith(LYCORIS_PREFIX)
+            module = mangled.get(name.removeprefix(LYCORIS_PREFIX)) if name.startswith(LYCORIS_PREFIX) else name
+            if module in known:
+                modules.setdefault(module, {})[part] = file.get_tensor(key)
+            else:
+                strangers.append(key)
+    if strangers or not modules:
+        raise ModelUnavailable(
+            f"{len(strangers)} keys of {path.name} belong to no module of the network: {', '.join(strangers[:3]) or 'it is empty'}.",
+            hint="the adapter is of another base model; name the right one with --base",
+        )
+    return AdapterFile(path, _kind_of(modules), is_lycoris, modules, metadata)
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """``transformer.blocks.0.to_q.lora_A.weight`` -> (``blocks.0.to_q``, ``lora_A.weight``)."""
+    part = next((part for part in WITH_DOTS if key.endswith(f".{part}")), key.rpartition(".")[2])
+    name = key[: -len(part) - 1]
+    prefix = next((prefix for prefix in COMPONENT_PREFIXES if name.startswith(prefix)), "")
+    return name.removeprefix(prefix), part
+
+
+def _kind_of(modules: Mapping[str, Mapping[str, Tensor]]) -> str:
+    parts = {part for tensors in modules.values() for part in tensors}
+    found = [kind for kind, own in KINDS.items() if parts.intersection(own)]
+    return found[0] if len(found) == 1 else "other"

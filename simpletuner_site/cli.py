@@ -65,11 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
     demo.set_defaults(run=run_demo)
 
-    export = commands.add_parser(
-        "export", help="write a trained adapter for diffusers or ComfyUI, or merged into a pipeline", add_help=False
-    )
-    export.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    export.set_defaults(run=run_export)
+    commands.add_parser("export", help="write a trained adapter for diffusers or ComfyUI, or merged into a pipeline")
 
     migrate = commands.add_parser("migrate", help="bring the database up to date (the server does so itself)")
     add_home(migrate)
@@ -120,9 +116,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return run(arguments.output, keep=arguments.keep)
 
 
-def run_export(arguments: argparse.Namespace) -> int:
-    """In a process of its own: torch is never imported here."""
-    return subprocess.call([sys.executable, "-m", "trainer_engine.exporting", *arguments.rest])
+def run_export(rest: Sequence[str]) -> int:
+    """The engine reads the arguments, in a process of its own: torch is never imported here."""
+    return subprocess.call([sys.executable, "-m", "trainer_engine.exporting", *rest])
 
 
 def run_migrate(arguments: argparse.Namespace) -> int:
@@ -136,7 +132,10 @@ def run_migrate(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 2 refused; ``train`` and ``export`` answer with the engine's."""
-    arguments = build_parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["export"]:
+        return run_export(given[1:])
+    arguments = build_parser().parse_args(given)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
 

@@ -10,6 +10,7 @@ from typing import Any
 from trainer_engine.contract.checkpoint_files import STATE_FILE, CheckpointInfo, list_checkpoints
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.identity import adapter_identity
 from trainer_engine.contract.options import TrainingOptions
 
 OPTION = "resume_from_checkpoint"
@@ -54,6 +55,7 @@ def _identity(options: TrainingOptions, card: FamilyCard) -> dict[str, Any]:
         "optimizer": options.optimizer.optimizer,
         "weights": "bfloat16" if short else "float32",
         "use_ema": options.run.use_ema,
+        **adapter_identity(options),
     }
     return {**known, "prediction_type": options.model.prediction_type} if options.model.prediction_type else known
 

@@ -124,8 +124,8 @@ def test_description_and_tags_stay_where_they_are_not_sent(api: Api) -> None:
 
 def test_the_default_of_an_option_that_is_not_available_yet_is_taken(api: Api) -> None:
     api.create()
-    api.put("demo", lora_rank=16, clip_skip=0, push_to_hub="false")
-    assert "--lora_rank" not in api.get("/demo")["config"]
+    api.put("demo", singlora_ramp_up_steps=0, deepspeed_config="none", push_to_hub="false")
+    assert "--singlora_ramp_up_steps" not in api.get("/demo")["config"]
 
 
 def test_what_a_form_could_still_mend_is_a_warning(api: Api) -> None:

@@ -40,8 +40,7 @@ CREATE = [
     ({"model_family": 3}, ("model_family", "invalid")),
     ({"model_flavour": "900M"}, ("model_flavour", "unknown_flavour")),
     ({"model_type": "embedding"}, ("model_type", "not_a_choice")),
-    ({"model_type": "lora"}, ("model_type", "not_available")),
-    ({"model_type": ...}, ("model_type", "not_available")),
+    ({"model_type": "loras"}, ("model_type", "not_a_choice")),
     ({"lora_type": "standard"}, ("lora_type", "no_adapter")),
     ({"lora_type": "dora"}, ("lora_type", "not_a_choice")),
     ({"example": "nothing"}, ("example", "unknown_example")),
@@ -65,7 +64,7 @@ def test_a_wrong_creation_is_refused_by_field(api: Api, changes: dict[str, Any],
 
 
 def test_every_wrong_field_of_a_creation_is_told_at_once(api: Api) -> None:
-    body = {"name": "a/b", "model_family": "pixart_sigma", "model_flavour": "x", "model_type": "lora", "lora_type": "y", "example": "z"}
+    body = {"name": "a/b", "model_family": "pixart_sigma", "model_flavour": "x", "model_type": "loras", "lora_type": "y", "example": "z"}
     _, problems = api.refused("POST", "/environments", body)
     assert {option for option, _ in problems} == {"name", "model_flavour", "model_type", "lora_type", "example"}
 
@@ -95,12 +94,12 @@ PUT = [
     ({"gradient_checkpointing": "maybe"}, ("gradient_checkpointing", "not_a_boolean")),
     ({"optimzer": "adamw_bf16"}, ("optimzer", "unknown_option")),
     ({"optimizer": "soap"}, ("optimizer", "not_available")),
-    ({"lora_rank": 64}, ("lora_rank", "not_available")),
+    ({"init_lora_step": 64}, ("init_lora_step", "not_available")),
     ({"push_to_hub": True}, ("push_to_hub", "not_available")),
     ({"model_family": "flux"}, ("model_family", "not_available")),
     ({"model_family": "x\0"}, ("model_family", "not_text")),
     ({"model_flavour": "x"}, ("model_flavour", "unknown_flavour")),
-    ({"model_type": "lora"}, ("model_type", "not_available")),
+    ({"model_type": "loras"}, ("model_type", "not_a_choice")),
     ({"output_dir": "/etc/cron.d"}, ("output_dir", "outside_roots")),
     ({"output_dir": ""}, ("output_dir", "missing")),
     ({"output_dir": "state/runs"}, ("output_dir", "outside_roots")),

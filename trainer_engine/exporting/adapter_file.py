@@ -59,25 +59,30 @@ def read_adapter(path: Path, module_names: Iterable[str]) -> AdapterFile:
     Raises ModelUnavailable where a key belongs to no module.
     """
     metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    return sort_by_module(tensors, metadata, module_names, path)
+
+
+def sort_by_module(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module_names: Iterable[str], path: Path) -> AdapterFile:
+    """As ``read_adapter``, for tensors that are not on disk yet."""
     known = set(module_names)
     mangled = {name.replace(".", "_"): name for name in known}
     modules: dict[str, dict[str, Tensor]] = {}
     strangers: list[str] = []
-    is_lycoris = False
-    with safe_open(path, framework="pt") as file:
-        for key in sorted(file.keys()):
-            name, part = split_key(key)
-            is_lycoris = is_lycoris or name.startswith(LYCORIS_PREFIX)
-            module = mangled.get(name.removeprefix(LYCORIS_PREFIX)) if name.startswith(LYCORIS_PREFIX) else name
-            if module in known:
-                modules.setdefault(module, {})[part] = file.get_tensor(key)
-            else:
-                strangers.append(key)
+    for key, tensor in tensors.items():
+        name, part = split_key(key)
+        module = mangled.get(name.removeprefix(LYCORIS_PREFIX)) if name.startswith(LYCORIS_PREFIX) else name
+        if module in known:
+            modules.setdefault(module, {})[part] = tensor
+        else:
+            strangers.append(key)
     if strangers or not modules:
         raise ModelUnavailable(
             f"{len(strangers)} keys of {path.name} belong to no module of the network: {', '.join(strangers[:3]) or 'it is empty'}.",
             hint="the adapter is of another base model; name the right one with --base",
         )
+    is_lycoris = any(key.startswith(LYCORIS_PREFIX) for key in tensors)
     return AdapterFile(path, _kind_of(modules), is_lycoris, modules, metadata)
 
 

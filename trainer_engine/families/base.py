@@ -17,6 +17,7 @@ from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.devices import Devices
 
 PromptEmbedding = dict[str, Tensor]
@@ -108,6 +109,9 @@ class Family(ABC):
 
     def adapter_targets(self) -> tuple[str, ...]:
         """Endings of the names of the modules that a standard adapter is put on."""
+        own = parse_targets(self.options.adapter.peft_lora_target_modules)
+        if own:
+            return own
         card = self.card
         chosen = self.options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
         return card.lora_targets[chosen]

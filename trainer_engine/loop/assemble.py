@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trainer_engine.adapters.base import Trainable
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout, Sampler
@@ -59,11 +61,11 @@ def assemble(around: Surroundings) -> Trainer:
     prepared = Preparation(around.options, family, around.processes, around.stages, around.requests).run(around.dataloader)
     saved = _find_checkpoint(around, family)
     with around.stages.stage(StageKey.PREPARE_MODELS):
-        denoiser = family.load_denoiser(saved.folder / family.denoiser_folder if saved else None)
-        parts = _parts(around, family, objective, prepared, denoiser)
+        trainable = make_trainable(family, saved.folder if saved else None)
+        parts = _parts(around, family, objective, prepared, trainable)
         if saved:
             restore(parts, saved, around.stages.voice)
-    return Trainer(parts.state, parts.loader, parts.step, Callbacks(_callbacks(around, parts)))
+    return Trainer(parts.state, parts.loader, parts.step, Callbacks(_callbacks(around, parts)), parts.has_results)
 
 
 def _load_family(around: Surroundings) -> tuple[Family, Objective]:
@@ -92,7 +94,7 @@ def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
         return find_checkpoint(around.options, family, around.stages.voice)
 
 
-def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, denoiser: nn.Module) -> Parts:
+def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> Parts:
     options, processes = around.options, around.processes
     run = options.run
     layout = Layout(run.train_batch_size * processes.count, run.gradient_accumulation_steps)
@@ -108,15 +110,15 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
         Share(processes.rank, processes.count),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
-    parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer(options.optimizer, parameters)
+    denoiser = trainable.network
+    optimizer = build_optimizer(options.optimizer, trainable.parameters)
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
         network=processes.share_network(_compiled(denoiser, options.distributed.dynamo_backend)),
-        parameters=parameters,
+        parameters=trainable.parameters,
         optimizer=optimizer,
         schedule=Schedule(options.schedule, options.optimizer.learning_rate, state.total_steps),
         clipping=options.optimizer,
@@ -125,7 +127,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     )
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
-    return Parts(options, family, denoiser, optimizer, average, prepared, layout, loader, step, state)
+    return Parts(options, family, trainable, optimizer, average, prepared, layout, loader, step, state)
 
 
 def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
@@ -139,13 +141,13 @@ def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
 def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
     """What happens besides the steps, in this order."""
     options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
-    family, denoiser, average = parts.family, parts.denoiser, parts.average
+    family, trainable, average = parts.family, parts.trainable, parts.average
     return [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
         Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes),
-        Validating(options, family, denoiser, average, parts.prepared.prompts, stages, processes, around.requests),
-        Finishing(parts.output_dir, family, denoiser, average, stages, processes),
+        Validating(options, family, trainable, average, parts.prepared.prompts, stages, processes, around.requests),
+        Finishing(parts.output_dir, trainable, average, stages, processes),
     ]

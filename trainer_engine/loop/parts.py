@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer_engine.adapters.base import Trainable
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
 from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
 from trainer_engine.contract.checkpoint_files import STATE_FILE
 from trainer_engine.contract.errors import NonFiniteLoss
+from trainer_engine.contract.identity import adapter_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family
@@ -30,8 +32,7 @@ class Parts:
 
     options: TrainingOptions
     family: Family
-    denoiser: nn.Module
-    """The bare network."""
+    trainable: Trainable
     optimizer: Optimizer
     average: MovingAverage | None
     prepared: Prepared
@@ -44,15 +45,15 @@ class Parts:
     def output_dir(self) -> Path:
         return Path(self.options.run.output_dir)
 
-    @property
-    def names(self) -> list[str]:
-        """Of the trained parameters, in the optimizer's order."""
-        return [name for name, parameter in self.denoiser.named_parameters() if parameter.requires_grad]
+    def has_results(self) -> bool:
+        """Whether everything that a finished run leaves is there."""
+        wanted = [path for name, path in self.trainable.results.items() if self.average is not None or not name.endswith("_ema")]
+        return all((self.output_dir / path).exists() for path in wanted)
 
     def content(self, state: TrainState) -> Content:
         """What a checkpoint holds now. Raises NonFiniteLoss where the weights are not finite."""
         self._refuse_non_finite(state)
-        document, optimizer_tensors = pack_optimizer(self.optimizer, self.names)
+        document, optimizer_tensors = pack_optimizer(self.optimizer, self.trainable.names)
         tensors: dict[str, dict[str, Tensor]] = {OPTIMIZER_TENSORS: optimizer_tensors}
         if self.average is not None:
             tensors[EMA_TENSORS] = self.average.tensors()
@@ -63,9 +64,9 @@ class Parts:
             learning_rate=state.learning_rate,
             model_family=self.family.card.name,
             model_type=self.options.model.model_type,
-            weights_folder=self.family.denoiser_folder,
-            save_weights=lambda folder: self.family.save_denoiser(self.denoiser, folder),
-            weights_bytes=sum(parameter.nbytes for parameter in self.denoiser.parameters()),
+            weights_folder=self.trainable.folder,
+            save_weights=self.trainable.save,
+            weights_bytes=self.trainable.size_bytes,
             documents={
                 STATE_FILE: self._training_state(state),
                 OPTIMIZER_DOCUMENT: document,
@@ -76,7 +77,7 @@ class Parts:
 
     def _refuse_non_finite(self, state: TrainState) -> None:
         with torch.no_grad():
-            if not all_finite(list(self.denoiser.parameters())):
+            if not all_finite(self.trainable.parameters):
                 raise NonFiniteLoss(
                     f"The weights are not finite after step {state.step}; they are not saved, and older checkpoints are untouched.",
                     hint="lower learning_rate, or set mixed_precision=no",
@@ -106,6 +107,7 @@ def identity(options: TrainingOptions, family: Family) -> dict[str, Any]:
         "weights": str(family.devices.weights).removeprefix("torch."),
         "prediction_type": family.prediction_type,
         "use_ema": options.run.use_ema,
+        **adapter_identity(options),
     }
 
 

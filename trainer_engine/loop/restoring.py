@@ -40,7 +40,7 @@ def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     _compare_data(parts, saved, voice)
     try:
         document = json.loads((saved.folder / OPTIMIZER_DOCUMENT).read_bytes())
-        unpack_optimizer(parts.optimizer, parts.names, document, load_file(saved.folder / OPTIMIZER_TENSORS))
+        unpack_optimizer(parts.optimizer, parts.trainable.names, document, load_file(saved.folder / OPTIMIZER_TENSORS))
         if parts.average is not None:
             parts.average.restore(load_file(saved.folder / EMA_TENSORS), saved.state["average_updates"])
     except (OSError, KeyError, ValueError, TypeError) as error:

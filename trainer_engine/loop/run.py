@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
@@ -11,7 +9,6 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
 from trainer_engine.loop.assemble import Surroundings, assemble
-from trainer_engine.loop.callbacks.finishing import PIPELINE
 from trainer_engine.loop.restoring import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.trainer import Trainer
@@ -45,7 +42,7 @@ def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Req
     if state.is_finished:
         message = f"Nothing is left to train: the checkpoint has {state.step} steps, and the run asks for {state.total_steps}."
         voice.tell(Notification(code="already_finished", title="Already finished", message=message))
-        if (Path(options.run.output_dir) / PIPELINE).is_dir():
+        if trainer.has_results():
             return ExitCode.COMPLETED, state.step
     voice.tell(StatusEvent(status="running", message=f"Training from step {state.step} to {state.total_steps}."))
     trainer.fit()

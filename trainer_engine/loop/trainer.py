@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -22,6 +22,8 @@ class Trainer:
     loader: Loader
     step: Step
     callbacks: Callback
+    has_results: Callable[[], bool]
+    """Whether everything that a finished run leaves is there."""
 
     def fit(self) -> None:
         self.callbacks.before_training(self.state)

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.contract.options.optimizer import ARGUMENTS
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
@@ -15,6 +16,7 @@ from trainer_engine.contract.options.validation import parse_resolutions
 Values = Mapping[str, Any]
 LARGEST_MEGAPIXELS = 5
 SMALLEST_PIXEL_EDGE = 64
+ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,26 @@ def options_of_other_families_do_nothing(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "other_family", message, got=values[name])
 
 
+def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
+    """An option of one kind of adapter has no effect on the other; that is worth a note."""
+    if values.get("model_type") != "lora":
+        changed = [name for name in ADAPTER_OPTIONS if values[name] != REGISTRY[name].default]
+        for name in changed:
+            yield Problem.note(name, "no_adapter", f"model_type=full trains no adapter: {name} has no effect.", got=values[name])
+        return
+    other = LYCORIS_ALONE if values["lora_type"] == "standard" else STANDARD_ALONE
+    for name in other:
+        if values[name] != REGISTRY[name].default:
+            message = f"{name} has no effect with lora_type={values['lora_type']}."
+            hint = "linear_dim in the adapter file is the rank" if name == "lora_rank" else ""
+            yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
+    try:
+        parse_targets(values["peft_lora_target_modules"])
+    except ValueError as error:
+        got = values["peft_lora_target_modules"]
+        yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
+
+
 RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     run_has_a_length,
     warmup_fits,
@@ -202,4 +224,5 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     adamw_keeps_float32,
     clipping_is_gentle,
     options_of_other_families_do_nothing,
+    adapter_options_fit_together,
 )

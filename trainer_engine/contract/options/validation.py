@@ -36,6 +36,8 @@ class ValidationOptions(OptionGroup):
         "comparison", "With use_ema: draw with the live weights and the average, with the average alone, or with the live weights alone."
     )
 
+    validation_lycoris_strength: float = option(1.0, "How much of a LyCORIS adapter the images show; 1 is all of it.", ge=0)
+
     @property
     def resolutions(self) -> list[tuple[int, int]]:
         """Sizes of the images as (width, height) in pixels."""

@@ -21,7 +21,7 @@ CARD = FamilyCard(
         }
     ),
     default_flavour="900M-1024-v0.6",
-    model_types=("full",),
+    model_types=("full", "lora"),
     objective="epsilon",
     prediction_types=("epsilon", "v_prediction"),
     alignment_px=64,
@@ -29,6 +29,25 @@ CARD = FamilyCard(
     latent_channels=4,
     vae_scale_factor=8,
     text_encoders=("T5 XXL v1.1",),
+    module_classes=("Attention", "FeedForward", "BasicTransformerBlock", "Linear", "Conv2d", "PatchEmbed", "AdaLayerNormSingle"),
+    class_aliases=MappingProxyType({}),
+    lycoris_start=MappingProxyType(
+        {
+            "algo": "lokr",
+            "multiplier": 1.0,
+            "bypass_mode": True,
+            "full_matrix": True,
+            "linear_dim": 10000,
+            "linear_alpha": 1,
+            "factor": 4,
+            "apply_preset": {
+                "target_module": ["Attention", "FeedForward"],
+                "module_algo_map": {"FeedForward": {"factor": 4}, "Attention": {"factor": 2}},
+            },
+        }
+    ),
+    lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
+    default_lora_target="all",
     comfyui_prefix="transformer.",
     aliases=("pixart", "pixart-sigma"),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0}),

@@ -4,20 +4,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
+from trainer_engine.adapters.base import Trainable
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.events import StageKey, SummaryEvent
 from trainer_engine.ema import MovingAverage
-from trainer_engine.families.base import Family
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import TrainState
 from trainer_engine.processes import Processes
 from trainer_engine.validation import FOLDER as IMAGES
-
-PIPELINE = "pipeline"
-AVERAGED_PIPELINE = "pipeline_ema"
 
 
 @dataclass
@@ -25,8 +20,7 @@ class Finishing(Callback):
     """Writes the result of a finished run, and says what there is."""
 
     output_dir: Path
-    family: Family
-    denoiser: nn.Module
+    trainable: Trainable
     average: MovingAverage | None
     stages: Stages
     processes: Processes
@@ -34,16 +28,16 @@ class Finishing(Callback):
     def after_training(self, state: TrainState) -> None:
         with self.processes.first_alone() as is_first:
             if is_first and state.is_finished:
-                self._save_pipelines()
+                self._write_results(state)
         if is_first:
             self._summarise(state)
 
-    def _save_pipelines(self) -> None:
+    def _write_results(self, state: TrainState) -> None:
         with self.stages.stage(StageKey.MODEL_SAVE):
-            self.family.save_pipeline(self.output_dir / PIPELINE, self.denoiser)
+            self.trainable.write_result(self.output_dir, state.step)
             if self.average is not None:
                 with self.average.in_place():
-                    self.family.save_pipeline(self.output_dir / AVERAGED_PIPELINE, self.denoiser)
+                    self.trainable.write_result(self.output_dir, state.step, averaged=True)
 
     def _summarise(self, state: TrainState) -> None:
         key = StageKey.TRAINING_COMPLETE if state.is_finished else StageKey.TRAINING_ABORT
@@ -62,7 +56,8 @@ class Finishing(Callback):
             )
 
     def _artefacts(self, *, finished: bool) -> dict[str, str]:
-        folders = {IMAGES: IMAGES, **({"pipeline": PIPELINE, "pipeline_ema": AVERAGED_PIPELINE} if finished else {})}
-        artefacts = {name: str(self.output_dir / folder) for name, folder in folders.items() if (self.output_dir / folder).is_dir()}
+        results = self.trainable.results if finished else {}
+        paths = {name: self.output_dir / path for name, path in {IMAGES: IMAGES, **results}.items()}
+        artefacts = {name: str(path) for name, path in paths.items() if path.exists()}
         newest = list_checkpoints(self.output_dir)
         return artefacts | ({"checkpoint": str(newest[0].path)} if newest else {})

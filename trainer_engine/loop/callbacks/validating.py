@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from trainer_engine.adapters.base import Trainable
 from trainer_engine.caches.prompts import PromptCache
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, MediaFile, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
@@ -30,7 +30,7 @@ class Validating(Callback):
 
     options: TrainingOptions
     family: Family
-    denoiser: nn.Module
+    trainable: Trainable
     average: MovingAverage | None
     prompts: PromptCache
     stages: Stages
@@ -72,10 +72,11 @@ class Validating(Callback):
     def _draw_all(self, state: TrainState, kind: str, advance: Advance) -> None:
         passes = self._passes(kind)
         for number, (label, weights) in enumerate(passes):
-            with weights():
+            strength = 0.0 if kind == BASE_MODEL else self.options.validation.validation_lycoris_strength
+            with weights(), self.trainable.at_strength(strength):
                 render(
                     self.family,
-                    self.denoiser,
+                    self.trainable.network,
                     self.prompts.read,
                     self.options,
                     state.step,

@@ -1,0 +1,95 @@
+"""Whole runs that train an adapter: frozen below, exact on resume, used afterwards."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.helpers.models import tiny_pixart
+from tests.helpers.tiny_run import HereRun, train_here
+
+LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 2, "linear_alpha": 1, "factor": 4}
+PRESET = {"apply_preset": {"target_module": ["Attention", "FeedForward"]}}
+STANDARD: dict[str, Any] = {"model_type": "lora", "lora_rank": 4, "lora_dropout": 0.1}
+
+
+def lycoris(place: Path, **document: Any) -> dict[str, Any]:
+    """Options of a run with an adapter file under ``place``."""
+    path = place / "adapter.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**PRESET, **document}))
+    return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
+
+
+def adapter_of(run: HereRun) -> dict[str, torch.Tensor]:
+    return load_file(run.output_dir / "pytorch_lora_weights.safetensors")
+
+
+ADAPTERS: dict[str, Any] = {
+    "standard": lambda place: STANDARD,
+    "dora": lambda place: {**STANDARD, "use_dora": True},
+    **{
+        algo: lambda place, algo=algo: lycoris(place, **{**LOKR, "algo": algo})
+        for algo in ("lora", "loha", "lokr", "full", "ia3", "glora", "diag-oft", "boft", "tlora")
+    },
+    "dylora": lambda place: lycoris(place, **{**LOKR, "algo": "dylora", "linear_dim": 4, "block_size": 2}),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_collections() -> Iterator[None]:
+    """LyCORIS collects garbage for each layer of a T-LoRA: that need not walk through torch itself."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_resumed_adapter_equals_one_trained_in_one_go(name: str, tmp_path: Path) -> None:
+    options = {**ADAPTERS[name](tmp_path), "use_ema": True, "checkpoint_step_interval": 2}
+    straight = train_here(tmp_path / "straight", **options)
+    assert straight.step == 4
+    train_here(tmp_path / "resumed", stop_after=2, **options)
+    resumed = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
+    wanted, found = straight.files(), resumed.files()
+    assert "pytorch_lora_weights.safetensors" in wanted
+    assert not any(file.startswith("transformer") for file in wanted)
+    assert {file: content for file, content in found.items() if file != "training_state.json"} == {
+        file: content for file, content in wanted.items() if file != "training_state.json"
+    }
+    for where in ("", "ema/"):
+        path = f"{where}pytorch_lora_weights.safetensors"
+        assert (resumed.output_dir / path).read_bytes() == (straight.output_dir / path).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["standard", "lokr"])
+def test_the_file_says_what_it_was_trained_on(name: str, tmp_path: Path) -> None:
+    run = train_here(tmp_path, **ADAPTERS[name](tmp_path))
+    with safe_open(run.output_dir / "pytorch_lora_weights.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["model_family"] == "pixart_sigma"
+    assert metadata["base_model"] == str(tiny_pixart())
+    assert metadata["global_step"] == "4"
+    assert json.loads(metadata["lycoris_config"])["algo"] == "lokr" if name == "lokr" else "lora_adapter_metadata" in metadata
+    assert (run.output_dir / "lycoris_config.json").is_file() == (name == "lokr")
+    assert any(tensor.abs().max() > 0 for key, tensor in adapter_of(run).items() if "lora_B" in key or "lokr_w2" in key)
+
+
+@pytest.mark.parametrize("name", ["standard", "lokr"])
+def test_the_result_has_comfyuis_keys_where_asked_for(name: str, tmp_path: Path) -> None:
+    options = {**ADAPTERS[name](tmp_path), "lora_format": "comfyui"}
+    run = train_here(tmp_path, **options)
+    found = adapter_of(run)
+    parts = {"alpha", "weight"} if name == "standard" else {"alpha", "lokr_w1", "lokr_w2_a", "lokr_w2_b"}
+    assert {key.rpartition(".")[2] for key in found} == parts
+    assert all(key.startswith("transformer.transformer_blocks.") for key in found)
+    again = train_here(tmp_path, **options, resume_from_checkpoint="latest")
+    assert again.step == 4

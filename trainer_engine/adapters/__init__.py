@@ -1,0 +1,1 @@
+"""What of a network learns: all of it, or an adapter on frozen weights."""

@@ -1,0 +1,65 @@
+"""What a run asks of the part of its network that learns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""An adapter's weights, in a checkpoint and as a result."""
+LYCORIS_FILE = "lycoris_config.json"
+
+
+class Trainable(ABC):
+    """The part of a network that learns, in its place in the network."""
+
+    folder: str = ""
+    """Subfolder of a checkpoint that ``save`` fills; empty for its top."""
+    results: Mapping[str, str]
+    """What ``write_result`` leaves in the output folder: name -> path; those of the moving average end in ``_ema``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        """The bare denoiser with all that learns in it."""
+
+    @property
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those that learn, in the optimizer's order."""
+        return [(name, parameter) for name, parameter in self.network.named_parameters() if parameter.requires_grad]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.named_parameters]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for _, parameter in self.named_parameters]
+
+    @property
+    def size_bytes(self) -> int:
+        """What ``save`` writes, about."""
+        return sum(parameter.nbytes for parameter in self.parameters)
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what learns into a folder of a checkpoint, exactly as it is."""
+
+    @abstractmethod
+    def restore(self, folder: Path) -> None:
+        """Take over what ``save`` wrote. Raises CheckpointUnusable where it is of another network or adapter."""
+
+    @abstractmethod
+    def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
+        """What people use, each file whole or not there. ``averaged``: the weights in place are the moving average.
+
+        Raises ModelUnavailable, DiskFull.
+        """
+
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[None]:
+        """The network with ``strength`` times what an adapter does to it, for the length of the block; 0 is the base model."""
+        yield

@@ -1,0 +1,117 @@
+"""What adapters of every library share: frozen weights below, one file above."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
+from trainer_engine.adapters.file import adapter_bytes
+from trainer_engine.contract.atomic import means_full, write_atomically
+from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
+from trainer_engine.exporting.adapter_file import sort_by_module
+from trainer_engine.exporting.conversion import to_comfyui
+
+AVERAGED = "ema"
+EXACT_FILE = "adapter_parameters.safetensors"
+MOST_NAMED = 3
+
+
+class AdapterBeside(Trainable):
+    """An adapter in its network, whose own weights are frozen and never written."""
+
+    results: Mapping[str, str] = MappingProxyType({"adapter": ADAPTER_FILE, "adapter_ema": f"{AVERAGED}/{ADAPTER_FILE}"})
+
+    def __init__(self, network: nn.Module, facts: dict[str, str]) -> None:
+        """``facts`` go into the file's header."""
+        super().__init__(network)
+        self.facts = facts
+        self.comfyui_prefix = ""
+        """Where the result is to have ComfyUI's keys: what stands before the module names there."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """The adapter under the keys of its file."""
+
+    @abstractmethod
+    def metadata(self) -> dict[str, str]:
+        """What a reader of the file needs besides the tensors."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take over the adapter file of a folder."""
+
+    def save(self, folder: Path) -> None:
+        """The adapter's file; and its parameters besides, where some algorithm's file is not exactly what learns."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = self.tensors()
+        self._write(folder, tensors, {})
+        if not self.holds_parameters(tensors):
+            save_file({name: parameter.detach().cpu() for name, parameter in self.named_parameters}, folder / EXACT_FILE)
+
+    def holds_parameters(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the file's tensors are exactly what learns."""
+        return True
+
+    def restore(self, folder: Path) -> None:
+        try:
+            self.load(folder)
+            if (folder / EXACT_FILE).is_file():
+                exact = load_file(folder / EXACT_FILE)
+                with torch.no_grad():
+                    for name, parameter in self.named_parameters:
+                        parameter.copy_(exact[name])
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointUnusable(f"The adapter in {folder.name} does not fit this run: {error}") from error
+
+    def refuse_other_keys(self, folder: Path, wanted: set[str], found: set[str]) -> None:
+        """Raises CheckpointUnusable where a file lacks or has keys that the adapter has not or lacks."""
+        if wanted != found:
+            missing, strange = sorted(wanted - found), sorted(found - wanted)
+            told = [
+                f"{len(keys)} {what} ({', '.join(keys[:MOST_NAMED])})"
+                for keys, what in ((missing, "missing"), (strange, "unknown"))
+                if keys
+            ]
+            raise CheckpointUnusable(f"The adapter in {folder} is another one: keys {', '.join(told)}.")
+
+    def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
+        folder = output_dir / AVERAGED if averaged else output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = self.tensors()
+        if self.comfyui_prefix:
+            names = (name for name, _ in self.network.named_modules())
+            adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE)
+            tensors = to_comfyui(adapter, self.comfyui_prefix)
+        self._write(folder, tensors, {"global_step": str(step)})
+
+    def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str]) -> None:
+        header = {"format": "pt", **self.facts, **self.metadata(), **more}
+        content = adapter_bytes(tensors, header)
+        try:
+            write_atomically(folder / ADAPTER_FILE, content)
+        except OSError as error:
+            if means_full(error):
+                raise DiskFull(f"The disk is full: {folder / ADAPTER_FILE} was not written ({error}).", hint="free some space") from error
+            raise
+
+
+def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:
+    """Raises InvalidOptions where a rank is larger than what a layer (out, in) can have."""
+    too_large = [(name, min(layer.weight.shape[:2])) for name, layer, rank in layers if rank > min(layer.weight.shape[:2])]
+    if too_large:
+        name, most = min(too_large, key=lambda item: item[1])
+        message = f"{option} is larger than the rank of {len(too_large)} layers; the smallest is {name} with {most}."
+        raise InvalidOptions([Problem.error(option, "rank_too_large", message, expected=f"at most {most}")])
+
+
+def freeze(network: nn.Module) -> None:
+    """Stop every weight from learning."""
+    network.requires_grad_(False)

@@ -1,0 +1,88 @@
+"""The part of a network that a run trains, made from its options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
+from trainer_engine.adapters.beside import AdapterBeside
+from trainer_engine.adapters.full import Full
+from trainer_engine.adapters.lycoris import LycorisAdapter
+from trainer_engine.adapters.standard import StandardAdapter
+from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
+from trainer_engine.contract.lycoris import OPTION, LycorisConfig, parse_lycoris
+from trainer_engine.families.base import Family
+from trainer_engine.objectives.randomness import derived_seed
+
+
+def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
+    """The denoiser on its device, with what learns in it: as the checkpoint's folder has it, or as a run begins.
+
+    Raises ModelUnavailable, InvalidOptions, CheckpointUnusable.
+    """
+    options = family.options
+    if options.model.model_type == "full":
+        return Full(family, family.load_denoiser(checkpoint / family.denoiser_folder if checkpoint else None))
+    adapter = _make_adapter(family)
+    for parameter in adapter.parameters:
+        parameter.data = parameter.data.to(family.devices.weights)
+    if checkpoint:
+        adapter.restore(checkpoint)
+    elif options.adapter.init_lora:
+        _start_from(adapter, Path(options.adapter.init_lora))
+    elif options.adapter.init_lokr_norm and isinstance(adapter, LycorisAdapter):
+        adapter.perturb(options.adapter.init_lokr_norm)
+    return adapter
+
+
+def _make_adapter(family: Family) -> AdapterBeside:
+    """On the frozen base, which is quantised by now: an adapter under quantised layers would get no gradients."""
+    options, device = family.options, family.devices.device
+    network = family.load_denoiser().requires_grad_(False)
+    facts = {
+        "model_family": family.card.name,
+        "model_flavour": options.model.model_flavour or family.card.default_flavour,
+        "base_model": options.model.pretrained_model_name_or_path or family.card.repository(options.model.model_flavour),
+        "lora_type": options.adapter.lora_type,
+    }
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(derived_seed(options.run.seed, "adapter"))
+        if options.adapter.lora_type == "standard":
+            adapter: AdapterBeside = StandardAdapter(network, options.adapter, family.adapter_targets(), facts)
+        else:
+            last = 1.0 if family.prediction_type == "flow_matching" else float(family.scheduler_config().get("num_train_timesteps", 1000))
+            adapter = LycorisAdapter(network, read_lycoris(family), facts, last_timestep=last)
+    network.to(device)
+    if options.adapter.lora_format == "comfyui":
+        adapter.comfyui_prefix = family.card.comfyui_prefix
+    return adapter
+
+
+def read_lycoris(family: Family) -> LycorisConfig:
+    """The adapter file that the options name. Raises InvalidOptions."""
+    path = Path(family.options.adapter.lycoris_config)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"The adapter file {path} cannot be read: {error}"
+        raise InvalidOptions([Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")]) from error
+    config, problems = parse_lycoris(document, family.card)
+    if config is None:
+        raise InvalidOptions(errors_in(problems))
+    return config
+
+
+def _start_from(adapter: AdapterBeside, path: Path) -> None:
+    """init_lora: the weights of another adapter of the same form."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.name != ADAPTER_FILE:
+        message = f"init_lora names {path.name}; adapters are read from files called {ADAPTER_FILE}."
+        raise InvalidOptions([Problem.error("init_lora", "wrong_name", message, got=str(path), expected=ADAPTER_FILE)])
+    try:
+        adapter.restore(folder)
+    except CheckpointUnusable as error:
+        expected = "an adapter of the same rank, algorithm and targets"
+        raise InvalidOptions([Problem.error("init_lora", "does_not_fit", error.message, got=str(path), expected=expected)]) from error

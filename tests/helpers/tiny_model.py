@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.helpers.models import tiny_pixart
-from trainer_engine.families.pixart_sigma.tiny import place_in_hub_cache
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 
 def place_tiny_model(hf_home: Path, repository: str) -> Path:

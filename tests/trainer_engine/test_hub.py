@@ -12,8 +12,8 @@ import pytest
 
 from tests.helpers.models import tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.families.pixart_sigma.tiny import place_in_hub_cache
 from trainer_engine.hub import Source, find_part
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 LOOK = """
 import sys

@@ -171,7 +171,7 @@ def test_a_stop_ends_the_drawing_before_the_next_image(tmp_path: Path) -> None:
 
 
 def test_the_autoencoder_is_freed_after_drawing(tmp_path: Path) -> None:
-    assert rendered(tmp_path)[0]._vae is None
+    assert not rendered(tmp_path)[0].autoencoder.is_loaded
 
 
 def test_the_seed_of_the_run_stands_in_for_an_empty_one() -> None:

@@ -18,10 +18,12 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.devices import Devices
+from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, free_device_memory, unwrap
+from trainer_engine.families.pipeline_folder import write_pipeline
 from trainer_engine.families.pixart_sigma.card import CARD
 from trainer_engine.families.pixart_sigma.parts import Parts
-from trainer_engine.families.pixart_sigma.result import write_pipeline
+from trainer_engine.families.pixart_sigma.result import pipeline_plan
 
 PROMPT_LENGTH_MULTIPLE = 32
 """Prompts of a batch are padded to a multiple of this, so that the network sees few different shapes."""
@@ -39,7 +41,7 @@ class PixArtSigma(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = Parts(options.model)
-        self._vae: AutoencoderKL | None = None
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----
@@ -52,17 +54,11 @@ class PixArtSigma(Family):
         return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {CARD.token_limit} {self.devices.text}"
 
     def vae(self) -> AutoencoderKL:
-        """The autoencoder, loaded at the first call. Convolutions are up to twice as fast with the channels last in memory."""
-        if self._vae is None:
-            self._vae = self.parts.load_vae(self.devices.vae).to(self.devices.device, memory_format=torch.channels_last)
-        return self._vae
+        """The autoencoder, loaded at the first call."""
+        return self.autoencoder.model
 
-    @torch.no_grad()
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """The most likely latents, not a sample: the cache holds what the image is."""
-        with _computing_in(self.vae(), torch.float32 if exact else None) as vae:
-            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
-            return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).cpu()
+        return self.autoencoder.encode(pixels, exact=exact)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
@@ -83,7 +79,8 @@ class PixArtSigma(Family):
         return [{"embeds": state[: max(length, 1)].clone()} for state, length in zip(states, lengths, strict=True)]
 
     def free_encoders(self) -> None:
-        self._vae = self._text = None
+        self.autoencoder.free()
+        self._text = None
         free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
@@ -162,43 +159,17 @@ class PixArtSigma(Family):
                 output_type="latent",
                 callback=(lambda index, _timestep, _latents: on_step(index + 1)) if on_step else None,
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.decode(latents), output_type="pil")[0]
+        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) scaled latents -> (B, 3, H, W) float32 in about [-1, 1]; again in float32 where a short type overflows."""
-        pixels = self._decode(latents, None)
-        return pixels if bool(pixels.isfinite().all()) else self._decode(latents, torch.float32)
-
-    def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
-        with _computing_in(self.vae(), dtype) as vae:
-            unscaled = latents.to(vae.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-            pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
-            return pixels
-
     def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
-        write_pipeline(
-            folder,
+        plan = pipeline_plan(
             self.parts,
             lambda target: self.save_denoiser(denoiser, target),
-            self.options,
             dtype=str(self.devices.weights).removeprefix("torch."),
             prediction_type=self.prediction_type,
         )
-
-
-@contextmanager
-def _computing_in(vae: AutoencoderKL, dtype: torch.dtype | None) -> Iterator[AutoencoderKL]:
-    """The autoencoder in another type for the length of the block; None leaves it in its own."""
-    usual = vae.dtype
-    if dtype is None or dtype == usual:
-        yield vae
-        return
-    try:
-        yield vae.to(dtype)
-    finally:
-        vae.to(usual)
+        write_pipeline(folder, plan, self.options)
 
 
 def _size_conditions(network: nn.Module, latents: Tensor) -> dict[str, Tensor | None]:

@@ -7,9 +7,7 @@ the transformer have random weights; the autoencoder is built by hand so that it
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from trainer_engine.families.pixart_sigma.tiny_tokenizer import build_tokenizer
-from trainer_engine.families.pixart_sigma.tiny_vae import build_vae
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
+from trainer_engine.tiny_models.t5_tokenizer import build_tokenizer
+from trainer_engine.tiny_models.vae import build_vae
 
 
 @dataclass(frozen=True)
@@ -107,28 +106,6 @@ def _text_encoder(size: Size, vocabulary: int) -> T5EncoderModel:
         tie_word_embeddings=False,
     )
     return T5EncoderModel(config)
-
-
-def place_in_hub_cache(folder: Path, repo_id: str, hf_home: Path) -> Path:
-    """Lay ``folder`` out as a downloaded snapshot of ``repo_id``, so that the id loads offline with ``HF_HOME=hf_home``.
-
-    Returns the snapshot's folder. Weights lie in ``blobs`` under their sha256, as the hub's client keeps them.
-    """
-    repository = hf_home / "hub" / f"models--{repo_id.replace('/', '--')}"
-    commit = hashlib.sha1(repo_id.encode(), usedforsecurity=False).hexdigest()
-    snapshot = repository / "snapshots" / commit
-    (repository / "blobs").mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            blob = repository / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
-            shutil.copyfile(path, blob)
-            link = snapshot / path.relative_to(folder)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(blob.resolve())
-    (repository / "refs").mkdir(exist_ok=True)
-    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
-    return snapshot
 
 
 def main() -> None:

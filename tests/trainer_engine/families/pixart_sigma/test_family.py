@@ -32,7 +32,7 @@ def test_latents_are_the_scaled_mode_of_the_autoencoder() -> None:
 def test_encode_and_decode_are_inverse_in_scale() -> None:
     family = tiny_family()
     pixels = torch.full((1, 3, 64, 64), 0.5)
-    assert family.decode(family.encode_images(pixels))[0, :, 20:40, 20:40].mean().item() == pytest.approx(0.5, abs=0.05)
+    assert family.autoencoder.decode(family.encode_images(pixels))[0, :, 20:40, 20:40].mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_exact_encoding_uses_float32_and_goes_back_to_the_usual_type() -> None:
@@ -49,7 +49,7 @@ def test_the_encoders_weights_are_gone_after_freeing() -> None:
     family = tiny_family()
     family.encode_images(torch.zeros(1, 3, 64, 64))
     family.encode_prompts(["a red circle"])
-    watched = [weakref.ref(family._vae), weakref.ref(family._text[0])]
+    watched = [weakref.ref(family.autoencoder.model), weakref.ref(family._text[0])]
     family.free_encoders()
     gc.collect()
     assert [reference() for reference in watched] == [None, None]

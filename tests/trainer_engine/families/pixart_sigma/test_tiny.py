@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from tests.helpers.models import tiny_pixart
 from trainer_engine.caches.decoding import pixels_of
-from trainer_engine.families.pixart_sigma.tiny import make_tiny, place_in_hub_cache
+from trainer_engine.families.pixart_sigma.tiny import make_tiny
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 
 def hashes_of(folder: Path) -> dict[str, str]:

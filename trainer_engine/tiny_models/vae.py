@@ -17,26 +17,30 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-CHANNELS = 16
-LATENTS = 4
+USED_LATENTS = 4
+"""Colours and brightness; further latents are the brightness again, turned down, so that none is constant."""
+FADED = 0.5
 CONSTANT = 100.0
-CONSTANT_CHANNELS = (2 * LATENTS, 2 * LATENTS + 1)
 BRIGHTNESS = (0.299, 0.587, 0.114)
 SCALING_FACTOR = 2.0
 """Block means of common pictures have a standard deviation of about one half."""
 
 
-def build_vae() -> AutoencoderKL:
-    """Eight pixels a latent cell each way, four latent channels, deterministic."""
+def build_vae(latents: int = USED_LATENTS, *, shift: float | None = None, quant_convs: bool = True) -> AutoencoderKL:
+    """Eight pixels a latent cell each way, deterministic; ``latents`` channels, 4 or more."""
+    channels = 2 * latents + 2 + (-2 * latents - 2) % 8
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(CHANNELS,) * 4,
+        block_out_channels=(channels,) * 4,
         layers_per_block=1,
-        latent_channels=LATENTS,
+        latent_channels=latents,
         norm_num_groups=1,
         sample_size=256,
         scaling_factor=SCALING_FACTOR,
+        shift_factor=shift,
+        use_quant_conv=quant_convs,
+        use_post_quant_conv=quant_convs,
         force_upcast=False,
     )
     with torch.no_grad():
@@ -60,7 +64,7 @@ def _set_neutral(name: str, module: nn.Module) -> None:
     elif name.endswith("quant_conv"):
         _each_channel(module, torch.ones(1, 1))
     elif name.endswith("conv_norm_out"):
-        module.weight.fill_(CONSTANT * math.sqrt(2 / CHANNELS))
+        module.weight.fill_(CONSTANT * math.sqrt(2 / module.weight.numel()))
 
 
 def _each_channel(conv: nn.Module, kernel: Tensor) -> None:
@@ -70,15 +74,17 @@ def _each_channel(conv: nn.Module, kernel: Tensor) -> None:
 
 def _set_encoder(vae: AutoencoderKL) -> None:
     first, last = vae.encoder.conv_in, vae.encoder.conv_out
-    colours_and_brightness = torch.cat([torch.eye(3), torch.tensor([BRIGHTNESS])])
-    _split_into_pairs(first, colours_and_brightness)
-    for latent in range(LATENTS):
+    brightness = torch.tensor([BRIGHTNESS])
+    latents = vae.config.latent_channels
+    faded = FADED * brightness.repeat(latents - USED_LATENTS, 1)
+    _split_into_pairs(first, torch.cat([torch.eye(3), brightness, faded]))
+    for latent in range(latents):
         _join_pair(last, latent, latent)
-        last.bias[LATENTS + latent] = -30.0  # log of the variance: none
+        last.bias[latents + latent] = -30.0  # log of the variance: none
 
 
 def _set_decoder(vae: AutoencoderKL) -> None:
-    _split_into_pairs(vae.decoder.conv_in, torch.eye(LATENTS))
+    _split_into_pairs(vae.decoder.conv_in, torch.eye(vae.config.latent_channels))
     for colour in range(3):
         _join_pair(vae.decoder.conv_out, colour, colour)
 
@@ -89,7 +95,7 @@ def _split_into_pairs(conv: nn.Module, mixture: Tensor) -> None:
     for row, weights in enumerate(mixture):
         conv.weight[2 * row, :, middle, middle] = weights
         conv.weight[2 * row + 1, :, middle, middle] = -weights
-    conv.bias[CONSTANT_CHANNELS[0]], conv.bias[CONSTANT_CHANNELS[1]] = CONSTANT, -CONSTANT
+    conv.bias[2 * len(mixture)], conv.bias[2 * len(mixture) + 1] = CONSTANT, -CONSTANT
 
 
 def _join_pair(conv: nn.Module, output: int, pair: int) -> None:

@@ -1,0 +1,66 @@
+"""The autoencoder between pixels and latents, as every family with an AutoencoderKL uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+
+class Autoencoder:
+    """Loaded when it is first needed. Convolutions are up to twice as fast with the channels last in memory."""
+
+    def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device) -> None:
+        self._load = load
+        self._device = device
+        self._vae: AutoencoderKL | None = None
+
+    @property
+    def model(self) -> AutoencoderKL:
+        if self._vae is None:
+            vae = self._load().eval().requires_grad_(False)
+            self._vae = vae.to(self._device, memory_format=torch.channels_last)
+        return self._vae
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._vae is not None
+
+    def free(self) -> None:
+        self._vae = None
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32 on the CPU: (mode - shift) x scale. The most likely latents, not a sample:
+        the cache holds what the image is. ``exact`` computes in float32."""
+        with _computing_in(self.model, torch.float32 if exact else None) as vae:
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+            return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) scaled latents -> (B, 3, H, W) float32 in about [-1, 1]; again in float32 where a short type overflows."""
+        pixels = self._decode(latents, None)
+        return pixels if bool(pixels.isfinite().all()) else self._decode(latents, torch.float32)
+
+    def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
+        with _computing_in(self.model, dtype) as vae:
+            unscaled = latents.to(vae.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+            pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
+            return pixels
+
+
+@contextmanager
+def _computing_in(vae: AutoencoderKL, dtype: torch.dtype | None) -> Iterator[AutoencoderKL]:
+    """The autoencoder in another type for the length of the block; None leaves it in its own."""
+    usual = vae.dtype
+    if dtype is None or dtype == usual:
+        yield vae
+        return
+    try:
+        yield vae.to(dtype)
+    finally:
+        vae.to(usual)

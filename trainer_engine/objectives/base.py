@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer_engine.objectives.losses import ErrorShape
+
 
 class Objective(ABC):
     """One parameterisation. Pure: no option, no model and no global random state inside.
 
     Shapes: data, noise and x_t are (B, C, h, w), t is (B,). Results of ``add_noise`` and ``target`` are float32.
     """
+
+    shape: ErrorShape = ErrorShape()
 
     @abstractmethod
     def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
@@ -30,7 +34,17 @@ class Objective(ABC):
     def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What a perfect network predicts from x_t."""
 
+    @abstractmethod
+    def noise_level(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(progress from 0 for data to 1 for noise, sigma_t / alpha_t), each (B,) float32 on the device of ``like``."""
+
+    def weight(self, noise_to_signal: Tensor) -> Tensor | None:
+        """How much each sample counts, (B,); None where all count the same."""
+        return None
+
     def loss(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Mean squared error of each sample, (B,) float32; a batch's loss is the mean of these."""
-        error = prediction.float() - target.float()
-        return error.square().flatten(1).mean(dim=1)
+        """Mean error of each sample, (B,) float32; a batch's loss is the mean of these."""
+        progress, noise_to_signal = self.noise_level(t, prediction)
+        error = self.shape(prediction.float() - target.float(), progress, noise_to_signal).flatten(1).mean(dim=1)
+        weight = self.weight(noise_to_signal)
+        return error if weight is None else error * weight

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainer_engine.objectives.base import Objective
+
+
+@dataclass(frozen=True)
+class MinSnr:
+    """Weights that bound the one of the data's error at ``gamma`` (Hang et al., 2023, eq. 8 and 9; soft: Crowson et al., 2024)."""
+
+    gamma: float
+    is_soft: bool = False
+
+    def of(self, noise_to_signal: Tensor, offset: float) -> Tensor:
+        """min(SNR, gamma) / (SNR + offset), (B,); soft: SNR gamma / (SNR + gamma) instead of the minimum."""
+        snr = noise_to_signal.square().reciprocal()
+        bounded = snr * self.gamma / (snr + self.gamma) if self.is_soft else snr.clamp_max(self.gamma)
+        return bounded / (snr + offset)
 
 
 class Diffusion(Objective):
@@ -16,13 +31,17 @@ class Diffusion(Objective):
     ``alphas_cumprod`` (T,): alpha_t^2 for t = 0 .. T-1, float.
     """
 
-    def __init__(self, alphas_cumprod: Tensor) -> None:
+    snr_offset: float = 0.0
+    """An error of what is predicted is one of the data times SNR + this."""
+
+    def __init__(self, alphas_cumprod: Tensor, weighting: MinSnr | None = None) -> None:
+        self.weighting = weighting
         squared = alphas_cumprod.double()
         self.alphas = squared.sqrt().float()
         self.sigmas = (1 - squared).sqrt().float()
 
     def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
-        """Uniform over 0 .. T-1."""
+        """Uniform over 0 .. T-1, whatever the size."""
         return torch.cat([torch.randint(len(self.alphas), (1,), generator=generator) for generator in generators])
 
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -37,6 +56,13 @@ class Diffusion(Objective):
         index, shape = t.to(like.device), (-1,) + (1,) * (like.dim() - 1)
         return self.alphas[index].view(shape), self.sigmas[index].view(shape)
 
+    def noise_level(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = (factor.flatten() for factor in self.coefficients(t, like))
+        return t.to(like.device) / len(self.alphas), sigma / alpha
+
+    def weight(self, noise_to_signal: Tensor) -> Tensor | None:
+        return self.weighting.of(noise_to_signal, self.snr_offset) if self.weighting else None
+
 
 class Epsilon(Diffusion):
     """The network learns the noise (Ho et al., 2020, eq. 14)."""
@@ -47,6 +73,8 @@ class Epsilon(Diffusion):
 
 class VPrediction(Diffusion):
     """The network learns the velocity v = alpha_t eps - sigma_t x (Salimans and Ho, 2022, appendix D)."""
+
+    snr_offset = 1.0
 
     def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.coefficients(t, data)

@@ -97,7 +97,7 @@ def test_every_problem_is_told_at_once() -> None:
         ("validation_resolution", "1001", "not_a_size"),
         ("validation_resolution", "64", "not_a_size"),
         ("validation_guidance", 99, "out_of_range"),
-        ("prediction_type", "flow_matching", "not_available"),
+        ("prediction_type", "flow_matching", "not_for_family"),
         ("push_to_hub", True, "not_available"),
         ("init_lora_step", 32, "not_available"),
         ("learning_rte", 1, "unknown_option"),

@@ -91,5 +91,5 @@ def test_a_schedule_written_for_another_sampler_is_read() -> None:
 
 
 def test_a_prediction_without_code_is_refused_by_name() -> None:
-    with pytest.raises(ModelUnavailable, match="'sample'; known here: epsilon, v_prediction"):
+    with pytest.raises(ModelUnavailable, match="'sample'; known here: epsilon, flow_matching, v_prediction"):
         make_objective("sample", {}, ObjectiveOptions())

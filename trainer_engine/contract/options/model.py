@@ -20,9 +20,9 @@ class ModelOptions(OptionGroup):
     pretrained_t5_model_name_or_path: str | None = option(
         None, "Repository or folder whose text_encoder and tokenizer replace the base model's."
     )
-    prediction_type: Literal["epsilon", "v_prediction"] | None = option(
+    prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
         "What the network learns to predict. Empty: what its weights were trained for.",
-        later=("sample", "flow_matching"),
+        later=("sample",),
     )
     gradient_checkpointing: bool = option(True, "Compute activations again in the backward pass: less memory, more time.")

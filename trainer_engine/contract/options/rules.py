@@ -9,6 +9,7 @@ from typing import Any
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
+from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
@@ -17,6 +18,9 @@ Values = Mapping[str, Any]
 LARGEST_MEGAPIXELS = 5
 SMALLEST_PIXEL_EDGE = 64
 ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
+SNR = ("snr_gamma", "use_soft_min_snr")
+HUBER = ("huber_c", "huber_schedule")
+FLOW = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("flow_"))
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,25 @@ def options_of_other_families_do_nothing(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "other_family", message, got=values[name])
 
 
+def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
+    """Options of flow matching do nothing for diffusion, and the other way round; the loss has options of its own."""
+    card = find_card(str(values.get("model_family", "")))
+    if card is None:
+        return
+    is_flow = (values["prediction_type"] or card.objective) == "flow_matching"
+    idle = dict.fromkeys(SNR if is_flow else FLOW, f"{card.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
+    if values["loss_type"] == "l2":
+        idle |= dict.fromkeys(HUBER, "loss_type is l2")
+    if values["use_soft_min_snr"] and not values["snr_gamma"]:
+        idle.setdefault("use_soft_min_snr", "snr_gamma is not set")
+    for name, reason in idle.items():
+        if values[name] != REGISTRY[name].default:
+            yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
+    if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
+        message = "Timesteps cannot be drawn both uniformly and from a beta distribution."
+        yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
+
+
 def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     """An option of one kind of adapter has no effect on the other; that is worth a note."""
     if values.get("model_type") != "lora":
@@ -225,4 +248,5 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     clipping_is_gentle,
     options_of_other_families_do_nothing,
     adapter_options_fit_together,
+    objective_options_have_an_effect,
 )

@@ -1,0 +1,93 @@
+"""Flow matching against diffusers, and its timesteps against the distributions that they are drawn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from trainer_engine.contract.options.objective import ObjectiveOptions
+from trainer_engine.objectives.base import Objective
+from trainer_engine.objectives.build import make_objective
+from trainer_engine.objectives.randomness import sample_generators
+
+PLAIN = {"flow_schedule_shift": 0}
+SHAPE = (16, 64, 64)
+
+
+def objective(**options: Any) -> Objective:
+    return make_objective("flow_matching", {}, ObjectiveOptions(**options))
+
+
+def drawn(shape: Sequence[int] = SHAPE, count: int = 4_000, **options: Any) -> Tensor:
+    return objective(**options).sample_timesteps(sample_generators(7, 0, range(count), "timestep"), shape)
+
+
+def test_noise_and_target_equal_those_of_diffusers() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    data, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), scheduler.timesteps[[3, 400, 900]]
+    ours = objective()
+    assert torch.allclose(ours.add_noise(data, noise, t / 1000), scheduler.scale_noise(data, t, noise), atol=1e-6)
+    assert torch.equal(ours.target(data, noise, t), noise - data)
+
+
+def test_one_step_along_the_target_gives_the_data_back() -> None:
+    data, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.9])
+    ours = objective()
+    back = ours.add_noise(data, noise, t) - t.view(-1, 1, 1, 1) * ours.target(data, noise, t)
+    assert torch.allclose(back, data, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "quarter", "median"),
+    [
+        ({}, 1 / (1 + math.exp(0.6745)), 0.5),
+        ({"flow_sigmoid_scale": 2.0}, 1 / (1 + math.exp(2 * 0.6745)), 0.5),
+        ({"flow_use_uniform_schedule": True}, 0.25, 0.5),
+        ({"flow_use_beta_schedule": True, "flow_beta_schedule_beta": 1.0}, 0.5, math.sqrt(0.5)),
+    ],
+)
+def test_timesteps_follow_their_distribution(options: dict[str, Any], quarter: float, median: float) -> None:
+    t = drawn(**PLAIN, **options)
+    assert t.dtype == torch.float32
+    assert float(t.min()) >= 0
+    assert float(t.max()) <= 1
+    assert t.quantile(0.25).item() == pytest.approx(quarter, abs=0.03)
+    assert t.quantile(0.5).item() == pytest.approx(median, abs=0.03)
+
+
+def test_the_static_shift_is_the_formula() -> None:
+    plain = drawn(**PLAIN).double()
+    assert torch.allclose(drawn(flow_schedule_shift=3.0).double(), 3 * plain / (1 + 2 * plain), atol=1e-6)
+
+
+@pytest.mark.parametrize("edge", [32, 64, 128])
+def test_the_automatic_shift_is_the_samplers(edge: int) -> None:
+    plain = drawn((16, edge, edge), **PLAIN)
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    mu = 0.5 + (1.15 - 0.5) * (edge * edge / 4 - 256) / (4096 - 256)
+    wanted = scheduler.time_shift(mu, 1.0, plain)
+    found = drawn((16, edge, edge), **PLAIN, flow_schedule_auto_shift=True)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_static_shift_comes_before_the_automatic_one() -> None:
+    assert torch.equal(drawn(flow_schedule_shift=2.0, flow_schedule_auto_shift=True), drawn(flow_schedule_shift=2.0))
+
+
+def test_a_samples_timestep_is_its_own() -> None:
+    ours = objective()
+    both = ours.sample_timesteps(sample_generators(7, 3, [0, 1], "timestep"), SHAPE)
+    second = ours.sample_timesteps(sample_generators(7, 3, [1], "timestep"), SHAPE)
+    assert torch.equal(both[1:], second)
+
+
+def test_the_loss_without_options_is_the_mean_squared_error() -> None:
+    prediction, target = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    wanted = (prediction - target).square().flatten(1).mean(dim=1)
+    assert torch.equal(objective().loss(prediction, target, torch.tensor([0.1, 1.0])), wanted)

@@ -1,0 +1,70 @@
+"""Loss shapes and weights against the formulas they are named after."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer_engine.contract.errors import Level
+from trainer_engine.contract.options import check_options
+from trainer_engine.contract.options.objective import ObjectiveOptions
+from trainer_engine.objectives.build import make_objective
+from trainer_engine.objectives.losses import ErrorShape
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+MIDDLE, LEVEL = torch.tensor([0.5]), torch.tensor([1.0])
+GIVEN = {"model_family": "pixart_sigma", "model_type": "full", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
+
+
+@pytest.mark.parametrize(("kind", "small", "large"), [("huber", 1.0, 2 * 0.1), ("smooth_l1", 10.0, 2.0)])
+def test_pseudo_huber_is_quadratic_below_c_and_linear_above(kind: str, small: float, large: float) -> None:
+    shape = ErrorShape(kind, 0.1)
+    tiny, huge = torch.tensor([[1e-3]]), torch.tensor([[100.0]])
+    assert (shape(tiny.double(), MIDDLE, LEVEL) / tiny.double().square()).item() == pytest.approx(small, rel=1e-3)
+    assert (shape(huge, MIDDLE, LEVEL) / huge).item() == pytest.approx(large, rel=2e-3)
+
+
+@pytest.mark.parametrize("schedule", ["snr", "exponential"])
+def test_c_falls_from_one_to_its_value_as_the_noise_grows(schedule: str) -> None:
+    shape = ErrorShape("huber", 0.1, schedule)
+    c = shape.threshold(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 1.0, 1e6]))
+    assert c[0].item() == pytest.approx(1.0)
+    assert c[2].item() == pytest.approx(0.1, abs=1e-4)
+    assert c[0] > c[1] > c[2]
+
+
+def test_a_constant_c_is_constant() -> None:
+    assert ErrorShape("huber", 0.3).threshold(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 9.0])).tolist() == pytest.approx([0.3, 0.3])
+
+
+@pytest.mark.parametrize(("prediction_type", "offset"), [("epsilon", 0.0), ("v_prediction", 1.0)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_min_snr_weights_equal_their_formula(prediction_type: str, offset: float, soft: bool) -> None:
+    weighted = make_objective(prediction_type, SCHEDULE, ObjectiveOptions(snr_gamma=5.0, use_soft_min_snr=soft))
+    plain = make_objective(prediction_type, SCHEDULE, ObjectiveOptions())
+    prediction, target, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([10, 400, 900])
+    alphas = torch.cumprod(1 - torch.linspace(0.0001, 0.02, 1000, dtype=torch.float64), dim=0)[t]
+    snr = alphas / (1 - alphas)
+    bounded = 5 * snr / (snr + 5) if soft else snr.clamp(max=5.0)
+    found = weighted.loss(prediction, target, t) / plain.loss(prediction, target, t)
+    assert torch.allclose(found.double(), bounded / (snr + offset), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"flow_sigmoid_scale": 2.0}, "flow_sigmoid_scale"),
+        ({"huber_c": 0.2}, "huber_c"),
+        ({"use_soft_min_snr": True}, "use_soft_min_snr"),
+    ],
+)
+def test_options_without_effect_are_said(values: dict[str, object], name: str) -> None:
+    _, problems = check_options({**GIVEN, **values})
+    (problem,) = [problem for problem in problems if problem.option == name]
+    assert (problem.level, problem.code) == (Level.NOTE, "no_effect")
+
+
+def test_two_ways_of_drawing_timesteps_contradict_each_other() -> None:
+    options, problems = check_options({**GIVEN, "flow_use_uniform_schedule": True, "flow_use_beta_schedule": True})
+    assert options is None
+    assert "two_schedules" in {problem.code for problem in problems}

@@ -1,0 +1,78 @@
+"""Rectified flow (Liu et al., 2022; Lipman et al., 2022): straight lines from data to noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer_engine.contract.options.objective import ObjectiveOptions
+from trainer_engine.objectives.base import Objective
+
+Draw = Callable[[torch.Generator], float]
+"""One sigma in [0, 1]."""
+CELLS_PER_TOKEN = 4
+"""A token of the network is a square of 2 x 2 latent cells."""
+SMALLEST_SIGNAL = 1e-6
+
+
+class FlowMatching(Objective):
+    """x_t = (1 - t) x + t eps for t = sigma in [0, 1]; the network learns the velocity eps - x."""
+
+    def __init__(self, draw: Draw, shift_of: Callable[[int], float]) -> None:
+        """``shift_of(tokens)``: the shift s of an image of so many tokens; 1 is none."""
+        self.draw = draw
+        self.shift_of = shift_of
+
+    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
+        """Drawn, then shifted towards noise: s t / (1 + (s - 1) t) (Esser et al., 2024, eq. 23)."""
+        _, height, width = latent_shape
+        shift = self.shift_of(height * width // CELLS_PER_TOKEN)
+        drawn = torch.tensor([self.draw(generator) for generator in generators], dtype=torch.float64)
+        return (shift * drawn / (1 + (shift - 1) * drawn)).float()
+
+    def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        sigma = t.to(data.device, torch.float32).view(-1, *[1] * (data.dim() - 1))
+        return (1 - sigma) * data.float() + sigma * noise.float()
+
+    def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return noise.float() - data.float()
+
+    def noise_level(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = t.to(like.device, torch.float32)
+        return sigma, sigma / (1 - sigma).clamp_min(SMALLEST_SIGNAL)
+
+
+def make_flow_matching(scheduler_config: Mapping[str, Any], options: ObjectiveOptions) -> FlowMatching:
+    return FlowMatching(_draw(options), _shift(scheduler_config, options))
+
+
+def _draw(options: ObjectiveOptions) -> Draw:
+    if options.flow_use_uniform_schedule:
+        return lambda generator: float(torch.rand((), generator=generator, dtype=torch.float64))
+    if options.flow_use_beta_schedule:
+        a, b = options.flow_beta_schedule_alpha, options.flow_beta_schedule_beta
+        return lambda generator: float(np.random.default_rng(generator.initial_seed()).beta(a, b))
+    spread = options.flow_sigmoid_scale
+    # Logit-normal (Esser et al., 2024, eq. 19).
+    return lambda generator: float(torch.sigmoid(spread * torch.randn((), generator=generator, dtype=torch.float64)))
+
+
+def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[int], float]:
+    if options.flow_schedule_shift:
+        static = options.flow_schedule_shift
+        return lambda tokens: static
+    if not options.flow_schedule_auto_shift:
+        return lambda tokens: 1.0
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+
+    def shift_of(tokens: int) -> float:
+        """exp(mu), mu linear in the tokens, as the sampler of the base model has it."""
+        return math.exp(first + (last - first) * (tokens - low) / (high - low))
+
+    return shift_of

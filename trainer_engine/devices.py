@@ -19,6 +19,8 @@ class Devices:
     device: torch.device
     weights: torch.dtype
     """Type in which the trained weights are stored and saved."""
+    network: torch.dtype
+    """Type of the network's own weights: ``weights`` where they are trained; frozen ones may be shorter."""
     compute: torch.dtype
     """Type of the arithmetic; where it differs from ``weights``, ``autocast`` converts."""
     base: torch.dtype | None
@@ -52,16 +54,26 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
     precision = options.precision
     compute = DTYPES[precision.mixed_precision]
     short_weights = precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16"
+    weights = torch.bfloat16 if short_weights else torch.float32
     vae, text, notes = _encoder_types(options, device)
     return Devices(
         device=device,
-        weights=torch.bfloat16 if short_weights else torch.float32,
+        weights=weights,
+        network=_network_type(options, weights),
         compute=compute,
         base=None if precision.base_model_precision == "no_change" else DTYPES[precision.base_model_precision],
         vae=vae,
         text=text,
         notes=notes,
     )
+
+
+def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype:
+    """Frozen weights are kept in the type of the arithmetic, unless ``base_model_default_dtype`` asks for float32."""
+    precision = options.precision
+    if options.model.model_type == "full":
+        return weights
+    return torch.float32 if precision.base_model_default_dtype == "fp32" else DTYPES[precision.mixed_precision]
 
 
 def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torch.dtype | None, torch.dtype, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import shutil
 import tempfile
 from functools import cache
@@ -23,6 +24,15 @@ def tiny_pixart(*, size_conditions: bool = False) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="tiny-pixart-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return make_tiny(folder / "model", size_conditions=size_conditions)
+
+
+@cache
+def tiny_model(family: str, **how: Any) -> Path:
+    """The micro model of any family, from its own ``tiny.py``; treat the folder as read-only."""
+    folder = Path(tempfile.mkdtemp(prefix=f"tiny-{family}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    made: Path = importlib.import_module(f"trainer_engine.families.{family}.tiny").make_tiny(folder / "model", **how)
+    return made
 
 
 def options_with(**values: Any) -> TrainingOptions:

@@ -141,7 +141,7 @@ def _numbers(document: Mapping[str, Any]) -> Iterator[Problem]:
         elif value is not None and not is_right(value):
             yield _problem(key, "wrong_value", f"{key} is not {expected}.", got=value, expected=expected)
     rank, block = document.get("linear_dim"), document.get("block_size") or DEFAULT_BLOCK
-    if str(document.get("algo", "")).lower() == "dylora" and _whole(rank) and _whole(block) and rank % block:
+    if str(document.get("algo", "")).lower() == "dylora" and _whole(rank) and _whole(block) and rank is not None and rank % block:
         message = f"dylora trains linear_dim in blocks of block_size={block}."
         yield _problem("linear_dim", "not_a_multiple", message, got=rank, expected=f"a multiple of {block}")
 

@@ -93,15 +93,15 @@ class Family(ABC):
         """
 
     def load_denoiser(self, folder: Path | None = None) -> nn.Module:
-        """The network on its device in ``devices.weights``, in training mode, all parameters trainable.
+        """The network on its device in ``devices.network``, in training mode, all parameters trainable.
 
         From the base model, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base`` rounding.
         Gradient checkpointing is as the options say. Raises ModelUnavailable.
         """
         rounded = None if folder else self.devices.base
-        denoiser = self.load_network(rounded or self.devices.weights, folder)
-        if denoiser.dtype != self.devices.weights:
-            denoiser.to(self.devices.weights)
+        denoiser = self.load_network(rounded or self.devices.network, folder)
+        if denoiser.dtype != self.devices.network:
+            denoiser.to(self.devices.network)
         denoiser.to(self.devices.device).train().requires_grad_(True)
         if self.options.model.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()

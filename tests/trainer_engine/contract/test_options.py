@@ -77,7 +77,7 @@ def test_every_problem_is_told_at_once() -> None:
         ("gradient_checkpointing", "maybe", "not_a_boolean"),
         ("gradient_checkpointing", 2, "not_a_boolean"),
         ("model_family", "pixelart", "unknown_family"),
-        ("model_family", "flux", "not_available"),
+        ("model_family", "sdxl", "not_available"),
         ("model_family", ..., "missing"),
         ("model_family", "", "missing"),
         ("model_type", "both", "not_a_choice"),

@@ -20,6 +20,9 @@ class ModelOptions(OptionGroup):
     pretrained_t5_model_name_or_path: str | None = option(
         None, "Repository or folder whose text_encoder and tokenizer replace the base model's."
     )
+    clip_skip: int = option(
+        0, "Take what CLIP text encoders say from so many layers before the last, in training and validation alike.", ge=0, le=11
+    )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
         "What the network learns to predict. Empty: what its weights were trained for.",

@@ -52,6 +52,10 @@ class PrecisionOptions(OptionGroup):
         synonyms={"": "no_change", "none": "no_change", "null": "no_change", "false": "no_change"},
         later=LATER,
     )
+    base_model_default_dtype: Literal["bf16", "fp32"] = option(
+        "bf16",
+        "Frozen weights below an adapter, and what of them is not quantised: bf16 keeps them as mixed_precision says, fp32 in float32.",
+    )
     vae_dtype: Literal["bf16", "fp32", "fp16", "default"] = option(
         "bf16", "Type in which the autoencoder computes on a GPU; default takes the type of its weights. On a CPU it computes in float32."
     )

@@ -105,10 +105,13 @@ ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGI
 
 @cache
 def not_available() -> Mapping[str, Any]:
-    """Options of the format without code behind them yet -> the format's default, None where it has none."""
+    """Options of the format without code behind them yet -> the format's default, None where it has none.
+
+    The file may hold options that a family brings: with the family's folder they are available.
+    """
     text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
     known: dict[str, Any] = json.loads(text)
-    return MappingProxyType(known)
+    return MappingProxyType({name: default for name, default in known.items() if name not in REGISTRY})
 
 
 def canonical_name(key: str) -> str:

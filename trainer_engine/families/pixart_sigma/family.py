@@ -111,7 +111,7 @@ class PixArtSigma(Family):
         This family looks at no references: its card says so, and datasets with them are refused.
         """
         network = unwrap(denoiser)
-        device, dtype = network.device, network.dtype
+        device, dtype = network.device, self.devices.network
         latents = noisy_latents.to(device, dtype)
         output = denoiser(
             latents,

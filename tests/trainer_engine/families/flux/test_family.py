@@ -1,0 +1,166 @@
+"""What the family makes of prompts, images and options, beside the pipelines of diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
+from PIL import Image
+
+from tests.helpers.models import tiny_model
+from tests.helpers.tiny_run import train_here
+from tests.trainer_engine.families.flux.models import tiny_flux
+from trainer_engine.caches.hashes import FileHashes
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
+from trainer_engine.families.base import Drawing
+from trainer_engine.families.flux.card import CARD
+from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
+
+
+def pipeline(flavour: str = "dev") -> FluxPipeline:
+    made = FluxPipeline.from_pretrained(tiny_model("flux", flavour=flavour))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_packing_and_positions_are_those_of_diffusers() -> None:
+    latents = torch.randn(2, 16, 8, 12)
+    assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 12))
+    assert torch.equal(unpack(pack(latents), 8, 12), latents)
+    assert torch.equal(positions(8, 12), FluxPipeline._prepare_latent_image_ids(2, 4, 6, "cpu", torch.float32))
+    assert positions(4, 4, 2)[:, 0].tolist() == [2.0] * 4
+
+
+def test_the_mask_lets_every_image_token_through() -> None:
+    mask = attention_mask(torch.tensor([[1, 1, 0]]), 2)
+    assert mask.shape == (1, 1, 1, 5)
+    assert mask.flatten().tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("flavour", ["dev", "schnell"])
+def test_embeddings_are_those_of_the_pipeline(flavour: str) -> None:
+    family, theirs = tiny_flux(flavour), pipeline(flavour)
+    (ours,) = family.encode_prompts(["A red circle, softly lit"])
+    embeds, pooled, _ = theirs.encode_prompt("A red circle, softly lit", None, max_sequence_length=family.token_limit)
+    assert ours["embeds"].shape[0] == (256 if flavour == "schnell" else 512)
+    assert torch.allclose(ours["embeds"], embeds[0], atol=1e-4)
+    assert torch.allclose(ours["pooled"], pooled[0], atol=1e-6)
+    assert 0 < int(ours["mask"].sum()) < 40
+
+
+def test_clip_skip_takes_the_pooled_output_of_an_earlier_layer(tmp_path: Path) -> None:
+    (plain,), (skipped,) = (tiny_flux(clip_skip=skip).encode_prompts(["a cat"]) for skip in (0, 2))
+    assert torch.equal(plain["embeds"], skipped["embeds"])
+    clip, tokenizer = pipeline().text_encoder, pipeline().tokenizer
+    ids = tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    hidden = clip(ids, output_hidden_states=True).hidden_states[-3]
+    end = (ids[0] == tokenizer.eos_token_id).int().argmax()
+    assert torch.allclose(skipped["pooled"], clip.final_layer_norm(hidden)[0, end], atol=1e-6)
+    assert not torch.allclose(skipped["pooled"], plain["pooled"])
+    hashes = FileHashes(tmp_path / "hashes")
+    assert tiny_flux(clip_skip=2).text_fingerprint(hashes) != tiny_flux().text_fingerprint(hashes)
+
+
+def test_more_layers_skipped_than_there_are_is_told() -> None:
+    with pytest.raises(InvalidOptions, match="clip_skip=3"):
+        tiny_flux(clip_skip=3).encode_prompts([""])
+
+
+def test_images_come_back_from_their_latents() -> None:
+    family, pixels = tiny_flux(), torch.full((1, 3, 64, 64), 0.5)
+    latents = family.encode_images(pixels)
+    assert latents.shape == (1, 16, 8, 8)
+    assert family.autoencoder.decode(latents)[0, :, 20:40, 20:40].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_drawn_image_is_the_pipelines() -> None:
+    family = tiny_flux()
+    network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
+    heard: list[int] = []
+    ours = family.draw(family.make_pipeline(network), Drawing(prompt, prompt, 64, 96, 3, 3.5, 5), on_step=heard.append)
+    theirs = pipeline()
+    theirs.vae.to(memory_format=torch.channels_last)
+    how: dict[str, Any] = {"width": 64, "height": 96, "num_inference_steps": 3, "guidance_scale": 3.5}
+    wanted = theirs(
+        prompt_embeds=prompt["embeds"][None],
+        pooled_prompt_embeds=prompt["pooled"][None],
+        generator=torch.Generator().manual_seed(5),
+        **how,
+    ).images[0]
+    assert heard == [1, 2, 3]
+    assert isinstance(ours, Image.Image)
+    assert ours.tobytes() == wanted.tobytes()
+
+
+def test_every_reference_changes_the_image() -> None:
+    family = tiny_flux("kontext")
+    network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
+    drawn = family.make_pipeline(network)
+    generator = torch.Generator().manual_seed(0)
+    references = (torch.randn(16, 8, 8, generator=generator), torch.randn(16, 8, 12, generator=generator))
+    images = [family.draw(drawn, Drawing(prompt, prompt, 64, 64, 2, 2.5, 1, references=references[:count])).tobytes() for count in range(3)]
+    assert len(set(images)) == 3
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc", "dpm++"])
+def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
+    family = tiny_flux()
+    network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts([""])
+    image = family.draw(family.make_pipeline(network, sampler=sampler), Drawing(prompt, prompt, 64, 64, 2, 3.5, 1))
+    assert image.size == (64, 64)
+
+
+def test_a_sampler_of_diffusion_is_refused() -> None:
+    with pytest.raises(InvalidOptions, match="no flow matching"):
+        tiny_flux().parts.make_scheduler("ddim")
+
+
+def test_random_guidance_stays_in_its_range_and_follows_the_seed() -> None:
+    family = tiny_flux(flux_guidance_mode="random-range", flux_guidance_min=2.0, flux_guidance_max=3.0)
+    torch.manual_seed(0)
+    first = family._guidance(50, torch.device("cpu"))
+    torch.manual_seed(0)
+    assert torch.equal(first, family._guidance(50, torch.device("cpu")))
+    assert 2 <= float(first.min()) < float(first.max()) <= 3
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "tokenizer"])
+def test_a_missing_part_is_named(part: str, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("flux", flavour="dev"), folder)
+    shutil.rmtree(folder / part)
+    with pytest.raises(ModelUnavailable, match=f"no folder {part}"):
+        tiny_flux(model=folder).parts.find(part)
+
+
+def test_named_targets_of_the_real_network_match_modules() -> None:
+    with torch.device("meta"):
+        network = FluxTransformer2DModel(guidance_embeds=True)
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target, endings in CARD.lora_targets.items():
+        for ending in endings:
+            assert any(name == ending or name.endswith(f".{ending}") for name in names), f"{target}: {ending}"
+    classes = {type(module).__name__ for module in network.modules()}
+    assert set(CARD.module_classes) <= classes
+    assert sum(parameter.numel() for parameter in network.parameters()) == CARD.parameters["dev"]
+
+
+def test_a_full_run_leaves_a_pipeline_that_diffusers_draws_with(tmp_path: Path) -> None:
+    model = str(tiny_model("flux", flavour="dev"))
+    run = train_here(tmp_path, model_family="flux", model_flavour="dev", model=model, max_train_steps=2)
+    theirs = FluxPipeline.from_pretrained(run.output_dir / "pipeline")
+    theirs.set_progress_bar_config(disable=True)
+    image = theirs("a cat", width=64, height=64, num_inference_steps=1).images[0]
+    assert image.size == (64, 64)
+    assert isinstance(theirs.transformer, FluxTransformer2DModel)
+
+
+def test_the_kontext_result_names_its_own_pipeline(tmp_path: Path) -> None:
+    family = tiny_flux("kontext")
+    family.save_pipeline(tmp_path / "pipeline", family.load_denoiser())
+    assert isinstance(FluxKontextPipeline.from_pretrained(tmp_path / "pipeline"), FluxKontextPipeline)

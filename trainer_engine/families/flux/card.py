@@ -1,0 +1,83 @@
+"""Flux.1: a rectified-flow transformer with CLIP and T5 conditioning (Black Forest Labs, 2024)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.contract.families import FamilyCard
+
+IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+IMAGE_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_mlp")
+PROMPT_FEED_FORWARD = ("ff_context.net.0.proj", "ff_context.net.2")
+SINGLE_OUTPUTS = tuple(f"single_transformer_blocks.{number}.proj_out" for number in range(38))
+MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
+EVERYTHING = (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *IMAGE_FEED_FORWARD, *PROMPT_FEED_FORWARD, *SINGLE_OUTPUTS)
+
+CARD = FamilyCard(
+    name="flux",
+    title="Flux.1",
+    description="Rectified-flow transformer of 12 billion parameters with CLIP L and T5 XXL text encoders; Kontext edits reference images.",
+    flavours=MappingProxyType(
+        {
+            "dev": "black-forest-labs/FLUX.1-dev",
+            "krea": "black-forest-labs/FLUX.1-Krea-dev",
+            "schnell": "black-forest-labs/FLUX.1-schnell",
+            "kontext": "black-forest-labs/FLUX.1-Kontext-dev",
+        }
+    ),
+    default_flavour="krea",
+    model_types=("full", "lora"),
+    objective="flow_matching",
+    prediction_types=("flow_matching",),
+    alignment_px=64,
+    token_limit=512,
+    latent_channels=16,
+    vae_scale_factor=8,
+    text_encoders=("CLIP L/14", "T5 XXL v1.1"),
+    text_encoder_folders=("text_encoder", "text_encoder_2"),
+    aliases=("flux.1", "flux1"),
+    defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),
+    flavour_defaults=MappingProxyType(
+        {
+            "schnell": MappingProxyType({"validation_guidance": 1.0, "validation_num_inference_steps": 4}),
+            "kontext": MappingProxyType({"validation_guidance": 2.5}),
+        }
+    ),
+    parameters=MappingProxyType({"dev": 11_901_408_320, "krea": 11_901_408_320, "schnell": 11_891_178_560, "kontext": 11_901_408_320}),
+    module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
+    class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
+    lycoris_start=MappingProxyType(
+        {
+            "algo": "lokr",
+            "multiplier": 1.0,
+            "full_matrix": True,
+            "linear_dim": 10000,
+            "linear_alpha": 1,
+            "factor": 16,
+            "apply_preset": {
+                "target_module": ["FluxAttention", "FeedForward"],
+                "module_algo_map": {"FluxAttention": {"factor": 16}, "FeedForward": {"factor": 8}},
+            },
+        }
+    ),
+    lora_targets=MappingProxyType(
+        {
+            "all": (*IMAGE_ATTENTION, *PROMPT_ATTENTION),
+            "mmdit": (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *SINGLE_OUTPUTS),
+            "context": PROMPT_ATTENTION,
+            "context+ffs": (*PROMPT_ATTENTION, *PROMPT_FEED_FORWARD),
+            "all+ffs": EVERYTHING,
+            "all+ffs+embedder": (*EVERYTHING, "x_embedder"),
+            "ai-toolkit": (*EVERYTHING, *MODULATION),
+            "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
+            "nano": ("single_transformer_blocks.7.proj_out",),
+        }
+    ),
+    default_lora_target="all",
+    lora_target_option="flux_lora_target",
+    base_precisions=("int8-quanto", "int4-quanto", "fp8-quanto"),
+    comfyui_prefix="transformer.",
+    takes_references=frozenset({"kontext"}),
+    needs_references=frozenset({"kontext"}),
+)

@@ -1,0 +1,199 @@
+"""Flux.1 as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
+
+from trainer_engine.caches.hashes import FileHashes
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.devices import Devices
+from trainer_engine.families.autoencoder import Autoencoder
+from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, free_device_memory, unwrap
+from trainer_engine.families.flux.card import CARD
+from trainer_engine.families.flux.drawing import ReferencePipeline, make_pipeline
+from trainer_engine.families.flux.options import FluxOptions
+from trainer_engine.families.flux.parts import Parts
+from trainer_engine.families.flux.result import pipeline_plan
+from trainer_engine.families.flux.tokens import attention_mask, unpack, with_references
+from trainer_engine.families.pipeline_folder import write_pipeline
+
+CLIP_TOKENS = 77
+SCHNELL_TOKENS = 256
+"""The distilled flavour was trained with shorter prompts."""
+
+
+class Flux(Family):
+    """Black Forest Labs, 2024; Kontext: Labs et al., 2025, "FLUX.1 Kontext: Flow Matching for In-Context Image Generation and Editing".
+
+    A prompt is ``{"embeds": (T, D), "pooled": (P,), "mask": (T,)}``: T5's states of all T tokens, padding included, because the network
+    attends to it; CLIP's pooled output; and 1 for tokens that are no padding.
+    """
+
+    card = CARD
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.own = options.of_family(FluxOptions)
+        self.parts = Parts(options.model)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
+
+    @property
+    def flavour(self) -> str:
+        return self.options.model.model_flavour or CARD.default_flavour
+
+    @property
+    def token_limit(self) -> int:
+        return SCHNELL_TOKENS if self.flavour == "schnell" else CARD.token_limit
+
+    # ---- encoders ----
+
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+        weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
+        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip}"
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+        """As the pipeline does it: T5 sees its padding, and of CLIP only the pooled output counts; longer prompts are cut off."""
+        clip, t5, clip_tokenizer, t5_tokenizer = self._text_encoders()
+        common = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        short = clip_tokenizer(list(prompts), max_length=CLIP_TOKENS, **common).to(self.devices.device)
+        long = t5_tokenizer(list(prompts), max_length=self.token_limit, **common).to(self.devices.device)
+        pooled = clip(short.input_ids).pooler_output.cpu()
+        states = t5(long.input_ids)[0].cpu()
+        masks = long.attention_mask.cpu()
+        return [
+            {"embeds": state.clone(), "pooled": summary.clone(), "mask": mask.clone()}
+            for state, summary, mask in zip(states, pooled, masks, strict=True)
+        ]
+
+    def _text_encoders(self) -> tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+        if self._text is None:
+            clip = self.parts.load_clip(self.devices.text, self.options.model.clip_skip)
+            t5 = self.parts.load_t5(self.devices.text)
+            self._text = (clip.to(self.devices.device), t5.to(self.devices.device), *self.parts.load_tokenizers())
+        return self._text
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self._text = None
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """``embeds`` (B, T, D), ``pooled`` (B, P) and ``mask`` (B, T)."""
+        return {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("embeds", "pooled", "mask")}
+
+    # ---- the denoiser ----
+
+    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        return self.parts.load_transformer(dtype, folder)
+
+    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
+        denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
+
+    def predict(
+        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """The velocity. ``timesteps`` (B,) are sigma in [0, 1]; references follow the image in the sequence, and what is said of them
+        is dropped."""
+        network, dtype = unwrap(denoiser), self.devices.network
+        device = network.device
+        tokens, places = with_references(noisy_latents.to(device, dtype), [one.to(device, dtype) for one in references])
+        height, width = noisy_latents.shape[-2:]
+        output = denoiser(
+            hidden_states=tokens,
+            timestep=timesteps.to(device, torch.float32),
+            guidance=self._guidance(len(tokens), device) if network.config.guidance_embeds else None,
+            pooled_projections=prompts["pooled"].to(device, dtype),
+            encoder_hidden_states=prompts["embeds"].to(device, dtype),
+            txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
+            img_ids=places.to(device, dtype),
+            joint_attention_kwargs=self._attention(prompts["mask"].to(device), tokens.shape[1]),
+            return_dict=False,
+        )[0]
+        return unpack(output[:, : height * width // 4], height, width)
+
+    def _guidance(self, batch: int, device: torch.device) -> Tensor:
+        if self.own.flux_guidance_mode == "constant":
+            return torch.full((batch,), self.own.flux_guidance_value, device=device)
+        # From the generator that every pass seeds, so that a resumed run draws the same.
+        low, high = self.own.flux_guidance_min, self.own.flux_guidance_max
+        return low + (high - low) * torch.rand(batch, device=device)
+
+    def _attention(self, mask: Tensor, image_tokens: int) -> dict[str, Tensor] | None:
+        return {"attention_mask": attention_mask(mask, image_tokens)} if self.own.flux_attention_masked_training else None
+
+    @cached_property
+    def _scheduler_config(self) -> Mapping[str, Any]:
+        return MappingProxyType(self.parts.scheduler_config())
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return self._scheduler_config
+
+    @property
+    def prediction_type(self) -> str:
+        return CARD.objective
+
+    # ---- drawing and the result ----
+
+    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> Any:
+        parts = {"transformer": denoiser, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
+        return make_pipeline(parts, with_references=self.flavour in CARD.takes_references)
+
+    @torch.no_grad()
+    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[int], None] | None = None) -> Image.Image:
+        """Guidance is what the network is told; the negative prompt has no part in it."""
+        batch, dtype = self.collate_prompts([drawing.prompt]), self.devices.network
+        references = [reference[None].to(self.devices.device, dtype) for reference in drawing.references]
+        sequence = drawing.height * drawing.width // 256 + sum(one.shape[-2] * one.shape[-1] // 4 for one in references)
+        extra: dict[str, Any] = {}
+        if isinstance(pipeline, ReferencePipeline):
+            pipeline.references = references
+            extra = {"max_area": drawing.width * drawing.height, "_auto_resize": False}
+
+        def heard(_pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if on_step:
+                on_step(index + 1)
+            return {}
+
+        with self.devices.autocast():
+            tokens = pipeline(
+                prompt_embeds=batch["embeds"].to(self.devices.device, dtype),
+                pooled_prompt_embeds=batch["pooled"].to(self.devices.device, dtype),
+                width=drawing.width,
+                height=drawing.height,
+                num_inference_steps=drawing.steps,
+                guidance_scale=drawing.guidance,
+                generator=torch.Generator().manual_seed(drawing.seed),
+                joint_attention_kwargs=self._attention(batch["mask"].to(self.devices.device), sequence),
+                output_type="latent",
+                callback_on_step_end=heard,
+                **extra,
+            ).images
+        latents = unpack(tokens, drawing.height // 16 * 2, drawing.width // 16 * 2)
+        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
+        return image
+
+    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+        dtype = str(self.devices.weights).removeprefix("torch.")
+        plan = pipeline_plan(self.parts, lambda target: self.save_denoiser(denoiser, target), dtype=dtype, flavour=self.flavour)
+        write_pipeline(folder, plan, self.options)
+
+
+FAMILY = Flux

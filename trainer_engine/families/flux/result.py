@@ -1,0 +1,45 @@
+"""The pipeline that a full fine-tune leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from trainer_engine.families.flux.card import CARD
+from trainer_engine.families.flux.parts import Parts
+from trainer_engine.families.pipeline_folder import Component, PipelinePlan
+
+
+def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, flavour: str) -> PipelinePlan:
+    def save_vae(folder: Path) -> None:
+        parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
+
+    def save_clip(folder: Path) -> None:
+        parts.load_clip(torch.bfloat16).save_pretrained(folder)
+
+    def save_t5(folder: Path) -> None:
+        parts.load_t5(torch.bfloat16).save_pretrained(folder)
+
+    def save_tokenizer(number: int) -> Callable[[Path], None]:
+        return lambda folder: parts.load_tokenizers()[number].save_pretrained(folder)
+
+    components = {
+        "vae": Component("diffusers", "AutoencoderKL", parts.find("vae"), save_vae),
+        "text_encoder": Component("transformers", "CLIPTextModel", parts.find("text_encoder"), save_clip, is_text=True),
+        "tokenizer": Component("transformers", "CLIPTokenizer", parts.find("tokenizer"), save_tokenizer(0), is_text=True),
+        "text_encoder_2": Component("transformers", "T5EncoderModel", parts.find("text_encoder_2"), save_t5, is_text=True),
+        "tokenizer_2": Component("transformers", "T5TokenizerFast", parts.find("tokenizer_2"), save_tokenizer(1), is_text=True),
+    }
+    return PipelinePlan(
+        card=CARD,
+        pipeline="FluxKontextPipeline" if flavour in CARD.takes_references else "FluxPipeline",
+        base_model=parts.base.name,
+        denoiser=("transformer", "FluxTransformer2DModel"),
+        save_denoiser=save_transformer,
+        components=components,
+        scheduler=parts.make_scheduler(),
+        dtype=dtype,
+        objective=CARD.objective,
+    )

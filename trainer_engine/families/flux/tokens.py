@@ -1,0 +1,45 @@
+"""Latents as the sequence of tokens that the network sees, each with a position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+CELLS = 2
+"""Latent cells of a token, each way."""
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h/2 w/2, 4 C): squares of 2 x 2 cells, row by row."""
+    batch, channels, height, width = latents.shape
+    squares = latents.reshape(batch, channels, height // CELLS, CELLS, width // CELLS, CELLS)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * CELLS * CELLS)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of ``pack``; ``height`` and ``width`` in latent cells."""
+    batch, _, size = tokens.shape
+    channels = size // (CELLS * CELLS)
+    squares = tokens.reshape(batch, height // CELLS, width // CELLS, channels, CELLS, CELLS)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
+
+
+def positions(height: int, width: int, image: int = 0) -> Tensor:
+    """(h/2 w/2, 3): number of the image (0 is the one that is drawn), row, column. ``height`` and ``width`` in latent cells."""
+    rows, columns = torch.meshgrid(torch.arange(height // CELLS), torch.arange(width // CELLS), indexing="ij")
+    return torch.stack([torch.full_like(rows, image), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+def with_references(latents: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(tokens (B, N, 4 C), positions (N, 3)) of what is drawn and then of the references, each with an image number of its own."""
+    images = [latents, *references]
+    tokens = torch.cat([pack(image) for image in images], dim=1)
+    return tokens, torch.cat([positions(image.shape[-2], image.shape[-1], number) for number, image in enumerate(images)])
+
+
+def attention_mask(prompt: Tensor, image_tokens: int) -> Tensor:
+    """(B, T) of 1 for real tokens -> (B, 1, 1, T + image_tokens), true where attention may go; prompts come first."""
+    seen = torch.cat([prompt.bool(), prompt.new_ones(len(prompt), image_tokens, dtype=torch.bool)], dim=1)
+    return seen[:, None, None]

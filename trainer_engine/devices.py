@@ -24,7 +24,7 @@ class Devices:
     compute: torch.dtype
     """Type of the arithmetic; where it differs from ``weights``, ``autocast`` converts."""
     base: torch.dtype | None
-    """Type to which the base weights are rounded when they are loaded; None takes them as they are."""
+    """Type to which the base weights are rounded when they are loaded; None takes them as they are, also to quantise them."""
     vae: torch.dtype | None
     """Type in which the autoencoder computes; None takes the type of its weights."""
     text: torch.dtype
@@ -61,7 +61,7 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
         weights=weights,
         network=_network_type(options, weights),
         compute=compute,
-        base=None if precision.base_model_precision == "no_change" else DTYPES[precision.base_model_precision],
+        base=DTYPES.get(precision.base_model_precision),
         vae=vae,
         text=text,
         notes=notes,

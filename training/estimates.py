@@ -22,6 +22,12 @@ GIB = 1024**3
 HIDDEN_PX = 1152
 """Width of the transformers that the activation model was fitted to."""
 PARAMETERS_A_LAYER = 21_700_000
+NUMBERS_A_WIDTH = 16
+"""A layer holds about so many times the square of its width."""
+ADAPTED_A_LAYER = 8
+"""Matrices of a layer that a standard adapter is put on."""
+LYCORIS_SHARE = 0.01
+"""Of the base, what an adapter file such as the starting ones makes; others may be ten times as large."""
 ERROR_SHARE = 0.35
 """Of the modelled part, either way."""
 BYTES_OF_EMBEDDING = 4096 * 2
@@ -71,10 +77,31 @@ def state_bytes(options: TrainingOptions) -> int:
     return 2 * each + (each if each == 2 else 0)
 
 
+def trained_parameters(options: TrainingOptions, parameters: int) -> int:
+    """How many numbers learn: all, or an adapter's. The rank of a layer's share is what the layer is wide."""
+    if options.model.model_type == "full":
+        return parameters
+    if options.adapter.lora_type == "lycoris":
+        return int(parameters * LYCORIS_SHARE)
+    layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
+    width = math.sqrt(parameters / layers / NUMBERS_A_WIDTH)
+    return int(layers * ADAPTED_A_LAYER * 2 * width * options.adapter.lora_rank)
+
+
+def frozen_bytes(options: TrainingOptions) -> float:
+    """Bytes of one number of the base below an adapter, scales included."""
+    quantised = {"int8-quanto": 1.01, "fp8-quanto": 1.01, "int4-quanto": 0.53, "int2-quanto": 0.28}
+    precision = options.precision
+    short = precision.mixed_precision != "no" and precision.base_model_default_dtype == "bf16"
+    return quantised.get(precision.base_model_precision, 2 if short else 4)
+
+
 def estimate_memory(options: TrainingOptions, parameters: int, report: DatasetReport, card: FamilyCard) -> Memory:
     each = weight_bytes(options)
     average = 4 if options.run.use_ema else 0
-    counted = parameters * (2 * each + state_bytes(options) + average)
+    learning = trained_parameters(options, parameters)
+    frozen = 0 if options.model.model_type == "full" else parameters * frozen_bytes(options)
+    counted = int(learning * (2 * each + state_bytes(options) + average) + frozen)
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     tokens = cells // (card.vae_scale_factor * PATCH) ** 2 * options.run.train_batch_size
     layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
@@ -89,11 +116,13 @@ def estimate_disk(
 ) -> dict[str, int]:
     """Bytes of the parts of what a run writes."""
     average = 4 if options.run.use_ema else 0
-    checkpoint = parameters * (weight_bytes(options) + state_bytes(options) + average)
+    learning = trained_parameters(options, parameters)
+    checkpoint = learning * (weight_bytes(options) + state_bytes(options) + average)
     saved = steps // options.checkpointing.checkpoint_step_interval + 1
     limit = options.checkpointing.checkpoints_total_limit
     kept = min(saved, limit + 1) if limit else saved
-    pipeline = parameters * weight_bytes(options) + (encoder_bytes if options.checkpointing.save_text_encoder else 0)
+    is_full = options.model.model_type == "full"
+    pipeline = learning * weight_bytes(options) + (encoder_bytes if is_full and options.checkpointing.save_text_encoder else 0)
     cells = sum(bucket.images * bucket.size[0] * bucket.size[1] // card.vae_scale_factor**2 for one in report.sets for bucket in one.counts)
     images = sum(bucket.images for one in report.sets for bucket in one.counts)
     caches = cells * card.latent_channels * 4 + images * min(card.token_limit, 300) * BYTES_OF_EMBEDDING

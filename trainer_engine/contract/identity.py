@@ -15,9 +15,11 @@ def adapter_identity(options: TrainingOptions) -> dict[str, Any]:
     adapter = options.adapter
     if options.model.model_type == "full":
         return {}
+    below = {"base_model_precision": options.precision.base_model_precision}
     if adapter.lora_type == "lycoris":
-        return {"lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
+        return {**below, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
     return {
+        **below,
         "lora_type": "standard",
         "lora_rank": adapter.lora_rank,
         "lora_alpha": adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha,

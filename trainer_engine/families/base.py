@@ -19,6 +19,7 @@ from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.devices import Devices
+from trainer_engine.quantization import is_quantised, quantise
 
 PromptEmbedding = dict[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension, as the cache stores them."""
@@ -93,19 +94,27 @@ class Family(ABC):
         """
 
     def load_denoiser(self, folder: Path | None = None) -> nn.Module:
-        """The network on its device in ``devices.network``, in training mode, all parameters trainable.
+        """The network on its device in ``devices.network``, in training mode; trainable where all of it is trained.
 
-        From the base model, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base`` rounding.
-        Gradient checkpointing is as the options say. Raises ModelUnavailable.
+        From the base model, quantised as the options say, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base``
+        rounding. Gradient checkpointing is as the options say. Raises ModelUnavailable.
         """
         rounded = None if folder else self.devices.base
         denoiser = self.load_network(rounded or self.devices.network, folder)
         if denoiser.dtype != self.devices.network:
             denoiser.to(self.devices.network)
-        denoiser.to(self.devices.device).train().requires_grad_(True)
+        self.place(denoiser, self.options.precision.base_model_precision)
+        denoiser.train().requires_grad_(self.options.model.model_type == "full")
         if self.options.model.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         return denoiser
+
+    def place(self, module: nn.Module, precision: str) -> nn.Module:
+        """A module on its device, its weights in the precision that an option names."""
+        if not is_quantised(precision):
+            return module.to(self.devices.device)
+        quantise(module, precision, self.devices.device, on_cpu=self.options.precision.quantize_via == "cpu")
+        return module
 
     def adapter_targets(self) -> tuple[str, ...]:
         """Endings of the names of the modules that a standard adapter is put on."""

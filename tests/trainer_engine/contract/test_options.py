@@ -90,7 +90,7 @@ def test_every_problem_is_told_at_once() -> None:
         ("optimizer_config", "weight_decay", "not_key_value"),
         ("optimizer_beta1", 0.9, "incomplete"),
         ("lr_scheduler", "cosinus", "not_a_choice"),
-        ("base_model_precision", "int8-quanto", "not_available"),
+        ("base_model_precision", "int8-quanto", "cannot_be_trained"),
         ("mixed_precision", "fp8", "not_available"),
         ("report_to", "wandb", "not_available"),
         ("validation_resolution", "1024x1000x3", "not_a_size"),

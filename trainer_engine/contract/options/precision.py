@@ -5,9 +5,6 @@ from typing import Literal
 from trainer_engine.contract.option import OptionGroup, option
 
 LATER = (
-    "int8-quanto",
-    "int4-quanto",
-    "int2-quanto",
     "int8-torchao",
     "int8dq-torchao",
     "int8dq-int4-torchao",
@@ -25,7 +22,6 @@ LATER = (
     "uint2-sdnq",
     "nf4-bnb",
     "int4-torchao",
-    "fp8-quanto",
     "fp8uz-quanto",
     "fp8-native",
     "fp8-torchao",
@@ -33,6 +29,11 @@ LATER = (
     "fp8-int4-torchao",
     "fp8-transformerengine",
 )
+
+
+QUANTISED = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
+Quantised = Literal["no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"]
+EMPTY = {"": "no_change", "none": "no_change", "null": "no_change", "false": "no_change"}
 
 
 class PrecisionOptions(OptionGroup):
@@ -45,13 +46,18 @@ class PrecisionOptions(OptionGroup):
         synonyms={"fp32": "no", "float32": "no", "none": "no", "bfloat16": "bf16", "float16": "fp16"},
         later=("fp8",),
     )
-    base_model_precision: Literal["no_change", "bf16", "fp16", "fp32"] = option(
+    base_model_precision: Literal["no_change", "bf16", "fp16", "fp32", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"] = option(
         "no_change",
-        "Type in which the base weights are kept. Only unquantised types can be trained in full: bf16, fp16 and fp32 name the type of "
-        "weights that are loaded; what is trained is stored as mixed_precision and optimizer say.",
-        synonyms={"": "no_change", "none": "no_change", "null": "no_change", "false": "no_change"},
+        "Type in which the base weights are kept. The quantised types are for adapters, whose base is frozen. bf16, fp16 and fp32 name the "
+        "type of weights that are loaded; what is trained is stored as mixed_precision and optimizer say.",
+        synonyms=EMPTY,
         later=LATER,
     )
+    quantize_via: Literal["accelerator", "cpu"] = option(
+        "accelerator", "Where weights are quantised: layer by layer on the device, or on the CPU before they go there.", later=("pipeline",)
+    )
+    text_encoder_1_precision: Quantised = option("no_change", "Type of the first text encoder's weights.", synonyms=EMPTY, later=LATER)
+    text_encoder_2_precision: Quantised = option("no_change", "Type of the second text encoder's weights.", synonyms=EMPTY, later=LATER)
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
         "bf16",
         "Frozen weights below an adapter, and what of them is not quantised: bf16 keeps them as mixed_precision says, fp32 in float32.",

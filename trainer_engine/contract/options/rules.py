@@ -11,6 +11,7 @@ from trainer_engine.contract.families import FamilyCard, cards, find_card, known
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS
+from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
 
@@ -215,6 +216,23 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
         yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
 
 
+def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
+    """A quantised weight cannot learn, and a family names the types that it takes."""
+    chosen, card = values["base_model_precision"], find_card(str(values.get("model_family", "")))
+    if chosen not in QUANTISED:
+        return
+    if values.get("model_type") == "full":
+        message, expected = f"{chosen} weights cannot be trained, and model_type=full trains all of them.", "no_change, bf16, fp16 or fp32"
+        hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
+        yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
+    elif card is not None and chosen not in card.base_precisions:
+        message, expected = f"{card.title} is not kept in {chosen}.", ", ".join(("no_change", *card.base_precisions))
+        yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
+    elif values["use_dora"] and values["lora_type"] == "standard":
+        message, hint = "DoRA needs the exact norms of the base weights, which quantised ones do not give.", "or leave the base unquantised"
+        yield Problem.error("use_dora", "needs_exact_weights", message, got=True, expected="false", hint=hint)
+
+
 def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     """An option of one kind of adapter has no effect on the other; that is worth a note."""
     if values.get("model_type") != "lora":
@@ -247,6 +265,7 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     adamw_keeps_float32,
     clipping_is_gentle,
     options_of_other_families_do_nothing,
+    quantised_weights_are_frozen,
     adapter_options_fit_together,
     objective_options_have_an_effect,
 )

@@ -76,7 +76,7 @@ CARD = FamilyCard(
     ),
     default_lora_target="all",
     lora_target_option="flux_lora_target",
-    base_precisions=("int8-quanto", "int4-quanto", "fp8-quanto"),
+    base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
     comfyui_prefix="transformer.",
     takes_references=frozenset({"kontext"}),
     needs_references=frozenset({"kontext"}),

@@ -63,7 +63,9 @@ class Flux(Family):
     def text_fingerprint(self, hashes: FileHashes) -> str:
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
-        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip}"
+        chosen = self.options.precision
+        precisions = f"{chosen.text_encoder_1_precision} {chosen.text_encoder_2_precision}"
+        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         return self.autoencoder.encode(pixels, exact=exact)
@@ -87,7 +89,9 @@ class Flux(Family):
         if self._text is None:
             clip = self.parts.load_clip(self.devices.text, self.options.model.clip_skip)
             t5 = self.parts.load_t5(self.devices.text)
-            self._text = (clip.to(self.devices.device), t5.to(self.devices.device), *self.parts.load_tokenizers())
+            self.place(clip, self.options.precision.text_encoder_1_precision)
+            self.place(t5, self.options.precision.text_encoder_2_precision)
+            self._text = (clip, t5, *self.parts.load_tokenizers())
         return self._text
 
     def free_encoders(self) -> None:

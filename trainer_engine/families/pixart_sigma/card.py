@@ -48,6 +48,7 @@ CARD = FamilyCard(
     ),
     lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
     default_lora_target="all",
+    base_precisions=("int8-quanto", "int4-quanto"),
     comfyui_prefix="transformer.",
     aliases=("pixart", "pixart-sigma"),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0}),

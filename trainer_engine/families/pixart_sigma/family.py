@@ -51,7 +51,8 @@ class PixArtSigma(Family):
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {CARD.token_limit} {self.devices.text}"
+        precision = "".join(f" {chosen}" for chosen in (self.options.precision.text_encoder_1_precision,) if chosen != "no_change")
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {CARD.token_limit} {self.devices.text}{precision}"
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder, loaded at the first call."""
@@ -64,7 +65,7 @@ class PixArtSigma(Family):
     def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
         """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
         if self._text is None:
-            self._text = self.parts.load_text_encoder(self.devices.text).to(self.devices.device), self.parts.load_tokenizer()
+            self._text = self._load_text(), self.parts.load_tokenizer()
         encoder, tokenizer = self._text
         tokens = tokenizer(
             [prompt.lower().strip() for prompt in prompts],
@@ -77,6 +78,11 @@ class PixArtSigma(Family):
         states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0].cpu()
         lengths = tokens.attention_mask.sum(dim=1).tolist()
         return [{"embeds": state[: max(length, 1)].clone()} for state, length in zip(states, lengths, strict=True)]
+
+    def _load_text(self) -> T5EncoderModel:
+        encoder = self.parts.load_text_encoder(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision)
+        return encoder
 
     def free_encoders(self) -> None:
         self.autoencoder.free()

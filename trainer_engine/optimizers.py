@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import optimi
+import prodigyopt
+import schedulefree
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.contract.options.optimizer import OptimizerOptions
+from trainer_engine.contract.options.optimizer import ARGUMENTS, BNB_KINDS, OptimizerOptions
 
-SET_ELSEWHERE = ("self", "params", "lr", "betas", "gradient_release", "capturable", "differentiable")
+Betas = tuple[float, ...]
+ADAM: Betas = (0.9, 0.999)
+LONG: Betas = (0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -24,16 +29,59 @@ class UpdateRule:
     """A class of optimizer and the arguments it gets unless the user says otherwise."""
 
     make: Callable[..., Optimizer]
-    betas: tuple[float, float]
-    defaults: Mapping[str, Any]
+    betas: Betas | None = None
+    """None for a rule without betas."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _bitsandbytes(name: str) -> Callable[..., Optimizer]:
+    """A class of a library that only machines with a GPU have."""
+
+    def make(parameters: Iterable[nn.Parameter], **arguments: Any) -> Optimizer:
+        made: Optimizer = getattr(importlib.import_module("bitsandbytes.optim"), name)(parameters, **arguments)
+        return made
+
+    return make
+
+
+def _of_bitsandbytes() -> dict[str, UpdateRule]:
+    classes = {"adagrad": "Adagrad", "adam": "Adam", "adamw": "AdamW", "lion": "Lion", "ademamix": "AdEMAMix"}
+    betas: dict[str, Betas | None] = {"adagrad": None, "lion": LONG, "ademamix": (0.9, 0.999, 0.9999)}
+    found = {}
+    for kind in BNB_KINDS:
+        for suffix in ("", "8bit"):
+            found[f"bnb-{kind}{suffix}"] = UpdateRule(_bitsandbytes(f"{classes[kind]}{suffix}"), betas.get(kind, ADAM))
+            paged = _bitsandbytes(f"Paged{classes[kind]}{suffix}")
+            found[f"bnb-{kind}{suffix}-paged"] = UpdateRule(paged, betas.get(kind, ADAM))
+    return {name: rule for name, rule in found.items() if name in ARGUMENTS}
 
 
 RULES: Mapping[str, UpdateRule] = MappingProxyType(
     {
         # Kahan summation keeps what rounding to bfloat16 takes from each update (Kahan, 1965); optimi does it only on short weights.
-        "adamw_bf16": UpdateRule(optimi.AdamW, (0.9, 0.999), {"weight_decay": 0.01, "eps": 1e-6}),
-        "torch-adamw": UpdateRule(torch.optim.AdamW, (0.9, 0.999), {"weight_decay": 0.01, "eps": 1e-8}),
-        "optimi-adamw": UpdateRule(optimi.AdamW, (0.9, 0.99), {"weight_decay": 0.01, "eps": 1e-6}),
+        "adamw_bf16": UpdateRule(optimi.AdamW, ADAM, {"weight_decay": 0.01, "eps": 1e-6}),
+        "torch-adam": UpdateRule(torch.optim.Adam, ADAM),
+        "torch-adamw": UpdateRule(torch.optim.AdamW, ADAM, {"weight_decay": 0.01, "eps": 1e-8}),
+        "torch-sgd": UpdateRule(torch.optim.SGD),
+        "torch-radam": UpdateRule(torch.optim.RAdam, ADAM),
+        "torch-nadam": UpdateRule(torch.optim.NAdam, ADAM),
+        "torch-rmsprop": UpdateRule(torch.optim.RMSprop),
+        "torch-adagrad": UpdateRule(torch.optim.Adagrad),
+        "torch-adadelta": UpdateRule(torch.optim.Adadelta),
+        "torch-adafactor": UpdateRule(torch.optim.Adafactor),
+        "torch-adamax": UpdateRule(torch.optim.Adamax, ADAM),
+        "torch-asgd": UpdateRule(torch.optim.ASGD),
+        "optimi-adamw": UpdateRule(optimi.AdamW, LONG, {"weight_decay": 0.01, "eps": 1e-6}),
+        "optimi-stableadamw": UpdateRule(optimi.StableAdamW, LONG),
+        "optimi-lion": UpdateRule(optimi.Lion, LONG),
+        "optimi-radam": UpdateRule(optimi.RAdam, LONG),
+        "optimi-ranger": UpdateRule(optimi.Ranger, LONG),
+        "optimi-adan": UpdateRule(optimi.Adan, (0.98, 0.92, 0.99)),
+        "optimi-adam": UpdateRule(optimi.Adam, LONG),
+        "optimi-sgd": UpdateRule(optimi.SGD),
+        "adamw_schedulefree": UpdateRule(schedulefree.AdamWScheduleFree, ADAM),
+        "prodigy": UpdateRule(prodigyopt.Prodigy, ADAM),
+        **_of_bitsandbytes(),
     }
 )
 
@@ -41,16 +89,17 @@ RULES: Mapping[str, UpdateRule] = MappingProxyType(
 def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Raises InvalidOptions where ``optimizer_config`` names an argument that the optimizer does not have, or a value that it refuses."""
     rule = RULES[options.optimizer]
-    allowed = sorted(set(inspect.signature(rule.make).parameters) - set(SET_ELSEWHERE))
+    allowed = sorted(ARGUMENTS[options.optimizer])
     unknown = [name for name in options.optimizer_config if name not in allowed]
     if unknown:
         raise InvalidOptions([_unknown_argument(options.optimizer, name, allowed) for name in unknown])
-    betas = rule.betas
-    if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:
-        betas = (options.optimizer_beta1, options.optimizer_beta2)
-    arguments = {**rule.defaults, **options.optimizer_config}
+    arguments: dict[str, Any] = {**rule.defaults, **options.optimizer_config}
+    if rule.betas is not None:
+        arguments["betas"] = rule.betas
+        if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:
+            arguments["betas"] = (options.optimizer_beta1, options.optimizer_beta2, *rule.betas[2:])
     try:
-        return rule.make(list(parameters), lr=options.learning_rate, betas=betas, **arguments)
+        return rule.make(list(parameters), lr=options.learning_rate, **arguments)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         message = f"{options.optimizer} refuses its arguments: {error}"
         raise InvalidOptions([Problem.error("optimizer_config", "refused", message, got=dict(options.optimizer_config))]) from error
@@ -71,3 +120,30 @@ def note_on_precision(options: OptimizerOptions, weights: torch.dtype) -> str:
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+@contextmanager
+def evaluating(optimizer: Optimizer) -> Iterator[None]:
+    """The weights that a schedule-free optimizer means, for the length of the block (Defazio et al., 2024): it trains on others.
+
+    Those it trains on come back bit for bit, which its own way there and back would not give. Does nothing with other optimizers.
+    """
+    if not isinstance(optimizer, schedulefree.AdamWScheduleFree):
+        yield
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [parameter.detach().clone() for parameter in parameters]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():
+            for parameter, value in zip(parameters, trained, strict=True):
+                parameter.copy_(value)
+
+
+def start_training(optimizer: Optimizer) -> None:
+    """Schedule-free optimizers want to be told; the others have no such mode."""
+    if isinstance(optimizer, schedulefree.AdamWScheduleFree):
+        optimizer.train()

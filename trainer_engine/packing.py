@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,16 +62,17 @@ def unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mappi
     state = {index[name]: values for name, values in unpack(document["state"], tensors).items()}
     groups = unpack(document["groups"], tensors)
     kept = {number: dict(values) for number, values in state.items()}
-    asked = [{key: value for key, value in group.items() if _is_asked_for(key, value)} for group in optimizer.param_groups]
+    arguments = set(inspect.signature(type(optimizer).__init__).parameters) - {"lr"}
+    asked = [{key: value for key, value in group.items() if key in arguments and _is_number(value)} for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for group, values in zip(optimizer.param_groups, asked, strict=True):
         group.update(values)
     _restore_types(optimizer, kept)
 
 
-def _is_asked_for(key: str, value: object) -> bool:
-    """Whether a value of a parameter group is a number from the options, and no state such as a flag or the current rate."""
-    return key != "lr" and isinstance(value, (int, float, tuple)) and not isinstance(value, bool)
+def _is_number(value: object) -> bool:
+    """Whether a value of a parameter group is a number of the options, and no flag or tensor that may be state."""
+    return isinstance(value, (int, float, tuple)) and not isinstance(value, bool)
 
 
 def _restore_types(optimizer: Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> None:

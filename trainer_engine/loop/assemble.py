@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
@@ -38,7 +40,7 @@ from trainer_engine.loop.trainer import Trainer
 from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.optimizers import build_optimizer, note_on_precision
+from trainer_engine.optimizers import build_optimizer, evaluating, note_on_precision, start_training
 from trainer_engine.processes import Processes
 from trainer_engine.resuming import SavedRun
 from trainer_engine.stopping import Requests
@@ -112,6 +114,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     denoiser = trainable.network
     optimizer = build_optimizer(options.optimizer, trainable.parameters)
+    start_training(optimizer)
     step = Step(
         family=family,
         objective=objective,
@@ -120,7 +123,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
         network=processes.share_network(_compiled(denoiser, options.distributed.dynamo_backend)),
         parameters=trainable.parameters,
         optimizer=optimizer,
-        schedule=Schedule(options.schedule, options.optimizer.learning_rate, state.total_steps),
+        schedule=_schedule(options, state.total_steps),
         clipping=options.optimizer,
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
@@ -128,6 +131,13 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     return Parts(options, family, trainable, optimizer, average, prepared, layout, loader, step, state)
+
+
+def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:
+    """Schedule-free optimizers keep their warm-up and then stay at the peak."""
+    is_free = options.optimizer.optimizer in SCHEDULE_FREE
+    chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule
+    return Schedule(chosen, options.optimizer.learning_rate, total_steps)
 
 
 def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
@@ -142,12 +152,26 @@ def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
     """What happens besides the steps, in this order."""
     options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
     family, trainable, average = parts.family, parts.trainable, parts.average
+
+    def showing() -> AbstractContextManager[None]:
+        return evaluating(parts.optimizer)
+
     return [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
         Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes),
-        Validating(options, family, trainable, average, parts.prepared.prompts, stages, processes, around.requests),
-        Finishing(parts.output_dir, trainable, average, stages, processes),
+        Validating(
+            lambda: evaluating(parts.optimizer),
+            options,
+            family,
+            trainable,
+            average,
+            parts.prepared.prompts,
+            stages,
+            processes,
+            around.requests,
+        ),
+        Finishing(showing, parts.output_dir, trainable, average, stages, processes),
     ]

@@ -50,10 +50,35 @@ def test_stopping_changes_no_byte(tmp_path: Path, accumulation: int, prefetch: b
         shutil.rmtree(tmp_path / "interrupted")
 
 
-@pytest.mark.parametrize("schedule", sorted(CURVES))
-@pytest.mark.parametrize("optimizer", sorted(RULES))
-def test_every_optimizer_and_schedule_goes_on_exactly(tmp_path: Path, optimizer: str, schedule: str) -> None:
-    options = {"optimizer": optimizer, "lr_scheduler": schedule, "lr_num_cycles": 2}
+ON_A_CPU = sorted(name for name in RULES if not name.startswith("bnb-"))
+KINDS = ("full", "standard", "dora", "lokr", "loha")
+PAIRS = [
+    *((optimizer, "cosine", "full") for optimizer in ON_A_CPU),
+    *(("torch-adamw", schedule, "full") for schedule in sorted(CURVES)),
+    *((optimizer, "cosine", kind) for kind in KINDS[1:] for optimizer in ("optimi-lion", "adamw_schedulefree")),
+]
+"""Every optimizer, every schedule and every kind of adapter in turn; all of them with one another take longer."""
+ALL = [(optimizer, schedule, kind) for optimizer in ON_A_CPU for schedule in sorted(CURVES) for kind in KINDS]
+
+
+def trained_as(kind: str, place: Path) -> dict[str, Any]:
+    """Options of a full fine-tune or of an adapter."""
+    if kind == "full":
+        return {}
+    if kind in ("standard", "dora"):
+        return {"model_type": "lora", "lora_rank": 2, "use_dora": kind == "dora"}
+    path = place / "lycoris_config.json"
+    preset = {"target_module": ["Attention", "FeedForward"]}
+    path.write_text(json.dumps({"algo": kind, "multiplier": 1.0, "linear_dim": 2, "linear_alpha": 1, "apply_preset": preset}))
+    return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "kind"),
+    [*PAIRS, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALL if one not in PAIRS)],
+)
+def test_every_optimizer_schedule_and_adapter_goes_on_exactly(tmp_path: Path, optimizer: str, schedule: str, kind: str) -> None:
+    options = {"optimizer": optimizer, "lr_scheduler": schedule, "lr_num_cycles": 2, **trained_as(kind, tmp_path)}
     assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
 
 

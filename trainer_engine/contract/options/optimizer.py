@@ -6,50 +6,14 @@ from typing import Literal
 from trainer_engine.contract.option import OptionGroup, option
 
 LATER = (
-    "torch-adam",
-    "torch-sgd",
-    "torch-radam",
-    "torch-nadam",
-    "torch-rmsprop",
-    "torch-adagrad",
-    "torch-adadelta",
-    "torch-adafactor",
-    "torch-adamax",
-    "torch-asgd",
     "torch-sparseadam",
     "ao-adamw8bit",
     "ao-adamw4bit",
     "ao-adamfp8",
     "ao-adamwfp8",
-    "adamw_schedulefree",
     "adamw_schedulefree+aggressive",
     "adamw_schedulefree+no_kahan",
-    "optimi-stableadamw",
-    "optimi-lion",
-    "optimi-radam",
-    "optimi-ranger",
-    "optimi-adan",
-    "optimi-adam",
-    "optimi-sgd",
     "soap",
-    "muon",
-    "bnb-adagrad",
-    "bnb-adagrad8bit",
-    "bnb-adam",
-    "bnb-adam8bit",
-    "bnb-adamw",
-    "bnb-adamw8bit",
-    "bnb-adamw-paged",
-    "bnb-adamw8bit-paged",
-    "bnb-lion",
-    "bnb-lion8bit",
-    "bnb-lion-paged",
-    "bnb-lion8bit-paged",
-    "bnb-ademamix",
-    "bnb-ademamix8bit",
-    "bnb-ademamix-paged",
-    "bnb-ademamix8bit-paged",
-    "prodigy",
     "sdnq-adamw",
     "sdnq-adamw+no_quant",
     "sdnq-adafactor",
@@ -57,29 +21,120 @@ LATER = (
     "sdnq-lion",
     "sdnq-muon",
     "sdnq-muon+quantized_matmul",
+    "muon",
 )
 
+Arguments = Mapping[str, type]
+_EVERY: Arguments = {"weight_decay": float}
+_OF_TORCH: Arguments = {**_EVERY, "eps": float, "maximize": bool, "foreach": bool}
+_OF_OPTIMI: Arguments = {**_EVERY, "eps": float, "max_lr": float, "decouple_lr": bool, "kahan_sum": bool, "foreach": bool, "triton": bool}
+_WITHOUT_EPS: Arguments = {name: kind for name, kind in _OF_OPTIMI.items() if name != "eps"}
+_OF_BNB: Arguments = {**_EVERY, "eps": float, "min_8bit_size": int, "percentile_clipping": int, "block_wise": bool}
+BNB_KINDS = ("adagrad", "adam", "adamw", "lion", "ademamix")
 
-_OF_OPTIMI: Mapping[str, type] = {
-    "weight_decay": float,
-    "eps": float,
-    "max_lr": float,
-    "decouple_lr": bool,
-    "kahan_sum": bool,
-    "foreach": bool,
-    "triton": bool,
+
+def _bitsandbytes() -> dict[str, Arguments]:
+    """Every rule in 32 and 8 bits; all but AdaGrad and Adam also with its state paged out of the GPU."""
+    found: dict[str, Arguments] = {}
+    for kind in BNB_KINDS:
+        arguments = {name: type_ for name, type_ in _OF_BNB.items() if name != "eps" or kind != "lion"}
+        paged = ("",) if kind in ("adagrad", "adam") else ("", "-paged")
+        found |= {f"bnb-{kind}{bits}{page}": arguments for bits in ("", "8bit") for page in paged}
+    return found
+
+
+ARGUMENTS: Mapping[str, Arguments] = {
+    "adamw_bf16": _OF_OPTIMI,
+    "torch-adam": {**_OF_TORCH, "amsgrad": bool, "fused": bool},
+    "torch-adamw": {**_OF_TORCH, "amsgrad": bool, "fused": bool},
+    "torch-sgd": {**_EVERY, "momentum": float, "dampening": float, "nesterov": bool, "maximize": bool, "foreach": bool, "fused": bool},
+    "torch-radam": {**_OF_TORCH, "decoupled_weight_decay": bool},
+    "torch-nadam": {**_OF_TORCH, "momentum_decay": float, "decoupled_weight_decay": bool},
+    "torch-rmsprop": {**_OF_TORCH, "alpha": float, "momentum": float, "centered": bool},
+    "torch-adagrad": {**_OF_TORCH, "lr_decay": float, "initial_accumulator_value": float, "fused": bool},
+    "torch-adadelta": {**_OF_TORCH, "rho": float},
+    "torch-adafactor": {**_EVERY, "d": float, "maximize": bool, "foreach": bool},
+    "torch-adamax": _OF_TORCH,
+    "torch-asgd": {**_EVERY, "lambd": float, "alpha": float, "t0": float, "maximize": bool, "foreach": bool},
+    "optimi-adamw": _OF_OPTIMI,
+    "optimi-stableadamw": _OF_OPTIMI,
+    "optimi-lion": _WITHOUT_EPS,
+    "optimi-radam": {**_OF_OPTIMI, "decouple_wd": bool},
+    "optimi-ranger": {**_OF_OPTIMI, "decouple_wd": bool, "k": int, "alpha": float},
+    "optimi-adan": {**_OF_OPTIMI, "adam_wd": bool},
+    "optimi-adam": {**_OF_OPTIMI, "decouple_wd": bool},
+    "optimi-sgd": {**_WITHOUT_EPS, "momentum": float, "dampening": bool, "decouple_wd": bool, "torch_init": bool},
+    "adamw_schedulefree": {**_EVERY, "eps": float, "r": float, "weight_lr_power": float, "foreach": bool},
+    "prodigy": {
+        **_EVERY,
+        "eps": float,
+        "decouple": bool,
+        "use_bias_correction": bool,
+        "safeguard_warmup": bool,
+        "d0": float,
+        "d_coef": float,
+    },
+    **_bitsandbytes(),
 }
-_OF_TORCH: Mapping[str, type] = {"weight_decay": float, "eps": float, "amsgrad": bool, "maximize": bool, "foreach": bool, "fused": bool}
-ARGUMENTS: Mapping[str, Mapping[str, type]] = {"adamw_bf16": _OF_OPTIMI, "optimi-adamw": _OF_OPTIMI, "torch-adamw": _OF_TORCH}
 """Optimizer -> the arguments that ``optimizer_config`` may give it; None leaves one to the optimizer."""
+
+WITHOUT_BETAS = frozenset(
+    [
+        *("torch-sgd", "torch-rmsprop", "torch-adagrad", "torch-adadelta", "torch-adafactor", "torch-asgd"),
+        *("optimi-sgd", "bnb-adagrad", "bnb-adagrad8bit"),
+    ]
+)
+"""Optimizers whose rule has no betas."""
+SCHEDULE_FREE = frozenset(["adamw_schedulefree"])
+"""Optimizers that replace the learning-rate curve: after the warm-up the rate stays at its peak."""
 
 
 class OptimizerOptions(OptionGroup):
     """How the weights move."""
 
-    optimizer: Literal["adamw_bf16", "torch-adamw", "optimi-adamw"] = option(
+    optimizer: Literal[
         "adamw_bf16",
-        "Update rule. adamw_bf16 keeps bfloat16 weights with Kahan summation, so that small steps count; on float32 weights it is AdamW.",
+        "torch-adam",
+        "torch-adamw",
+        "torch-sgd",
+        "torch-radam",
+        "torch-nadam",
+        "torch-rmsprop",
+        "torch-adagrad",
+        "torch-adadelta",
+        "torch-adafactor",
+        "torch-adamax",
+        "torch-asgd",
+        "optimi-adamw",
+        "optimi-stableadamw",
+        "optimi-lion",
+        "optimi-radam",
+        "optimi-ranger",
+        "optimi-adan",
+        "optimi-adam",
+        "optimi-sgd",
+        "adamw_schedulefree",
+        "prodigy",
+        "bnb-adagrad",
+        "bnb-adagrad8bit",
+        "bnb-adam",
+        "bnb-adam8bit",
+        "bnb-adamw",
+        "bnb-adamw-paged",
+        "bnb-adamw8bit",
+        "bnb-adamw8bit-paged",
+        "bnb-lion",
+        "bnb-lion-paged",
+        "bnb-lion8bit",
+        "bnb-lion8bit-paged",
+        "bnb-ademamix",
+        "bnb-ademamix-paged",
+        "bnb-ademamix8bit",
+        "bnb-ademamix8bit-paged",
+    ] = option(
+        "adamw_bf16",
+        "Update rule. adamw_bf16 keeps bfloat16 weights with Kahan summation, so that small steps count; on float32 weights it is AdamW. "
+        "prodigy finds the rate itself and wants learning_rate=1. Those that begin with bnb- need bitsandbytes and a GPU.",
         later=LATER,
     )
     learning_rate: float = option(4e-7, "Peak learning rate.", gt=0, le=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.contract.options.objective import ObjectiveOptions
-from trainer_engine.contract.options.optimizer import ARGUMENTS
+from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
@@ -18,6 +19,7 @@ from trainer_engine.contract.options.validation import parse_resolutions
 Values = Mapping[str, Any]
 LARGEST_MEGAPIXELS = 5
 SMALLEST_PIXEL_EDGE = 64
+SMALLEST_PRODIGY_RATE = 0.1
 ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 SNR = ("snr_gamma", "use_soft_min_snr")
 HUBER = ("huber_c", "huber_schedule")
@@ -216,6 +218,24 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
         yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
 
 
+def optimizer_follows_its_options(values: Values) -> Iterator[Problem]:
+    """Betas for a rule without any, and a curve for a rule that replaces it, have no effect; a library may be missing."""
+    chosen = values["optimizer"]
+    if chosen in WITHOUT_BETAS and values["optimizer_beta1"] is not None:
+        yield Problem.note("optimizer_beta1", "no_effect", f"{chosen} has no betas.", got=values["optimizer_beta1"])
+    if chosen in SCHEDULE_FREE and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
+        message = f"{chosen} needs no curve: the rate stays at its peak after the warm-up."
+        yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
+    if chosen == "prodigy" and values["learning_rate"] < SMALLEST_PRODIGY_RATE:
+        message = f"prodigy finds the rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
+        yield Problem.note("learning_rate", "usually_one", message, got=values["learning_rate"], hint="use learning_rate=1")
+    if chosen.startswith("bnb-") and importlib.util.find_spec("bitsandbytes") is None:
+        message = f"{chosen} needs the library bitsandbytes, which is not installed here."
+        yield Problem.error(
+            "optimizer", "not_installed", message, got=chosen, expected="another optimizer", hint="pip install bitsandbytes"
+        )
+
+
 def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
     """A quantised weight cannot learn, and a family names the types that it takes."""
     chosen, card = values["base_model_precision"], find_card(str(values.get("model_family", "")))
@@ -265,6 +285,7 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     adamw_keeps_float32,
     clipping_is_gentle,
     options_of_other_families_do_nothing,
+    optimizer_follows_its_options,
     quantised_weights_are_frozen,
     adapter_options_fit_together,
     objective_options_have_an_effect,

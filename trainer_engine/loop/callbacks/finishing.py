@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from trainer_engine.validation import FOLDER as IMAGES
 class Finishing(Callback):
     """Writes the result of a finished run, and says what there is."""
 
+    showing: Callable[[], AbstractContextManager[None]]
+    """Puts the weights that the optimizer means into place."""
     output_dir: Path
     trainable: Trainable
     average: MovingAverage | None
@@ -33,7 +37,7 @@ class Finishing(Callback):
             self._summarise(state)
 
     def _write_results(self, state: TrainState) -> None:
-        with self.stages.stage(StageKey.MODEL_SAVE):
+        with self.stages.stage(StageKey.MODEL_SAVE), self.showing():
             self.trainable.write_result(self.output_dir, state.step)
             if self.average is not None:
                 with self.average.in_place():

@@ -28,6 +28,8 @@ FINISHED = "final"
 class Validating(Callback):
     """Draws with the base model, at the interval, when asked to, and with the result."""
 
+    showing: Callable[[], AbstractContextManager[None]]
+    """Puts the weights that the optimizer means into place."""
     options: TrainingOptions
     family: Family
     trainable: Trainable
@@ -73,7 +75,7 @@ class Validating(Callback):
         passes = self._passes(kind)
         for number, (label, weights) in enumerate(passes):
             strength = 0.0 if kind == BASE_MODEL else self.options.validation.validation_lycoris_strength
-            with weights(), self.trainable.at_strength(strength):
+            with self.showing(), weights(), self.trainable.at_strength(strength):
                 render(
                     self.family,
                     self.trainable.network,

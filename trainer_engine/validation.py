@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.options import TrainingOptions
@@ -29,6 +29,27 @@ class ValidationPrompt:
 
     shortname: str
     text: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A pair whose references are drawn with."""
+
+    name: str
+    """Of its image, without folder and ending."""
+    caption: str
+    read_references: Callable[[], tuple[Tensor, ...]]
+    """Latents (C, h, w) of its references of every conditioning set."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image to draw."""
+
+    prompt: ValidationPrompt
+    resolution: tuple[int, int]
+    index: int
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,7 @@ def render(
     options: TrainingOptions,
     step: int,
     *,
+    edits: Sequence[Edit] = (),
     label: str = "",
     on_image: Callable[[ValidationImage], None] = lambda image: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -80,7 +102,7 @@ def render(
     ``PromptCache.read``. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done, total) in sampler steps
     of all images, ``should_stop`` is asked before each image. The autoencoder is loaded for it and freed after.
     """
-    plan = _plan(options)
+    plan = _plan(options, edits)
     steps = options.validation.validation_num_inference_steps
     folder = Path(options.run.output_dir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,12 +111,14 @@ def render(
     with undisturbed(denoiser):
         denoiser.eval()
         pipeline = family.make_pipeline(denoiser, sampler=options.validation.validation_noise_scheduler)
-        for number, (prompt, (width, height), index) in enumerate(plan):
+        for number, subject in enumerate(plan):
+            prompt, (width, height), index = subject.prompt, subject.resolution, subject.index
             if should_stop():
                 break
             seed = first_seed(options) + index
             guidance = options.validation.validation_guidance
-            drawing = Drawing(read_prompt(prompt.text), negative, width, height, steps, guidance, seed)
+            references = subject.edit.read_references() if subject.edit else ()
+            drawing = Drawing(read_prompt(prompt.text), negative, width, height, steps, guidance, seed, references)
             picture = family.draw(
                 pipeline, drawing, on_step=lambda done, before=number * steps: on_progress(before + done, len(plan) * steps)
             )
@@ -108,14 +132,24 @@ def render(
     return images
 
 
-def _plan(options: TrainingOptions) -> list[tuple[ValidationPrompt, tuple[int, int], int]]:
+def _plan(options: TrainingOptions, edits: Sequence[Edit]) -> list[Subject]:
+    """Every prompt; with pairs to edit, their references with the prompt asked for and with their own captions."""
     validation = options.validation
+    what = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
+        (prompt, None) for prompt in validation_prompts(options)
+    ]
     return [
-        (prompt, resolution, index)
-        for prompt in validation_prompts(options)
+        Subject(prompt, resolution, index, edit)
+        for prompt, edit in what
         for resolution in validation.resolutions
         for index in range(validation.num_validation_images)
     ]
+
+
+def _prompts_of(edit: Edit, options: TrainingOptions) -> list[ValidationPrompt]:
+    asked_for = options.validation.validation_prompt
+    own = ValidationPrompt(edit.name, edit.caption)
+    return [ValidationPrompt(f"{PROMPT}_{edit.name}", asked_for), own] if asked_for else [own]
 
 
 def first_seed(options: TrainingOptions) -> int:

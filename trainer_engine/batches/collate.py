@@ -58,6 +58,11 @@ class Share:
         return range(self.rank * size, (self.rank + 1) * size)
 
 
+def reference_cache(source: str, set_id: str) -> str:
+    """Under which name the latents of a set's references are read: how they are cut depends on both sets."""
+    return f"{source} with {set_id}"
+
+
 @dataclass(frozen=True)
 class Collator:
     """Random numbers belong to (seed, step, index of the sample over all passes and processes of the step), never to a process."""
@@ -71,6 +76,8 @@ class Collator:
     seed: int
     caption_dropout: float
     share: Share
+    combine_references: bool = True
+    """Whether samples see their references of all conditioning sets, or those of one set, drawn once a batch."""
 
     def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
         """This process's part of pass ``number`` of optimizer step ``step``, both from 0."""
@@ -85,7 +92,20 @@ class Collator:
             timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), latents.shape[1:]),
             prompts=self.collate_prompts(prompts),
             files=tuple(item.sample.path for item in items),
+            references=self.references(step, number, items),
         )
+
+    def references(self, step: int, number: int, items: Sequence[Item]) -> tuple[Tensor, ...]:
+        """Latents (B, C, h_i, w_i), one tensor a conditioning set in use. Which one is in use follows from step and pass."""
+        count = len(items[0].sample.references)
+        chosen: Sequence[int] = range(count)
+        if count > 1 and not self.combine_references:
+            chosen = [random.Random(derived_seed(self.seed, step, number, "reference")).randrange(count)]
+        return tuple(torch.stack([self._reference(item, place) for item in items]) for place in chosen)
+
+    def _reference(self, item: Item, place: int) -> Tensor:
+        set_id, sample = item.sample.references[place]
+        return self.read_latents(reference_cache(item.source, set_id), sample)
 
     def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
         """Those of the whole global batch, whoever takes it."""

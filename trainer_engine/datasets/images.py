@@ -162,7 +162,7 @@ def load_image(sample: Sample, left_top: tuple[int, int]) -> Image.Image:
 
 def crop_window(sample: Sample, seed: int) -> tuple[int, int]:
     """(left, top) of a sample's part. Random crops follow from the seed and the file's name within its dataset alone."""
-    return geometry.window_offset(sample.resized, sample.target, sample.crop.style, draws(sample.name, f"window {seed}"))
+    return geometry.window_offset(sample.resized, sample.target, sample.crop.style, draws(sample.drawn_as or sample.name, f"window {seed}"))
 
 
 def draws(name: str, purpose: str) -> tuple[float, float]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.dataloader import Dataloader, ImageSet
+from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.buckets import Bucket, Effective, count_buckets, fill_buckets, short_buckets
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, printable, reason_of
@@ -125,7 +126,9 @@ def examine(
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, card)
-    sets = [_examine_set(entry, options, alignment, effective, on_progress, index_dir) for entry in dataloader.image_sets]
+    looking = _Looking(options, alignment, effective, on_progress, index_dir)
+    sets = [_examine_set(entry, dataloader.references_of(entry), looking) for entry in dataloader.image_sets]
+    problems += _reference_problems(dataloader, options, card)
     for report in sets:
         problems += report.problems
     return DatasetReport(sets, effective, problems)
@@ -140,25 +143,78 @@ def _alignment(options: TrainingOptions, card: FamilyCard) -> tuple[int, list[Pr
     return card.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
 
 
-def _examine_set(
-    entry: ImageSet, options: TrainingOptions, alignment: int, effective: Effective, on_progress: Progress | None, index_dir: Path | None
-) -> SetReport:
-    report = SetReport(entry)
-    threads = min(options.data.max_workers, MOST_THREADS)
+@dataclass(frozen=True)
+class _Looking:
+    """What every look at a folder needs."""
+
+    options: TrainingOptions
+    alignment: int
+    effective: Effective
+    on_progress: Progress | None
+    index_dir: Path | None
+
+    @property
+    def threads(self) -> int:
+        return min(self.options.data.max_workers, MOST_THREADS)
+
+    def planner(self, entry: ImageSet) -> Planner:
+        return Planner(entry, self.alignment, self.options.data.aspect_bucket_rounding)
+
+    def discover(self, folder: str, entry: ImageSet | None = None) -> Discovery:
+        """Raises OSError, ValueError."""
+        choose = _chooser(entry) if entry else None
+        return discover(folder, index_dir=self.index_dir, threads=self.threads, choose=choose, on_progress=self.on_progress)
+
+
+def _reference_problems(dataloader: Dataloader, options: TrainingOptions, card: FamilyCard) -> Iterator[Problem]:
+    """Whether the flavour looks at references, and has them where it is nothing without."""
+    flavour = options.model.model_flavour or card.default_flavour
+    for entry in dataloader.image_sets:
+        paired = dataloader.references_of(entry)
+        if flavour in card.needs_references and not paired and entry.probability:
+            message = f"dataset {entry.id}: {card.title} {flavour} edits references, and this set has none."
+            expected = 'the id of a conditioning set: ["references"]'
+            yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
+        elif paired and flavour not in card.takes_references:
+            message = f"dataset {entry.id}: {card.title} {flavour} looks at no references."
+            hint = "remove conditioning_data and the conditioning sets, or choose another model"
+            yield Problem.error(
+                entry.option("conditioning_data"), "no_references", message, got=", ".join(entry.conditioning_data), hint=hint
+            )
+
+
+def _paired(report: SetReport, references: Sequence[ReferenceSet], looking: _Looking) -> list[Sample]:
+    """The samples with their references; what is wrong with these goes into the report."""
+    pairings = []
+    for one in references:
+        try:
+            found = looking.discover(one.instance_data_dir)
+        except (OSError, ValueError) as error:
+            report.problems.append(_unusable_folder(one, error))
+            return report.samples
+        pairings.append(Pairing(report.entry, one, found, looking.planner(one.as_images(report.entry))))
+    paired = pair(report.samples, pairings)
+    report.problems += [problem for pairing in pairings for problem in pairing.problems()]
+    return paired
+
+
+def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _Looking) -> SetReport:
+    report, options, effective = SetReport(entry), looking.options, looking.effective
     try:
-        found = discover(entry.instance_data_dir, index_dir=index_dir, threads=threads, choose=_chooser(entry), on_progress=on_progress)
+        found = looking.discover(entry.instance_data_dir, entry)
     except (OSError, ValueError) as error:
         report.problems.append(_unusable_folder(entry, error))
         return report
     report.files = found.files
-    planner = Planner(entry, alignment, options.data.aspect_bucket_rounding)
     report.left_out += found.left_out
-    for outcome in _plan_all(planner, found, threads):
+    for outcome in _plan_all(looking.planner(entry), found, looking.threads):
         if isinstance(outcome, Sample):
             report.samples.append(outcome)
         else:
             report.left_out.append(outcome)
     report.left_out.sort()
+    if references:
+        report.samples = _paired(report, references, looking)
     report.buckets = fill_buckets(report.samples)
     oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats
     at_least = effective.samples if oversubscribed else 0
@@ -193,7 +249,7 @@ def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:
     return choose
 
 
-def _unusable_folder(entry: ImageSet, error: OSError | ValueError) -> Problem:
+def _unusable_folder(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
     folder = printable(entry.instance_data_dir)
     codes: dict[type[Exception], tuple[str, str]] = {
         FileNotFoundError: ("missing_folder", "does not exist"),
@@ -221,7 +277,7 @@ def _findings(report: SetReport, effective: Effective) -> Iterator[Problem]:
     if not report.samples:
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be trained on. {_reasons(report.left_out)}."
         yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
-    elif entry.probability:
+    elif entry.probability and report.samples:
         short = short_buckets(entry, report.counts, effective)
         if short:
             yield short

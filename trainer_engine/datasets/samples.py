@@ -20,6 +20,14 @@ class CropPlan(NamedTuple):
     """Width / height that the target was computed for."""
 
 
+class Reference(NamedTuple):
+    """A sample that is only looked at."""
+
+    set: str
+    """Id of its conditioning set."""
+    sample: Sample
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A file of a dataset. Many thousand of them are held at once, so they share what they can."""
@@ -42,6 +50,10 @@ class Sample:
     """``1.33 (1152x896)``: samples of one bucket have one target size."""
     captions: tuple[str, ...]
     """Alternatives; one is taken at a time."""
+    drawn_as: str = ""
+    """The name that places random crops where it is not its own: that of the image a reference belongs to."""
+    references: tuple[Reference, ...] = ()
+    """What the network sees besides, one of each conditioning set."""
 
     @property
     def path(self) -> str:

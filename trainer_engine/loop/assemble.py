@@ -110,6 +110,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
         run.seed,
         options.data.caption_dropout_probability,
         Share(processes.rank, processes.count),
+        options.data.conditioning_multidataset_sampling == "combined",
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     denoiser = trainable.network
@@ -169,6 +170,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
             trainable,
             average,
             parts.prepared.prompts,
+            parts.prepared.edits,
             stages,
             processes,
             around.requests,

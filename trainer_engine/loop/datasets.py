@@ -9,11 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from trainer_engine.batches.collate import reference_cache
 from trainer_engine.batches.sampler import DataSource
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
-from trainer_engine.contract.dataloader import Dataloader, TextSet
+from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
@@ -24,7 +25,7 @@ from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
-from trainer_engine.validation import texts_to_encode
+from trainer_engine.validation import Edit, texts_to_encode
 
 MOST_NAMED = 20
 
@@ -40,6 +41,8 @@ class Prepared:
     """By dataset id: where the embeddings of its captions are."""
     prompts: PromptCache
     """Of the empty prompt and of those that validations draw."""
+    edits: tuple[Edit, ...] = ()
+    """Pairs whose references validations draw with."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
@@ -57,8 +60,18 @@ class Prepared:
 
 
 def _fingerprint(sample: Sample, source: DataSource) -> str:
-    parts = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, source.passes, source.at_least, source.weight)
+    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions)
+    parts += (source.passes, source.at_least, source.weight)
+    for set_id, reference in sample.references:
+        parts += (set_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Edit:
+    def read() -> tuple[Tensor, ...]:
+        return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
+
+    return Edit(Path(sample.name).stem, sample.captions[0], read)
 
 
 @dataclass(frozen=True)
@@ -75,13 +88,15 @@ class Preparation:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
         drawn = [found for found in report.sets if found.entry.probability]
-        captions, prompts = self._cache_texts(dataloader, drawn)
-        latents = self._cache_images(drawn)
+        shown = self._shown_pairs(drawn)
+        captions, prompts = self._cache_texts(dataloader, drawn, [sample for _, sample in shown])
+        latents = self._cache_images(drawn, dataloader)
         self.family.free_encoders()
-        sources = tuple(self._source(found, latents[found.entry.id], report) for found in drawn)
+        sources = tuple(self._source(found, latents, report) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts)
+        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown)
+        return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts, edits)
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
@@ -99,13 +114,28 @@ class Preparation:
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
         for found in report.sets:
-            self._tell_left_out(found, [(file.name, file.reason) for file in found.left_out if file.broken])
+            self._tell_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
         return report
 
-    def _cache_texts(self, dataloader: Dataloader, sets: Sequence[SetReport]) -> tuple[dict[str, PromptCache], PromptCache]:
+    def _shown_pairs(self, sets: Sequence[SetReport]) -> list[tuple[str, Sample]]:
+        """(dataset id, image) of the pairs that validations draw with: the first of each set, by name."""
+        validation = self.options.validation
+        chosen = [found for found in sets if validation.eval_dataset_id in (None, found.entry.id)]
+        if validation.validation_disable:
+            return []
+        pairs = []
+        for found in chosen:
+            paired = sorted((sample for sample in found.samples if sample.references), key=lambda sample: sample.name)
+            pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
+        return pairs
+
+    def _cache_texts(
+        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[Sample]
+    ) -> tuple[dict[str, PromptCache], PromptCache]:
         default = dataloader.default_text_set
-        wanted: dict[str, list[str]] = {default.id: ["", *texts_to_encode(self.options)]}
+        shown_captions = [sample.captions[0] for sample in shown]
+        wanted: dict[str, list[str]] = {default.id: ["", *texts_to_encode(self.options), *shown_captions]}
         for found in sets:
             captions = [caption for sample in found.samples for caption in sample.captions]
             wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(captions)
@@ -132,26 +162,33 @@ class Preparation:
         self.requests.raise_if_stopped()
         return cache
 
-    def _cache_images(self, sets: Sequence[SetReport]) -> dict[str, LatentCache]:
-        made: dict[str, LatentCache] = {}
-        total, before = sum(len(found.samples) for found in sets), 0
-        with self.stages.stage(StageKey.VAE_CACHE) as advance:
-            for found in sets:
-                made[found.entry.id] = self._cache_image_set(found, lambda done, _, before=before: advance(before + done, total))
-                before += len(found.samples)
+    def _cache_images(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, LatentCache]:
+        """By dataset id, and by ``reference_cache`` for the references of a set."""
+        wanted: dict[str, tuple[ImageSet | ReferenceSet, list[Sample]]] = {}
         for found in sets:
-            self._tell_left_out(found, [(sample.name, reason) for sample, reason in made[found.entry.id].left_out])
+            wanted[found.entry.id] = found.entry, found.samples
+            for number, one in enumerate(dataloader.references_of(found.entry)):
+                samples = [sample.references[number].sample for sample in found.samples]
+                wanted[reference_cache(found.entry.id, one.id)] = one, samples
+        made: dict[str, LatentCache] = {}
+        total, before = sum(len(samples) for _, samples in wanted.values()), 0
+        with self.stages.stage(StageKey.VAE_CACHE) as advance:
+            for name, (entry, samples) in wanted.items():
+                made[name] = self._cache_samples(entry, samples, lambda done, _, before=before: advance(before + done, total))
+                before += len(samples)
+        for name, (entry, _) in wanted.items():
+            self._tell_left_out(entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
         return made
 
-    def _cache_image_set(self, found: SetReport, advance: Advance) -> LatentCache:
+    def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
         cache = self.processes.first_then_others(
             lambda: cache_latents(
                 self.family,
-                found.samples,
-                CacheStore(Path(found.entry.vae_cache)),
+                samples,
+                CacheStore(Path(entry.vae_cache)),
                 seed=self.options.run.seed,
-                batch_size=found.entry.vae_batch_size,
-                write_batch_size=found.entry.write_batch_size,
+                batch_size=entry.vae_batch_size,
+                write_batch_size=entry.write_batch_size,
                 workers=self.options.data.max_workers,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
@@ -160,8 +197,12 @@ class Preparation:
         self.requests.raise_if_stopped()
         return cache
 
-    def _source(self, found: SetReport, cache: LatentCache, report: DatasetReport) -> DataSource:
-        usable = [sample for sample in found.samples if sample.name in cache.addresses]
+    def _source(self, found: SetReport, latents: Mapping[str, LatentCache], report: DatasetReport) -> DataSource:
+        """An image that cannot be encoded is left out, and so is one with such a reference."""
+        usable = [sample for sample in found.samples if sample.name in latents[found.entry.id].addresses]
+        for number, set_id in enumerate(found.entry.conditioning_data):
+            known = latents[reference_cache(found.entry.id, set_id)].addresses
+            usable = [sample for sample in usable if sample.references[number].sample.name in known]
         repeated = self.options.data.allow_dataset_oversubscription and not found.entry.repeats
         return DataSource(
             id=found.entry.id,
@@ -171,10 +212,10 @@ class Preparation:
             at_least=report.effective.samples if repeated else 0,
         )
 
-    def _tell_left_out(self, found: SetReport, files: Sequence[tuple[str, str]]) -> None:
+    def _tell_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:
             return
         named = "; ".join(f"{name} ({reason})" for name, reason in files[:MOST_NAMED])
         more = f"; and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
-        message = f"Dataset {found.entry.id}: {len(files)} files are left out: {named}{more}."
+        message = f"Dataset {set_id}: {len(files)} files are left out: {named}{more}."
         self.stages.voice.tell(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))

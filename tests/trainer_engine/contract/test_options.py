@@ -85,7 +85,7 @@ def test_every_problem_is_told_at_once() -> None:
         ("output_dir", "", "missing"),
         ("output_dir", "a\0b", "not_text"),
         ("output_dir", {"a": 1}, "not_text"),
-        ("optimizer", "optimi-lion", "not_available"),
+        ("optimizer", "soap", "not_available"),
         ("optimizer", "adamw_bf61", "not_a_choice"),
         ("optimizer_config", "weight_decay", "not_key_value"),
         ("optimizer_beta1", 0.9, "incomplete"),

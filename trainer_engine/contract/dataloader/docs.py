@@ -43,16 +43,29 @@ Every text may hold `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or 
 6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
    samples, images x (`repeats` + 1), or `allow_dataset_oversubscription` must repeat the short ones.
 
+## How images get references
+
+A set of images names sets of `dataset_type` `conditioning` in `conditioning_data`; an entry with a `conditioning_type` is one of these,
+whatever else it says. The partner of an image lies under the same name, folders included, with the same ending or another. An image without
+a partner, and with `reference_strict` a partner of another size, is an error; a reference without an image is a warning. The option
+`conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or with one at a time.
+
 Pictures are read in 8 bits RGB: the first frame of a moving one, transparency on white, deeper grey scaled to 8 bits. Pictures of more than
 134 megapixels are refused.
 """
 
 SPECIAL = {
+    "conditioning_data": "The id of a set of references, or a list of ids: each image has a partner of the same name in every one. "
+    "Default: empty.",
     "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
     "crop_aspect_buckets": "The aspects that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
 }
-TITLES = {"image": "Fields of sets of images", "text_embeds": "Fields of sets of text embeddings"}
+TITLES = {
+    "image": "Fields of sets of images",
+    "conditioning": "Fields of sets of references",
+    "text_embeds": "Fields of sets of text embeddings",
+}
 
 
 def describe(spec: OptionSpec) -> str:

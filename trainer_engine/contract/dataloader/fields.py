@@ -17,7 +17,6 @@ STORAGE_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 DATASET_TYPES_LATER = (
     "video",
     "audio",
-    "conditioning",
     "eval",
     "image_embeds",
     "conditioning_image_embeds",
@@ -66,6 +65,8 @@ class ImageSet(Entry):
         synonyms={"instance_prompt": "instanceprompt"},
         later=("parquet", "csv", "huggingface", "webshart"),
     )
+    conditioning_data: tuple[str, ...] = ()
+    """Ids of the conditioning sets that hold a reference for each image of this set."""
     instance_prompt: tuple[str, ...] = ()
     """One or more prompts; a sample that has several is trained with one of them at a time."""
     prepend_instance_prompt: bool = option(False, "Put instance_prompt and a space before each caption.")
@@ -110,6 +111,64 @@ class ImageSet(Entry):
         return self.cache_dir_vae
 
 
+class ReferenceSet(Entry):
+    """A folder of images that others are trained with: each is found by the name of its partner.
+
+    Sizes are those of the partner's set, whatever is said here.
+    """
+
+    dataset_type: Literal["conditioning"] = "conditioning"
+    instance_data_dir: str = option(..., "Folder of the references; folders in it are searched too.", aliases=("instance_data_root",))
+    conditioning_type: Literal["reference_strict", "reference_loose"] = option(
+        ...,
+        "reference_strict: as large as its partner, and cut out at the same place. reference_loose: of any size, cut out by itself.",
+        later=("controlnet", "mask", "segmentation"),
+    )
+    source_dataset_id: str | None = option(None, "Id of the set of images that names this one in conditioning_data; need not be said.")
+    resolution: float = option(1024, "As its partner's set says.", gt=0)
+    resolution_type: Literal["area", "pixel", "pixel_area"] = option("pixel_area", "As its partner's set says.")
+    minimum_image_size: float | None = option(None, "Without effect: references are never too small.", ge=0)
+    maximum_image_size: float | None = option(None, "As its partner's set says.", ge=0)
+    target_downsample_size: float | None = option(None, "As its partner's set says.", ge=0)
+    crop: bool = option(False, "reference_loose: cut a part of crop_aspect out of each reference.")
+    crop_style: Literal["random", "center", "corner"] = option(
+        "random", "reference_loose: where the part lies.", synonyms={"centre": "center"}, later=("face",)
+    )
+    crop_aspect: Literal["square", "preserve"] = option("square", "reference_loose: shape of the part.", later=("random", "closest"))
+    metadata_backend: Literal["discovery"] = option(
+        "discovery",
+        "How sizes are found: by reading the files' headers.",
+        synonyms={"json": "discovery", "filesystem": "discovery"},
+        later=("parquet", "huggingface", "webshart"),
+    )
+    cache_dir_vae: str | None = option(None, "Folder of the references' latents; <output_dir>/cache/vae/<family>/<id> otherwise.")
+    write_batch_size: int = option(128, "Cache entries computed before they are written together.", ge=1)
+    vae_batch_size: int = option(4, "Images encoded together while caching.", ge=1)
+
+    @property
+    def vae_cache(self) -> str:
+        """Where the references' latents are kept; parsing has filled it in."""
+        assert self.cache_dir_vae is not None
+        return self.cache_dir_vae
+
+    def as_images(self, partner: ImageSet) -> ImageSet:
+        """The set as one that is planned by itself: sizes of the partner's set, and nothing is too small."""
+        own = (
+            "position",
+            "id",
+            "instance_data_dir",
+            "cache_dir_vae",
+            "write_batch_size",
+            "vae_batch_size",
+            "crop",
+            "crop_style",
+            "crop_aspect",
+        )
+        silent = {"caption_strategy": "filename", "prepend_instance_prompt": False, "only_instance_prompt": False}
+        free = {"minimum_image_size": None, "minimum_aspect_ratio": None, "maximum_aspect_ratio": None, "max_num_samples": None}
+        return partner.model_copy(update={**{name: getattr(self, name) for name in own}, **silent, **free})
+
+
 class TextSet(Entry):
     """A place for the embeddings of captions and prompts."""
 
@@ -125,8 +184,8 @@ class TextSet(Entry):
         return self.cache_dir
 
 
-SETS: Mapping[str, type[Entry]] = MappingProxyType({"image": ImageSet, "text_embeds": TextSet})
-PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets")
+SETS: Mapping[str, type[Entry]] = MappingProxyType({"image": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet})
+PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
 """Fields with a parser of their own."""
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
 PATHS = ("instance_data_dir", "cache_dir_vae", "cache_dir")

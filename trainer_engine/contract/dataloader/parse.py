@@ -9,7 +9,7 @@ from typing import Any
 
 import trainer_engine.contract.dataloader.reading as reading
 import trainer_engine.contract.dataloader.rules as rules
-from trainer_engine.contract.dataloader.fields import ImageSet, TextSet
+from trainer_engine.contract.dataloader.fields import ImageSet, ReferenceSet, TextSet
 from trainer_engine.contract.dataloader.reading import Draft, Locate
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.options import REGISTRY, TrainingOptions
@@ -26,6 +26,7 @@ class Dataloader:
 
     image_sets: tuple[ImageSet, ...]
     text_sets: tuple[TextSet, ...]
+    reference_sets: tuple[ReferenceSet, ...] = ()
 
     @property
     def default_text_set(self) -> TextSet:
@@ -37,9 +38,14 @@ class Dataloader:
         named = (text for text in self.text_sets if text.id == images.text_embeds)
         return next(named, self.default_text_set)
 
+    def references_of(self, images: ImageSet) -> tuple[ReferenceSet, ...]:
+        """The conditioning sets of a set of images, in its order."""
+        by_id = {found.id: found for found in self.reference_sets}
+        return tuple(by_id[id] for id in images.conditioning_data if id in by_id)
+
     def as_document(self) -> list[dict[str, Any]]:
         """The file with nothing left to defaults or placeholders; parsing it gives the same datasets in the same order."""
-        entries = sorted((*self.image_sets, *self.text_sets), key=lambda entry: entry.position)
+        entries = sorted((*self.image_sets, *self.text_sets, *self.reference_sets), key=lambda entry: entry.position)
         return [entry.as_entry() for entry in entries]
 
 
@@ -96,8 +102,10 @@ def parse_dataloader(
     images = [draft for draft in active if draft.kind == "image"]
     texts = [draft for draft in active if draft.kind == "text_embeds"]
     rules.one_default(texts)
+    references = [draft for draft in active if draft.kind == "conditioning"]
     rules.references_lead_somewhere(images, texts)
-    rules.caches_are_apart(images, texts)
+    rules.references_have_partners(images, references)
+    rules.caches_are_apart([*images, *references], texts)
     rules.something_is_trained(images)
     problems += [problem for draft in drafts for problem in draft.problems]
     if not images and not any({"type", "dataset_type"} & draft.told for draft in active):
@@ -105,6 +113,7 @@ def parse_dataloader(
     found = Dataloader(
         tuple(ImageSet.model_validate({"position": draft.position, **draft.values}) for draft in images if not draft.told),
         tuple(TextSet.model_validate({"position": draft.position, **draft.values}) for draft in texts if not draft.told),
+        tuple(ReferenceSet.model_validate({"position": draft.position, **draft.values}) for draft in references if not draft.told),
     )
     return _with_default(found, around, len(document), problems, texts)
 
@@ -151,8 +160,13 @@ def _read(draft: Draft, around: Surroundings) -> None:
         _convert_sizes(draft, around.values["resolution_type"])
         reading.read_prompts(draft, around.values["instance_prompt"])
         reading.read_aspects(draft)
+        reading.read_references(draft)
         for rule in rules.IMAGE_RULES:
             rule(draft)
+    elif draft.kind == "conditioning":
+        inherited = {name: around.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
+        reading.read_values(draft, {"cache_dir_vae": around.latents_folder(draft.id), **inherited})
+        _convert_sizes(draft, around.values["resolution_type"])
     draft.values["dataset_type"] = draft.kind
 
 
@@ -169,7 +183,7 @@ def _with_default(
     """The dataloader with a text_embeds set made for it where the file has none."""
     if any(text.default for text in found.text_sets):
         return found, problems
-    ids = {entry.id for entry in found.image_sets}
+    ids = {entry.id for entry in (*found.image_sets, *found.reference_sets)}
     name = next(name for name in (AUTOMATIC_TEXT_SET, *(f"{AUTOMATIC_TEXT_SET}-{n}" for n in range(2, count + 3))) if name not in ids)
     made = TextSet(
         position=count, id=name, default=True, cache_dir=around.text_folder(), write_batch_size=around.values["write_batch_size"]
@@ -177,4 +191,4 @@ def _with_default(
     if not texts and not errors_in(problems):
         message = f"The file has no text_embeds set: captions are kept in {made.cache_dir}."
         problems.append(Problem.note(OPTION, "text_set_made", message))
-    return Dataloader(found.image_sets, (*found.text_sets, made)), problems
+    return Dataloader(found.image_sets, (*found.text_sets, made), found.reference_sets), problems

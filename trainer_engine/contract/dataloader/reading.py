@@ -44,7 +44,7 @@ class Draft:
     locate: Locate | None
     id: str = ""
     kind: str = ""
-    """``image`` or ``text_embeds``; empty where it is neither."""
+    """``image``, ``conditioning`` or ``text_embeds``; empty where it is none of these."""
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
@@ -61,6 +61,9 @@ class Draft:
         shown = "(hidden)" if got is not None and SECRET.search(name) else got
         option = option_name(self.position, name)
         self.problems.append(Problem.error(option, code, f"{self.title}: {what}", got=shown, expected=expected, hint=hint))
+
+    def warning(self, name: str, code: str, what: str, *, got: object = None) -> None:
+        self.problems.append(Problem.warning(option_name(self.position, name), code, f"{self.title}: {what}", got=got))
 
     def note(self, name: str, code: str, what: str, *, got: object = None) -> None:
         self.problems.append(Problem.note(option_name(self.position, name), code, f"{self.title}: {what}", got=got))
@@ -95,6 +98,8 @@ def is_disabled(draft: Draft) -> bool:
 def read_kind(draft: Draft) -> None:
     """Find out what the entry is; leaves ``kind`` empty where we have no use for it."""
     kind = _plain(draft, KIND, "dataset_type")
+    if kind == "image" and draft.raw.get("conditioning_type"):
+        kind = "conditioning"
     storage = _plain(draft, specs("image")["type"], "type")
     draft.kind = kind if kind and storage else ""
 
@@ -219,6 +224,20 @@ def read_prompts(draft: Draft, inherited: str | None) -> None:
         elif isinstance(given, list) or text is not None:
             draft.error("instance_prompt", "missing", "instance_prompt holds a blank text.", got=given, expected="text, or a list of texts")
     draft.values["instance_prompt"] = tuple(prompts)
+
+
+def read_references(draft: Draft) -> None:
+    """``conditioning_data``: one id, or a list of them."""
+    given = draft.raw.get("conditioning_data")
+    draft.values["conditioning_data"] = ()
+    if given in (None, "", []):
+        return
+    listed = given if isinstance(given, list) else [given]
+    if not all(isinstance(item, str) and item.strip() for item in listed):
+        expected = 'the id of a conditioning set, or a list of ids: ["references"]'
+        draft.error("conditioning_data", "not_a_list", "conditioning_data is no list of ids.", got=given, expected=expected)
+        return
+    draft.values["conditioning_data"] = tuple(dict.fromkeys(item.strip() for item in listed))
 
 
 def read_aspects(draft: Draft) -> None:

@@ -120,6 +120,37 @@ def references_lead_somewhere(images: Sequence[Draft], texts: Sequence[Draft]) -
             draft.error("text_embeds", "unknown_reference", f"there is no text_embeds set {wanted!r}.", got=wanted, expected=expected)
 
 
+def references_have_partners(images: Sequence[Draft], references: Sequence[Draft]) -> None:
+    """Every id in conditioning_data is a conditioning set, and every such set is named by one."""
+    known = {draft.id: draft for draft in references}
+    named: set[str] = set()
+    for draft in images:
+        for wanted in draft.values.get("conditioning_data", ()):
+            named.add(wanted)
+            if wanted not in known:
+                what = f"there is no conditioning set {wanted!r}."
+                expected = f"one of {', '.join(sorted(known))}" if known else "the id of a conditioning set; the file has none"
+                draft.error("conditioning_data", "unknown_reference", what, got=wanted, expected=expected)
+            else:
+                _sizes_follow(known[wanted], draft)
+    for draft in references:
+        source = draft.values.get("source_dataset_id")
+        if source and source not in {image.id for image in images if draft.id in image.values.get("conditioning_data", ())}:
+            what = f"no set of images {source!r} names it in conditioning_data."
+            draft.error("source_dataset_id", "unknown_reference", what, got=source, expected="the id of the set that does")
+        elif draft.id not in named:
+            what = "no set of images names it in conditioning_data: it is not used."
+            draft.warning("id", "not_linked", what, got=draft.id)
+
+
+def _sizes_follow(reference: Draft, partner: Draft) -> None:
+    for name in (*SIZES, "resolution_type"):
+        said = reference.raw.get(name)
+        if said not in (None, "") and name not in reference.told and reference.values[name] != partner.values.get(name):
+            what = f"{name} is that of {partner.title}, {partner.values.get(name)}."
+            reference.note(name, "follows_partner", what, got=said)
+
+
 def caches_are_apart(images: Sequence[Draft], texts: Sequence[Draft]) -> None:
     """Every set of images has a folder of its own for latents, in which no text embeddings lie."""
     owners: dict[str, Draft] = {}

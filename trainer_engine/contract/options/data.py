@@ -44,3 +44,6 @@ class DataOptions(OptionGroup):
         "auto-weighting", "How the next batch's dataset is chosen: by probability times its size, or by probability alone."
     )
     allow_dataset_oversubscription: bool = option(False, "Repeat the samples of buckets that are too small for one optimizer step.")
+    conditioning_multidataset_sampling: Literal["combined", "random"] = option(
+        "random", "Sets with references in several conditioning sets: train with those of all sets together, or of one set at a time."
+    )

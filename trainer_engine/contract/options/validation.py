@@ -36,6 +36,13 @@ class ValidationOptions(OptionGroup):
         "comparison", "With use_ema: draw with the live weights and the average, with the average alone, or with the live weights alone."
     )
 
+    num_eval_images: int = option(
+        4,
+        "Sets with references: images of how many pairs are drawn, from the first on; each with validation_prompt and its own caption.",
+        ge=1,
+        le=100,
+    )
+    eval_dataset_id: str | None = option(None, "Sets with references: take these pairs from this set of images alone.")
     validation_lycoris_strength: float = option(1.0, "How much of a LyCORIS adapter the images show; 1 is all of it.", ge=0)
 
     @property

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
-from trainer_engine.validation import ValidationImage, render, validation_prompts
+from trainer_engine.validation import Edit, ValidationImage, render, validation_prompts
 
 BASE_MODEL = "base_model"
 FINISHED = "final"
@@ -35,6 +35,7 @@ class Validating(Callback):
     trainable: Trainable
     average: MovingAverage | None
     prompts: PromptCache
+    edits: Sequence[Edit]
     stages: Stages
     processes: Processes
     requests: Requests
@@ -55,7 +56,7 @@ class Validating(Callback):
             self._draw(state, StageKey.FINAL_VALIDATION, FINISHED)
 
     def _draw(self, state: TrainState, key: StageKey, kind: str) -> None:
-        if not validation_prompts(self.options):
+        if not (validation_prompts(self.options) or self.edits):
             return
         with state.timed("validation"), self.processes.first_alone() as is_first:
             if is_first:
@@ -82,6 +83,7 @@ class Validating(Callback):
                     self.prompts.read,
                     self.options,
                     state.step,
+                    edits=self.edits,
                     label=label,
                     on_image=lambda image: self._announce(image, state, kind),
                     on_progress=lambda done, total, before=number: advance(before * total + done, total * len(passes)),

@@ -1,0 +1,162 @@
+"""Images and their references: found by name, of one size where that is asked for, and everything else told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.families import find_card
+from trainer_engine.contract.options import parse_options
+from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.report import DatasetReport, examine
+
+CARD = find_card("flux")
+
+
+def paint(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
+    for name, size in sizes.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (len(name) * 9 % 256, 80, 120)).save(path)
+
+
+def document(place: Path, kind: str = "reference_strict", **fields: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": "edits", "instance_data_dir": str(place / "edits"), "conditioning_data": ["refs"], "resolution": 64, "crop": True, **fields},
+        {"id": "refs", "dataset_type": "conditioning", "conditioning_type": kind, "instance_data_dir": str(place / "refs")},
+        {"id": "texts", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "texts")},
+    ]
+
+
+def looked_at(place: Path, entries: list[dict[str, Any]], flavour: str = "kontext") -> tuple[DatasetReport, list[Problem]]:
+    options = parse_options(
+        {
+            "model_family": "flux",
+            "model_flavour": flavour,
+            "model_type": "lora",
+            "output_dir": str(place / "out"),
+            "data_backend_config": "d",
+            "max_train_steps": 1,
+            "train_batch_size": 1,
+        }
+    )
+    dataloader, problems = parse_dataloader(entries, options)
+    assert CARD is not None
+    report = examine(dataloader, options, CARD)
+    return report, problems + report.problems
+
+
+def told(problems: list[Problem]) -> set[tuple[str, str]]:
+    return {(problem.option, problem.code) for problem in problems if problem.level is not Level.NOTE}
+
+
+PAIRS = {"a.png": (96, 80), "sub/b.png": (96, 96)}
+
+
+def test_matching_pairs_are_found_without_a_word(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", PAIRS)
+    paint(tmp_path / "refs", PAIRS)
+    report, problems = looked_at(tmp_path, document(tmp_path))
+    assert told(problems) == set()
+    for sample in report.sets[0].samples:
+        ((set_id, reference),) = sample.references
+        assert (set_id, reference.name) == ("refs", sample.name)
+        assert reference.root == str(tmp_path / "refs")
+        assert (reference.resized, reference.target) == (sample.resized, sample.target)
+
+
+def test_a_strict_reference_is_cut_out_where_its_image_is(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", {"a.png": (160, 96), "b.png": (160, 96)})
+    paint(tmp_path / "refs", {"a.jpg": (160, 96), "b.png": (160, 96)})
+    report, problems = looked_at(tmp_path, document(tmp_path, crop_style="random"))
+    assert told(problems) == set()
+    for sample in report.sets[0].samples:
+        assert crop_window(sample.references[0].sample, 3) == crop_window(sample, 3)
+    assert {sample.references[0].sample.name for sample in report.sets[0].samples} == {"a.jpg", "b.png"}
+
+
+def test_everything_that_is_wrong_with_pairs_is_told_at_once(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", {"alone.png": (96, 96), "unlike.png": (96, 96), "good.png": (96, 96), "broken.png": (96, 96)})
+    paint(tmp_path / "refs", {"unlike.png": (128, 96), "good.png": (96, 96), "nobody.png": (96, 96)})
+    (tmp_path / "refs/broken.png").write_bytes(b"no picture")
+    report, problems = looked_at(tmp_path, document(tmp_path))
+    option = "dataloader[1].instance_data_dir"
+    assert told(problems) >= {
+        (option, "missing_reference"),
+        (option, "unlike_sizes"),
+        (option, "broken_reference"),
+        (option, "unused_reference"),
+    }
+    text = " ".join(problem.message for problem in problems)
+    for word in ("alone.png", "unlike.png (96x96 and 128x96)", "broken.png", "nobody.png"):
+        assert word in text
+    assert [sample.name for sample in report.sets[0].samples] == ["good.png"]
+
+
+def test_loose_references_have_sizes_of_their_own_which_keep_buckets_apart(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", dict.fromkeys(("a.png", "b.png", "c.png"), (96, 96)))
+    paint(tmp_path / "refs", {"a.png": (192, 96), "b.png": (192, 96), "c.png": (96, 96)})
+    report, problems = looked_at(tmp_path, document(tmp_path, "reference_loose"))
+    assert told(problems) == set()
+    by_bucket: dict[str, set[tuple[int, int]]] = {}
+    for sample in report.sets[0].samples:
+        by_bucket.setdefault(sample.bucket, set()).add(sample.references[0].sample.target)
+    assert len(by_bucket) == 2
+    assert all(len(sizes) == 1 for sizes in by_bucket.values())
+    assert {sample.target for sample in report.sets[0].samples} == {(64, 64)}
+
+
+def test_a_flavour_that_edits_needs_references_and_another_takes_none(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", PAIRS)
+    paint(tmp_path / "refs", PAIRS)
+    plain = [{name: value for name, value in document(tmp_path)[0].items() if name != "conditioning_data"}, document(tmp_path)[2]]
+    _, problems = looked_at(tmp_path, plain)
+    assert ("dataloader[0].conditioning_data", "references_needed") in told(problems)
+    _, problems = looked_at(tmp_path, document(tmp_path), "dev")
+    assert ("dataloader[0].conditioning_data", "no_references") in told(problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({0: {"conditioning_data": ["nowhere"]}}, ("dataloader[0].conditioning_data", "unknown_reference")),
+        ({0: {"conditioning_data": 3}}, ("dataloader[0].conditioning_data", "not_a_list")),
+        ({0: {"conditioning_data": None}}, ("dataloader[1].id", "not_linked")),
+        ({1: {"conditioning_type": "mask"}}, ("dataloader[1].conditioning_type", "not_available")),
+        ({1: {"conditioning_type": None}}, ("dataloader[1].conditioning_type", "missing")),
+        ({1: {"instance_data_dir": "/nowhere"}}, ("dataloader[1].instance_data_dir", "missing_folder")),
+        ({1: {"source_dataset_id": "texts"}}, ("dataloader[1].source_dataset_id", "unknown_reference")),
+        ({1: {"repeats": 3}}, ("dataloader[1].repeats", "not_for_type")),
+    ],
+)
+def test_wrong_entries_are_named(changes: dict[int, dict[str, Any]], wanted: tuple[str, str], tmp_path: Path) -> None:
+    paint(tmp_path / "edits", PAIRS)
+    paint(tmp_path / "refs", PAIRS)
+    entries = document(tmp_path)
+    for number, fields in changes.items():
+        entries[number] |= fields
+    _, problems = looked_at(tmp_path, entries)
+    assert wanted in told(problems)
+
+
+def test_an_entry_with_a_conditioning_type_is_a_set_of_references(tmp_path: Path) -> None:
+    entries = document(tmp_path)
+    entries[1]["dataset_type"] = "image"
+    dataloader, _ = parse_dataloader(entries, {"model_family": "flux", "output_dir": "o"})
+    assert [entry.id for entry in dataloader.reference_sets] == ["refs"]
+    again, problems = parse_dataloader(dataloader.as_document(), {"model_family": "flux", "output_dir": "o"})
+    assert again == dataloader
+    assert not [problem for problem in problems if problem.level is Level.ERROR]
+
+
+def test_sizes_of_the_references_set_give_way_with_a_note(tmp_path: Path) -> None:
+    entries = document(tmp_path)
+    entries[1] |= {"resolution": 128}
+    _, problems = parse_dataloader(entries, {"model_family": "flux", "output_dir": "o"})
+    (problem,) = [problem for problem in problems if problem.code == "follows_partner"]
+    assert (problem.option, problem.level) == ("dataloader[1].resolution", Level.NOTE)

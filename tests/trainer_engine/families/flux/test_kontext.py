@@ -1,0 +1,142 @@
+"""Whole runs of the editing flavour on paired images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.helpers.models import tiny_model
+from tests.helpers.tiny_run import HereRun, train_here
+from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.events import ImageEvent
+from trainer_engine.families.flux.card import CARD
+
+
+def paint(folder: Path, *, shade: int, size: tuple[int, int] = (80, 96), count: int = 4) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        picture = Image.new("RGB", size, (shade, 60 * number, 30))
+        picture.paste((255 - shade, 20, 60 * number), (10 + 5 * number, 10, 40, 50))
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"make it number {number}")
+
+
+def pairs(place: Path, *references: str) -> list[dict[str, Any]]:
+    """One set of edits with sets of references of the given types."""
+    paint(place / "edits", shade=200)
+    entries: list[dict[str, Any]] = [
+        {
+            "id": "edits",
+            "instance_data_dir": str(place / "edits"),
+            "caption_strategy": "textfile",
+            "crop": True,
+            "crop_style": "random",
+            "conditioning_data": [f"refs-{number}" for number in range(len(references))],
+            "cache_dir_vae": str(place / "cache/edits"),
+        },
+        {"id": "texts", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "cache/text")},
+    ]
+    for number, kind in enumerate(references):
+        loose = kind == "reference_loose"
+        paint(place / f"refs-{number}", shade=40 + number, size=(160, 80) if loose else (80, 96))
+        folder, cache = str(place / f"refs-{number}"), str(place / f"cache/refs-{number}")
+        entry = {"id": f"refs-{number}", "dataset_type": "conditioning", "conditioning_type": kind}
+        entries.append({**entry, "instance_data_dir": folder, "cache_dir_vae": cache})
+    return entries
+
+
+def kontext(place: Path, datasets: list[dict[str, Any]], **options: Any) -> HereRun:
+    values: dict[str, Any] = {
+        "model_family": "flux",
+        "model_flavour": "kontext",
+        "model": str(tiny_model("flux", flavour="kontext")),
+        "model_type": "lora",
+        "lora_rank": 2,
+        "optimizer": "optimi-lion",
+        "validation_guidance": 2.5,
+        **options,
+    }
+    return train_here(place, datasets=datasets, **values)
+
+
+def adapter(run: HereRun) -> bytes:
+    return (run.output_dir / "pytorch_lora_weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("references", "sampling"),
+    [
+        (("reference_strict",), "combined"),
+        (("reference_loose",), "combined"),
+        (("reference_strict", "reference_loose"), "combined"),
+        (("reference_strict", "reference_loose"), "random"),
+    ],
+)
+def test_a_resumed_edit_run_equals_the_straight_one(references: tuple[str, ...], sampling: str, tmp_path: Path) -> None:
+    datasets = pairs(tmp_path, *references)
+    options = {"conditioning_multidataset_sampling": sampling}
+    straight = kontext(tmp_path, datasets, output_dir=str(tmp_path / "straight"), **options)
+    kontext(tmp_path, datasets, output_dir=str(tmp_path / "resumed"), stop_after=2, **options)
+    resumed = kontext(tmp_path, datasets, output_dir=str(tmp_path / "resumed"), resume_from_checkpoint="latest", **options)
+    assert adapter(resumed) == adapter(straight)
+
+
+def test_the_references_are_what_is_learned_from(tmp_path: Path) -> None:
+    first = kontext(tmp_path, pairs(tmp_path, "reference_strict"), output_dir=str(tmp_path / "one"))
+    paint(tmp_path / "refs-0", shade=130)
+    second = kontext(tmp_path, pairs(tmp_path, "reference_strict"), output_dir=str(tmp_path / "one-again"))
+    assert adapter(first) == adapter(second)
+    for path in (tmp_path / "refs-0").glob("*.png"):
+        Image.new("RGB", (80, 96), (250, 250, 250)).save(path)
+    changed = json.loads(json.dumps(pairs_without_painting(tmp_path)))
+    third = kontext(tmp_path, changed, output_dir=str(tmp_path / "other"))
+    assert adapter(third) != adapter(first)
+
+
+def pairs_without_painting(place: Path) -> list[dict[str, Any]]:
+    kept = {path: path.read_bytes() for path in (place / "refs-0").glob("*.png")}
+    entries = pairs(place, "reference_strict")
+    for path, content in kept.items():
+        path.write_bytes(content)
+    return entries
+
+
+def test_a_checkpoint_of_other_references_is_not_gone_on_from(tmp_path: Path) -> None:
+    datasets = pairs(tmp_path, "reference_strict")
+    kontext(tmp_path, datasets, stop_after=2)
+    Image.new("RGB", (80, 96), (1, 2, 3)).save(tmp_path / "refs-0/0.png")
+    with pytest.raises(CheckpointUnusable, match="1 changed"):
+        kontext(tmp_path, datasets, resume_from_checkpoint="latest")
+
+
+def test_validation_draws_with_the_references_of_the_first_pairs(tmp_path: Path) -> None:
+    run = kontext(
+        tmp_path,
+        pairs(tmp_path, "reference_strict"),
+        validation_disable=False,
+        validation_prompt="a product photo",
+        validation_resolution="64x64",
+        validation_num_inference_steps=1,
+        num_eval_images=2,
+        max_train_steps=1,
+    )
+    final = [event for event in run.heard.of(ImageEvent) if event.validation_type == "final"]
+    assert {event.prompt for event in final} == {"a product photo", "make it number 0", "make it number 1"}
+    assert len(final) == 4
+    images = [Path(event.images[0].file).read_bytes() for event in final if event.images[0].file]
+    assert len(set(images)) == 4
+
+
+def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:
+    path = tmp_path / "lycoris_config.json"
+    path.write_text(json.dumps(dict(CARD.lycoris_start) | {"apply_preset": dict(CARD.lycoris_start["apply_preset"])}))
+    options = {"lora_type": "lycoris", "lycoris_config": str(path), "base_model_precision": "int8-quanto", "clip_skip": 2}
+    run = kontext(tmp_path, pairs(tmp_path, "reference_strict"), learning_rate=1e-3, **options)
+    weights = load_file(run.output_dir / "pytorch_lora_weights.safetensors")
+    assert len({key.partition(".")[0] for key in weights}) == 30
+    assert any(tensor.abs().max() > 0 for key, tensor in weights.items() if key.endswith("lokr_w2"))

@@ -1,0 +1,129 @@
+"""Finding the references of images: by name, and for ``reference_strict`` of the same size."""
+
+# ruff: noqa: PTH122
+# Paths are text here, as in samples.py.
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from trainer_engine.contract.dataloader import ImageSet, ReferenceSet
+from trainer_engine.contract.errors import Problem
+from trainer_engine.datasets.index import Discovery, ImageFile
+from trainer_engine.datasets.planning import Planner
+from trainer_engine.datasets.samples import Reference, Sample
+from trainer_engine.datasets.sources.local import LeftOut, printable
+
+MOST_NAMED = 10
+MakePlanner = Callable[[ImageSet], Planner]
+
+
+@dataclass
+class Pairing:
+    """The images of one set with their references of one conditioning set."""
+
+    images: ImageSet
+    references: ReferenceSet
+    found: Discovery
+    plan: Planner
+    """The rules of the references as a set of their own; for ``reference_loose``."""
+    missing: list[str] = field(default_factory=list)
+    """Images without a reference."""
+    unlike: list[str] = field(default_factory=list)
+    """Pairs of different size under ``reference_strict``, with both sizes."""
+    unusable: list[str] = field(default_factory=list)
+    """References that cannot be read, with the reason."""
+    used: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._by_name: Mapping[str, ImageFile] = {file.name: file for file in self.found.images}
+        self._by_stem: dict[str, list[ImageFile]] = {}
+        for file in self.found.images:
+            self._by_stem.setdefault(os.path.splitext(file.name)[0], []).append(file)
+        self._broken = {file.name: file.reason for file in self.found.left_out}
+
+    def reference_of(self, sample: Sample) -> Reference | None:
+        """None where there is no usable one; why not is kept for ``problems``."""
+        file = self._partner(sample.name)
+        if file is None:
+            broken = self._broken.get(sample.name)
+            if broken:
+                self.unusable.append(f"{printable(sample.name)} ({broken})")
+            else:
+                self.missing.append(printable(sample.name))
+            return None
+        self.used.add(file.name)
+        made = self._strict(sample, file) if self.references.conditioning_type == "reference_strict" else self._loose(file)
+        return Reference(self.references.id, made) if made else None
+
+    def _partner(self, name: str) -> ImageFile | None:
+        """The same name first, then the same one with another ending."""
+        if name in self._by_name:
+            return self._by_name[name]
+        alike = self._by_stem.get(os.path.splitext(name)[0], [])
+        return alike[0] if len(alike) == 1 else None
+
+    def _strict(self, sample: Sample, file: ImageFile) -> Sample | None:
+        if (file.width, file.height) != (sample.width, sample.height):
+            sizes = f"{sample.width}x{sample.height} and {file.width}x{file.height}"
+            self.unlike.append(f"{printable(sample.name)} ({sizes})")
+            return None
+        return replace(
+            sample,
+            root=self.references.instance_data_dir,
+            name=file.name,
+            size_bytes=file.size_bytes,
+            mtime_ns=file.mtime_ns,
+            captions=(),
+            drawn_as=sample.name,
+            references=(),
+        )
+
+    def _loose(self, file: ImageFile) -> Sample | None:
+        planned = self.plan.plan(file)
+        if isinstance(planned, LeftOut):
+            self.unusable.append(f"{printable(file.name)} ({planned.reason})")
+            return None
+        return replace(planned, captions=())
+
+    def problems(self) -> Iterator[Problem]:
+        images, option = self.images, self.references.option("instance_data_dir")
+        folder = printable(self.references.instance_data_dir)
+        told = f"dataset {self.references.id}"
+        if self.missing:
+            message = f"{told}: {len(self.missing)} images of {images.id} have no reference in {folder}: {_named(self.missing)}."
+            hint = "give each image a reference of the same name, or remove the image"
+            yield Problem.error(option, "missing_reference", message, got=folder, expected="a reference of the same name", hint=hint)
+        if self.unlike:
+            message = f"{told}: {len(self.unlike)} references have another size than their image: {_named(self.unlike)}."
+            hint = "use conditioning_type=reference_loose for references of any size"
+            yield Problem.error(option, "unlike_sizes", message, expected="the size of the image", hint=hint)
+        if self.unusable:
+            message = f"{told}: {len(self.unusable)} references cannot be used: {_named(self.unusable)}."
+            yield Problem.error(option, "broken_reference", message, hint="mend or replace them, or remove the images too")
+        alone = sorted(printable(name) for name in self._by_name.keys() - self.used)
+        if alone:
+            message = f"{told}: {len(alone)} references have no image in {images.id} that is trained on: {_named(alone)}."
+            yield Problem.warning(option, "unused_reference", message)
+
+
+def pair(samples: Sequence[Sample], pairings: Sequence[Pairing]) -> list[Sample]:
+    """The samples that have a reference in every conditioning set, with them; their buckets tell sizes of references apart.
+
+    What is in a batch has to stack, so that images of one size with references of two belong into two buckets.
+    """
+    paired = []
+    for sample in samples:
+        references = tuple(found for pairing in pairings if (found := pairing.reference_of(sample)))
+        if len(references) == len(pairings):
+            sizes = [reference.sample.target for reference in references]
+            other = [f"{width}x{height}" for width, height in sizes if (width, height) != sample.target]
+            bucket = f"{sample.bucket} with {', '.join(other)}" if other else sample.bucket
+            paired.append(replace(sample, references=references, bucket=bucket))
+    return paired
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f"; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return "; ".join(names[:MOST_NAMED]) + more

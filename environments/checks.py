@@ -42,7 +42,7 @@ def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
     if card is not None:
         values["model_family"] = card.name
     _, problems = check_options(given)
-    told = {problem.option for problem in problems}
+    told = {problem.option for problem in problems if problem.level is Level.ERROR}
     problems += [problem for problem in path_problems(values, home) if problem.option not in told]
     problems += flavour_mismatch(values)
     errors, warnings, suggestions = [], [], []

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from environments.adapter_file import uses_lycoris
 from environments.checks import check_config
 from environments.config_files import DATASETS_FILE
 from environments.datasets_file import OPTION, destination
 from environments.examples import Example, find_example, shipped_examples
 from environments.names import name_problem
 from environments.paths import Home
-from environments.starter import starter_config, starter_datasets
+from environments.starter import plain, starter_config, starter_datasets
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
 from trainer_engine.contract.options import REGISTRY
-
-LORA_TYPES = ("standard", "lycoris")
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class PlannedEnvironment:
     datasets: list[dict[str, Any]] | None
     """None where no datasets file is to be made."""
     datasets_path: Path | None
+    adapter: dict[str, Any] | None = None
+    """The adapter file; None where none is to be made."""
 
 
 def plan(request: NewEnvironment, home: Home) -> PlannedEnvironment | list[Problem]:
@@ -69,7 +70,9 @@ def plan(request: NewEnvironment, home: Home) -> PlannedEnvironment | list[Probl
         problems.append(path)
     if problems or isinstance(path, Problem):
         return problems
-    return _planned(request, example, starter_config(request.name, card, flavour, model_type), home)
+    lora_type = request.lora_type or base.get("lora_type") or REGISTRY["lora_type"].default
+    starter = starter_config(request.name, card, flavour, model_type, lora_type)
+    return _planned(request, example, starter, card, home)
 
 
 def _card(family: object, problems: list[Problem]) -> FamilyCard | None:
@@ -109,10 +112,11 @@ def _choices(request: NewEnvironment, card: FamilyCard, flavour: str, model_type
         message = f"model_type={model_type} is known, not available yet for {card.title}."
         hint = "" if request.model_type else "lora is what a request without model_type means"
         problems.append(Problem.error("model_type", "not_available", message, got=model_type, expected=expected, hint=hint))
-    if request.lora_type is not None and request.lora_type not in LORA_TYPES:
+    lora_types = REGISTRY["lora_type"].choices
+    if request.lora_type is not None and request.lora_type not in lora_types:
         message = f"lora_type is {request.lora_type!r}."
         problems.append(
-            Problem.error("lora_type", "not_a_choice", message, got=request.lora_type, expected=f"one of {', '.join(LORA_TYPES)}")
+            Problem.error("lora_type", "not_a_choice", message, got=request.lora_type, expected=f"one of {', '.join(lora_types)}")
         )
     elif request.lora_type is not None and model_type == "full":
         hint = "leave it out, or send model_type=lora"
@@ -120,16 +124,18 @@ def _choices(request: NewEnvironment, card: FamilyCard, flavour: str, model_type
     return problems
 
 
-def _planned(request: NewEnvironment, example: Example | None, starter: dict[str, Any], home: Home) -> PlannedEnvironment | list[Problem]:
+def _planned(
+    request: NewEnvironment, example: Example | None, starter: dict[str, Any], card: FamilyCard, home: Home
+) -> PlannedEnvironment | list[Problem]:
     given = request.dataloader_path or f"{request.name}/{DATASETS_FILE}"
     config = {**starter, **(example.config if example else {})}
-    config |= {
-        name: starter[name] for name in ("model_family", "model_type", "model_flavour", "pretrained_model_name_or_path", "output_dir")
-    }
+    kept = ("model_family", "model_type", "model_flavour", "pretrained_model_name_or_path", "output_dir", "lora_type", "lycoris_config")
+    config = {name: value for name, value in config.items() if name not in kept} | {name: starter[name] for name in kept if name in starter}
     config[OPTION] = given
     checked = check_config(config, home)
     path = destination(given, OPTION, home)
     if checked.errors or isinstance(path, Problem):
         return checked.errors + ([path] if isinstance(path, Problem) else [])
     datasets = example.datasets if example else starter_datasets(request.name, checked.values)
-    return PlannedEnvironment(checked.values, datasets if request.create_dataloader else None, path)
+    adapter = plain(card.lycoris_start) if uses_lycoris(config) else None
+    return PlannedEnvironment(checked.values, datasets if request.create_dataloader else None, path, adapter)

@@ -24,6 +24,8 @@ LOCAL = MappingProxyType(
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False),
         "cache_dir_text": PathRule(Kind.FOLDER, must_exist=False),
         "data_backend_config": PathRule(Kind.FILE, must_exist=True),
+        "lycoris_config": PathRule(Kind.FILE, must_exist=True),
+        "init_lora": PathRule(Kind.ANY, must_exist=True),
         "accelerate_config": PathRule(Kind.FILE, must_exist=True),
     }
 )

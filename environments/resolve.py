@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from environments.adapter_file import OPTION as ADAPTER_OPTION
+from environments.adapter_file import uses_lycoris
 from environments.checks import flavour_mismatch
 from environments.config_files import without_marks
 from environments.datasets_file import OPTION, read_document
@@ -18,7 +20,7 @@ from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
-from trainer_engine.contract.options import TrainingOptions, check_options, normalise
+from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
     card = find_card(str(given.get("model_family", "")))
     if card is not None:
         given["model_family"] = card.name
+    if uses_lycoris(given):
+        given.setdefault(ADAPTER_OPTION, REGISTRY[ADAPTER_OPTION].default)
     told = {problem.option for problem in problems}
     absolute, found, path_problems = _resolve_options(given, home)
     options, more = check_options(absolute)
     problems += [problem for problem in more if problem.option not in told]
-    told |= {problem.option for problem in more}
+    told |= {problem.option for problem in errors_in(more)}
     problems += [problem for problem in path_problems if problem.option not in told]
     problems += flavour_mismatch(given)
     if errors_in(problems):
@@ -84,8 +88,9 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
 def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, Any], dict[str, ResolvedPath], list[Problem]]:
     """The values with their paths absolute, the paths taken, and the problems with the others."""
     absolute, taken, problems = dict(given), {}, []
+    idle = set() if uses_lycoris(given) else {ADAPTER_OPTION}
     for name, rule in LOCAL.items():
-        if given.get(name) is None:
+        if given.get(name) is None or name in idle:
             continue
         found = resolve(given[name], name, home=home, must_exist=rule.must_exist, kind=rule.kind)
         if isinstance(found, Problem):

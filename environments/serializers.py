@@ -267,3 +267,36 @@ class ExamplesSerializer(serializers.Serializer[Any]):
 
     examples = ExampleSerializer(many=True)
     count = serializers.IntegerField()
+
+
+class AdapterSerializer(serializers.Serializer[Any]):
+    """An adapter file of LyCORIS: ``config`` may also be sent as the body itself."""
+
+    config = serializers.JSONField(
+        help_text='The file: {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, ...}',
+        style={"base_template": "textarea.html", "rows": 16},
+    )
+    model_family = serializers.CharField(required=False, help_text="Where only a check is asked for: whose class names the file uses.")
+
+
+class AdapterCheckedSerializer(serializers.Serializer[Any]):
+    valid = serializers.BooleanField()
+    errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
+    warnings = serializers.ListField(child=serializers.CharField())
+    problems = ProblemSerializer(many=True)
+
+
+class AdapterShownSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    path = serializers.CharField(help_text="As the configuration names it.")
+    absolute_path = serializers.CharField()
+    config = serializers.JSONField()
+    validation = AdapterCheckedSerializer()
+
+
+class AdapterWrittenSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField()
+    path = serializers.CharField()
+    absolute_path = serializers.CharField()
+    config = serializers.JSONField()
+    validation = AdapterCheckedSerializer()

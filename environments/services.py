@@ -11,8 +11,20 @@ from typing import Any
 from django.db import transaction
 
 from environments.absorb import absorb, absorb_all, datasets_text, record, remember_files
+from environments.adapter_file import OPTION as ADAPTER_OPTION
+from environments.adapter_file import find_adapter_file, uses_lycoris
 from environments.checks import CheckedConfig, check_config
-from environments.config_files import CONFIG_FILE, DATASETS_FILE, read_config, remove_files, set_aside, write_config, write_text
+from environments.config_files import (
+    CONFIG_FILE,
+    DATASETS_FILE,
+    LYCORIS_FILE,
+    folder_of,
+    read_config,
+    remove_files,
+    set_aside,
+    write_config,
+    write_text,
+)
 from environments.creation import NewEnvironment, PlannedEnvironment, plan
 from environments.datasets_file import OPTION, destination
 from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
@@ -22,7 +34,9 @@ from environments.models import Action, Environment
 from environments.paths import Home
 from environments.run_names import name_for_run
 from environments.starter import starter_datasets
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.families import find_card
+from trainer_engine.contract.lycoris import parse_lycoris
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,8 @@ def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
 def _write_first_files(environment: Environment, planned: PlannedEnvironment, home: Home) -> None:
     write_config(home, environment.name, planned.config)
     path = planned.datasets_path
+    if planned.adapter is not None:
+        write_text(home, folder_of(home, environment.name) / LYCORIS_FILE, write_json(planned.adapter))
     if planned.datasets is not None and path is not None and not path.exists():
         write_text(home, path, write_json(planned.datasets))
 
@@ -145,6 +161,38 @@ def _write_row(row: Environment, values: dict[str, Any], action: str, actor: str
     record(row, action, actor, home, replaced_text=broken)
 
 
+@dataclass(frozen=True)
+class WrittenAdapter:
+    """An adapter file that was stored."""
+
+    environment: Environment
+    path: Path
+
+
+def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAdapter:
+    """Replace the adapter file of an environment, and let the configuration name it.
+
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    """
+    environment = find(name)
+    if not uses_lycoris(environment.config):
+        message, hint = f"The environment {name!r} trains no LyCORIS adapter.", "PUT model_type=lora and lora_type=lycoris first"
+        raise EnvironmentProblems.of(
+            [Problem.error("lora_type", "no_lycoris", message, got=environment.config.get("lora_type"), hint=hint)]
+        )
+    _, problems = parse_lycoris(document, find_card(str(environment.config.get("model_family"))))
+    if errors_in(problems):
+        raise EnvironmentProblems.of(errors_in(problems))
+    found = find_adapter_file(environment.config, name, current_home())
+    if found.problem is not None and found.problem.code not in ("unreadable_file",):
+        raise EnvironmentProblems.of([found.problem])
+    with change() as home:
+        row = _locked(name)
+        write_text(home, found.path, write_json(document))
+        _write_row(row, {**row.config, ADAPTER_OPTION: found.given}, Action.UPDATED, actor, home)
+    return WrittenAdapter(row, found.path)
+
+
 def activate(name: str, *, actor: str) -> Environment:
     """Make it the one that runs start from. Raises EnvironmentNotFound."""
     find(name)
@@ -169,7 +217,7 @@ def delete_environment(name: str, *, actor: str) -> None:
         broken = read_config(home, name).file.text if row.file_problems else None
         record(row, Action.DELETED, actor, home, replaced_text=broken)
         row.delete()
-        remove_files(home, name, CONFIG_FILE, *_own_datasets_file(row, home))
+        remove_files(home, name, CONFIG_FILE, *([LYCORIS_FILE] if uses_lycoris(row.config) else []), *_own_datasets_file(row, home))
 
 
 def _own_datasets_file(row: Environment, home: Home) -> list[str]:

@@ -18,6 +18,7 @@ from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
 from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
+from training.preflight_adapter import adapter_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 
@@ -42,9 +43,11 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems)
+    base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
+    told = {problem.option for problem in problems}
+    problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
     report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
-    base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
     return PreflightReport(resolved, problems + more, understood)
 
@@ -59,7 +62,7 @@ def _understand(
     flavour = options.model.model_flavour or card.default_flavour
     parameters = (weights.count_parameters(base) if base else None) or card.parameters.get(flavour, 0)
     memory = estimates.estimate_memory(options, parameters, report, card)
-    encoder_bytes = weights.folder_bytes(base / "text_encoder") if base else 0
+    encoder_bytes = sum(weights.folder_bytes(base / folder) for folder in card.text_encoder_folders) if base else 0
     disk = estimates.estimate_disk(options, parameters, report, card, steps=steps, encoder_bytes=encoder_bytes)
     output_dir = Path(options.run.output_dir)
     free = shutil.disk_usage(nearest_existing(output_dir)).free

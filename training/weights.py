@@ -120,23 +120,36 @@ def _refused(option: str, source: str, revision: str | None, status: int, code: 
 
 def count_parameters(folder: Path) -> int | None:
     """Numbers in a safetensors model's denoiser, from the files' headers; None where there are none that can be read."""
+    shapes = _tensor_shapes(folder)
+    return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
+
+
+def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Module name -> (out, in) of the linear layers of a model's denoiser; None where they cannot be read."""
+    shapes = _tensor_shapes(folder)
+    if not shapes:
+        return None
+    return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
+
+
+def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     parts = [folder / name for name in DENOISERS if (folder / name).is_dir()] or [folder]
-    total = 0
+    found: dict[str, tuple[int, ...]] = {}
     for path in sorted(parts[0].glob("*.safetensors")):
         try:
-            total += _numbers_in(path)
+            found |= _shapes_in(path)
         except (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError):
             return None
-    return total or None
+    return found
 
 
-def _numbers_in(path: Path) -> int:
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:
             raise ValueError("the header is too long")
         header = json.loads(stream.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 
 
 def folder_bytes(folder: Path) -> int:

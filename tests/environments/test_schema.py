@@ -20,6 +20,9 @@ CALLS = {
     ("post", "/api/configs/{name}/activate"): {"200", "403", "404"},
     ("get", "/api/configs/{name}/export"): {"200", "403", "404", "422"},
     ("post", "/api/configs/{name}/dataloader"): {"200", "400", "403", "404", "409", "413", "415", "422"},
+    ("get", "/api/configs/environments/{name}/lycoris"): {"200", "403", "404", "422"},
+    ("put", "/api/configs/environments/{name}/lycoris"): {"200", "400", "403", "404", "409", "413", "415", "422"},
+    ("post", "/api/configs/lycoris/validate"): {"200", "400", "403", "413", "415"},
 }
 
 

@@ -32,7 +32,7 @@ def test_half_precision_needs_a_gpu(training: Training) -> None:
     assert codes(training, mixed_precision="bf16") == []
 
 
-@pytest.mark.parametrize("optimizer", sorted(ARGUMENTS))
+@pytest.mark.parametrize("optimizer", ["adamw_bf16", "optimi-adamw", "torch-adamw"])
 @pytest.mark.parametrize(
     ("text", "code"),
     [

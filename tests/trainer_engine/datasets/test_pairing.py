@@ -101,14 +101,14 @@ def test_everything_that_is_wrong_with_pairs_is_told_at_once(tmp_path: Path) -> 
 def test_loose_references_have_sizes_of_their_own_which_keep_buckets_apart(tmp_path: Path) -> None:
     paint(tmp_path / "edits", dict.fromkeys(("a.png", "b.png", "c.png"), (96, 96)))
     paint(tmp_path / "refs", {"a.png": (192, 96), "b.png": (192, 96), "c.png": (96, 96)})
-    report, problems = looked_at(tmp_path, document(tmp_path, "reference_loose"))
+    report, problems = looked_at(tmp_path, document(tmp_path, "reference_loose", resolution=128))
     assert told(problems) == set()
     by_bucket: dict[str, set[tuple[int, int]]] = {}
     for sample in report.sets[0].samples:
         by_bucket.setdefault(sample.bucket, set()).add(sample.references[0].sample.target)
     assert len(by_bucket) == 2
     assert all(len(sizes) == 1 for sizes in by_bucket.values())
-    assert {sample.target for sample in report.sets[0].samples} == {(64, 64)}
+    assert {sample.target for sample in report.sets[0].samples} == {(128, 128)}
 
 
 def test_a_flavour_that_edits_needs_references_and_another_takes_none(tmp_path: Path) -> None:

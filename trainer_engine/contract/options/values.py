@@ -44,7 +44,7 @@ def parse_int(value: object) -> int:
     if isinstance(value, int):
         return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", value.strip()):
-        return int(float(value)) if "." in value else int(value)
+        return int(float(value.strip())) if "." in value else int(value.strip())
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)
     raise WrongValue("is not a whole number", code="not_a_whole_number")

@@ -1,0 +1,111 @@
+"""What the engine would refuse of an adapter: the file of LyCORIS, its targets and ranks beside the weights of the base model."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.lycoris import OPTION, LycorisConfig, parse_lycoris
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.adapter import parse_targets
+from trainer_engine.contract.options.precision import QUANTISED
+from training.weights import layer_shapes
+
+LIMITED = ("lora", "locon", "dylora", "glora", "tlora")
+"""Algorithms of LyCORIS whose rank cannot be above that of a layer."""
+WITHOUT_QUANTISED = ("full", "tlora")
+"""Algorithms that need the exact weights below."""
+CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
+"""Ending of a class -> what the names of its layers hold, as diffusers calls them."""
+STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
+
+
+def adapter_problems(options: TrainingOptions, card: FamilyCard, base: Path | None, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """``base``: the local folder of the base model; None leaves out what its weights would tell. ``given``: options that were sent."""
+    if options.model.model_type != "lora":
+        return
+    shapes = layer_shapes(base) if base else None
+    if options.adapter.lora_type == "standard":
+        yield from _standard(options, card, shapes)
+        return
+    for name in STANDARD_OPTIONS:
+        if name in given:
+            message = f"{name} has no effect on a LyCORIS adapter, whose file {Path(options.adapter.lycoris_config).name} says what it is."
+            yield Problem.note(
+                name, "no_effect", message, got=given[name], hint="linear_dim there is the rank" if name == "lora_rank" else ""
+            )
+    yield from _lycoris(options, card, shapes)
+
+
+def _standard(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
+    own = parse_targets(options.adapter.peft_lora_target_modules)
+    chosen = options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
+    option = "peft_lora_target_modules" if own else card.lora_target_option or "model_family"
+    if shapes is None:
+        return
+    matched = {name: shape for name, shape in shapes.items() if name.endswith(tuple(f".{one}" for one in own or card.lora_targets[chosen]))}
+    matched |= {name: shapes[name] for name in own or card.lora_targets[chosen] if name in shapes}
+    if not matched:
+        endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
+        message = "No module of the base model has such a name: nothing would be trained."
+        yield Problem.error(option, "nothing_matched", message, got=own or chosen, expected=f"endings such as {', '.join(endings[:12])}")
+    yield from _ranks("lora_rank", options.adapter.lora_rank, matched)
+
+
+def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
+    small = {name: min(shape[:2]) for name, shape in layers.items() if rank > min(shape[:2])}
+    if small:
+        name, most = min(small.items(), key=lambda item: item[1])
+        message = f"The rank {rank} is larger than that of {len(small)} layers; the smallest is {name} with {most}."
+        yield Problem.error(option, "rank_too_large", message, got=rank, expected=f"at most {most}")
+
+
+def _lycoris(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
+    path = Path(options.adapter.lycoris_config)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"The adapter file {path} cannot be read: {error}"
+        yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")
+        return
+    config, problems = parse_lycoris(document, card)
+    yield from problems
+    if config is None or errors_in(problems):
+        return
+    if config.algo in WITHOUT_QUANTISED and options.precision.base_model_precision in QUANTISED:
+        message = f"The algorithm {config.algo} needs the exact weights of the base model."
+        hint = "set base_model_precision=no_change, or use another algorithm"
+        yield Problem.error(f"{OPTION}.algo", "needs_exact_weights", message, got=config.algo, hint=hint)
+    if shapes is not None:
+        yield from _names(config, shapes)
+        if config.algo in LIMITED:
+            yield from _ranks(f"{OPTION}.linear_dim", config.linear_dim, _of_classes(config.preset["target_module"], shapes))
+
+
+def _of_classes(classes: list[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layers in modules of such classes, as far as their names tell."""
+    marks = [mark for ending, mark in CLASS_MARKS.items() if any(name.endswith(ending) for name in classes)]
+    return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}
+
+
+def _names(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
+    """Patterns that no module answers to; the library only writes a line into its log."""
+    modules = {".".join(parts[:count]) for parts in (name.split(".") for name in shapes) for count in range(1, len(parts) + 1)}
+    for pattern in config.preset["target_name"]:
+        if not any(_matches(pattern, name, config.preset["use_fnmatch"]) for name in modules):
+            message = f"No module of the base model is called {pattern}."
+            expected = f"names such as {', '.join(sorted(shapes)[:4])}"
+            yield Problem.error(f"{OPTION}.apply_preset.target_name", "nothing_matched", message, got=pattern, expected=expected)
+
+
+def _matches(pattern: str, name: str, like_files: bool) -> bool:
+    try:
+        return fnmatch.fnmatch(name, pattern) if like_files else re.match(pattern, name) is not None
+    except re.error:
+        return False

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trainer_engine.contract.trackers import wandb_knows_us
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -16,6 +18,8 @@ class Environment:
     processes: int
     use_cpu: bool
     """Compute on the CPU although there may be an accelerator."""
+    wandb_knows_us: bool
+    """Whether there is a login for Weights & Biases."""
 
     @property
     def is_first(self) -> bool:
@@ -29,5 +33,6 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     return Environment(
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
+        wandb_knows_us=wandb_knows_us(variables),
         use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
     )

@@ -14,6 +14,7 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
 from training.engine_process import passed_environment
@@ -37,6 +38,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += _data_is_safe(options, resolved.dataloader)
     problems += resume_problems(options, card)
     problems += _precision_problems(options, variables)
+    problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     hub = weights.HubSettings.of(variables)
     sources = _model_sources(options, card)
@@ -134,6 +136,13 @@ def _precision_problems(options: TrainingOptions, variables: Mapping[str, str]) 
     if options.precision.mixed_precision == "fp16" and not visible_gpus(variables):
         message = "mixed_precision=fp16 needs a GPU, and none is visible here."
         yield Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")
+
+
+def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
+    if "wandb" in parse_trackers(options.reporting.report_to) and not wandb_knows_us(variables):
+        folder = Path(options.run.output_dir, options.reporting.logging_dir)
+        message = f"There is no login for Weights & Biases: the run is logged offline into {folder}."
+        yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
 
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:

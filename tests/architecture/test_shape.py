@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("trainer_engine", "training", "environments", "simpletuner_site")
 LONGEST_FUNCTION = 60
-BROAD_EXCEPTS = 2
-"""The engine's process edge and the follower."""
+BROAD_EXCEPTS = 3
+"""The engine's process edge, the follower, and the thread of a tracker."""
 
 
 READERS_OF_THE_ENVIRONMENT = {

@@ -12,7 +12,6 @@ from environments.paths import Home
 from environments.resolve import resolve_run
 from tests.training.conftest import Training
 from tests.training.test_api_read import write_checkpoint
-from trainer_engine.contract.options.optimizer import ARGUMENTS
 from training.preflight import examine_run
 
 IDENTITY = {"model_family": "pixart_sigma", "model_type": "full", "optimizer": "adamw_bf16", "weights": "float32", "use_ema": False}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -35,6 +35,8 @@ class AdapterBeside(Trainable):
         self.facts = facts
         self.comfyui_prefix = ""
         """Where the result is to have ComfyUI's keys: what stands before the module names there."""
+        self.describe: Callable[[int, Path], str] | None = None
+        """(step, output folder) -> the README.md of a result."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -91,6 +93,8 @@ class AdapterBeside(Trainable):
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE)
             tensors = to_comfyui(adapter, self.comfyui_prefix)
         self._write(folder, tensors, {"global_step": str(step)})
+        if self.describe is not None and not averaged:
+            write_atomically(folder / "README.md", self.describe(step, output_dir).encode())
 
     def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str]) -> None:
         header = {"format": "pt", **self.facts, **self.metadata(), **more}

@@ -9,6 +9,7 @@ import torch
 
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.beside import AdapterBeside
+from trainer_engine.adapters.card import adapter_card
 from trainer_engine.adapters.full import Full
 from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.standard import StandardAdapter
@@ -58,6 +59,7 @@ def _make_adapter(family: Family) -> AdapterBeside:
     network.to(device)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefix = family.card.comfyui_prefix
+    adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder)
     return adapter
 
 

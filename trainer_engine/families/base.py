@@ -151,6 +151,11 @@ class Family(ABC):
 
     # ---- drawing and the result ----
 
+    @property
+    @abstractmethod
+    def pipeline_name(self) -> str:
+        """Class of diffusers that draws with the family's weights."""
+
     @abstractmethod
     def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> Any:
         """The family's diffusers pipeline around the live network, without text encoders; ``draw`` takes it. Takes the bare network."""

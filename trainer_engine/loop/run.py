@@ -14,6 +14,7 @@ from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
+from trainer_engine.trackers.voice import tracked
 
 
 def train(
@@ -23,8 +24,9 @@ def train(
     processes = Processes(environment)
     requests.raise_if_stopped()
     try:
-        trainer = assemble(Surroundings(options, dataloader, processes, Stages(voice), requests))
-        return _fit(trainer, options, voice, requests)
+        with tracked(voice, options, environment) as heard:
+            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests))
+            return _fit(trainer, options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +96,17 @@ def test_the_result_has_comfyuis_keys_where_asked_for(name: str, tmp_path: Path)
     assert all(key.startswith("transformer.transformer_blocks.") for key in found)
     again = train_here(tmp_path, **options, resume_from_checkpoint="latest")
     assert again.step == 4
+
+
+@pytest.mark.parametrize("name", ["standard", "lokr"])
+def test_the_lines_of_the_readme_load_the_adapter(name: str, tmp_path: Path) -> None:
+    drawing = {"validation_disable": False, "validation_prompt": "a cat", "validation_resolution": "64x64", "disable_benchmark": True}
+    run = train_here(tmp_path, **ADAPTERS[name](tmp_path), **drawing, validation_num_inference_steps=1, max_train_steps=2)
+    text = (run.output_dir / "README.md").read_text()
+    assert f'base_model: "{tiny_pixart()}"' in text
+    samples = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
+    assert len(samples) == 2
+    assert all((run.output_dir / sample).is_file() for sample in samples)
+    code = text.split("```python")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=run.output_dir, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

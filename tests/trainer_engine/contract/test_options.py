@@ -92,7 +92,7 @@ def test_every_problem_is_told_at_once() -> None:
         ("lr_scheduler", "cosinus", "not_a_choice"),
         ("base_model_precision", "int8-quanto", "cannot_be_trained"),
         ("mixed_precision", "fp8", "not_available"),
-        ("report_to", "wandb", "not_available"),
+        ("report_to", "comet_ml", "unknown_tracker"),
         ("validation_resolution", "1024x1000x3", "not_a_size"),
         ("validation_resolution", "1001", "not_a_size"),
         ("validation_resolution", "64", "not_a_size"),
@@ -224,4 +224,4 @@ def test_the_options_page_says_what_the_registry_says() -> None:
 
 
 def test_none_is_a_choice_where_it_is_one() -> None:
-    assert normalise({"ema_validation": "none", "report_to": "None"}) == ({"ema_validation": "none", "report_to": "none"}, [])
+    assert normalise({"ema_validation": "None"}) == ({"ema_validation": "none"}, [])

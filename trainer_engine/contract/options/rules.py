@@ -15,6 +15,8 @@ from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, 
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
+from trainer_engine.contract.trackers import KNOWN as TRACKERS
+from trainer_engine.contract.trackers import parse_trackers
 
 Values = Mapping[str, Any]
 LARGEST_MEGAPIXELS = 5
@@ -236,6 +238,19 @@ def optimizer_follows_its_options(values: Values) -> Iterator[Problem]:
         )
 
 
+def trackers_are_known(values: Values) -> Iterator[Problem]:
+    try:
+        names = parse_trackers(values["report_to"])
+    except ValueError as error:
+        expected = f"none, or some of {', '.join(TRACKERS)} with commas"
+        yield Problem.error("report_to", "unknown_tracker", f"report_to: {error}.", got=values["report_to"], expected=expected)
+        return
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            message = f"The tracker {name} is not installed here."
+            yield Problem.error("report_to", "not_installed", message, got=name, hint=f"pip install {name}")
+
+
 def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
     """A quantised weight cannot learn, and a family names the types that it takes."""
     chosen, card = values["base_model_precision"], find_card(str(values.get("model_family", "")))
@@ -286,6 +301,7 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     clipping_is_gentle,
     options_of_other_families_do_nothing,
     optimizer_follows_its_options,
+    trackers_are_known,
     quantised_weights_are_frozen,
     adapter_options_fit_together,
     objective_options_have_an_effect,

@@ -156,6 +156,10 @@ class Flux(Family):
 
     # ---- drawing and the result ----
 
+    @property
+    def pipeline_name(self) -> str:
+        return "FluxKontextPipeline" if self.flavour in CARD.takes_references else "FluxPipeline"
+
     def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> Any:
         parts = {"transformer": denoiser, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
         return make_pipeline(parts, with_references=self.flavour in CARD.takes_references)
@@ -196,7 +200,7 @@ class Flux(Family):
 
     def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
         dtype = str(self.devices.weights).removeprefix("torch.")
-        plan = pipeline_plan(self.parts, lambda target: self.save_denoiser(denoiser, target), dtype=dtype, flavour=self.flavour)
+        plan = pipeline_plan(self.parts, lambda target: self.save_denoiser(denoiser, target), dtype=dtype, pipeline=self.pipeline_name)
         write_pipeline(folder, plan, self.options)
 
 

@@ -12,7 +12,7 @@ from trainer_engine.families.flux.parts import Parts
 from trainer_engine.families.pipeline_folder import Component, PipelinePlan
 
 
-def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, flavour: str) -> PipelinePlan:
+def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, pipeline: str) -> PipelinePlan:
     def save_vae(folder: Path) -> None:
         parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
 
@@ -34,7 +34,7 @@ def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dty
     }
     return PipelinePlan(
         card=CARD,
-        pipeline="FluxKontextPipeline" if flavour in CARD.takes_references else "FluxPipeline",
+        pipeline=pipeline,
         base_model=parts.base.name,
         denoiser=("transformer", "FluxTransformer2DModel"),
         save_denoiser=save_transformer,

@@ -138,6 +138,10 @@ class PixArtSigma(Family):
 
     # ---- drawing and the result ----
 
+    @property
+    def pipeline_name(self) -> str:
+        return "PixArtSigmaPipeline"
+
     def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> PixArtSigmaPipeline:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler)
         pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=denoiser, scheduler=scheduler)

@@ -1,0 +1,104 @@
+"""The README.md beside an adapter: what it is, how it was trained, what it draws, and how it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import diffusers
+
+from trainer_engine.adapters.base import ADAPTER_FILE
+from trainer_engine.families.base import Family
+from trainer_engine.families.pipeline_folder import training_facts
+from trainer_engine.validation import FOLDER as IMAGES
+
+MOST_SAMPLES = 6
+
+LYCORIS = """import torch
+from diffusers import {pipeline}
+from lycoris import create_lycoris_from_weights
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+adapter, _ = create_lycoris_from_weights(1.0, "{file}", pipeline.transformer)
+adapter.apply_to()"""
+PIPELINE = """import torch
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+pipeline.load_lora_weights(".", weight_name="{file}")"""
+PEFT = """import json
+
+import torch
+from diffusers import {pipeline}
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import safe_open
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+with safe_open("{file}", framework="pt") as file:
+    config = json.loads(file.metadata()["lora_adapter_metadata"])
+    tensors = {{key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}}
+config = LoraConfig(**{{key.removeprefix("transformer."): value for key, value in config.items()}})
+inject_adapter_in_model(config, pipeline.transformer)
+set_peft_model_state_dict(pipeline.transformer, tensors)"""
+
+
+def adapter_card(family: Family, base_model: str, step: int, output_dir: Path) -> str:
+    """Markdown with the metadata that the hub reads; samples are linked from where they lie."""
+    options = family.options
+    kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
+    facts = {"family": family.card.name, **_adapter_facts(family), **training_facts(options), "optimizer steps": str(step)}
+    samples = _samples(output_dir)
+    return "\n".join(
+        [
+            "---",
+            "library_name: diffusers",
+            "pipeline_tag: text-to-image",
+            f"base_model: {json.dumps(base_model, ensure_ascii=False)}",
+            "base_model_relation: adapter",
+            f"tags: [text-to-image, diffusers, lora, {options.adapter.lora_type}]",
+            "---",
+            f"# A {kind} for {family.card.title}",
+            "",
+            f"Trained beside the frozen weights of `{base_model}`.",
+            "",
+            *(f"- {name}: {value}" for name, value in facts.items()),
+            "",
+            "## How to load it",
+            "",
+            "```python",
+            _how(family).format(
+                pipeline=family.pipeline_name,
+                base=json.dumps(base_model),
+                dtype=str(family.devices.network).removeprefix("torch."),
+                file=ADAPTER_FILE,
+            ),
+            "```",
+            "",
+            *(["## Samples", "", *(f"![{path.stem}]({os.path.relpath(path, output_dir)})" for path in samples), ""] if samples else []),
+        ]
+    )
+
+
+def _how(family: Family) -> str:
+    adapter = family.options.adapter
+    if adapter.lora_type == "lycoris":
+        return LYCORIS
+    loads_itself = hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights") and not adapter.use_dora
+    return PIPELINE if loads_itself else PEFT
+
+
+def _adapter_facts(family: Family) -> dict[str, str]:
+    options = family.options
+    base = {"base model kept in": options.precision.base_model_precision, "keys of the file": options.adapter.lora_format}
+    if options.adapter.lora_type == "lycoris":
+        return {"adapter": "LyCORIS, as lycoris_config.json says", **base}
+    alpha = options.adapter.lora_rank if options.adapter.lora_alpha is None else options.adapter.lora_alpha
+    return {"adapter": f"rank {options.adapter.lora_rank}, alpha {alpha:g}{', DoRA' if options.adapter.use_dora else ''}", **base}
+
+
+def _samples(output_dir: Path) -> list[Path]:
+    """The newest validation images, by the step in their names."""
+    found = sorted((output_dir / IMAGES).glob("step_*.png"), key=lambda path: (-int(path.name.split("_")[1]), path.name))
+    newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
+    return newest[:MOST_SAMPLES]

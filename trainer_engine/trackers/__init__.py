@@ -1,0 +1,1 @@
+"""Trackers that metrics and images are sent to: beside the run, never in its way."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer_engine.trackers.base import RunFacts, Tracker
 
+UNSAFE = re.compile(r"[^\w-]+")
+
 
 class TensorBoard(Tracker):
-    """Event files in ``<logging_dir>/<run name>``."""
+    """Event files in ``<logging_dir>/<run name>``, with the name as a folder can be called."""
 
     def __init__(self, facts: RunFacts) -> None:
-        self.writer = SummaryWriter(str(facts.folder / facts.name))
+        self.writer = SummaryWriter(str(facts.folder / UNSAFE.sub("_", facts.name)))
         self.writer.add_text("settings", f"```\n{json.dumps(dict(facts.settings), indent=2, default=str)}\n```")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

@@ -33,8 +33,8 @@ def warnings(run: HereRun) -> list[str]:
 
 
 def test_tensorboard_files_hold_every_step_and_the_images(tmp_path: Path) -> None:
-    run = drawing_run(tmp_path, report_to="tensorboard", tracker_run_name="cats")
-    found = EventAccumulator(str(run.output_dir / "logs/cats"), size_guidance={"images": 0}).Reload()
+    run = drawing_run(tmp_path, report_to="tensorboard", tracker_run_name="../my cats")
+    found = EventAccumulator(str(run.output_dir / "logs/_my_cats"), size_guidance={"images": 0}).Reload()
     assert [event.step for event in found.Scalars("loss")] == [1, 2, 3]
     assert {"learning_rate", "grad_norm", "epoch", "samples_per_second"} <= set(found.Tags()["scalars"])
     assert len(found.Tags()["images"]) == 2

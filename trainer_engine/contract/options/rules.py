@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
@@ -245,6 +246,10 @@ def trackers_are_known(values: Values) -> Iterator[Problem]:
         expected = f"none, or some of {', '.join(TRACKERS)} with commas"
         yield Problem.error("report_to", "unknown_tracker", f"report_to: {error}.", got=values["report_to"], expected=expected)
         return
+    folder = PurePosixPath(values["logging_dir"])
+    if folder.is_absolute() or ".." in folder.parts:
+        message = f"logging_dir={folder} leads out of output_dir."
+        yield Problem.error("logging_dir", "outside_output", message, got=values["logging_dir"], expected="a folder below output_dir: logs")
     for name in names:
         if importlib.util.find_spec(name) is None:
             message = f"The tracker {name} is not installed here."

@@ -1,0 +1,41 @@
+"""One process of ``tests.bench.adapters``: takes a few steps, then says how much memory that took."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.bench import adapters
+from trainer_engine.contract.families import find_card
+from trainer_engine.datasets.report import examine
+from training.estimates import estimate_memory
+from training.weights import count_parameters
+
+STEPS = 6
+
+
+def main(place: Path, kind: str, who: str) -> None:
+    baseline = psutil.Process().memory_info().rss
+    options = adapters.options_of(place, kind)
+    options = options.model_copy(update={"run": options.run.model_copy(update={"max_train_steps": STEPS})})
+    trainer = adapters.assembled(place, options)
+    if who == "engine":
+        trainer.fit()
+    else:
+        batch = trainer.loader.load(0).passes[0]
+        del trainer
+        adapters.bare_loop(place, kind, options, batch)(STEPS)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    card = find_card("flux")
+    assert card is not None
+    report = examine(adapters.datasets(place, options), options, card)
+    estimate = estimate_memory(options, count_parameters(place / "model") or 0, report, card)
+    print(json.dumps({"peak": max(1, peak - baseline), "estimate": estimate.counted + estimate.modelled}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

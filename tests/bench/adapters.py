@@ -1,0 +1,207 @@
+"""Adapters on an 8-bit base: steps a second and peak memory of the engine beside a bare loop with the same modules; saving and loading."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from lycoris import LycorisNetwork, create_lycoris
+from optimum.quanto import freeze, qint8, quantize
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from tests.bench.table import Table, milliseconds, ratio_of
+from tests.bench.training import Loop, TakingTurns
+from tests.helpers.pictures import draw_pictures
+from trainer_engine.adapters.build import make_trainable
+from trainer_engine.batches.collate import Batch
+from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
+from trainer_engine.contract.families import find_card
+from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.contract.run import RunFolder
+from trainer_engine.devices import resolve_devices
+from trainer_engine.environment import read_environment
+from trainer_engine.families.base import load_family
+from trainer_engine.families.flux.tiny import make_tiny
+from trainer_engine.families.flux.tokens import pack, positions
+from trainer_engine.journal import Journal
+from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.callbacks.base import Callbacks
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.trainer import Trainer
+from trainer_engine.optimizers import build_optimizer
+from trainer_engine.processes import Processes
+from trainer_engine.stopping import Requests
+
+SECTION = "adapters"
+KINDS = ("LoKr", "LoRA")
+ROUNDS, STEPS = 8, 10
+EDGE = 128
+TARGETS = ["FluxAttention", "FeedForward"]
+TIMES = 10
+
+
+def adapter_file(place: Path) -> Path:
+    card = find_card("flux")
+    assert card is not None
+    path = place / "lycoris_config.json"
+    path.write_text(json.dumps({"algo": "lokr", "multiplier": 1.0, "full_matrix": True, "linear_alpha": 1, "factor": 8, **_preset()}))
+    return path
+
+
+def _preset() -> dict[str, Any]:
+    return {"apply_preset": {"target_module": TARGETS}}
+
+
+def options_of(place: Path, kind: str) -> TrainingOptions:
+    how = {"lora_type": "lycoris", "lycoris_config": str(adapter_file(place))} if kind == "LoKr" else {"lora_rank": 16, "lora_dropout": 0}
+    return parse_options(
+        {
+            "model_family": "flux",
+            "model_flavour": "dev",
+            "model_type": "lora",
+            "pretrained_model_name_or_path": str(place / "model"),
+            "data_backend_config": "none.json",
+            "output_dir": str(place / f"output-{kind}"),
+            "max_train_steps": STEPS * (ROUNDS + 1),
+            "train_batch_size": 1,
+            "optimizer": "torch-adamw",
+            "mixed_precision": "no",
+            "base_model_precision": "int8-quanto",
+            "gradient_checkpointing": False,
+            "dataloader_prefetch": True,
+            "learning_rate": 1e-4,
+            "resolution": EDGE,
+            "validation_disable": True,
+            "checkpoint_step_interval": 100_000,
+            **how,
+        }
+    )
+
+
+def prepare(place: Path) -> None:
+    make_tiny(place / "model", size="demo")
+    draw_pictures(place / "images", count=16, size=(EDGE, EDGE))
+
+
+def datasets(place: Path, options: TrainingOptions) -> Dataloader:
+    found, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
+    return found
+
+
+def assembled(place: Path, options: TrainingOptions) -> Trainer:
+    """A real run, ready to train; only the end of it (saving) is left out."""
+    folder = RunFolder(place / "run").create()
+    voice = Journal(folder.journal)
+    surroundings = Surroundings(options, datasets(place, options), Processes(read_environment()), Stages(voice), Requests(folder))
+    trainer = assemble(surroundings)
+    callbacks = trainer.callbacks.callbacks[:-1] if isinstance(trainer.callbacks, Callbacks) else ()
+    trainer.callbacks = Callbacks(callbacks)
+    return trainer
+
+
+def bare_network(place: Path, kind: str) -> tuple[nn.Module, list[nn.Parameter]]:
+    """The libraries alone: load, quantise, adapt."""
+    network = FluxTransformer2DModel.from_pretrained(place / "model", subfolder="transformer").requires_grad_(False).train()
+    quantize(network, weights=qint8)
+    freeze(network)
+    if kind == "LoKr":
+        LycorisNetwork.apply_preset({"target_module": TARGETS, "target_name": [], "module_algo_map": {}, "name_algo_map": {}})
+        adapter = create_lycoris(network, 1.0, linear_dim=10000, linear_alpha=1, algo="lokr", factor=8, full_matrix=True)
+        adapter.apply_to()
+        return network, list(adapter.parameters())
+    card = find_card("flux")
+    assert card is not None
+    inject_adapter_in_model(LoraConfig(r=16, lora_alpha=16, target_modules=list(card.lora_targets["all"])), network)
+    return network, [parameter for name, parameter in network.named_parameters() if "lora_" in name]
+
+
+def bare_loop(place: Path, kind: str, options: TrainingOptions, batch: Batch) -> Loop:
+    network, parameters = bare_network(place, kind)
+    optimizer = build_optimizer(options.optimizer, parameters)
+    height, width = batch.latents.shape[-2:]
+    ids, text_ids = positions(height, width), torch.zeros(batch.prompts["embeds"].shape[1], 3)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            noise, sigma = torch.randn_like(batch.latents), torch.sigmoid(torch.randn(len(batch.latents)))
+            noisy = (1 - sigma.view(-1, 1, 1, 1)) * batch.latents + sigma.view(-1, 1, 1, 1) * noise
+            output = network(
+                hidden_states=pack(noisy),
+                timestep=sigma,
+                guidance=torch.ones(len(sigma)),
+                pooled_projections=batch.prompts["pooled"],
+                encoder_hidden_states=batch.prompts["embeds"],
+                txt_ids=text_ids,
+                img_ids=ids,
+                return_dict=False,
+            )[0]
+            (output - pack(noise - batch.latents)).square().mean().backward()
+            torch.nn.utils.clip_grad_value_(parameters, options.optimizer.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return steps
+
+
+def speed(table: Table, place: Path, kind: str) -> None:
+    options = options_of(place, kind)
+    trainer = assembled(place, options)
+    loop = bare_loop(place, kind, options, trainer.loader.load(0).passes[0])
+    loop(2)
+    turns = TakingTurns({"bare": loop})
+    assert isinstance(trainer.callbacks, Callbacks)
+    trainer.callbacks = Callbacks([*trainer.callbacks.callbacks, turns])
+    trainer.fit()
+    engine = turns.seconds["engine"][1:]
+    middle = statistics.median(engine) / STEPS
+    table.add(SECTION, f"a step of Flux {kind} on int8 (small Flux, {EDGE} px, float32)", f"{1000 * middle:.0f} ms")
+    ratio = ratio_of(turns.seconds["bare"][1:], engine)
+    table.add(SECTION, f"steps a second of Flux {kind} on int8 beside a bare loop", ratio, aim="97 % or better")
+
+
+def saving(table: Table, place: Path, kind: str) -> None:
+    options = options_of(place, kind)
+    trainable = make_trainable(load_family(options, resolve_devices(options, torch.device("cpu"))), None)
+    saved, loaded = [], []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        trainable.save(place / f"saved-{kind}")
+        saved.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        trainable.restore(place / f"saved-{kind}")
+        loaded.append(time.perf_counter() - began)
+    size = (place / f"saved-{kind}" / "pytorch_lora_weights.safetensors").stat().st_size / 1e6
+    value = f"{milliseconds(statistics.median(saved))}, {milliseconds(statistics.median(loaded))}"
+    table.add(SECTION, f"a {kind} adapter of {size:.1f} MB: saving (synced), loading", value)
+
+
+def peak(place: Path, kind: str, who: str) -> Mapping[str, int]:
+    """Peak memory of a process of its own that takes a few steps, over what it held before it loaded anything."""
+    command = [sys.executable, "-m", "tests.bench.adapter_peak", str(place), kind, who]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: Mapping[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run(table: Table) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-adapters-") as folder:
+        place = Path(folder)
+        prepare(place)
+        for kind in KINDS:
+            speed(table, place, kind)
+            saving(table, place, kind)
+            ours, bare = peak(place, kind, "engine"), peak(place, kind, "bare")
+            value = f"{ours['peak'] / 1e6:.0f} and {bare['peak'] / 1e6:.0f} MB ({ours['peak'] / bare['peak']:.2f} x)"
+            table.add(SECTION, f"peak memory of Flux {kind} on int8: engine, bare loop", value)
+            estimate = f"{ours['estimate'] / 1e6:.0f} MB ({100 * ours['estimate'] / ours['peak']:.0f} %)"
+            table.add(SECTION, f"what validate estimates for it, beside the engine's peak ({kind})", estimate, aim="90 to 110 %")

@@ -50,11 +50,11 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
     try:
         requests.listen()
         voice.tell(StatusEvent(status="starting", message="The engine has started."))
-        options, dataloader = read_job(folder)
+        options, dataloader, estimate = read_job(folder)
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        code, step = train(options, dataloader, environment, voice, requests)
+        code, step = train(options, dataloader, environment, voice, requests, estimate)
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
     except Stopped:
@@ -78,7 +78,7 @@ class Unforeseen(EngineError):
     code = "unforeseen"
 
 
-def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader]:
+def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader, dict[str, int]]:
     """The job, checked again: the engine trusts no one. Raises InvalidOptions or DatasetUnusable with everything that is wrong."""
     try:
         job = JobSpec.read(folder)
@@ -91,7 +91,7 @@ def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader]:
     dataloader, problems = parse_dataloader(job.datasets, options)
     if errors_in(problems):
         raise DatasetUnusable(errors_in(problems))
-    return options, dataloader
+    return options, dataloader, job.memory_estimate
 
 
 def _stopped_early(voice: Voice) -> ExitReport:

@@ -57,6 +57,11 @@ class Memory:
         return {"bytes": middle, "low_bytes": self.low, "high_bytes": self.high, "text": text}
 
 
+def memory_numbers(understood: Mapping[str, Any]) -> dict[str, int]:
+    """The estimate in what the checks before a start understood, without its words."""
+    return {name: number for name, number in (understood.get("memory") or {}).items() if isinstance(number, int)}
+
+
 def size(number: float) -> str:
     """Bytes for people."""
     for unit in ("B", "KiB", "MiB"):
@@ -103,7 +108,9 @@ def estimate_memory(options: TrainingOptions, parameters: int, report: DatasetRe
     frozen = 0 if options.model.model_type == "full" else parameters * frozen_bytes(options)
     counted = int(learning * (2 * each + state_bytes(options) + average) + frozen)
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
-    tokens = cells // (card.vae_scale_factor * PATCH) ** 2 * options.run.train_batch_size
+    seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
+    image_tokens = seen // (card.vae_scale_factor * PATCH) ** 2
+    tokens = (image_tokens + (card.token_limit if card.text_joins_sequence else 0)) * options.run.train_batch_size
     layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
     width = min(HIDDEN_PX, max(16, int(math.sqrt(parameters / layers / 16))))
     computing = 4 if options.precision.mixed_precision == "no" else 2

@@ -15,6 +15,7 @@ from trainer_engine.contract.run import JobSpec
 from training import ending, engine_process, leases
 from training.ending import Ending
 from training.enqueue import enqueue_follow
+from training.estimates import memory_numbers
 from training.ingest import ingest
 from training.journal import read_entries
 from training.launch import UnreadableAccelerateConfig, launch_command
@@ -137,7 +138,14 @@ class Follower:
         job = self.job
         try:
             folder = job.folder.create()
-            JobSpec(job_id=str(job.pk), environment=job.environment, options=job.options, datasets=job.datasets).write(folder)
+            spec = JobSpec(
+                job_id=str(job.pk),
+                environment=job.environment,
+                options=job.options,
+                datasets=job.datasets,
+                memory_estimate=memory_numbers(job.plan),
+            )
+            spec.write(folder)
             argv, extra = launch_command(Path(job.run_dir), parse_options(job.options))
             return engine_process.start(folder, argv, extra)
         except (OSError, UnreadableAccelerateConfig) as error:

@@ -17,6 +17,7 @@ from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.run import JobSpec, RunFolder
 from training import engine_process
+from training.estimates import memory_numbers
 from training.launch import UnreadableAccelerateConfig, launch_command
 from training.preflight import examine_run
 from training.preflight_report import PreflightReport
@@ -48,7 +49,15 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     assert options is not None
     job_id = str(uuid.uuid4())
     folder = RunFolder(place.state / "runs" / job_id).create()
-    JobSpec(job_id=job_id, environment=environment, options=report.resolved.values, datasets=report.resolved.datasets).write(folder)
+    resolved = report.resolved
+    spec = JobSpec(
+        job_id=job_id,
+        environment=environment,
+        options=resolved.values,
+        datasets=resolved.datasets,
+        memory_estimate=memory_numbers(report.understood),
+    )
+    spec.write(folder)
     try:
         command, variables = launch_command(folder.path, options)
     except UnreadableAccelerateConfig as error:

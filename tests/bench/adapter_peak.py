@@ -18,9 +18,9 @@ from training.weights import count_parameters
 STEPS = 6
 
 
-def main(place: Path, kind: str, who: str) -> None:
+def main(place: Path, kind: str, who: str, batch_size: int) -> None:
     baseline = psutil.Process().memory_info().rss
-    options = adapters.options_of(place, kind)
+    options = adapters.options_of(place, kind, batch_size)
     options = options.model_copy(update={"run": options.run.model_copy(update={"max_train_steps": STEPS})})
     trainer = adapters.assembled(place, options)
     if who == "engine":
@@ -38,4 +38,4 @@ def main(place: Path, kind: str, who: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -197,6 +197,8 @@ class SummaryEvent(Event):
     """What -> absolute path: ``checkpoint``, ``pipeline``, ``validation_images``."""
     time_split: dict[str, float] = Field(default_factory=dict)
     """Seconds spent: ``data_wait``, ``step``, ``checkpoint``, ``validation``."""
+    memory: dict[str, int] = Field(default_factory=dict)
+    """``peak_bytes``, and what was expected: ``estimated_bytes``, ``estimated_low_bytes``, ``estimated_high_bytes``."""
 
 
 class MediaFile(BaseModel):

@@ -36,6 +36,8 @@ class FamilyCard:
     vae_scale_factor: int
     """Pixels per latent cell, each way."""
     text_encoders: tuple[str, ...]
+    text_joins_sequence: bool = False
+    """Whether the tokens of the prompt are in one sequence with those of the image."""
     aliases: tuple[str, ...] = ()
     prediction_types: tuple[str, ...] = ()
     """Values of ``prediction_type`` that make sense for this family."""

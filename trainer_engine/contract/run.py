@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.contract.atomic import write_atomically
 
@@ -75,6 +75,8 @@ class JobSpec(_Document):
     """Option name without dashes -> value; every path absolute."""
     datasets: list[dict[str, Any]]
     """The entries of the dataloader file; every path absolute."""
+    memory_estimate: dict[str, int] = Field(default_factory=dict)
+    """What the checks before the start expect on each device: ``bytes``, ``low_bytes``, ``high_bytes``; said beside the peak at the end."""
 
     def write(self, folder: RunFolder) -> None:
         write_atomically(folder.job_file, self.model_dump_json(indent=2).encode())

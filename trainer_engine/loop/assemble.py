@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from trainer_engine.loop.callbacks.checkpointing import Checkpointing
 from trainer_engine.loop.callbacks.commanding import Commanding
 from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.callbacks.finite import FiniteWatch
+from trainer_engine.loop.callbacks.memory import MemoryWatch
 from trainer_engine.loop.callbacks.progress import Progress
 from trainer_engine.loop.callbacks.validating import Validating
 from trainer_engine.loop.datasets import Preparation, Prepared
@@ -55,6 +57,9 @@ class Surroundings:
     processes: Processes
     stages: Stages
     requests: Requests
+    resident_at_start: int = 0
+    """Bytes of the process before anything of the run was loaded."""
+    memory_estimate: Mapping[str, int] = field(default_factory=dict)
 
 
 def assemble(around: Surroundings) -> Trainer:
@@ -160,6 +165,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
     return [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
+        MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
         Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
@@ -9,6 +12,7 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
 from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.restoring import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.trainer import Trainer
@@ -16,16 +20,27 @@ from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
 from trainer_engine.trackers.voice import tracked
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
+
 
 def train(
-    options: TrainingOptions, dataloader: Dataloader, environment: Environment, voice: Voice, requests: Requests
+    options: TrainingOptions,
+    dataloader: Dataloader,
+    environment: Environment,
+    voice: Voice,
+    requests: Requests,
+    memory_estimate: Mapping[str, int] = NOTHING,
 ) -> tuple[ExitCode, int]:
-    """(how it ended, optimizer steps done). Raises EngineError's children, and Stopped where it was stopped before it trained."""
+    """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end.
+
+    Raises EngineError's children, and Stopped where it was stopped before it trained.
+    """
+    at_start = resident_bytes()
     processes = Processes(environment)
     requests.raise_if_stopped()
     try:
         with tracked(voice, options, environment) as heard:
-            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests))
+            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests, at_start, memory_estimate))
             return _fit(trainer, options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):

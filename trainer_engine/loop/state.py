@@ -48,6 +48,8 @@ class TrainState:
     validation_asked: bool = False
     newest_checkpoint: str = ""
     """Path of the one saved last by this process; empty before."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """At the end: the most that was taken, and what was expected."""
     began: float = field(default_factory=time.monotonic)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Where the time went: ``data_wait``, ``step``, ``checkpoint``, ``validation``."""

@@ -246,3 +246,18 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=60, learning_rate=5e-3, caption_dropout_probability=0.0, max_grad_norm=0)
     losses = [event.loss or 0.0 for event in run.heard.of(ProgressEvent)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_the_measured_peak_is_said_beside_what_was_expected(tmp_path: Path) -> None:
+    run = train_here(tmp_path)
+    (summary,) = run.heard.of(SummaryEvent)
+    assert summary.memory["peak_bytes"] > 0
+    assert "At its peak it took" in summary.message
+    expected = {
+        "peak_bytes": 2_000_000_000,
+        "estimated_bytes": 1_900_000_000,
+        "estimated_low_bytes": 10**9,
+        "estimated_high_bytes": 3 * 10**9,
+    }
+    assert in_words(expected) == " At its peak it took 2.00 GB of memory; 1.90 GB were expected (1.00 to 3.00)."
+    assert in_words({}) == ""

@@ -11,6 +11,7 @@ from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.events import StageKey, SummaryEvent
 from trainer_engine.ema import MovingAverage
 from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.callbacks.memory import in_words
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import TrainState
 from trainer_engine.processes import Processes
@@ -50,7 +51,8 @@ class Finishing(Callback):
             self.stages.voice.tell(
                 SummaryEvent(
                     title=f"Training {word}",
-                    message=f"Training is {word} after {state.step} of {state.total_steps} steps.",
+                    message=f"Training is {word} after {state.step} of {state.total_steps} steps.{in_words(state.memory)}",
+                    memory=state.memory,
                     steps=state.step,
                     seconds=round(time.monotonic() - state.began, 3),
                     final_loss=state.loss,

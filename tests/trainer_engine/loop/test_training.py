@@ -24,6 +24,7 @@ from trainer_engine.contract.events import (
     StatusEvent,
     SummaryEvent,
 )
+from trainer_engine.loop.callbacks.memory import in_words
 from trainer_engine.objectives.diffusion import Diffusion
 
 DRAWING = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 2, "validation_prompt": "a cat"}

@@ -16,6 +16,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
+from training.activations import Tokens, kept_numbers
 from training.launch import visible_gpus
 
 GIB = 1024**3
@@ -101,7 +102,14 @@ def frozen_bytes(options: TrainingOptions) -> float:
     return quantised.get(precision.base_model_precision, 2 if short else 4)
 
 
-def estimate_memory(options: TrainingOptions, parameters: int, report: DatasetReport, card: FamilyCard) -> Memory:
+def estimate_memory(
+    options: TrainingOptions,
+    parameters: int,
+    report: DatasetReport,
+    card: FamilyCard,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Memory:
+    """``shapes``: (out, in) of the network's linear layers by name; without them activations are modelled from its size alone."""
     each = weight_bytes(options)
     average = 4 if options.run.use_ema else 0
     learning = trained_parameters(options, parameters)
@@ -110,10 +118,14 @@ def estimate_memory(options: TrainingOptions, parameters: int, report: DatasetRe
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
     image_tokens = seen // (card.vae_scale_factor * PATCH) ** 2
-    tokens = (image_tokens + (card.token_limit if card.text_joins_sequence else 0)) * options.run.train_batch_size
+    batch = options.run.train_batch_size
+    sequence = Tokens(image_tokens * batch, card.token_limit * batch if card.text_joins_sequence else 0)
+    computing = 4 if options.precision.mixed_precision == "no" else 2
+    if shapes:
+        return Memory(counted, kept_numbers(shapes, sequence, options) * computing)
+    tokens = sequence.image + sequence.prompt
     layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
     width = min(HIDDEN_PX, max(16, int(math.sqrt(parameters / layers / 16))))
-    computing = 4 if options.precision.mixed_precision == "no" else 2
     kept = layers + 40 if options.model.gradient_checkpointing else layers * 34
     return Memory(counted, tokens * width * computing * kept)
 

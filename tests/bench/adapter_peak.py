@@ -13,7 +13,7 @@ from tests.bench import adapters
 from trainer_engine.contract.families import find_card
 from trainer_engine.datasets.report import examine
 from training.estimates import estimate_memory
-from training.weights import count_parameters
+from training.weights import count_parameters, layer_shapes
 
 STEPS = 6
 
@@ -33,7 +33,7 @@ def main(place: Path, kind: str, who: str, batch_size: int) -> None:
     card = find_card("flux")
     assert card is not None
     report = examine(adapters.datasets(place, options), options, card)
-    estimate = estimate_memory(options, count_parameters(place / "model") or 0, report, card)
+    estimate = estimate_memory(options, count_parameters(place / "model") or 0, report, card, layer_shapes(place / "model"))
     print(json.dumps({"peak": max(1, peak - baseline), "estimate": estimate.counted + estimate.modelled}))
 
 

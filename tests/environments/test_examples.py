@@ -50,7 +50,7 @@ def test_every_template_validates_when_its_folders_are_filled(home: Path, exampl
 def test_a_template_copied_by_hand_is_an_environment_that_validates(home: Path, example: Example) -> None:
     folder = home / "config" / example.name
     folder.mkdir()
-    for path in (example.config_path, example.datasets_path):
+    for path in example.config_path.parent.glob("*.json"):
         (folder / path.name).write_bytes(path.read_bytes())
     fill(home, folder / "multidatabackend.json")
     assert_valid(home, example.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
+QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
@@ -38,6 +40,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += _data_is_safe(options, resolved.dataloader)
     problems += resume_problems(options, card)
     problems += _precision_problems(options, variables)
+    problems += _quantisation_problems(options, variables)
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     hub = weights.HubSettings.of(variables)
@@ -143,6 +146,15 @@ def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> It
         folder = Path(options.run.output_dir, options.reporting.logging_dir)
         message = f"There is no login for Weights & Biases: the run is logged offline into {folder}."
         yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
+
+
+def _quantisation_problems(options: TrainingOptions, variables: Mapping[str, str], platform: str = sys.platform) -> Iterator[Problem]:
+    """The GPUs of Macs have no 8-bit floats; processors and NVIDIA's GPUs take every quantised type."""
+    chosen = {name: getattr(options.precision, name) for name in QUANTISED_OPTIONS}
+    for name, precision in chosen.items():
+        if precision == "fp8-quanto" and platform == "darwin" and not visible_gpus(variables):
+            message = "This machine's GPU has no 8-bit floating-point numbers."
+            yield Problem.error(name, "lacked_by_device", message, got=precision, expected="int8-quanto or int4-quanto")
 
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:

@@ -73,6 +73,7 @@ def options_of(place: Path, kind: str, batch: int = 1) -> TrainingOptions:
             "pretrained_model_name_or_path": str(place / "model"),
             "data_backend_config": "none.json",
             "output_dir": str(place / f"output-{kind}-{batch}"),
+            "cache_dir": str(place / "cache"),
             "resume_from_checkpoint": "",
             "max_train_steps": STEPS * (ROUNDS + 1),
             "train_batch_size": batch,

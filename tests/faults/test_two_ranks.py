@@ -35,6 +35,16 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(runs: ServedRuns) ->
     runs.check_nothing_left(two)
 
 
+def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(runs: ServedRuns) -> None:
+    adapter = {"model_type": "lora", "lora_rank": 4, "lora_dropout": 0, "base_model_precision": "int8-quanto", "max_train_steps": 4}
+    one = runs.start("adapter-one", train_batch_size=4, **adapter)
+    two = runs.start("adapter-two", train_batch_size=2, num_processes=2, **adapter)
+    for job_id in (one, two):
+        assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
+    torch.testing.assert_close(losses(runs, two), losses(runs, one), rtol=1e-4, atol=1e-6)
+    runs.check_nothing_left(two)
+
+
 def test_stop_reaches_every_rank_and_cancel_leaves_none(runs: ServedRuns) -> None:
     stopped = runs.start("ranks-stopped", max_train_steps=ENDLESS, num_processes=2)
     runs.wait_for_step(stopped, 3, seconds=180)

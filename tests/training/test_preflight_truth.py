@@ -10,9 +10,10 @@ import pytest
 
 from environments.paths import Home
 from environments.resolve import resolve_run
+from tests.helpers.models import options_with
 from tests.training.conftest import Training
 from tests.training.test_api_read import write_checkpoint
-from training.preflight import examine_run
+from training.preflight import _quantisation_problems, examine_run
 
 IDENTITY = {"model_family": "pixart_sigma", "model_type": "full", "optimizer": "adamw_bf16", "weights": "float32", "use_ema": False}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -84,3 +85,13 @@ def test_a_state_that_cannot_be_read_is_left_to_the_engine(training: Training) -
 
 def remember(folder: Path, identity: dict[str, Any]) -> None:
     (folder / "training_state.json").write_text(json.dumps({"identity": identity}))
+
+
+def test_a_quantised_type_that_the_device_lacks_is_told() -> None:
+    options = options_with(model_family="flux", model_type="lora", base_model_precision="fp8-quanto", text_encoder_1_precision="fp8-quanto")
+    told = list(_quantisation_problems(options, {}, platform="darwin"))
+    assert {(problem.option, problem.code) for problem in told} == {
+        ("base_model_precision", "lacked_by_device"),
+        ("text_encoder_1_precision", "lacked_by_device"),
+    }
+    assert list(_quantisation_problems(options, {}, platform="linux")) == []

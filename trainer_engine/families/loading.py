@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import SchedulerMixin
+from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.hub import Part, Source, loading, refuse_gaps
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -82,3 +85,34 @@ def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, A
         raise ModelUnavailable(message, hint="set validation_noise_scheduler")
     scheduler: SchedulerMixin = cls.from_config({**config, **changes})
     return scheduler
+
+
+class PartFinder(ABC):
+    """The components of one base model by name. Nothing is loaded before it is asked for, and nothing is kept."""
+
+    def __init__(self, options: ModelOptions, card: FamilyCard) -> None:
+        self.options = options
+        self.base = Source(
+            options.pretrained_model_name_or_path or card.repository(options.model_flavour), options.revision, options.variant
+        )
+        self._found: dict[str, Part] = {}
+
+    def find(self, name: str) -> Part:
+        """Raises ModelUnavailable where there is no such part."""
+        if name not in self._found:
+            self._found[name] = self.search(name)
+        return self._found[name]
+
+    @abstractmethod
+    def search(self, name: str) -> Part:
+        """Look for a part for the first time. Raises ModelUnavailable."""
+
+    def load_vae(self, dtype: torch.dtype | None) -> AutoencoderKL:
+        """``dtype`` None keeps the type of the weights."""
+        vae = load_diffusers(AutoencoderKL, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderKL)
+        return vae
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """Raises ModelUnavailable."""
+        return read_scheduler_config(self.find("scheduler"))

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SchedulerMixin
+from diffusers import FluxTransformer2DModel, SchedulerMixin
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.families.flux.card import CARD
 from trainer_engine.families.loading import (
+    PartFinder,
     load_diffusers,
     load_text_encoder,
     load_tokenizer,
     make_scheduler,
     part_in,
-    read_scheduler_config,
 )
 from trainer_engine.hub import Part, Source, find_part
 
@@ -31,23 +31,13 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """``validation_noise_scheduler`` -> class and what it needs; the others know no flow matching."""
 
 
-class Parts:
-    """The components by name. Nothing is loaded before it is asked for, and nothing is kept."""
+class Parts(PartFinder):
+    """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
-        self.options = options
-        self.base = Source(
-            options.pretrained_model_name_or_path or CARD.repository(options.model_flavour), options.revision, options.variant
-        )
-        self._found: dict[str, Part] = {}
+        super().__init__(options, CARD)
 
-    def find(self, name: str) -> Part:
-        """Raises ModelUnavailable where the base model has no such part."""
-        if name not in self._found:
-            self._found[name] = self._search(name)
-        return self._found[name]
-
-    def _search(self, name: str) -> Part:
+    def search(self, name: str) -> Part:
         replaced, folder = self._replacement(name)
         part = find_part(Source(replaced), folder, bare=name == "vae") if replaced else find_part(self.base, name)
         if part is None:
@@ -70,12 +60,6 @@ class Parts:
         network.register_to_config(_name_or_path=self.base.name)
         return network
 
-    def load_vae(self, dtype: torch.dtype | None) -> AutoencoderKL:
-        """``dtype`` None keeps the type of the weights."""
-        vae = load_diffusers(AutoencoderKL, self.find("vae"), dtype)
-        assert isinstance(vae, AutoencoderKL)
-        return vae
-
     def load_clip(self, dtype: torch.dtype, skip: int = 0) -> CLIPTextModel:
         """Without its last ``skip`` layers. Raises InvalidOptions where it has no more than these."""
         encoder = load_text_encoder(CLIPTextModel, self.find("text_encoder"), dtype)
@@ -95,10 +79,6 @@ class Parts:
     def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
         """CLIP's and T5's."""
         return load_tokenizer(CLIPTokenizer, self.find("tokenizer")), load_tokenizer(T5Tokenizer, self.find("tokenizer_2"))
-
-    def scheduler_config(self) -> dict[str, Any]:
-        """Raises ModelUnavailable."""
-        return read_scheduler_config(self.find("scheduler"))
 
     def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the one called so, on the base model's schedule. Raises InvalidOptions."""

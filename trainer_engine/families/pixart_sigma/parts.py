@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, PixArtTransformer2DModel, SchedulerMixin
+from diffusers import PixArtTransformer2DModel, SchedulerMixin
 from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.families.loading import (
+    PartFinder,
     load_diffusers,
     load_text_encoder,
     load_tokenizer,
     make_scheduler,
     part_in,
-    read_scheduler_config,
 )
 from trainer_engine.families.pixart_sigma.card import CARD
 from trainer_engine.hub import Part, Source, find_part
@@ -37,23 +37,13 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """``validation_noise_scheduler`` -> class and what it needs besides the noise schedule. Latents are not clipped to [-1, 1]."""
 
 
-class Parts:
-    """The components by name. Nothing is loaded before it is asked for, and nothing is kept."""
+class Parts(PartFinder):
+    """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
-        self.options = options
-        self.base = Source(
-            options.pretrained_model_name_or_path or CARD.repository(options.model_flavour), options.revision, options.variant
-        )
-        self._found: dict[str, Part] = {}
+        super().__init__(options, CARD)
 
-    def find(self, name: str) -> Part:
-        """Raises ModelUnavailable where neither the base model nor its companion has the part."""
-        if name not in self._found:
-            self._found[name] = self._search(name)
-        return self._found[name]
-
-    def _search(self, name: str) -> Part:
+    def search(self, name: str) -> Part:
         replaced = {
             "vae": self.options.pretrained_vae_model_name_or_path,
             "text_encoder": self.options.pretrained_t5_model_name_or_path,
@@ -76,12 +66,6 @@ class Parts:
         network.register_to_config(_name_or_path=self.base.name)
         return network
 
-    def load_vae(self, dtype: torch.dtype | None) -> AutoencoderKL:
-        """``dtype`` None keeps the type of the weights."""
-        vae = load_diffusers(AutoencoderKL, self.find("vae"), dtype)
-        assert isinstance(vae, AutoencoderKL)
-        return vae
-
     def load_text_encoder(self, dtype: torch.dtype) -> T5EncoderModel:
         encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder"), dtype)
         assert isinstance(encoder, T5EncoderModel)
@@ -90,10 +74,6 @@ class Parts:
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
         return tokenizer
-
-    def scheduler_config(self) -> dict[str, Any]:
-        """Raises ModelUnavailable."""
-        return read_scheduler_config(self.find("scheduler"))
 
     def make_scheduler(self, prediction_type: str, sampler: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the one called so, on the base model's noise schedule."""

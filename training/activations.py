@@ -14,8 +14,9 @@ PER_SAMPLE = ("norm", "adaln", "embed")
 """Parts of the names of layers that see one vector a sample, not one a token."""
 PROMPT_SIDE = ("add_", "context")
 """Parts of the names of layers that see the tokens of the prompt alone."""
-KEPT: Mapping[str, float] = {"full": 2.6, "standard": 2.4, "lycoris": 3.15}
-"""How often the inputs and outputs of a layer are kept, everything between layers included: fitted on adapters with ``make bench``."""
+KEPT: Mapping[str, float] = {"full": 2.0, "standard": 1.45, "lycoris": 2.25}
+"""How often the inputs and outputs of a layer are kept, everything between layers included. Fitted on adapters with ``make bench``;
+the one of a full fine-tune is guessed from them."""
 
 
 @dataclass(frozen=True)

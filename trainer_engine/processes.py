@@ -55,12 +55,14 @@ class Processes:
     def is_first(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
-    def share_network(self, network: nn.Module) -> nn.Module:
-        """The network with gradients averaged over all processes."""
+    def share_network(self, network: nn.Module, *, may_skip: bool = False) -> nn.Module:
+        """The network with gradients averaged over all processes. ``may_skip``: a pass may leave parameters without a gradient."""
         if self.count == 1:
             return network
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
+        return nn.parallel.DistributedDataParallel(
+            network, device_ids=device_ids, gradient_as_bucket_view=True, forward_sync_buffers=False, find_unused_parameters=may_skip
+        )
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[None]:
         """Backward passes in the block keep their gradients to themselves: only the last pass of a step exchanges them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,16 +12,13 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.lycoris import OPTION, LycorisConfig, parse_lycoris
+from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
+from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.contract.options.precision import QUANTISED
 from training.weights import layer_shapes
 
-LIMITED = ("lora", "locon", "dylora", "glora", "tlora")
-"""Algorithms of LyCORIS whose rank cannot be above that of a layer."""
-WITHOUT_QUANTISED = ("full", "tlora")
-"""Algorithms that need the exact weights below."""
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
 """Ending of a class -> what the names of its layers hold, as diffusers calls them."""
 STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
@@ -59,7 +57,8 @@ def _standard(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, t
 
 
 def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
-    small = {name: min(shape[:2]) for name, shape in layers.items() if rank > min(shape[:2])}
+    limits = {name: min(shape[0], math.prod(shape[1:])) for name, shape in layers.items()}
+    small = {name: limit for name, limit in limits.items() if rank > limit}
     if small:
         name, most = min(small.items(), key=lambda item: item[1])
         message = f"The rank {rank} is larger than that of {len(small)} layers; the smallest is {name} with {most}."
@@ -78,34 +77,41 @@ def _lycoris(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tu
     yield from problems
     if config is None or errors_in(problems):
         return
-    if config.algo in WITHOUT_QUANTISED and options.precision.base_model_precision in QUANTISED:
-        message = f"The algorithm {config.algo} needs the exact weights of the base model."
-        hint = "set base_model_precision=no_change, or use another algorithm"
-        yield Problem.error(f"{OPTION}.algo", "needs_exact_weights", message, got=config.algo, hint=hint)
+    is_quantised = options.precision.base_model_precision in QUANTISED
+    yield from unfit(document, quantised=is_quantised, comfyui=options.adapter.lora_format == "comfyui")
     if shapes is not None:
         yield from _names(config, shapes)
-        if config.algo in LIMITED:
-            yield from _ranks(f"{OPTION}.linear_dim", config.linear_dim, _of_classes(config.preset["target_module"], shapes))
+        yield from _ranks_of_classes(config, shapes)
 
 
-def _of_classes(classes: list[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The layers in modules of such classes, as far as their names tell."""
-    marks = [mark for ending, mark in CLASS_MARKS.items() if any(name.endswith(ending) for name in classes)]
+def _ranks_of_classes(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
+    """Class by class, each with the rank and the algorithm that it is given."""
+    overrides = config.preset["module_algo_map"]
+    by_rank: dict[int, dict[str, tuple[int, ...]]] = {}
+    for cls in dict.fromkeys([*config.preset["target_module"], *overrides]):
+        how = overrides.get(cls, {})
+        if how.get("algo", config.algo) in LIMITED_BY_LAYER:
+            by_rank.setdefault(how.get("dim", config.linear_dim), {}).update(_of_class(cls, shapes))
+    for rank, layers in by_rank.items():
+        yield from _ranks(f"{OPTION}.linear_dim", rank, layers)
+
+
+def _of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layers in modules of a class, as far as their names tell."""
+    marks = [mark for ending, mark in CLASS_MARKS.items() if cls.endswith(ending)]
     return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}
 
 
 def _names(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
     """Patterns that no module answers to; the library only writes a line into its log."""
     modules = {".".join(parts[:count]) for parts in (name.split(".") for name in shapes) for count in range(1, len(parts) + 1)}
-    for pattern in config.preset["target_name"]:
-        if not any(_matches(pattern, name, config.preset["use_fnmatch"]) for name in modules):
-            message = f"No module of the base model is called {pattern}."
-            expected = f"names such as {', '.join(sorted(shapes)[:4])}"
-            yield Problem.error(f"{OPTION}.apply_preset.target_name", "nothing_matched", message, got=pattern, expected=expected)
+    for key in ("target_name", "name_algo_map"):
+        for pattern in config.preset[key]:
+            if not any(_matches(pattern, name, config.preset["use_fnmatch"]) for name in modules):
+                message = f"No module of the base model is called {pattern}."
+                expected = f"names such as {', '.join(sorted(shapes)[:4])}"
+                yield Problem.error(f"{OPTION}.apply_preset.{key}", "nothing_matched", message, got=pattern, expected=expected)
 
 
 def _matches(pattern: str, name: str, like_files: bool) -> bool:
-    try:
-        return fnmatch.fnmatch(name, pattern) if like_files else re.match(pattern, name) is not None
-    except re.error:
-        return False
+    return pattern == name or (fnmatch.fnmatch(name, pattern) if like_files else re.match(pattern, name) is not None)

@@ -19,6 +19,8 @@ class Trainable(ABC):
 
     folder: str = ""
     """Subfolder of a checkpoint that ``save`` fills; empty for its top."""
+    may_skip: bool = False
+    """Whether a pass may leave some parameters out, so that they get no gradient."""
     results: Mapping[str, str]
     """What ``write_result`` leaves in the output folder: name -> path; those of the moving average end in ``_ema``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -47,8 +48,8 @@ class AdapterBeside(Trainable):
         """What a reader of the file needs besides the tensors."""
 
     @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Take over the adapter file of a folder."""
+    def load(self, path: Path) -> None:
+        """Take over an adapter file. Raises CheckpointUnusable where it is of another adapter."""
 
     def save(self, folder: Path) -> None:
         """The adapter's file; and its parameters besides, where some algorithm's file is not exactly what learns."""
@@ -63,17 +64,22 @@ class AdapterBeside(Trainable):
         return True
 
     def restore(self, folder: Path) -> None:
+        self.start_from(folder / ADAPTER_FILE)
+
+    def start_from(self, path: Path) -> None:
+        """Take over an adapter file, exactly where what ``save`` wrote lies beside it. Raises CheckpointUnusable."""
+        exact_file = path.with_name(EXACT_FILE)
         try:
-            self.load(folder)
-            if (folder / EXACT_FILE).is_file():
-                exact = load_file(folder / EXACT_FILE)
+            self.load(path)
+            if path.name == ADAPTER_FILE and exact_file.is_file():
+                exact = load_file(exact_file)
                 with torch.no_grad():
                     for name, parameter in self.named_parameters:
                         parameter.copy_(exact[name])
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointUnusable(f"The adapter in {folder.name} does not fit this run: {error}") from error
+            raise CheckpointUnusable(f"The adapter {_named(path)} does not fit this run: {error}") from error
 
-    def refuse_other_keys(self, folder: Path, wanted: set[str], found: set[str]) -> None:
+    def refuse_other_keys(self, path: Path, wanted: set[str], found: set[str]) -> None:
         """Raises CheckpointUnusable where a file lacks or has keys that the adapter has not or lacks."""
         if wanted != found:
             missing, strange = sorted(wanted - found), sorted(found - wanted)
@@ -82,7 +88,12 @@ class AdapterBeside(Trainable):
                 for keys, what in ((missing, "missing"), (strange, "unknown"))
                 if keys
             ]
-            raise CheckpointUnusable(f"The adapter in {folder} is another one: keys {', '.join(told)}.")
+            raise CheckpointUnusable(f"The adapter {_named(path)} is another one: keys {', '.join(told)}.")
+
+    def refuse_other_scale(self, path: Path, wanted: float, found: float) -> None:
+        """Raises CheckpointUnusable where a file's adapter acts with another strength than this one would give its weights."""
+        if not math.isclose(wanted, found, rel_tol=1e-3):
+            raise CheckpointUnusable(f"The adapter {_named(path)} is another one: its alpha is {found:g}, and here it is {wanted:g}.")
 
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
         folder = output_dir / AVERAGED if averaged else output_dir
@@ -109,13 +120,13 @@ class AdapterBeside(Trainable):
 
 def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:
     """Raises InvalidOptions where a rank is larger than what a layer (out, in) can have."""
-    too_large = [(name, min(layer.weight.shape[:2])) for name, layer, rank in layers if rank > min(layer.weight.shape[:2])]
+    limits = [(name, min(len(layer.weight), math.prod(layer.weight.shape[1:])), rank) for name, layer, rank in layers]
+    too_large = [(name, limit) for name, limit, rank in limits if rank > limit]
     if too_large:
         name, most = min(too_large, key=lambda item: item[1])
         message = f"{option} is larger than the rank of {len(too_large)} layers; the smallest is {name} with {most}."
         raise InvalidOptions([Problem.error(option, "rank_too_large", message, expected=f"at most {most}")])
 
 
-def freeze(network: nn.Module) -> None:
-    """Stop every weight from learning."""
-    network.requires_grad_(False)
+def _named(path: Path) -> str:
+    return f"in {path.parent.name}" if path.name == ADAPTER_FILE else path.name

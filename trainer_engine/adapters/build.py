@@ -14,9 +14,11 @@ from trainer_engine.adapters.full import Full
 from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.standard import StandardAdapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.lycoris import OPTION, LycorisConfig, parse_lycoris
+from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
+from trainer_engine.contract.lycoris_algorithms import OPTION, unfit
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.randomness import derived_seed
+from trainer_engine.quantization import is_quantised
 
 
 def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
@@ -72,19 +74,18 @@ def read_lycoris(family: Family) -> LycorisConfig:
         message = f"The adapter file {path} cannot be read: {error}"
         raise InvalidOptions([Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")]) from error
     config, problems = parse_lycoris(document, family.card)
-    if config is None:
+    if config is not None:
+        quantised = is_quantised(family.options.precision.base_model_precision)
+        problems += unfit(document, quantised=quantised, comfyui=family.options.adapter.lora_format == "comfyui")
+    if config is None or errors_in(problems):
         raise InvalidOptions(errors_in(problems))
     return config
 
 
 def _start_from(adapter: AdapterBeside, path: Path) -> None:
     """init_lora: the weights of another adapter of the same form."""
-    folder = path if path.is_dir() else path.parent
-    if path.is_file() and path.name != ADAPTER_FILE:
-        message = f"init_lora names {path.name}; adapters are read from files called {ADAPTER_FILE}."
-        raise InvalidOptions([Problem.error("init_lora", "wrong_name", message, got=str(path), expected=ADAPTER_FILE)])
     try:
-        adapter.restore(folder)
+        adapter.start_from(path / ADAPTER_FILE if path.is_dir() else path)
     except CheckpointUnusable as error:
-        expected = "an adapter of the same rank, algorithm and targets"
+        expected = "an adapter of the same rank, alpha, algorithm and targets"
         raise InvalidOptions([Problem.error("init_lora", "does_not_fit", error.message, got=str(path), expected=expected)]) from error

@@ -7,26 +7,29 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lycoris import LycorisNetwork, create_lycoris
 from lycoris.modules.dylora import DyLoraModule
+from lycoris.modules.full import FullModule
 from lycoris.modules.lokr import LokrModule
 from lycoris.modules.tlora import TLoraModule
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
+from trainer_engine.adapters.base import LYCORIS_FILE
 from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
 from trainer_engine.adapters.varying_rank import fewer_ranks_in_noise, one_rank_a_pass
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.contract.lycoris import OPTION, LycorisConfig
+from trainer_engine.contract.lycoris import LycorisConfig
+from trainer_engine.contract.lycoris_algorithms import OPTION
 
 CHILD = "lycoris"
 """Name under which the adapter hangs in the network, so that its parameters are the network's."""
-FORCED: Mapping[str, Mapping[str, bool]] = {"tlora": {"bypass_mode": True}}
-"""tlora beside the weight: a weight would be the same for every sample of a batch."""
+QUANTISED_CLASSES = {"Linear": "QLinear"}
+"""What layers are called once they have been quantised; an adapter file means them too."""
 LIMITED_BY_LAYER = ("LoConModule", "DyLoraModule", "GLoRAModule", "TLoraModule")
 """Modules whose rank cannot be above that of their layer."""
 
@@ -44,14 +47,15 @@ class LycorisAdapter(AdapterBeside):
         self.config = config
         # The library keeps a preset for every later call in the process, and takes one for "full" besides.
         with torch.random.fork_rng(devices=[]):
-            preset = LycorisNetwork.apply_preset
+            preset, wanted = LycorisNetwork.apply_preset, _preset_for(network, config)
             try:
-                LycorisNetwork.apply_preset = classmethod(lambda cls, _preset: preset(dict(config.preset)))  # type: ignore[method-assign]
+                LycorisNetwork.apply_preset = classmethod(lambda cls, _preset: preset(wanted))  # type: ignore[method-assign]
                 self.net = _create(network, config)
             finally:
                 LycorisNetwork.apply_preset = preset  # type: ignore[method-assign]
-        if not self.net.loras:
+        if not any(True for lora in self.net.loras for _ in lora.parameters()):
             raise InvalidOptions([_nothing_matched(network, config)])
+        _refuse_unmatched(network, self.net, config)
         names = {module: name for name, module in network.named_modules()}
         limited = [lora for lora in self.net.loras if type(lora).__name__ in LIMITED_BY_LAYER]
         refuse_large_ranks(
@@ -62,6 +66,7 @@ class LycorisAdapter(AdapterBeside):
         fewer_ranks_in_noise(network, [lora for lora in self.net.loras if isinstance(lora, TLoraModule)], config, last_timestep)
         one_rank_a_pass(network, [lora for lora in self.net.loras if isinstance(lora, DyLoraModule)])
         super().__init__(network, facts)
+        self.may_skip = any(isinstance(lora, DyLoraModule) or lora.module_dropout for lora in self.net.loras)
 
     def tensors(self) -> dict[str, Tensor]:
         return {key: tensor.detach() for key, tensor in self.net.state_dict().items()}
@@ -74,19 +79,19 @@ class LycorisAdapter(AdapterBeside):
     def metadata(self) -> dict[str, str]:
         return {"lycoris_config": json.dumps(dict(self.config.document), sort_keys=True)}
 
-    def load(self, folder: Path) -> None:
-        tensors = load_file(folder / ADAPTER_FILE)
-        self.refuse_other_keys(folder, set(self.tensors()), set(tensors))
-        if self.config.algo == "dylora":
-            tensors = self._in_blocks(tensors)
-        self.net.load_state_dict(tensors, strict=False)
+    def load(self, path: Path) -> None:
+        tensors, mine = load_file(path), self.tensors()
+        self.refuse_other_keys(path, set(mine), set(tensors))
+        for key in (key for key in mine if key.endswith(".alpha")):
+            self.refuse_other_scale(path, float(mine[key]), float(tensors[key]))
+        self.net.load_state_dict(self._in_blocks(tensors), strict=False)
 
     def _in_blocks(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The library writes the blocks of dylora as one LoRA, and cannot read that."""
-        found: dict[str, Tensor] = {}
-        for lora in self.net.loras:
-            downs = tensors[f"{lora.lora_name}.lora_down.weight"].split(lora.block_size)
-            ups = tensors[f"{lora.lora_name}.lora_up.weight"].split(lora.block_size, dim=1)
+        found = dict(tensors)
+        for lora in (lora for lora in self.net.loras if isinstance(lora, DyLoraModule)):
+            downs = found.pop(f"{lora.lora_name}.lora_down.weight").split(lora.block_size)
+            ups = found.pop(f"{lora.lora_name}.lora_up.weight").split(lora.block_size, dim=1)
             for index, (down, up) in enumerate(zip(downs, ups, strict=True)):
                 found |= {f"{lora.lora_name}.down_list.{index}": down, f"{lora.lora_name}.up_list.{index}": up}
         return found
@@ -97,11 +102,17 @@ class LycorisAdapter(AdapterBeside):
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:
+        # NOTE: decomposed and rescaled weights are not the base's at a multiplier of 0; without the adapter they are.
+        unhooked = [] if strength else [lora for lora in self.net.loras if not (lora.not_supported or isinstance(lora, FullModule))]
         try:
             self.net.set_multiplier(self.config.multiplier * strength)
+            for lora in unhooked:
+                lora.org_module[0].forward = lora.org_forward
             yield
         finally:
             self.net.set_multiplier(self.config.multiplier)
+            for lora in unhooked:
+                lora.org_module[0].forward = lora.forward
 
     def perturb(self, scale: float) -> None:
         """Start LoKr away from doing nothing: its zero factor becomes noise of the standard deviation ``scale`` (init_lokr_norm)."""
@@ -119,11 +130,34 @@ def _create(network: nn.Module, config: LycorisConfig) -> LycorisNetwork:
             linear_dim=config.linear_dim,
             linear_alpha=config.linear_alpha,
             algo=config.algo,
-            **{**config.arguments, **FORCED.get(config.algo, {})},
+            **config.arguments,
         )
     except (ValueError, TypeError, AssertionError) as error:
         message = f"LyCORIS refuses the adapter: {error}"
         raise InvalidOptions([Problem.error(OPTION, "refused", message, hint="look at algo and bypass_mode")]) from error
+
+
+def _preset_for(network: nn.Module, config: LycorisConfig) -> dict[str, Any]:
+    """The preset for the classes that the network's layers have by now."""
+    there = {type(module).__name__ for module in network.modules()}
+    renamed = {old: new for old, new in QUANTISED_CLASSES.items() if new in there}
+    preset = dict(config.preset)
+    preset["target_module"] = [*preset["target_module"], *(renamed[name] for name in preset["target_module"] if name in renamed)]
+    overrides = preset["module_algo_map"]
+    preset["module_algo_map"] = {**overrides, **{renamed[name]: overrides[name] for name in overrides if name in renamed}}
+    return preset
+
+
+def _refuse_unmatched(network: nn.Module, net: LycorisNetwork, config: LycorisConfig) -> None:
+    """Raises InvalidOptions where a pattern names no module: the library only writes a line into its log."""
+    names = [name for name, _ in network.named_modules()]
+    for key in ("target_name", "name_algo_map"):
+        for pattern in config.preset[key]:
+            if not any(pattern == name or net.match_fn(pattern, name) for name in names):
+                message, expected = f"No module of the network is called {pattern}.", f"names such as {', '.join(names[-3:])}"
+                raise InvalidOptions(
+                    [Problem.error(f"{OPTION}.apply_preset.{key}", "nothing_matched", message, got=pattern, expected=expected)]
+                )
 
 
 def _nothing_matched(network: nn.Module, config: LycorisConfig) -> Problem:

@@ -10,10 +10,10 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.options.adapter import AdapterOptions
@@ -62,10 +62,14 @@ class StandardAdapter(AdapterBeside):
         stated[f"{PREFIX}target_modules"] = sorted(config["target_modules"])
         return {METADATA_KEY: json.dumps(stated, sort_keys=True)}
 
-    def load(self, folder: Path) -> None:
-        tensors = {key.removeprefix(PREFIX): tensor for key, tensor in load_file(folder / ADAPTER_FILE).items()}
-        self.refuse_other_keys(folder, {key.removeprefix(PREFIX) for key in self.tensors()}, set(tensors))
+    def load(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            stated = json.loads((file.metadata() or {}).get(METADATA_KEY) or "{}")
+        tensors = {key.removeprefix(PREFIX): tensor for key, tensor in load_file(path).items()}
+        self.refuse_other_keys(path, {key.removeprefix(PREFIX) for key in self.tensors()}, set(tensors))
         set_peft_model_state_dict(self.network, tensors, adapter_name=NAME)
+        alpha = float(self.config.lora_alpha)
+        self.refuse_other_scale(path, alpha, float(stated.get(f"{PREFIX}lora_alpha", alpha)))
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:

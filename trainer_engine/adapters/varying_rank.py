@@ -11,24 +11,40 @@ from lycoris.modules.dylora import DyLoraModule
 from lycoris.modules.tlora import TLoraModule, compute_timestep_mask
 from torch import Tensor, nn
 
+from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.lycoris import LycorisConfig
+from trainer_engine.contract.lycoris_algorithms import OPTION
 
 
 def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], config: LycorisConfig, last_timestep: float) -> None:
     """tlora: the noisier a sample, the fewer ranks it uses; ``tlora_min_rank`` of them at ``last_timestep`` (pure noise).
 
-    Masks are (B, 1, rank), one a sample, where the library has one for all: the adapted layers have to see (B, tokens, width).
+    A mask for each sample, where the library has one for all; so the adapter stands beside the weight, which is one for all too.
+    Raises InvalidOptions for convolutions.
     """
-    chosen: dict[str, Tensor] = {}
+    masks: dict[int, Tensor] = {}
 
     def choose(_module: nn.Module, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         timesteps: list[float] = kwargs["timestep"].detach().float().flatten().tolist()
-        ranks = (config.linear_dim, config.min_rank, config.rank_power)
-        masks = [compute_timestep_mask(t, last_timestep, *ranks) for t in timesteps]  # type: ignore[arg-type]
-        chosen["mask"] = torch.stack(masks).to(kwargs["timestep"].device)
+        for rank in {module.lora_dim for module in modules}:
+            how = (rank, min(config.min_rank, rank), config.rank_power)
+            one_each = [compute_timestep_mask(t, last_timestep, *how) for t in timesteps]  # type: ignore[arg-type]
+            masks[rank] = torch.cat(one_each).to(kwargs["timestep"].device)
+
+    def beside(self: TLoraModule, x: Tensor, scale: float = 1.0) -> Tensor:
+        """``x`` (B, ..., in): the mask becomes (B, ..., rank) with ones between."""
+        mask = masks[self.lora_dim]
+        fitting = mask.reshape(len(mask), *[1] * (x.dim() - 2), self.lora_dim)
+        self._get_mask = lambda device: fitting.to(device)  # type: ignore[method-assign]
+        return TLoraModule.bypass_forward_diff(self, x, scale)
 
     for module in modules:
-        module._get_mask = lambda device: chosen["mask"].to(device)  # type: ignore[method-assign]
+        if module.isconv:
+            message = "tlora is for linear layers, and the adapter file names a convolution."
+            hint = "name classes in apply_preset.target_module"
+            raise InvalidOptions([Problem.error(f"{OPTION}.apply_preset", "not_for_algorithm", message, hint=hint)])
+        module.bypass_mode = True
+        module.bypass_forward_diff = types.MethodType(beside, module)  # type: ignore[method-assign]
     if modules:
         network.register_forward_pre_hook(choose, with_kwargs=True)
 

@@ -6,6 +6,7 @@ The library takes any keyword and ignores those that it does not know; here ever
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,13 +14,8 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.lycoris_algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
 
-OPTION = "lycoris_config"
-ALGORITHMS = ("lora", "locon", "loha", "lokr", "full", "ia3", "dylora", "glora", "diag-oft", "boft", "tlora")
-WITHOUT_RANK = ("full", "ia3")
-"""Algorithms that have no rank to choose."""
-DEFAULT_BLOCK = 4
-"""The library's ``block_size``."""
 WHOLE_MATRIX_RANK = 10_000
 """What ``linear_dim`` is taken for where ``full_matrix`` lets it be left out."""
 
@@ -27,7 +23,7 @@ Check = tuple[Callable[[Any], bool], str]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(value: Any) -> bool:
@@ -69,7 +65,6 @@ SCHEDULED: Mapping[str, Check] = MappingProxyType({"tlora_min_rank": COUNT, "tlo
 OWN_KEYS = ("algo", "multiplier", "linear_dim", "linear_alpha", "apply_preset")
 LISTS = ("target_module", "target_name", "exclude_name", "unet_target_module", "unet_target_name")
 WITHOUT_EFFECT = ("text_encoder_target_module", "text_encoder_target_name")
-MAPS = ("module_algo_map", "name_algo_map")
 FLAGS = ("enable_conv", "use_fnmatch")
 IN_MAPS: Mapping[str, Check] = MappingProxyType(
     {"dim": COUNT, "linear_dim": COUNT, "alpha": POSITIVE, "linear_alpha": POSITIVE, **ARGUMENTS}
@@ -109,7 +104,7 @@ def parse_lycoris(document: object, card: FamilyCard | None) -> tuple[LycorisCon
         return None, [
             Problem.error(OPTION, "not_an_object", "The adapter file holds no object.", got=type(document).__name__, expected=expected)
         ]
-    problems = [*_algorithm(document), *_numbers(document), *_arguments(document), *_preset(document, card)]
+    problems = [*_algorithm(document), *_numbers(document), *_arguments(document), *_preset(document, card), *contradictions(document)]
     if errors_in(problems):
         return None, problems
     return _build(document, card), problems
@@ -128,10 +123,12 @@ def _algorithm(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _numbers(document: Mapping[str, Any]) -> Iterator[Problem]:
-    has_rank = str(document.get("algo", "")).lower() not in WITHOUT_RANK
+    algo = str(document.get("algo", "")).lower()
+    has_rank = algo not in WITHOUT_RANK
+    is_whole = algo == "lokr" and document.get("full_matrix") is True
     wanted: dict[str, tuple[Check, bool]] = {
         "multiplier": (POSITIVE, True),
-        "linear_dim": (COUNT, has_rank and document.get("full_matrix") is not True),
+        "linear_dim": (COUNT, has_rank and not is_whole),
         "linear_alpha": (POSITIVE, has_rank),
     }
     for key, ((is_right, expected), required) in wanted.items():
@@ -140,10 +137,6 @@ def _numbers(document: Mapping[str, Any]) -> Iterator[Problem]:
             yield _problem(key, "missing", f"{key} is missing.", got=None, expected=expected)
         elif value is not None and not is_right(value):
             yield _problem(key, "wrong_value", f"{key} is not {expected}.", got=value, expected=expected)
-    rank, block = document.get("linear_dim"), document.get("block_size") or DEFAULT_BLOCK
-    if str(document.get("algo", "")).lower() == "dylora" and _whole(rank) and _whole(block) and rank is not None and rank % block:
-        message = f"dylora trains linear_dim in blocks of block_size={block}."
-        yield _problem("linear_dim", "not_a_multiple", message, got=rank, expected=f"a multiple of {block}")
 
 
 def _arguments(document: Mapping[str, Any]) -> Iterator[Problem]:

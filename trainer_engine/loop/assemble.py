@@ -126,7 +126,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(_compiled(denoiser, options.distributed.dynamo_backend)),
+        network=processes.share_network(_compiled(denoiser, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
         parameters=trainable.parameters,
         optimizer=optimizer,
         schedule=_schedule(options, state.total_steps),

@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import tiny_family, tiny_pixart
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
+from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions
 from trainer_engine.families.base import Family
@@ -63,7 +64,14 @@ def their_network(name: str) -> tuple[PixArtTransformer2DModel, list[nn.Paramete
 
 
 def options_of(name: str, place: Path) -> dict[str, Any]:
-    return {"standard": STILL, "dora": {**STILL, "use_dora": True}, "lycoris": lycoris(place, **LOKR)}[name]
+    decomposed = {**LOKR, "algo": "lora", "weight_decompose": True}
+    return {
+        "standard": lambda: STILL,
+        "dora": lambda: {**STILL, "use_dora": True},
+        "lycoris": lambda: lycoris(place, **LOKR),
+        "decomposed": lambda: lycoris(place, **decomposed),
+        "full": lambda: lycoris(place, **{**LOKR, "algo": "full"}),
+    }[name]()
 
 
 @pytest.mark.parametrize("name", ["standard", "dora", "lycoris"])
@@ -104,13 +112,14 @@ def test_a_saved_adapter_gives_the_same_answer_bit_for_bit(name: str, tmp_path: 
     assert all(torch.equal(after[key], value) for key, value in base.items())
 
 
-@pytest.mark.parametrize("name", ["standard", "dora", "lycoris"])
+@pytest.mark.parametrize("name", ["standard", "dora", "lycoris", "decomposed", "full"])
 def test_no_strength_is_the_base_model_bit_for_bit(name: str, tmp_path: Path) -> None:
     family = tiny_family(**options_of(name, tmp_path))
     trainable, bare = make_trainable(family, None), tiny_family().load_denoiser().eval()
     with torch.no_grad():
         for number, parameter in enumerate(trainable.parameters):
             parameter.add_(fixed(*parameter.shape, seed=number))
+    learning = trainable.names
     trainable.network.eval()
     with torch.no_grad():
         wanted, strong = our_loss(family, bare), our_loss(family, trainable.network)
@@ -118,8 +127,7 @@ def test_no_strength_is_the_base_model_bit_for_bit(name: str, tmp_path: Path) ->
             assert torch.equal(our_loss(family, trainable.network), wanted)
         assert torch.equal(our_loss(family, trainable.network), strong)
     assert not torch.equal(strong, wanted)
-    assert all(parameter.requires_grad for parameter in trainable.parameters)
-    assert trainable.parameters
+    assert trainable.names == learning
 
 
 def test_another_adapters_file_is_refused(tmp_path: Path) -> None:
@@ -142,6 +150,16 @@ def test_init_lora_starts_from_another_adapter(tmp_path: Path) -> None:
         make_trainable(tiny_family(**{**STILL, "lora_rank": 2}, init_lora=str(tmp_path / "saved")), None)
 
 
+@pytest.mark.parametrize("name", ["standard", "lycoris"])
+def test_init_lora_takes_any_file_of_the_same_strength(name: str, tmp_path: Path) -> None:
+    make_trainable(tiny_family(**options_of(name, tmp_path)), None).save(tmp_path / "saved")
+    path = (tmp_path / "saved" / ADAPTER_FILE).rename(tmp_path / "mine.safetensors")
+    make_trainable(tiny_family(**options_of(name, tmp_path), init_lora=str(path)), None)
+    stronger = {**STILL, "lora_alpha": 8.0} if name == "standard" else lycoris(tmp_path, **{**LOKR, "linear_alpha": 2})
+    with pytest.raises(InvalidOptions, match="alpha is"):
+        make_trainable(tiny_family(**stronger, init_lora=str(path)), None)
+
+
 def test_init_lokr_norm_moves_lokr_off_its_start(tmp_path: Path) -> None:
     still = make_trainable(tiny_family(**lycoris(tmp_path, **LOKR)), None)
     moved = make_trainable(tiny_family(**lycoris(tmp_path, **LOKR), init_lokr_norm=1e-3), None)
@@ -158,11 +176,44 @@ def test_init_lokr_norm_moves_lokr_off_its_start(tmp_path: Path) -> None:
         ({**STILL, "lora_rank": 64}, "larger than the rank"),
         ({"file": {**LOKR, "apply_preset": {"target_module": [], "target_name": ["nowhere"]}}}, "BasicTransformerBlock"),
         ({"file": {**LOKR, "algo": "lora", "linear_dim": 64}}, "larger than the rank"),
+        ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}}, "is called nowhere"),
+        ({"file": {**LOKR, "algo": "tlora", "apply_preset": {}}}, "names a convolution"),
+        ({"file": {**LOKR, "algo": "boft"}, "base_model_precision": "int8-quanto"}, "needs the exact weights"),
+        ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "ComfyUI's keys cannot hold"),
     ],
 )
 def test_adapters_that_do_not_fit_the_network_are_refused(options: dict[str, Any], told: str, tmp_path: Path) -> None:
     if "file" in options:
-        options = lycoris(tmp_path, **options["file"])
+        options = {**lycoris(tmp_path, **options["file"]), **{name: value for name, value in options.items() if name != "file"}}
     with pytest.raises(InvalidOptions) as refused:
         make_trainable(tiny_family(**options), None)
     assert told in " ".join(f"{problem.message} {problem.expected} {problem.got}" for problem in refused.value.problems)
+
+
+def test_linear_layers_are_found_where_they_have_been_quantised(tmp_path: Path) -> None:
+    on_all = {**LOKR, "apply_preset": {"target_module": ["Linear"]}}
+    plain = make_trainable(tiny_family(**lycoris(tmp_path, **on_all)), None)
+    quantised = make_trainable(tiny_family(**lycoris(tmp_path, **on_all), base_model_precision="int8-quanto"), None)
+    assert quantised.names == plain.names
+
+
+def test_tlora_gives_each_sample_the_ranks_of_its_own_noise(tmp_path: Path) -> None:
+    """On layers of either rank, and on those that see (B, width): the batch answers as its samples do alone."""
+    preset = {"target_module": ["FeedForward"], "module_algo_map": {"Attention": {"dim": 3}}, "target_name": [r"adaln_single\.linear"]}
+    family = tiny_family(**lycoris(tmp_path, **{**LOKR, "algo": "tlora", "linear_dim": 6, "apply_preset": preset}))
+    trainable = make_trainable(family, None)
+    with torch.no_grad():
+        for number, parameter in enumerate(trainable.parameters):
+            parameter.add_(0.1 * fixed(*parameter.shape, seed=number))
+    latents, _, embeds = batch()
+
+    def answer(rows: slice) -> Tensor:
+        prompts = family.collate_prompts([{"embeds": one} for one in embeds[rows]])
+        with torch.no_grad():
+            return family.predict(trainable.network.eval(), latents[rows], TIMESTEPS[rows], prompts)
+
+    together = answer(slice(None))
+    for row in (0, 1):
+        assert torch.allclose(together[row], answer(slice(row, row + 1))[0], atol=1e-6)
+    with trainable.at_strength(0.0):
+        assert not torch.allclose(together, answer(slice(None)), atol=1e-4)

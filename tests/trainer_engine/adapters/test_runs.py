@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +43,6 @@ ADAPTERS: dict[str, Any] = {
     },
     "dylora": lambda place: lycoris(place, **{**LOKR, "algo": "dylora", "linear_dim": 4, "block_size": 2}),
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_collections() -> Iterator[None]:
-    """LyCORIS collects garbage for each layer of a T-LoRA: that need not walk through torch itself."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -9,7 +9,8 @@ from lycoris.wrapper import network_module_dict
 
 from trainer_engine.contract.errors import Level
 from trainer_engine.contract.families import cards, find_card
-from trainer_engine.contract.lycoris import ALGORITHMS, parse_lycoris
+from trainer_engine.contract.lycoris import parse_lycoris
+from trainer_engine.contract.lycoris_algorithms import ALGORITHMS
 
 CARD = find_card("pixart_sigma")
 GOOD: dict[str, Any] = {
@@ -66,6 +67,24 @@ def test_the_starting_file_of_every_family_is_right(card: Any) -> None:
         ({"tlora_min_rank": 2}, {"tlora_min_rank": "not_for_algorithm"}),
         ({"algo": "tlora", "tlora_min_rank": 2}, {}),
         ({"algo": "dylora", "linear_dim": 6}, {"linear_dim": "not_a_multiple"}),
+        ({"linear_alpha": float("inf")}, {"linear_alpha": "wrong_value"}),
+        ({"algo": "boft", "bypass_mode": True}, {"bypass_mode": "not_for_algorithm"}),
+        ({"dora_wd": True, "bypass_mode": True}, {"weight_decompose": "contradiction"}),
+        ({"algo": "lora", "factor": 4}, {"factor": "no_effect"}),
+        ({"algo": "lora", "full_matrix": True, "linear_dim": None}, {"linear_dim": "missing", "full_matrix": "no_effect"}),
+        (
+            {"algo": "lora", "factor": 4, "apply_preset": {"module_algo_map": {"FeedForward": {"algo": "lokr"}}}},
+            {},
+        ),
+        (
+            {"apply_preset": {"name_algo_map": {"a": {"algo": "dylora", "dim": 6}, "b": {"algo": "ia3", "bypass_mode": True}}}},
+            {
+                "apply_preset.name_algo_map.a.linear_dim": "not_a_multiple",
+                "apply_preset.name_algo_map.b.bypass_mode": "not_for_algorithm",
+            },
+        ),
+        ({"apply_preset": {"target_name": ["*.ff"]}}, {"apply_preset.target_name": "bad_pattern"}),
+        ({"apply_preset": {"target_name": ["*.ff"], "use_fnmatch": True}}, {}),
         ({"apply_preset": []}, {"apply_preset": "not_an_object"}),
         ({"apply_preset": {}}, {"apply_preset": "everything_adapted"}),
         ({"apply_preset": {"target_module": "FeedForward"}}, {"apply_preset.target_module": "not_a_list"}),

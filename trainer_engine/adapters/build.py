@@ -61,7 +61,8 @@ def _make_adapter(family: Family) -> AdapterBeside:
     network.to(device)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefix = family.card.comfyui_prefix
-    adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder)
+    multiplier = adapter.config.multiplier if isinstance(adapter, LycorisAdapter) else 1.0
+    adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, multiplier)
     return adapter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import diffusers
 
@@ -20,7 +21,7 @@ from diffusers import {pipeline}
 from lycoris import create_lycoris_from_weights
 
 pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
-adapter, _ = create_lycoris_from_weights(1.0, "{file}", pipeline.transformer)
+adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", pipeline.transformer)
 adapter.apply_to()"""
 PIPELINE = """import torch
 from diffusers import {pipeline}
@@ -43,7 +44,7 @@ inject_adapter_in_model(config, pipeline.transformer)
 set_peft_model_state_dict(pipeline.transformer, tensors)"""
 
 
-def adapter_card(family: Family, base_model: str, step: int, output_dir: Path) -> str:
+def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
     """Markdown with the metadata that the hub reads; samples are linked from where they lie."""
     options = family.options
     kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
@@ -72,10 +73,15 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path) -
                 base=json.dumps(base_model),
                 dtype=str(family.devices.network).removeprefix("torch."),
                 file=ADAPTER_FILE,
+                multiplier=multiplier,
             ),
             "```",
             "",
-            *(["## Samples", "", *(f"![{path.stem}]({os.path.relpath(path, output_dir)})" for path in samples), ""] if samples else []),
+            *(
+                ["## Samples", "", *(f"![{path.stem}]({quote(os.path.relpath(path, output_dir))})" for path in samples), ""]
+                if samples
+                else []
+            ),
         ]
     )
 
@@ -99,6 +105,7 @@ def _adapter_facts(family: Family) -> dict[str, str]:
 
 def _samples(output_dir: Path) -> list[Path]:
     """The newest validation images, by the step in their names."""
-    found = sorted((output_dir / IMAGES).glob("step_*.png"), key=lambda path: (-int(path.name.split("_")[1]), path.name))
+    drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.png") if path.name.split("_")[1].isdecimal()]
+    found = sorted(drawn, key=lambda path: (-int(path.name.split("_")[1]), path.name))
     newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
     return newest[:MOST_SAMPLES]

@@ -38,6 +38,11 @@ class AdapterFile:
     modules: Mapping[str, Mapping[str, Tensor]]
     metadata: Mapping[str, str]
 
+    @property
+    def multiplier(self) -> float:
+        """How much of a LyCORIS adapter counts, as its configuration says; the tensors do not know of it."""
+        return float(self.document("lycoris_config").get("multiplier") or 1.0) if self.is_lycoris else 1.0
+
     def document(self, key: str) -> dict[str, Any]:
         """A piece of metadata that is JSON; empty where there is none."""
         found: dict[str, Any] = json.loads(self.metadata.get(key) or "{}")

@@ -26,7 +26,10 @@ def to_diffusers(adapter: AdapterFile) -> list[dict[str, Tensor]]:
     if any(part in tensors for tensors in adapter.modules.values() for part in DORA):
         raise _cannot("weight-decomposed adapters (DoRA)", "diffusers leaves their magnitudes out")
     if adapter.kind == "lokr":
-        return [_named(DIFFUSERS_PREFIX, group) for group in by_factor({name: _scaled_lokr(t) for name, t in adapter.modules.items()})]
+        return [
+            _named(DIFFUSERS_PREFIX, group)
+            for group in by_factor({name: _scaled_lokr(t, adapter.multiplier) for name, t in adapter.modules.items()})
+        ]
     if adapter.kind not in ("lora", "loha"):
         raise _cannot("adapters of this algorithm", "diffusers has no code for them")
     make = _lora_of_loha if adapter.kind == "loha" else _scaled_lora
@@ -40,7 +43,7 @@ def to_comfyui(adapter: AdapterFile, prefix: str) -> dict[str, Tensor]:
     """
     if adapter.kind == "other":
         raise _cannot("adapters of this algorithm", "ComfyUI has no code for them")
-    modules = {name: dict(tensors) for name, tensors in adapter.modules.items()}
+    modules = {name: _times(tensors, adapter.multiplier) for name, tensors in adapter.modules.items()}
     if adapter.kind == "lora":
         for name, tensors in adapter.modules.items():
             down, up, alpha = lora_parts(adapter, name, tensors)
@@ -48,6 +51,12 @@ def to_comfyui(adapter: AdapterFile, prefix: str) -> dict[str, Tensor]:
             for magnitudes in (tensors[part] for part in DORA if part in tensors):
                 modules[name]["dora_scale"] = magnitudes.reshape(-1, 1)
     return _named(prefix, modules)
+
+
+def _times(tensors: Tensors, multiplier: float) -> dict[str, Tensor]:
+    """A module whose change is ``multiplier`` times as large."""
+    linear = ("lokr_w1", "lokr_w1_a", "hada_w1_a", "diff", "diff_b")
+    return {part: tensor * multiplier if part in linear else tensor for part, tensor in tensors.items()}
 
 
 def lora_parts(adapter: AdapterFile, name: str, tensors: Tensors) -> tuple[Tensor, Tensor, float]:
@@ -60,7 +69,7 @@ def lora_parts(adapter: AdapterFile, name: str, tensors: Tensors) -> tuple[Tenso
 def _alpha_of(adapter: AdapterFile, name: str, tensors: Tensors, rank: int) -> float:
     """The module's own, the one in the metadata that diffusers writes, or the rank: no scale at all."""
     if "alpha" in tensors:
-        return float(tensors["alpha"])
+        return float(tensors["alpha"]) * adapter.multiplier
     config = {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in adapter.document("lora_adapter_metadata").items()}
     return float((config.get("alpha_pattern") or {}).get(name, config.get("lora_alpha", rank)))
 
@@ -82,12 +91,13 @@ def _lora_of_loha(adapter: AdapterFile, name: str, tensors: Tensors) -> dict[str
     return {"lora_A.weight": down, "lora_B.weight": up * (_alpha_of(adapter, name, tensors, rank) / rank)}
 
 
-def _scaled_lokr(tensors: Tensors) -> dict[str, Tensor]:
+def _scaled_lokr(tensors: Tensors, multiplier: float) -> dict[str, Tensor]:
     """Without ``alpha``: alpha / rank counts only where a factor is a product itself."""
     found = {part: tensor for part, tensor in tensors.items() if part != "alpha"}
+    left = "lokr_w1" if "lokr_w1" in found else "lokr_w1_a"
+    found[left] = found[left] * multiplier
     decomposed = next((found[part] for part in ("lokr_w2_b", "lokr_w1_b") if part in found), None)
     if decomposed is not None and "alpha" in tensors:
-        left = "lokr_w1" if "lokr_w1" in found else "lokr_w1_a"
         found[left] = found[left] * (tensors["alpha"] / len(decomposed))
     return found
 

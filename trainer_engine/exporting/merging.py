@@ -54,7 +54,7 @@ def _of_lycoris(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, L
     names = {module: name for name, module in network.named_modules()}
     try:
         with torch.no_grad():
-            net, _ = create_lycoris_from_weights(strength, str(adapter.path), network)
+            net, _ = create_lycoris_from_weights(strength * adapter.multiplier, str(adapter.path), network)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelUnavailable(f"LyCORIS cannot make the adapter from {adapter.path.name} again: {error}") from error
     if len(net.loras) != len(layers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,25 @@ def test_merged_weights_answer_as_the_adapter_did(name: str, tmp_path: Path) -> 
     network.load_state_dict(merged, strict=False)
     assert (wanted - plain).abs().max() > 1e-2
     assert torch.allclose(answer(network), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["lora", "loha", "lokr", "lokr full matrix"])
+def test_the_files_own_multiplier_counts_in_every_form(name: str, tmp_path: Path) -> None:
+    path, _ = lycoris_file(tmp_path, **ALGORITHMS[name])
+    whole = read_adapter(path, module_names())
+    half = dataclasses.replace(whole, metadata={**whole.metadata, "lycoris_config": '{"multiplier": 0.5}'})
+    network = bare_network()
+    base, one, other = network.state_dict(), merged_weights(network, whole), merged_weights(network, half)
+    for key, weight in one.items():
+        assert torch.allclose(other[key] - base[key], (weight - base[key]) / 2, atol=1e-6)
+    (plain,), (halved,) = to_diffusers(whole), to_diffusers(half)
+    scaled = [key for key in plain if not torch.equal(plain[key], halved[key])]
+    assert len(scaled) == len(whole.modules)
+    assert all(torch.allclose(halved[key], plain[key] / 2) for key in scaled)
+    first, second = to_comfyui(whole, "t."), to_comfyui(half, "t.")
+    changed = [key for key in first if not torch.equal(first[key], second[key])]
+    assert len(changed) == len(whole.modules)
+    assert all(torch.allclose(second[key], first[key] / 2) for key in changed)
 
 
 def test_half_the_strength_is_half_the_change_of_the_weights(tmp_path: Path) -> None:

@@ -19,10 +19,13 @@ class MinSnr:
     is_soft: bool = False
 
     def of(self, noise_to_signal: Tensor, offset: float) -> Tensor:
-        """min(SNR, gamma) / (SNR + offset), (B,); soft: SNR gamma / (SNR + gamma) instead of the minimum."""
-        snr = noise_to_signal.square().reciprocal()
-        bounded = snr * self.gamma / (snr + self.gamma) if self.is_soft else snr.clamp_max(self.gamma)
-        return bounded / (snr + offset)
+        """min(SNR, gamma) / (SNR + offset), (B,); soft: SNR gamma / (SNR + gamma) instead of the minimum.
+
+        Fraction and divisor are over the SNR, so that pure noise (SNR 0) gets the limit instead of 0 / 0.
+        """
+        inverse = noise_to_signal.square()
+        bounded = self.gamma / (inverse.reciprocal() + self.gamma) if self.is_soft else (self.gamma * inverse).clamp_max(1)
+        return bounded / (1 + offset * inverse) if offset else bounded
 
 
 class Diffusion(Objective):

@@ -27,7 +27,8 @@ class ErrorShape:
         if self.kind == "l2":
             return error.square()
         c = self.threshold(progress, noise_to_signal).to(error).view(-1, *[1] * (error.dim() - 1))
-        root = (error.square() + c.square()).sqrt() - c
+        # sqrt(e^2 + c^2) - c without the difference, of which little is left in float32 where e is small.
+        root = error.square() / ((error.square() + c.square()).sqrt() + c)
         return 2 * c * root if self.kind == "huber" else 2 * root
 
     def threshold(self, progress: Tensor, noise_to_signal: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ GIVEN = {"model_family": "pixart_sigma", "model_type": "full", "output_dir": "o"
 def test_pseudo_huber_is_quadratic_below_c_and_linear_above(kind: str, small: float, large: float) -> None:
     shape = ErrorShape(kind, 0.1)
     tiny, huge = torch.tensor([[1e-3]]), torch.tensor([[100.0]])
-    assert (shape(tiny.double(), MIDDLE, LEVEL) / tiny.double().square()).item() == pytest.approx(small, rel=1e-3)
+    assert (shape(tiny, MIDDLE, LEVEL).double() / tiny.double().square()).item() == pytest.approx(small, rel=1e-3)
     assert (shape(huge, MIDDLE, LEVEL) / huge).item() == pytest.approx(large, rel=2e-3)
 
 
@@ -48,6 +48,29 @@ def test_min_snr_weights_equal_their_formula(prediction_type: str, offset: float
     bounded = 5 * snr / (snr + 5) if soft else snr.clamp(max=5.0)
     found = weighted.loss(prediction, target, t) / plain.loss(prediction, target, t)
     assert torch.allclose(found.double(), bounded / (snr + offset), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("prediction_type", "limit"), [("epsilon", 1.0), ("v_prediction", 0.0)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_pure_noise_has_a_weight(prediction_type: str, limit: float, soft: bool) -> None:
+    options = ObjectiveOptions(snr_gamma=5.0, use_soft_min_snr=soft)
+    weighted = make_objective(prediction_type, {**SCHEDULE, "rescale_betas_zero_snr": True}, options)
+    losses = weighted.loss(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.tensor([999]))
+    assert losses.tolist() == [limit]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"flow_schedule_auto_shift": True},
+        {"flow_beta_schedule_alpha": 3.0},
+        {"flow_sigmoid_scale": 2.0, "flow_use_uniform_schedule": True},
+    ],
+)
+def test_what_another_option_of_flow_matching_replaces_is_said(values: dict[str, object]) -> None:
+    options, problems = check_options({**GIVEN, "model_family": "flux", "model_type": "lora", **values})
+    assert options is not None
+    assert [(problem.option, problem.code) for problem in problems if problem.option in values] == [(next(iter(values)), "no_effect")]
 
 
 @pytest.mark.parametrize(

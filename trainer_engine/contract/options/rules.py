@@ -26,6 +26,7 @@ SMALLEST_PRODIGY_RATE = 0.1
 ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 SNR = ("snr_gamma", "use_soft_min_snr")
 HUBER = ("huber_c", "huber_schedule")
+BETA = ("flow_beta_schedule_alpha", "flow_beta_schedule_beta")
 FLOW = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("flow_"))
 
 
@@ -213,12 +214,24 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
         idle |= dict.fromkeys(HUBER, "loss_type is l2")
     if values["use_soft_min_snr"] and not values["snr_gamma"]:
         idle.setdefault("use_soft_min_snr", "snr_gamma is not set")
+    for name, reason in _idle_timesteps(values):
+        idle.setdefault(name, reason)
     for name, reason in idle.items():
         if values[name] != REGISTRY[name].default:
             yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
     if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
         message = "Timesteps cannot be drawn both uniformly and from a beta distribution."
         yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
+
+
+def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
+    """(option, reason) of those of flow matching that another one replaces."""
+    if values["flow_schedule_shift"]:
+        yield "flow_schedule_auto_shift", f"flow_schedule_shift={values['flow_schedule_shift']:g} comes first; 0 lets the size decide"
+    if not values["flow_use_beta_schedule"]:
+        yield from dict.fromkeys(BETA, "flow_use_beta_schedule is off").items()
+    if values["flow_use_uniform_schedule"] or values["flow_use_beta_schedule"]:
+        yield "flow_sigmoid_scale", "another distribution is chosen"
 
 
 def optimizer_follows_its_options(values: Values) -> Iterator[Problem]:

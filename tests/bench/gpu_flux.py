@@ -1,0 +1,307 @@
+"""Where a GPU is at hand: Flux.1 at full width with random weights, an adapter on a bf16 and on an 8-bit base, beside a bare loop."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.bench.gpu import Subject, matmul_peak, timed
+from tests.bench.table import Table, ratio_of
+from trainer_engine.adapters.build import make_trainable
+from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.loader import StepBatches
+from trainer_engine.contract.families import find_card
+from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.devices import resolve_devices
+from trainer_engine.environment import read_environment
+from trainer_engine.families.flux.family import Flux
+from trainer_engine.families.flux.tokens import pack, positions
+from trainer_engine.loop.step import Step
+from trainer_engine.lr_schedules import Schedule
+from trainer_engine.objectives.build import make_objective
+from trainer_engine.optimizers import build_optimizer
+from trainer_engine.processes import Processes
+
+SECTION = "Flux.1 at full width, LoRA of rank 16, 1024 px"
+KONTEXT_LIMIT_GIB = 24
+SCHEDULER: Mapping[str, Any] = MappingProxyType({"num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": True})
+FLUX: Mapping[str, Any] = MappingProxyType(
+    {
+        "patch_size": 1,
+        "in_channels": 64,
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "attention_head_dim": 128,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "guidance_embeds": True,
+        "axes_dims_rope": (16, 56, 56),
+    }
+)
+BYTES_A_WEIGHT = 2
+SHARE_FOR_WEIGHTS = 0.5
+"""Of the device's memory: activations, the adapter's states and the bare loop's own network need the rest in turn."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row."""
+
+    precision: str
+    """Of the frozen base: ``no_change`` for bf16, or one of optimum-quanto's."""
+    compiled: bool
+    flavour: str = "dev"
+    checkpointing: bool = True
+
+    @property
+    def words(self) -> str:
+        base = "bf16" if self.precision == "no_change" else self.precision
+        kind = "Kontext with one reference" if self.flavour == "kontext" else "dev"
+        return f"{kind}, {base} base, {'compiled' if self.compiled else 'eager'}"
+
+
+CASES = (
+    Case("no_change", compiled=False),
+    Case("no_change", compiled=True),
+    Case("int8-quanto", compiled=False),
+    Case("int8-quanto", compiled=True),
+    Case("int8-quanto", compiled=False, flavour="kontext"),
+)
+
+
+def parameters_of(architecture: Mapping[str, Any]) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in FluxTransformer2DModel(**architecture).parameters())
+
+
+def that_fits(architecture: Mapping[str, Any], memory: float) -> Mapping[str, Any]:
+    """The architecture with as many blocks of both kinds, in their proportion, as a device of ``memory`` bytes takes."""
+    blocks = int(architecture["num_layers"])
+    each = int(architecture["num_single_layers"]) // blocks
+    for number in range(blocks, 1, -1):
+        smaller = {**architecture, "num_layers": number, "num_single_layers": each * number}
+        if parameters_of(smaller) * BYTES_A_WEIGHT <= memory * SHARE_FOR_WEIGHTS:
+            return smaller
+    return {**architecture, "num_layers": 1, "num_single_layers": each}
+
+
+class RandomFlux(Flux):
+    """The family with a network of random weights in place of the hub's: what it computes is the same work."""
+
+    architecture: Mapping[str, Any] = FLUX
+
+    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        with torch.random.fork_rng(), self.devices.device:
+            torch.manual_seed(0)
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(dtype)  # float32 first would need twice the memory
+            try:
+                return FluxTransformer2DModel(**self.architecture)
+            finally:
+                torch.set_default_dtype(before)
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return SCHEDULER
+
+
+def options_for(case: Case) -> TrainingOptions:
+    return parse_options(
+        {
+            "model_family": "flux",
+            "model_flavour": case.flavour,
+            "model_type": "lora",
+            "lora_rank": 16,
+            "data_backend_config": "none.json",
+            "output_dir": "none",
+            "max_train_steps": 1000,
+            "train_batch_size": 1,
+            "gradient_checkpointing": case.checkpointing,
+            "dynamo_backend": "inductor" if case.compiled else "no",
+            "base_model_precision": case.precision,
+            "optimizer": "adamw_bf16",
+            "mixed_precision": "bf16",
+            "learning_rate": 1e-5,
+        }
+    )
+
+
+def make_family(subject: Subject, case: Case) -> RandomFlux:
+    options = options_for(case)
+    family = RandomFlux(options, resolve_devices(options, subject.device))
+    family.architecture = subject.architecture
+    return family
+
+
+def make_batch(subject: Subject, case: Case, seed: int) -> Batch:
+    """One image, as the engine's loader hands it over; a reference of the same size for Kontext."""
+    dice = torch.Generator().manual_seed(seed)
+    shape = (1, 16, subject.latent_edge, subject.latent_edge)
+    prompts = {
+        "embeds": torch.randn(1, subject.tokens, subject.architecture["joint_attention_dim"], generator=dice).bfloat16(),
+        "pooled": torch.randn(1, subject.architecture["pooled_projection_dim"], generator=dice).bfloat16(),
+        "mask": torch.ones(1, subject.tokens, dtype=torch.int64),
+    }
+    references = (torch.randn(shape, generator=dice),) if case.flavour == "kontext" else ()
+    latents, noise, sigmas = torch.randn(shape, generator=dice), torch.randn(shape, generator=dice), torch.rand(1, generator=dice)
+    batch = Batch(latents, noise, sigmas, prompts, ("random",), references)
+    return batch.pinned() if subject.device.type == "cuda" else batch
+
+
+def engine_steps(subject: Subject, case: Case) -> tuple[Callable[[int], None], nn.Module]:
+    """The engine's own step, and the network with its adapter."""
+    family = make_family(subject, case)
+    trainable = make_trainable(family, None)
+    options = family.options
+    step = Step(
+        family=family,
+        objective=make_objective("flow_matching", SCHEDULER, options.objective),
+        devices=family.devices,
+        processes=Processes(read_environment()),
+        network=torch.compile(trainable.network, backend="inductor") if case.compiled else trainable.network,
+        parameters=trainable.parameters,
+        optimizer=build_optimizer(options.optimizer, trainable.parameters),
+        schedule=Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),
+        clipping=options.optimizer,
+        seed=options.run.seed,
+        scaler=torch.amp.GradScaler(subject.device.type, enabled=False),
+    )
+    batches = [make_batch(subject, case, seed) for seed in range(2)]
+    numbers = count()
+
+    def steps(how_many: int) -> None:
+        for _ in range(how_many):
+            number = next(numbers)
+            step.take(StepBatches(number, 0, (batches[number % 2],), 1))
+
+    return steps, trainable.network
+
+
+def forward_over(network: nn.Module, batch: Batch, call: Callable[..., Any]) -> Callable[[], Tensor]:
+    """The loss of a batch that lies on the device, by the network alone."""
+    device, dtype = batch.latents.device, torch.bfloat16
+    height, width = batch.latents.shape[-2:]
+    own = height * width // 4
+    images = [batch.latents, *batch.references]
+    places = torch.cat([positions(*image.shape[-2:], index) for index, image in enumerate(images)]).to(device, dtype)
+    references = [pack(image).to(dtype) for image in batch.references]
+    text = torch.zeros(batch.prompts["embeds"].shape[1], 3, device=device, dtype=dtype)
+
+    def forward() -> Tensor:
+        sigma = batch.timesteps.view(-1, 1, 1, 1)
+        noisy = pack((1 - sigma) * batch.latents + sigma * batch.noise).to(dtype)
+        with torch.autocast(device.type, dtype):
+            output = call(
+                hidden_states=torch.cat([noisy, *references], dim=1),
+                timestep=batch.timesteps,
+                guidance=torch.ones(1, device=device),
+                pooled_projections=batch.prompts["pooled"].to(dtype),
+                encoder_hidden_states=batch.prompts["embeds"].to(dtype),
+                txt_ids=text,
+                img_ids=places,
+                return_dict=False,
+            )[0]
+        return (output[:, :own].float() - pack(batch.noise - batch.latents)).square().mean()
+
+    return forward
+
+
+def bare_steps(subject: Subject, case: Case, network: nn.Module) -> Callable[[int], None]:
+    """Forward, backward, clip, optimizer over the same modules: nothing is loaded, seeded, checked or told."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(options_for(case).optimizer, parameters)
+    call = torch.compile(network, backend="inductor") if case.compiled else network
+    forward = forward_over(network, make_batch(subject, case, 0).to(subject.device), call)
+
+    def steps(how_many: int) -> None:
+        for _ in range(how_many):
+            forward().backward()
+            torch.nn.utils.clip_grad_value_(parameters, 2.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return steps
+
+
+def flops_of_a_step(subject: Subject, case: Case) -> int:
+    """Multiplications and additions of one forward and backward pass, without recomputation, counted on the meta device.
+
+    The base learns nothing, so its weights need no gradients: forward and the gradient of the activations.
+    """
+    with torch.device("meta"):
+        network = FluxTransformer2DModel(**subject.architecture).requires_grad_(False)
+        batch = make_batch(Subject(torch.device("cpu"), subject.architecture, subject.latent_edge, subject.tokens, 1, 1), case, 0)
+    batch = batch.to(torch.device("meta"))
+    own = subject.latent_edge**2 // 4 * (1 + len(batch.references))
+    tokens = torch.empty(1, own, subject.architecture["in_channels"], device="meta", requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        network(
+            hidden_states=tokens,
+            timestep=batch.timesteps,
+            guidance=torch.ones(1, device="meta"),
+            pooled_projections=batch.prompts["pooled"].float(),
+            encoder_hidden_states=batch.prompts["embeds"].float(),
+            txt_ids=torch.empty(subject.tokens, 3, device="meta"),
+            img_ids=torch.empty(own, 3, device="meta"),
+            return_dict=False,
+        )[0].sum().backward()
+    return int(counter.get_total_flops())
+
+
+def compare(table: Table, subject: Subject, case: Case, peak: float) -> None:
+    """One row: the engine's step, then the bare loop over the very same modules, in turn."""
+    if subject.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    ours, network = engine_steps(subject, case)
+    ours(2)
+    memory = subject.peak_memory()
+    bare = bare_steps(subject, case, network)
+    bare(2)
+    pairs = [(timed(subject, ours), timed(subject, bare)) for _ in range(subject.rounds)]
+    seconds = statistics.median(pair[0] for pair in pairs)
+    share = 100 * flops_of_a_step(subject, case) / seconds / peak
+    value = f"{seconds:.3f} s a step; {share:.0f} % of the device's measured bf16 peak ({peak / 1e12:.3g} TFLOP/s); peak {memory:.1f} GiB"
+    speed = ratio_of([pair[1] for pair in pairs], [pair[0] for pair in pairs])
+    within = case.flavour == "kontext" and case.precision == "int8-quanto"
+    aim = f"within {KONTEXT_LIMIT_GIB} GiB" if within else ""
+    table.add(SECTION, case.words, value, aim=aim, beside=f"bare loop: {speed} of its speed")
+
+
+def measure(table: Table, subject: Subject, cases: Sequence[Case]) -> None:
+    """What is measured, then a row a case."""
+    architecture = subject.architecture
+    blocks = f"{architecture['num_layers']} double and {architecture['num_single_layers']} single blocks"
+    table.add(SECTION, "network", f"{parameters_of(architecture) / 1e9:.2f} billion parameters, {blocks}")
+    peak = matmul_peak(subject, size=8192 if subject.device.type == "cuda" else 256)
+    for case in cases:
+        compare(table, subject, case, peak)
+        gc.collect()
+        torch._dynamo.reset()
+        if subject.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def run(table: Table) -> None:
+    """Rows for both bases, eager and compiled, and Kontext; one row that says so where there is no GPU."""
+    if not torch.cuda.is_available():
+        table.add(SECTION, "needs a GPU", "not measured here")
+        return
+    card = find_card("flux")
+    assert card is not None
+    architecture = that_fits(FLUX, torch.cuda.mem_get_info()[0])
+    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=card.token_limit, steps=4, rounds=5), CASES)
+
+
+if __name__ == "__main__":
+    run(Table())

@@ -9,12 +9,15 @@ from urllib.parse import quote
 
 import diffusers
 
-from trainer_engine.adapters.base import ADAPTER_FILE
+from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
+from trainer_engine.contract.lycoris_algorithms import algorithms_in
 from trainer_engine.families.base import Family
 from trainer_engine.families.pipeline_folder import training_facts
 from trainer_engine.validation import FOLDER as IMAGES
 
 MOST_SAMPLES = 6
+UNREADABLE = {"ia3"}
+"""Algorithms whose files LyCORIS reads only into a network that was made with the configuration (4.1.3)."""
 
 LYCORIS = """import torch
 from diffusers import {pipeline}
@@ -22,6 +25,20 @@ from lycoris import create_lycoris_from_weights
 
 pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
 adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", pipeline.transformer)
+adapter.apply_to()"""
+CONFIGURED = """import json
+
+import torch
+from diffusers import {pipeline}
+from lycoris import LycorisNetwork, create_lycoris
+from safetensors.torch import load_file
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+config = json.load(open("{config}"))
+LycorisNetwork.apply_preset(config.pop("apply_preset", {{}}))
+algo, dim, alpha = config.pop("algo"), config.pop("linear_dim", 4), config.pop("linear_alpha", 1)
+adapter = create_lycoris(pipeline.transformer, config.pop("multiplier", 1.0), linear_dim=dim, linear_alpha=alpha, algo=algo, **config)
+adapter.load_state_dict(load_file("{file}"), strict=False)
 adapter.apply_to()"""
 PIPELINE = """import torch
 from diffusers import {pipeline}
@@ -67,15 +84,7 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
             "",
             "## How to load it",
             "",
-            "```python",
-            _how(family).format(
-                pipeline=family.pipeline_name,
-                base=json.dumps(base_model),
-                dtype=str(family.devices.network).removeprefix("torch."),
-                file=ADAPTER_FILE,
-                multiplier=multiplier,
-            ),
-            "```",
+            *_loading(family, base_model, multiplier),
             "",
             *(
                 ["## Samples", "", *(f"![{path.stem}]({quote(os.path.relpath(path, output_dir))})" for path in samples), ""]
@@ -86,10 +95,34 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
     )
 
 
+def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
+    """Markdown that says how the file beside it is used."""
+    if family.options.adapter.lora_format == "comfyui":
+        return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in a node that loads LoRAs (model only)."]
+    code = _how(family).format(
+        pipeline=family.pipeline_name,
+        base=json.dumps(base_model),
+        dtype=str(family.devices.network).removeprefix("torch."),
+        file=ADAPTER_FILE,
+        config=LYCORIS_FILE,
+        multiplier=multiplier,
+    )
+    algorithms = _algorithms(family)
+    by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines draw with all of them at every timestep."]
+    return ["```python", code, "```", *(by_timestep if "tlora" in algorithms else [])]
+
+
+def _algorithms(family: Family) -> set[str]:
+    adapter = family.options.adapter
+    if adapter.lora_type != "lycoris":
+        return set()
+    return algorithms_in(json.loads(Path(adapter.lycoris_config).read_text(encoding="utf-8")))
+
+
 def _how(family: Family) -> str:
     adapter = family.options.adapter
     if adapter.lora_type == "lycoris":
-        return LYCORIS
+        return CONFIGURED if _algorithms(family) & UNREADABLE else LYCORIS
     loads_itself = hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights") and not adapter.use_dora
     return PIPELINE if loads_itself else PEFT
 

@@ -43,6 +43,14 @@ PATTERNS = ("target_name", "exclude_name", "unet_target_name")
 SPELLINGS = {"dim": "linear_dim", "alpha": "linear_alpha", "dora_wd": "weight_decompose"}
 
 
+def algorithms_in(document: object) -> set[str]:
+    """Every algorithm that an adapter file names, overrides included."""
+    if not isinstance(document, Mapping):
+        return set()
+    own = {document["algo"].lower()} if isinstance(document.get("algo"), str) else set()
+    return own.union(*(algorithms_in(value) for value in document.values()))
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way in which layers are adapted: the file's own, or an override's."""

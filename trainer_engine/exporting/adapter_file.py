@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.lycoris_algorithms import algorithms_in
 
 LYCORIS_PREFIX = "lycoris_"
 COMPONENT_PREFIXES = ("transformer.", "unet.", "diffusion_model.")
@@ -32,7 +33,7 @@ class AdapterFile:
 
     path: Path
     kind: str
-    """``lora``, ``lokr``, ``loha``, ``full``, or ``other``: algorithms that no other program's keys can hold."""
+    """``lora``, ``lokr``, ``loha``, ``full``, or ``other``: several, or algorithms that no other program's keys can hold."""
     is_lycoris: bool
     """Whether the file has the keys of LyCORIS."""
     modules: Mapping[str, Mapping[str, Tensor]]
@@ -42,6 +43,11 @@ class AdapterFile:
     def multiplier(self) -> float:
         """How much of a LyCORIS adapter counts, as its configuration says; the tensors do not know of it."""
         return float(self.document("lycoris_config").get("multiplier") or 1.0) if self.is_lycoris else 1.0
+
+    @property
+    def algorithms(self) -> set[str]:
+        """What the configuration of a LyCORIS adapter names, overrides included."""
+        return algorithms_in(self.document("lycoris_config"))
 
     def document(self, key: str) -> dict[str, Any]:
         """A piece of metadata that is JSON; empty where there is none."""
@@ -88,7 +94,7 @@ def sort_by_module(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], m
             hint="the adapter is of another base model; name the right one with --base",
         )
     is_lycoris = any(key.startswith(LYCORIS_PREFIX) for key in tensors)
-    return AdapterFile(path, _kind_of(modules), is_lycoris, modules, metadata)
+    return AdapterFile(path, _kind_of_all(modules), is_lycoris, modules, metadata)
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -99,7 +105,12 @@ def split_key(key: str) -> tuple[str, str]:
     return name.removeprefix(prefix), part
 
 
-def _kind_of(modules: Mapping[str, Mapping[str, Tensor]]) -> str:
-    parts = {part for tensors in modules.values() for part in tensors}
-    found = [kind for kind, own in KINDS.items() if parts.intersection(own)]
+def kind_of(tensors: Mapping[str, Tensor]) -> str:
+    """The algorithm of one module, as ``AdapterFile.kind`` says it."""
+    found = [kind for kind, own in KINDS.items() if set(tensors).intersection(own)]
     return found[0] if len(found) == 1 else "other"
+
+
+def _kind_of_all(modules: Mapping[str, Mapping[str, Tensor]]) -> str:
+    kinds = {kind_of(tensors) for tensors in modules.values()}
+    return kinds.pop() if len(kinds) == 1 else "other"

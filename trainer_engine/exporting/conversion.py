@@ -9,7 +9,7 @@ from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.exporting.adapter_file import AdapterFile
+from trainer_engine.exporting.adapter_file import AdapterFile, kind_of
 
 DIFFUSERS_PREFIX = "transformer."
 DORA = ("dora_scale", "lora_magnitude_vector")
@@ -41,16 +41,21 @@ def to_comfyui(adapter: AdapterFile, prefix: str) -> dict[str, Tensor]:
 
     Raises ModelUnavailable for an algorithm that ComfyUI has no code for.
     """
-    if adapter.kind == "other":
-        raise _cannot("adapters of this algorithm", "ComfyUI has no code for them")
-    modules = {name: _times(tensors, adapter.multiplier) for name, tensors in adapter.modules.items()}
-    if adapter.kind == "lora":
-        for name, tensors in adapter.modules.items():
-            down, up, alpha = lora_parts(adapter, name, tensors)
-            modules[name] = {"lora_A.weight": down, "lora_B.weight": up, "alpha": torch.tensor(alpha)}
-            for magnitudes in (tensors[part] for part in DORA if part in tensors):
-                modules[name]["dora_scale"] = magnitudes.reshape(-1, 1)
-    return _named(prefix, modules)
+    return _named(prefix, {name: _for_comfyui(adapter, name, tensors) for name, tensors in adapter.modules.items()})
+
+
+def _for_comfyui(adapter: AdapterFile, name: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Each module by its own algorithm: one file may hold several."""
+    kind = kind_of(tensors)
+    if kind == "other":
+        raise _cannot(f"the algorithm of {name}", "ComfyUI has no code for it")
+    if kind != "lora":
+        return _times(tensors, adapter.multiplier)
+    down, up, alpha = lora_parts(adapter, name, tensors)
+    module = {"lora_A.weight": down, "lora_B.weight": up, "alpha": torch.tensor(alpha)}
+    for magnitudes in (tensors[part] for part in DORA if part in tensors):
+        module["dora_scale"] = magnitudes.reshape(-1, 1)
+    return module
 
 
 def _times(tensors: Tensors, multiplier: float) -> dict[str, Tensor]:

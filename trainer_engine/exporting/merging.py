@@ -16,6 +16,7 @@ from trainer_engine.exporting.adapter_file import AdapterFile
 from trainer_engine.exporting.conversion import DIFFUSERS_PREFIX, lora_parts
 
 ROWS_AT_ONCE = 1024
+TIMESTEP_ALGORITHM = "tlora"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def merged_weights(network: nn.Module, adapter: AdapterFile, strength: float = 1
     LoKr and LoHa twice (4.1.3), and PEFT's leaves rounding in the base. ``network`` is as before afterwards.
     Raises ModelUnavailable where the adapter does not fit.
     """
+    if TIMESTEP_ALGORITHM in adapter.algorithms:
+        message = f"{adapter.path.name} is a T-LoRA: how much of it counts depends on the timestep, which merged weights do not know."
+        raise ModelUnavailable(message, hint="load the adapter as its README says")
     layers = {name: LinearLayer.of(name, network.get_submodule(name)) for name in adapter.modules}
     if adapter.is_lycoris:
         return _of_lycoris(network, adapter, layers, strength)

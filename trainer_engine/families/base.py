@@ -147,6 +147,8 @@ class Family(ABC):
     @property
     def prediction_type(self) -> str:
         """What the network learns: the option where it is set, else what its weights were trained for."""
+        if self.card.objective == "flow_matching":  # its schedulers state nothing, or what their class has for others
+            return self.card.objective
         return self.options.model.prediction_type or str(self.scheduler_config().get("prediction_type", self.card.objective))
 
     # ---- drawing and the result ----

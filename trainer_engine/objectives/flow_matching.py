@@ -18,6 +18,8 @@ Draw = Callable[[torch.Generator], float]
 CELLS_PER_TOKEN = 4
 """A token of the network is a square of 2 x 2 latent cells."""
 SMALLEST_SIGNAL = 1e-6
+DYNAMIC_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+"""What a scheduler that states nothing (or null, where it does not shift by size itself) is taken to mean; in this order."""
 
 
 class FlowMatching(Objective):
@@ -68,8 +70,7 @@ def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[in
         return lambda tokens: static
     if not options.flow_schedule_auto_shift:
         return lambda tokens: 1.0
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    low, high, first, last = (config.get(key) or usual for key, usual in DYNAMIC_SHIFT.items())
 
     def shift_of(tokens: int) -> float:
         """exp(mu), mu linear in the tokens, as the sampler of the base model has it."""

@@ -84,11 +84,12 @@ def test_the_result_has_comfyuis_keys_where_asked_for(name: str, tmp_path: Path)
     parts = {"alpha", "weight"} if name == "standard" else {"alpha", "lokr_w1", "lokr_w2_a", "lokr_w2_b"}
     assert {key.rpartition(".")[2] for key in found} == parts
     assert all(key.startswith("transformer.transformer_blocks.") for key in found)
+    assert "models/loras" in (run.output_dir / "README.md").read_text()
     again = train_here(tmp_path, **options, resume_from_checkpoint="latest")
     assert again.step == 4
 
 
-@pytest.mark.parametrize("name", ["standard", "lokr"])
+@pytest.mark.parametrize("name", ["standard", "lokr", "ia3"])
 def test_the_lines_of_the_readme_load_the_adapter(name: str, tmp_path: Path) -> None:
     drawing = {"validation_disable": False, "validation_prompt": "a cat", "validation_resolution": "64x64", "disable_benchmark": True}
     run = train_here(tmp_path, **ADAPTERS[name](tmp_path), **drawing, validation_num_inference_steps=1, max_train_steps=2)
@@ -98,5 +99,8 @@ def test_the_lines_of_the_readme_load_the_adapter(name: str, tmp_path: Path) -> 
     assert len(samples) == 2
     assert all((run.output_dir / sample).is_file() for sample in samples)
     code = text.split("```python")[1].split("```")[0]
+    asked = "\nimport sys; sys.exit(not any('lora' in name or 'lycoris' in type(module).__module__ for name, module in LOOK))"
+    where = "((module.lora_name, module) for module in adapter.loras)" if name != "standard" else "pipeline.transformer.named_modules()"
+    code += asked.replace("LOOK", where)
     done = subprocess.run([sys.executable, "-c", code], cwd=run.output_dir, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -204,6 +204,26 @@ def test_other_algorithms_keep_their_tensors_for_comfyui(tmp_path: Path) -> None
     assert torch.equal(tensors[f"transformer.{name}.lokr_w2_a"], theirs[f"lycoris_{name.replace('.', '_')}.lokr_w2_a"])
 
 
+def test_several_algorithms_in_one_file_keep_each_its_own_form_for_comfyui(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    lokr = read_adapter(lycoris_file(tmp_path / "a", **ALGORITHMS["lokr"])[0], module_names())
+    lora = read_adapter(lycoris_file(tmp_path / "b", **ALGORITHMS["lora"])[0], module_names())
+    first, *others = lora.modules
+    mixed = dataclasses.replace(lokr, kind="other", modules={first: lora.modules[first], **{name: lokr.modules[name] for name in others}})
+    tensors = to_comfyui(mixed, "transformer.")
+    assert f"transformer.{first}.lora_A.weight" in tensors
+    assert all(any(key.startswith(f"transformer.{name}.lokr_") for key in tensors) for name in others)
+
+
+def test_what_depends_on_the_timestep_is_not_merged(tmp_path: Path) -> None:
+    path, _ = lycoris_file(tmp_path, algo="lora")
+    adapter = read_adapter(path, module_names())
+    by_timestep = dataclasses.replace(adapter, metadata={**adapter.metadata, "lycoris_config": '{"algo": "lora", "x": {"algo": "TLoRA"}}'})
+    with pytest.raises(ModelUnavailable, match="timestep"):
+        merged_weights(bare_network(), by_timestep)
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     save_file({"transformer.nowhere.to_q.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter.safetensors")
     with pytest.raises(ModelUnavailable, match="nowhere"):

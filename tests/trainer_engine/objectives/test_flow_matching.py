@@ -76,6 +76,14 @@ def test_the_automatic_shift_is_the_samplers(edge: int) -> None:
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
+def test_a_scheduler_that_states_null_is_taken_as_one_that_states_nothing() -> None:
+    silent = dict.fromkeys(("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"))
+    options = ObjectiveOptions(**PLAIN, flow_schedule_auto_shift=True)
+    generators = sample_generators(7, 0, range(8), "timestep")
+    found = make_objective("flow_matching", silent, options).sample_timesteps(generators, SHAPE)
+    assert torch.equal(found, drawn(count=8, **PLAIN, flow_schedule_auto_shift=True))
+
+
 def test_a_static_shift_comes_before_the_automatic_one() -> None:
     assert torch.equal(drawn(flow_schedule_shift=2.0, flow_schedule_auto_shift=True), drawn(flow_schedule_shift=2.0))
 

@@ -150,10 +150,6 @@ class Flux(Family):
     def scheduler_config(self) -> Mapping[str, Any]:
         return self._scheduler_config
 
-    @property
-    def prediction_type(self) -> str:
-        return CARD.objective
-
     # ---- drawing and the result ----
 
     @property

@@ -26,6 +26,15 @@ class CannotStart(TrainingRefused):
         self.report = report
 
 
+class NoActiveJob(TrainingRefused):
+    """Something was asked of a run, and none is under way."""
+
+    status_code = 400
+
+    def __init__(self) -> None:
+        super().__init__("No active training job")
+
+
 class JobNotFound(TrainingRefused):
     """No job has this id."""
 

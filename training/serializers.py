@@ -129,6 +129,13 @@ class RunMessageSerializer(serializers.Serializer[object]):
     status = serializers.CharField(required=False)
 
 
+class CommandSerializer(serializers.Serializer[object]):
+    """What was asked of a run."""
+
+    message = serializers.CharField()
+    job_id = serializers.UUIDField()
+
+
 class CheckpointSerializer(serializers.Serializer[object]):
     """A checkpoint on disk."""
 

@@ -21,7 +21,7 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
 from training import desk, ending, engine_process, log
 from training.enqueue import enqueue_next
-from training.errors import CannotStart
+from training.errors import CannotStart, NoActiveJob
 from training.models import ACTIVE, Job, Status
 from training.preflight import examine_run
 from training.preflight_report import PreflightReport
@@ -120,6 +120,17 @@ def _cancel_queued(job: Job) -> bool:
 def _cancel(job: Job, message: str) -> bool:
     drafts = [log.status_draft(Status.CANCELLED, message)]
     return log.move(job.pk, Status.CANCELLED, drafts, message=message, finished_at=timezone.now(), lease_owner="", lease_until=None)
+
+
+def request_command(job: Job | None, command: Command) -> Job:
+    """Ask a run for something after its next gradient synchronisation; while it starts up, the request waits.
+
+    Raises NoActiveJob where nothing trains.
+    """
+    if job is None or job.status not in (Status.STARTING, Status.RUNNING):
+        raise NoActiveJob
+    commands.request(job.folder, command)
+    return job
 
 
 def cancel_training(job: Job) -> bool:

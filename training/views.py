@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.renderers import JSONRenderer
@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 from environments import services as environments
 from environments.config_files import dashed
 from environments.parsers import JsonBody
+from trainer_engine.contract.commands import Command
 from trainer_engine.contract.options import REGISTRY
 from training import requests, schema, serializers, services
 from training.errors import CannotStart
@@ -21,6 +22,7 @@ from training.preflight_report import PreflightReport
 from training.renderers import Answer, PageRenderer, SnippetNegotiation, SnippetRenderer
 
 KEY_HEADER = "Idempotency-Key"
+COMMAND_ERRORS = (400, 404, 413, 415, 422)
 
 
 class SnippetView(APIView):
@@ -136,6 +138,42 @@ class Stop(APIView):
         job = services.stop_training(job)
         words = "cancelled while it was queued" if job.status == Status.CANCELLED else "stop requested"
         return Response({"message": f"Training job {job.pk} {words}", "job_id": str(job.pk), "status": job.status})
+
+
+class CommandView(APIView):
+    """Asks the run for something between two steps."""
+
+    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    command: ClassVar[Command]
+    words: ClassVar[str]
+
+    def asked(self, request: Request) -> Response:
+        job = services.request_command(requests.body_job(request), self.command)
+        return Response({"message": f"{self.words} queued for the next gradient sync.", "job_id": str(job.pk)})
+
+
+class RunValidation(CommandView):
+    """Draw the validation images after the next gradient synchronisation."""
+
+    command, words = Command.VALIDATE, "Validation"
+
+    @schema.described(
+        "training_validation_run", "Validate now", serializers.CommandSerializer, *COMMAND_ERRORS, request=schema.forms(schema.JOB_FORM)
+    )
+    def post(self, request: Request) -> Response:
+        return self.asked(request)
+
+
+class RunCheckpoint(CommandView):
+    """Save a checkpoint after the next gradient synchronisation."""
+
+    command, words = Command.CHECKPOINT, "Checkpoint"
+
+    @schema.described(
+        "training_checkpoint_run", "Save now", serializers.CommandSerializer, *COMMAND_ERRORS, request=schema.forms(schema.JOB_FORM)
+    )
+    def post(self, request: Request) -> Response:
+        return self.asked(request)
 
 
 class Cancel(SnippetView):

@@ -54,7 +54,7 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        code, step = train(options, dataloader, environment, voice, requests, estimate)
+        code, step = train(options, dataloader, environment, voice, requests, folder.media, estimate)
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
     except Stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.families.base import Drawing, Family, PromptEmbedding
+from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
+from trainer_engine.pictures import write_picture
 
 FOLDER = "validation_images"
 UNCONDITIONAL = "unconditional"
@@ -67,6 +66,15 @@ class ValidationImage:
     sampler_steps: int
 
 
+@dataclass(frozen=True)
+class SampledImage:
+    """An image that is being drawn."""
+
+    image: ValidationImage
+    """What it will be; its file is not there yet."""
+    taken: SamplerStep
+
+
 def validation_prompts(options: TrainingOptions) -> list[ValidationPrompt]:
     """What every validation of a run draws, in order; empty where it draws nothing."""
     validation = options.validation
@@ -93,6 +101,7 @@ def render(
     edits: Sequence[Edit] = (),
     label: str = "",
     on_image: Callable[[ValidationImage], None] = lambda image: None,
+    on_sampler_step: Callable[[SampledImage], None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[ValidationImage]:
@@ -119,13 +128,17 @@ def render(
             guidance = options.validation.validation_guidance
             references = subject.edit.read_references() if subject.edit else ()
             drawing = Drawing(read_prompt(prompt.text), negative, width, height, steps, guidance, seed, references)
-            picture = family.draw(
-                pipeline, drawing, on_step=lambda done, before=number * steps: on_progress(before + done, len(plan) * steps)
-            )
             shortname = f"{prompt.shortname}_{label}" if label else prompt.shortname
             path = folder / f"step_{step}_{shortname}_{index}_{width}x{height}.png"
-            _write_png(path, picture)
-            images.append(ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps))
+            image = ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps)
+
+            def heard(taken: SamplerStep, image: ValidationImage = image, before: int = number * steps) -> None:
+                on_progress(before + taken.number, len(plan) * steps)
+                if on_sampler_step:
+                    on_sampler_step(SampledImage(image, taken))
+
+            picture = family.draw(pipeline, drawing, on_step=heard)
+            images.append(dataclasses.replace(image, path=write_picture(folder, path.stem, picture)))
             on_image(images[-1])
         del pipeline
     family.free_encoders()
@@ -156,12 +169,6 @@ def first_seed(options: TrainingOptions) -> int:
     """``validation_seed``, or ``seed`` where it is empty. The same for each prompt and step, so that images can be compared."""
     chosen = options.validation.validation_seed
     return options.run.seed if chosen is None else chosen
-
-
-def _write_png(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
 
 
 @contextmanager

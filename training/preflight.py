@@ -46,6 +46,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     hub = weights.HubSettings.of(variables)
     sources = _model_sources(options, card)
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
+    problems += _preview_problems(options, card, hub)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems)
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
@@ -94,6 +95,16 @@ def _model_sources(options: TrainingOptions, card: FamilyCard) -> dict[str, str]
         "pretrained_t5_model_name_or_path": model.pretrained_t5_model_name_or_path,
     }
     return {"pretrained_model_name_or_path": base, **{name: source for name, source in others.items() if source}}
+
+
+def _preview_problems(options: TrainingOptions, card: FamilyCard, hub: weights.HubSettings) -> Iterator[Problem]:
+    """A run does without previews where their decoder cannot be had: a person should know before."""
+    if not options.validation.validation_preview or options.validation.validation_disable:
+        return
+    found = weights.check_access("validation_preview", card.preview_decoder, None, hub)
+    if found is not None:
+        hint = found.hint or "training goes on without previews"
+        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=card.preview_decoder, hint=hint)
 
 
 def nearest_existing(path: Path) -> Path:

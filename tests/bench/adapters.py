@@ -105,7 +105,9 @@ def assembled(place: Path, options: TrainingOptions) -> Trainer:
     """A real run, ready to train; only the end of it (saving) is left out."""
     folder = RunFolder(place / "run").create()
     voice = Journal(folder.journal)
-    surroundings = Surroundings(options, datasets(place, options), Processes(read_environment()), Stages(voice), Requests(folder))
+    surroundings = Surroundings(
+        options, datasets(place, options), Processes(read_environment()), Stages(voice), Requests(folder), folder.media
+    )
     trainer = assemble(surroundings)
     callbacks = trainer.callbacks.callbacks[:-1] if isinstance(trainer.callbacks, Callbacks) else ()
     trainer.callbacks = Callbacks(callbacks)

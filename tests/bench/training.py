@@ -88,7 +88,9 @@ def assembled(place: Path) -> tuple[Trainer, TrainingOptions]:
     datasets = [{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}]
     dataloader, _ = parse_dataloader(datasets, options)
     folder = RunFolder(place / "run").create()
-    around = Surroundings(options, dataloader, Processes(read_environment()), Stages(Journal(folder.journal)), Requests(folder))
+    around = Surroundings(
+        options, dataloader, Processes(read_environment()), Stages(Journal(folder.journal)), Requests(folder), folder.media
+    )
     return assemble(around), options
 
 

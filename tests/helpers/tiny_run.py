@@ -189,5 +189,5 @@ def train_here(place: Path, *, stop_after: int | None = None, datasets: list[dic
             commands.request(folder, Command.STOP)
 
     heard = Listener(stop)
-    code, step = train(chosen, dataloader, read_environment({}), heard, Requests(folder))
+    code, step = train(chosen, dataloader, read_environment({}), heard, Requests(folder), folder.media)
     return HereRun(code, step, Path(chosen.run.output_dir), heard)

@@ -210,10 +210,11 @@ class MediaFile(BaseModel):
 
 
 class ImageEvent(Event):
-    """An image of a validation: ``intermediary`` while it is drawn, ``base_model`` or ``final`` when it is finished."""
+    """An image of a validation, or a video of a family that draws those: ``intermediary`` while it is drawn, ``base_model`` or ``final``
+    when it is finished."""
 
     type = EventType.IMAGE
-    added_keys = ("images",)
+    added_keys = ("images", "videos")
 
     step: int
     """Sampler step, from 1."""
@@ -226,10 +227,11 @@ class ImageEvent(Event):
     prompt: str
     step_label: str
     """Sampler step: ``5/20``."""
-    images: list[MediaFile]
+    images: list[MediaFile] = Field(default_factory=list)
+    videos: list[MediaFile] = Field(default_factory=list)
 
     def added(self) -> dict[str, Any]:
-        return {"images": [image.model_dump() for image in self.images]}
+        return {key: [file.model_dump() for file in found] for key, found in (("images", self.images), ("videos", self.videos)) if found}
 
 
 class Notification(Event):

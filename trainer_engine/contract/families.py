@@ -64,6 +64,8 @@ class FamilyCard:
     """Quantised types in which the frozen base weights may be kept."""
     comfyui_prefix: str = "diffusion_model."
     """What stands before the names of modules in adapter files for ComfyUI."""
+    preview_decoder: str = ""
+    """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that can look at reference images."""
     needs_references: frozenset[str] = frozenset()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from trainer_engine.caches.hashes import FileHashes
@@ -19,6 +18,7 @@ from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.devices import Devices
+from trainer_engine.pictures import Picture
 from trainer_engine.quantization import is_quantised, quantise
 
 PromptEmbedding = dict[str, Tensor]
@@ -41,6 +41,18 @@ class Drawing:
     seed: int
     references: tuple[Tensor, ...] = ()
     """Latents (C, h, w) of the reference images to draw with, scaled."""
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """What there is of an image while it is drawn."""
+
+    number: int
+    """From 1."""
+    timestep: float
+    """Of the step that was taken, in the sampler's own scale: 0 to 1000."""
+    latents: Tensor
+    """(1, C, h, w), scaled as the denoiser has them."""
 
 
 class Family(ABC):
@@ -163,8 +175,8 @@ class Family(ABC):
         """The family's diffusers pipeline around the live network, without text encoders; ``draw`` takes it. Takes the bare network."""
 
     @abstractmethod
-    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[int], None] | None = None) -> Image.Image:
-        """One image; ``on_step`` hears each sampler step, from 1."""
+    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
+        """One image, or the frames of a video; ``on_step`` hears each step of the sampler."""
 
     @abstractmethod
     def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:

@@ -57,6 +57,8 @@ class Surroundings:
     processes: Processes
     stages: Stages
     requests: Requests
+    media: Path
+    """Folder for images that only events show."""
     resident_at_start: int = 0
     """Bytes of the process before anything of the run was loaded."""
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
@@ -180,6 +182,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
             stages,
             processes,
             around.requests,
+            around.media,
         ),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
     ]

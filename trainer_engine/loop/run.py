@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from trainer_engine.contract.dataloader import Dataloader
@@ -29,9 +30,11 @@ def train(
     environment: Environment,
     voice: Voice,
     requests: Requests,
+    media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
 ) -> tuple[ExitCode, int]:
-    """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end.
+    """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
+    the folder for images that only events show.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -40,7 +43,7 @@ def train(
     requests.raise_if_stopped()
     try:
         with tracked(voice, options, environment) as heard:
-            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests, at_start, memory_estimate))
+            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate))
             return _fit(trainer, options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):

@@ -171,6 +171,13 @@ def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
         yield Problem.error("validation_resolution", "not_a_size", f"{error}.", got=values["validation_resolution"], expected=expected)
 
 
+def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
+    card = find_card(values["model_family"])
+    if values["validation_preview"] and card is not None and not card.preview_decoder:
+        message = f"There is no Tiny AutoEncoder for {card.title}, so images cannot be shown while they are drawn."
+        yield Problem.error("validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are events too")
+
+
 def instance_prompt_is_given(values: Values) -> Iterator[Problem]:
     wanted_by = [
         f"caption_strategy={values['caption_strategy']}" if values["caption_strategy"] == "instanceprompt" else "",
@@ -314,6 +321,7 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     optimizer_takes_its_arguments,
     sizes_make_sense,
     validation_sizes_are_sizes,
+    previews_have_a_decoder,
     instance_prompt_is_given,
     adamw_keeps_float32,
     clipping_is_gentle,

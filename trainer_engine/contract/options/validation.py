@@ -45,6 +45,13 @@ class ValidationOptions(OptionGroup):
     eval_dataset_id: str | None = option(None, "Sets with references: take these pairs from this set of images alone.")
     validation_lycoris_strength: float = option(1.0, "How much of a LyCORIS adapter the images show; 1 is all of it.", ge=0)
 
+    validation_preview: bool = option(
+        False, "Show images while they are drawn, through the family's Tiny AutoEncoder, as events of the type validation.image."
+    )
+    validation_preview_steps: int = option(
+        1, "With validation_preview: show the first sampler step, every so many after it, and the last.", ge=1
+    )
+
     @property
     def resolutions(self) -> list[tuple[int, int]]:
         """Sizes of the images as (width, height) in pixels."""

@@ -79,6 +79,7 @@ CARD = FamilyCard(
     lora_target_option="flux_lora_target",
     base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
     comfyui_prefix="transformer.",
+    preview_decoder="madebyollin/taef1",
     takes_references=frozenset({"kontext"}),
     needs_references=frozenset({"kontext"}),
 )

@@ -17,7 +17,7 @@ from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.devices import Devices
 from trainer_engine.families.autoencoder import Autoencoder
-from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, free_device_memory, unwrap
+from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.flux.card import CARD
 from trainer_engine.families.flux.drawing import ReferencePipeline, make_pipeline
 from trainer_engine.families.flux.options import FluxOptions
@@ -161,7 +161,7 @@ class Flux(Family):
         return make_pipeline(parts, with_references=self.flavour in CARD.takes_references)
 
     @torch.no_grad()
-    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[int], None] | None = None) -> Image.Image:
+    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
         """Guidance is what the network is told; the negative prompt has no part in it."""
         batch, dtype = self.collate_prompts([drawing.prompt]), self.devices.network
         references = [reference[None].to(self.devices.device, dtype) for reference in drawing.references]
@@ -171,9 +171,11 @@ class Flux(Family):
             pipeline.references = references
             extra = {"max_area": drawing.width * drawing.height, "_auto_resize": False}
 
-        def heard(_pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        height, width = drawing.height // 16 * 2, drawing.width // 16 * 2
+
+        def heard(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if on_step:
-                on_step(index + 1)
+                on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
             return {}
 
         with self.devices.autocast():
@@ -190,7 +192,7 @@ class Flux(Family):
                 callback_on_step_end=heard,
                 **extra,
             ).images
-        latents = unpack(tokens, drawing.height // 16 * 2, drawing.width // 16 * 2)
+        latents = unpack(tokens, height, width)
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 

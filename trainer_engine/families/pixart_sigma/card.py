@@ -50,6 +50,7 @@ CARD = FamilyCard(
     default_lora_target="all",
     base_precisions=("int8-quanto", "int4-quanto"),
     comfyui_prefix="transformer.",
+    preview_decoder="madebyollin/taesdxl",
     aliases=("pixart", "pixart-sigma"),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0}),
     parameters=MappingProxyType(

@@ -19,7 +19,7 @@ from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.devices import Devices
 from trainer_engine.families.autoencoder import Autoencoder
-from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, free_device_memory, unwrap
+from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.pipeline_folder import write_pipeline
 from trainer_engine.families.pixart_sigma.card import CARD
 from trainer_engine.families.pixart_sigma.parts import Parts
@@ -149,7 +149,7 @@ class PixArtSigma(Family):
         return pipeline
 
     @torch.no_grad()
-    def draw(self, pipeline: PixArtSigmaPipeline, drawing: Drawing, *, on_step: Callable[[int], None] | None = None) -> Image.Image:
+    def draw(self, pipeline: PixArtSigmaPipeline, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
         batch = self.collate_prompts([drawing.prompt, drawing.negative])
         embeds, mask = batch["embeds"].to(self.devices.device), batch["mask"].to(self.devices.device)
         with self.devices.autocast(), _with_size_conditions(pipeline.transformer):
@@ -167,7 +167,7 @@ class PixArtSigma(Family):
                 use_resolution_binning=False,
                 clean_caption=False,
                 output_type="latent",
-                callback=(lambda index, _timestep, _latents: on_step(index + 1)) if on_step else None,
+                callback=(lambda index, timestep, latents: on_step(SamplerStep(index + 1, float(timestep), latents))) if on_step else None,
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image

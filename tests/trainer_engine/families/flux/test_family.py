@@ -80,7 +80,9 @@ def test_a_drawn_image_is_the_pipelines() -> None:
     family = tiny_flux()
     network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
     heard: list[int] = []
-    ours = family.draw(family.make_pipeline(network), Drawing(prompt, prompt, 64, 96, 3, 3.5, 5), on_step=heard.append)
+    ours = family.draw(
+        family.make_pipeline(network), Drawing(prompt, prompt, 64, 96, 3, 3.5, 5), on_step=lambda taken: heard.append(taken.number)
+    )
     theirs = pipeline()
     theirs.vae.to(memory_format=torch.channels_last)
     how: dict[str, Any] = {"width": 64, "height": 96, "num_inference_steps": 3, "guidance_scale": 3.5}

@@ -12,7 +12,7 @@ from environments.paths import Home
 from environments.resolve import resolve_run
 from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
-from simpletuner_site.train.follow import follow
+from simpletuner_site.train.follow import follow, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.run import JobSpec, RunFolder
@@ -63,8 +63,9 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     except UnreadableAccelerateConfig as error:
         console.print(f"[red]✗[/] accelerate_config: {error}", highlight=False)
         return ExitCode.CONFIGURATION
+    interrupts = note_interrupts()
     identity = engine_process.start(folder, command, variables)
     with RunScreen(console) as screen:
-        code = follow(identity, folder, screen)
+        code = follow(identity, folder, screen, interrupts)
     print_ending(console, folder, code)
     return code

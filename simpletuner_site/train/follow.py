@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
 
@@ -30,35 +28,33 @@ class Interrupts:
         self.count += 1
 
 
-@contextmanager
-def noted_interrupts() -> Iterator[Interrupts]:
-    """SIGINT and SIGTERM are counted instead of ending this process; the handlers are put back."""
+def note_interrupts() -> Interrupts:
+    """From here to its end, SIGINT and SIGTERM are counted instead of ending this process.
+
+    NOTE: never put back. A second Ctrl-C that comes when the run has just ended would take the run's exit code away.
+    """
     interrupts = Interrupts()
-    before = {number: signal.signal(number, interrupts.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupts.note)
+    return interrupts
 
 
-def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen) -> int:
+def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen, interrupts: Interrupts) -> int:
     """Until the engine has ended and its journal is read; the exit code."""
     offset, answered = 0, 0
-    with noted_interrupts() as interrupts:
-        while True:
-            is_alive = engine_process.is_alive(identity)
-            reading = read_entries(folder.journal, offset)
-            for entry in reading.entries:
-                show_entry(screen, entry)
-            if interrupts.count > answered:
-                answered = interrupts.count
-                _answer_interrupt(answered, identity, folder, screen)
-            if not is_alive and reading.offset == offset:
-                return exit_code(identity, folder)
-            offset = reading.offset
-            if is_alive:
-                time.sleep(LOOK_SECONDS)
+    while True:
+        is_alive = engine_process.is_alive(identity)
+        reading = read_entries(folder.journal, offset)
+        for entry in reading.entries:
+            show_entry(screen, entry)
+        if interrupts.count > answered:
+            answered = interrupts.count
+            _answer_interrupt(answered, identity, folder, screen)
+        if not is_alive and reading.offset == offset:
+            return exit_code(identity, folder)
+        offset = reading.offset
+        if is_alive:
+            time.sleep(LOOK_SECONDS)
 
 
 def show_entry(screen: RunScreen, entry: JournalEntry | BrokenLine) -> None:

@@ -6,6 +6,7 @@
 ``SIMPLETUNER_ALLOWED_HOSTS``   further values of ``Host`` that are served, separated by commas
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
 ``SIMPLETUNER_LOG_LEVEL``       ``INFO`` where unset
+``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
 ``DATABASE_URL``                another database than ``state/simpletuner.sqlite3``: ``postgres://…``
 ``REDIS_URL``                   broker and channel layer of several machines
 ==============================  =============================================================================
@@ -37,6 +38,7 @@ class ProcessEnvironment:
     log_level: str = "INFO"
     database_url: str = ""
     redis_url: str = ""
+    private_webhooks: bool = False
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvironment:
@@ -51,7 +53,15 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         log_level=_log_level(variables.get("SIMPLETUNER_LOG_LEVEL") or "INFO"),
         database_url=variables.get("DATABASE_URL", ""),
         redis_url=variables.get("REDIS_URL", ""),
+        private_webhooks=_switch(variables, "SIMPLETUNER_PRIVATE_WEBHOOKS"),
     )
+
+
+def _switch(variables: Mapping[str, str], name: str) -> bool:
+    text = variables.get(name, "").strip().lower()
+    if text not in ("", "0", "1", "true", "false"):
+        raise BadEnvironment(f"{name} is {text!r}; it must be 1 or 0")
+    return text in ("1", "true")
 
 
 def _slots(text: str) -> int:

@@ -160,6 +160,10 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     ],
 }
 
+# ---- webhooks ----
+WEBHOOKS_TO_LOOPBACK = True  # the server itself is only ever on loopback
+WEBHOOKS_TO_PRIVATE = PROCESS.private_webhooks
+
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # no collectstatic: what the packages ship is served from where it lies
 

@@ -21,6 +21,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
     re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
     path("admin/", admin.site.urls),
+    path("api/configs/webhooks", include("training.webhooks.urls")),
     path("api/configs", include("environments.urls")),
     path("api/training", include("training.urls")),
 ]

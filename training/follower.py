@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.options import parse_options
-from trainer_engine.contract.run import JobSpec
+from trainer_engine.contract.run import SERVER_ONLY, JobSpec
 from training import ending, engine_process, leases
 from training.ending import Ending
 from training.enqueue import enqueue_follow
@@ -141,7 +141,7 @@ class Follower:
             spec = JobSpec(
                 job_id=str(job.pk),
                 environment=job.environment,
-                options=job.options,
+                options={name: value for name, value in job.options.items() if name not in SERVER_ONLY},
                 datasets=job.datasets,
                 memory_estimate=memory_numbers(job.plan),
             )

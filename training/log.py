@@ -14,6 +14,7 @@ from trainer_engine.contract.events import ErrorEvent, EventType, JournalEntry, 
 from trainer_engine.contract.events import Event as ContractEvent
 from training import lifecycle
 from training.models import Event, Job, Status
+from training.webhooks import outbox
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def insert(job_id: UUID, drafts: Sequence[Draft], *, first_index: int) -> None:
         )
         for index, draft in enumerate(drafts, start=first_index)
     )
+    outbox.enqueue(job_id, [(index, draft.type, draft.severity, draft.timestamp) for index, draft in enumerate(drafts, start=first_index)])
 
 
 def move(job_id: UUID, to: Status, drafts: Sequence[Draft], **changes: Any) -> bool:

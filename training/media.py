@@ -9,6 +9,7 @@ from typing import Any
 from training.models import Job
 
 ATTACHMENTS = ("images", "videos")
+MIME_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
 def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
@@ -23,6 +24,12 @@ def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
 def attached(payload: dict[str, Any]) -> list[dict[str, Any]]:
     """The media entries of an event's payload, in order."""
     return [entry for key in ATTACHMENTS for entry in payload.get(key, []) if isinstance(entry, dict)]
+
+
+def files_of(job: Job, payload: dict[str, Any]) -> list[Path]:
+    """Those of an event that are still there."""
+    found = (locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir)) for entry in attached(payload))
+    return [path for path in found if path is not None]
 
 
 def url(job_id: object, index: int, place: int) -> str:

@@ -1,4 +1,5 @@
-"""Runs, what happened in them, and what they saved. Only ``services``, ``lifecycle``, ``ingest``, ``leases`` and ``ending`` write here."""
+"""Runs, what happened in them, and what they saved. Only ``services``, ``lifecycle``, ``ingest``, ``leases``, ``ending`` and
+``webhooks`` write here."""
 
 from __future__ import annotations
 
@@ -54,6 +55,10 @@ class Job(models.Model):
     """What the checks before the start understood: steps, epochs, datasets, memory, disk."""
     output_dir = models.TextField()
     run_dir = models.TextField()
+    webhook_interval = models.PositiveIntegerField(default=0)
+    """Seconds between two posts of progress."""
+    progress_posted_at = models.FloatField(default=0.0)
+    """Seconds since the epoch: time of the last progress event that was given to the webhooks."""
     idempotency_key = models.CharField(max_length=255, unique=True, null=True, blank=True)
 
     engine_pid = models.IntegerField(null=True, blank=True)
@@ -154,6 +159,59 @@ class Checkpoint(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class WebhookChannel(models.Model):
+    """One target of one run: what it is, and how it has answered."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="webhooks")
+    place = models.PositiveSmallIntegerField()
+    """In the run's list of targets, from 0."""
+    target: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
+    failures = models.PositiveIntegerField(default=0)
+    """Posts that failed since the last one that arrived."""
+    next_attempt_at = models.DateTimeField(default=timezone.now)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    """While somebody posts to it."""
+
+    class Meta:
+        ordering = ("job", "place")
+        constraints = (models.UniqueConstraint(fields=("job", "place"), name="target_has_one_channel"),)
+
+    def __str__(self) -> str:
+        return f"{self.target.get('kind', '')} target {self.place}"
+
+
+class Delivery(models.TextChoices):
+    """Where a post stands."""
+
+    PENDING = "pending", "pending"
+    DELIVERED = "delivered", "delivered"
+    DEAD = "dead", "dead"
+    """Given up: refused as it is, or tried for a day."""
+
+
+class WebhookDelivery(models.Model):
+    """One event on its way to one target. It enters with the event, in the same transaction."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    """Sent along, so that a receiver can tell a repetition."""
+    channel = models.ForeignKey(WebhookChannel, on_delete=models.CASCADE, related_name="deliveries")
+    index = models.BigIntegerField()
+    """Of the event."""
+    status = models.CharField(max_length=10, choices=Delivery.choices, default=Delivery.PENDING)
+    attempts = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("index",)
+        verbose_name_plural = "webhook deliveries"
+        indexes = (models.Index(fields=("channel", "status", "index"), name="delivery_waiting"),)
+
+    def __str__(self) -> str:
+        return f"event {self.index}: {self.status}"
 
 
 class Desk(models.Model):

@@ -11,6 +11,7 @@ from typing import Any
 
 from environments.paths import Home
 from environments.resolve import ResolvedRun
+from environments.webhook_targets import load_webhooks
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
@@ -23,6 +24,7 @@ from training.launch import UnreadableAccelerateConfig, launch_command, process_
 from training.preflight_adapter import adapter_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
+from training.webhooks.egress import webhook_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
 QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
@@ -47,15 +49,17 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     sources = _model_sources(options, card)
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
     problems += _preview_problems(options, card, hub)
+    targets, wrong = load_webhooks(options.hooks.webhook_config, home)
+    problems += [*wrong, *webhook_problems(targets)]
     if resolved.dataloader is None:
-        return PreflightReport(resolved, problems)
+        return PreflightReport(resolved, problems, webhooks=tuple(targets))
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     told = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
     report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
     understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
-    return PreflightReport(resolved, problems + more, understood)
+    return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 
 def _understand(

@@ -7,6 +7,7 @@ from typing import Any
 
 from environments.resolve import ResolvedRun
 from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.webhooks import WebhookTarget
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class PreflightReport:
     """Errors, warnings and notes, of the options, the datasets and the machine."""
     understood: dict[str, Any] = field(default_factory=dict)
     """JSON-able: datasets, steps, epochs, batches, memory, disk. Empty where the configuration is too broken to tell."""
+
+    webhooks: tuple[WebhookTarget, ...] = ()
+    """Where the run's events are to be posted."""
 
     def at(self, level: Level) -> list[Problem]:
         return [problem for problem in self.problems if problem.level is level]

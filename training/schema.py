@@ -18,6 +18,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
     "str": {"type": "string"},
     "mapping": {"type": "string", "example": "eps=1e-8,weight_decay=0.01"},
+    "json": {"type": "string", "contentMediaType": "application/json"},
 }
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded", "application/json")

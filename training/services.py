@@ -25,6 +25,7 @@ from training.errors import CannotStart, NoActiveJob
 from training.models import ACTIVE, Job, Status
 from training.preflight import examine_run
 from training.preflight_report import PreflightReport
+from training.webhooks import outbox
 
 LONGEST_KEY = 255
 
@@ -53,7 +54,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
         if environment
         else []
     )
-    return PreflightReport(report.resolved, broken + report.problems, report.understood)
+    return PreflightReport(report.resolved, broken + report.problems, report.understood, report.webhooks)
 
 
 def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:
@@ -91,6 +92,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),
             idempotency_key=key or None,
         )
+        outbox.open_channels(job, report.webhooks, resolved.options)
         log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)
     return job

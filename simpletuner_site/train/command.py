@@ -15,7 +15,7 @@ from simpletuner_site.train.config_file import UnreadableConfig, home_of_config,
 from simpletuner_site.train.follow import follow, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.run import JobSpec, RunFolder
+from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training import engine_process
 from training.estimates import memory_numbers
 from training.launch import UnreadableAccelerateConfig, launch_command
@@ -53,7 +53,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     spec = JobSpec(
         job_id=job_id,
         environment=environment,
-        options=resolved.values,
+        options={name: value for name, value in resolved.values.items() if name not in SERVER_ONLY},
         datasets=resolved.datasets,
         memory_estimate=memory_numbers(report.understood),
     )
@@ -63,6 +63,8 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     except UnreadableAccelerateConfig as error:
         console.print(f"[red]✗[/] accelerate_config: {error}", highlight=False)
         return ExitCode.CONFIGURATION
+    if report.webhooks:
+        console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
     identity = engine_process.start(folder, command, variables)
     with RunScreen(console) as screen:

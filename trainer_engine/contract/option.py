@@ -28,6 +28,7 @@ class _Extra:
     aliases: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+    json: bool = False
 
 
 def option(
@@ -41,13 +42,15 @@ def option(
     aliases: tuple[str, ...] = (),
     synonyms: Mapping[str, str] | None = None,
     later: tuple[str, ...] = (),
+    json: bool = False,
 ) -> Any:
     """Declare an option. ``default`` is ``...`` for one that must be given.
 
     ``aliases`` are other names of the option, ``synonyms`` other spellings of its choices, ``later`` the choices of the
-    format that have no code behind them yet: they are refused by name instead of as a typing error.
+    format that have no code behind them yet: they are refused by name instead of as a typing error. ``json`` marks text that holds
+    JSON or the path of a JSON file; lists and objects are taken too, and kept as text.
     """
-    extra = _Extra(aliases, dict(synonyms or {}), later)
+    extra = _Extra(aliases, dict(synonyms or {}), later, json)
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})  # type: ignore[dict-item]
 
 
@@ -58,7 +61,7 @@ class OptionSpec:
     name: str
     group: str
     kind: str
-    """``bool``, ``int``, ``float``, ``str`` or ``mapping``."""
+    """``bool``, ``int``, ``float``, ``str``, ``mapping`` or ``json``."""
     default: Any
     """None also for an option that must be given; see ``required``."""
     required: bool
@@ -77,12 +80,20 @@ class OptionSpec:
         """What a right value looks like, for people."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "mapping": "key=value,key=value"}
+        words = WORDS_OF_KINDS
         signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
         limits = " and ".join(f"{signs[sign]} {limit:g}" for sign, limit in self.bounds.items())
         return f"{words[self.kind]} {limits}".strip()
 
 
+WORDS_OF_KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "mapping": "key=value,key=value",
+    "json": "JSON in a string, or the path of a JSON file",
+}
 KINDS: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
@@ -106,6 +117,7 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
     declared = info.json_schema_extra
     extra = declared[EXTRA_KEY] if isinstance(declared, dict) else _Extra()
     assert isinstance(extra, _Extra), f"{name} is not declared with option()"
+    kind = "json" if extra.json else kind
     signs: dict[type, str] = {Gt: "gt", Ge: "ge", Lt: "lt", Le: "le"}
     bounds = {signs[type(mark)]: getattr(mark, signs[type(mark)]) for mark in info.metadata if type(mark) in signs}
     required = info.is_required()

@@ -64,6 +64,10 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+SERVER_ONLY = ("webhook_config",)
+"""Options that the engine never sees: they hold tokens, and only the server needs them."""
+
+
 class JobSpec(_Document):
     """What the engine is asked to do."""
 

@@ -20,6 +20,7 @@ from trainer_engine.contract.options.adapter import AdapterOptions
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.options.data import DataOptions
 from trainer_engine.contract.options.distributed import DistributedOptions
+from trainer_engine.contract.options.hooks import HooksOptions
 from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import OptimizerOptions
@@ -49,6 +50,7 @@ class TrainingOptions(BaseModel):
     validation: ValidationOptions
     distributed: DistributedOptions
     reporting: ReportingOptions
+    hooks: HooksOptions
     families: dict[str, Any]
     """Family -> its own group of options, for every family that has one; ``of_family`` gives it with its type."""
 

@@ -172,7 +172,7 @@ def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
 
 
 def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
-    card = find_card(values["model_family"])
+    card = find_card(str(values.get("model_family", "")))
     if values["validation_preview"] and card is not None and not card.preview_decoder:
         message = f"There is no Tiny AutoEncoder for {card.title}, so images cannot be shown while they are drawn."
         yield Problem.error("validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are events too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -113,7 +114,17 @@ def parse_choice(spec: OptionSpec, value: object) -> str:
     raise WrongValue("is not one of the choices", code="not_a_choice", hint=f"did you mean {near[0]}?" if near else "")
 
 
-PARSERS = {"bool": parse_bool, "int": parse_int, "float": parse_float, "str": parse_text, "mapping": parse_mapping}
+def parse_json_text(value: object) -> str:
+    """JSON stays the text that it is; lists and objects become text. Raises WrongValue."""
+    if isinstance(value, (list, Mapping)):
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise WrongValue(f"cannot be written as JSON: {error}", code="not_json") from error
+    return parse_text(value).strip()
+
+
+PARSERS = {"bool": parse_bool, "int": parse_int, "float": parse_float, "str": parse_text, "mapping": parse_mapping, "json": parse_json_text}
 
 
 def _is_unset(spec: OptionSpec, value: object) -> bool:

@@ -1,0 +1,194 @@
+"""From the log to the other end: nothing lost, nothing doubled, nothing held up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from tests.helpers.jobs import make_job
+from tests.helpers.receiver import Receiver, receiving
+from trainer_engine.contract.events import Notification, Severity
+from trainer_engine.contract.webhooks import WebhookTarget
+from training import log
+from training.models import Delivery, Event, Job, Status, WebhookChannel, WebhookDelivery
+from training.webhooks import outbox, postman
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as found:
+        yield found
+
+
+def job_with(home: Path, *targets: WebhookTarget) -> Job:
+    job = make_job(home, Status.RUNNING)
+    outbox.open_channels(job, targets, None)
+    return job
+
+
+def say(job: Job, text: str, severity: Severity = Severity.INFO) -> None:
+    log.append(job.pk, [log.from_server(Notification(title=text, message=text, severity=severity))])
+
+
+def progress(job: Job, *seconds: int) -> None:
+    payload: dict[str, Any] = {"title": "", "message": "", "body": "", "data": {}}
+    times = [f"2026-01-01T00:00:{at:02}+00:00" for at in seconds]
+    drafts = [log.Draft("training.progress", payload, timestamp=time) for time in times]
+    log.append(job.pk, drafts)
+
+
+def due_now() -> None:
+    WebhookChannel.objects.update(next_attempt_at=timezone.now(), lease_until=None)
+
+
+def deliver_all(rounds: int = 1) -> None:
+    for _ in range(rounds):
+        due_now()
+        for channel in postman.claim_due(10):
+            postman.deliver(channel)
+
+
+def titles(receiver: Receiver) -> list[str]:
+    return [json.loads(came.body)["title"] for came in receiver.arrived]
+
+
+def test_an_event_enters_with_its_deliveries_or_not_at_all(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+
+    def fail() -> None:
+        with transaction.atomic():
+            say(job, "lost")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not Event.objects.filter(job=job).exists()
+    assert not WebhookDelivery.objects.exists()
+    say(job, "kept")
+    assert WebhookDelivery.objects.count() == Event.objects.filter(job=job).count() == 1
+
+
+def test_each_target_hears_its_level(home: Path, receiver: Receiver) -> None:
+    quiet = WebhookTarget("raw", receiver.url + "/quiet", log_level="warning")
+    job = job_with(home, WebhookTarget("raw", receiver.url), quiet)
+    say(job, "news")
+    say(job, "trouble", Severity.WARNING)
+    deliver_all()
+    assert sorted((came.path, json.loads(came.body)["title"]) for came in receiver.arrived) == [
+        ("/hook", "news"),
+        ("/hook", "trouble"),
+        ("/hook/quiet", "trouble"),
+    ]
+
+
+def test_progress_is_posted_at_the_interval(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    progress(job, 0, 1, 9, 10, 11)
+    progress(job, 19, 20, 25)
+    posted = WebhookDelivery.objects.values_list("index", flat=True)
+    assert list(posted) == [0, 3, 6]
+
+
+def test_a_target_that_fails_for_a_thousand_events_gets_every_one_once_it_answers(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    receiver.behaviour = 500
+    log.append(job.pk, [log.from_server(Notification(title=f"{number}", message="")) for number in range(1000)])
+    deliver_all(rounds=3)
+    assert len(receiver.came) == 3  # the others wait behind the first
+    receiver.behaviour = 200
+    deliver_all(rounds=12)
+    wanted = [str(number) for number in range(1000)]
+    assert [title for title in titles(receiver) if title.isdigit()] == wanted
+    assert not WebhookDelivery.objects.filter(status=Delivery.PENDING).exists()
+    first = WebhookDelivery.objects.order_by("index").first()
+    assert first is not None
+    assert first.attempts == 4
+    same = {came.headers["X-SimpleTuner-Delivery"] for came in receiver.came if json.loads(came.body)["title"] == "0"}
+    assert same == {str(first.pk)}
+
+
+def test_a_failing_target_is_a_warning_on_the_job_and_holds_up_no_other(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", "http://127.0.0.1:9/gone"), WebhookTarget("raw", receiver.url))
+    say(job, "news")
+    deliver_all(rounds=4)
+    assert titles(receiver)[0] == "news"
+    warnings = Event.objects.filter(job=job, severity="warning")
+    assert [event.payload["data"]["code"] for event in warnings] == ["webhook_failing"]
+    assert "127.0.0.1:9" in warnings[0].payload["message"]
+    job.refresh_from_db()
+    assert job.status == Status.RUNNING
+
+
+def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_go_on(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    receiver.behaviour = 500
+    say(job, "the end")
+    Job.objects.filter(pk=job.pk).update(status=Status.COMPLETED)
+    deliver_all(rounds=4)
+    assert Event.objects.filter(job=job).count() == 1
+    receiver.behaviour = 200
+    deliver_all()
+    assert titles(receiver) == ["the end"]
+
+
+def test_what_is_refused_as_it_is_becomes_a_dead_letter_and_the_next_goes_on(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    receiver.behaviour = 422
+    say(job, "poison")
+    deliver_all()
+    assert WebhookDelivery.objects.get(index=0).status == Delivery.DEAD
+    receiver.behaviour = 200
+    say(job, "food")
+    deliver_all()
+    assert "food" in titles(receiver)
+
+
+def test_after_a_day_a_post_is_given_up(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    receiver.behaviour = 503
+    say(job, "old")
+    deliver_all()
+    assert WebhookDelivery.objects.get(index=0).status == Delivery.PENDING
+    WebhookDelivery.objects.update(created_at=timezone.now() - timedelta(hours=25))
+    deliver_all()
+    dead = WebhookDelivery.objects.get(index=0)
+    assert (dead.status, dead.error) == (Delivery.DEAD, "HTTP 503")
+
+
+def test_two_postmen_never_hold_one_target(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    say(job, "news")
+    due_now()
+    assert len(postman.claim_due(10)) == 1
+    assert postman.claim_due(10) == []
+    WebhookChannel.objects.update(lease_until=timezone.now() - timedelta(seconds=1))  # the first one died
+    assert len(postman.claim_due(10)) == 1
+
+
+def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    for failures, middle in ((1, 1), (2, 2), (5, 16), (50, 600)):
+        pauses = {postman.pause_after(failures) for _ in range(200)}
+        assert min(pauses) >= 0.5 * middle
+        assert max(pauses) <= 1.5 * middle
+        assert len(pauses) > 100
+
+
+def test_the_posts_of_a_run_are_shown_without_secrets(home: Path, receiver: Receiver, client: Any) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url, auth_token="hunter2", secret="swordfish"))
+    receiver.behaviour = 422
+    say(job, "poison")
+    deliver_all()
+    answer = client.get(f"/api/training/jobs/{job.pk}/webhooks").json()
+    assert answer["counts"]["dead"] >= 1
+    assert answer["dead_letters"][-1]["error"] == "HTTP 422"
+    assert "hunter2" not in json.dumps(answer)
+    assert client.get("/api/training/jobs/nobody/webhooks").status_code == 404

@@ -1,0 +1,113 @@
+"""One post, to servers that behave and to servers that do not."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from email.parser import BytesParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.helpers.receiver import Receiver, receiving
+from trainer_engine.contract.webhooks import WebhookTarget
+from training.webhooks import posting
+from training.webhooks.messages import compose
+from training.webhooks.posting import post
+
+EVENT: dict[str, Any] = {
+    "index": 4,
+    "type": "validation.image",
+    "job_id": "j",
+    "timestamp": "2026-01-01T00:00:00+00:00",
+    "severity": "info",
+    "title": "Validation",
+    "message": "Validation",
+    "body": 'a "quoted" <token> @everyone',
+    "data": {"step": 1},
+}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as found:
+        yield found
+
+
+def target(receiver: Receiver, **how: Any) -> WebhookTarget:
+    return WebhookTarget(**{"kind": "raw", "url": receiver.url, **how})
+
+
+def test_the_event_arrives_signed_and_named(receiver: Receiver) -> None:
+    to = target(receiver, auth_token="letmein", secret="swordfish")
+    assert post(to, compose(to, EVENT, []), "delivery-1").arrived
+    (came,) = receiver.came
+    assert json.loads(came.body) == EVENT
+    assert came.headers["X-SimpleTuner-Delivery"] == "delivery-1"
+    assert came.headers["X-API-Key"] == "letmein"
+    wanted = hmac.new(b"swordfish", came.body, hashlib.sha256).hexdigest()
+    assert came.headers["X-SimpleTuner-Signature"] == f"sha256={wanted}"
+    assert came.path == "/hook"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "hopeless"),
+    [
+        (500, "HTTP 500", False),
+        (404, "HTTP 404", False),
+        (422, "HTTP 422", True),
+        ("redirect", "redirects", False),
+        ("hang", "no answer", False),
+    ],
+)
+def test_what_did_not_arrive_says_why(
+    receiver: Receiver, behaviour: Any, reason: str, hopeless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "TIMEOUT_SECONDS", 0.4)
+    receiver.behaviour = behaviour
+    outcome = post(target(receiver), compose(target(receiver), EVENT, []), "d")
+    assert not outcome.arrived
+    assert reason in outcome.reason
+    assert outcome.hopeless is hopeless
+    assert [came.path for came in receiver.came] == ["/hook"]
+
+
+def test_an_answer_without_end_is_not_read(receiver: Receiver) -> None:
+    receiver.behaviour = "endless"
+    assert post(target(receiver), compose(target(receiver), EVENT, []), "d").arrived
+
+
+def test_nobody_listening_and_closed_addresses_are_outcomes(receiver: Receiver) -> None:
+    message = compose(target(receiver), EVENT, [])
+    assert not post(WebhookTarget(kind="raw", url="http://127.0.0.1:9/"), message, "d").arrived
+    refused = post(WebhookTarget(kind="raw", url="http://169.254.169.254/"), message, "d")
+    assert refused.hopeless
+
+
+def test_discord_gets_text_and_images_and_wakes_nobody(receiver: Receiver, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    to = target(receiver, kind="discord", message_prefix="lab")
+    assert post(to, compose(to, EVENT, [path]), "d").arrived
+    (came,) = receiver.came
+    parts = BytesParser().parsebytes(f"Content-Type: {came.headers['Content-Type']}\n\n".encode() + came.body).get_payload()
+    payload = json.loads(parts[0].get_payload(decode=True))
+    assert payload["content"].startswith('lab: Validation\na "quoted"')
+    assert payload["allowed_mentions"] == {"parse": []}
+    assert parts[1].get_filename() == "image.png"
+    assert parts[1].get_payload(decode=True) == path.read_bytes()
+
+
+def test_slack_and_templates_say_it_in_their_own_words(receiver: Receiver) -> None:
+    slack = target(receiver, kind="slack")
+    assert json.loads(compose(slack, EVENT, []).content)["text"].startswith("Validation\n")
+    own = target(receiver, kind="template", template='{{"alert": "{title}: {body}", "n": {index}}}')
+    message = compose(own, EVENT, [])
+    assert json.loads(message.content) == {"alert": f"Validation: {EVENT['body']}", "n": 4}
+    assert message.headers["Content-Type"] == "application/json"
+    plain = target(receiver, kind="template", template="{prefix}{severity} {title}", message_prefix="> ")
+    assert compose(plain, EVENT, []).content == b"> info Validation"

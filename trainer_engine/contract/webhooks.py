@@ -1,0 +1,211 @@
+"""Where events are posted to: the entries of ``webhook_config``, checked."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.events import Severity
+from trainer_engine.contract.options.values import WrongValue, parse_bool
+
+OPTION = "webhook_config"
+KINDS = ("raw", "discord", "slack", "template")
+ADDRESS = {"raw": "callback_url", "discord": "webhook_url", "slack": "webhook_url", "template": "callback_url"}
+"""Which field holds the address."""
+LOG_LEVELS = {
+    "debug": Severity.DEBUG,
+    "info": Severity.INFO,
+    "warning": Severity.WARNING,
+    "error": Severity.ERROR,
+    "critical": Severity.ERROR,
+}
+"""``log_level`` -> the least severity that is posted; no event is more than an error."""
+ORDER = list(Severity)
+FIELDS = ("webhook_type", "callback_url", "webhook_url", "log_level", "ssl_no_verify", "auth_token", "message_prefix", "secret", "template")
+PLACEHOLDERS = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp", "prefix")
+"""Of a template."""
+MOST_TARGETS = 20
+HIDDEN = "***"
+
+
+@dataclass(frozen=True)
+class WebhookTarget:
+    """One place that events are posted to."""
+
+    kind: str
+    """``raw`` (the event as JSON), ``discord``, ``slack``, or ``template`` (text of the user's own)."""
+    url: str
+    log_level: str = "info"
+    ssl_no_verify: bool = False
+    auth_token: str = ""
+    """Sent as X-API-Key."""
+    message_prefix: str = ""
+    """Stands before the text of Discord, Slack and templates."""
+    secret: str = ""
+    """Key of the signature; empty for none."""
+    template: str = ""
+
+    def wants(self, severity: str) -> bool:
+        """Whether events of this severity are posted."""
+        return ORDER.index(Severity(severity)) >= ORDER.index(LOG_LEVELS[self.log_level])
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def shown(self) -> dict[str, Any]:
+        """Without what nobody should see: of Discord's and Slack's addresses the path is the password."""
+        parts = urlsplit(self.url)
+        host = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        address = f"{host}/{HIDDEN}" if self.kind in ("discord", "slack") or parts.query or parts.username else self.url
+        hidden = {name: HIDDEN for name in ("auth_token", "secret") if getattr(self, name)}
+        return {**self.as_dict(), "url": address, **hidden}
+
+
+def parse_webhooks(document: object, where: str = OPTION) -> tuple[list[WebhookTarget], list[Problem]]:
+    """The targets of a list or one object, and everything that is wrong with them."""
+    entries = document if isinstance(document, list) else [document]
+    if not all(isinstance(entry, Mapping) for entry in entries):
+        expected = "a list of objects, or one object"
+        return [], [Problem.error(where, "not_an_object", "Webhook targets are objects.", got=document, expected=expected)]
+    if len(entries) > MOST_TARGETS:
+        message = f"{len(entries)} targets are more than a run posts to."
+        return [], [Problem.error(where, "too_many", message, got=len(entries), expected=f"at most {MOST_TARGETS}")]
+    targets: list[WebhookTarget] = []
+    problems: list[Problem] = []
+    for number, entry in enumerate(entries):
+        found = list(_problems_of(entry, f"{where}[{number}]"))
+        problems += found
+        if not errors_in(found):
+            targets.append(_target(entry))
+    return targets, problems
+
+
+def parse_webhook_text(text: str, where: str = OPTION) -> tuple[list[WebhookTarget], list[Problem]]:
+    """As ``parse_webhooks``, from JSON text; nothing from empty text."""
+    if not text.strip():
+        return [], []
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return [], [Problem.error(where, "not_json", f"This is not valid JSON: {error}", got=text, expected="a list of objects")]
+    return parse_webhooks(document, where)
+
+
+def holds_json(text: str) -> bool:
+    """Whether the option's text is JSON itself, and not the path of a file."""
+    return text.lstrip()[:1] in ("[", "{")
+
+
+def _kind_of(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("webhook_type", "")).strip().lower()
+
+
+def _problems_of(entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    for name in entry:
+        if name not in FIELDS:
+            yield Problem.error(f"{where}.{name}", "unknown_field", f"There is no field {name!r}.", expected=", ".join(FIELDS))
+    kind = _kind_of(entry)
+    if kind not in KINDS:
+        message = "webhook_type says how events are written."
+        yield Problem.error(f"{where}.webhook_type", "not_a_choice", message, got=entry.get("webhook_type"), expected=", ".join(KINDS))
+        return
+    yield from _address_problems(entry, kind, where)
+    level = str(entry.get("log_level") or "info").lower()
+    if level not in LOG_LEVELS:
+        message = "log_level is not one of the levels."
+        yield Problem.error(f"{where}.log_level", "not_a_choice", message, got=entry.get("log_level"), expected=", ".join(LOG_LEVELS))
+    try:
+        parse_bool(entry.get("ssl_no_verify") or False)
+    except WrongValue as wrong:
+        yield Problem.error(f"{where}.ssl_no_verify", wrong.code, f"ssl_no_verify {wrong}.", got=entry.get("ssl_no_verify"))
+    for name in ("auth_token", "message_prefix", "secret"):
+        yield from _text_problems(entry.get(name), f"{where}.{name}")
+    yield from _template_problems(entry, kind, where)
+
+
+def _text_problems(value: object, where: str) -> Iterator[Problem]:
+    if value is not None and not (isinstance(value, str) and value.isprintable()):
+        yield Problem.error(where, "not_text", "This is not a line of text.", got=type(value).__name__, expected="text")
+
+
+def _address_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterator[Problem]:
+    name = ADDRESS[kind]
+    url = entry.get(name)
+    expected = "an address that begins with https:// or http://"
+    if not url:
+        yield Problem.error(f"{where}.{name}", "missing", f"A target of the type {kind} needs {name}.", expected=expected)
+        return
+    try:
+        parts = urlsplit(str(url))
+        is_right = isinstance(url, str) and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_right = is_right and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        is_right = False
+    if not is_right:
+        yield Problem.error(f"{where}.{name}", "not_an_address", f"{name} is no web address.", got=url, expected=expected)
+
+
+def _template_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterator[Problem]:
+    template = entry.get("template")
+    expected = f"text with placeholders of {', '.join('{' + name + '}' for name in PLACEHOLDERS)}"
+    if kind != "template":
+        if template:
+            yield Problem.note(f"{where}.template", "no_effect", "Only targets of the type template have a template.")
+        return
+    if not isinstance(template, str) or not template.strip():
+        message = "A target of the type template needs one."
+        yield Problem.error(f"{where}.template", "missing", message, got=template, expected=expected)
+        return
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        message = f"The template cannot be read: {error}. A brace itself is written twice."
+        yield Problem.error(f"{where}.template", "not_a_template", message, got=template, expected=expected)
+        return
+    for name in sorted(names - set(PLACEHOLDERS)):
+        message = f"There is no placeholder {{{name}}}; a brace itself is written twice."
+        yield Problem.error(f"{where}.template", "unknown_placeholder", message, got=name, expected=expected)
+
+
+def _target(entry: Mapping[str, Any]) -> WebhookTarget:
+    kind = _kind_of(entry)
+    return WebhookTarget(
+        kind=kind,
+        url=str(entry[ADDRESS[kind]]),
+        log_level=str(entry.get("log_level") or "info").lower(),
+        ssl_no_verify=parse_bool(entry.get("ssl_no_verify") or False),
+        auth_token=entry.get("auth_token") or "",
+        message_prefix=entry.get("message_prefix") or "",
+        secret=entry.get("secret") or "",
+        template=entry.get("template") or "" if kind == "template" else "",
+    )
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, with or without dashes, of which the tokens and signing keys of webhooks are hidden."""
+    shown = dict(values)
+    for key in (OPTION, f"--{OPTION}"):
+        text = shown.get(key)
+        if isinstance(text, str) and holds_json(text):
+            shown[key] = _hidden(text)
+    return shown
+
+
+def _hidden(text: str) -> str:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return HIDDEN
+    entries: Sequence[Any] = document if isinstance(document, list) else [document]
+    cleaned = [_hidden_entry(entry) if isinstance(entry, Mapping) else entry for entry in entries]
+    return json.dumps(cleaned if isinstance(document, list) else cleaned[0], ensure_ascii=False)
+
+
+def _hidden_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    secret = ("auth_token", "secret", "webhook_url")
+    return {name: HIDDEN if name in secret and value else value for name, value in entry.items()}

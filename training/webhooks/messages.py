@@ -1,0 +1,102 @@
+"""What is posted: the event as JSON, or a message for people."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from httpx import Request
+
+from trainer_engine.contract.webhooks import WebhookTarget
+from training import media
+
+LONGEST_TEXT = 1900
+"""Discord takes 2000 characters."""
+MOST_FILES = 10
+LARGEST_FILES_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Message:
+    """The body of one post."""
+
+    content: bytes
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def compose(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> Message:
+    """``event`` as the API shows it; ``files`` are its images on disk."""
+    if target.kind == "raw":
+        message = _json(event)
+    elif target.kind == "discord":
+        message = _discord(target, event, files)
+    elif target.kind == "slack":
+        message = _json({"text": _text(target, event)})
+    else:
+        message = Message(_filled(target, event).encode(), "text/plain; charset=utf-8")
+        if target.template.lstrip().startswith("{"):
+            message = Message(message.content)
+    return _signed(target, message)
+
+
+def _json(document: dict[str, Any]) -> Message:
+    return Message(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _text(target: WebhookTarget, event: dict[str, Any]) -> str:
+    """A line or two for a chat."""
+    parts = [event["title"], event["message"] if event["message"] != event["title"] else "", event["body"]]
+    text = "\n".join(part for part in parts if part) or event["type"]
+    prefix = f"{target.message_prefix}: " if target.message_prefix else ""
+    return (prefix + text)[:LONGEST_TEXT]
+
+
+def _discord(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> Message:
+    """The text, and images as attachments. ``allowed_mentions`` is empty: a prompt shall not wake a whole server."""
+    payload = json.dumps({"content": _text(target, event), "allowed_mentions": {"parse": []}}, ensure_ascii=False)
+    attached = _small_enough(files)
+    if not attached:
+        return Message(payload.encode())
+    parts: list[tuple[str, Any]] = [("payload_json", (None, payload.encode(), "application/json"))]
+    parts += [(f"files[{place}]", (path.name, path.read_bytes(), _kind(path))) for place, path in enumerate(attached)]
+    request = Request("POST", "http://body", files=parts)
+    return Message(request.read(), request.headers["Content-Type"])
+
+
+def _small_enough(files: list[Path]) -> list[Path]:
+    kept: list[Path] = []
+    left = LARGEST_FILES_BYTES
+    for path in files[:MOST_FILES]:
+        size = path.stat().st_size
+        if size <= left:
+            kept.append(path)
+            left -= size
+    return kept
+
+
+def _kind(path: Path) -> str:
+    return media.MIME_TYPES.get(path.suffix, "application/octet-stream")
+
+
+def _filled(target: WebhookTarget, event: dict[str, Any]) -> str:
+    """The template with values in it. In JSON they are escaped, so that a quote in a prompt ends nothing."""
+    names = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp")
+    values = {**{name: str(event[name]) for name in names}, "prefix": target.message_prefix}
+    if target.template.lstrip().startswith("{"):
+        values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
+    return target.template.format_map(values)
+
+
+def _signed(target: WebhookTarget, message: Message) -> Message:
+    headers = {"Content-Type": message.content_type}
+    if target.auth_token:
+        headers["X-API-Key"] = target.auth_token
+    if target.secret:
+        digest = hmac.new(target.secret.encode(), message.content, hashlib.sha256).hexdigest()
+        headers["X-SimpleTuner-Signature"] = f"sha256={digest}"
+    return Message(message.content, message.content_type, headers)

@@ -1,0 +1,143 @@
+"""Empties the outbox: a thread in every worker process, and a row in the database that keeps two from posting to one target at once.
+
+Posts of one target keep their order. One that fails is tried again with growing pauses, the others wait behind it; after a day, or
+where the target refuses it as it is, it is given up and the next one is tried.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import DatabaseError, connection, transaction
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from trainer_engine.contract.webhooks import WebhookTarget
+from training import answers, log, media
+from training.models import Delivery, Event, Job, WebhookChannel, WebhookDelivery
+from training.webhooks.messages import compose
+from training.webhooks.posting import Outcome, post
+
+LOOK_SECONDS = 1.0
+AT_ONCE = 4
+"""Targets that one worker process posts to at a time: one that hangs holds up no other."""
+LEASE = timedelta(seconds=30)
+BATCH = 100
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 600.0
+GIVEN_UP_AFTER = timedelta(hours=24)
+TOLD_AFTER = 3
+"""Failures in a row after which the run's log says so."""
+logger = logging.getLogger(__name__)
+
+
+def begin_in_worker(**_signal: Any) -> None:
+    """Called by django-q2 in each new worker process."""
+    threading.Thread(target=_work, name="postman", daemon=True).start()
+
+
+def _work() -> None:
+    pause = threading.Event()
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="postman") as pool:
+        while True:
+            try:
+                for channel in claim_due(AT_ONCE):
+                    pool.submit(_deliver_in_thread, channel).add_done_callback(_say_failure)
+            except DatabaseError as error:
+                logger.warning("looking for webhooks to post failed, trying again: %s", error)
+                connection.close()
+            pause.wait(LOOK_SECONDS)
+
+
+def _deliver_in_thread(channel: WebhookChannel) -> None:
+    try:
+        deliver(channel)
+    finally:
+        connection.close()
+
+
+def _say_failure(posting: Future[None]) -> None:
+    """What nobody foresaw: the lease is given back, and another look takes the channel up again."""
+    error = posting.exception()
+    if error is not None:
+        logger.error("posting to a webhook failed", exc_info=error)
+
+
+def claim_due(most: int) -> list[WebhookChannel]:
+    """Channels that have something to post and are not in their pause; they are ours for a lease."""
+    now = timezone.now()
+    waiting = WebhookDelivery.objects.filter(channel=OuterRef("pk"), status=Delivery.PENDING)
+    free = Q(lease_until=None) | Q(lease_until__lte=now) | Q(lease_until__gt=now + 2 * LEASE)
+    due = WebhookChannel.objects.filter(free, next_attempt_at__lte=now).filter(Exists(waiting))
+    candidates = list(due.select_related("job").order_by("next_attempt_at")[:most])
+    return [channel for channel in candidates if WebhookChannel.objects.filter(free, pk=channel.pk).update(lease_until=now + LEASE) == 1]
+
+
+def deliver(channel: WebhookChannel) -> int:
+    """Post what waits, in order, until something fails; how many arrived. The lease is given back."""
+    arrived = 0
+    with _leased(channel):
+        target = WebhookTarget(**channel.target)
+        for delivery in channel.deliveries.filter(status=Delivery.PENDING).order_by("index")[:BATCH]:
+            outcome = _post(channel.job, target, delivery)
+            arrived += outcome.arrived
+            if not _note(channel, delivery, outcome, timezone.now()):
+                break
+            WebhookChannel.objects.filter(pk=channel.pk).update(lease_until=timezone.now() + LEASE)
+    return arrived
+
+
+@contextmanager
+def _leased(channel: WebhookChannel) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        WebhookChannel.objects.filter(pk=channel.pk).update(lease_until=None)
+
+
+def _post(job: Job, target: WebhookTarget, delivery: WebhookDelivery) -> Outcome:
+    row = Event.objects.filter(job=job, index=delivery.index).values_list(*answers.COLUMNS).first()
+    if row is None:
+        return Outcome(False, "the event is gone", hopeless=True)
+    shown = answers.event(job, row)
+    return post(target, compose(target, shown, media.files_of(job, row[4])), str(delivery.pk))
+
+
+def _note(channel: WebhookChannel, delivery: WebhookDelivery, outcome: Outcome, now: datetime) -> bool:
+    """Write down what became of a post. Whether the next one may be tried at once."""
+    given_up = not outcome.arrived and (outcome.hopeless or now - delivery.created_at >= GIVEN_UP_AFTER)
+    delivery.attempts += 1
+    delivery.error = outcome.reason[:500]
+    if outcome.arrived or given_up:
+        delivery.status = Delivery.DELIVERED if outcome.arrived else Delivery.DEAD
+        delivery.finished_at = now
+    delivery.save(update_fields=["attempts", "error", "status", "finished_at"])
+    channel.failures = 0 if outcome.arrived else channel.failures + 1
+    if not outcome.arrived and not given_up:
+        channel.next_attempt_at = now + timedelta(seconds=pause_after(channel.failures))
+    channel.save(update_fields=["failures", "next_attempt_at"])
+    if channel.failures == TOLD_AFTER or (given_up and channel.failures == 1):
+        _tell(channel, outcome.reason, given_up=given_up)
+    return outcome.arrived or given_up
+
+
+def pause_after(failures: int) -> float:
+    """Seconds: twice as long after each failure, with a random half so that many servers do not come back together."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.5)
+
+
+def _tell(channel: WebhookChannel, reason: str, *, given_up: bool) -> None:
+    """A warning in the run's log; a run that has ended keeps its last word."""
+    address = WebhookTarget(**channel.target).shown()["url"]
+    rest = "this event is given up" if given_up else "posts are kept and tried again for a day"
+    draft = log.warning_draft("webhook_failing", f"Events do not arrive at {address}: {reason}; {rest}. Training is not held up.")
+    with transaction.atomic():
+        if not Job.objects.select_for_update().get(pk=channel.job_id).has_ended:
+            log.append(channel.job_id, [draft])

@@ -15,6 +15,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout, Sampler
+from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
@@ -74,7 +75,7 @@ def assemble(around: Surroundings) -> Trainer:
         parts = _parts(around, family, objective, prepared, trainable)
         if saved:
             restore(parts, saved, around.stages.voice)
-    return Trainer(parts.state, parts.loader, parts.step, Callbacks(_callbacks(around, parts)), parts.has_results)
+    return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts), parts.has_results)
 
 
 def _load_family(around: Surroundings) -> tuple[Family, Objective]:
@@ -156,7 +157,7 @@ def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
     return compiled
 
 
-def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
+def _callbacks(around: Surroundings, parts: Parts) -> Callback:
     """What happens besides the steps, in this order."""
     options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
     family, trainable, average = parts.family, parts.trainable, parts.average
@@ -164,15 +165,18 @@ def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
     def showing() -> AbstractContextManager[None]:
         return evaluating(parts.optimizer)
 
-    return [
+    def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
+        together.after_checkpoint(state, saved)
+
+    callbacks: list[Callback] = [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
         MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
-        Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes),
+        Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes, on_saved),
         Validating(
-            lambda: evaluating(parts.optimizer),
+            showing,
             options,
             family,
             trainable,
@@ -186,3 +190,5 @@ def _callbacks(around: Surroundings, parts: Parts) -> list[Callback]:
         ),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
     ]
+    together = Callbacks(callbacks)
+    return together

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.loop.state import StepOutcome, TrainState
 
 
 class Callback:
-    """Does something besides training. Each method is called on every process."""
+    """Does something besides training. Each method is called on every process, unless it says otherwise."""
 
     def before_training(self, state: TrainState) -> None:
         """The network is ready; no step of this process has been taken."""
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         """One optimizer step was taken, or skipped."""
+
+    def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
+        """A checkpoint is whole on disk and was announced. Between two steps, or after the last; only on the first process."""
 
     def after_training(self, state: TrainState) -> None:
         """No step follows: the run is finished, or ``should_stop``."""
@@ -33,6 +37,10 @@ class Callbacks(Callback):
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         for callback in self.callbacks:
             callback.after_step(state, outcome)
+
+    def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
+        for callback in self.callbacks:
+            callback.after_checkpoint(state, saved)
 
     def after_training(self, state: TrainState) -> None:
         for callback in self.callbacks:

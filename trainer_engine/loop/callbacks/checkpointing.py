@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_engine.checkpoints import Content, prune, save_checkpoint, set_aside_later
-from trainer_engine.contract.checkpoint_files import checkpoint_name
+from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
 from trainer_engine.contract.events import CheckpointEvent, Notification, StageKey
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.loop.callbacks.base import Callback
@@ -24,6 +24,8 @@ class Checkpointing(Callback):
     """What there is to save. Raises NonFiniteLoss where the weights are not finite."""
     stages: Stages
     processes: Processes
+    on_saved: Callable[[TrainState, CheckpointInfo], None]
+    """Tells the other callbacks."""
     _saved_step: int = 0
 
     def before_training(self, state: TrainState) -> None:
@@ -69,4 +71,5 @@ class Checkpointing(Callback):
                 size_bytes=info.size_bytes,
             )
         )
+        self.on_saved(state, info)
         prune(self.output_dir, self.options.checkpoints_total_limit, info.name)

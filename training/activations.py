@@ -7,16 +7,24 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.precision import QUANTISED
 
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")
 """Parts of the names of layers that see one vector a sample, not one a token."""
 PROMPT_SIDE = ("add_", "context")
 """Parts of the names of layers that see the tokens of the prompt alone."""
-KEPT: Mapping[str, float] = {"full": 2.0, "standard": 1.45, "lycoris": 2.25}
-"""How often the inputs and outputs of a layer are kept, everything between layers included. Fitted on adapters with ``make bench``;
-the one of a full fine-tune is guessed from them."""
+KEPT: Mapping[tuple[str, bool], float] = {
+    ("full", False): 0.92,
+    ("standard", False): 0.62,
+    ("standard", True): 0.79,
+    ("lycoris", False): 0.70,
+    ("lycoris", True): 1.0,
+}
+"""(What learns, is the base quantised) -> how often the inputs and outputs of a layer are kept, everything between layers included.
+Fitted with ``make bench`` to runs whose allocator gives back at once what is freed."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +37,22 @@ class Tokens:
     """0 where prompts are in no sequence with the image."""
 
 
-def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions) -> int:
+def kept_share(options: TrainingOptions, card: FamilyCard) -> float:
+    """How often a layer's inputs and outputs are kept in this run."""
+    is_full = options.model.model_type == "full"
+    quantised = not is_full and options.precision.base_model_precision in QUANTISED
+    return KEPT["full" if is_full else options.adapter.lora_type, quantised] * card.activation_share
+
+
+def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, card: FamilyCard) -> int:
     """Numbers (not bytes) that are alive when the backward pass begins."""
     blocks: dict[str, dict[str, int]] = defaultdict(dict)
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
         if found and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE):
             blocks[found[1]][name] = shape[0] + shape[1]
-    kind = "full" if options.model.model_type == "full" else options.adapter.lora_type
-    kept = {block: KEPT[kind] * _passed(layers, tokens) for block, layers in blocks.items()}
+    share = kept_share(options, card)
+    kept = {block: share * _passed(layers, tokens) for block, layers in blocks.items()}
     if not options.model.gradient_checkpointing or not kept:
         return int(sum(kept.values()))
     widths = [min(shapes[name][:2]) for layers in blocks.values() for name in list(layers)[:1]]

@@ -31,6 +31,8 @@ LYCORIS_SHARE = 0.01
 """Of the base, what an adapter file such as the starting ones makes; others may be ten times as large."""
 ERROR_SHARE = 0.35
 """Of the modelled part, either way."""
+HELD_ON_CPU = 2.2
+"""On a CPU the C library keeps freed blocks for later: the process may grow to so many times what is in use."""
 BYTES_OF_EMBEDDING = 4096 * 2
 PATCH = 2
 
@@ -43,6 +45,8 @@ class Memory:
     """Weights, gradients, optimizer state: certain."""
     modelled: int
     """Activations."""
+    slack: float = 1.0
+    """What the allocator may hold beside what is in use, as a factor of the whole."""
 
     @property
     def low(self) -> int:
@@ -50,7 +54,7 @@ class Memory:
 
     @property
     def high(self) -> int:
-        return int((self.counted + self.modelled) * (1 + ERROR_SHARE))
+        return int((self.counted + self.modelled) * (1 + ERROR_SHARE) * self.slack)
 
     def as_dict(self) -> dict[str, Any]:
         middle = self.counted + self.modelled
@@ -108,8 +112,11 @@ def estimate_memory(
     report: DatasetReport,
     card: FamilyCard,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    on_cpu: bool = False,
 ) -> Memory:
     """``shapes``: (out, in) of the network's linear layers by name; without them activations are modelled from its size alone."""
+    slack = HELD_ON_CPU if on_cpu else 1.0
     each = weight_bytes(options)
     average = 4 if options.run.use_ema else 0
     learning = trained_parameters(options, parameters)
@@ -119,15 +126,16 @@ def estimate_memory(
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
     image_tokens = seen // (card.vae_scale_factor * PATCH) ** 2
     batch = options.run.train_batch_size
-    sequence = Tokens(image_tokens * batch, card.token_limit * batch if card.text_joins_sequence else 0)
+    prompt_tokens = card.tokens_of(options.model.model_flavour)
+    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if card.text_joins_sequence else 0)
     computing = 4 if options.precision.mixed_precision == "no" else 2
     if shapes:
-        return Memory(counted, kept_numbers(shapes, sequence, options) * computing)
+        return Memory(counted, kept_numbers(shapes, sequence, options, card) * computing, slack)
     tokens = sequence.image + sequence.prompt
     layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
     width = min(HIDDEN_PX, max(16, int(math.sqrt(parameters / layers / 16))))
     kept = layers + 40 if options.model.gradient_checkpointing else layers * 34
-    return Memory(counted, tokens * width * computing * kept)
+    return Memory(counted, tokens * width * computing * kept, slack)
 
 
 def estimate_disk(
@@ -144,7 +152,7 @@ def estimate_disk(
     pipeline = learning * weight_bytes(options) + (encoder_bytes if is_full and options.checkpointing.save_text_encoder else 0)
     cells = sum(bucket.images * bucket.size[0] * bucket.size[1] // card.vae_scale_factor**2 for one in report.sets for bucket in one.counts)
     images = sum(bucket.images for one in report.sets for bucket in one.counts)
-    caches = cells * card.latent_channels * 4 + images * min(card.token_limit, 300) * BYTES_OF_EMBEDDING
+    caches = cells * card.latent_channels * 4 + images * min(card.tokens_of(options.model.model_flavour), 300) * BYTES_OF_EMBEDDING
     return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline, "caches": caches}
 
 

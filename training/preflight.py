@@ -71,7 +71,8 @@ def _understand(
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
     flavour = options.model.model_flavour or card.default_flavour
     parameters = (weights.count_parameters(base) if base else None) or card.parameters.get(flavour, 0)
-    memory = estimates.estimate_memory(options, parameters, report, card, weights.layer_shapes(base) if base else None)
+    shapes = weights.layer_shapes(base) if base else None
+    memory = estimates.estimate_memory(options, parameters, report, card, shapes, on_cpu=not visible_gpus(variables))
     encoder_bytes = sum(weights.folder_bytes(base / folder) for folder in card.text_encoder_folders) if base else 0
     disk = estimates.estimate_disk(options, parameters, report, card, steps=steps, encoder_bytes=encoder_bytes)
     output_dir = Path(options.run.output_dir)

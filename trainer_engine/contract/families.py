@@ -64,6 +64,10 @@ class FamilyCard:
     """Quantised types in which the frozen base weights may be kept."""
     comfyui_prefix: str = "diffusion_model."
     """What stands before the names of modules in adapter files for ComfyUI."""
+    activation_share: float = 1.0
+    """What a step keeps for its backward pass, beside PixArt's network of the same layers; measured with ``make bench``."""
+    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its longest prompt in tokens, where it is not ``token_limit``."""
     preview_decoder: str = ""
     """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
     takes_references: frozenset[str] = frozenset()
@@ -74,6 +78,10 @@ class FamilyCard:
     def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
         """Option defaults of the family with those of a flavour over them."""
         return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
+
+    def tokens_of(self, flavour: str | None) -> int:
+        """Longest prompt of a flavour, in tokens."""
+        return self.flavour_token_limits.get(flavour or self.default_flavour, self.token_limit)
 
     def repository(self, flavour: str | None) -> str:
         """The hub repository of a flavour; KeyError where the family has no such flavour."""

@@ -6,15 +6,16 @@ import importlib
 import importlib.util
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import resources
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from trainer_engine import families
+from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.contract.options.adapter import AdapterOptions
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
@@ -31,6 +32,8 @@ from trainer_engine.contract.options.schedule import ScheduleOptions
 from trainer_engine.contract.options.validation import ValidationOptions
 
 Group = TypeVar("Group", bound=OptionGroup)
+Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
+"""From all values by name to what is wrong with them together."""
 
 
 class TrainingOptions(BaseModel):
@@ -81,12 +84,13 @@ def _groups() -> dict[str, type[OptionGroup]]:
     return found
 
 
-def _family_groups() -> dict[str, type[OptionGroup]]:
-    """Family -> the options that it declares in an ``options.py`` of its own."""
-    found: dict[str, type[OptionGroup]] = {}
+def _option_modules() -> dict[str, ModuleType]:
+    """Family -> the ``options.py`` of its own, for every family that has one."""
+    found: dict[str, ModuleType] = {}
     for family in pkgutil.iter_modules(families.__path__):
-        if family.ispkg and importlib.util.find_spec(f"{families.__name__}.{family.name}.options"):
-            found[family.name] = importlib.import_module(f"{families.__name__}.{family.name}.options").GROUP
+        name = f"{families.__name__}.{family.name}.options"
+        if family.ispkg and importlib.util.find_spec(name):
+            found[family.name] = importlib.import_module(name)
     return found
 
 
@@ -99,7 +103,10 @@ def _registry() -> dict[str, OptionSpec]:
     return found
 
 
-FAMILY_GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType(_family_groups())
+_MODULES = _option_modules()
+FAMILY_GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({family: module.GROUP for family, module in _MODULES.items()})
+FAMILY_RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType({family: module.RULES for family, module in _MODULES.items()})
+"""Family -> what its own options must keep together."""
 GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({**_groups(), **FAMILY_GROUPS})
 REGISTRY: Mapping[str, OptionSpec] = MappingProxyType(_registry())
 ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases})

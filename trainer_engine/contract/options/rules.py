@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,7 +14,7 @@ from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALON
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
-from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
+from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
 from trainer_engine.contract.trackers import parse_trackers
@@ -48,7 +48,7 @@ def broken_rules(given: Values, told: Collection[str]) -> Checked:
     for name, spec in REGISTRY.items():
         if not spec.required:
             values.setdefault(name, spec.default)
-    for rule in RULES:
+    for rule in (*RULES, *FAMILY_RULES.get(str(values.get("model_family", "")), ())):
         problems += rule(values)
     return Checked(values, [problem for problem in problems if problem.option not in told])
 
@@ -313,7 +313,7 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
         yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
 
 
-RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
+RULES: tuple[Rule, ...] = (
     run_has_a_length,
     warmup_fits,
     floor_is_below_peak,

@@ -27,8 +27,6 @@ from trainer_engine.families.flux.tokens import attention_mask, unpack, with_ref
 from trainer_engine.families.pipeline_folder import write_pipeline
 
 CLIP_TOKENS = 77
-SCHNELL_TOKENS = 256
-"""The distilled flavour was trained with shorter prompts."""
 
 
 class Flux(Family):
@@ -53,7 +51,7 @@ class Flux(Family):
 
     @property
     def token_limit(self) -> int:
-        return SCHNELL_TOKENS if self.flavour == "schnell" else CARD.token_limit
+        return CARD.tokens_of(self.flavour)
 
     # ---- encoders ----
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
+from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionGroup, option
 
 LoraTarget = Literal["mmdit", "context", "context+ffs", "all", "all+ffs", "ai-toolkit", "tiny", "nano", "all+ffs+embedder"]
@@ -30,4 +32,26 @@ class FluxOptions(OptionGroup):
     )
 
 
+RANGE = ("flux_guidance_min", "flux_guidance_max")
+
+
+def guidance_makes_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A range has its ends in order; what is not in use is told."""
+    is_range = values["flux_guidance_mode"] == "random-range"
+    low, high = (values[name] for name in RANGE)
+    if is_range and low > high:
+        message = f"flux_guidance_min={low:g} is above flux_guidance_max={high:g}."
+        yield Problem.error("flux_guidance_min", "above_maximum", message, got=low, expected=f"at most {high:g}")
+    if values.get("model_flavour") == "schnell":
+        idle, reason = ("flux_guidance_value", "flux_guidance_mode", *RANGE), "schnell knows no guidance"
+    elif is_range:
+        idle, reason = ("flux_guidance_value",), "flux_guidance_mode=random-range draws the value"
+    else:
+        idle, reason = RANGE, "flux_guidance_mode is constant"
+    for name in idle:
+        if values[name] != FluxOptions.model_fields[name].default:
+            yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
+
+
 GROUP = FluxOptions
+RULES = (guidance_makes_sense,)

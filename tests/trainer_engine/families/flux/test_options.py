@@ -1,0 +1,33 @@
+"""What Flux.1's own options must keep together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer_engine.contract.errors import Level
+from trainer_engine.contract.options import check_options
+
+GIVEN = {"model_family": "flux", "model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "option", "code", "level"),
+    [
+        ({"flux_guidance_mode": "random-range", "flux_guidance_min": 5}, "flux_guidance_min", "above_maximum", Level.ERROR),
+        ({"flux_guidance_mode": "random-range", "flux_guidance_value": 3}, "flux_guidance_value", "no_effect", Level.NOTE),
+        ({"flux_guidance_min": 2}, "flux_guidance_min", "no_effect", Level.NOTE),
+        ({"model_flavour": "schnell", "flux_guidance_value": 3}, "flux_guidance_value", "no_effect", Level.NOTE),
+    ],
+)
+def test_guidance_that_cannot_be_or_does_nothing_is_told(values: dict[str, Any], option: str, code: str, level: Level) -> None:
+    _, problems = check_options({**GIVEN, **values})
+    assert (option, code, level) in [(problem.option, problem.code, problem.level) for problem in problems]
+
+
+@pytest.mark.parametrize("values", [{}, {"flux_guidance_value": 3.5}, {"flux_guidance_mode": "random-range", "flux_guidance_max": 5}])
+def test_guidance_that_makes_sense_is_taken_without_a_word(values: dict[str, Any]) -> None:
+    options, problems = check_options({**GIVEN, **values})
+    assert options is not None
+    assert not [problem for problem in problems if problem.option.startswith("flux_guidance")]

@@ -12,6 +12,7 @@ from trainer_engine.adapters.beside import AdapterBeside
 from trainer_engine.adapters.card import adapter_card
 from trainer_engine.adapters.full import Full
 from trainer_engine.adapters.lycoris import LycorisAdapter
+from trainer_engine.adapters.modelspec import modelspec
 from trainer_engine.adapters.standard import StandardAdapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
@@ -50,6 +51,7 @@ def _make_adapter(family: Family) -> AdapterBeside:
         "model_flavour": options.model.model_flavour or family.card.default_flavour,
         "base_model": options.model.pretrained_model_name_or_path or family.card.repository(options.model.model_flavour),
         "lora_type": options.adapter.lora_type,
+        **modelspec(family),
     }
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derived_seed(options.run.seed, "adapter"))

@@ -49,6 +49,8 @@ class FamilyCard:
     """Flavour -> parameters of the network that is trained, for estimates."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
+    architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> what Stability AI's model metadata calls its architecture, where that has a name for it."""
     module_classes: tuple[str, ...] = ()
     """Class names of modules in the network that an adapter file may be pointed at."""
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

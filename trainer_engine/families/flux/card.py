@@ -48,6 +48,9 @@ CARD = FamilyCard(
         }
     ),
     parameters=MappingProxyType({"dev": 11_901_408_320, "krea": 11_901_408_320, "schnell": 11_891_178_560, "kontext": 11_901_408_320}),
+    architectures=MappingProxyType(
+        {"dev": "flux-1-dev", "krea": "flux-1-dev", "schnell": "flux-1-schnell", "kontext": "flux-1-dev-kontext"},
+    ),
     module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
     class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
     lycoris_start=MappingProxyType(

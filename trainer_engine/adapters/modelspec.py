@@ -1,0 +1,32 @@
+"""What other programs read in the header of an adapter file: Stability AI's model metadata, version 1.0.1.
+
+https://github.com/Stability-AI/ModelSpec. No date is written: the same adapter gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer_engine.families.base import Family
+
+VERSION = "1.0.1"
+DIFFUSERS = "https://github.com/huggingface/diffusers"
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""What the specification has words for; flow matching is none of them."""
+
+
+def modelspec(family: Family) -> dict[str, str]:
+    """Metadata of the adapter that a run trains on this family."""
+    options = family.options
+    flavour = options.model.model_flavour or family.card.default_flavour
+    kind = "lora" if options.adapter.lora_type == "standard" else "lycoris"
+    stated = {
+        "sai_model_spec": VERSION,
+        "architecture": f"{family.card.architectures.get(flavour, family.card.name.replace('_', '-'))}/{kind}",
+        "implementation": DIFFUSERS,
+        "title": Path(options.run.output_dir).name,
+        "description": f"{family.card.title} ({flavour}) adapter",
+    }
+    if family.prediction_type in PREDICTIONS:
+        stated["prediction_type"] = PREDICTIONS[family.prediction_type]
+    return {f"modelspec.{name}": text for name, text in stated.items()}

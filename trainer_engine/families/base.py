@@ -96,6 +96,10 @@ class Family(ABC):
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """Embeddings as one padded batch, on the CPU."""
 
+    def draw_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
+        """What each sample is told at random besides its prompt, named tensors (B, ...) for ``predict``; one generator a sample."""
+        return {}
+
     # ---- the network that is trained ----
 
     @abstractmethod

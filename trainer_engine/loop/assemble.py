@@ -119,6 +119,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
         options.data.caption_dropout_probability,
         Share(processes.rank, processes.count),
         options.data.conditioning_multidataset_sampling == "combined",
+        family.draw_conditions,
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     denoiser = trainable.network

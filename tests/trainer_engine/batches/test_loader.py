@@ -43,6 +43,7 @@ def collator(rank: int = 0, processes: int = 1, **changes: Any) -> Collator:
         "seed": 5,
         "caption_dropout": 0.5,
         "share": Share(rank, processes),
+        "draw_conditions": lambda generators: {"told": torch.cat([torch.rand(1, generator=one) for one in generators])},
     }
     return Collator(**(values | changes))
 
@@ -73,7 +74,8 @@ def test_two_processes_take_together_what_one_takes_alone() -> None:
         assert alone.files == halves[0].files + halves[1].files
         for name in ("latents", "noise", "timesteps"):
             assert torch.equal(getattr(alone, name), torch.cat([getattr(half, name) for half in halves])), name
-        assert torch.equal(alone.prompts["embeds"], torch.cat([half.prompts["embeds"] for half in halves]))
+        for name in ("embeds", "told"):
+            assert torch.equal(alone.prompts[name], torch.cat([half.prompts[name] for half in halves])), name
 
 
 def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:

@@ -121,7 +121,7 @@ class Flux(Family):
         output = denoiser(
             hidden_states=tokens,
             timestep=timesteps.to(device, torch.float32),
-            guidance=self._guidance(len(tokens), device) if network.config.guidance_embeds else None,
+            guidance=self._guidance(prompts, device) if network.config.guidance_embeds else None,
             pooled_projections=prompts["pooled"].to(device, dtype),
             encoder_hidden_states=prompts["embeds"].to(device, dtype),
             txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
@@ -131,12 +131,18 @@ class Flux(Family):
         )[0]
         return unpack(output[:, : height * width // 4], height, width)
 
-    def _guidance(self, batch: int, device: torch.device) -> Tensor:
+    def draw_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
+        """``guidance`` (B,), where it is drawn from a range."""
         if self.own.flux_guidance_mode == "constant":
-            return torch.full((batch,), self.own.flux_guidance_value, device=device)
-        # From the generator that every pass seeds, so that a resumed run draws the same.
+            return {}
         low, high = self.own.flux_guidance_min, self.own.flux_guidance_max
-        return low + (high - low) * torch.rand(batch, device=device)
+        return {"guidance": low + (high - low) * torch.cat([torch.rand(1, generator=generator) for generator in generators])}
+
+    def _guidance(self, prompts: PromptBatch, device: torch.device) -> Tensor:
+        """(B,) what the network is told: drawn, or the same for all."""
+        if "guidance" in prompts:
+            return prompts["guidance"].to(device)
+        return torch.full((len(prompts["pooled"]),), self.own.flux_guidance_value, device=device)
 
     def _attention(self, mask: Tensor, image_tokens: int) -> dict[str, Tensor] | None:
         return {"attention_mask": attention_mask(mask, image_tokens)} if self.own.flux_attention_masked_training else None

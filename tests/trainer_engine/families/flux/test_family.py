@@ -18,6 +18,7 @@ from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.families.base import Drawing
 from trainer_engine.families.flux.card import CARD
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
+from trainer_engine.objectives.randomness import sample_generators
 
 
 def pipeline(flavour: str = "dev") -> FluxPipeline:
@@ -122,11 +123,14 @@ def test_a_sampler_of_diffusion_is_refused() -> None:
 
 def test_random_guidance_stays_in_its_range_and_follows_the_seed() -> None:
     family = tiny_flux(flux_guidance_mode="random-range", flux_guidance_min=2.0, flux_guidance_max=3.0)
-    torch.manual_seed(0)
-    first = family._guidance(50, torch.device("cpu"))
-    torch.manual_seed(0)
-    assert torch.equal(first, family._guidance(50, torch.device("cpu")))
+
+    def drawn(*indices: int) -> torch.Tensor:
+        return family.draw_conditions(sample_generators(7, 0, indices, "condition"))["guidance"]
+
+    first = drawn(*range(50))
+    assert torch.equal(first, torch.cat([drawn(*range(20)), drawn(*range(20, 50))]))
     assert 2 <= float(first.min()) < float(first.max()) <= 3
+    assert tiny_flux().draw_conditions(sample_generators(7, 0, range(3))) == {}
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "tokenizer"])

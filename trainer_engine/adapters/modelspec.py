@@ -1,11 +1,9 @@
 """What other programs read in the header of an adapter file: Stability AI's model metadata, version 1.0.1.
 
-https://github.com/Stability-AI/ModelSpec. No date is written: the same adapter gives the same bytes.
+https://github.com/Stability-AI/ModelSpec. Neither a date nor a folder is written: the same adapter gives the same bytes.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from trainer_engine.families.base import Family
 
@@ -24,8 +22,7 @@ def modelspec(family: Family) -> dict[str, str]:
         "sai_model_spec": VERSION,
         "architecture": f"{family.card.architectures.get(flavour, family.card.name.replace('_', '-'))}/{kind}",
         "implementation": DIFFUSERS,
-        "title": Path(options.run.output_dir).name,
-        "description": f"{family.card.title} ({flavour}) adapter",
+        "title": f"{family.card.title} {flavour} adapter",
     }
     if family.prediction_type in PREDICTIONS:
         stated["prediction_type"] = PREDICTIONS[family.prediction_type]

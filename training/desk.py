@@ -67,6 +67,11 @@ def position(job: Job) -> int | None:
     return place if place > 0 else None
 
 
+def is_about_to_start(job: Job) -> bool:
+    """Whether nothing is in the way of a job that waits."""
+    return job.status == Status.QUEUED and position(job) is None
+
+
 def waiting() -> QuerySet[Job]:
     return Job.objects.filter(status=Status.QUEUED).order_by("number")
 

@@ -127,9 +127,9 @@ def _cancel(job: Job, message: str) -> bool:
 def request_command(job: Job | None, command: Command) -> Job:
     """Ask a run for something after its next gradient synchronisation; while it starts up, the request waits.
 
-    Raises NoActiveJob where nothing trains.
+    Raises NoActiveJob where nothing trains and nothing is about to.
     """
-    if job is None or job.status not in (Status.STARTING, Status.RUNNING):
+    if job is None or not (job.status in (Status.STARTING, Status.RUNNING) or desk.is_about_to_start(job)):
         raise NoActiveJob
     commands.request(job.folder, command)
     return job

@@ -27,6 +27,13 @@ class Objective(ABC):
         """
 
     @abstractmethod
+    def spread_timesteps(self, count: int) -> Tensor:
+        """``count`` t in the middle of as many equal parts of the schedule, from data to noise: (count,) as ``sample_timesteps`` has them.
+
+        They depend on nothing that training can be told, so that runs can be compared.
+        """
+
+    @abstractmethod
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t, on the device of ``data``."""
 

@@ -47,6 +47,9 @@ class Diffusion(Objective):
         """Uniform over 0 .. T-1, whatever the size."""
         return torch.cat([torch.randint(len(self.alphas), (1,), generator=generator) for generator in generators])
 
+    def spread_timesteps(self, count: int) -> Tensor:
+        return ((torch.arange(count, dtype=torch.float64) + 0.5) * len(self.alphas) / count).long()
+
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.coefficients(t, data)
         return alpha * data.float() + sigma * noise.float()

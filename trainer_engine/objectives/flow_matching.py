@@ -37,6 +37,9 @@ class FlowMatching(Objective):
         drawn = torch.tensor([self.draw(generator) for generator in generators], dtype=torch.float64)
         return (shift * drawn / (1 + (shift - 1) * drawn)).float()
 
+    def spread_timesteps(self, count: int) -> Tensor:
+        return ((torch.arange(count, dtype=torch.float64) + 0.5) / count).float()
+
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         sigma = t.to(data.device, torch.float32).view(-1, *[1] * (data.dim() - 1))
         return (1 - sigma) * data.float() + sigma * noise.float()

@@ -60,6 +60,12 @@ def test_timesteps_cover_the_schedule_evenly() -> None:
     assert all(900 < count < 1_100 for count in torch.bincount(drawn, minlength=3).tolist())
 
 
+def test_spread_timesteps_lie_in_the_middle_of_equal_parts() -> None:
+    objective = make_objective("epsilon", {"num_train_timesteps": 1000}, ObjectiveOptions(snr_gamma=5.0))
+    assert objective.spread_timesteps(4).tolist() == [125, 375, 625, 875]
+    assert objective.spread_timesteps(1000).tolist() == list(range(1000))
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_schedule_and_target_equal_those_of_diffusers(prediction_type: str) -> None:
     config = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}

@@ -99,3 +99,9 @@ def test_the_loss_without_options_is_the_mean_squared_error() -> None:
     prediction, target = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     wanted = (prediction - target).square().flatten(1).mean(dim=1)
     assert torch.equal(objective().loss(prediction, target, torch.tensor([0.1, 1.0])), wanted)
+
+
+def test_spread_timesteps_depend_on_nothing_that_training_is_told() -> None:
+    for options in ({}, {"flow_schedule_shift": 3.0}, {"flow_use_beta_schedule": True}):
+        objective = make_objective("flow_matching", {}, ObjectiveOptions(**options))
+        assert objective.spread_timesteps(4).tolist() == [0.125, 0.375, 0.625, 0.875]

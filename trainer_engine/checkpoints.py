@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from trainer_engine.contract.events import utc_now
 OPTIMIZER_DOCUMENT = "optimizer.json"
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 SAMPLES_FILE = "samples.json"
+EVALUATIONS_FILE = "evaluations.json"
+"""Every evaluation of the run so far; not there where there was none."""
 EMA_TENSORS = "ema/weights.safetensors"
 SPARE_BYTES = 16 << 20
 """What configuration files and the file system itself may need besides."""
@@ -56,6 +58,8 @@ class Content:
     """File name -> JSON."""
     tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """File name -> tensors."""
+    evaluation: Mapping[str, Any] | None = None
+    """``loss``, ``measure`` and ``datasets`` of an evaluation of these very weights; None where there was none."""
 
     @property
     def size_bytes(self) -> int:
@@ -119,6 +123,7 @@ def _write_manifest(path: Path, content: Content, entries: Mapping[str, Any]) ->
         "epoch": content.epoch,
         "loss": content.loss,
         "learning_rate": content.learning_rate,
+        "evaluation": content.evaluation,
         "model_family": content.model_family,
         "model_type": content.model_type,
         "created_at": utc_now(),
@@ -169,17 +174,19 @@ def set_aside_later(output_dir: Path, step: int) -> Path | None:
     return aside
 
 
-def prune(output_dir: Path, limit: int, keep: str) -> list[str]:
+def prune(output_dir: Path, limit: int, keep: str, *, protected: Collection[str] = ()) -> list[str]:
     """Remove the oldest checkpoints until ``limit`` are left (0: none is removed); their names.
 
-    ``keep`` is the one just saved: it always stays, and unless it verifies nothing is removed. Only folders with our manifest count.
+    ``keep`` is the one just saved: it always stays, and unless it verifies nothing is removed. Those ``protected`` stay too, though they
+    count. Only folders with our manifest count.
     """
     found = list_checkpoints(output_dir)
     surplus = len(found) - limit
     if not limit or surplus <= 0 or verify(output_dir / keep):
         return []
     removed = []
-    for info in sorted((info for info in found if info.name != keep), key=lambda info: info.step)[:surplus]:
+    may_go = [info for info in found if info.name != keep and info.name not in protected]
+    for info in sorted(may_go, key=lambda info: info.step)[:surplus]:
         going = info.path.with_name(f".{info.name}.tmp-removed-{uuid.uuid4().hex[:8]}")
         info.path.replace(going)
         shutil.rmtree(going, ignore_errors=True)

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.contract.best_checkpoint import best_of
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
 from trainer_engine.contract.webhooks import without_secrets
 from training import desk, media
@@ -123,11 +124,12 @@ def checkpoints(job: Job | None) -> dict[str, Any]:
     if job is None:
         return {"output_dir": None, "checkpoints": [], "total": 0}
     found = sorted(list_checkpoints(Path(job.output_dir)), key=lambda info: info.step, reverse=True)
-    rows = [_checkpoint(info, is_latest=place == 0) for place, info in enumerate(found)]
+    best = best_of(found)
+    rows = [_checkpoint(info, is_latest=place == 0, is_best=info is best) for place, info in enumerate(found)]
     return {"output_dir": job.output_dir, "checkpoints": rows, "total": len(rows)}
 
 
-def _checkpoint(info: CheckpointInfo, *, is_latest: bool) -> dict[str, Any]:
+def _checkpoint(info: CheckpointInfo, *, is_latest: bool, is_best: bool) -> dict[str, Any]:
     return {
         "name": info.name,
         "path": str(info.path),
@@ -138,5 +140,7 @@ def _checkpoint(info: CheckpointInfo, *, is_latest: bool) -> dict[str, Any]:
         "timestamp": info.created_at,
         "size_bytes": info.size_bytes,
         "is_latest": is_latest,
+        "is_best": is_best,
+        "eval_loss": info.eval_loss,
         "verified": info.verified,
     }

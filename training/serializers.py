@@ -148,6 +148,8 @@ class CheckpointSerializer(serializers.Serializer[object]):
     timestamp = serializers.CharField(allow_null=True)
     size_bytes = serializers.IntegerField()
     is_latest = serializers.BooleanField()
+    is_best = serializers.BooleanField(help_text="lowest evaluation loss of those in the folder")
+    eval_loss = serializers.FloatField(allow_null=True, help_text="of these weights on held-out images; null where it was not measured")
     verified = serializers.BooleanField()
 
 

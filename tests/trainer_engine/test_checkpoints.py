@@ -139,6 +139,14 @@ def test_no_limit_removes_none(tmp_path: Path) -> None:
     assert prune(tmp_path, 0, "checkpoint-4") == []
 
 
+def test_a_protected_one_stays_and_counts(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, content(step))
+    assert prune(tmp_path, 2, "checkpoint-4", protected=["checkpoint-1"]) == ["checkpoint-2", "checkpoint-3"]
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]
+    assert prune(tmp_path, 1, "checkpoint-4", protected=["checkpoint-1"]) == []
+
+
 def test_nothing_is_removed_while_the_new_one_does_not_verify(tmp_path: Path) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, content(step))

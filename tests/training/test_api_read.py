@@ -35,7 +35,7 @@ def finished(folder: Path, **values: Any) -> Job:
     return Job.objects.get(pk=job.pk)
 
 
-def write_checkpoint(folder: Path, step: int) -> Path:
+def write_checkpoint(folder: Path, step: int, **more: Any) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "weights").write_bytes(b"numbers")
@@ -49,6 +49,7 @@ def write_checkpoint(folder: Path, step: int) -> Path:
         "model_type": "full",
         "created_at": "2026-01-01T00:00:00+00:00",
         "files": {"weights": {"size": 7, "sha256": sha256_of(path / "weights")}},
+        **more,
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return path
@@ -173,6 +174,7 @@ def test_checkpoints_are_listed_newest_first_and_checked_by_hash(api: Training, 
     assert [row["is_latest"] for row in listed["checkpoints"]] == [True, False, False]
     assert set(listed["checkpoints"][0]) == {
         "name", "path", "step", "epoch", "loss", "learning_rate", "timestamp", "size_bytes", "is_latest", "verified",
+        "is_best", "eval_loss",
     }  # fmt: skip
     assert api.get(f"/checkpoints?output_dir={job.output_dir}").json() == listed
     assert api.get("/checkpoints?output_dir=/etc").status_code == 404
@@ -182,6 +184,20 @@ def test_checkpoints_are_listed_newest_first_and_checked_by_hash(api: Training, 
     assert verdict["valid"] is False and "weights" in verdict["message"]
     for name in ("checkpoint-7", "..", "%2e%2e%2f", "manifest.json"):
         assert api.get(f"/checkpoints/validate/{name}").status_code == 404
+
+
+def test_the_checkpoint_of_the_lowest_evaluation_loss_is_the_best(api: Training, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    for step, loss in ((5, 0.5), (10, 0.25), (20, 0.75), (30, None)):
+        evaluation = {"loss": loss, "measure": "ab", "datasets": ["held-out"]} if loss else None
+        write_checkpoint(Path(job.output_dir), step, evaluation=evaluation)
+    rows = api.get("/checkpoints").json()["checkpoints"]
+    assert [(row["step"], row["eval_loss"], row["is_best"]) for row in rows] == [
+        (30, None, False),
+        (20, 0.75, False),
+        (10, 0.25, True),
+        (5, 0.5, False),
+    ]
 
 
 def test_a_queued_job_is_stopped_by_leaving_the_queue(api: Training, tmp_path: Path) -> None:

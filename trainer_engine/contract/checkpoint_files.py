@@ -42,6 +42,11 @@ class CheckpointInfo:
     size_bytes: int
     verified: bool
     """Every file is there with its size, and the smaller ones with their hash."""
+    eval_loss: float | None = None
+    """On held-out images, with these weights; None where it was not measured, or was not finite."""
+    eval_measure: str = ""
+    """What ``eval_loss`` was measured on; losses of two measures cannot be compared. Empty where it was not measured."""
+    eval_datasets: tuple[str, ...] = ()
 
 
 def checkpoint_name(step: int) -> str:
@@ -84,6 +89,7 @@ def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:
             manifest = read_manifest(folder)
         except (OSError, ValueError):
             continue
+        evaluation = _evaluation(manifest)
         found.append(
             CheckpointInfo(
                 name=folder.name,
@@ -96,9 +102,19 @@ def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:
                 created_at=str(manifest.get("created_at", "")),
                 size_bytes=sum(entry["size"] for entry in manifest["files"].values()),
                 verified=not any(_differences(folder, manifest, LARGEST_HASHED_IN_LISTS)),
+                eval_loss=evaluation.get("loss"),
+                eval_measure=str(evaluation.get("measure", "")),
+                eval_datasets=tuple(evaluation.get("datasets", ())),
             )
         )
     return found
+
+
+def _evaluation(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Empty where the checkpoint was not evaluated, or does not say it as we do."""
+    found = manifest.get("evaluation")
+    known = isinstance(found, dict) and isinstance(found.get("loss"), (float, int, type(None))) and isinstance(found.get("datasets"), list)
+    return found if isinstance(found, dict) and known else {}
 
 
 def verify(folder: Path) -> list[str]:

@@ -1,0 +1,38 @@
+"""Which checkpoint has the lowest loss on held-out images. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
+
+BEST_FILE = "best_checkpoint.json"
+"""In ``output_dir``, for people and scripts; the manifests of the checkpoints are what it follows from."""
+
+
+def best_of(checkpoints: Sequence[CheckpointInfo]) -> CheckpointInfo | None:
+    """Of those measured on the same as the newest one that was measured; the earliest where several are alike. None where none was."""
+    newest = max((info for info in checkpoints if info.eval_measure), key=lambda info: info.step, default=None)
+    if newest is None:
+        return None
+    measured = [
+        (info.eval_loss, info.step, info)
+        for info in checkpoints
+        if info.verified and info.eval_measure == newest.eval_measure and info.eval_loss is not None
+    ]
+    return min(measured, key=lambda one: one[:2])[2] if measured else None
+
+
+def point_to_best(output_dir: Path) -> CheckpointInfo | None:
+    """Bring the file up to what lies in ``output_dir``, and say what it names; without a best one there is no file."""
+    best = best_of(list_checkpoints(output_dir))
+    path = output_dir / BEST_FILE
+    if best is None:
+        path.unlink(missing_ok=True)
+        return None
+    document = {"name": best.name, "step": best.step, "eval_loss": best.eval_loss, "datasets": list(best.eval_datasets)}
+    write_atomically(path, f"{json.dumps(document, indent=1)}\n".encode())
+    return best

@@ -99,6 +99,7 @@ def render(
     step: int,
     *,
     edits: Sequence[Edit] = (),
+    eval_prompts: Sequence[ValidationPrompt] = (),
     label: str = "",
     on_image: Callable[[ValidationImage], None] = lambda image: None,
     on_sampler_step: Callable[[SampledImage], None] | None = None,
@@ -111,7 +112,7 @@ def render(
     ``PromptCache.read``. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done, total) in sampler steps
     of all images, ``should_stop`` is asked before each image. The autoencoder is loaded for it and freed after.
     """
-    plan = _plan(options, edits)
+    plan = _plan(options, edits, eval_prompts)
     steps = options.validation.validation_num_inference_steps
     folder = Path(options.run.output_dir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,11 +146,14 @@ def render(
     return images
 
 
-def _plan(options: TrainingOptions, edits: Sequence[Edit]) -> list[Subject]:
-    """Every prompt; with pairs to edit, their references with the prompt asked for and with their own captions."""
+def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt]) -> list[Subject]:
+    """Every prompt, and those that held-out images lend.
+
+    With pairs to edit: their references with the prompt asked for and with their own captions instead.
+    """
     validation = options.validation
     what = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
-        (prompt, None) for prompt in validation_prompts(options)
+        (prompt, None) for prompt in [*validation_prompts(options), *eval_prompts]
     ]
     return [
         Subject(prompt, resolution, index, edit)

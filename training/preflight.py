@@ -22,6 +22,7 @@ from training import estimates, weights
 from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_adapter import adapter_problems
+from training.preflight_evaluation import understood_evaluation
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 from training.webhooks.egress import webhook_problems
@@ -77,8 +78,10 @@ def _understand(
     disk = estimates.estimate_disk(options, parameters, report, card, steps=steps, encoder_bytes=encoder_bytes)
     output_dir = Path(options.run.output_dir)
     free = shutil.disk_usage(nearest_existing(output_dir)).free
+    evaluation, notes = understood_evaluation(options, report, steps)
     understood = {
         **summary,
+        "evaluation": evaluation,
         "model": {"family": card.name, "title": card.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
         "steps": steps,
         "epochs": -(-steps // per_epoch),
@@ -87,7 +90,7 @@ def _understand(
         "memory": memory.as_dict(),
         "disk": estimates.disk_answer(disk, free),
     }
-    problems = estimates.check_memory(memory, report.effective.processes, variables)
+    problems = notes + estimates.check_memory(memory, report.effective.processes, variables)
     return understood, problems + estimates.check_disk(disk, free, output_dir) + list(_speed_notes(options, variables))
 
 
@@ -123,7 +126,7 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
     for name in ("cache_dir", "cache_dir_vae", "cache_dir_text"):
         if getattr(options.data, name):
             wanted[name] = getattr(options.data, name)
-    for images in dataloader.image_sets if dataloader else ():
+    for images in dataloader.sets_of_images if dataloader else ():
         wanted[images.option("cache_dir_vae")] = str(images.cache_dir_vae)
     for text in dataloader.text_sets if dataloader else ():
         wanted[text.option("cache_dir")] = str(text.cache_dir)
@@ -145,9 +148,9 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
 def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
     """The pictures that a run draws may not lie among the images that it reads: they would be trained on."""
     output_dir = Path(options.run.output_dir)
-    for images in dataloader.image_sets if dataloader else ():
+    for images in dataloader.sets_of_images if dataloader else ():
         if output_dir.is_relative_to(images.instance_data_dir):
-            message = f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} trains on: pictures would become data."
+            message = f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} reads: pictures would become data."
             yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
 
 

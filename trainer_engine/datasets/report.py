@@ -44,10 +44,10 @@ class SetReport:
     @property
     def samples_per_epoch(self) -> int:
         """0 for a set that is never drawn."""
-        return sum(bucket.samples for bucket in self.counts) if self.entry.probability else 0
+        return sum(bucket.samples for bucket in self.counts) if self.entry.is_trained else 0
 
     def batches_per_epoch(self, batch_size: int) -> int:
-        return sum(bucket.batches(batch_size) for bucket in self.counts) if self.entry.probability else 0
+        return sum(bucket.batches(batch_size) for bucket in self.counts) if self.entry.is_trained else 0
 
     def summary(self, batch_size: int) -> dict[str, Any]:
         return {
@@ -78,9 +78,12 @@ class DatasetReport:
     """What the datasets of a run hold together."""
 
     sets: list[SetReport]
+    """Of those that are trained on."""
     effective: Effective
     problems: list[Problem] = field(default_factory=list)
     """Errors, warnings and notes of all sets."""
+    eval_sets: list[SetReport] = field(default_factory=list)
+    """Of those that are held out."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -105,6 +108,7 @@ class DatasetReport:
             "steps_per_epoch": self.steps_per_epoch,
             "samples_per_step": self.effective.samples,
             "datasets": [report.summary(batch_size) for report in self.sets],
+            "eval_datasets": [report.summary(batch_size) for report in self.eval_sets],
         }
 
 
@@ -127,11 +131,26 @@ def examine(
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, card)
     looking = _Looking(options, alignment, effective, on_progress, index_dir)
-    sets = [_examine_set(entry, dataloader.references_of(entry), looking) for entry in dataloader.image_sets]
+    reports = [_examine_set(entry, dataloader.references_of(entry), looking) for entry in dataloader.sets_of_images]
     problems += _reference_problems(dataloader, options, card)
-    for report in sets:
+    for report in reports:
         problems += report.problems
-    return DatasetReport(sets, effective, problems)
+    sets = [report for report in reports if not report.entry.is_held_out]
+    held_out = [report for report in reports if report.entry.is_held_out]
+    problems += _trained_after_all(sets, held_out)
+    return DatasetReport(sets, effective, problems, held_out)
+
+
+def _trained_after_all(sets: Sequence[SetReport], held_out: Sequence[SetReport]) -> Iterator[Problem]:
+    """Held-out files that are trained on under another set tell nothing of images that the network has not seen."""
+    trained = {sample.path for report in sets if held_out and report.entry.is_trained for sample in report.samples}
+    for report in held_out:
+        seen = [printable(sample.name) for sample in report.samples if sample.path in trained]
+        if seen:
+            named = "; ".join(seen[:MOST_NAMED]) + (f"; and {len(seen) - MOST_NAMED} more" if len(seen) > MOST_NAMED else "")
+            message = f"dataset {report.entry.id}: {len(seen)} of its {len(report.samples)} images are trained on as well: {named}."
+            hint = "move held-out images out of the folders that are trained on"
+            yield Problem.warning(report.entry.option("instance_data_dir"), "held_out_but_trained", message, hint=hint)
 
 
 def _alignment(options: TrainingOptions, card: FamilyCard) -> tuple[int, list[Problem]]:
@@ -169,9 +188,9 @@ class _Looking:
 def _reference_problems(dataloader: Dataloader, options: TrainingOptions, card: FamilyCard) -> Iterator[Problem]:
     """Whether the flavour looks at references, and has them where it is nothing without."""
     flavour = options.model.model_flavour or card.default_flavour
-    for entry in dataloader.image_sets:
+    for entry in dataloader.sets_of_images:
         paired = dataloader.references_of(entry)
-        if flavour in card.needs_references and not paired and entry.probability:
+        if flavour in card.needs_references and not paired and (entry.is_trained or entry.is_held_out):
             message = f"dataset {entry.id}: {card.title} {flavour} edits references, and this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
@@ -216,7 +235,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _
     if references:
         report.samples = _paired(report, references, looking)
     report.buckets = fill_buckets(report.samples)
-    oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats
+    oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_held_out
     at_least = effective.samples if oversubscribed else 0
     rounding = options.data.aspect_bucket_rounding
     report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=at_least)
@@ -275,9 +294,10 @@ def _findings(report: SetReport, effective: Effective) -> Iterator[Problem]:
             message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named(files)}."
             yield make(option, code, message, hint="mend or remove them" if broken else "")
     if not report.samples:
-        message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be trained on. {_reasons(report.left_out)}."
+        what = "evaluated" if entry.is_held_out else "trained"
+        message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
         yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
-    elif entry.probability and report.samples:
+    elif entry.is_trained:
         short = short_buckets(entry, report.counts, effective)
         if short:
             yield short

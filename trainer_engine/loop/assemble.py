@@ -28,12 +28,14 @@ from trainer_engine.loop.callbacks.averaging import Averaging
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
 from trainer_engine.loop.callbacks.commanding import Commanding
+from trainer_engine.loop.callbacks.evaluating import Evaluating
 from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.callbacks.finite import FiniteWatch
 from trainer_engine.loop.callbacks.memory import MemoryWatch
 from trainer_engine.loop.callbacks.progress import Progress
 from trainer_engine.loop.callbacks.validating import Validating
 from trainer_engine.loop.datasets import Preparation, Prepared
+from trainer_engine.loop.evaluations import history_of, measuring
 from trainer_engine.loop.parts import Parts
 from trainer_engine.loop.restoring import find_checkpoint, restore
 from trainer_engine.loop.stages import Stages
@@ -140,7 +142,8 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     )
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
-    return Parts(options, family, trainable, optimizer, average, prepared, layout, loader, step, state)
+    history = history_of(prepared, options, averaged=average is not None)
+    return Parts(options, family, trainable, optimizer, average, prepared, layout, loader, step, state, history)
 
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:
@@ -166,6 +169,8 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
     def showing() -> AbstractContextManager[None]:
         return evaluating(parts.optimizer)
 
+    evaluations = Evaluating(showing, options, measuring(parts, processes), average, parts.history, stages, processes, around.requests)
+
     def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
         together.after_checkpoint(state, saved)
 
@@ -175,7 +180,8 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
         MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
-        Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes, on_saved),
+        Checkpointing(options.checkpointing, parts.output_dir, parts.content, stages, processes, on_saved, evaluations.before_checkpoint),
+        evaluations,
         Validating(
             showing,
             options,
@@ -184,6 +190,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
             average,
             parts.prepared.prompts,
             parts.prepared.edits,
+            parts.prepared.eval_prompts,
             stages,
             processes,
             around.requests,

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer_engine.batches.collate import reference_cache
-from trainer_engine.batches.sampler import DataSource
+from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
@@ -21,11 +21,12 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.buckets import fill_buckets
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
-from trainer_engine.validation import Edit, texts_to_encode
+from trainer_engine.validation import Edit, ValidationPrompt, texts_to_encode
 
 MOST_NAMED = 20
 
@@ -43,6 +44,10 @@ class Prepared:
     """Of the empty prompt and of those that validations draw."""
     edits: tuple[Edit, ...] = ()
     """Pairs whose references validations draw with."""
+    eval_prompts: tuple[ValidationPrompt, ...] = ()
+    """Captions of held-out images, for validations to draw."""
+    held_out: tuple[Item, ...] = ()
+    """Images that are evaluated on."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
@@ -67,6 +72,15 @@ def _fingerprint(sample: Sample, source: DataSource) -> str:
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
+    """An image that cannot be encoded is left out, and so is one with such a reference."""
+    usable = [sample for sample in found.samples if sample.name in latents[found.entry.id].addresses]
+    for number, set_id in enumerate(found.entry.conditioning_data):
+        known = latents[reference_cache(found.entry.id, set_id)].addresses
+        usable = [sample for sample in usable if sample.references[number].sample.name in known]
+    return usable
+
+
 def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Edit:
     def read() -> tuple[Tensor, ...]:
         return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
@@ -88,15 +102,21 @@ class Preparation:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
         drawn = [found for found in report.sets if found.entry.probability]
-        shown = self._shown_pairs(drawn)
-        captions, prompts = self._cache_texts(dataloader, drawn, [sample for _, sample in shown])
-        latents = self._cache_images(drawn, dataloader)
+        evaluated = evaluated_sets(report, self.options)
+        shown = self._shown_pairs(evaluated) or self._shown_pairs(drawn)
+        lent = lent_prompts(evaluated, self.options)
+        captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_texts(shown, lent))
+        latents = self._cache_images([*drawn, *evaluated], dataloader)
         self.family.free_encoders()
         sources = tuple(self._source(found, latents, report) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
         edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown)
-        return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts, edits)
+        held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
+        copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
+        if copies:
+            self.stages.voice.tell(copies)
+        return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts, edits, lent, held_out)
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
@@ -113,7 +133,7 @@ class Preparation:
             )
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
-        for found in report.sets:
+        for found in (*report.sets, *report.eval_sets):
             self._tell_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
         return report
@@ -130,12 +150,17 @@ class Preparation:
             pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
         return pairs
 
+    def _shown_texts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[str]:
+        """Everything that validations draw."""
+        negative = [self.options.validation.validation_negative_prompt] if lent else []
+        captions = [sample.captions[0] for _, sample in shown]
+        return [*texts_to_encode(self.options), *captions, *(prompt.text for prompt in lent), *negative]
+
     def _cache_texts(
-        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[Sample]
+        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[str]
     ) -> tuple[dict[str, PromptCache], PromptCache]:
         default = dataloader.default_text_set
-        shown_captions = [sample.captions[0] for sample in shown]
-        wanted: dict[str, list[str]] = {default.id: ["", *texts_to_encode(self.options), *shown_captions]}
+        wanted: dict[str, list[str]] = {default.id: ["", *shown]}
         for found in sets:
             captions = [caption for sample in found.samples for caption in sample.captions]
             wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(captions)
@@ -198,11 +223,7 @@ class Preparation:
         return cache
 
     def _source(self, found: SetReport, latents: Mapping[str, LatentCache], report: DatasetReport) -> DataSource:
-        """An image that cannot be encoded is left out, and so is one with such a reference."""
-        usable = [sample for sample in found.samples if sample.name in latents[found.entry.id].addresses]
-        for number, set_id in enumerate(found.entry.conditioning_data):
-            known = latents[reference_cache(found.entry.id, set_id)].addresses
-            usable = [sample for sample in usable if sample.references[number].sample.name in known]
+        usable = _usable(found, latents)
         repeated = self.options.data.allow_dataset_oversubscription and not found.entry.repeats
         return DataSource(
             id=found.entry.id,

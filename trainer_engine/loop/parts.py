@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
-from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
+from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
 from trainer_engine.contract.checkpoint_files import STATE_FILE
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.identity import adapter_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.ema import MovingAverage
+from trainer_engine.evaluating.history import History
 from trainer_engine.families.base import Family
 from trainer_engine.loop.datasets import Prepared
 from trainer_engine.loop.state import TrainState
@@ -40,6 +41,7 @@ class Parts:
     loader: Loader
     step: Step
     state: TrainState
+    history: History = field(default_factory=History)
 
     @property
     def output_dir(self) -> Path:
@@ -71,8 +73,10 @@ class Parts:
                 STATE_FILE: self._training_state(state),
                 OPTIMIZER_DOCUMENT: document,
                 SAMPLES_FILE: self.prepared.sample_names(),
+                **({EVALUATIONS_FILE: self.history.as_document()} if self.history.evaluations else {}),
             },
             tensors=tensors,
+            evaluation=self.history.of_checkpoint(state.step),
         )
 
     def _refuse_non_finite(self, state: TrainState) -> None:

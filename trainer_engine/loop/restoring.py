@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from trainer_engine.checkpoints import EMA_TENSORS, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
+from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
@@ -43,6 +43,7 @@ def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
         unpack_optimizer(parts.optimizer, parts.trainable.names, document, load_file(saved.folder / OPTIMIZER_TENSORS))
         if parts.average is not None:
             parts.average.restore(load_file(saved.folder / EMA_TENSORS), saved.state["average_updates"])
+        _restore_history(parts, saved, voice)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointUnusable(f"{saved.folder.name} does not fit this run: {error}") from error
     if saved.state["scaler"]:
@@ -56,6 +57,24 @@ def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     voice.tell(
         Notification(code="resumed", title="Resumed", message=message, details={"checkpoint": str(saved.folder), "step": saved.step})
     )
+
+
+def _restore_history(parts: Parts, saved: SavedRun, voice: Voice) -> None:
+    """The evaluations so far, and what follows from them. Raises OSError, ValueError, KeyError, TypeError."""
+    path, history = saved.folder / EVALUATIONS_FILE, parts.history
+    if not history.measure or not path.exists():
+        return
+    if not history.restore(json.loads(path.read_bytes())):
+        message = (
+            f"The evaluations up to {saved.folder.name} measured something else (images, captions, timesteps or encoders): they start anew."
+        )
+        title = "Evaluations start anew"
+        voice.tell(Notification(code="evaluations_changed", title=title, message=message, severity=Severity.WARNING))
+    if history.newest:
+        parts.state.metrics = history.newest.shown
+    reason = history.reason_to_stop(parts.options.evaluation)
+    if reason:
+        parts.state.end_early(reason)
 
 
 def _compare_data(parts: Parts, saved: SavedRun, voice: Voice) -> None:

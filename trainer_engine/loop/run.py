@@ -61,6 +61,7 @@ def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Req
     requests.training_begins()
     if state.is_finished:
         message = f"Nothing is left to train: the checkpoint has {state.step} steps, and the run asks for {state.total_steps}."
+        message = f"Nothing is left to train. {state.ended_early}" if state.ended_early else message
         voice.tell(Notification(code="already_finished", title="Already finished", message=message))
         if trainer.has_results():
             return ExitCode.COMPLETED, state.step

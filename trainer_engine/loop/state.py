@@ -44,15 +44,19 @@ class TrainState:
     seconds_per_step: float = 0.0
     """Of the last step, waiting for data included."""
     should_stop: bool = False
+    ended_early: str = ""
+    """Why the run is finished before its last step; empty where it is not."""
     checkpoint_asked: bool = False
     validation_asked: bool = False
     newest_checkpoint: str = ""
     """Path of the one saved last by this process; empty before."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What events of progress say besides: the newest evaluation."""
     memory: dict[str, int] = field(default_factory=dict)
     """At the end: the most that was taken, and what was expected."""
     began: float = field(default_factory=time.monotonic)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Where the time went: ``data_wait``, ``step``, ``checkpoint``, ``validation``."""
+    """Where the time went: ``data_wait``, ``step``, ``checkpoint``, ``validation``, ``evaluation``."""
 
     @property
     def epoch(self) -> int:
@@ -66,7 +70,12 @@ class TrainState:
 
     @property
     def is_finished(self) -> bool:
-        return self.step >= self.total_steps
+        return self.step >= self.total_steps or bool(self.ended_early)
+
+    def end_early(self, reason: str) -> None:
+        """Take no more steps: the run is as good as it gets."""
+        self.ended_early = reason
+        self.should_stop = True
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -16,6 +16,8 @@ from trainer_engine.trackers.reporter import Reporter
 
 SHOWN = "final"
 """Only finished images are sent on."""
+EVALUATION = "evaluation"
+"""The notification that holds an evaluation."""
 
 
 @contextmanager
@@ -45,6 +47,8 @@ class TrackedVoice:
         for reporter in self.reporters:
             if isinstance(event, ProgressEvent):
                 reporter.tell(_Metrics(event.step, _numbers(event)))
+            elif isinstance(event, Notification) and event.code == EVALUATION:
+                reporter.tell(_Metrics(event.details["step"], _known(event.details["metrics"])))
             elif isinstance(event, ImageEvent) and event.validation_type == SHOWN:
                 for image in event.images:
                     if image.file:
@@ -91,6 +95,10 @@ def _numbers(event: ProgressEvent) -> dict[str, float]:
         "seconds_per_step": event.seconds_per_step,
         "samples_per_second": event.samples_per_second,
     }
+    return _known(numbers)
+
+
+def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers.held_out import with_held_out
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Notification, Severity
@@ -39,6 +40,14 @@ def test_tensorboard_files_hold_every_step_and_the_images(tmp_path: Path) -> Non
     assert {"learning_rate", "grad_norm", "epoch", "samples_per_second"} <= set(found.Tags()["scalars"])
     assert len(found.Tags()["images"]) == 2
     assert warnings(run) == []
+
+
+def test_evaluations_are_told_at_their_steps(tmp_path: Path) -> None:
+    options = {"eval_steps_interval": 2, "eval_timesteps": 2, "num_eval_images": 1, "max_train_steps": 3}
+    run = train_here(tmp_path, datasets=with_held_out(tmp_path), report_to="tensorboard", tracker_run_name="one", **options)
+    found = EventAccumulator(str(run.output_dir / "logs/one")).Reload()
+    assert [event.step for event in found.Scalars("eval_loss/held-out")] == [0, 2, 3]
+    assert "eval_loss/held-out/q4" in found.Tags()["scalars"]
 
 
 def test_wandb_without_a_login_writes_a_run_that_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,13 @@ whatever else it says. The partner of an image lies under the same name, folders
 a partner, and with `reference_strict` a partner of another size, is an error; a reference without an image is a warning. The option
 `conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or with one at a time.
 
+## Sets that are held out
+
+A set of `dataset_type` `eval` is never trained on: it has no part in epochs, repeats and the order of samples. It takes the fields of a set
+of images, `conditioning_data` included; `repeats` and `probability` have no effect, and random parts (`crop_style` `random`) are cut out of
+the middle instead, so that what is measured is the same under every seed. The first `num_eval_images` of its images, by name, are what the
+evaluation loss is measured on: [evaluation.md](evaluation.md). `validate` warns of held-out images that are trained on as well.
+
 Pictures are read in 8 bits RGB: the first frame of a moving one, transparency on white, deeper grey scaled to 8 bits. Pictures of more than
 134 megapixels are refused.
 """
@@ -88,7 +95,9 @@ def _lines() -> Iterator[str]:
     yield HEAD
     for kind, title in TITLES.items():
         yield f"## {title}\n"
-        yield f"`dataset_type` is `{kind}`" + (", which is also what it is where nothing is said.\n" if kind == "image" else ".\n")
+        yield f"`dataset_type` is `{kind}`" + (
+            ", which is also what it is where nothing is said, or `eval`.\n" if kind == "image" else ".\n"
+        )
         plain = specs(kind)
         for name in SETS[kind].model_fields:
             if name in plain:

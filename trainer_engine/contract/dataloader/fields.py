@@ -17,7 +17,6 @@ STORAGE_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 DATASET_TYPES_LATER = (
     "video",
     "audio",
-    "eval",
     "image_embeds",
     "conditioning_image_embeds",
     "distillation_cache",
@@ -55,9 +54,9 @@ class Entry(OptionGroup):
 
 
 class ImageSet(Entry):
-    """A folder of images that is trained on."""
+    """A folder of images that is trained on, or held out to be evaluated on."""
 
-    dataset_type: Literal["image"] = "image"
+    dataset_type: Literal["image", "eval"] = "image"
     instance_data_dir: str = option(..., "Folder of the images; folders in it are searched too.", aliases=("instance_data_root",))
     caption_strategy: Literal["filename", "textfile", "instanceprompt"] = option(
         "filename",
@@ -103,6 +102,16 @@ class ImageSet(Entry):
     cache_dir_vae: str | None = option(None, "Folder of this set's latents; <output_dir>/cache/vae/<family>/<id> otherwise.")
     write_batch_size: int = option(128, "Cache entries computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Images encoded together while caching.", ge=1)
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it is only evaluated on."""
+        return self.dataset_type == "eval"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether batches are drawn from it."""
+        return not self.is_held_out and self.probability > 0
 
     @property
     def vae_cache(self) -> str:
@@ -164,7 +173,9 @@ class ReferenceSet(Entry):
             "crop_style",
             "crop_aspect",
         )
-        silent = {"caption_strategy": "filename", "prepend_instance_prompt": False, "only_instance_prompt": False}
+        silent: dict[str, Any] = {"caption_strategy": "filename", "prepend_instance_prompt": False, "only_instance_prompt": False}
+        if partner.is_held_out:
+            silent["crop_style"] = held_out_crop(self.crop_style)
         free = {"minimum_image_size": None, "minimum_aspect_ratio": None, "maximum_aspect_ratio": None, "max_num_samples": None}
         return partner.model_copy(update={**{name: getattr(self, name) for name in own}, **silent, **free})
 
@@ -184,7 +195,16 @@ class TextSet(Entry):
         return self.cache_dir
 
 
-SETS: Mapping[str, type[Entry]] = MappingProxyType({"image": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet})
+def held_out_crop(style: str) -> str:
+    """Where parts of held-out images lie: what is measured must not change with the run's seed, which places random parts."""
+    return "center" if style == "random" else style
+
+
+SETS: Mapping[str, type[Entry]] = MappingProxyType(
+    {"image": ImageSet, "eval": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet}
+)
+OF_IMAGES = ("image", "eval")
+"""Types of sets that hold images with captions."""
 PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
 """Fields with a parser of their own."""
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+import trainer_engine.contract.dataloader.held_out as held_out
 import trainer_engine.contract.dataloader.reading as reading
 import trainer_engine.contract.dataloader.rules as rules
-from trainer_engine.contract.dataloader.fields import ImageSet, ReferenceSet, TextSet
+from trainer_engine.contract.dataloader.fields import OF_IMAGES, ImageSet, ReferenceSet, TextSet
 from trainer_engine.contract.dataloader.reading import Draft, Locate
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.options import REGISTRY, TrainingOptions
@@ -25,8 +26,16 @@ class Dataloader:
     """The datasets of a run."""
 
     image_sets: tuple[ImageSet, ...]
+    """Those that are trained on."""
     text_sets: tuple[TextSet, ...]
     reference_sets: tuple[ReferenceSet, ...] = ()
+    eval_sets: tuple[ImageSet, ...] = ()
+    """Those that are held out."""
+
+    @property
+    def sets_of_images(self) -> tuple[ImageSet, ...]:
+        """Trained on or held out."""
+        return (*self.image_sets, *self.eval_sets)
 
     @property
     def default_text_set(self) -> TextSet:
@@ -45,7 +54,7 @@ class Dataloader:
 
     def as_document(self) -> list[dict[str, Any]]:
         """The file with nothing left to defaults or placeholders; parsing it gives the same datasets in the same order."""
-        entries = sorted((*self.image_sets, *self.text_sets, *self.reference_sets), key=lambda entry: entry.position)
+        entries = sorted((*self.sets_of_images, *self.text_sets, *self.reference_sets), key=lambda entry: entry.position)
         return [entry.as_entry() for entry in entries]
 
 
@@ -103,17 +112,20 @@ def parse_dataloader(
     texts = [draft for draft in active if draft.kind == "text_embeds"]
     rules.one_default(texts)
     references = [draft for draft in active if draft.kind == "conditioning"]
-    rules.references_lead_somewhere(images, texts)
-    rules.references_have_partners(images, references)
-    rules.caches_are_apart([*images, *references], texts)
+    evals = [draft for draft in active if draft.kind == "eval"]
+    rules.references_lead_somewhere([*images, *evals], texts)
+    rules.references_have_partners([*images, *evals], references)
+    rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
     problems += [problem for draft in drafts for problem in draft.problems]
+    problems += held_out.problems(around.values, images, evals)
     if not images and not any({"type", "dataset_type"} & draft.told for draft in active):
         problems.append(_no_images(len(disabled)))
     found = Dataloader(
         tuple(ImageSet.model_validate({"position": draft.position, **draft.values}) for draft in images if not draft.told),
         tuple(TextSet.model_validate({"position": draft.position, **draft.values}) for draft in texts if not draft.told),
         tuple(ReferenceSet.model_validate({"position": draft.position, **draft.values}) for draft in references if not draft.told),
+        tuple(ImageSet.model_validate({"position": draft.position, **draft.values}) for draft in evals if not draft.told),
     )
     return _with_default(found, around, len(document), problems, texts)
 
@@ -154,7 +166,7 @@ def _read(draft: Draft, around: Surroundings) -> None:
     reading.read_names(draft)
     if draft.kind == "text_embeds":
         reading.read_values(draft, {"cache_dir": around.text_folder(), "write_batch_size": around.values["write_batch_size"]})
-    elif draft.kind == "image":
+    elif draft.kind in OF_IMAGES:
         inherited = {name: around.values[name] for name in INHERITED}
         reading.read_values(draft, {"cache_dir_vae": around.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, around.values["resolution_type"])
@@ -163,6 +175,8 @@ def _read(draft: Draft, around: Surroundings) -> None:
         reading.read_references(draft)
         for rule in rules.IMAGE_RULES:
             rule(draft)
+        if draft.kind == "eval":
+            held_out.settle(draft)
     elif draft.kind == "conditioning":
         inherited = {name: around.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
         reading.read_values(draft, {"cache_dir_vae": around.latents_folder(draft.id), **inherited})
@@ -183,7 +197,7 @@ def _with_default(
     """The dataloader with a text_embeds set made for it where the file has none."""
     if any(text.default for text in found.text_sets):
         return found, problems
-    ids = {entry.id for entry in (*found.image_sets, *found.reference_sets)}
+    ids = {entry.id for entry in (*found.sets_of_images, *found.reference_sets)}
     name = next(name for name in (AUTOMATIC_TEXT_SET, *(f"{AUTOMATIC_TEXT_SET}-{n}" for n in range(2, count + 3))) if name not in ids)
     made = TextSet(
         position=count, id=name, default=True, cache_dir=around.text_folder(), write_batch_size=around.values["write_batch_size"]
@@ -191,4 +205,4 @@ def _with_default(
     if not texts and not errors_in(problems):
         message = f"The file has no text_embeds set: captions are kept in {made.cache_dir}."
         problems.append(Problem.note(OPTION, "text_set_made", message))
-    return Dataloader(found.image_sets, (*found.text_sets, made), found.reference_sets), problems
+    return replace(found, text_sets=(*found.text_sets, made)), problems

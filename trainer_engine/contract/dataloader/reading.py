@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer_engine.contract.dataloader.fields import (
     KIND,
+    OF_IMAGES,
     PATHS,
     SETS,
     SWITCH,
@@ -44,7 +45,7 @@ class Draft:
     locate: Locate | None
     id: str = ""
     kind: str = ""
-    """``image``, ``conditioning`` or ``text_embeds``; empty where it is none of these."""
+    """``image``, ``eval``, ``conditioning`` or ``text_embeds``; empty where it is none of these."""
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
@@ -98,7 +99,7 @@ def is_disabled(draft: Draft) -> bool:
 def read_kind(draft: Draft) -> None:
     """Find out what the entry is; leaves ``kind`` empty where we have no use for it."""
     kind = _plain(draft, KIND, "dataset_type")
-    if kind == "image" and draft.raw.get("conditioning_type"):
+    if kind in OF_IMAGES and draft.raw.get("conditioning_type"):
         kind = "conditioning"
     storage = _plain(draft, specs("image")["type"], "type")
     draft.kind = kind if kind and storage else ""

@@ -21,6 +21,7 @@ from trainer_engine.contract.options.adapter import AdapterOptions
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.options.data import DataOptions
 from trainer_engine.contract.options.distributed import DistributedOptions
+from trainer_engine.contract.options.evaluation import EvaluationOptions
 from trainer_engine.contract.options.hooks import HooksOptions
 from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.contract.options.objective import ObjectiveOptions
@@ -51,6 +52,7 @@ class TrainingOptions(BaseModel):
     precision: PrecisionOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
+    evaluation: EvaluationOptions
     distributed: DistributedOptions
     reporting: ReportingOptions
     hooks: HooksOptions

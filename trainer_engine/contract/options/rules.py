@@ -11,6 +11,7 @@ from typing import Any
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
+from trainer_engine.contract.options.evaluation_rules import early_stop_has_evaluations, evaluations_fit_the_run
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
@@ -331,4 +332,6 @@ RULES: tuple[Rule, ...] = (
     quantised_weights_are_frozen,
     adapter_options_fit_together,
     objective_options_have_an_effect,
+    evaluations_fit_the_run,
+    early_stop_has_evaluations,
 )

@@ -38,11 +38,14 @@ class ValidationOptions(OptionGroup):
 
     num_eval_images: int = option(
         4,
-        "Sets with references: images of how many pairs are drawn, from the first on; each with validation_prompt and its own caption.",
+        "Images of each eval set that are evaluated on, from the first by name on; the captions of up to 10 of them are drawn at every "
+        "validation. Where sets have references: how many pairs are drawn, each with validation_prompt and its own caption.",
         ge=1,
-        le=100,
+        le=1000,
     )
-    eval_dataset_id: str | None = option(None, "Sets with references: take these pairs from this set of images alone.")
+    eval_dataset_id: str | None = option(
+        None, "Evaluate on this eval set alone. Without eval sets: the set of images whose pairs are drawn, where sets have references."
+    )
     validation_lycoris_strength: float = option(1.0, "How much of a LyCORIS adapter the images show; 1 is all of it.", ge=0)
 
     validation_preview: bool = option(

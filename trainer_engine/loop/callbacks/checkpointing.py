@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_engine.checkpoints import Content, prune, save_checkpoint, set_aside_later
-from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
+from trainer_engine.contract.best_checkpoint import best_of
+from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name, list_checkpoints
 from trainer_engine.contract.events import CheckpointEvent, Notification, StageKey
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.loop.callbacks.base import Callback
@@ -26,6 +27,8 @@ class Checkpointing(Callback):
     processes: Processes
     on_saved: Callable[[TrainState, CheckpointInfo], None]
     """Tells the other callbacks."""
+    before_saving: Callable[[TrainState], None] = lambda state: None
+    """Called on every process."""
     _saved_step: int = 0
 
     def before_training(self, state: TrainState) -> None:
@@ -52,6 +55,7 @@ class Checkpointing(Callback):
     def _save(self, state: TrainState) -> None:
         state.checkpoint_asked = False
         self._saved_step = state.step
+        self.before_saving(state)
         with state.timed("checkpoint"), self.processes.first_alone() as is_first:
             if is_first:
                 self._write(state)
@@ -72,4 +76,5 @@ class Checkpointing(Callback):
             )
         )
         self.on_saved(state, info)
-        prune(self.output_dir, self.options.checkpoints_total_limit, info.name)
+        best = best_of(list_checkpoints(self.output_dir))
+        prune(self.output_dir, self.options.checkpoints_total_limit, info.name, protected=[best.name] if best else [])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_engine.adapters.base import Trainable
+from trainer_engine.contract.best_checkpoint import best_of
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.events import StageKey, SummaryEvent
 from trainer_engine.ema import MovingAverage
@@ -51,7 +52,7 @@ class Finishing(Callback):
             self.stages.voice.tell(
                 SummaryEvent(
                     title=f"Training {word}",
-                    message=f"Training is {word} after {state.step} of {state.total_steps} steps.{in_words(state.memory)}",
+                    message=f"Training is {word} after {state.step} of {state.total_steps} steps.{_early(state)}{in_words(state.memory)}",
                     memory=state.memory,
                     steps=state.step,
                     seconds=round(time.monotonic() - state.began, 3),
@@ -66,4 +67,10 @@ class Finishing(Callback):
         paths = {name: self.output_dir / path for name, path in {IMAGES: IMAGES, **results}.items()}
         artefacts = {name: str(path) for name, path in paths.items() if path.exists()}
         newest = list_checkpoints(self.output_dir)
+        best = best_of(newest)
+        artefacts |= {"best_checkpoint": str(best.path)} if best else {}
         return artefacts | ({"checkpoint": str(newest[0].path)} if newest else {})
+
+
+def _early(state: TrainState) -> str:
+    return f" {state.ended_early}" if state.ended_early else ""

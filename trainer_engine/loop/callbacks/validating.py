@@ -22,7 +22,7 @@ from trainer_engine.pictures import attachments, write_picture
 from trainer_engine.previews import PreviewDecoder, is_shown, no_previews
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
-from trainer_engine.validation import Edit, SampledImage, ValidationImage, render, validation_prompts
+from trainer_engine.validation import Edit, SampledImage, ValidationImage, ValidationPrompt, render, validation_prompts
 
 BASE_MODEL = "base_model"
 FINISHED = "final"
@@ -42,6 +42,7 @@ class Validating(Callback):
     average: MovingAverage | None
     prompts: PromptCache
     edits: Sequence[Edit]
+    eval_prompts: Sequence[ValidationPrompt]
     stages: Stages
     processes: Processes
     requests: Requests
@@ -65,7 +66,7 @@ class Validating(Callback):
             self._draw(state, StageKey.FINAL_VALIDATION, FINISHED)
 
     def _draw(self, state: TrainState, key: StageKey, kind: str) -> None:
-        if not (validation_prompts(self.options) or self.edits):
+        if not (validation_prompts(self.options) or self.edits or self.eval_prompts):
             return
         with state.timed("validation"), self.processes.first_alone() as is_first:
             if is_first:
@@ -93,6 +94,7 @@ class Validating(Callback):
                     self.options,
                     state.step,
                     edits=self.edits,
+                    eval_prompts=self.eval_prompts,
                     label=label,
                     on_image=lambda image: self._announce(image, state, kind),
                     on_sampler_step=(lambda drawn: self._preview(decoder, drawn, state)) if decoder else None,

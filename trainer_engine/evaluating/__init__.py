@@ -1,0 +1,1 @@
+"""The loss on held-out images: measured, remembered, and what follows from it."""

@@ -1,0 +1,69 @@
+"""What evaluations on held-out images will take, before a run starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.report import DatasetReport
+
+PASSES_A_SAMPLE = 3
+"""A step's forward and backward pass over a sample, in forward passes."""
+COSTLY_SHARE = 0.25
+"""Of the run's time."""
+
+
+def understood_evaluation(options: TrainingOptions, report: DatasetReport, steps: int) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """(how often what is measured, what is to be said of it); None where nothing is."""
+    chosen = [found for found in report.eval_sets if options.validation.eval_dataset_id in (None, found.entry.id)]
+    images = sum(min(len(found.samples), options.validation.num_eval_images) for found in chosen)
+    if not images or options.evaluation.eval_loss_disable:
+        return None, []
+    points = options.evaluation.eval_timesteps
+    twice = options.run.use_ema and options.validation.ema_validation == "comparison"
+    passes = images * points * (2 if twice else 1)
+    in_steps = passes / (PASSES_A_SAMPLE * report.effective.samples)
+    count = len(_evaluated_steps(options, report, steps))
+    text = (
+        f"{images} images at {points} timesteps{', by the average too' if twice else ''}: {passes} forward passes, about as long as "
+        f"{in_steps:.2g} steps; {count} times in this run"
+    )
+    understood = {
+        "datasets": [found.entry.id for found in chosen],
+        "images": images,
+        "timesteps": points,
+        "forward_passes": passes,
+        "in_steps": round(in_steps, 3),
+        "evaluations": count,
+        "text": text,
+    }
+    return understood, list(_notes(options, report, steps, share=count * in_steps / (steps + count * in_steps), text=text))
+
+
+def _evaluated_steps(options: TrainingOptions, report: DatasetReport, steps: int) -> set[int]:
+    """Before the first step, at the intervals, and with every checkpoint."""
+    found = {0, steps}
+    for interval in (options.evaluation.eval_steps_interval, options.checkpointing.checkpoint_step_interval):
+        found.update(range(interval, steps + 1, interval) if interval else ())
+    for epochs in (options.evaluation.eval_epoch_interval, options.checkpointing.checkpoint_epoch_interval):
+        length = (epochs or 0) * max(1, report.steps_per_epoch)
+        found.update(math.ceil(number * length) for number in range(1, int(steps / max(1.0, length)) + 1) if length)
+    return found
+
+
+def _notes(options: TrainingOptions, report: DatasetReport, steps: int, *, share: float, text: str) -> Iterator[Problem]:
+    evaluation = options.evaluation
+    if not evaluation.eval_steps_interval and not evaluation.eval_epoch_interval:
+        message = "No interval of evaluations is set: held-out images are evaluated before the first step and at checkpoints alone."
+        yield Problem.note("eval_steps_interval", "no_interval", message, hint="set eval_steps_interval, or eval_epoch_interval")
+    length = (evaluation.eval_epoch_interval or 0) * max(1, report.steps_per_epoch)
+    if options.run.max_train_steps and length > steps:
+        message = f"eval_epoch_interval={evaluation.eval_epoch_interval:g} is {length:g} steps, and the run has {steps}."
+        yield Problem.note("eval_epoch_interval", "longer_than_run", message, got=evaluation.eval_epoch_interval)
+    if share > COSTLY_SHARE:
+        message = f"Evaluations take about {100 * share:.0f} % of the run's time: {text}."
+        hint = "evaluate less often, or lower num_eval_images or eval_timesteps"
+        yield Problem.note("eval_timesteps", "evaluations_take_long", message, got=evaluation.eval_timesteps, hint=hint)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.held_out import with_held_out
 from tests.helpers.served_runs import ENDLESS, ServedRuns, wait_until
 
 WITHOUT_GRADIENT = ".to_k.bias"
@@ -42,6 +45,23 @@ def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(runs: Served
     for job_id in (one, two):
         assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
     torch.testing.assert_close(losses(runs, two), losses(runs, one), rtol=1e-4, atol=1e-6)
+    runs.check_nothing_left(two)
+
+
+def test_two_ranks_share_the_held_out_images_and_measure_what_one_does(runs: ServedRuns) -> None:
+    runs.place.mkdir(parents=True, exist_ok=True)
+    datasets = runs.place / "with-held-out.json"
+    datasets.write_text(json.dumps(with_held_out(runs.place)))
+    options = {"data_backend_config": str(datasets), "max_train_steps": 4, "eval_steps_interval": 2, "eval_timesteps": 4}
+    one = runs.start("measured-by-one", train_batch_size=4, **options)
+    two = runs.start("measured-by-two", train_batch_size=2, num_processes=2, early_stop_patience=9, use_ema=False, **options)
+    told = {}
+    for job_id in (one, two):
+        assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
+        notes = [event["data"] for event in runs.events(job_id) if event["type"] == "notification"]
+        told[job_id] = [note["details"]["metrics"] for note in notes if note["code"] == "evaluation"]
+    assert told[one][0] == told[two][0] and len(told[one]) == len(told[two]) == 3
+    torch.testing.assert_close(list(told[two][-1].values()), list(told[one][-1].values()), rtol=1e-3, atol=1e-5)
     runs.check_nothing_left(two)
 
 

@@ -78,6 +78,10 @@ def test_options_without_a_held_out_set_are_told_to_have_no_effect() -> None:
     options = {"eval_steps_interval": 10, "eval_timesteps": 4}
     assert parse(IMAGES, HELD_OUT, **options)[1] == []
     assert parse(IMAGES, **options)[1] == [(name, "no_eval_set", Level.NOTE) for name in options]
+    of_pairs = {"num_eval_images": 2, "eval_dataset_id": "cats"}
+    assert parse(IMAGES, **of_pairs)[1] == [(name, "no_eval_set", Level.NOTE) for name in of_pairs]
+    references = {"id": "refs", "conditioning_type": "reference_strict", "instance_data_dir": "/refs"}
+    assert parse({**IMAGES, "conditioning_data": "refs"}, references, **of_pairs)[1] == []
 
 
 COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config": "/x.json", "output_dir": "/out"}

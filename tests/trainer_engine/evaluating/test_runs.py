@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests.helpers.held_out import with_held_out
 from tests.helpers.tiny_run import HereRun, train_here
+from trainer_engine.contract import commands
 from trainer_engine.contract.best_checkpoint import BEST_FILE, best_of
 from trainer_engine.contract.checkpoint_files import list_checkpoints
+from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, StageEvent, StageKey, SummaryEvent
+from trainer_engine.contract.run import RunFolder
+from trainer_engine.evaluating.measuring import evaluation_noise
+from trainer_engine.stopping import LOOK_AGAIN_SECONDS
 
 RUN: dict[str, Any] = {"max_train_steps": 6, "eval_timesteps": 4, "num_eval_images": 2}
 WITH = {"eval_steps_interval": 2}
@@ -126,6 +133,27 @@ def test_a_run_that_went_on_measures_and_ends_as_one_that_never_stopped(tmp_path
         assert rest.files() == whole.files()
 
 
+def test_a_stop_in_the_middle_of_an_evaluation_ends_the_run_there_and_it_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = RUN | WITH | {"datasets": with_held_out(tmp_path)}
+    whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
+    calls = iter(range(1, 1000))
+
+    def noise(*what: Any) -> Tensor:
+        if next(calls) == 19:  # the evaluations before were of 2 images at 4 timesteps each
+            commands.request(RunFolder(tmp_path / "run-here"), Command.STOP)
+            time.sleep(LOOK_AGAIN_SECONDS)
+        return evaluation_noise(*what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer_engine.evaluating.measuring.evaluation_noise", noise)
+        first = train_here(tmp_path, output_dir=str(tmp_path / "stopped"), **options)
+    assert (first.code, first.step, sorted(losses(first))) == (ExitCode.STOPPED, 4, [0, 2])
+    rest = train_here(tmp_path, output_dir=str(tmp_path / "stopped"), **options)
+    assert sorted(losses(rest)) == [4, 6] and rest.files() == whole.files()
+
+
 def test_changed_held_out_images_start_the_evaluations_anew(tmp_path: Path) -> None:
     options = RUN | WITH
     train_here(tmp_path, datasets=with_held_out(tmp_path), stop_after=4, **options)
@@ -191,6 +219,13 @@ def test_a_held_out_image_that_is_gone_costs_the_evaluation_and_not_the_run(tmp_
     told = run.heard.of(ErrorEvent)
     assert run.code is ExitCode.COMPLETED and {event.code for event in told} == {"evaluation_failed"}
     assert all("held-out/a.png" in event.message for event in told)
+
+
+def test_a_pointer_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "output" / BEST_FILE).mkdir(parents=True)
+    run = train_here(tmp_path, datasets=with_held_out(tmp_path), **(RUN | {"max_train_steps": 1}))
+    assert run.code is ExitCode.COMPLETED
+    assert {event.code for event in run.heard.of(ErrorEvent)} == {"best_checkpoint_not_written"}
 
 
 def test_copies_of_trained_images_are_told(tmp_path: Path) -> None:

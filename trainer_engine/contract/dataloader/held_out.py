@@ -15,6 +15,10 @@ OF_TRAINING = ("repeats", "probability")
 """Fields that say how often a set is trained on."""
 
 
+OF_PAIRS = ("num_eval_images", "eval_dataset_id")
+"""Options that choose the pairs to draw, too, where sets have references."""
+
+
 def settle(draft: Draft) -> None:
     """What a held-out set may not leave to chance, or has no use for."""
     draft.values["crop_style"] = held_out_crop(draft.values["crop_style"])
@@ -33,7 +37,8 @@ def problems(values: Mapping[str, Any], images: Sequence[Draft], evals: Sequence
     yield from _named_set_exists(values["eval_dataset_id"], images, evals)
     if evals:
         return
-    for name in EvaluationOptions.model_fields:
+    paired = any(draft.values.get("conditioning_data") for draft in images)
+    for name in (*EvaluationOptions.model_fields, *(() if paired else OF_PAIRS)):
         if values[name] != REGISTRY[name].default:
             message = f"There is no dataset of dataset_type eval: {name} has no effect."
             hint = "hold some images out in a set of their own, with dataset_type eval"

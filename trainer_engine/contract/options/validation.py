@@ -33,7 +33,7 @@ class ValidationOptions(OptionGroup):
     disable_benchmark: bool = option(False, "Do not draw with the base model before the first step.")
     num_validation_images: int = option(1, "Images for each prompt and size; their seeds count up.", ge=1, le=10)
     ema_validation: Literal["comparison", "ema_only", "none"] = option(
-        "comparison", "With use_ema: draw with the live weights and the average, with the average alone, or with the live weights alone."
+        "comparison", "With use_ema: draw and evaluate with the live weights and the average, the average alone, or the live weights alone."
     )
 
     num_eval_images: int = option(

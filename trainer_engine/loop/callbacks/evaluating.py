@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer_engine.contract.best_checkpoint import point_to_best
+from trainer_engine.contract.best_checkpoint import BEST_FILE, point_to_best
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey, StatusEvent
@@ -43,8 +43,10 @@ class Evaluating(Callback):
     requests: Requests
 
     def before_training(self, state: TrainState) -> None:
-        """Where a run stopped before an evaluation that was due, it is made up for."""
-        self._point()
+        """Where a run stopped before an evaluation that was due, it is made up for. Checkpoints may have been moved or removed since."""
+        with self.processes.first_alone() as is_first:
+            if is_first:
+                self._point()
         if self._is_due(state) and not state.should_stop:
             self._evaluate(state)
 
@@ -58,13 +60,16 @@ class Evaluating(Callback):
             self._evaluate(state)
 
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
-        point_to_best(Path(self.options.run.output_dir))
+        self._point()
 
     def _point(self) -> None:
-        """Checkpoints may have been moved or removed since."""
-        with self.processes.first_alone() as is_first:
-            if is_first and Path(self.options.run.output_dir).is_dir():
-                point_to_best(Path(self.options.run.output_dir))
+        """On the first process. Which checkpoint is the best one does not hang on the file that names it."""
+        try:
+            point_to_best(Path(self.options.run.output_dir))
+        except OSError as error:
+            message = f"{BEST_FILE} could not be written: {error}"
+            hint = "GET /api/training/checkpoints says which checkpoint is the best"
+            self.stages.voice.tell(ErrorEvent(code="best_checkpoint_not_written", message=message, hint=hint, severity=Severity.WARNING))
 
     def _is_due(self, state: TrainState) -> bool:
         steps, epochs = self.options.evaluation.eval_steps_interval, self.options.evaluation.eval_epoch_interval

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
-from trainer_engine.contract.events import ImageEvent
+from trainer_engine.contract.events import ImageEvent, Notification
 from trainer_engine.families.flux.card import CARD
 
 
@@ -130,6 +130,34 @@ def test_validation_draws_with_the_references_of_the_first_pairs(tmp_path: Path)
     assert len(final) == 4
     images = [Path(event.images[0].file).read_bytes() for event in final if event.images[0].file]
     assert len(set(images)) == 4
+
+
+def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of_trained_ones(tmp_path: Path) -> None:
+    datasets = pairs(tmp_path, "reference_loose", "reference_strict")
+    paint(tmp_path / "held-out", shade=120, size=(80, 112), count=2)
+    for number in range(2):
+        (tmp_path / f"held-out/{number}.txt").write_text(f"unseen {number}")
+        paint(tmp_path / f"held-out-refs-{number}", shade=60 + number, size=(80, 112), count=2)
+        folder, cache = str(tmp_path / f"held-out-refs-{number}"), str(tmp_path / f"cache/held-out-refs-{number}")
+        entry = {"id": f"held-out-refs-{number}", "conditioning_type": "reference_loose", "crop": True, "cache_dir_vae": cache}
+        datasets.append({**entry, "instance_data_dir": folder})
+    shared = {"dataset_type": "eval", "instance_data_dir": str(tmp_path / "held-out"), "caption_strategy": "textfile", "crop": True}
+    references = ["held-out-refs-0", "held-out-refs-1"]
+    datasets.append({"id": "held-out", "conditioning_data": references, "cache_dir_vae": str(tmp_path / "cache/held-out"), **shared})
+
+    def losses(name: str, **options: Any) -> list[float]:
+        run = kontext(tmp_path, datasets, output_dir=str(tmp_path / name), eval_timesteps=4, max_train_steps=1, **options)
+        told = [event.details["loss"] for event in run.heard.of(Notification) if event.code == "evaluation"]
+        assert len(told) == 2 and all(told)
+        drawn = [event.prompt for event in run.heard.of(ImageEvent) if event.validation_type == "final"]
+        assert drawn == (["unseen 0", "unseen 1"] if options.get("validation_disable") is False else [])
+        return told
+
+    drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
+    together = losses("together", conditioning_multidataset_sampling="combined", **drawing)
+    other_seed = losses("other-seed", conditioning_multidataset_sampling="combined", seed=99)
+    in_turn = losses("in-turn", conditioning_multidataset_sampling="random")
+    assert together[0] == other_seed[0] != in_turn[0]
 
 
 def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import PurePath
 
 from trainer_engine.batches.sampler import Item
@@ -13,7 +14,7 @@ from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.sources.local import printable
-from trainer_engine.validation import ValidationPrompt
+from trainer_engine.validation import PROMPT, UNCONDITIONAL, ValidationPrompt
 
 MOST_DRAWN = 10
 """Captions of a set: a loss wants many images, and each drawn one takes as long as many losses."""
@@ -36,8 +37,8 @@ def lent_prompts(sets: Sequence[SetReport], options: TrainingOptions) -> tuple[V
     for found in sets:
         for sample in [] if found.entry.conditioning_data else found.samples[:MOST_DRAWN]:
             name = re.sub(r"[^\w.-]+", "_", printable(PurePath(sample.name).stem))[:LONGEST_NAME]
-            alike = sum(known == name or known.startswith(f"{name}-") for known in prompts)
-            shortname = f"{name}-{alike + 1}" if name in prompts else name
+            taken = {UNCONDITIONAL, PROMPT, *prompts}
+            shortname = next(one for one in chain([name], (f"{name}-{number}" for number in count(2))) if one not in taken)
             prompts[shortname] = ValidationPrompt(shortname, sample.captions[0])
     return tuple(prompts.values())
 

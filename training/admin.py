@@ -15,10 +15,11 @@ from django.utils.safestring import SafeString
 
 from environments.admin_actions import ObjectAction, add_object_action
 from environments.models import Environment
-from training import services
+from training import admin_run, services
 from training.models import Checkpoint, Event, Job
 
 SHOWN_EVENTS = 50
+TIMES = ("started_at", "stop_requested_at", "finished_at")
 if TYPE_CHECKING:
     JobAdminBase = admin.ModelAdmin[Job]
     CheckpointInlineBase = admin.TabularInline[Checkpoint, Job]
@@ -55,6 +56,8 @@ class CheckpointInline(ReadOnly, CheckpointInlineBase):
     model = Checkpoint
     fields = ("name", "step", "is_final", "size_bytes", "created_at")
     extra = 0
+    classes = ("collapse",)
+    verbose_name_plural = "All checkpoints that were announced"
 
 
 @admin.register(Job)
@@ -67,18 +70,12 @@ class JobAdmin(ReadOnly, JobAdminBase):
     actions = ("stop", "cancel")
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
-    readonly_fields = ("step", "log", "latest_events")
+    readonly_fields = ("progress_bar", "curves", "grid", "newest_checkpoints", "step", "log", "latest_events")
     fieldsets = (
-        (
-            None,
-            {
-                "fields": (
-                    *("id", "environment", "status", "step", "message", "hint", "error_code"),
-                    *("checkpoint", "output_dir", "log", "created_at"),
-                )
-            },
-        ),
-        ("Times and process", {"fields": ("started_at", "stop_requested_at", "finished_at", "engine_pid", "run_dir")}),
+        (None, {"fields": ("environment", "status", "progress_bar", "message", "hint", "error_code", "log")}),
+        ("Pictures", {"fields": ("curves", "grid")}),
+        ("Results", {"fields": ("newest_checkpoints", "output_dir")}),
+        ("Times and process", {"fields": ("id", "created_at", *TIMES, "engine_pid", "run_dir")}),
         ("What was asked for", {"fields": ("options", "datasets", "plan"), "classes": ("collapse",)}),
         ("Events, newest first", {"fields": ("latest_events",)}),
     )
@@ -94,6 +91,22 @@ class JobAdmin(ReadOnly, JobAdminBase):
             return "–"
         loss = latest.get("loss")
         return f"{latest.get('step')} of {latest.get('total_steps')}" + (f", loss {loss:.4g}" if isinstance(loss, float) else "")
+
+    @admin.display(description="Progress")
+    def progress_bar(self, job: Job) -> str:
+        return admin_run.progress(job)
+
+    @admin.display(description="Loss and learning rate")
+    def curves(self, job: Job) -> SafeString:
+        return admin_run.curves(job)
+
+    @admin.display(description="Validation images")
+    def grid(self, job: Job) -> SafeString:
+        return admin_run.grid(job)
+
+    @admin.display(description="Newest checkpoints")
+    def newest_checkpoints(self, job: Job) -> str:
+        return admin_run.newest_checkpoints(job)
 
     @admin.display(description="Log")
     def log(self, job: Job) -> SafeString:

@@ -73,9 +73,10 @@ def described(
     request: Any = None,
     parameters: list[OpenApiParameter] | None = None,
     refused: Any = None,
+    media_type: str = "application/json",
 ) -> Callable[[F], F]:
     """Tag, summary, answer and refusals of one call."""
-    responses: dict[Any, Any] = {(200, "application/json"): answer}
+    responses: dict[Any, Any] = {(200, media_type): answer}
     if html:
         responses[(200, "text/html")] = HTML
     for code in (403, *errors):

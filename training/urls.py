@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import re_path
 
-from training import read_views, views
+from training import pictures, read_views, views
 from training.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks
 
@@ -26,6 +26,8 @@ urlpatterns = [
     re_path(rf"^/jobs/{JOB}/?$", read_views.JobDetail.as_view(), name="training-job"),
     re_path(rf"^/jobs/{JOB}/log/?$", read_views.JobLog.as_view(), name="training-job-log"),
     re_path(rf"^/jobs/{JOB}/media/(?P<index>[0-9]+)/(?P<place>[0-9]+)/?$", read_views.JobMedia.as_view(), name="training-job-media"),
+    re_path(rf"^/jobs/{JOB}/grid\.png/?$", pictures.JobGrid.as_view(), name="training-job-grid"),
+    re_path(rf"^/jobs/{JOB}/curves\.svg/?$", pictures.JobCurves.as_view(), name="training-job-curves"),
     re_path(rf"^/jobs/{JOB}/webhooks/?$", JobWebhooks.as_view(), name="training-job-webhooks"),
     re_path(r"^/queue/?$", read_views.Queue.as_view(), name="training-queue"),
 ]

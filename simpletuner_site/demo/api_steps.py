@@ -89,6 +89,14 @@ def finished_job(client: httpx.Client) -> dict[str, Any]:
     return status
 
 
+def picture(client: httpx.Client, job_id: str, name: str) -> bytes:
+    """``grid.png`` or ``curves.svg`` of a job."""
+    response = client.get(f"/api/training/jobs/{job_id}/{name}")
+    if not response.is_success:
+        answered(response)
+    return response.content
+
+
 def list_checkpoints(client: httpx.Client) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = answered(client.post("/api/training/checkpoints"))["checkpoints"]
     return found

@@ -44,8 +44,14 @@ class Place:
         return self.root / "caches"
 
     @property
-    def sheet(self) -> Path:
-        return self.root / "validation.png"
+    def grid(self) -> Path:
+        """Every validation image in one picture."""
+        return self.root / "grid.png"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and learning rate."""
+        return self.root / "curves.svg"
 
     @property
     def server_log(self) -> Path:

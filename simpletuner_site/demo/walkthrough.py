@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 from rich.console import Console
@@ -20,7 +19,6 @@ from simpletuner_site.demo.pictures import draw_pictures
 from simpletuner_site.demo.place import REPOSITORY, Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
 from simpletuner_site.run_screen import RunScreen
-from trainer_engine.contact_sheet import find_images, write_contact_sheet
 
 MADE_BY_DEMO = "made-by-demo"
 
@@ -47,8 +45,8 @@ def run(folder: Path, *, keep: bool = False) -> int:
         prepare(console, place)
         with running_server(place, keep=keep) as (client, server_pid):
             console.print(f"[green]✓[/] The server answers on {client.base_url}", highlight=False)
-            walk(console, client, place)
-            show_results(console, client, place)
+            job_id = walk(console, client, place)
+            show_results(console, client, place, job_id)
             say_goodbye(console, place, server_pid if keep else None)
     except (NotOurFolder, ModelNotMade, ServerFailed, StepFailed, httpx.HTTPError) as error:
         console.print(f"[red]✗[/] {error}", highlight=False, markup=True)
@@ -77,8 +75,8 @@ def prepare(console: Console, place: Place) -> None:
     place.home.mkdir()
 
 
-def walk(console: Console, client: httpx.Client, place: Place) -> None:
-    """The tutorial's steps 1 to 7."""
+def walk(console: Console, client: httpx.Client, place: Place) -> str:
+    """The tutorial's steps 1 to 7; the job's id."""
     with stage(console, "1. Create the environment"):
         api_steps.create_environment(client)
     with stage(console, "2. Describe the dataset"):
@@ -98,36 +96,21 @@ def walk(console: Console, client: httpx.Client, place: Place) -> None:
     status = api_steps.finished_job(client)
     if status["status"] != "completed":
         raise StepFailed(f"The run ended as {status['status']}: {status['job_info']}\nServer's log: {place.server_log}")
+    return job_id
 
 
-def every_event(client: httpx.Client) -> Iterator[dict[str, Any]]:
-    """The run's events by polling, page after page: they are still there after it has ended."""
-    index = 0
-    while True:
-        page = api_steps.answered(client.get("/api/training/events", params={"since_index": index}))
-        if not page["events"]:
-            return
-        yield from page["events"]
-        index = page["next_index"]
-
-
-def prompts_of(events: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Short name -> prompt, as the image events tell: the title ends with the name, the body is the prompt."""
-    images = (event for event in events if event["type"] == "validation.image")
-    return {event["title"].rpartition(": ")[2]: event["body"] for event in images}
-
-
-def show_results(console: Console, client: httpx.Client, place: Place) -> None:
+def show_results(console: Console, client: httpx.Client, place: Place, job_id: str) -> None:
     """Where everything is."""
-    with stage(console, "Put the validation images on one sheet"):
-        images = find_images(place.output / "validation_images", prompts_of(every_event(client)))
-        write_contact_sheet(place.sheet, images, title="A small PixArt Sigma learns", subtitle="from 36 pictures, on this machine")
+    with stage(console, "Fetch the picture of the run"):
+        for path in (place.grid, place.curves):
+            path.write_bytes(api_steps.picture(client, job_id, path.name))
     newest = api_steps.list_checkpoints(client)[0]
     verdict = "its hashes verify" if api_steps.verify_checkpoint(client, newest["name"]) else "[red]its hashes do not verify[/]"
     lines = {
         "checkpoint": f"{newest['path']}  [dim]({verdict})[/]",
         "pipeline": f"{place.output / 'pipeline'}  [dim](diffusers loads it)[/]",
-        "images": f"{place.sheet}  [dim](single ones: {place.output / 'validation_images'})[/]",
+        "images": f"{place.grid}  [dim](single ones: {place.output / 'validation_images'})[/]",
+        "curves": f"{place.curves}  [dim](loss and learning rate)[/]",
         "docs": f"{client.base_url}/docs  [dim](while the server runs)[/]",
     }
     console.print()

@@ -21,7 +21,7 @@ from simpletuner_site.demo.configuration import datasets, hyperparameters
 from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, draw_pictures
 from simpletuner_site.demo.place import Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
-from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, prompts_of, run, stage
+from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, run, stage
 from tests.helpers.live_server import REPOSITORY
 from trainer_engine.contract.dataloader import parse_dataloader
 from trainer_engine.contract.options import check_options
@@ -62,7 +62,7 @@ def test_what_the_demo_trains_is_valid(tmp_path: Path) -> None:
 
 def test_everything_lies_in_one_folder(tmp_path: Path) -> None:
     place = Place(tmp_path / "demo")
-    paths = [place.home, place.pictures, place.model, place.hub, place.output, place.caches, place.sheet, place.server_log]
+    paths = [place.home, place.pictures, place.model, place.hub, place.output, place.caches, place.grid, place.curves, place.server_log]
     assert all(path.is_relative_to(place.root) for path in paths)
     written = json.dumps([datasets(place), hyperparameters(place)])
     assert written.count(str(tmp_path)) == written.count(str(place.root))
@@ -92,14 +92,6 @@ def test_a_refusal_of_the_server_is_shown_with_its_problems() -> None:
     with pytest.raises(StepFailed, match="502"):
         answered(httpx.Response(502, text="bad gateway", request=request))
     assert answered(httpx.Response(200, json={"a": 1}, request=request)) == {"a": 1}
-
-
-def test_prompts_are_known_by_the_short_names_of_image_events() -> None:
-    images = [
-        {"type": "validation.image", "title": "Validation (step 5/20): night bench", "body": "a bench at night"},
-        {"type": "notification"},
-    ]
-    assert prompts_of(images) == {"night bench": "a bench at night"}
 
 
 def test_a_stage_that_fails_is_not_ticked_off() -> None:
@@ -143,7 +135,8 @@ def test_the_demo_trains_and_leaves_no_process(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     place = Place(tmp_path / "demo")
-    assert Image.open(place.sheet).width > 300
+    assert Image.open(place.grid).width > 300
+    assert b"<title" in place.curves.read_bytes()
     assert (place.output / "pipeline/model_index.json").is_file()
     for what in ("checkpoint", "pipeline", "images", "docs"):
         assert what in done.stdout

@@ -7,6 +7,8 @@
 ``media/``            images that events name
 ``train.log``         stdout and stderr, for people; never parsed
 ``exit.json``         how it ended, written last
+``grid.png``          every validation image, made anew from time to time by ``trainer_engine.portrait``
+``curves.svg``        loss and learning rate, made with it
 ====================  ==========================================================================================
 """
 
@@ -52,6 +54,14 @@ class RunFolder:
     @property
     def exit_file(self) -> Path:
         return self.path / "exit.json"
+
+    @property
+    def grid(self) -> Path:
+        return self.path / "grid.png"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.svg"
 
     def create(self) -> RunFolder:
         """Make the folder and its parts; harmless when they exist."""

@@ -32,6 +32,7 @@ from trainer_engine.loop.callbacks.evaluating import Evaluating
 from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.callbacks.finite import FiniteWatch
 from trainer_engine.loop.callbacks.memory import MemoryWatch
+from trainer_engine.loop.callbacks.portraying import Portraying
 from trainer_engine.loop.callbacks.progress import Progress
 from trainer_engine.loop.callbacks.validating import Validating
 from trainer_engine.loop.datasets import Preparation, Prepared
@@ -46,6 +47,7 @@ from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optimizers import build_optimizer, evaluating, note_on_precision, start_training
+from trainer_engine.portrait.painter import Painter
 from trainer_engine.processes import Processes
 from trainer_engine.resuming import SavedRun
 from trainer_engine.stopping import Requests
@@ -65,6 +67,8 @@ class Surroundings:
     resident_at_start: int = 0
     """Bytes of the process before anything of the run was loaded."""
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
+    painter: Painter | None = None
+    """Who draws the picture of the run; None where nobody does."""
 
 
 def assemble(around: Surroundings) -> Trainer:
@@ -196,6 +200,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
             around.requests,
             around.media,
         ),
+        *([Portraying(around.painter)] if around.painter is not None else []),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
     ]
     together = Callbacks(callbacks)

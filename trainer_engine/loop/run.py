@@ -10,6 +10,7 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.run import RunFolder
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
 from trainer_engine.loop.assemble import Surroundings, assemble
@@ -17,6 +18,7 @@ from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.restoring import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.trainer import Trainer
+from trainer_engine.portrait.painter import painted
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
 from trainer_engine.trackers.voice import tracked
@@ -34,7 +36,7 @@ def train(
     memory_estimate: Mapping[str, int] = NOTHING,
 ) -> tuple[ExitCode, int]:
     """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show.
+    the folder for images that only events show, in the run's folder.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -42,9 +44,12 @@ def train(
     processes = Processes(environment)
     requests.raise_if_stopped()
     try:
-        with tracked(voice, options, environment) as heard:
-            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate))
-            return _fit(trainer, options, heard, requests)
+        with (
+            tracked(voice, options, environment) as heard,
+            painted(RunFolder(media.parent), heard, is_first=environment.is_first) as painter,
+        ):
+            around = Surroundings(options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate, painter)
+            return _fit(assemble(around), options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.told_runs import ToldRun
+from trainer_engine.portrait.story import read_story
+
+
+def test_steps_losses_rates_and_checkpoints_are_read_in_their_order(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.step(1, 0.5, rate=1e-5)
+    run.step(2, None, rate=2e-5)
+    run.step(3, math.inf)
+    run.checkpoint(3)
+    story = read_story(run.folder.journal)
+    assert story.steps.tolist() == [1, 2, 3] and story.total_steps == 100
+    assert story.losses[0] == 0.5 and math.isnan(story.losses[1]) and math.isnan(story.losses[2])
+    assert story.learning_rates.tolist() == [1e-5, 2e-5, 1e-4]
+    assert story.checkpoints == [3]
+
+
+def test_a_line_of_another_shape_is_read_all_the_same(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.step(1)
+    line = json.loads(run.folder.journal.read_text())
+    line["data"] = {"loss": 0.25, "step": 2, "learning_rate": None, "more": {}, "total_steps": 9}
+    with run.folder.journal.open("a") as journal:
+        journal.write(json.dumps(line, separators=(",", ":")) + "\n")
+    story = read_story(run.folder.journal)
+    assert story.steps.tolist() == [1, 2] and story.losses[1] == 0.25 and math.isnan(story.learning_rates[1])
+
+
+def test_evaluation_losses_are_found_among_the_metrics(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.step(1, metrics={"grad": 1.0})
+    run.step(2, metrics={"eval_loss/held-out": 0.75, "evaluated": 3.0})
+    assert read_story(run.folder.journal).evaluations == {"eval_loss/held-out": [(2, 0.75)]}
+
+
+def test_previews_are_passed_over_and_prompts_come_from_the_event(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.image(0, "red", kind="base_model")
+    run.image(4, "red", kind="intermediary")
+    run.image(4, "red", name="validation_ema", prompt="a red boat", size=(64, 32))
+    base, trained = read_story(run.folder.journal).drawn
+    assert (base.step, base.is_base, base.name, base.prompt, base.size) == (0, True, "validation", "a white boat", (64, 64))
+    assert (trained.step, trained.is_base, trained.name, trained.prompt, trained.size) == (
+        4,
+        False,
+        "validation_ema",
+        "a red boat",
+        (64, 32),
+    )
+    assert trained.file.is_file()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"not json\n", b'{"seq":9,"type":"validation.image",\n', b'{"seq":9,"type":"training.progress","data":{"step":2']
+)
+def test_damaged_lines_and_half_a_line_are_passed_over(tmp_path: Path, damage: bytes) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.step(1)
+    with run.folder.journal.open("ab") as journal:
+        journal.write(damage)
+    story = read_story(run.folder.journal)
+    assert story.steps.tolist() == [1] and story.drawn == []

@@ -1,0 +1,95 @@
+"""The grid and the curves of a run, as files at an address and in the admin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.test import Client
+
+from tests.helpers.jobs import make_job
+from training.models import Checkpoint, Job, Status
+
+pytestmark = pytest.mark.django_db
+KINDS = {"grid.png": "image/png", "curves.svg": "image/svg+xml"}
+
+
+def put(job: Job, name: str, content: bytes = b"picture") -> Path:
+    path = job.folder.create().path / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_is_served_as_what_it_is_and_can_do_nothing(home: Path, client: Client, tmp_path: Path, name: str) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    put(job, name)
+    answer = client.get(f"/api/training/jobs/{job.pk}/{name}")
+    assert (answer.status_code, answer.content, answer["Content-Type"]) == (200, b"picture", KINDS[name])
+    assert answer["X-Content-Type-Options"] == "nosniff" and answer["Cache-Control"] == "no-cache"
+    assert answer["Content-Security-Policy"].startswith("default-src 'none'") and "script-src" not in answer["Content-Security-Policy"]
+    assert client.head(f"/api/training/jobs/{job.pk}/{name}").status_code == 200
+
+
+def test_a_client_that_has_the_picture_is_sent_it_again_once_it_is_new(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    put(job, "grid.png")
+    address = f"/api/training/jobs/{job.pk}/grid.png"
+    first = client.get(address)
+    for known in ({"HTTP_IF_NONE_MATCH": first["ETag"]}, {"HTTP_IF_MODIFIED_SINCE": first["Last-Modified"]}):
+        again = client.get(address, **known)
+        assert (again.status_code, again.content) == (304, b"")
+    put(job, "grid.png", b"another")
+    assert client.get(address, HTTP_IF_NONE_MATCH=first["ETag"]).content == b"another"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_before_there_is_a_picture_the_answer_says_when(home: Path, client: Client, tmp_path: Path, name: str) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    answer = client.get(f"/api/training/jobs/{job.pk}/{name}")
+    assert answer.status_code == 404 and answer["Content-Type"] == "application/json"
+    assert f"no {name} of this job yet" in answer.json()["detail"]
+
+
+def test_an_old_run_without_a_picture_is_told_with_the_command_that_draws_it(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path / "with space", Status.COMPLETED)
+    detail = client.get(f"/api/training/jobs/{job.pk}/grid.png").json()["detail"]
+    assert f"python -m trainer_engine.portrait '{job.run_dir}'" in detail
+
+
+def test_a_job_that_is_not_there_is_not_found(home: Path, client: Client) -> None:
+    answer = client.get("/api/training/jobs/nothing/curves.svg")
+    assert answer.status_code == 404 and "not found" in answer.json()["detail"]
+
+
+def test_the_schema_says_what_is_sent(home: Path, client: Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for name, kind in KINDS.items():
+        answers = next(calls["get"] for path, calls in paths.items() if path.rstrip("/").endswith(f"/{name}"))["responses"]
+        assert list(answers["200"]["content"]) == [kind] and "404" in answers
+
+
+def test_the_admin_shows_progress_checkpoints_and_both_pictures(home: Path, client: Client, tmp_path: Path) -> None:
+    progress = {"step": 30, "total_steps": 120, "loss": 0.25, "learning_rate": 1e-4, "eta_seconds": 3725.0}
+    job = make_job(tmp_path, Status.RUNNING, progress=progress)
+    for name in KINDS:
+        put(job, name)
+    for step in range(10, 80, 10):
+        Checkpoint.objects.create(job=job, name=f"checkpoint-{step}", path=str(tmp_path / f"{step}"), step=step, size_bytes=3 << 20)
+    (tmp_path / "70").mkdir()
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    for name in KINDS:
+        assert f'src="/api/training/jobs/{job.pk}/{name}"' in page
+    assert '<progress class="run-progress" max="100" value="25.0">' in page
+    assert "step 30 of 120 · 25.0 % · loss 0.25 · learning rate 0.0001 · 1:02:05 left" in page
+    newest = page[page.index('<table class="run-checkpoints') :].split("</table>")[0]
+    assert newest.count("<tr>") == 6 and newest.index("checkpoint-70") < newest.index("checkpoint-30")
+    assert "checkpoint-20" not in newest and newest.count("deleted since") == 4 and "3.0" in newest
+
+
+def test_the_admin_says_how_the_pictures_of_an_old_run_are_drawn(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.COMPLETED)
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert "<img" not in page and page.count(f"trainer_engine.portrait {job.run_dir}") == 2
+    waiting = make_job(tmp_path)
+    assert "once a step was taken" in client.get(f"/admin/training/job/{waiting.pk}/change/").content.decode()

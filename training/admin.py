@@ -70,7 +70,7 @@ class JobAdmin(ReadOnly, JobAdminBase):
     actions = ("stop", "cancel")
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
-    readonly_fields = ("progress_bar", "curves", "grid", "newest_checkpoints", "step", "log", "latest_events")
+    readonly_fields = ("progress_bar", "curves", "grid", "newest_checkpoints", "log", "latest_events")
     fieldsets = (
         (None, {"fields": ("environment", "status", "progress_bar", "message", "hint", "error_code", "log")}),
         ("Pictures", {"fields": ("curves", "grid")}),

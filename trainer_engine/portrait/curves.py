@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from trainer_engine.portrait.story import Story
 from trainer_engine.portrait.thinning import Numbers, in_order, smoothed, thinned, window_of
@@ -81,6 +81,9 @@ def _draw_losses(axes: Axes, story: Story, series: Series) -> None:
     finite = series.losses[np.isfinite(series.losses)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > LOG_FROM_RATIO:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     _mark(axes, _validations(story), at=1.0, marker="v", colour=RATE, label="validation")
     _mark(axes, np.array(sorted(set(story.checkpoints)), dtype=np.float64), at=0.0, marker="^", colour=MARK, label="checkpoint")
     _mark(axes, series.steps[~np.isfinite(series.losses)], at=0.06, marker="x", colour=WRONG, label="loss not finite")

@@ -60,6 +60,14 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert drawn(run) == drawn(run)
 
 
+def test_losses_of_many_sizes_stand_on_a_logarithmic_scale_with_plain_numbers(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    for step, loss in enumerate((2.0, 0.2, 0.02), start=1):
+        run.step(step, loss)
+    told = texts(drawn(run))
+    assert all(f"| {number} |" in told for number in ("0.05", "0.1", "0.5", "1")) and "$" not in told
+
+
 @pytest.mark.parametrize("losses", [[None, None], [0.0, 0.0], [1e-9, 1e6], [-1.0, 1.0]])
 def test_strange_losses_are_drawn(tmp_path: Path, losses: list[float | None]) -> None:
     run = ToldRun(tmp_path / "run")

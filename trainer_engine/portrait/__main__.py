@@ -53,33 +53,32 @@ def main(arguments: list[str] | None = None) -> int:
 def draw(folder: RunFolder) -> list[Path]:
     """Write the pictures that there is something for. Raises OSError where the journal cannot be read or the disk takes nothing."""
     story = read_story(folder.journal)
-    heading, written = describe(folder), []
+    (name, model), written = describe(folder), []
     if story.steps:
         from trainer_engine.portrait.curves import draw_curves
 
-        write_atomically(folder.curves, draw_curves(story, heading))
+        write_atomically(folder.curves, draw_curves(story, name, model))
         written.append(folder.curves)
     if story.drawn:
         from trainer_engine.portrait.sheet import draw_sheet
         from trainer_engine.portrait.table import tabulate
 
         table = tabulate(story.drawn)
-        subtitle = ", ".join(part for part in (_progress_in_words(story), table.left_out) if part)
-        write_atomically(folder.grid, draw_sheet(table, title=heading, subtitle=subtitle))
+        subtitle = " · ".join(part for part in (model, _progress_in_words(story), table.left_out) if part)
+        write_atomically(folder.grid, draw_sheet(table, title=name, subtitle=subtitle))
         written.append(folder.grid)
     return written
 
 
-def describe(folder: RunFolder) -> str:
-    """The environment and the model of a run in a few words."""
+def describe(folder: RunFolder) -> tuple[str, str]:
+    """(name, model) of a run in a few words: its environment, and what it trains."""
+    unnamed = f"Run {folder.path.name}"
     try:
         job = JobSpec.read(folder)
     except (OSError, ValidationError):
-        return f"Run {folder.path.name}"
-    what = [job.environment, *(job.options.get(name) for name in ("model_family", "model_flavour", "model_type", "lora_type"))]
-    if job.options.get("model_type") != "lora":
-        what = what[:-1]
-    return " · ".join(str(part) for part in what if part) or f"Run {folder.path.name}"
+        return unnamed, ""
+    names = ["model_family", "model_flavour", "model_type"] + (["lora_type"] if job.options.get("model_type") == "lora" else [])
+    return job.environment or unnamed, " · ".join(str(job.options[name]) for name in names if job.options.get(name))
 
 
 def _progress_in_words(story: Story) -> str:

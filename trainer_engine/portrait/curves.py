@@ -53,19 +53,20 @@ class Series:
         return cls(steps, losses, smoothed(losses, window_of(len(losses))), rates)
 
 
-def draw_curves(story: Story, heading: str) -> bytes:
-    """The figure as SVG. ValueError where no step was taken."""
+def draw_curves(story: Story, name: str, model: str = "") -> bytes:
+    """The figure as SVG; ``name`` and ``model`` say of what. ValueError where no step was taken."""
     if not story.steps:
         raise ValueError("curves need a step")
     series, buffer = Series.of(story), io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        figure.suptitle(f"{heading}\n{_steps_in_words(story, series)}", x=0.01, ha="left", fontsize=12, color="#22252b")
+        about = " · ".join(part for part in (model, _steps_in_words(story, series)) if part)
+        figure.suptitle(f"{name}\n{about}", x=0.01, ha="left", fontsize=12, color="#22252b")
         _draw_losses(upper, story, series)
         _draw_rate(lower, series)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _accessible(buffer.getvalue(), f"Loss and learning rate: {heading}", in_words(story, series)).encode()
+    return _accessible(buffer.getvalue(), f"Loss and learning rate: {name}", in_words(story, series)).encode()
 
 
 def _draw_losses(axes: Axes, story: Story, series: Series) -> None:

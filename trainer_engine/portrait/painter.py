@@ -87,7 +87,11 @@ class Painter:
     def _bury(self) -> None:
         """Note how the process ended, if it has, and how long it worked: only the system knows that, whenever we come to ask."""
         assert self._process is not None
-        pid, status, used = os.wait4(self._process.pid, os.WNOHANG)
+        try:
+            pid, status, used = os.wait4(self._process.pid, os.WNOHANG)
+        except ChildProcessError:  # some library waits for every child; the picture is drawn, and how long it took nobody knows
+            self._process, self._rest_until = None, time.monotonic() + LONGEST_REST_SECONDS
+            return
         if not pid:
             return
         self._process.returncode = os.waitstatus_to_exitcode(status)

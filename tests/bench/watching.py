@@ -23,10 +23,10 @@ from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.tiny_models.preview_decoder import build_preview_decoder
 
 SECTION = "watching"
-SUBSCRIBERS, ROUNDS, SECONDS_A_ROUND = 200, 5, 12.0
+SUBSCRIBERS, ROUNDS, SECONDS_A_ROUND = 200, 4, 12.0
 WARM_UP = 8
 """Steps at the beginning of a run that are not counted."""
-WEBHOOK_PAIRS, WEBHOOK_STEPS = 3, 48
+WEBHOOK_PAIRS, WEBHOOK_STEPS = 2, 40
 PREVIEW_PAIRS, BETWEEN_VALIDATIONS, VALIDATIONS = 2, 5, 12
 SMALL_MODEL: dict[str, Any] = {
     "resolution": 128,

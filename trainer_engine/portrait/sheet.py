@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -30,6 +31,21 @@ class Fonts:
     small: Font
     large: Font
 
+    @classmethod
+    def for_texts(cls, texts: Iterable[str]) -> Fonts:
+        """Pillow's own knows Latin letters alone; the one that comes with matplotlib also Greek, Cyrillic, Arabic and more."""
+        is_latin = all(ord(letter) < 0x180 or letter in "…–—‘’“”" for text in texts for letter in text)
+        file = None if is_latin else _wider_font()
+        return cls(*(ImageFont.truetype(file, size) if file else ImageFont.load_default(size) for size in (13, 12, 22)))
+
+
+def _wider_font() -> Path | None:
+    """Found without loading matplotlib."""
+    spec = find_spec("matplotlib")
+    places = spec.submodule_search_locations if spec else None
+    file = Path(places[0], "mpl-data/fonts/ttf/DejaVuSans.ttf") if places else None
+    return file if file and file.is_file() else None
+
 
 def draw_sheet(table: ImageTable, *, title: str = "", subtitle: str = "") -> bytes:
     """The sheet as a PNG. An image that cannot be read is an empty tile. ValueError without images."""
@@ -48,7 +64,7 @@ def tile_edge(rows: int, columns: int) -> int:
 
 
 def _draw(table: ImageTable, title: str, subtitle: str) -> Image.Image:
-    fonts = Fonts(*(ImageFont.load_default(size) for size in (13, 12, 22)))
+    fonts = Fonts.for_texts([title, subtitle, *(column.prompt for column in table.columns)])
     edge = tile_edge(len(table.rows), len(table.columns))
     boxes = {column: _box(column.size, edge) for column in table.columns}
     lefts, left = {}, MARGIN + STEP_WIDTH

@@ -16,6 +16,7 @@ from trainer_engine.contract.events import EventType
 TYPE = re.compile(rb'\{"seq":\d+,"type":"([a-z.]+)"')
 NUMBERS = re.compile(rb'"data":\{"step":(\d+),"total_steps":(\d+),"epoch":\d+,"loss":([^,]+),"learning_rate":([^,]+),')
 UNFINISHED = "intermediary"
+PREVIEW = f'"validation_type":"{UNFINISHED}"'.encode()
 BASE_MODEL = "base_model"
 PROGRESS, CHECKPOINT, IMAGE = (kind.value.encode() for kind in (EventType.PROGRESS, EventType.CHECKPOINT, EventType.IMAGE))
 
@@ -65,7 +66,7 @@ def read_story(journal: Path) -> Story:
                 _add_progress(story, line)
             elif kind[1] == CHECKPOINT:
                 _add_checkpoint(story, line)
-            elif kind[1] == IMAGE and b'"validation_type":"intermediary"' not in line:
+            elif kind[1] == IMAGE and PREVIEW not in line:
                 _add_images(story, line, journal.parent)
     return story
 

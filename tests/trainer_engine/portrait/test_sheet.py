@@ -7,7 +7,16 @@ import pytest
 from PIL import Image, ImageFont
 
 from tests.helpers.told_runs import ToldRun
-from trainer_engine.portrait.sheet import LARGEST_SHEET_PX, NARROWEST_CAPTION_PX, WIDEST_PX, draw_sheet, read_tile, tile_edge, wrapped
+from trainer_engine.portrait.sheet import (
+    LARGEST_SHEET_PX,
+    NARROWEST_CAPTION_PX,
+    WIDEST_PX,
+    Fonts,
+    draw_sheet,
+    read_tile,
+    tile_edge,
+    wrapped,
+)
 from trainer_engine.portrait.story import Drawn, read_story
 from trainer_engine.portrait.table import MOST_COLUMNS, MOST_ROWS, ImageTable, tabulate
 
@@ -100,6 +109,12 @@ def test_long_prompts_are_wrapped_and_end_in_an_ellipsis() -> None:
     assert all(font.getlength(line) <= 200 for line in lines)
     assert wrapped("x" * 200, font, 100)[0].endswith("…")
     assert wrapped("", font, 200) == ["(no prompt)"]
+
+
+def test_prompts_in_other_letters_are_written_with_a_font_that_has_them() -> None:
+    latin, greek, cyrillic = (Fonts.for_texts([text]).text for text in ("Zürich, œuvre", "καράβι", "лодка"))
+    assert latin.getname()[0] != "DejaVu Sans"  # type: ignore[union-attr]
+    assert greek.getname()[0] == cyrillic.getname()[0] == "DejaVu Sans"  # type: ignore[union-attr]
 
 
 def test_no_images_are_an_error() -> None:

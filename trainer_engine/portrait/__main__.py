@@ -33,8 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m trainer_engine.portrait", description="Draw the grid of images and the curves of a run."
     )
     parser.add_argument("run_folder", type=Path, help="the folder that holds the run's journal.jsonl")
-    folder = RunFolder(parser.parse_args(arguments).run_folder.resolve())
-    os.nice(LEAST_PRIORITY)  # before numpy makes threads, which take over what their maker has
+    parser.add_argument("--nice", type=int, default=LEAST_PRIORITY, help="how far to stand back for others, 0 to 19 (default: %(default)s)")
+    asked = parser.parse_args(arguments)
+    folder = RunFolder(asked.run_folder.resolve())
+    os.nice(asked.nice)  # before numpy makes threads, which take over what their maker has
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST_SECONDS)

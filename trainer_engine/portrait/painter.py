@@ -66,14 +66,14 @@ class Painter:
         deadline = time.monotonic() + LAST_SECONDS
         self._wait(deadline)
         if self._process is None and not self._has_failed:
-            self._start()
+            self._start("--nice", "0")  # nothing trains any more, and the run waits for it
             self._wait(deadline)
 
-    def _start(self) -> None:
+    def _start(self, *options: str) -> None:
         self._has_news = False
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(self.folder.path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", MODULE, *options, str(self.folder.path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
         except OSError as error:
             self._fail(str(error))

@@ -1,14 +1,13 @@
-"""Saving and removing checkpoints. Staged beside, hashed, synced, manifest last, renamed: a checkpoint is whole or not there."""
+"""Saving checkpoints. Staged beside, hashed, synced, manifest last, renamed: a checkpoint is whole or not there."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ from trainer_engine.contract.checkpoint_files import (
     VERSION,
     CheckpointInfo,
     checkpoint_name,
-    folders,
     list_checkpoints,
-    verify,
 )
 from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import utc_now
+from trainer_engine.host_copies import Copy, HostCopies
 
 OPTIMIZER_DOCUMENT = "optimizer.json"
 OPTIMIZER_TENSORS = "optimizer.safetensors"
@@ -54,6 +52,9 @@ class Content:
     """Name of the subfolder that ``save_weights`` fills."""
     save_weights: Callable[[Path], None]
     weights_bytes: int
+    hold_weights: Callable[[Copy], Callable[[Path], None]] | None = None
+    """From what copies a tensor: what saves the weights as they are now, whatever later steps do. None where nothing changes them."""
+    rolling: bool = False
     documents: Mapping[str, Any] = field(default_factory=dict)
     """File name -> JSON."""
     tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -66,13 +67,24 @@ class Content:
         """What the tensors need on disk."""
         return self.weights_bytes + sum(tensor.nbytes for file in self.tensors.values() for tensor in file.values())
 
+    @property
+    def name(self) -> str:
+        return checkpoint_name(self.step, rolling=self.rolling)
+
+    def held(self) -> Content:
+        """The same in host memory: steps that are taken while it is written do not change it."""
+        with HostCopies() as copy:
+            save_weights = self.save_weights if self.hold_weights is None else self.hold_weights(copy)
+            tensors = {file: {key: copy(tensor) for key, tensor in found.items()} for file, found in self.tensors.items()}
+        return replace(self, save_weights=save_weights, tensors=tensors)
+
 
 def save_checkpoint(output_dir: Path, content: Content) -> CheckpointInfo:
     """Raises DiskFull; whatever was there before is untouched then, and nothing is left beside."""
     output_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output_dir)
     _refuse_without_space(output_dir, content)
-    target = output_dir / checkpoint_name(content.step)
+    target = output_dir / content.name
     staging = output_dir / f".{target.name}.tmp-{uuid.uuid4().hex[:8]}"
     try:
         _write(staging, content)
@@ -118,7 +130,7 @@ def _write(staging: Path, content: Content) -> None:
 def _write_manifest(path: Path, content: Content, entries: Mapping[str, Any]) -> None:
     manifest = {
         "version": VERSION,
-        "name": checkpoint_name(content.step),
+        "name": content.name,
         "step": content.step,
         "epoch": content.epoch,
         "loss": content.loss,
@@ -155,40 +167,3 @@ def remove_leftovers(output_dir: Path) -> None:
     """Take away what saves that were killed have left beside."""
     for path in output_dir.glob(".checkpoint-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def set_aside_later(output_dir: Path, step: int) -> Path | None:
-    """Move every ``checkpoint-N`` with N above ``step`` into a folder of their own, and say which; None where there is none.
-
-    They are of another run than the one that goes on from ``step``: it must neither overwrite them nor be resumed from them.
-    """
-    later = [folder for folder in folders(output_dir) if int(folder.name.rpartition("-")[2]) > step]
-    if not later:
-        return None
-    aside = output_dir / f"earlier-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
-    aside.mkdir()
-    for folder in later:
-        folder.replace(aside / folder.name)
-    sync_folder(aside)
-    sync_folder(output_dir)
-    return aside
-
-
-def prune(output_dir: Path, limit: int, keep: str, *, protected: Collection[str] = ()) -> list[str]:
-    """Remove the oldest checkpoints until ``limit`` are left (0: none is removed); their names.
-
-    ``keep`` is the one just saved: it always stays, and unless it verifies nothing is removed. Those ``protected`` stay too, though they
-    count. Only folders with our manifest count.
-    """
-    found = list_checkpoints(output_dir)
-    surplus = len(found) - limit
-    if not limit or surplus <= 0 or verify(output_dir / keep):
-        return []
-    removed = []
-    may_go = [info for info in found if info.name != keep and info.name not in protected]
-    for info in sorted(may_go, key=lambda info: info.step)[:surplus]:
-        going = info.path.with_name(f".{info.name}.tmp-removed-{uuid.uuid4().hex[:8]}")
-        info.path.replace(going)
-        shutil.rmtree(going, ignore_errors=True)
-        removed.append(info.name)
-    return removed

@@ -28,13 +28,13 @@ class SavedRun:
 def choose(output_dir: Path, wanted: str, *, on_bad: Callable[[str, list[str]], None]) -> SavedRun | None:
     """The checkpoint that ``resume_from_checkpoint`` asks for; None for a fresh start.
 
-    ``latest`` walks back to the newest that verifies; ``on_bad`` hears (name, what is wrong) of each one passed over.
+    ``latest`` walks back to the newest that verifies; ``on_bad`` hears (name, what is wrong) of each one that does not.
     Raises CheckpointUnusable where one is asked for by name and is missing or broken.
     """
     if not wanted:
         return None
     if wanted != LATEST:
-        return _by_name(output_dir, Path(wanted).name)
+        return _by_name(output_dir, Path(wanted).name, on_bad)
     for folder in folders(output_dir):
         problems = verify(folder)
         if not problems:
@@ -43,13 +43,14 @@ def choose(output_dir: Path, wanted: str, *, on_bad: Callable[[str, list[str]], 
     return None
 
 
-def _by_name(output_dir: Path, name: str) -> SavedRun:
+def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], None]) -> SavedRun:
     there = [folder.name for folder in folders(output_dir)]
     hint = f"there are: {', '.join(there)}" if there else f"there is no checkpoint in {output_dir}"
     if name not in there:
         raise CheckpointUnusable(f"There is no checkpoint {name!r} in {output_dir}.", hint=hint)
     problems = verify(output_dir / name)
     if problems:
+        on_bad(name, problems)
         raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
     return _open(output_dir / name)
 

@@ -142,5 +142,6 @@ def _checkpoint(info: CheckpointInfo, *, is_latest: bool, is_best: bool) -> dict
         "is_latest": is_latest,
         "is_best": is_best,
         "eval_loss": info.eval_loss,
+        "is_rolling": info.is_rolling,
         "verified": info.verified,
     }

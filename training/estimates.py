@@ -145,15 +145,21 @@ def estimate_disk(
     average = 4 if options.run.use_ema else 0
     learning = trained_parameters(options, parameters)
     checkpoint = learning * (weight_bytes(options) + state_bytes(options) + average)
-    saved = steps // options.checkpointing.checkpoint_step_interval + 1
-    limit = options.checkpointing.checkpoints_total_limit
-    kept = min(saved, limit + 1) if limit else saved
+    chosen = options.checkpointing
+    kept = _kept(steps // chosen.checkpoint_step_interval + 1, chosen.checkpoints_total_limit)
+    if chosen.checkpointing_rolling_steps:
+        kept += _kept(steps // chosen.checkpointing_rolling_steps, chosen.checkpoints_rolling_total_limit)
     is_full = options.model.model_type == "full"
     pipeline = learning * weight_bytes(options) + (encoder_bytes if is_full and options.checkpointing.save_text_encoder else 0)
     cells = sum(bucket.images * bucket.size[0] * bucket.size[1] // card.vae_scale_factor**2 for one in report.sets for bucket in one.counts)
     images = sum(bucket.images for one in report.sets for bucket in one.counts)
     caches = cells * card.latent_channels * 4 + images * min(card.tokens_of(options.model.model_flavour), 300) * BYTES_OF_EMBEDDING
     return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline, "caches": caches}
+
+
+def _kept(saved: int, limit: int) -> int:
+    """Checkpoints of one kind that lie there at once: the oldest goes after the new one has come."""
+    return min(saved, limit + 1) if limit > 0 else saved
 
 
 def disk_answer(parts: Mapping[str, int], free: int) -> dict[str, Any]:

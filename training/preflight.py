@@ -25,6 +25,7 @@ from training.preflight_adapter import adapter_problems
 from training.preflight_evaluation import understood_evaluation
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
+from training.preflight_saving import saving_problems, with_copy
 from training.webhooks.egress import webhook_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -87,10 +88,10 @@ def _understand(
         "epochs": -(-steps // per_epoch),
         "batch_size": options.run.train_batch_size * report.effective.processes,
         "effective_batch_size": summary["samples_per_step"],
-        "memory": memory.as_dict(),
+        "memory": with_copy(memory.as_dict(), disk["checkpoint"]),
         "disk": estimates.disk_answer(disk, free),
     }
-    problems = notes + estimates.check_memory(memory, report.effective.processes, variables)
+    problems = notes + estimates.check_memory(memory, report.effective.processes, variables) + list(saving_problems(options, free))
     return understood, problems + estimates.check_disk(disk, free, output_dir) + list(_speed_notes(options, variables))
 
 

@@ -150,6 +150,7 @@ class CheckpointSerializer(serializers.Serializer[object]):
     is_latest = serializers.BooleanField()
     is_best = serializers.BooleanField(help_text="lowest evaluation loss of those in the folder")
     eval_loss = serializers.FloatField(allow_null=True, help_text="of these weights on held-out images; null where it was not measured")
+    is_rolling = serializers.BooleanField()
     verified = serializers.BooleanField()
 
 

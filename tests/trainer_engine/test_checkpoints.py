@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from trainer_engine.checkpoints import Content, prune, save_checkpoint, set_aside_later
+from trainer_engine.checkpoints import Content, save_checkpoint
 from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
 from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
+from trainer_engine.retention import prune, set_aside_later
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -174,7 +174,7 @@ def test_checkpoints_are_listed_newest_first_and_checked_by_hash(api: Training, 
     assert [row["is_latest"] for row in listed["checkpoints"]] == [True, False, False]
     assert set(listed["checkpoints"][0]) == {
         "name", "path", "step", "epoch", "loss", "learning_rate", "timestamp", "size_bytes", "is_latest", "verified",
-        "is_best", "eval_loss",
+        "is_best", "eval_loss", "is_rolling",
     }  # fmt: skip
     assert api.get(f"/checkpoints?output_dir={job.output_dir}").json() == listed
     assert api.get("/checkpoints?output_dir=/etc").status_code == 404

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
+
+from trainer_engine.host_copies import Copy
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """An adapter's weights, in a checkpoint and as a result."""
@@ -49,6 +51,13 @@ class Trainable(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what learns into a folder of a checkpoint, exactly as it is."""
+
+    @abstractmethod
+    def snapshot(self, copy: Copy) -> Callable[[Path], None]:
+        """What saves all that learns as it is now, of the tensors that ``copy`` gives: the same bytes as ``save``, whenever it is called.
+
+        It may be called in another thread, while the network is being trained.
+        """
 
     @abstractmethod
     def restore(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
 from trainer_engine.exporting.adapter_file import sort_by_module
 from trainer_engine.exporting.conversion import to_comfyui
+from trainer_engine.host_copies import Copy, as_it_is
 
 AVERAGED = "ema"
 EXACT_FILE = "adapter_parameters.safetensors"
@@ -52,12 +53,21 @@ class AdapterBeside(Trainable):
         """Take over an adapter file. Raises CheckpointUnusable where it is of another adapter."""
 
     def save(self, folder: Path) -> None:
-        """The adapter's file; and its parameters besides, where some algorithm's file is not exactly what learns."""
-        folder.mkdir(parents=True, exist_ok=True)
+        self.snapshot(as_it_is)(folder)
+
+    def snapshot(self, copy: Copy) -> Callable[[Path], None]:
+        """Of the adapter's file; and of its parameters besides, where some algorithm's file is not exactly what learns."""
         tensors = self.tensors()
-        self._write(folder, tensors, {})
-        if not self.holds_parameters(tensors):
-            save_file({name: parameter.detach().cpu() for name, parameter in self.named_parameters}, folder / EXACT_FILE)
+        exact = {} if self.holds_parameters(tensors) else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
+        tensors = {key: copy(tensor) for key, tensor in tensors.items()}
+
+        def save(folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write(folder, tensors, {})
+            if exact:
+                save_file({name: tensor.cpu() for name, tensor in exact.items()}, folder / EXACT_FILE)
+
+        return save
 
     def holds_parameters(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether the file's tensors are exactly what learns."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from torch import nn
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.families.base import Family
+from trainer_engine.host_copies import Copy
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"
@@ -28,8 +31,21 @@ class Full(Trainable):
     def save(self, folder: Path) -> None:
         self.family.save_denoiser(self.network, folder)
 
+    def snapshot(self, copy: Copy) -> Callable[[Path], None]:
+        held = {name: copy(tensor) for name, tensor in self.network.state_dict().items()}
+        return lambda folder: self.family.save_denoiser(twin_of(self.network, held), folder)
+
     def restore(self, folder: Path) -> None:
         """Nothing: the network was loaded from the checkpoint."""
 
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
         self.family.save_pipeline(output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE), self.network)
+
+
+def twin_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A network of the same configuration that holds these tensors, not copies of them, so that the library's own writer saves it."""
+    assert isinstance(network, ModelMixin)
+    with torch.device("meta"):
+        twin: nn.Module = type(network).from_config(network.config)
+    twin.load_state_dict(tensors, assign=True)
+    return twin

@@ -26,6 +26,12 @@ def best_of(checkpoints: Sequence[CheckpointInfo]) -> CheckpointInfo | None:
     return min(measured, key=lambda one: one[:2])[2] if measured else None
 
 
+def best_names(output_dir: Path) -> list[str]:
+    """The name of the best checkpoint in ``output_dir``; empty where there is none."""
+    best = best_of(list_checkpoints(output_dir))
+    return [best.name] if best else []
+
+
 def point_to_best(output_dir: Path) -> CheckpointInfo | None:
     """Bring the file up to what lies in ``output_dir``, and say what it names; without a best one there is no file."""
     best = best_of(list_checkpoints(output_dir))

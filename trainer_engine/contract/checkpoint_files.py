@@ -1,7 +1,7 @@
 """What lies in ``output_dir``: which checkpoints there are, and whether their bytes are those that were saved. Standard library only.
 
-A checkpoint is a folder ``checkpoint-<step>`` with a ``manifest.json`` that names every other file with its size and sha256. The
-manifest is written last and the folder is renamed into place after it, so a folder without one is none of ours.
+A checkpoint is a folder ``checkpoint-<step>``, or ``checkpoint-<step>-rolling``, with a ``manifest.json`` that names every other file with
+its size and sha256. The manifest is written last and the folder is renamed into place after it, so a folder without one is none of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"
 """Where a run stood, and what a run that goes on from it must agree on (``identity``)."""
 VERSION = 1
-NAME = re.compile(r"checkpoint-(\d+)")
+ROLLING = "-rolling"
+"""Ends the name of a checkpoint that was saved besides the usual ones; those are kept and removed by a limit of their own."""
+NAME = re.compile(rf"checkpoint-(\d+)({ROLLING})?")
 LARGEST_HASHED_IN_LISTS = 64 << 20
 """Bytes. Of larger files a list compares the size alone; ``verify`` reads every byte."""
 
@@ -48,9 +50,21 @@ class CheckpointInfo:
     """What ``eval_loss`` was measured on; losses of two measures cannot be compared. Empty where it was not measured."""
     eval_datasets: tuple[str, ...] = ()
 
+    @property
+    def is_rolling(self) -> bool:
+        return self.name.endswith(ROLLING)
 
-def checkpoint_name(step: int) -> str:
-    return f"checkpoint-{step}"
+
+def checkpoint_name(step: int, *, rolling: bool = False) -> str:
+    return f"checkpoint-{step}{ROLLING if rolling else ''}"
+
+
+def step_of(name: str) -> int:
+    """The optimizer step in a checkpoint's name. Raises ValueError where it is none."""
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name!r} is no name of a checkpoint")
+    return int(found[1])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -73,12 +87,16 @@ def _is_entry(name: str, entry: object) -> bool:
 
 
 def folders(output_dir: Path) -> list[Path]:
-    """Folders named like a checkpoint, highest step first; empty where ``output_dir`` does not exist."""
+    """Folders named like a checkpoint, highest step first, a rolling one after the other of its step.
+
+    Empty where ``output_dir`` does not exist.
+    """
     try:
         entries = [entry for entry in os.scandir(output_dir) if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [Path(entry.path) for entry in sorted(entries, key=lambda entry: int(entry.name.rpartition("-")[2]), reverse=True)]
+    ordered = sorted(entries, key=lambda entry: (step_of(entry.name), not entry.name.endswith(ROLLING)), reverse=True)
+    return [Path(entry.path) for entry in ordered]
 
 
 def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:

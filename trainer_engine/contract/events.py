@@ -196,7 +196,7 @@ class SummaryEvent(Event):
     artefacts: dict[str, str] = Field(default_factory=dict)
     """What -> absolute path: ``checkpoint``, ``pipeline``, ``validation_images``."""
     time_split: dict[str, float] = Field(default_factory=dict)
-    """Seconds spent: ``data_wait``, ``step``, ``checkpoint``, ``validation``."""
+    """Seconds spent: ``data_wait``, ``step``, ``checkpoint``, ``checkpoint_wait``, ``validation``."""
     memory: dict[str, int] = Field(default_factory=dict)
     """``peak_bytes``, and what was expected: ``estimated_bytes``, ``estimated_low_bytes``, ``estimated_high_bytes``."""
 

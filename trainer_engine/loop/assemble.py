@@ -15,6 +15,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout, Sampler
+from trainer_engine.contract.best_checkpoint import best_names
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import InvalidOptions, Problem
@@ -36,6 +37,7 @@ from trainer_engine.loop.callbacks.portraying import Portraying
 from trainer_engine.loop.callbacks.progress import Progress
 from trainer_engine.loop.callbacks.validating import Validating
 from trainer_engine.loop.datasets import Preparation, Prepared
+from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.evaluations import history_of, measuring
 from trainer_engine.loop.parts import Parts
 from trainer_engine.loop.restoring import find_checkpoint, restore
@@ -107,7 +109,7 @@ def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
     if not around.options.checkpointing.resume_from_checkpoint:
         return None
     with around.stages.stage(StageKey.RESUME_CHECKPOINT):
-        return find_checkpoint(around.options, family, around.stages.voice)
+        return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
 
 
 def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> Parts:
@@ -178,13 +180,24 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
     def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
         together.after_checkpoint(state, saved)
 
+    space = DiskSpace(options.checkpointing, parts.output_dir, voice, around.requests.stop_asked)
     callbacks: list[Callback] = [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
         MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
-        Checkpointing(options.checkpointing, parts.output_dir, parts.content, stages, processes, on_saved, evaluations.before_checkpoint),
+        Checkpointing(
+            options.checkpointing,
+            parts.output_dir,
+            parts.content,
+            stages,
+            processes,
+            space,
+            on_saved,
+            evaluations.before_checkpoint,
+            lambda: best_names(parts.output_dir),
+        ),
         evaluations,
         Validating(
             showing,

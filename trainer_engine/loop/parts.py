@@ -52,7 +52,7 @@ class Parts:
         wanted = [path for name, path in self.trainable.results.items() if self.average is not None or not name.endswith("_ema")]
         return all((self.output_dir / path).exists() for path in wanted)
 
-    def content(self, state: TrainState) -> Content:
+    def content(self, state: TrainState, *, rolling: bool = False) -> Content:
         """What a checkpoint holds now. Raises NonFiniteLoss where the weights are not finite."""
         self._refuse_non_finite(state)
         document, optimizer_tensors = pack_optimizer(self.optimizer, self.trainable.names)
@@ -69,6 +69,8 @@ class Parts:
             weights_folder=self.trainable.folder,
             save_weights=self.trainable.save,
             weights_bytes=self.trainable.size_bytes,
+            hold_weights=self.trainable.snapshot,
+            rolling=rolling,
             documents={
                 STATE_FILE: self._training_state(state),
                 OPTIMIZER_DOCUMENT: document,

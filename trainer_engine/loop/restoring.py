@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
+from trainer_engine.contract.checkpoint_files import MANIFEST, newest_verified
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
@@ -17,22 +18,43 @@ from trainer_engine.journal import Voice
 from trainer_engine.loop.parts import Parts, identity, layout_of
 from trainer_engine.packing import unpack_optimizer
 from trainer_engine.resuming import LATEST, SavedRun, choose, differences, refuse_other_run
+from trainer_engine.retention import remove
 
 
-def find_checkpoint(options: TrainingOptions, family: Family, voice: Voice) -> SavedRun | None:
-    """What ``resume_from_checkpoint`` asks for, verified; None for a fresh start. Raises CheckpointUnusable."""
+def find_checkpoint(options: TrainingOptions, family: Family, voice: Voice, *, may_delete: bool) -> SavedRun | None:
+    """What ``resume_from_checkpoint`` asks for, verified; None for a fresh start. Raises CheckpointUnusable.
+
+    ``may_delete``: this process is the one that removes what does not verify, where the options say so.
+    """
+    bad: list[str] = []
 
     def passed_over(name: str, problems: list[str]) -> None:
-        message = f"{name} does not verify and is passed over: {' '.join(problems[:3])}"
+        bad.append(name)
+        message = f"{name} does not verify and is not used: {' '.join(problems[:3])}"
         voice.tell(Notification(code="checkpoint_broken", title="Broken checkpoint", message=message, severity=Severity.WARNING))
 
     wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
-    saved = choose(output_dir, wanted, on_bad=passed_over)
+    try:
+        saved = choose(output_dir, wanted, on_bad=passed_over)
+    finally:
+        if may_delete and options.checkpointing.delete_invalid_checkpoints:
+            _delete_invalid(output_dir, bad, voice)
     if saved is not None:
         refuse_other_run(saved, identity(options, family))
     elif wanted == LATEST:
         voice.tell(Notification(code="fresh_start", title="Fresh start", message=f"There is no checkpoint to go on from in {output_dir}."))
     return saved
+
+
+def _delete_invalid(output_dir: Path, names: list[str], voice: Voice) -> None:
+    """Not while none verifies: then it may be the disk that cannot be read. Folders without a manifest are none of ours."""
+    if not names or newest_verified(output_dir) is None:
+        return
+    for name in names:
+        if (output_dir / name / MANIFEST).is_file():
+            remove(output_dir / name)
+            message = f"{name} did not verify and was removed."
+            voice.tell(Notification(code="checkpoint_removed", title="Checkpoint removed", message=message, severity=Severity.WARNING))
 
 
 def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:

@@ -56,7 +56,8 @@ class TrainState:
     """At the end: the most that was taken, and what was expected."""
     began: float = field(default_factory=time.monotonic)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Where the time went: ``data_wait``, ``step``, ``checkpoint``, ``validation``, ``evaluation``."""
+    """Where the time went: ``data_wait``, ``step``, ``checkpoint`` (steps stood still for one), ``checkpoint_wait`` (for an earlier one to
+    be whole), ``validation``, ``evaluation``."""
 
     @property
     def epoch(self) -> int:

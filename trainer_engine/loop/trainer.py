@@ -26,6 +26,12 @@ class Trainer:
     """Whether everything that a finished run leaves is there."""
 
     def fit(self) -> None:
+        try:
+            self._fit()
+        finally:
+            self.callbacks.close(self.state)
+
+    def _fit(self) -> None:
         self.callbacks.before_training(self.state)
         with closing(self._batches()) as steps:
             for batches in steps:

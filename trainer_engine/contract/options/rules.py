@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.contract.options import rules_saving
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.contract.options.evaluation_rules import early_stop_has_evaluations, evaluations_fit_the_run
 from trainer_engine.contract.options.objective import ObjectiveOptions
@@ -334,4 +335,5 @@ RULES: tuple[Rule, ...] = (
     objective_options_have_an_effect,
     evaluations_fit_the_run,
     early_stop_has_evaluations,
+    *rules_saving.RULES,
 )

@@ -143,10 +143,10 @@ def parse_value(spec: OptionSpec, value: object) -> Any:
 
     Raises WrongValue.
     """
-    if spec.kind == "str" and not spec.choices and not spec.optional:
+    if spec.kind in ("str", "int") and not spec.choices and not spec.optional:
         word = "null" if value is None else str(value).strip().lower()
         if word in spec.synonyms:
-            return spec.synonyms[word]
+            return PARSERS[spec.kind](spec.synonyms[word])
         if value is None and not spec.required:
             return spec.default
     if _is_unset(spec, value):

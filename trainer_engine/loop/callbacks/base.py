@@ -18,10 +18,16 @@ class Callback:
         """One optimizer step was taken, or skipped."""
 
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
-        """A checkpoint is whole on disk and was announced. Between two steps, or after the last; only on the first process."""
+        """A checkpoint is whole on disk and was announced. Between two steps, or after the last; only on the first process.
+
+        ``state`` may be some steps beyond ``saved.step``, because checkpoints are written beside the steps.
+        """
 
     def after_training(self, state: TrainState) -> None:
         """No step follows: the run is finished, or ``should_stop``."""
+
+    def close(self, state: TrainState) -> None:
+        """The last call, also where an error ends the run: let go of threads and the like. Raises nothing."""
 
 
 class Callbacks(Callback):
@@ -45,3 +51,7 @@ class Callbacks(Callback):
     def after_training(self, state: TrainState) -> None:
         for callback in self.callbacks:
             callback.after_training(state)
+
+    def close(self, state: TrainState) -> None:
+        for callback in self.callbacks:
+            callback.close(state)

@@ -1,0 +1,60 @@
+"""What a run does where the disk has no room for a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer_engine.contract.errors import DiskFull
+from trainer_engine.contract.events import Notification, Severity
+from trainer_engine.contract.options.checkpointing import CheckpointingOptions
+from trainer_engine.journal import Voice
+from trainer_engine.loop.stages import Advance
+
+LOOK_AGAIN_SECONDS = 0.5
+TOLD_EVERY_SECONDS = 30.0
+MEGABYTE = 10**6
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """Insists on room, or waits for it."""
+
+    options: CheckpointingOptions
+    folder: Path
+    voice: Voice
+    stop_asked: Callable[[], bool]
+    """A run that waits still hears that it is to end; the checkpoint is tried then with what room there is."""
+
+    def make_sure(self, needed: int, advance: Advance) -> None:
+        """``needed``: bytes. Returns once there is room. Raises DiskFull where the run is not to wait for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        wanted = max(needed, self.options.disk_low_bytes)
+        free = self._free()
+        if free >= wanted:
+            return
+        message = f"A checkpoint needs {wanted / 1e6:.0f} MB to be free, and {self.folder} has {free / 1e6:.0f} MB left."
+        if self.options.disk_low_action == "stop":
+            raise DiskFull(message, hint="free some space, or lower checkpoints_total_limit or disk_low_threshold")
+        self._tell("disk_low", "Waiting for disk space", f"{message} Training waits until there is room.", Severity.WARNING)
+        self._wait(wanted, advance)
+        if self._free() >= wanted:
+            self._tell("disk_space_again", "Disk space again", "There is room again; training goes on.", Severity.INFO)
+
+    def _wait(self, wanted: int, advance: Advance) -> None:
+        told = 0.0
+        while (free := self._free()) < wanted and not self.stop_asked():
+            if time.monotonic() - told >= TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                advance(free // MEGABYTE, wanted // MEGABYTE)
+            time.sleep(LOOK_AGAIN_SECONDS)
+        advance(wanted // MEGABYTE, wanted // MEGABYTE)
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def _tell(self, code: str, title: str, message: str, severity: Severity) -> None:
+        self.voice.tell(Notification(code=code, title=title, message=message, severity=severity))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from trainer_engine.checkpoints import Content, save_checkpoint
-from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, verify
+from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, newest_verified, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
 from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
 from trainer_engine.retention import prune, set_aside_later
@@ -266,3 +266,68 @@ def test_checkpoints_beyond_the_step_that_a_run_begins_at_are_moved_and_not_remo
     assert names(aside) == ["checkpoint-10", "checkpoint-99"] and verify(aside / "checkpoint-10") == []
     assert [info.step for info in list_checkpoints(tmp_path)] == [4, 2]
     assert set_aside_later(tmp_path, 4) is None and set_aside_later(tmp_path / "nowhere", 0) is None
+
+
+def test_rolling_ones_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path, content(step))
+        save_checkpoint(tmp_path, content(step + 5, rolling=True))
+    assert prune(tmp_path, 2, "checkpoint-35-rolling", rolling_limit=1) == [
+        "checkpoint-10",
+        "checkpoint-15-rolling",
+        "checkpoint-25-rolling",
+    ]
+    assert [info.name for info in list_checkpoints(tmp_path)] == ["checkpoint-35-rolling", "checkpoint-30", "checkpoint-20"]
+    assert [info.is_rolling for info in list_checkpoints(tmp_path)] == [True, False, False]
+    assert prune(tmp_path, 0, "checkpoint-30", rolling_limit=0) == prune(tmp_path, -1, "checkpoint-30", rolling_limit=-1) == []
+
+
+def test_the_one_just_saved_stays_where_its_step_is_the_lowest_of_its_kind(tmp_path: Path) -> None:
+    for step in (10, 20, 5):
+        save_checkpoint(tmp_path, content(step, rolling=True))
+    assert prune(tmp_path, 1, "checkpoint-5-rolling", rolling_limit=1) == ["checkpoint-10-rolling", "checkpoint-20-rolling"]
+
+
+def test_the_last_one_that_verifies_is_never_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, content(step))
+    (tmp_path / "checkpoint-3/optimizer.safetensors").write_bytes(b"x")
+    assert prune(tmp_path, 1, "checkpoint-3") == [], "of what is left, no other might verify"
+    save_checkpoint(tmp_path, content(4, rolling=True))
+    assert prune(tmp_path, 1, "checkpoint-4-rolling", rolling_limit=1) == ["checkpoint-1", "checkpoint-2"]
+    assert newest_verified(tmp_path) is not None
+
+
+def test_a_protected_one_stays_and_counts(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, content(step))
+    assert prune(tmp_path, 2, "checkpoint-4", protected={"checkpoint-1"}) == ["checkpoint-2", "checkpoint-3"]
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]
+    save_checkpoint(tmp_path, content(5))
+    assert prune(tmp_path, 1, "checkpoint-5", protected={"checkpoint-1", "checkpoint-4"}) == []
+
+
+def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        save_checkpoint(tmp_path, content(step))
+    assert prune(tmp_path, 2, "checkpoint-100") == ["checkpoint-9"]
+
+
+def test_a_rolling_checkpoint_is_verified_chosen_and_set_aside_like_any_other(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, content(2))
+    info = save_checkpoint(tmp_path, content(2, rolling=True))
+    assert verify(info.path) == [] and info.name == "checkpoint-2-rolling"
+    assert [info.name for info in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-2-rolling"]
+    save_checkpoint(tmp_path, content(3, rolling=True))
+    latest, named = chosen(tmp_path, "latest"), chosen(tmp_path, "checkpoint-2-rolling")
+    assert latest is not None and latest.folder.name == "checkpoint-3-rolling" and latest.step == 3
+    assert named is not None and named.step == 2
+    aside = set_aside_later(tmp_path, 2)
+    assert aside is not None and names(aside) == ["checkpoint-3-rolling"]
+
+
+def test_what_is_held_does_not_follow_the_tensors(tmp_path: Path) -> None:
+    tensor = torch.ones(4)
+    held = content(1, tensors={"optimizer.safetensors": {"a": tensor}}).held()
+    tensor.zero_()
+    assert held.tensors["optimizer.safetensors"]["a"].tolist() == [1, 1, 1, 1]

@@ -47,10 +47,10 @@ class DiskSpace:
     def _wait(self, wanted: int, advance: Advance) -> None:
         told = 0.0
         while (free := self._free()) < wanted and not self.stop_asked():
+            time.sleep(LOOK_AGAIN_SECONDS)
             if time.monotonic() - told >= TOLD_EVERY_SECONDS:
                 told = time.monotonic()
                 advance(free // MEGABYTE, wanted // MEGABYTE)
-            time.sleep(LOOK_AGAIN_SECONDS)
         advance(wanted // MEGABYTE, wanted // MEGABYTE)
 
     def _free(self) -> int:

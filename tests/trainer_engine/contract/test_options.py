@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trainer_engine.contract.errors import InvalidOptions, Level, errors_in
 from trainer_engine.contract.options import REGISTRY, check_options, normalise, not_available, parse_options
+from trainer_engine.contract.options.checkpointing import parse_size
 from trainer_engine.contract.options.docs import page
 from trainer_engine.contract.options.registry import GROUPS
 from trainer_engine.contract.options.validation import parse_resolutions
@@ -225,3 +226,26 @@ def test_the_options_page_says_what_the_registry_says() -> None:
 
 def test_none_is_a_choice_where_it_is_one() -> None:
     assert normalise({"ema_validation": "None"}) == ({"ema_validation": "none"}, [])
+
+
+def test_a_limit_of_nothing_keeps_every_checkpoint() -> None:
+    for name in ("checkpoints_total_limit", "checkpoints_rolling_total_limit"):
+        limits = [getattr(parse_options({**COMPLETE, name: value}).checkpointing, name) for value in (0, "-1", None, "null", 3)]
+        assert limits == [0, -1, 0, 0, 3]
+    assert parse_options(COMPLETE).checkpointing.checkpoints_total_limit == 5
+
+
+@pytest.mark.parametrize(("text", "size"), [("12345", 12345), ("500M", 500 << 20), ("1.5G", 3 << 29), ("2 TiB", 2 << 40), ("7kb", 7 << 10)])
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_a_threshold_that_is_no_size_and_a_script_for_a_low_disk_are_refused() -> None:
+    assert problems_of(disk_low_threshold="much") == [("disk_low_threshold", "not_a_size")]
+    assert problems_of(disk_low_action="script") == [("disk_low_action", "not_available")]
+    assert problems_of(disk_low_threshold="20G", disk_low_action="wait", delete_invalid_checkpoints=True) == []
+
+
+def test_rolling_checkpoints_that_are_never_due_are_told() -> None:
+    _, problems = check_options({**COMPLETE, "checkpointing_rolling_steps": 100, "checkpoint_step_interval": 50})
+    assert ("checkpointing_rolling_steps", "never_due") in [(problem.option, problem.code) for problem in problems]

@@ -1,0 +1,397 @@
+"""Checkpoints that are written beside the steps: the same bytes, one at a time, announced once they are whole."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
+from trainer_engine import checkpoints
+from trainer_engine.adapters.build import make_trainable
+from trainer_engine.contract import commands
+from trainer_engine.contract.checkpoint_files import MANIFEST, list_checkpoints, verify
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, ExitCode, NonFiniteLoss
+from trainer_engine.contract.events import CheckpointEvent, Event, Notification, ProgressEvent, StageEvent, StageKey, StageStatus
+from trainer_engine.contract.options import parse_options
+from trainer_engine.contract.run import RunFolder
+from trainer_engine.devices import resolve_devices
+from trainer_engine.environment import read_environment
+from trainer_engine.families.base import load_family
+from trainer_engine.host_copies import HostCopies, room_for
+from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.callbacks.base import Callback, Callbacks
+from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.loop.trainer import Trainer
+from trainer_engine.processes import Processes
+from trainer_engine.stopping import Requests
+
+LYCORIS = {"multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention", "FeedForward"]}}
+
+
+def trained_as(kind: str, place: Path) -> dict[str, Any]:
+    if kind == "full":
+        return {}
+    if kind == "standard":
+        return {"model_type": "lora", "lora_rank": 2}
+    path = place / "lycoris_config.json"
+    path.write_text(json.dumps({"algo": kind, **LYCORIS}))
+    return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
+
+
+def run_of(place: Path, voice: Listener, **options: Any) -> tuple[Trainer, Checkpointing, RunFolder]:
+    """A run that is ready to train, and its part that saves."""
+    chosen = parse_options(tiny_options(place, **options))
+    dataloader, problems = parse_dataloader(tiny_datasets(place), chosen)
+    assert dataloader, problems
+    folder = RunFolder(place / "run").create()
+    processes = Processes(read_environment({}))
+    trainer = assemble(Surroundings(chosen, dataloader, processes, Stages(voice), Requests(folder), folder.media))
+    assert isinstance(trainer.callbacks, Callbacks)
+    (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, Checkpointing))
+    return trainer, saving, folder
+
+
+def with_callback(trainer: Trainer, callback: Callback) -> None:
+    assert isinstance(trainer.callbacks, Callbacks)
+    trainer.callbacks = Callbacks([*trainer.callbacks.callbacks, callback])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
+
+
+def names(output_dir: Path) -> list[str]:
+    return [info.name for info in list_checkpoints(output_dir)]
+
+
+def saved(voice: Listener) -> list[str]:
+    return [event.label for event in voice.of(CheckpointEvent)]
+
+
+class SlowDisk:
+    """Saves begin to write when they are let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_write = threading.Event()
+        self.writing: list[str] = []
+        real = checkpoints._write
+
+        def write(staging: Path, content: checkpoints.Content) -> None:
+            self.writing.append(content.name)
+            assert self.may_write.wait(30)
+            real(staging, content)
+
+        monkeypatch.setattr(checkpoints, "_write", write)
+
+
+class After(Callback):
+    """Calls something with each step done."""
+
+    def __init__(self, call: Callable[[int], None]) -> None:
+        self.call = call
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        self.call(state.step)
+
+
+@pytest.mark.parametrize("kind", ["full", "standard", "lokr", "full-ema-schedule-free"])
+def test_written_while_later_steps_change_the_weights_it_has_the_bytes_of_one_that_steps_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    more = {"use_ema": True, "optimizer": "adamw_schedulefree"} if kind.endswith("free") else {}
+    options = {**trained_as(kind.partition("-")[0], tmp_path), **more, "max_train_steps": 4, "checkpoint_step_interval": 2}
+    trainer, saving, _ = run_of(tmp_path, Listener(), output_dir=str(tmp_path / "waiting"), **options)
+    saving.has_room = lambda size: False
+    trainer.fit()
+
+    trainer, _, _ = run_of(tmp_path, Listener(), output_dir=str(tmp_path / "beside"), **options)
+    disk = SlowDisk(monkeypatch)
+    written_at: list[bool] = []
+
+    def let_after_the_third(step: int) -> None:
+        written_at.append((tmp_path / "beside/checkpoint-2").exists())
+        if step == 3:
+            disk.may_write.set()
+
+    with_callback(trainer, After(let_after_the_third))
+    trainer.fit()
+    assert written_at[:3] == [False, False, False], "step 3 was taken before a byte of checkpoint-2 was written"
+    ours, theirs = files(tmp_path / "beside/checkpoint-2"), files(tmp_path / "waiting/checkpoint-2")
+    assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
+    assert files(tmp_path / "beside/checkpoint-4") == files(tmp_path / "waiting/checkpoint-4")
+    assert ours != files(tmp_path / "beside/checkpoint-4")
+
+
+@pytest.mark.parametrize("algo", ["standard", "lokr", "loha", "full", "dylora", "boft", "diag-oft", "tlora", "locon"])
+def test_a_snapshot_of_every_kind_of_adapter_is_what_it_was_when_it_was_taken(tmp_path: Path, algo: str) -> None:
+    options = parse_options(tiny_options(tmp_path, **trained_as(algo, tmp_path)))
+    trainable = make_trainable(load_family(options, resolve_devices(options, torch.device("cpu"))), None)
+    with torch.no_grad():
+        torch._foreach_add_(trainable.parameters, 0.01)
+        trainable.save(tmp_path / "live")
+        with HostCopies() as copy:
+            save = trainable.snapshot(copy)
+        torch._foreach_add_(trainable.parameters, 1.0)
+    save(tmp_path / "copied")
+    assert files(tmp_path / "copied") == files(tmp_path / "live") != {}
+
+
+def test_a_second_save_that_is_due_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=5, checkpoint_step_interval=2)
+    disk = SlowDisk(monkeypatch)
+    timer = threading.Timer(0.5, disk.may_write.set)
+    timer.start()
+    seen: list[list[str]] = []
+    with_callback(trainer, After(lambda step: seen.append(list(disk.writing))))
+    trainer.fit()
+    assert seen[2] == ["checkpoint-2"], "step 3 was taken while the first one was written"
+    order = [(type(event), event.step) for event in voice.events if isinstance(event, (ProgressEvent, CheckpointEvent))]
+    assert order.index((ProgressEvent, 4)) < order.index((CheckpointEvent, 2)) < order.index((ProgressEvent, 5))
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
+    assert trainer.state.seconds["checkpoint_wait"] > 0
+    stages = [event.status for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
+    assert stages == [StageStatus.RUNNING, StageStatus.COMPLETED] * 3
+
+
+def test_a_stop_while_a_checkpoint_is_written_leaves_both_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Listener()
+    trainer, _, folder = run_of(tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2)
+    disk = SlowDisk(monkeypatch)
+
+    def stop_after_two(step: int) -> None:
+        if step == 2:
+            commands.request(folder, Command.STOP)
+            threading.Timer(0.3, disk.may_write.set).start()
+
+    with_callback(trainer, After(stop_after_two))
+    trainer.fit()
+    assert trainer.state.step == 3 and saved(voice) == ["checkpoint-2", "checkpoint-3"]
+    assert all(verify(info.path) == [] for info in list_checkpoints(tmp_path / "output"))
+
+
+def test_an_error_of_a_step_waits_for_the_checkpoint_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2)
+    disk = SlowDisk(monkeypatch)
+
+    def fail_after_three(step: int) -> None:
+        if step == 3:
+            threading.Timer(0.3, disk.may_write.set).start()
+            raise NonFiniteLoss("no")
+
+    with_callback(trainer, After(fail_after_three))
+    with pytest.raises(NonFiniteLoss):
+        trainer.fit()
+    assert saved(voice) == ["checkpoint-2"] and verify(tmp_path / "output/checkpoint-2") == []
+
+
+def test_a_disk_that_fills_up_in_the_background_ends_the_run_as_it_does_in_the_foreground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2)
+
+    def full(staging: Path, content: checkpoints.Content) -> None:
+        staging.mkdir()
+        raise OSError(28, "No space left on device")
+
+    real = checkpoints._write
+    monkeypatch.setattr(checkpoints, "_write", lambda staging, content: (real if content.step == 2 else full)(staging, content))
+    with pytest.raises(DiskFull):
+        trainer.fit()
+    assert saved(voice) == ["checkpoint-2"] and names(tmp_path / "output") == ["checkpoint-2"]
+    assert not list((tmp_path / "output").glob(".*"))
+    last = [event for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE][-1]
+    assert last.status is StageStatus.FAILED
+
+
+def test_without_room_in_memory_steps_wait_and_the_run_says_so_once(tmp_path: Path) -> None:
+    voice = Listener()
+    trainer, saving, _ = run_of(tmp_path, voice, max_train_steps=5, checkpoint_step_interval=2)
+    saving.has_room = lambda size: False
+    trainer.fit()
+    assert [event.code for event in voice.of(Notification)].count("checkpoint_in_foreground") == 1
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
+    assert room_for(1) and not room_for(1 << 60)
+
+
+def test_callbacks_hear_of_each_checkpoint_with_its_own_step(tmp_path: Path) -> None:
+    heard: list[tuple[str, bool]] = []
+
+    class Hearing(Callback):
+        def after_checkpoint(self, state: TrainState, saved: Any) -> None:
+            heard.append((saved.name, verify(saved.path) == []))
+
+    trainer, _, _ = run_of(tmp_path, Listener(), max_train_steps=5, checkpoint_step_interval=2, checkpointing_rolling_steps=3)
+    hearing = Hearing()
+    assert isinstance(trainer.callbacks, Callbacks)
+    for callback in trainer.callbacks.callbacks:
+        if isinstance(callback, Checkpointing):
+            callback.on_saved = hearing.after_checkpoint
+    trainer.fit()
+    assert heard == [("checkpoint-2", True), ("checkpoint-3-rolling", True), ("checkpoint-4", True), ("checkpoint-5", True)]
+
+
+def test_rolling_checkpoints_are_saved_where_no_other_is_and_kept_by_their_own_limit(tmp_path: Path) -> None:
+    run = train_here(tmp_path, max_train_steps=9, checkpoint_step_interval=4, checkpointing_rolling_steps=2, checkpoints_total_limit=2)
+    assert saved(run.heard) == ["checkpoint-2-rolling", "checkpoint-4", "checkpoint-6-rolling", "checkpoint-8", "checkpoint-9"]
+    assert names(run.output_dir) == ["checkpoint-9", "checkpoint-8", "checkpoint-6-rolling"]
+
+
+def test_a_run_goes_on_exactly_from_a_rolling_checkpoint(tmp_path: Path) -> None:
+    usual = {"max_train_steps": 6, "checkpoint_step_interval": 100}
+    whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **usual)
+    values = {**usual, "output_dir": str(tmp_path / "rolling"), "checkpointing_rolling_steps": 3}
+    first = train_here(tmp_path, **values)
+    assert names(first.output_dir) == ["checkpoint-6", "checkpoint-3-rolling"]
+    again = train_here(tmp_path, **values, resume_from_checkpoint="checkpoint-3-rolling")
+    assert [event.step for event in again.heard.of(ProgressEvent)] == [4, 5, 6]
+    assert again.files() == whole.files()
+
+
+def test_latest_takes_the_highest_step_rolling_or_not(tmp_path: Path) -> None:
+    values = {"max_train_steps": 6, "checkpoint_step_interval": 2, "checkpointing_rolling_steps": 5}
+    run = train_here(tmp_path, **values)
+    checkpoints_left = list_checkpoints(run.output_dir)
+    assert [info.name for info in checkpoints_left] == ["checkpoint-6", "checkpoint-5-rolling", "checkpoint-4", "checkpoint-2"]
+    (run.output_dir / "checkpoint-6/optimizer.safetensors").unlink()
+    again = train_here(tmp_path, **values)
+    assert [event.step for event in again.heard.of(ProgressEvent)] == [6]
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_what_does_not_verify_is_removed_where_that_is_asked_for(tmp_path: Path, asked_for: bool) -> None:
+    values = {"max_train_steps": 4, "checkpoint_step_interval": 2}
+    run = train_here(tmp_path, **values)
+    (run.output_dir / "checkpoint-4/optimizer.safetensors").unlink()
+    (run.output_dir / "checkpoint-3").mkdir()
+    with pytest.raises(CheckpointUnusable):
+        train_here(tmp_path, **values, delete_invalid_checkpoints=asked_for, resume_from_checkpoint="checkpoint-4")
+    left = {path.name for path in run.output_dir.glob("checkpoint-*")}
+    assert left == {"checkpoint-2", "checkpoint-3", *([] if asked_for else ["checkpoint-4"])}
+    again = train_here(tmp_path, **values, delete_invalid_checkpoints=asked_for)
+    assert [event.step for event in again.heard.of(ProgressEvent)] == [3, 4]
+
+
+def test_the_last_one_is_not_removed_because_it_does_not_verify(tmp_path: Path) -> None:
+    run = train_here(tmp_path, max_train_steps=2)
+    (run.output_dir / "checkpoint-2/optimizer.safetensors").unlink()
+    again = train_here(tmp_path, max_train_steps=2, delete_invalid_checkpoints=True, output_dir=str(run.output_dir))
+    assert "checkpoint_removed" not in [event.code for event in again.heard.of(Notification)]
+
+
+# ---- asked for by hand ----
+
+
+def asked(place: Path, at: dict[int, int], **options: Any) -> tuple[Listener, Trainer]:
+    """A run that is asked for checkpoints as many times as ``at`` says while a step is taken; 0: while it starts up."""
+    voice = Listener()
+    trainer, _, folder = run_of(place, voice, **options)
+
+    def ask(step: int) -> None:
+        for _ in range(at.get(step, 0)):
+            commands.request(folder, Command.CHECKPOINT)
+
+    ask(0)
+    with_callback(trainer, After(ask))
+    trainer.fit()
+    return voice, trainer
+
+
+def test_a_checkpoint_asked_for_twice_comes_once_after_the_next_step(tmp_path: Path) -> None:
+    voice, _ = asked(tmp_path, {1: 2}, max_train_steps=4)
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_asked_for_while_the_run_starts_up_it_waits_for_the_first_step(tmp_path: Path) -> None:
+    voice, _ = asked(tmp_path, {0: 1}, max_train_steps=3)
+    assert saved(voice) == ["checkpoint-1", "checkpoint-3"]
+
+
+def test_one_that_is_due_anyway_is_one(tmp_path: Path) -> None:
+    voice, _ = asked(tmp_path, {1: 1, 4: 1}, max_train_steps=6, checkpoint_step_interval=2, checkpointing_rolling_steps=5)
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4", "checkpoint-5", "checkpoint-6"]
+
+
+def test_one_asked_for_with_a_stop_is_the_stops(tmp_path: Path) -> None:
+    voice = Listener()
+    trainer, _, folder = run_of(tmp_path, voice, max_train_steps=9)
+
+    def ask(step: int) -> None:
+        if step == 2:
+            commands.request(folder, Command.CHECKPOINT)
+            commands.request(folder, Command.STOP)
+
+    with_callback(trainer, After(ask))
+    trainer.fit()
+    assert saved(voice) == ["checkpoint-3"]
+
+
+def test_one_asked_for_counts_and_is_kept_like_any_other(tmp_path: Path) -> None:
+    voice, _ = asked(tmp_path, {2: 1}, max_train_steps=5, checkpoint_step_interval=2, checkpoints_total_limit=2)
+    assert saved(voice) == ["checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-5"]
+    assert names(tmp_path / "output") == ["checkpoint-5", "checkpoint-4"]
+
+
+# ---- little space ----
+
+
+def codes(voice: Listener) -> list[str]:
+    return [event.code for event in voice.of(Notification)]
+
+
+def test_less_space_than_asked_for_ends_the_run_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="to be free"):
+        train_here(tmp_path, disk_low_threshold="900000T", max_train_steps=2)
+    assert names(tmp_path / "output") == []
+
+
+def test_a_run_that_waits_for_space_goes_on_once_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Listener()
+    trainer, saving, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
+    full = tmp_path / "full"
+    full.touch()
+    space = type(saving.space)
+    real = space._free
+    monkeypatch.setattr(space, "_free", lambda self: 0 if full.exists() else real(self))
+    threading.Timer(1.0, full.unlink).start()
+    trainer.fit()
+    assert [code for code in codes(voice) if code.startswith("disk")] == ["disk_low", "disk_space_again"]
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
+    running = [event for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
+    assert running[1].status is StageStatus.RUNNING and running[1].total, "status shows how much is wanted"
+
+
+def test_a_run_that_waits_for_space_can_be_stopped_and_saves_if_it_fits(tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Notification) and event.code == "disk_low":
+            commands.request(RunFolder(tmp_path / "run"), Command.STOP)
+
+    class Answering(Listener):
+        def tell(self, event: Event) -> None:
+            super().tell(event)
+            stop(event)
+
+    voice = Answering()
+    trainer, _, _ = run_of(
+        tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2, disk_low_action="wait", disk_low_threshold="900000T"
+    )
+    trainer.fit()
+    assert trainer.state.should_stop and saved(voice)[0] == "checkpoint-2"
+    assert "disk_space_again" not in codes(voice)
+
+
+def test_a_run_in_the_background_ends_as_completed(tmp_path: Path) -> None:
+    run: HereRun = train_here(tmp_path, max_train_steps=3, checkpoint_step_interval=1)
+    assert run.code is ExitCode.COMPLETED and saved(run.heard) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]

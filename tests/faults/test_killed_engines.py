@@ -60,7 +60,7 @@ def test_killed_again_and_again_a_run_ends_with_the_bytes_of_a_straight_one(runs
         assert job["job_info"]["checkpoint"] == (whole[0].name if whole else None)
         steps, first_resumed = runs.steps(job_id), whole[0].step if whole else 0
         assert not newest or int(newest.partition("-")[2]) <= first_resumed
-        assert not steps or steps[-1] - first_resumed <= INTERVAL, "no more than an interval is lost"
+        assert not steps or steps[-1] - first_resumed <= 2 * INTERVAL, "one save is written, and the next one that is due waits for it"
     if ended != "completed":
         last = runs.start("killed", **SHAPE)
         assert runs.wait_for_end(last)["status"] == "completed", runs.log(last)

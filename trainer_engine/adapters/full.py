@@ -32,8 +32,10 @@ class Full(Trainable):
         self.family.save_denoiser(self.network, folder)
 
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:
-        held = {name: copy(tensor) for name, tensor in self.network.state_dict().items()}
-        return lambda folder: self.family.save_denoiser(twin_of(self.network, held), folder)
+        # NOTE: the twin is made here and not while it is written. Libraries that load a model change nn.Module for the whole process as
+        # they do, so that one which is put together in another thread then gets parameters without data.
+        twin = twin_of(self.network, {name: copy(tensor) for name, tensor in self.network.state_dict().items()})
+        return lambda folder: self.family.save_denoiser(twin, folder)
 
     def restore(self, folder: Path) -> None:
         """Nothing: the network was loaded from the checkpoint."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
 from trainer_engine import checkpoints
@@ -143,6 +144,17 @@ def test_a_snapshot_of_every_kind_of_adapter_is_what_it_was_when_it_was_taken(tm
             save = trainable.snapshot(copy)
         torch._foreach_add_(trainable.parameters, 1.0)
     save(tmp_path / "copied")
+    assert files(tmp_path / "copied") == files(tmp_path / "live") != {}
+
+
+def test_a_model_that_is_loaded_while_a_checkpoint_is_written_changes_none_of_its_bytes(tmp_path: Path) -> None:
+    options = parse_options(tiny_options(tmp_path))
+    trainable = make_trainable(load_family(options, resolve_devices(options, torch.device("cpu"))), None)
+    trainable.save(tmp_path / "live")
+    with HostCopies() as copy:
+        save = trainable.snapshot(copy)
+    with init_empty_weights(include_buffers=True):  # what a library does to every module of the process while it loads one
+        save(tmp_path / "copied")
     assert files(tmp_path / "copied") == files(tmp_path / "live") != {}
 
 

@@ -298,15 +298,6 @@ def test_the_last_one_that_verifies_is_never_removed(tmp_path: Path) -> None:
     assert newest_verified(tmp_path) is not None
 
 
-def test_a_protected_one_stays_and_counts(tmp_path: Path) -> None:
-    for step in (1, 2, 3, 4):
-        save_checkpoint(tmp_path, content(step))
-    assert prune(tmp_path, 2, "checkpoint-4", protected={"checkpoint-1"}) == ["checkpoint-2", "checkpoint-3"]
-    assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]
-    save_checkpoint(tmp_path, content(5))
-    assert prune(tmp_path, 1, "checkpoint-5", protected={"checkpoint-1", "checkpoint-4"}) == []
-
-
 def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         save_checkpoint(tmp_path, content(step))

@@ -13,7 +13,8 @@ from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family
-from trainer_engine.validation import ValidationImage, first_seed, render, texts_to_encode, undisturbed, validation_prompts
+from trainer_engine.undisturbed import undisturbed
+from trainer_engine.validation import ValidationImage, first_seed, render, texts_to_encode, validation_prompts
 
 USUAL: dict[str, Any] = {
     "validation_prompt": "a red circle",
@@ -165,9 +166,12 @@ def test_images_and_sampler_steps_are_announced(tmp_path: Path) -> None:
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_stop_ends_the_drawing_before_the_next_image(tmp_path: Path) -> None:
-    asked = iter([False, True])
-    assert len(rendered(tmp_path, should_stop=lambda: next(asked))[1]) == 1
+@pytest.mark.parametrize(("stop_at", "images", "steps"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 3)])
+def test_a_stop_ends_the_drawing_after_the_sampler_step(tmp_path: Path, stop_at: int, images: int, steps: int) -> None:
+    heard: list[int] = []
+    drawn = rendered(tmp_path, on_progress=lambda done, total: heard.append(done), should_stop=lambda: len(heard) >= stop_at)[1]
+    assert (len(drawn), len(heard)) == (images, steps)
+    assert len(list((tmp_path / "validation_images").glob("*"))) == images
 
 
 def test_the_autoencoder_is_freed_after_drawing(tmp_path: Path) -> None:

@@ -16,16 +16,17 @@ class DrawingStopped(Exception):
 
 
 class DrawingFailed(Exception):
-    """An image that failed, with what it was of."""
+    """An image that failed, with what it was of; both are empty where it was none in particular."""
 
     def __init__(self, image: str, prompt: str, reason: Exception) -> None:
-        super().__init__(f"{image}: {reason}")
+        super().__init__(f"{image}: {reason}" if image else str(reason))
         self.image, self.prompt, self.reason = image, prompt, reason
 
     def as_event(self, step: int, numbers: str = "") -> ErrorEvent:
         """``numbers``: how full the device was, for people."""
         code, what, hint = _explain(self.reason)
-        message = f"Validation at step {step}: {what}. Image {self.image}, prompt {self.prompt!r}: {self.reason}{numbers}"
+        named = f"Image {self.image}, prompt {self.prompt!r}: " if self.image else ""
+        message = f"Validation at step {step}: {what}. {named}{self.reason}{numbers}"
         return ErrorEvent(
             code=code,
             title="Validation failed",

@@ -107,6 +107,7 @@ def render(
     *,
     edits: Sequence[Edit] = (),
     label: str = "",
+    share: tuple[int, int] = (0, 1),
     weights_for: Callable[[ValidationPrompt], AbstractContextManager[object]] = lambda prompt: nullcontext(),
     on_image: Callable[[ValidationImage], None] = lambda image: None,
     on_sampler_step: Callable[[SampledImage], None] | None = None,
@@ -116,11 +117,12 @@ def render(
     """Draw every prompt at every resolution into ``<output_dir>/validation_images``.
 
     ``denoiser`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
-    ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``step`` and ``label`` (such as
+    ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
+    some of the images, where others draw the rest. ``step`` and ``label`` (such as
     ``ema``) name the files. ``on_progress`` hears (done, total) in sampler steps of all images; ``should_stop`` is asked after each of
     these steps. The autoencoder is loaded for it and freed after. Raises DrawingFailed at the first image that fails.
     """
-    plan, steps = _plan(options, edits), options.validation.validation_num_inference_steps
+    plan, steps = _plan(options, edits)[share[0] :: share[1]], options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
     with undisturbed(denoiser), _freeing(family):
         denoiser.eval()
@@ -159,7 +161,7 @@ def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions
     try:
         return family.make_pipeline(denoiser, sampler=sampler, spacing=spacing)
     except SURVIVED as error:
-        raise DrawingFailed("all", "", error) from error
+        raise DrawingFailed("", "", error) from error
 
 
 @contextmanager

@@ -223,7 +223,8 @@ def test_a_prompt_library_that_cannot_be_used_is_told(place: Home, content: byte
 
 
 @pytest.mark.parametrize(
-    ("path", "code"), [("demo/none.json", "not_found"), ("/etc/passwd", "outside_roots"), ("demo", "not_a_file"), ("../../x.json", "outside_roots")]
+    ("path", "code"),
+    [("demo/none.json", "not_found"), ("/etc/passwd", "outside_roots"), ("demo", "not_a_file"), ("../../x.json", "outside_roots")],
 )
 def test_a_prompt_library_that_is_not_there_or_not_ours_is_told(place: Home, path: str, code: str) -> None:
     assert errors(resolve_run(place, ENVIRONMENT, {"user_prompt_library": path})) == [("user_prompt_library", code)]

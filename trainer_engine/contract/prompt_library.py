@@ -101,7 +101,9 @@ def same_file_names(shortnames: list[str]) -> list[Problem]:
         if made not in first:
             first[made] = shortname
         else:
-            message = f"The shortnames {first[made]!r} and {shortname!r} make one file name: the images of one would replace those of the other."
+            message = (
+                f"The shortnames {first[made]!r} and {shortname!r} make one file name: the images of one would replace those of the other."
+            )
             problems.append(Problem.error(OPTION, "same_file_name", message, got=shortname, expected="shortnames that differ"))
     return problems
 

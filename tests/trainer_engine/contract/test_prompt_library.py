@@ -29,7 +29,9 @@ def problems_of(library: Any, **values: Any) -> list[tuple[str, str]]:
 
 def test_entries_are_texts_or_objects_and_keep_their_order() -> None:
     prompts, problems = parse_prompt_library(
-        json.dumps({"night bench": "a bench", "b": {"caption": "two", "adapter_strength": 0.5}, "a": {"tags": "x, y"}, "c": {"prompt": "p"}})
+        json.dumps(
+            {"night bench": "a bench", "b": {"caption": "two", "adapter_strength": 0.5}, "a": {"tags": "x, y"}, "c": {"prompt": "p"}}
+        )
     )
     assert not problems
     assert prompts == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.tiny_run import HereRun, start_tiny_run, train_here
+from tests.helpers.tiny_run import HereRun, start_run, start_tiny_run, train_here, write_job
+from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import DiskFull, ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, Severity, StageEvent, StageStatus
 from trainer_engine.drawing_failures import DrawingFailed
+from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Drawing, SamplerStep
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
+from trainer_engine.loop.spread_drawing import Drawn, unpack
+from trainer_engine.validation import ValidationImage
 
-LIBRARY = json.dumps({"plain": "a red circle", "weak one": {"prompt": "a dog", "adapter_strength": 0.5}, "off": {"tags": "x", "adapter_strength": 0}})
+LIBRARY = json.dumps(
+    {"plain": "a red circle", "weak one": {"prompt": "a dog", "adapter_strength": 0.5}, "off": {"tags": "x", "adapter_strength": 0}}
+)
 DRAWING: dict[str, Any] = {
     "validation_disable": False,
     "validation_resolution": "64x64",
@@ -56,7 +63,11 @@ KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "full": lambda place: {},
     "full with an average": lambda place: {"use_ema": True},
     "full, schedule-free": lambda place: {"optimizer": "adamw_schedulefree", "lr_scheduler": "constant", "use_ema": True},
-    "full, stepping over passes": lambda place: {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "optimizer": "optimi-lion"},
+    "full, stepping over passes": lambda place: {
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
+        "optimizer": "optimi-lion",
+    },
     "full in bf16": lambda place: {"mixed_precision": "bf16", "use_ema": True},
     "standard": lambda place: {**STANDARD, "use_ema": True},
     "standard, schedule-free": lambda place: {**STANDARD, "optimizer": "adamw_schedulefree", "lr_scheduler": "constant"},
@@ -141,6 +152,21 @@ def test_an_image_that_fails_is_a_warning_and_later_ones_are_drawn(
     assert [steps_drawn(run).count(step) for step in (1, 2, 3)] == [images - 2, images, images]
     (failed,) = [event for event in run.heard.of(StageEvent) if event.status is StageStatus.FAILED]
     assert failed.severity is Severity.WARNING
+
+
+def test_no_room_for_the_average_beside_the_live_weights_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place, calls = MovingAverage.in_place, []
+
+    def without_room(self: MovingAverage) -> Any:
+        calls.append(None)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+        return in_place(self)
+
+    monkeypatch.setattr(MovingAverage, "in_place", without_room)
+    run = train_here(tmp_path, use_ema=True, max_train_steps=2, **{**DRAWING, "validation_step_interval": 1})
+    assert [event.code for event in run.heard.of(ErrorEvent)] == ["validation_out_of_memory"]
+    assert steps_drawn(run) == [1, 2, 2]
 
 
 def test_images_that_cannot_be_written_are_said_and_training_goes_on(tmp_path: Path) -> None:
@@ -243,7 +269,7 @@ def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> Non
     drawing = {**DRAWING, "validation_num_inference_steps": 1000, "validation_resolution": "256x256", "validation_on_startup": True}
     run = start_tiny_run(tmp_path, max_train_steps=10_000, **drawing)
     count = 1
-    while not run.wait_for("lifecycle.stage", count=count).extra["stage"]["key"] == "validation":
+    while run.wait_for("lifecycle.stage", count=count).extra["stage"]["key"] != "validation":
         count += 1
     moving = run.wait_for("lifecycle.stage", count=count + 1).extra["stage"]
     assert moving["status"] == "running" and moving["progress"]["total"] == 1000 and moving["progress"]["eta_seconds"] is not None
@@ -253,3 +279,39 @@ def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> Non
     assert list((run.output_dir / "validation_images").glob("*")) == []
     (checkpoint,) = list_checkpoints(run.output_dir)
     assert verify(checkpoint.path) == []
+
+
+@pytest.mark.parametrize("how", ["batch-parallel", "single-gpu"])
+def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
+    drawing = {**DRAWING, "user_prompt_library": LIBRARY, "disable_benchmark": False, "validation_step_interval": 100}
+    options = {**STANDARD, "base_model_precision": "int8-quanto", "lora_dropout": 0, "use_ema": True, "max_train_steps": 2}
+    alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options, **drawing)
+    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, validation_multigpu=how, **options, **drawing)
+    commands.request(folder, Command.VALIDATE)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    assert run.wait() == 0, run.log()
+    told = [(entry.data["global_step"], Path(entry.extra["images"][0]["file"]).name) for entry in run.of_type("validation.image")]
+    wanted = [(event.global_step, Path(event.images[0].file).name) for event in alone.heard.of(ImageEvent)]
+    asked_for = [(1, name.replace("step_2", "step_1")) for step, name in wanted if step == 2]
+    assert sorted(told) == sorted([*wanted, *asked_for])
+    for _, name in wanted:
+        if name.startswith("step_0_"):
+            ours, theirs = (one.output_dir / "validation_images" / name for one in (alone, run))
+            assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp_path: Path) -> None:
+    paths = [tmp_path / "images" / f"step_1_a_{index}_64x96.png" for index in (0, 1)]
+    images = [ValidationImage(path, "a b", "ä\nb", (64, 96), index, 7, 2) for index, path in enumerate(paths)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_bytes(b"\n{}\n" + path.name.encode())
+    failure = DrawingFailed("step_1_c_0_64x96", "c", torch.OutOfMemoryError("full")).as_event(1)
+    packed = Drawn(images, failure).pack()
+    paths[1].unlink()
+    paths[0].write_bytes(b"of an earlier run")
+    other = unpack(packed)
+    assert (list(other.images), other.failure) == (images, failure)
+    assert [path.read_bytes() for path in paths] == [b"\n{}\n" + path.name.encode() for path in paths]
+    assert unpack(Drawn().pack()) == Drawn([])

@@ -64,6 +64,9 @@ class ValidationOptions(OptionGroup):
     validation_disable: bool = option(False, "Draw no images at all.")
     validation_disable_unconditional: bool = option(False, "Do not draw the image of the empty prompt.")
     disable_benchmark: bool = option(False, "Do not draw with the base model before the first step.")
+    validation_multigpu: Literal["batch-parallel", "single-gpu"] = option(
+        "batch-parallel", "With several processes: each draws some of the images, or the first one draws all while the others wait."
+    )
     num_validation_images: int = option(1, "Images for each prompt and size; their seeds count up.", ge=1, le=10)
     ema_validation: Literal["comparison", "ema_only", "none"] = option(
         "comparison", "With use_ema: draw with the live weights and the average, with the average alone, or with the live weights alone."

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, start_run, start_tiny_run, train_here, write_job
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
@@ -315,3 +316,14 @@ def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp
     assert (list(other.images), other.failure) == (images, failure)
     assert [path.read_bytes() for path in paths] == [b"\n{}\n" + path.name.encode() for path in paths]
     assert unpack(Drawn().pack()) == Drawn([])
+
+
+def test_another_family_draws_with_true_guidance_and_trains_the_same(tmp_path: Path) -> None:
+    options = {"model_family": "flux", "model_flavour": "dev", "max_train_steps": 2, **STANDARD}
+    plain = train_here(tmp_path, model=str(tiny_model("flux")), output_dir=str(tmp_path / "plain"), **options)
+    guided = {"validation_guidance_real": 3.0, "validation_no_cfg_until_timestep": 1, "validation_noise_scheduler": "unipc"}
+    drawing = {**DRAWING_A_LOT, **guided, "validation_num_inference_steps": 3}
+    drawn = train_here(tmp_path, model=str(tiny_model("flux")), output_dir=str(tmp_path / "drawn"), **options, **drawing)
+    assert_same_training(plain, drawn)
+    assert not drawn.heard.of(ErrorEvent)
+    assert steps_drawn(drawn).count(1) == 10

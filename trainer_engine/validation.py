@@ -118,15 +118,15 @@ def render(
 
     ``denoiser`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
     ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
-    some of the images, where others draw the rest. ``step`` and ``label`` (such as
-    ``ema``) name the files. ``on_progress`` hears (done, total) in sampler steps of all images; ``should_stop`` is asked after each of
-    these steps. The autoencoder is loaded for it and freed after. Raises DrawingFailed at the first image that fails.
+    some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
+    total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
+    after. Raises DrawingFailed at the first image that fails.
     """
     plan, steps = _plan(options, edits)[share[0] :: share[1]], options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
     with undisturbed(denoiser), _freeing(family):
         denoiser.eval()
-        pipeline = _make_pipeline(family, denoiser, options)
+        pipeline = _make_pipeline(family, denoiser, options) if plan else None
         for number, subject in enumerate(plan):
             image = _image_of(subject, options, step, label)
 

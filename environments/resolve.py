@@ -17,10 +17,12 @@ from environments.config_files import without_marks
 from environments.datasets_file import OPTION, read_document
 from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
+from environments.prompt_library_file import read_library
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
+from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ResolvedRun:
     options: TrainingOptions | None
     """Typed, defaults filled in, paths absolute; None where ``problems`` holds an error of an option."""
     values: dict[str, Any]
-    """Every option by canonical name as in ``options``; the given ones alone where ``options`` is None."""
+    """Every option by canonical name as in ``options``, prompt libraries as contents; the given ones alone where ``options`` is None."""
     given: dict[str, Any]
     """Environment and form laid over one another: what ``config.json`` should hold for this run, paths as written."""
     datasets: list[dict[str, Any]]
@@ -97,6 +99,12 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
             problems.append(found)
         else:
             taken[name], absolute[name] = found, str(found.path)
+    library = read_library(given[PROMPT_LIBRARY], home) if given.get(PROMPT_LIBRARY) else None
+    if isinstance(library, Problem):
+        problems.append(library)
+    elif library is not None:
+        absolute[PROMPT_LIBRARY] = library[0]
+        taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
     for name in WEIGHTS:
         weights = _resolve_weights(given.get(name), name, home)
         if isinstance(weights, Problem):

@@ -133,8 +133,8 @@ def evaluating(optimizer: Optimizer) -> Iterator[None]:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trained = [parameter.detach().clone() for parameter in parameters]
-    optimizer.eval()
     try:
+        optimizer.eval()
         yield
     finally:
         optimizer.train()

@@ -1,4 +1,4 @@
-"""What is drawn, as files that a browser shows: an image as PNG, frames as an animated GIF."""
+"""What is drawn, as files that a browser shows: an image as PNG, WebP or JPEG, frames as an animated GIF."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from trainer_engine.contract.events import MediaFile
 Picture: TypeAlias = Image.Image | Sequence[Image.Image]
 """An image, or the frames of a video in their order."""
 FRAMES_PER_SECOND = 12
-MIME_TYPES = {".png": "image/png", ".gif": "image/gif"}
+MIME_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".jpg": "image/jpeg"}
+ENDINGS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+"""``validation_image_format`` -> ending of the file."""
 
 
-def write_picture(folder: Path, stem: str, picture: Picture) -> Path:
-    """Write ``<stem>.png`` or, for frames, ``<stem>.gif`` into ``folder``, whole or not at all; the file's path."""
+def write_picture(folder: Path, stem: str, picture: Picture, *, format: str = "png", quality: int = 90) -> Path:
+    """Write ``<stem>.png`` (``.webp``, ``.jpg``) or, for frames, ``<stem>.gif`` into ``folder``, whole or not at all; the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    is_image = isinstance(picture, Image.Image)
-    path = folder / f"{stem}{'.png' if is_image else '.gif'}"
-    write_atomically(path, encode_png(picture) if isinstance(picture, Image.Image) else encode_gif(picture))
+    if isinstance(picture, Image.Image):
+        path, content = folder / f"{stem}{ENDINGS[format]}", encode_still(picture, format, quality)
+    else:
+        path, content = folder / f"{stem}.gif", encode_gif(picture)
+    write_atomically(path, content)
     return path
 
 
-def encode_png(image: Image.Image) -> bytes:
+def encode_still(image: Image.Image, format: str = "png", quality: int = 90) -> bytes:
+    """``quality`` from 1 to 100 is for formats that lose something."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    arguments = {} if format == "png" else {"quality": quality}
+    image.save(buffer, format=format.upper(), **arguments)
     return buffer.getvalue()
 
 

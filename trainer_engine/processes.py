@@ -82,6 +82,18 @@ class Processes:
         torch.distributed.all_reduce(counts, group=self._words)
         return [bool(count) for count in counts]
 
+    def gather(self, mine: bytes) -> list[bytes]:
+        """What each process hands in, by rank, on all of them; it waits for the last."""
+        if self._words is None:
+            return [mine]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        torch.distributed.all_gather(sizes, torch.tensor([len(mine)]), group=self._words)
+        padded = torch.zeros(max(1, *(int(size) for size in sizes)), dtype=torch.uint8)
+        padded[: len(mine)] = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else 0
+        found = [torch.empty_like(padded) for _ in range(self.count)]
+        torch.distributed.all_gather(found, padded, group=self._words)
+        return [bytes(one[: int(size)].numpy()) for one, size in zip(found, sizes, strict=True)]
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self._words is not None:

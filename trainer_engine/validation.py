@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import random
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.validation_rules import PROMPT, UNCONDITIONAL
+from trainer_engine.contract.prompt_library import DEFAULT, built_in_library, file_name, library_of
+from trainer_engine.drawing_failures import SURVIVED, DrawingFailed, DrawingStopped
 from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
-from trainer_engine.pictures import write_picture
+from trainer_engine.pictures import ENDINGS, write_picture
+from trainer_engine.undisturbed import undisturbed
 
 FOLDER = "validation_images"
-UNCONDITIONAL = "unconditional"
-PROMPT = "validation"
+HIGHEST_SEED = 2**31
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class ValidationPrompt:
 
     shortname: str
     text: str
+    adapter_strength: float | None = None
+    """How much of the trained adapter its images show; None: as ``validation_lycoris_strength`` says."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,11 @@ def validation_prompts(options: TrainingOptions) -> list[ValidationPrompt]:
     if validation.validation_disable:
         return []
     unconditional = [] if validation.validation_disable_unconditional else [ValidationPrompt(UNCONDITIONAL, "")]
+    library = {"false": None, "true": DEFAULT}.get(validation.validation_prompt_library, validation.validation_prompt_library)
+    prompts = [*(built_in_library(library) if library else ()), *library_of(validation.user_prompt_library)]
+    listed = [ValidationPrompt(prompt.shortname, prompt.text, prompt.adapter_strength) for prompt in prompts]
     asked_for = [ValidationPrompt(PROMPT, validation.validation_prompt)] if validation.validation_prompt else []
-    return unconditional + asked_for
+    return unconditional + listed + asked_for
 
 
 def texts_to_encode(options: TrainingOptions) -> list[str]:
@@ -101,6 +108,8 @@ def render(
     edits: Sequence[Edit] = (),
     eval_prompts: Sequence[ValidationPrompt] = (),
     label: str = "",
+    share: tuple[int, int] = (0, 1),
+    weights_for: Callable[[ValidationPrompt], AbstractContextManager[object]] = lambda prompt: nullcontext(),
     on_image: Callable[[ValidationImage], None] = lambda image: None,
     on_sampler_step: Callable[[SampledImage], None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -109,41 +118,94 @@ def render(
     """Draw every prompt at every resolution into ``<output_dir>/validation_images``.
 
     ``denoiser`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
-    ``PromptCache.read``. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done, total) in sampler steps
-    of all images, ``should_stop`` is asked before each image. The autoencoder is loaded for it and freed after.
+    ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
+    some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
+    total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
+    after. Raises DrawingFailed at the first image that fails.
     """
-    plan = _plan(options, edits, eval_prompts)
-    steps = options.validation.validation_num_inference_steps
-    folder = Path(options.run.output_dir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    negative = read_prompt(options.validation.validation_negative_prompt) if plan else {}
+    plan, steps = _plan(options, edits, eval_prompts)[share[0] :: share[1]], options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
-    with undisturbed(denoiser):
+    with undisturbed(denoiser), _freeing(family):
         denoiser.eval()
-        pipeline = family.make_pipeline(denoiser, sampler=options.validation.validation_noise_scheduler)
+        pipeline = _make_pipeline(family, denoiser, options) if plan else None
         for number, subject in enumerate(plan):
-            prompt, (width, height), index = subject.prompt, subject.resolution, subject.index
-            if should_stop():
-                break
-            seed = first_seed(options) + index
-            guidance = options.validation.validation_guidance
-            references = subject.edit.read_references() if subject.edit else ()
-            drawing = Drawing(read_prompt(prompt.text), negative, width, height, steps, guidance, seed, references)
-            shortname = f"{prompt.shortname}_{label}" if label else prompt.shortname
-            path = folder / f"step_{step}_{shortname}_{index}_{width}x{height}.png"
-            image = ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps)
+            image = _image_of(subject, options, step, label)
 
             def heard(taken: SamplerStep, image: ValidationImage = image, before: int = number * steps) -> None:
                 on_progress(before + taken.number, len(plan) * steps)
                 if on_sampler_step:
                     on_sampler_step(SampledImage(image, taken))
+                if should_stop():
+                    raise DrawingStopped
 
-            picture = family.draw(pipeline, drawing, on_step=heard)
-            images.append(dataclasses.replace(image, path=write_picture(folder, path.stem, picture)))
+            if should_stop():
+                break
+            try:
+                with weights_for(subject.prompt):
+                    drawing = _drawing(subject, image, family, read_prompt, options)
+                    picture = family.draw(pipeline, drawing, on_step=heard)
+                validation = options.validation
+                how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
+                path = write_picture(image.path.parent, image.path.stem, picture, **how)
+            except DrawingStopped:
+                break
+            except SURVIVED as error:
+                raise DrawingFailed(image.path.stem, image.prompt, error) from error
+            images.append(dataclasses.replace(image, path=path))
             on_image(images[-1])
-        del pipeline
-    family.free_encoders()
     return images
+
+
+def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions) -> Any:
+    validation = options.validation
+    sampler, spacing = validation.validation_noise_scheduler, validation.inference_scheduler_timestep_spacing
+    try:
+        return family.make_pipeline(denoiser, sampler=sampler, spacing=spacing)
+    except SURVIVED as error:
+        raise DrawingFailed("", "", error) from error
+
+
+@contextmanager
+def _freeing(family: Family) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        family.free_encoders()
+
+
+def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str) -> ValidationImage:
+    """What an image will be; its file is not there yet."""
+    prompt, (width, height), index = subject.prompt, subject.resolution, subject.index
+    shortname = f"{prompt.shortname}_{label}" if label else prompt.shortname
+    ending = ENDINGS[options.validation.validation_image_format]
+    name = f"step_{step}_{file_name(shortname)}_{index}_{width}x{height}{ending}"
+    seed = secrets.randbelow(HIGHEST_SEED) if options.validation.validation_randomize else first_seed(options) + index
+    path = Path(options.run.output_dir) / FOLDER / name
+    return ValidationImage(path, shortname, prompt.text, (width, height), index, seed, options.validation.validation_num_inference_steps)
+
+
+def _drawing(
+    subject: Subject,
+    image: ValidationImage,
+    family: Family,
+    read_prompt: Callable[[str], PromptEmbedding],
+    options: TrainingOptions,
+) -> Drawing:
+    validation, (width, height) = options.validation, image.resolution
+    return Drawing(
+        prompt=read_prompt(image.prompt),
+        negative=read_prompt(validation.validation_negative_prompt),
+        width=width,
+        height=height,
+        steps=image.sampler_steps,
+        guidance=validation.validation_guidance,
+        seed=image.seed,
+        references=subject.edit.read_references() if subject.edit else (),
+        noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
+        guidance_rescale=validation.validation_guidance_rescale,
+        true_guidance=validation.validation_guidance_real,
+        unguided_steps=validation.validation_no_cfg_until_timestep,
+    )
 
 
 def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt]) -> list[Subject]:
@@ -173,20 +235,3 @@ def first_seed(options: TrainingOptions) -> int:
     """``validation_seed``, or ``seed`` where it is empty. The same for each prompt and step, so that images can be compared."""
     chosen = options.validation.validation_seed
     return options.run.seed if chosen is None else chosen
-
-
-@contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Put training mode of every module and the random states of Python, numpy and torch back when the block ends."""
-    modes = [(module, module.training) for module in network.modules()]
-    python, numpy = random.getstate(), np.random.get_state()
-    # Only the network's own GPU: asking the others for their state would take memory on each.
-    gpus = sorted({parameter.device.index for parameter in network.parameters() if parameter.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(gpus), torch.no_grad():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for module, training in modes:
-            module.training = training

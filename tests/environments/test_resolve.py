@@ -182,3 +182,49 @@ def test_what_is_resolved_can_be_resolved_again(place: Home) -> None:
     first = resolve_run(place, ENVIRONMENT, {"cache_dir": "cache"})
     again = resolve_run(place, first.values, {})
     assert again.errors == [] and again.values == first.values
+
+
+def library(home: Home, content: bytes, name: str = "user_prompt_library.json") -> None:
+    (home.config / "demo" / name).write_bytes(content)
+
+
+def test_a_run_is_started_with_what_the_prompt_library_holds(place: Home) -> None:
+    library(place, b'\xef\xbb\xbf{"night bench": "a bench"}\n')
+    run = resolve_run(place, ENVIRONMENT, {"user_prompt_library": "demo/user_prompt_library.json"})
+    assert run.errors == [] and run.options is not None
+    assert run.given["user_prompt_library"] == "demo/user_prompt_library.json"
+    assert run.values["user_prompt_library"] == run.options.validation.user_prompt_library == '{"night bench": "a bench"}'
+    assert [note.option for note in notes(run)] == ["data_backend_config", "user_prompt_library"]
+    again = resolve_run(place, ENVIRONMENT, {"user_prompt_library": {"a": "b"}})
+    assert again.values["user_prompt_library"] == '{"a": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "option", "code"),
+    [
+        (b"{", "user_prompt_library", "invalid_json"),
+        (b"a prompt", "user_prompt_library", "invalid_json"),
+        (b"", "user_prompt_library", "invalid_json"),
+        (b'"a prompt"', "user_prompt_library", "not_an_object"),
+        (b'["a prompt"]', "user_prompt_library", "not_an_object"),
+        (b"\xff\xfe{}", "user_prompt_library", "unreadable_file"),
+        (b'{"a": NaN}', "user_prompt_library", "invalid_json"),
+        (b'{"a": "\\ud800"}', "user_prompt_library", "invalid_json"),
+        (b'{"a": 1}', "user_prompt_library.a", "wrong_type"),
+        (b'{"../a": "x"}', "user_prompt_library", "unsafe_shortname"),
+        (b'{"a": "x", "a": "y"}', "user_prompt_library", "same_file_name"),
+    ],
+)
+def test_a_prompt_library_that_cannot_be_used_is_told(place: Home, content: bytes, option: str, code: str) -> None:
+    library(place, content)
+    run = resolve_run(place, ENVIRONMENT, {"user_prompt_library": "demo/user_prompt_library.json"})
+    assert errors(run) == [(option, code)]
+    assert run.options is None
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("demo/none.json", "not_found"), ("/etc/passwd", "outside_roots"), ("demo", "not_a_file"), ("../../x.json", "outside_roots")],
+)
+def test_a_prompt_library_that_is_not_there_or_not_ours_is_told(place: Home, path: str, code: str) -> None:
+    assert errors(resolve_run(place, ENVIRONMENT, {"user_prompt_library": path})) == [("user_prompt_library", code)]

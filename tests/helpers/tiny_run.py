@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tests.helpers.models import tiny_pixart
@@ -175,8 +176,17 @@ class HereRun:
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
 
 
-def train_here(place: Path, *, stop_after: int | None = None, datasets: list[dict[str, Any]] | None = None, **options: Any) -> HereRun:
-    """Train in this process; ``stop_after`` asks to stop once that many steps are done."""
+def train_here(
+    place: Path,
+    *,
+    stop_after: int | None = None,
+    asked: Mapping[int, Sequence[Command]] = MappingProxyType({}),
+    on_step: Callable[[int], None] = lambda step: None,
+    datasets: list[dict[str, Any]] | None = None,
+    **options: Any,
+) -> HereRun:
+    """Train in this process; ``stop_after`` asks to stop once that many steps are done, ``asked`` says what else is asked for after
+    which step (0: before anything is loaded)."""
     from trainer_engine.loop.run import train
 
     chosen = parse_options(tiny_options(place, **options))
@@ -184,10 +194,12 @@ def train_here(place: Path, *, stop_after: int | None = None, datasets: list[dic
     assert dataloader.image_sets, problems
     folder = RunFolder(place / "run-here").create()
 
-    def stop(step: int) -> None:
-        if step == stop_after:
-            commands.request(folder, Command.STOP)
+    def ask(step: int) -> None:
+        on_step(step)
+        for command in (*asked.get(step, ()), *([Command.STOP] if step == stop_after else [])):
+            commands.request(folder, command)
 
-    heard = Listener(stop)
+    heard = Listener(ask)
+    ask(0)
     code, step = train(chosen, dataloader, read_environment({}), heard, Requests(folder), folder.media)
     return HereRun(code, step, Path(chosen.run.output_dir), heard)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family
-from trainer_engine.validation import ValidationImage, first_seed, render, texts_to_encode, undisturbed, validation_prompts
+from trainer_engine.undisturbed import undisturbed
+from trainer_engine.validation import ValidationImage, ValidationPrompt, first_seed, render, texts_to_encode, validation_prompts
 
 USUAL: dict[str, Any] = {
     "validation_prompt": "a red circle",
@@ -70,6 +72,53 @@ def test_files_are_named_by_step_prompt_number_and_size(tmp_path: Path) -> None:
 def test_a_label_tells_images_of_the_average_apart(tmp_path: Path) -> None:
     _, images = rendered(tmp_path, label="ema", validation_disable_unconditional=True)
     assert images[0].path.name == "step_5_validation_ema_0_64x64.png"
+
+
+def test_libraries_stand_between_the_unconditional_prompt_and_the_one_asked_for() -> None:
+    library = json.dumps({"mine": {"caption": "a dog", "adapter_strength": 0.5}})
+    options = tiny_family(**USUAL, user_prompt_library=library, validation_prompt_library="people").options
+    prompts = validation_prompts(options)
+    shortnames = [prompt.shortname for prompt in prompts]
+    assert shortnames[:2] == ["unconditional", "face"]
+    assert shortnames[-2:] == ["mine", "validation"]
+    assert prompts[-2] == ValidationPrompt("mine", "a dog", 0.5)
+    assert texts_to_encode(options) == [*(prompt.text for prompt in prompts), "blurry"]
+    named = validation_prompts(tiny_family(validation_prompt_library="general").options)
+    assert named == validation_prompts(tiny_family(validation_prompt_library=True).options)
+    assert validation_prompts(tiny_family(user_prompt_library=library, validation_disable=True).options) == []
+
+
+@pytest.mark.parametrize(("format", "ending", "read_as"), [("png", "png", "PNG"), ("webp", "webp", "WEBP"), ("jpeg", "jpg", "JPEG")])
+def test_images_are_written_in_the_format_asked_for(tmp_path: Path, format: str, ending: str, read_as: str) -> None:
+    _, images = rendered(tmp_path, validation_image_format=format, validation_disable_unconditional=True)
+    assert images[0].path.name == f"step_5_validation_0_64x64.{ending}"
+    with Image.open(images[0].path) as picture:
+        assert (picture.format, picture.size) == (read_as, (64, 64))
+    if format != "png":
+        small = rendered(tmp_path / "small", validation_image_format=format, validation_image_quality=5)[1][1].path
+        assert small.stat().st_size < images[0].path.stat().st_size
+
+
+def test_every_image_keeps_its_seed_unless_it_is_to_change(tmp_path: Path) -> None:
+    denoiser = tiny_family().load_denoiser()
+    fixed = [rendered(tmp_path / name, denoiser, num_validation_images=2, validation_seed_source="gpu")[1] for name in "ab"]
+    assert [image.path.read_bytes() for image in fixed[0]] == [image.path.read_bytes() for image in fixed[1]]
+    assert [image.seed for image in fixed[0]] == [7, 8, 7, 8]
+    state = torch.get_rng_state()
+    free = [image for name in "cd" for image in rendered(tmp_path / name, denoiser, validation_randomize=True)[1]]
+    assert len({image.seed for image in free}) == len(free) == 4
+    assert torch.equal(state, torch.get_rng_state())
+    assert free[1].path.read_bytes() != free[3].path.read_bytes()
+
+
+def test_the_spacing_of_timesteps_changes_the_image(tmp_path: Path) -> None:
+    how = {"validation_noise_scheduler": "ddim", "validation_num_inference_steps": 3, "validation_disable_unconditional": True}
+    drawn = {
+        spacing: rendered(tmp_path / spacing, inference_scheduler_timestep_spacing=spacing, **how)[1][0].path.read_bytes()
+        for spacing in ("trailing", "leading", "linspace")
+    }
+    assert len(set(drawn.values())) == 3
+    assert rendered(tmp_path / "usual", **how)[1][0].path.read_bytes() == drawn["linspace"]
 
 
 @pytest.mark.parametrize("prompt", ["a red circle", ""])
@@ -165,9 +214,12 @@ def test_images_and_sampler_steps_are_announced(tmp_path: Path) -> None:
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_stop_ends_the_drawing_before_the_next_image(tmp_path: Path) -> None:
-    asked = iter([False, True])
-    assert len(rendered(tmp_path, should_stop=lambda: next(asked))[1]) == 1
+@pytest.mark.parametrize(("stop_at", "images", "steps"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 3)])
+def test_a_stop_ends_the_drawing_after_the_sampler_step(tmp_path: Path, stop_at: int, images: int, steps: int) -> None:
+    heard: list[int] = []
+    drawn = rendered(tmp_path, on_progress=lambda done, total: heard.append(done), should_stop=lambda: len(heard) >= stop_at)[1]
+    assert (len(drawn), len(heard)) == (images, steps)
+    assert len(list((tmp_path / "validation_images").glob("*"))) == images
 
 
 def test_the_autoencoder_is_freed_after_drawing(tmp_path: Path) -> None:

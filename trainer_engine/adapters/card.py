@@ -138,7 +138,7 @@ def _adapter_facts(family: Family) -> dict[str, str]:
 
 def _samples(output_dir: Path) -> list[Path]:
     """The newest validation images, by the step in their names."""
-    drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.png") if path.name.split("_")[1].isdecimal()]
+    drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
     found = sorted(drawn, key=lambda path: (-int(path.name.split("_")[1]), path.name))
     newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
     return newest[:MOST_SAMPLES]

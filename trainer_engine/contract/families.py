@@ -72,6 +72,12 @@ class FamilyCard:
     """Flavour -> its longest prompt in tokens, where it is not ``token_limit``."""
     preview_decoder: str = ""
     """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
+    samplers: tuple[str, ...] = ()
+    """Values of ``validation_noise_scheduler`` that draw with this family."""
+    drawing_options: frozenset[str] = frozenset()
+    """Options of validation images that some families' pipelines understand, and this one's too."""
+    drawing_multiple_px: int = 16
+    """Edges of an image that can be drawn are multiples of this: a latent cell times the network's patch."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that can look at reference images."""
     needs_references: frozenset[str] = frozenset()

@@ -41,6 +41,18 @@ class Drawing:
     seed: int
     references: tuple[Tensor, ...] = ()
     """Latents (C, h, w) of the reference images to draw with, scaled."""
+    noise_device: str = "cpu"
+    """Where the noise is drawn: the same seed gives other noise elsewhere."""
+    guidance_rescale: float = 0.0
+    """Of families whose card names ``validation_guidance_rescale``."""
+    true_guidance: float = 1.0
+    """Classifier-free guidance beside what a distilled network is told; 1 is none. Of families that name ``validation_guidance_real``."""
+    unguided_steps: int = 0
+    """Sampler steps at the start without ``true_guidance``."""
+
+    def generator(self) -> torch.Generator:
+        """The image's own source of noise, at its start."""
+        return torch.Generator(self.noise_device).manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -175,12 +187,15 @@ class Family(ABC):
         """Class of diffusers that draws with the family's weights."""
 
     @abstractmethod
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> Any:
-        """The family's diffusers pipeline around the live network, without text encoders; ``draw`` takes it. Takes the bare network."""
+    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+        """The family's diffusers pipeline around the live network, without text encoders; ``draw`` takes it. Takes the bare network.
+
+        ``spacing``: which timesteps of a diffusion schedule are taken; None leaves it to the base model.
+        """
 
     @abstractmethod
     def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
-        """One image, or the frames of a video; ``on_step`` hears each step of the sampler."""
+        """One image, or the frames of a video; ``on_step`` hears each step of the sampler, and may end the drawing by raising."""
 
     @abstractmethod
     def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:

@@ -25,6 +25,7 @@ from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
+from trainer_engine.loop.announcing import Announcer
 from trainer_engine.loop.callbacks.averaging import Averaging
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
@@ -211,7 +212,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
             stages,
             processes,
             around.requests,
-            around.media,
+            Announcer(voice, options.validation, family, around.media),
         ),
         *([Portraying(around.painter)] if around.painter is not None else []),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),

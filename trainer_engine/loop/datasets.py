@@ -152,7 +152,7 @@ class Preparation:
 
     def _shown_texts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[str]:
         """Everything that validations draw."""
-        negative = [self.options.validation.validation_negative_prompt] if lent else []
+        negative = [self.options.validation.validation_negative_prompt] if lent or shown else []
         captions = [sample.captions[0] for _, sample in shown]
         return [*texts_to_encode(self.options), *captions, *(prompt.text for prompt in lent), *negative]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
@@ -112,17 +111,3 @@ def _compare_data(parts: Parts, saved: SavedRun, voice: Voice) -> None:
         )
     message = f"The data has changed since {saved.folder.name}: {told}. The order of samples starts anew."
     voice.tell(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether it was memory that was missing. PyTorch has a class of its own for that on GPUs alone."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def out_of_memory_numbers(device: torch.device) -> str:
-    """How full the device is, for people."""
-    if device.type != "cuda":
-        return ""
-    free, total = torch.cuda.mem_get_info(device)
-    peak = torch.cuda.max_memory_allocated(device)
-    return f" {free / 1e9:.2f} of {total / 1e9:.2f} GB were free; the most that was in use is {peak / 1e9:.2f} GB."

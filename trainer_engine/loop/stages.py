@@ -23,14 +23,15 @@ class Stages:
         self.voice = voice
 
     @contextmanager
-    def stage(self, key: StageKey, label: str = "") -> Iterator[Advance]:
-        """A stage as long as the block; it fails with the block. Yields what is to be called as it moves on."""
+    def stage(self, key: StageKey, label: str = "", *, failure: Severity = Severity.ERROR) -> Iterator[Advance]:
+        """A stage as long as the block; it fails with the block, and ``failure`` says how bad that is. Yields what is to be called as it
+        moves on."""
         progress = _Progress(self.voice, key, label)
         progress.tell(StageStatus.RUNNING)
         try:
             yield progress.advance
         except Exception as error:
-            progress.tell(StageStatus.FAILED, message=str(error))
+            progress.tell(StageStatus.FAILED, message=str(error), severity=failure)
             raise
         except Stopped:
             progress.tell(StageStatus.FAILED, message="The run was stopped.", severity=Severity.WARNING)

@@ -15,6 +15,7 @@ from trainer_engine.contract.families import FORMAT_FAMILIES, FamilyCard, cards,
 from trainer_engine.contract.lycoris import parse_lycoris
 from trainer_engine.contract.options import REGISTRY, check_options, parse_options
 from trainer_engine.contract.options.precision import QUANTISED
+from trainer_engine.contract.options.validation_rules import OF_SOME_FAMILIES
 from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Family, load_family
 
@@ -67,6 +68,14 @@ def test_the_defaults_of_a_flavour_are_options_with_right_values(card: FamilyCar
         options, problems = check_options({**given, "model_type": model_type})
         assert options is not None, problems
         assert {name: options.as_values()[name] for name in defaults} == dict(defaults)
+
+
+@every_family
+def test_samplers_are_those_that_the_family_makes(card: FamilyCard) -> None:
+    parts = importlib.import_module(f"trainer_engine.families.{card.name}.parts")
+    assert card.samplers == tuple(parts.SAMPLERS)
+    assert set(card.samplers) <= set(REGISTRY["validation_noise_scheduler"].choices)
+    assert card.drawing_options <= set(OF_SOME_FAMILIES)
 
 
 @every_family

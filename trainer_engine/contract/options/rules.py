@@ -18,6 +18,7 @@ from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, 
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
 from trainer_engine.contract.options.validation import parse_resolutions
+from trainer_engine.contract.options.validation_rules import VALIDATION_RULES
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
 from trainer_engine.contract.trackers import parse_trackers
 
@@ -336,4 +337,5 @@ RULES: tuple[Rule, ...] = (
     evaluations_fit_the_run,
     early_stop_has_evaluations,
     *rules_saving.RULES,
+    *VALIDATION_RULES,
 )

@@ -102,7 +102,7 @@ def _argument(item: object) -> Any:
 
 def parse_choice(spec: OptionSpec, value: object) -> str:
     """Choices ignore case and take ``_`` for ``-``. Raises WrongValue, with its own code for choices that are known but not available."""
-    text = parse_text(value).strip()
+    text = str(value).lower() if isinstance(value, bool) and "true" in spec.choices else parse_text(value).strip()
     folded = {choice.lower().replace("_", "-"): choice for choice in (*spec.choices, *spec.later)}
     folded.update({word.lower().replace("_", "-"): choice for word, choice in spec.synonyms.items()})
     choice = folded.get(text.lower().replace("_", "-"))

@@ -85,6 +85,8 @@ CARD = FamilyCard(
     base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
     comfyui_prefix="transformer.",
     preview_decoder="madebyollin/taef1",
+    samplers=("euler", "unipc", "dpm++"),
+    drawing_options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     takes_references=frozenset({"kontext"}),
     needs_references=frozenset({"kontext"}),
 )

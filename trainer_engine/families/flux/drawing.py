@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +26,45 @@ class ReferencePipeline(FluxKontextPipeline):
         packed = torch.cat([pack(reference) for reference in self.references], dim=1).to(latents)
         places = [positions(one.shape[-2], one.shape[-1], number) for number, one in enumerate(self.references, start=1)]
         return latents, packed, ids, torch.cat(places).to(ids)
+
+
+class LateGuidance(float):
+    """``true_cfg_scale`` of a pipeline that is 1 for its first steps.
+
+    NOTE: the pipelines take one scale for all steps, and use it once a step, as ``negative + scale * (positive - negative)``.
+    """
+
+    steps_taken = 0
+
+    def __new__(cls, scale: float, unguided_steps: int) -> LateGuidance:
+        made = super().__new__(cls, scale)
+        made.unguided_steps = unguided_steps
+        return made
+
+    unguided_steps: int
+
+    def __mul__(self, difference: Any) -> Any:
+        return difference if self.steps_taken < self.unguided_steps else float(self) * difference
+
+
+@contextmanager
+def with_masks(network: nn.Module, pooled: Tensor, masks: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Each pass of the network attends as its own prompt wants it; the pipelines know one mask for the prompt and the negative one.
+
+    ``pooled`` (P, D) tells the prompts apart, ``masks`` are what ``joint_attention_kwargs`` holds for all of them (P, ...).
+    """
+
+    def choose(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        number = next(index for index, one in enumerate(pooled) if torch.equal(one, kwargs["pooled_projections"][0].to(one)))
+        own = {name: mask[number : number + 1] for name, mask in (masks or {}).items()}
+        return args, {**kwargs, "joint_attention_kwargs": {**(kwargs.get("joint_attention_kwargs") or {}), **own}}
+
+    hook = network.register_forward_pre_hook(choose, with_kwargs=True) if masks else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def make_pipeline(parts: dict[str, Any], *, with_references: bool) -> FluxPipeline | ReferencePipeline:

@@ -19,7 +19,7 @@ from trainer_engine.devices import Devices
 from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.flux.card import CARD
-from trainer_engine.families.flux.drawing import ReferencePipeline, make_pipeline
+from trainer_engine.families.flux.drawing import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.parts import Parts
 from trainer_engine.families.flux.result import pipeline_plan
@@ -160,38 +160,44 @@ class Flux(Family):
     def pipeline_name(self) -> str:
         return "FluxKontextPipeline" if self.flavour in CARD.takes_references else "FluxPipeline"
 
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> Any:
+    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+        """Without ``spacing``: the straight paths of flow matching are walked in even steps."""
         parts = {"transformer": denoiser, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
         return make_pipeline(parts, with_references=self.flavour in CARD.takes_references)
 
     @torch.no_grad()
     def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
-        """Guidance is what the network is told; the negative prompt has no part in it."""
-        batch, dtype = self.collate_prompts([drawing.prompt]), self.devices.network
-        references = [reference[None].to(self.devices.device, dtype) for reference in drawing.references]
+        """Guidance is what the network is told; the negative prompt counts where true guidance is asked for."""
+        device, dtype = self.devices.device, self.devices.network
+        batch = self.collate_prompts([drawing.prompt, drawing.negative])
+        embeds, pooled = batch["embeds"].to(device, dtype), batch["pooled"].to(device, dtype)
+        references = [reference[None].to(device, dtype) for reference in drawing.references]
         sequence = drawing.height * drawing.width // 256 + sum(one.shape[-2] * one.shape[-1] // 4 for one in references)
+        masks = self._attention(batch["mask"].to(device), sequence)
+        guidance = LateGuidance(drawing.true_guidance, drawing.unguided_steps)
         extra: dict[str, Any] = {}
         if isinstance(pipeline, ReferencePipeline):
             pipeline.references = references
             extra = {"max_area": drawing.width * drawing.height, "_auto_resize": False}
-
+        if guidance > 1:
+            extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
         height, width = drawing.height // 16 * 2, drawing.width // 16 * 2
 
         def heard(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            guidance.steps_taken = index + 1
             if on_step:
                 on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
             return {}
 
-        with self.devices.autocast():
+        with self.devices.autocast(), with_masks(pipeline.transformer, pooled, masks):
             tokens = pipeline(
-                prompt_embeds=batch["embeds"].to(self.devices.device, dtype),
-                pooled_prompt_embeds=batch["pooled"].to(self.devices.device, dtype),
+                prompt_embeds=embeds[:1],
+                pooled_prompt_embeds=pooled[:1],
                 width=drawing.width,
                 height=drawing.height,
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.guidance,
-                generator=torch.Generator().manual_seed(drawing.seed),
-                joint_attention_kwargs=self._attention(batch["mask"].to(self.devices.device), sequence),
+                generator=drawing.generator(),
                 output_type="latent",
                 callback_on_step_end=heard,
                 **extra,

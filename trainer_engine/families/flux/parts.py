@@ -81,11 +81,7 @@ class Parts(PartFinder):
         return load_tokenizer(CLIPTokenizer, self.find("tokenizer")), load_tokenizer(T5Tokenizer, self.find("tokenizer_2"))
 
     def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the one called so, on the base model's schedule. Raises InvalidOptions."""
-        if sampler and sampler not in SAMPLERS:
-            message = f"The sampler {sampler} knows no flow matching."
-            problem = Problem.error("validation_noise_scheduler", "not_for_family", message, got=sampler, expected=", ".join(SAMPLERS))
-            raise InvalidOptions([problem])
+        """The base model's own sampler, or the one called so, on the base model's schedule."""
         config = self.scheduler_config()
         name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
         return make_scheduler(config, name, needs, self.base.name)

@@ -51,8 +51,10 @@ CARD = FamilyCard(
     base_precisions=("int8-quanto", "int4-quanto"),
     comfyui_prefix="transformer.",
     preview_decoder="madebyollin/taesdxl",
+    samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
+    drawing_options=frozenset({"inference_scheduler_timestep_spacing"}),
     aliases=("pixart", "pixart-sigma"),
-    defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0}),
+    defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0, "inference_scheduler_timestep_spacing": "linspace"}),
     parameters=MappingProxyType(
         {
             "900M-1024-v0.6": 909_000_000,

@@ -142,8 +142,8 @@ class PixArtSigma(Family):
     def pipeline_name(self) -> str:
         return "PixArtSigmaPipeline"
 
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None) -> PixArtSigmaPipeline:
-        scheduler = self.parts.make_scheduler(self.prediction_type, sampler)
+    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
+        scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
         pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=denoiser, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -163,7 +163,7 @@ class PixArtSigma(Family):
                 height=drawing.height,
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.guidance,
-                generator=torch.Generator().manual_seed(drawing.seed),
+                generator=drawing.generator(),
                 use_resolution_binning=False,
                 clean_caption=False,
                 output_type="latent",

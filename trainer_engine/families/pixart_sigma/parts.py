@@ -75,8 +75,9 @@ class Parts(PartFinder):
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
         return tokenizer
 
-    def make_scheduler(self, prediction_type: str, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the one called so, on the base model's noise schedule."""
+    def make_scheduler(self, prediction_type: str, sampler: str | None = None, spacing: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the one called so, on the base model's noise schedule; ``spacing`` of its timesteps."""
         config = self.scheduler_config()
         name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
-        return make_scheduler(config, name, {**needs, "prediction_type": prediction_type}, self.base.name)
+        spaced = {"timestep_spacing": spacing} if spacing else {}
+        return make_scheduler(config, name, {**needs, **spaced, "prediction_type": prediction_type}, self.base.name)

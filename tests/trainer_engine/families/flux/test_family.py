@@ -117,8 +117,57 @@ def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
 
 
 def test_a_sampler_of_diffusion_is_refused() -> None:
-    with pytest.raises(InvalidOptions, match="no flow matching"):
-        tiny_flux().parts.make_scheduler("ddim")
+    with pytest.raises(InvalidOptions, match="cannot be drawn with the sampler ddim"):
+        tiny_flux(validation_noise_scheduler="ddim")
+
+
+def drawn_with_true_guidance(**how: Any) -> bytes:
+    family = tiny_flux()
+    network, (prompt, negative) = family.load_denoiser().eval(), family.encode_prompts(["a cat", "blurry"])
+    return family.draw(family.make_pipeline(network), Drawing(prompt, negative, 64, 64, 3, 3.5, 5, **how)).tobytes()
+
+
+def test_true_guidance_is_the_pipelines() -> None:
+    prompt, negative = tiny_flux().encode_prompts(["a cat", "blurry"])
+    theirs = pipeline()
+    theirs.vae.to(memory_format=torch.channels_last)
+    wanted = theirs(
+        prompt_embeds=prompt["embeds"][None],
+        pooled_prompt_embeds=prompt["pooled"][None],
+        negative_prompt_embeds=negative["embeds"][None],
+        negative_pooled_prompt_embeds=negative["pooled"][None],
+        true_cfg_scale=2.5,
+        generator=torch.Generator().manual_seed(5),
+        width=64,
+        height=64,
+        num_inference_steps=3,
+        guidance_scale=3.5,
+    ).images[0]
+    assert drawn_with_true_guidance(true_guidance=2.5) == wanted.tobytes()
+
+
+def test_true_guidance_begins_after_the_steps_that_are_left_alone() -> None:
+    without, whole = drawn_with_true_guidance(), drawn_with_true_guidance(true_guidance=2.5)
+    assert drawn_with_true_guidance(true_guidance=2.5, unguided_steps=3) == without != whole
+    assert drawn_with_true_guidance(true_guidance=2.5, unguided_steps=2) not in (without, whole)
+
+
+def test_each_prompt_is_attended_to_with_its_own_mask() -> None:
+    family = tiny_flux(flux_attention_masked_training=True)
+    network, (prompt, negative) = family.load_denoiser().eval(), family.encode_prompts(["a cat on a mat in a hat", ""])
+    seen: list[int] = []
+
+    def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(int(kwargs["joint_attention_kwargs"]["attention_mask"].sum()))
+
+    pipe = family.make_pipeline(network)
+    looking = network.register_forward_hook(lambda module, args, kwargs, output: look(module, args, kwargs), with_kwargs=True)
+    family.draw(pipe, Drawing(prompt, negative, 64, 64, 1, 3.5, 5, true_guidance=2.0))
+    looking.remove()
+    image_tokens = 16
+    assert seen == [int(one["mask"].sum()) + image_tokens for one in (prompt, negative)]
+    assert seen[0] > seen[1]
+    assert not network._forward_pre_hooks
 
 
 def test_random_guidance_stays_in_its_range_and_follows_the_seed() -> None:

@@ -1,0 +1,29 @@
+"""The file of ``user_prompt_library``, read once: a run is started with what it held. No database, no Django."""
+
+from __future__ import annotations
+
+from environments.config_files import read_text
+from environments.json_text import BadJson, parse_json
+from environments.paths import Home, Kind, ResolvedPath, resolve
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.prompt_library import EXPECTED, OPTION, holds_json
+
+
+def read_library(text: str, home: Home) -> tuple[str, ResolvedPath | None] | Problem:
+    """(contents, where they lie) of the library that the option's text names or is. What they say is checked with the options."""
+    if holds_json(text):
+        return text, None
+    found = resolve(text, OPTION, home=home, must_exist=True, kind=Kind.FILE)
+    if isinstance(found, Problem):
+        return found
+    file = read_text(home, found.path)
+    if file.text is None:
+        message = f"{found.path} cannot be read: {file.trouble or 'it is not there any more'}."
+        return Problem.error(OPTION, "unreadable_file", message, got=text, expected=EXPECTED)
+    try:
+        library = parse_json(file.text)
+    except BadJson as error:
+        return Problem.error(OPTION, "invalid_json", f"{found.path}: {error}.", got=text, expected=EXPECTED)
+    if not isinstance(library, (dict, list)):
+        return Problem.error(OPTION, "not_an_object", f"{found.path} holds no object.", got=text, expected=EXPECTED)
+    return file.text.strip(), found

@@ -1,0 +1,60 @@
+"""When a run validates. Nothing is drawn here: plain numbers in, an occasion out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from trainer_engine.contract.options.validation import ValidationOptions
+
+
+class Occasion(str, Enum):
+    """Why a validation takes place."""
+
+    BASE_MODEL = "base_model"
+    """Before the first step of a run: what the base model draws."""
+    STARTUP = "startup"
+    """Before the first step of this start."""
+    INTERVAL = "interval"
+    ASKED = "asked"
+    RESULT = "result"
+    """After the last step."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is, between two steps."""
+
+    step: int
+    """Optimizer steps done."""
+    epoch: int
+    """Of the last step done, from 1."""
+    ends_epoch: bool
+    is_finished: bool
+    should_stop: bool = False
+
+
+def at_start(options: ValidationOptions, moment: Moment) -> tuple[Occasion, ...]:
+    """Before the first step of this start, in order. A run that goes on has had its base model drawn; one with no step left, its result
+    is drawn anyway."""
+    base_model = [Occasion.BASE_MODEL] if not moment.step and not options.disable_benchmark else []
+    startup = [Occasion.STARTUP] if options.validation_on_startup and not moment.is_finished else []
+    return (*base_model, *startup)
+
+
+def after_step(options: ValidationOptions, moment: Moment, *, asked: bool) -> Occasion | None:
+    """After a step of this start, so never at the step that a run goes on from. The last step's validation is the result's."""
+    if moment.should_stop or moment.is_finished:
+        return None
+    if asked:
+        return Occasion.ASKED
+    epochs = options.validation_epoch_interval
+    at_epoch = epochs is not None and moment.ends_epoch and moment.epoch % epochs == 0
+    at_interval = at_epoch or moment.step % options.validation_step_interval == 0
+    begun = moment.step >= (options.validate_after_step or 0) and moment.epoch >= (options.validate_after_epoch or 0)
+    return Occasion.INTERVAL if at_interval and begun else None
+
+
+def at_end(moment: Moment) -> Occasion | None:
+    """A run that was stopped goes on later, and has no result yet."""
+    return Occasion.RESULT if moment.is_finished else None

@@ -20,16 +20,20 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.callbacks.averaging import Averaging
+from trainer_engine.loop.callbacks.awaiting_scripts import AwaitingScripts
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
 from trainer_engine.loop.callbacks.commanding import Commanding
+from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.callbacks.finite import FiniteWatch
+from trainer_engine.loop.callbacks.hooking import Hooking
 from trainer_engine.loop.callbacks.memory import MemoryWatch
 from trainer_engine.loop.callbacks.progress import Progress
 from trainer_engine.loop.callbacks.validating import Validating
@@ -46,6 +50,8 @@ from trainer_engine.objectives.build import make_objective
 from trainer_engine.optimizers import build_optimizer, evaluating, note_on_precision, start_training
 from trainer_engine.processes import Processes
 from trainer_engine.resuming import SavedRun
+from trainer_engine.scripts.context import uploads
+from trainer_engine.scripts.scripts import Scripts
 from trainer_engine.stopping import Requests
 
 
@@ -63,6 +69,8 @@ class Surroundings:
     resident_at_start: int = 0
     """Bytes of the process before anything of the run was loaded."""
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
+    scripts: Scripts | None = None
+    """Programs that the run starts; None for a run that starts none."""
 
 
 def assemble(around: Surroundings) -> Trainer:
@@ -168,13 +176,15 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
     def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
         together.after_checkpoint(state, saved)
 
+    output_dir, scripts = Path(options.run.output_dir), around.scripts
+    checkpoints_go, result_goes = uploads(options)
     callbacks: list[Callback] = [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
         MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
-        Checkpointing(options.checkpointing, Path(options.run.output_dir), parts.content, stages, processes, on_saved),
+        Checkpointing(options.checkpointing, output_dir, parts.content, stages, processes, on_saved),
         Validating(
             showing,
             options,
@@ -187,8 +197,16 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
             processes,
             around.requests,
             around.media,
+            _external_validation(around),
         ),
+        *([Hooking(scripts, checkpoints_go)] if scripts is not None else []),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
+        *([AwaitingScripts(scripts, output_dir, trainable.results, result_goes, stages, processes)] if scripts is not None else []),
     ]
     together = Callbacks(callbacks)
     return together
+
+
+def _external_validation(around: Surroundings) -> ExternalValidation | None:
+    wanted = around.options.hooks.validation_method == EXTERNAL and not around.options.validation.validation_disable
+    return ExternalValidation(around.scripts, around.stages, around.processes) if wanted and around.scripts is not None else None

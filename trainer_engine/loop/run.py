@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,10 +19,12 @@ from trainer_engine.loop.restoring import out_of_memory_numbers, ran_out_of_memo
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests
 from trainer_engine.trackers.voice import tracked
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
+WITHOUT_SCRIPTS = ScriptContext()
 
 
 def train(
@@ -32,9 +35,10 @@ def train(
     requests: Requests,
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
+    scripts: ScriptContext = WITHOUT_SCRIPTS,
 ) -> tuple[ExitCode, int]:
     """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show.
+    the folder for images that only events show; ``scripts`` says which programs the run may start.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -42,8 +46,11 @@ def train(
     processes = Processes(environment)
     requests.raise_if_stopped()
     try:
-        with tracked(voice, options, environment) as heard:
-            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate))
+        with tracked(voice, options, environment) as heard, closing(scripts.open(options, heard, requests)) as started:
+            stages = Stages(heard)
+            trainer = assemble(
+                Surroundings(options, dataloader, processes, stages, requests, media, at_start, memory_estimate, scripts=started)
+            )
             return _fit(trainer, options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):

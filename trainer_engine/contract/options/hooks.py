@@ -6,7 +6,9 @@ from trainer_engine.contract.option import OptionGroup, option
 
 EXTERNAL = "external-script"
 EXTERNAL_SCRIPT = "validation_external_script"
-SCRIPT_OPTIONS = (EXTERNAL_SCRIPT, "post_checkpoint_script", "post_upload_script")
+POST_CHECKPOINT = "post_checkpoint_script"
+POST_UPLOAD = "post_upload_script"
+SCRIPT_OPTIONS = (EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD)
 """Options that hold the template of a command."""
 UNSET = {"none": "", "null": ""}
 

@@ -16,6 +16,7 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, SamplerStep
 from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.pictures import attachments, write_picture
@@ -47,6 +48,8 @@ class Validating(Callback):
     requests: Requests
     media: Path
     """Folder of previews."""
+    external: ExternalValidation | None = None
+    """Validates instead, but for the base model's images."""
     _previews_failed: bool = False
 
     def before_training(self, state: TrainState) -> None:
@@ -65,6 +68,9 @@ class Validating(Callback):
             self._draw(state, StageKey.FINAL_VALIDATION, FINISHED)
 
     def _draw(self, state: TrainState, key: StageKey, kind: str) -> None:
+        if self.external is not None and kind != BASE_MODEL:
+            self.external.run(state, key)
+            return
         if not (validation_prompts(self.options) or self.edits):
             return
         with state.timed("validation"), self.processes.first_alone() as is_first:

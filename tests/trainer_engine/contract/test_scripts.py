@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tests.trainer_engine.contract.test_options import COMPLETE, problems_of
 from trainer_engine.contract.errors import Level
 from trainer_engine.contract.options import check_options, parse_options
-from trainer_engine.contract.options.placeholders import known_placeholders, values_of
+from trainer_engine.contract.options.hooks import SCRIPT_OPTIONS
+from trainer_engine.contract.options.placeholders import CONTEXT, known_placeholders, values_of
 from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule, Template
 from trainer_engine.contract.scripts.rule import start_of_command
+from trainer_engine.environment import SEEN_BY_SCRIPTS
 
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))
 
@@ -110,6 +112,12 @@ def test_external_validation_needs_its_script() -> None:
     ]
 
 
+def test_external_validation_that_is_turned_off_is_noted() -> None:
+    values = {"validation_method": "external-script", "validation_external_script": "/hooks/a", "validation_disable": True}
+    _, problems = check_options({**COMPLETE, **values})
+    assert [(problem.code, problem.level) for problem in problems] == [("no_effect", Level.NOTE)]
+
+
 def program(path: Path, text: str = "#!/bin/sh\n", mode: int = 0o755) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -155,3 +163,8 @@ def test_python_that_cannot_start_by_itself_runs_with_ours(tmp_path: Path) -> No
     for path in (without_line, without_bit, of_another_machine):
         assert code(EVERYTHING, path) == ""
         assert start_of_command(path) == [sys.executable, str(path)]
+
+
+def test_the_page_names_every_placeholder_option_and_variable() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/hooks.md").read_text(encoding="utf-8")
+    assert [name for name in (*CONTEXT, *SCRIPT_OPTIONS, *SEEN_BY_SCRIPTS) if name not in page] == []

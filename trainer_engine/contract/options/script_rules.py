@@ -31,6 +31,9 @@ def external_validation_has_a_script(values: Values) -> Iterator[Problem]:
         message = f"validation_method={EXTERNAL} needs {EXTERNAL_SCRIPT}."
         hint = "name a program and its arguments: '/opt/hooks/validate.py {local_checkpoint_path}'"
         yield Problem.error(EXTERNAL_SCRIPT, "missing", message, expected="a program and its arguments", hint=hint)
+    if is_external and values["validation_disable"]:
+        message = f"validation_disable leaves every validation out: {EXTERNAL_SCRIPT} has no effect."
+        yield Problem.note(EXTERNAL_SCRIPT, "no_effect", message, got=values[EXTERNAL_SCRIPT], hint="set validation_disable to false")
     if is_external:
         return
     for name in (EXTERNAL_SCRIPT, "validation_external_background"):

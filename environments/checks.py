@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from environments.config_files import without_marks
 from environments.path_options import LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, resolve
+from environments.script_options import resolve_scripts
 from trainer_engine.contract.errors import Level, Problem
 from trainer_engine.contract.families import find_card
 from trainer_engine.contract.options import REGISTRY, canonical_name, check_options, normalise
@@ -45,6 +46,8 @@ def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
     told = {problem.option for problem in problems if problem.level is Level.ERROR}
     problems += [problem for problem in path_problems(values, home) if problem.option not in told]
     problems += flavour_mismatch(values)
+    # A script that is not there, or not allowed, may be so by the time of a start.
+    problems += [replace(problem, level=Level.WARNING) for problem in resolve_scripts(values, home)[1]]
     errors, warnings, suggestions = [], [], []
     for problem in problems:
         if problem.level is Level.ERROR and not _can_wait(problem, named):

@@ -11,4 +11,6 @@ from environments.paths import Home
 
 def current_home() -> Home:
     """As the settings have it now."""
-    return Home(Path(settings.HOME))
+    return Home(
+        Path(settings.HOME), hooks=settings.HOOK_FOLDERS, any_script=settings.ALLOW_SCRIPTS, script_variables=settings.SCRIPT_VARIABLES
+    )

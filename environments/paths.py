@@ -17,7 +17,9 @@ from enum import Enum
 from pathlib import Path
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.scripts import ScriptRule
 
+SHIPPED_SCRIPTS = Path(__file__).resolve().parent / "examples" / "external-validation"
 LONGEST_PATH_BYTES = 4000
 LONGEST_NAME_BYTES = 255
 DENIED = ("/etc", "/proc", "/sys", "/dev", "/boot", "/run")
@@ -63,6 +65,12 @@ class Home:
     root: Path
     roots: tuple[Path, ...] = field(default_factory=default_roots)
     """Allowed besides ``root``."""
+    hooks: tuple[Path, ...] = ()
+    """Folders whose programs runs may start, besides ``state/hooks`` and the samples."""
+    any_script: bool = False
+    """Runs may start every program."""
+    script_variables: tuple[str, ...] = ()
+    """Names of variables that these programs get besides the usual few."""
 
     @property
     def config(self) -> Path:
@@ -73,6 +81,17 @@ class Home:
     def state(self) -> Path:
         """Database, secrets and runs; no path of a user may lie here."""
         return self.root / "state"
+
+    @property
+    def hook_folders(self) -> tuple[Path, ...]:
+        """Where programs lie that runs may start."""
+        return (self.state / "hooks", *self.hooks, SHIPPED_SCRIPTS)
+
+    @property
+    def script_rule(self) -> ScriptRule:
+        """Which programs a run may start."""
+        folders = tuple(str(_real(folder)) for folder in self.hook_folders)
+        return ScriptRule(anything=self.any_script, folders=folders, variables=self.script_variables)
 
     @property
     def allowed(self) -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ from environments.datasets_file import OPTION, read_document
 from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.prompt_library_file import read_library
+from environments.script_options import resolve_scripts
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
@@ -65,6 +66,9 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
         given.setdefault(ADAPTER_OPTION, REGISTRY[ADAPTER_OPTION].default)
     told = {problem.option for problem in problems}
     absolute, found, path_problems = _resolve_options(given, home)
+    scripts, script_problems = resolve_scripts(given, home)
+    absolute |= scripts
+    path_problems += script_problems
     options, more = check_options(absolute)
     problems += [problem for problem in more if problem.option not in told]
     told |= {problem.option for problem in errors_in(more)}

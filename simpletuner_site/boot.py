@@ -8,18 +8,20 @@ from pathlib import Path
 SETTINGS = "simpletuner_site.settings"
 
 
-def boot(home: Path, slots: int | None = None) -> None:
+def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False) -> None:
     """Make ``config/`` and ``state/``, and set Django up. The processes that this one starts inherit the choice.
 
     Raises OSError where the home cannot be written.
     """
     home = home.expanduser().absolute()
-    for name in ("config", "state"):
+    for name in ("config", "state", "state/hooks"):
         (home / name).mkdir(parents=True, exist_ok=True)
     os.environ["SIMPLETUNER_HOME"] = str(home)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
     if slots is not None:
         os.environ["SIMPLETUNER_SLOTS"] = str(slots)
+    if allow_scripts:
+        os.environ["SIMPLETUNER_ALLOW_SCRIPTS"] = "1"
     import django
 
     django.setup()

@@ -30,12 +30,18 @@ def add_home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, default=None, metavar="DIR", help=help_text)
 
 
+def add_allow_scripts(parser: argparse.ArgumentParser) -> None:
+    help_text = "let runs start every program that a configuration names, not only those in the hooks folders (docs/hooks.md)"
+    parser.add_argument("--allow-scripts", action="store_true", help=help_text)
+
+
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Shared with ``manage.py server``."""
     parser.add_argument("--port", type=whole_number(1, 65535), default=DEFAULT_PORT, help=f"port to serve (default: {DEFAULT_PORT})")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; only those of this machine (default: 127.0.0.1)")
     add_home(parser)
     parser.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
+    add_allow_scripts(parser)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="start and follow runs without serving the API")
     add_home(worker)
     worker.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
+    add_allow_scripts(worker)
     worker.add_argument("--under-server", action="store_true", help=argparse.SUPPRESS)
     worker.set_defaults(run=run_worker)
 
@@ -86,7 +93,7 @@ def run_server(arguments: argparse.Namespace) -> int:
 
     try:
         address = loopback_address(arguments.host)
-        boot(home_of(arguments), arguments.slots)
+        boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts)
         return serve(address, arguments.port)
     except (CannotServe, BadEnvironment, OSError) as error:
         print(f"simpletuner server: {error}", file=sys.stderr)
@@ -98,7 +105,7 @@ def run_worker(arguments: argparse.Namespace) -> int:
     from simpletuner_site.migrations_state import migrate_if_needed
     from simpletuner_site.worker import run_worker as work
 
-    boot(home_of(arguments), arguments.slots)
+    boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts)
     if not arguments.under_server:
         migrate_if_needed()
     return work(under_server=arguments.under_server)

@@ -7,6 +7,9 @@
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
 ``SIMPLETUNER_LOG_LEVEL``       ``INFO`` where unset
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
+``SIMPLETUNER_HOOKS``           folders, separated by colons, whose programs runs may start, besides ``state/hooks``
+``SIMPLETUNER_HOOKS_ENV``       names, separated by commas, of variables that these programs get: ``REPLICATE_API_TOKEN``
+``SIMPLETUNER_ALLOW_SCRIPTS``   ``1`` lets runs start every program: the same as ``--allow-scripts``
 ``DATABASE_URL``                another database than ``state/simpletuner.sqlite3``: ``postgres://…``
 ``REDIS_URL``                   broker and channel layer of several machines
 ==============================  =============================================================================
@@ -15,11 +18,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 MOST_SLOTS = 64
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -39,6 +44,9 @@ class ProcessEnvironment:
     database_url: str = ""
     redis_url: str = ""
     private_webhooks: bool = False
+    hooks: tuple[Path, ...] = ()
+    hooks_env: tuple[str, ...] = ()
+    allow_scripts: bool = False
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvironment:
@@ -54,7 +62,26 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         database_url=variables.get("DATABASE_URL", ""),
         redis_url=variables.get("REDIS_URL", ""),
         private_webhooks=_switch(variables, "SIMPLETUNER_PRIVATE_WEBHOOKS"),
+        hooks=_folders(variables.get("SIMPLETUNER_HOOKS", "")),
+        hooks_env=_names(variables.get("SIMPLETUNER_HOOKS_ENV", "")),
+        allow_scripts=_switch(variables, "SIMPLETUNER_ALLOW_SCRIPTS"),
     )
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    found = tuple(Path(part.strip()).expanduser() for part in text.split(os.pathsep) if part.strip())
+    for folder in found:
+        if not folder.is_absolute() or folder == Path(folder.anchor):
+            raise BadEnvironment(f"SIMPLETUNER_HOOKS lists {folder}; every folder must be absolute, and not the whole disk")
+    return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in found:
+        if not VARIABLE_NAME.match(name):
+            raise BadEnvironment(f"SIMPLETUNER_HOOKS_ENV lists {name!r}; it must be names of variables, separated by commas")
+    return found
 
 
 def _switch(variables: Mapping[str, str], name: str) -> bool:

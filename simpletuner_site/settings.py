@@ -160,6 +160,11 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     ],
 }
 
+# ---- scripts of runs ----
+HOOK_FOLDERS: tuple[Path, ...] = PROCESS.hooks
+ALLOW_SCRIPTS = PROCESS.allow_scripts
+SCRIPT_VARIABLES: tuple[str, ...] = PROCESS.hooks_env
+
 # ---- webhooks ----
 WEBHOOKS_TO_LOOPBACK = True  # the server itself is only ever on loopback
 WEBHOOKS_TO_PRIVATE = PROCESS.private_webhooks

@@ -23,6 +23,9 @@ for variable in (
     "SIMPLETUNER_SLOTS",
     "SIMPLETUNER_ALLOWED_HOSTS",
     "SIMPLETUNER_SECRET_KEY",
+    "SIMPLETUNER_HOOKS",
+    "SIMPLETUNER_HOOKS_ENV",
+    "SIMPLETUNER_ALLOW_SCRIPTS",
     "CUDA_VISIBLE_DEVICES",
 ):
     os.environ.pop(variable, None)

@@ -20,6 +20,7 @@ from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
 from trainer_engine.environment import Environment, read_environment
 from trainer_engine.journal import Journal, Silence, Voice
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests, Stopped
 
 STATUS_OF_CODE = {ExitCode.COMPLETED: "completed", ExitCode.STOPPED: "stopped"}
@@ -50,11 +51,13 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
     try:
         requests.listen()
         voice.tell(StatusEvent(status="starting", message="The engine has started."))
-        options, dataloader, estimate = read_job(folder)
+        options, dataloader, job = read_job(folder)
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        code, step = train(options, dataloader, environment, voice, requests, folder.media, estimate)
+        code, step = train(
+            options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, ScriptContext(job.scripts, job.job_id)
+        )
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
     except Stopped:
@@ -78,7 +81,7 @@ class Unforeseen(EngineError):
     code = "unforeseen"
 
 
-def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader, dict[str, int]]:
+def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader, JobSpec]:
     """The job, checked again: the engine trusts no one. Raises InvalidOptions or DatasetUnusable with everything that is wrong."""
     try:
         job = JobSpec.read(folder)
@@ -91,7 +94,7 @@ def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader, dict[str, 
     dataloader, problems = parse_dataloader(job.datasets, options)
     if errors_in(problems):
         raise DatasetUnusable(errors_in(problems))
-    return options, dataloader, job.memory_estimate
+    return options, dataloader, job
 
 
 def _stopped_early(voice: Voice) -> ExitReport:

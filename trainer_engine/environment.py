@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from trainer_engine.contract.trackers import wandb_knows_us
+
+SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+"""No tokens, no keys, no proxies: what a script needs besides is listed by the server's operator."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,9 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         wandb_knows_us=wandb_knows_us(variables),
         use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
     )
+
+
+def script_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a program that a run starts may see of this process's environment. ``listed``: names of further variables."""
+    variables = os.environ if variables is None else variables
+    return {name: variables[name] for name in (*SEEN_BY_SCRIPTS, *listed) if name in variables}

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,14 @@ class EngineIdentity:
     boot_id: str
 
 
-def passed_environment(variables: dict[str, str] | None = None) -> dict[str, str]:
-    """What an engine may see of its parent's environment: an allow-list, so that no secret of the server slips through."""
+def passed_environment(variables: dict[str, str] | None = None, also: Collection[str] = ()) -> dict[str, str]:
+    """What an engine may see of its parent's environment: an allow-list, so that no secret of the server slips through.
+
+    ``also``: what the server's operator lists besides.
+    """
     variables = dict(os.environ) if variables is None else variables
-    return {name: value for name, value in variables.items() if name in PASSED_VARIABLES or name.startswith(PASSED_PREFIXES)}
+    passed = {*PASSED_VARIABLES, *also}
+    return {name: value for name, value in variables.items() if name in passed or name.startswith(PASSED_PREFIXES)}
 
 
 def boot_id() -> str:
@@ -92,9 +96,13 @@ def is_alive(identity: EngineIdentity) -> bool:
     return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.started_at
 
 
-def start(folder: RunFolder, argv: Sequence[str], extra_environment: dict[str, str] | None = None) -> EngineIdentity:
-    """Start an engine in a session of its own: what kills the server does not kill the run. Raises OSError where it cannot be started."""
-    environment = passed_environment() | (extra_environment or {})
+def start(
+    folder: RunFolder, argv: Sequence[str], extra_environment: dict[str, str] | None = None, also: Collection[str] = ()
+) -> EngineIdentity:
+    """Start an engine in a session of its own: what kills the server does not kill the run. ``also``: names of further variables
+    that it gets of this process. Raises OSError where it cannot be started.
+    """
+    environment = passed_environment(also=also) | (extra_environment or {})
     with folder.log.open("ab") as log:
         child = subprocess.Popen(
             list(argv),

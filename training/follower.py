@@ -9,6 +9,7 @@ from pathlib import Path
 from django.conf import settings
 from django.utils import timezone
 
+from environments.home import current_home
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec
@@ -30,7 +31,7 @@ STOP_GRACE = timedelta(seconds=60)
 """From the request to SIGKILL."""
 SAVING_GRACE = timedelta(minutes=10)
 """The same while the run says that it saves: a large model on a slow disk takes minutes."""
-SAVING_STAGES = ("checkpoint_save", "model_save")
+SAVING_STAGES = ("checkpoint_save", "model_save", "scripts")
 EXIT_GRACE_SECONDS = 30.0
 """For a process that has written its last word and does not leave."""
 
@@ -144,10 +145,11 @@ class Follower:
                 options={name: value for name, value in job.options.items() if name not in SERVER_ONLY},
                 datasets=job.datasets,
                 memory_estimate=memory_numbers(job.plan),
+                scripts=current_home().script_rule,
             )
             spec.write(folder)
             argv, extra = launch_command(Path(job.run_dir), parse_options(job.options))
-            return engine_process.start(folder, argv, extra)
+            return engine_process.start(folder, argv, extra, spec.scripts.variables)
         except (OSError, UnreadableAccelerateConfig) as error:
             ending.finish(job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         except InvalidOptions as error:

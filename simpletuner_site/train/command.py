@@ -10,6 +10,7 @@ from rich.console import Console
 
 from environments.paths import Home
 from environments.resolve import resolve_run
+from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, note_interrupts
@@ -29,12 +30,13 @@ def train(config: Path, home: Path | None = None) -> int:
     try:
         root = home_of_config(config, home)
         values = read_config(config)
-    except UnreadableConfig as error:
+        variables = read_environment().hooks_env
+    except (UnreadableConfig, BadEnvironment) as error:
         console.print(f"[red]✗[/] {error}", highlight=False)
         return ExitCode.CONFIGURATION
     for name in ("config", "state"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    place = Home(root)
+    place = Home(root, any_script=True, script_variables=variables)  # a person's own shell can start every program anyway
     with console.status("Checking the configuration and the datasets"):
         report = examine_run(resolve_run(place, values, {}), place)
     print_problems(console, report)
@@ -56,6 +58,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
         options={name: value for name, value in resolved.values.items() if name not in SERVER_ONLY},
         datasets=resolved.datasets,
         memory_estimate=memory_numbers(report.understood),
+        scripts=place.script_rule,
     )
     spec.write(folder)
     try:
@@ -66,7 +69,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     if report.webhooks:
         console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
-    identity = engine_process.start(folder, command, variables)
+    identity = engine_process.start(folder, command, variables, spec.scripts.variables)
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
     print_ending(console, folder, code)

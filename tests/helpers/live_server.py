@@ -36,6 +36,8 @@ class LiveServer:
     port: int
     slots: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    """Further ones of the command line."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,7 +59,7 @@ class LiveServer:
         environment = {name: value for name, value in os.environ.items() if name != "SIMPLETUNER_HOME"}
         environment |= {"PYTHONPATH": str(REPOSITORY), **self.environment}
         command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(self.port), "--home", str(self.home)]
-        command += ["--slots", str(self.slots)] if self.slots else []
+        command += [*(["--slots", str(self.slots)] if self.slots else []), *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -141,7 +143,14 @@ def _is_engine(process: psutil.Process) -> bool:
         return False
 
 
-def start_server(home: Path, *, slots: int | None = None, port: int | None = None, environment: dict[str, str] | None = None) -> LiveServer:
+def start_server(
+    home: Path,
+    *,
+    slots: int | None = None,
+    port: int | None = None,
+    environment: dict[str, str] | None = None,
+    arguments: tuple[str, ...] = (),
+) -> LiveServer:
     """A server that answers and has a worker. ``environment`` is added to the variables of this process (``{"HF_HOME": …}``)."""
     home.mkdir(parents=True, exist_ok=True)
-    return LiveServer(home, port or free_port(), slots, environment or {}).start()
+    return LiveServer(home, port or free_port(), slots, environment or {}, arguments=arguments).start()

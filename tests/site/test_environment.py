@@ -32,6 +32,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "SIMPLETUNER_LOG_LEVEL": "debug",
             "DATABASE_URL": "postgres://db/simpletuner",
             "REDIS_URL": "redis://cache",
+            "SIMPLETUNER_HOOKS": "/opt/hooks: /srv/more hooks:",
+            "SIMPLETUNER_HOOKS_ENV": "REPLICATE_API_TOKEN, WAVESPEED_API_KEY",
+            "SIMPLETUNER_ALLOW_SCRIPTS": "1",
         }
     )
     assert found.home == tmp_path
@@ -41,12 +44,24 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert found.log_level == "DEBUG"
     assert found.database_url == "postgres://db/simpletuner"
     assert found.redis_url == "redis://cache"
+    assert found.hooks == (Path("/opt/hooks"), Path("/srv/more hooks"))
+    assert found.hooks_env == ("REPLICATE_API_TOKEN", "WAVESPEED_API_KEY")
+    assert found.allow_scripts is True
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "65", "two", "1.5", "²"])
 def test_slots_that_cannot_be_meant_are_refused_by_name(text: str) -> None:
     with pytest.raises(BadEnvironment, match="SIMPLETUNER_SLOTS"):
         read_environment({"SIMPLETUNER_SLOTS": text})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("SIMPLETUNER_HOOKS", "hooks"), ("SIMPLETUNER_HOOKS", "/"), ("SIMPLETUNER_HOOKS_ENV", "A=1"), ("SIMPLETUNER_ALLOW_SCRIPTS", "yes")],
+)
+def test_a_rule_about_scripts_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(BadEnvironment, match=name):
+        read_environment({name: text})
 
 
 def test_an_unknown_log_level_is_refused_by_name() -> None:

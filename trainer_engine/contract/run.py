@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.scripts.rule import NOTHING, ScriptRule
 
 PROTOCOL = 1
 
@@ -91,6 +92,8 @@ class JobSpec(_Document):
     """The entries of the dataloader file; every path absolute."""
     memory_estimate: dict[str, int] = Field(default_factory=dict)
     """What the checks before the start expect on each device: ``bytes``, ``low_bytes``, ``high_bytes``; said beside the peak at the end."""
+    scripts: ScriptRule = NOTHING
+    """Which programs the run may start."""
 
     def write(self, folder: RunFolder) -> None:
         write_atomically(folder.job_file, self.model_dump_json(indent=2).encode())

@@ -21,18 +21,22 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.announcing import Announcer
 from trainer_engine.loop.callbacks.averaging import Averaging
+from trainer_engine.loop.callbacks.awaiting_scripts import AwaitingScripts
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
 from trainer_engine.loop.callbacks.commanding import Commanding
 from trainer_engine.loop.callbacks.evaluating import Evaluating
+from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.callbacks.finite import FiniteWatch
+from trainer_engine.loop.callbacks.hooking import Hooking
 from trainer_engine.loop.callbacks.memory import MemoryWatch
 from trainer_engine.loop.callbacks.portraying import Portraying
 from trainer_engine.loop.callbacks.progress import Progress
@@ -53,6 +57,8 @@ from trainer_engine.optimizers import build_optimizer, evaluating, note_on_preci
 from trainer_engine.portrait.painter import Painter
 from trainer_engine.processes import Processes
 from trainer_engine.resuming import SavedRun
+from trainer_engine.scripts.context import uploads
+from trainer_engine.scripts.scripts import Scripts
 from trainer_engine.stopping import Requests
 
 
@@ -72,6 +78,8 @@ class Surroundings:
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
     painter: Painter | None = None
     """Who draws the picture of the run; None where nobody does."""
+    scripts: Scripts | None = None
+    """Programs that the run starts; None for a run that starts none."""
 
 
 def assemble(around: Surroundings) -> Trainer:
@@ -182,23 +190,26 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
         together.after_checkpoint(state, saved)
 
     space = DiskSpace(options.checkpointing, parts.output_dir, voice, around.requests.stop_asked)
+    scripts = around.scripts
+    checkpoints_go, result_goes = uploads(options)
+    checkpointing = Checkpointing(
+        options.checkpointing,
+        parts.output_dir,
+        parts.content,
+        stages,
+        processes,
+        space,
+        on_saved,
+        evaluations.before_checkpoint,
+        lambda: best_names(parts.output_dir),
+    )
     callbacks: list[Callback] = [
         *([Averaging(average)] if average is not None else []),
         Progress(voice, processes.device),
         MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
         FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
         Commanding(voice, around.requests, processes),
-        Checkpointing(
-            options.checkpointing,
-            parts.output_dir,
-            parts.content,
-            stages,
-            processes,
-            space,
-            on_saved,
-            evaluations.before_checkpoint,
-            lambda: best_names(parts.output_dir),
-        ),
+        checkpointing,
         evaluations,
         Validating(
             showing,
@@ -213,9 +224,19 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
             processes,
             around.requests,
             Announcer(voice, options.validation, family, around.media),
+            _external_validation(around, checkpointing),
         ),
+        *([Hooking(scripts, checkpoints_go)] if scripts is not None else []),
         *([Portraying(around.painter)] if around.painter is not None else []),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
+        *([AwaitingScripts(scripts, parts.output_dir, trainable.results, result_goes, stages, processes)] if scripts is not None else []),
     ]
     together = Callbacks(callbacks)
     return together
+
+
+def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> ExternalValidation | None:
+    wanted = around.options.hooks.validation_method == EXTERNAL and not around.options.validation.validation_disable
+    if not wanted or around.scripts is None:
+        return None
+    return ExternalValidation(around.scripts, around.stages, around.processes, checkpointing.settle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,10 +21,12 @@ from trainer_engine.loop.trainer import Trainer
 from trainer_engine.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.portrait.painter import painted
 from trainer_engine.processes import Processes
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests
 from trainer_engine.trackers.voice import tracked
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
+WITHOUT_SCRIPTS = ScriptContext()
 
 
 def train(
@@ -34,9 +37,10 @@ def train(
     requests: Requests,
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
+    scripts: ScriptContext = WITHOUT_SCRIPTS,
 ) -> tuple[ExitCode, int]:
     """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show, in the run's folder.
+    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -47,8 +51,10 @@ def train(
         with (
             tracked(voice, options, environment) as heard,
             painted(RunFolder(media.parent), heard, is_first=environment.is_first) as painter,
+            closing(scripts.open(options, heard, requests)) as started,
         ):
-            around = Surroundings(options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate, painter)
+            stages = Stages(heard)
+            around = Surroundings(options, dataloader, processes, stages, requests, media, at_start, memory_estimate, painter, started)
             return _fit(assemble(around), options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):

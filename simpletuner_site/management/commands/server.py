@@ -25,5 +25,6 @@ class Command(BaseCommand):
         for name in ("home", "slots"):
             if options[name] is not None:
                 command += [f"--{name}", str(options[name])]
+        command += ["--allow-scripts"] if options["allow_scripts"] else []
         sys.stdout.flush()
         os.execv(sys.executable, command)

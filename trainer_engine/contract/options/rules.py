@@ -17,6 +17,7 @@ from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
+from trainer_engine.contract.options.script_rules import SCRIPT_RULES
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.options.validation_rules import VALIDATION_RULES
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
@@ -338,4 +339,5 @@ RULES: tuple[Rule, ...] = (
     early_stop_has_evaluations,
     *rules_saving.RULES,
     *VALIDATION_RULES,
+    *SCRIPT_RULES,
 )

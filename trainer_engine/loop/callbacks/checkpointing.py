@@ -87,12 +87,12 @@ class Checkpointing(Callback):
     def after_training(self, state: TrainState) -> None:
         if state.step != self._saved_step:
             self._save(state, beside=False)
-        self._wait(state)
+        self.settle(state)
 
     def close(self, state: TrainState) -> None:
         """Where an error ends the run, what is being written is whole and announced before it; that error is the one to be told."""
         with suppress(EngineError, OSError, SafetensorError):
-            self._wait(state)
+            self.settle(state)
         self._writer.shutdown()
 
     def _is_due(self, state: TrainState) -> bool:
@@ -108,7 +108,7 @@ class Checkpointing(Callback):
             self.before_saving(state)
         if not self.processes.is_first:
             return
-        self._wait(state)
+        self.settle(state)
         with state.timed("checkpoint"), ExitStack() as stage:
             label = f"Saving {checkpoint_name(state.step, rolling=rolling)}"
             advance = stage.enter_context(self.stages.stage(StageKey.CHECKPOINT_SAVE, label))
@@ -132,7 +132,7 @@ class Checkpointing(Callback):
         if self._under_way is not None and self._under_way.written.done():
             self._announce(state)
 
-    def _wait(self, state: TrainState) -> None:
+    def settle(self, state: TrainState) -> None:
         """Until nothing is being written or removed. Raises what went wrong with it."""
         with state.timed("checkpoint_wait"):
             if self._under_way is not None:

@@ -16,6 +16,7 @@ from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family
 from trainer_engine.loop.announcing import BASE_MODEL, FINISHED, Announcer
 from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.occasions import Moment, Occasion, after_step, at_end, at_start
 from trainer_engine.loop.spread_drawing import Drawn, unpack
 from trainer_engine.loop.stages import Advance, Stages
@@ -48,6 +49,8 @@ class Validating(Callback):
     processes: Processes
     requests: Requests
     announcer: Announcer
+    external: ExternalValidation | None = None
+    """Validates instead, but for the base model's images."""
 
     def before_training(self, state: TrainState) -> None:
         for occasion in at_start(self.options.validation, _moment(state)):
@@ -66,6 +69,9 @@ class Validating(Callback):
 
     def _validate(self, state: TrainState, occasion: Occasion) -> None:
         """What keeps images from being drawn is a warning."""
+        if self.external is not None and occasion is not Occasion.BASE_MODEL:
+            self.external.run(state, STAGES.get(occasion, StageKey.VALIDATION))
+            return
         if not (validation_prompts(self.options) or self.edits or self.eval_prompts):
             if occasion is Occasion.ASKED:
                 self.stages.voice.tell(_nothing_to_draw(self.options.validation))

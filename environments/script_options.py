@@ -1,0 +1,65 @@
+"""Which program the template of a script means, and whether it may run. Touches nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from environments.paths import SHIPPED_SCRIPTS, Home, expanded
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.options.hooks import EXTERNAL, EXTERNAL_SCRIPT, SCRIPT_OPTIONS
+from trainer_engine.contract.options.placeholders import known_placeholders
+from trainer_engine.contract.scripts import BadTemplate, Template
+
+SAMPLES = "simpletuner/examples/external-validation/"
+"""Where users of the format know the samples to be."""
+
+
+def resolve_scripts(given: Mapping[str, Any], home: Home) -> tuple[dict[str, str], list[Problem]]:
+    """(option -> its template with the program's absolute path, problems). Only scripts that the run would use are looked at.
+
+    A template that cannot be read is left as it is: the options' own rules tell of it.
+    """
+    resolved, problems = {}, []
+    for name in SCRIPT_OPTIONS:
+        text = str(given.get(name) or "")
+        if not text.strip() or (name == EXTERNAL_SCRIPT and given.get("validation_method") != EXTERNAL):
+            continue
+        try:
+            template = Template.parse(text, known_placeholders())
+        except BadTemplate:
+            continue
+        program = find_program(template.program, home)
+        refusal = home.script_rule.refusal(program)
+        if refusal is not None:
+            expected = "a program that this server lets runs start"
+            problems.append(Problem.error(name, refusal.code, f"{refusal.message}.", got=text, expected=expected, hint=refusal.hint))
+        else:
+            resolved[name] = str(template.with_program(os.path.realpath(program)))
+    return resolved, problems
+
+
+def find_program(given: str, home: Home) -> Path:
+    """What the first word of a template means: the first candidate that is there, else the first.
+
+    ``~`` at its beginning is the user's home, as in every path; nothing else is expanded.
+    """
+    if given.startswith(SAMPLES):
+        return SHIPPED_SCRIPTS / given.removeprefix(SAMPLES)
+    path = expanded(given)
+    if path.is_absolute():
+        return path
+    candidates = list(_candidates(path, home))
+    return next((one for one in candidates if one.is_file()), candidates[0])
+
+
+def _candidates(path: Path, home: Home) -> Iterator[Path]:
+    if len(path.parts) == 1:
+        yield from (folder / path for folder in home.hook_folders)
+    yield from (home.root / path, home.config / path)
+    found = shutil.which(path.name) if len(path.parts) == 1 else None
+    if found:
+        yield Path(found)

@@ -1,0 +1,127 @@
+"""A real run with real programs: they are told of its checkpoints, they validate for it, and they cannot hurt it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.tiny_run import TinyRun, start_run, write_job
+from trainer_engine.contract.run import JobSpec
+from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
+
+TELL = """#!/bin/sh
+printf '%s %s %s %s %s %s\\n' "$SIMPLETUNER_HOOK" "$@" >> "$SIMPLETUNER_OUTPUT_DIR/told"
+echo "spoken by $SIMPLETUNER_HOOK"
+"""
+
+
+def program(place: Path, name: str, text: str) -> Path:
+    path = place / name
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def run_with(place: Path, rule: ScriptRule, **options: Any) -> TinyRun:
+    folder = write_job(
+        place,
+        max_train_steps=4,
+        checkpoint_step_interval=2,
+        validation_step_interval=1,
+        validation_disable=False,
+        validation_prompt="a stone",
+        validation_disable_unconditional=True,
+        validation_num_inference_steps=1,
+        validation_resolution="64x64",
+        validation_method="external-script",
+        **options,
+    )
+    JobSpec.read(folder).model_copy(update={"scripts": rule}).write(folder)
+    run = start_run(folder, HF_TOKEN="hf_canary")
+    assert run.wait() == 0, run.log()
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Validated by a program; a second program fails after each checkpoint, a third is told of uploads."""
+    place = tmp_path_factory.mktemp("scripts")
+    tell = program(place, "tell.sh", TELL)
+    where = "{global_step} {local_checkpoint_path} {remote_checkpoint_path}-"
+    return run_with(
+        place,
+        EVERYTHING,
+        validation_external_script=f"{tell} {where} {{validation_guidance}} x",
+        post_checkpoint_script=str(program(place, "fail.sh", "#!/bin/sh\nenv\nexit 3\n")),
+        post_upload_script=f"{tell} {where} {{model_family}} {{model_type}}",
+    )
+
+
+def told(run: TinyRun, option: str) -> list[list[str]]:
+    lines = [line.split(" ") for line in (run.output_dir / "told").read_text().splitlines()]
+    return [words[1:] for words in lines if words[0] == option]
+
+
+def test_a_program_validates_in_place_of_the_pipeline(run: TinyRun) -> None:
+    checkpoints = [str(run.output_dir / f"checkpoint-{step}") for step in (2, 2, 4)]
+    rest = ["-", "4.0", "x"]  # the guidance of the family
+    assert told(run, "validation_external_script") == [
+        ["2", checkpoints[0], *rest],
+        ["3", checkpoints[1], *rest],
+        ["4", checkpoints[2], *rest],
+    ]
+    kinds = {entry.data["validation_type"] for entry in run.of_type("validation.image")}
+    assert kinds == {"base_model"}, "the base model is drawn by the pipeline, and nothing else is"
+
+
+def test_before_the_first_checkpoint_validation_is_left_out_with_a_warning(run: TinyRun) -> None:
+    found = [entry for entry in run.of_type("error") if entry.data["code"] == "no_checkpoint"]
+    assert [entry.data["details"]["step"] for entry in found] == [1]
+    assert found[0].severity == "warning" and found[0].data["hint"]
+
+
+def test_each_checkpoint_and_the_result_are_told_of_once(run: TinyRun) -> None:
+    paths = [run.output_dir / name for name in ("checkpoint-2", "checkpoint-4", "pipeline")]
+    assert sorted(told(run, "post_upload_script")) == sorted(
+        [step, str(path), "-", "pixart_sigma", "full"] for step, path in zip(("2", "4", "4"), paths, strict=True)
+    )
+
+
+def test_a_program_that_fails_is_a_warning_of_the_run(run: TinyRun) -> None:
+    failed = [entry for entry in run.of_type("error") if entry.data["code"] == "script_failed"]
+    assert [entry.data["details"]["step"] for entry in failed] == [2, 4]
+    assert {entry.severity for entry in failed} == {"warning"}
+    assert all(entry.data["details"] | {"hook": "post_checkpoint_script", "exit_code": 3} == entry.data["details"] for entry in failed)
+
+
+def test_what_they_say_is_in_the_runs_log_and_no_secret_is(run: TinyRun) -> None:
+    assert "[validation_external_script] spoken by validation_external_script" in run.log()
+    assert "[post_checkpoint_script] SIMPLETUNER_JOB_ID=run" in run.log()
+    assert "hf_canary" not in run.log() + json.dumps([entry.data for entry in run.entries()])
+
+
+def test_a_program_that_hangs_or_is_not_allowed_ends_in_a_warning(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    hang = program(hooks, "hang.sh", "#!/bin/sh\nsleep 600\n")
+    run = run_with(
+        tmp_path,
+        ScriptRule(folders=(str(hooks),)),
+        disable_benchmark=True,
+        validation_external_script=str(program(tmp_path, "elsewhere.sh", "#!/bin/sh\n")),
+        post_checkpoint_script=str(hang),
+        script_timeout=1,
+    )
+    codes = [entry.data["code"] for entry in run.of_type("error")]
+    assert codes.count("script_not_allowed") == 4
+    assert codes.count("script_timed_out") == 2
+    waited = [entry.extra["stage"] for entry in run.of_type("lifecycle.stage") if entry.extra["stage"]["key"] == "scripts"]
+    assert waited[0]["status"] == "running" and "post_checkpoint_script of checkpoint-" in waited[0]["label"]
+    assert waited[-1]["status"] == "completed"
+
+
+def test_a_job_that_says_nothing_of_programs_runs_none() -> None:
+    assert JobSpec(job_id="x", options={}, datasets=[]).scripts == NOTHING

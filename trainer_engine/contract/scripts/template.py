@@ -1,0 +1,91 @@
+"""A command with ``{placeholders}``: split into arguments first, filled in afterwards, so that a value never leaves its argument."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from string import Formatter
+
+
+class BadTemplate(ValueError):
+    """A template that no program could be started from; the message says why, ``code`` for programs."""
+
+    def __init__(self, message: str, *, code: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Template:
+    """The arguments of a command, the program first, their placeholders not filled in."""
+
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str, known: Collection[str]) -> Template:
+        """Split as a shell does, without one: quotes group, ``$`` and ``*`` are nothing special.
+
+        ``known``: the placeholders that there are. Raises BadTemplate.
+        """
+        try:
+            arguments = tuple(shlex.split(text))
+        except ValueError as error:
+            message = f"cannot be split into arguments: {str(error).lower()}"
+            raise BadTemplate(message, code="unbalanced_quotes", hint="close the quote, or put a backslash before it") from error
+        if not arguments or not arguments[0].strip():
+            raise BadTemplate("names no program", code="empty_command", hint="write the program's path, then its arguments")
+        for argument in arguments:
+            for name in _placeholders(argument):
+                if name not in known:
+                    raise _unknown(name, known)
+        if _placeholders(arguments[0]):
+            message = f"takes its program, {arguments[0]}, from a placeholder"
+            raise BadTemplate(message, code="program_is_a_placeholder", hint="write the program's path; only arguments are filled in")
+        return cls(arguments)
+
+    @property
+    def program(self) -> str:
+        """As it was written."""
+        return _filled(self.arguments[0], {})
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        return frozenset(name for argument in self.arguments for name in _placeholders(argument))
+
+    def with_program(self, path: str) -> Template:
+        """The same arguments for the program at ``path``."""
+        return Template((path.replace("{", "{{").replace("}", "}}"), *self.arguments[1:]))
+
+    def fill(self, values: Mapping[str, str]) -> list[str]:
+        """Every argument as the program gets it. A value that is missing is empty."""
+        return [_filled(argument, values) for argument in self.arguments]
+
+    def __str__(self) -> str:
+        """Text that ``parse`` makes the same template from."""
+        return shlex.join(self.arguments)
+
+
+def _placeholders(argument: str) -> list[str]:
+    try:
+        parts = list(Formatter().parse(argument))
+    except ValueError as error:
+        message = f"has a brace without its other one in {argument}"
+        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for braces that are no placeholder") from error
+    for _, name, form, conversion in parts:
+        if form or conversion:
+            message = f"gives {{{name}}} a format"
+            raise BadTemplate(message, code="unknown_placeholder", hint=f"write {{{name}}}; values are filled in as they are")
+    return [name for _, name, _, _ in parts if name is not None]
+
+
+def _unknown(name: str, known: Collection[str]) -> BadTemplate:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {{{near[0]}}}?" if near else "docs/hooks.md lists the placeholders"
+    return BadTemplate(f"has a placeholder that there is not: {{{name}}}", code="unknown_placeholder", hint=hint)
+
+
+def _filled(argument: str, values: Mapping[str, str]) -> str:
+    return "".join(text + (values.get(name, "") if name is not None else "") for text, name, _, _ in Formatter().parse(argument))

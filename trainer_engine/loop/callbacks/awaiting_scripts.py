@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer_engine.contract.events import StageKey
+from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.state import TrainState
+from trainer_engine.processes import Processes
+from trainer_engine.scripts.scripts import Scripts
+
+
+@dataclass
+class AwaitingScripts(Callback):
+    """Waits at the run's end for the programs that it started. Stands last: the result is written and uploaded."""
+
+    scripts: Scripts
+    output_dir: Path
+    results: Mapping[str, str]
+    """What a finished run leaves: name -> path in the output folder."""
+    uploads_result: bool
+    """Whether something uploads it, which then says itself when the upload is complete."""
+    stages: Stages
+    processes: Processes
+
+    def after_training(self, state: TrainState) -> None:
+        with self.processes.first_alone() as is_first:
+            if is_first:
+                self._finish(state)
+
+    def _finish(self, state: TrainState) -> None:
+        if state.is_finished and not self.uploads_result:
+            result = self.output_dir / next(iter(self.results.values()))
+            self.scripts.after_upload("", result if result.is_dir() else result.parent, state.step)
+        self.scripts.look()
+        waiting = self.scripts.unfinished
+        if waiting:
+            limit = self.scripts.setting.options.hooks.script_timeout
+            with self.stages.stage(StageKey.SCRIPTS, f"Waiting for {', '.join(waiting)} ({limit} s each at most)") as advance:
+                self.scripts.wait(advance)

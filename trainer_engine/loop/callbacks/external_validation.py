@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer_engine.contract.events import StageKey
+from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.state import TrainState
+from trainer_engine.processes import Processes
+from trainer_engine.scripts.scripts import Scripts
+
+
+@dataclass
+class ExternalValidation:
+    """Validates with a program instead of the family's pipeline."""
+
+    scripts: Scripts
+    stages: Stages
+    processes: Processes
+    settle: Callable[[TrainState], None]
+    """Waits until a checkpoint that is being written is whole: the program looks at the newest."""
+
+    def run(self, state: TrainState, key: StageKey) -> None:
+        """To the program's end, or until it is started in the background. Called on every process."""
+        with state.timed("validation"), self.processes.first_alone() as is_first:
+            if is_first:
+                self.settle(state)
+                with self.stages.stage(key):
+                    self.scripts.validate(state.step)

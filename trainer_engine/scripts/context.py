@@ -1,0 +1,35 @@
+"""What a job says of its programs, before there is anything to run them for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer_engine.contract.families import find_card
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.scripts import NOTHING, ScriptRule
+from trainer_engine.environment import script_environment
+from trainer_engine.journal import Voice
+from trainer_engine.scripts.scripts import Scripts, Setting
+from trainer_engine.stopping import Requests
+
+
+@dataclass(frozen=True)
+class ScriptContext:
+    """Part of a job."""
+
+    rule: ScriptRule = NOTHING
+    job_id: str = ""
+
+    def open(self, options: TrainingOptions, voice: Voice, requests: Requests) -> Scripts:
+        """To be closed when the run ends, however it ends."""
+        card = find_card(options.model.model_family)
+        base = options.model.pretrained_model_name_or_path or (card.repository(options.model.model_flavour) if card else "")
+        facts = {"SIMPLETUNER_JOB_ID": self.job_id, "SIMPLETUNER_BASE_MODEL": base}
+        return Scripts(Setting(options, self.rule, {**script_environment(self.rule.variables), **facts}), voice, requests)
+
+
+def uploads(options: TrainingOptions) -> tuple[bool, bool]:
+    """(whether checkpoints are uploaded, whether the result is): where they are, post_upload_script runs once an upload."""
+    chosen = options.as_values()
+    to_provider, to_hub = bool(chosen.get("publishing_config")), bool(chosen.get("push_to_hub"))
+    return to_provider or (to_hub and bool(chosen.get("push_checkpoints_to_hub"))), to_provider or to_hub

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from trainer_engine.contract.options import check_options
-from trainer_engine.contract.webhooks import HIDDEN, WebhookTarget, parse_webhook_text, parse_webhooks, without_secrets
+from trainer_engine.contract.options.secrets import hide_options
+from trainer_engine.contract.secrets import HIDDEN
+from trainer_engine.contract.webhooks import WebhookTarget, parse_webhook_text, parse_webhooks
 
 RAW = {"webhook_type": "raw", "callback_url": "https://example.com/simpletuner", "log_level": "info", "ssl_no_verify": False}
 SECRETS = {"auth_token": "hunter2", "secret": "swordfish"}
@@ -90,7 +92,7 @@ def test_secrets_are_shown_to_nobody() -> None:
     shown = json.dumps([target.shown() for target in targets])
     assert "hunter2" not in shown
     assert "swordfish" not in shown
-    hidden = json.dumps(without_secrets({"--webhook_config": json.dumps([{**RAW, **SECRETS}, discord]), "--seed": 7}))
+    hidden = json.dumps(hide_options({"--webhook_config": json.dumps([{**RAW, **SECRETS}, discord]), "--seed": 7}))
     assert "hunter2" not in hidden
     assert "swordfish" not in hidden
     assert HIDDEN in hidden

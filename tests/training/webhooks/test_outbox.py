@@ -16,7 +16,7 @@ from tests.helpers.jobs import make_job
 from tests.helpers.receiver import Receiver, receiving
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.webhooks import WebhookTarget
-from training import log
+from training import job_secrets, log
 from training.models import Delivery, Event, Job, Status, WebhookChannel, WebhookDelivery
 from training.webhooks import outbox, postman
 
@@ -31,7 +31,8 @@ def receiver() -> Iterator[Receiver]:
 
 def job_with(home: Path, *targets: WebhookTarget) -> Job:
     job = make_job(home, Status.RUNNING)
-    outbox.open_channels(job, targets, None)
+    job_secrets.keep(job, {}, targets)
+    outbox.open_channels(job, targets)
     return job
 
 

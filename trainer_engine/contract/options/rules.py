@@ -16,6 +16,7 @@ from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, 
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
+from trainer_engine.contract.options.webhook_rules import webhooks_are_right
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
 from trainer_engine.contract.trackers import parse_trackers
 
@@ -331,4 +332,5 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     quantised_weights_are_frozen,
     adapter_options_fit_together,
     objective_options_have_an_effect,
+    webhooks_are_right,
 )

@@ -36,7 +36,7 @@ def without_secrets_in_text(text: str | None) -> str | None:
         return None
     names = sorted({name for spec in REGISTRY.values() for name in spec.secret}, key=len, reverse=True)
     # A string's quotes may be escaped: the option may be JSON within a string.
-    pattern = rf"""(\\*["']?(?:{"|".join(names)})\\*["']?\s*:\s*)(\\*)(["'])(?:(?!\2\3).)*(?:\2\3|$)"""
+    pattern = rf"""(\\*["']?(?:{"|".join(names)})\\*["']?\s*:\s*)(\\*)(["'])(?:(?!\2\3)(?:\\.|.))*(?:\2\3|$)"""
     field = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
     cleaned = field.sub(rf"\1\2\3{re.escape(HIDDEN)}\2\3", text)
     return ADDRESS.sub(lambda found: hidden_address(found[0]), cleaned)

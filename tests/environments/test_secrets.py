@@ -139,7 +139,7 @@ def test_a_broken_file_that_is_replaced_leaves_no_secret_in_the_history(api: Api
 
 def test_text_that_looks_like_secrets_is_hidden_in_any_quoting() -> None:
     text = f"""{{"auth_token": "{SECRET}", 'secret': '{SECRET}',
- "a": "{{\\"auth_token\\": \\"{SECRET}\\", \\"n\\": 1}}", "secret": "{SECRET}"""
+ "a": "{{\\"auth_token\\": \\"{SECRET}\\", \\"n\\": 1}}", "auth_token": "a\\"{SECRET}", "secret": "{SECRET}"""
     cleaned = without_secrets_in_text(text)
     assert cleaned and SECRET not in cleaned
     assert '\\"n\\": 1' in cleaned

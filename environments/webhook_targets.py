@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from environments.names import is_name
 from environments.paths import Home, Kind, resolve
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options import REGISTRY
+from trainer_engine.contract.options.secrets import hidden_problems
 from trainer_engine.contract.secrets import hide, holds_json, reveal
 from trainer_engine.contract.webhooks import OPTION, WebhookTarget, parse_webhook_text, parse_webhooks
 
 FOLDER = "webhooks"
 SAMPLE_FILE = Path(__file__).resolve().parent / "examples" / "webhooks.json"
 SAMPLE_NAME = "webhooks.json"
+logger = logging.getLogger(__name__)
 
 
 def load_webhooks(text: str, home: Home) -> tuple[list[WebhookTarget], list[Problem]]:
@@ -31,7 +34,13 @@ def load_webhooks(text: str, home: Home) -> tuple[list[WebhookTarget], list[Prob
     if isinstance(found, Problem):
         return [], [found]
     document, problems = read_document(found.path, home)
-    return ([], problems) if problems else parse_webhooks(document)
+    return ([], problems) if problems else parse_document(document)
+
+
+def parse_document(document: Any) -> tuple[list[WebhookTarget], list[Problem]]:
+    """The targets of a document with its secrets in it, and everything that is wrong with them; ``***`` that stands for nothing is."""
+    targets, problems = parse_webhooks(document)
+    return targets, problems + hidden_problems({OPTION: json.dumps(document)})
 
 
 def read_document(path: Path, home: Home) -> tuple[Any, list[Problem]]:
@@ -84,11 +93,16 @@ def store(name: str, document: Any, home: Home) -> Path:
 
 
 def take_in(name: str, home: Home) -> tuple[Any, list[Problem]]:
-    """What is stored under a name; secrets that somebody wrote into the file by hand move into the store. Raises OSError."""
+    """What is stored under a name; secrets that somebody wrote into the file by hand move into the store."""
     path = stored_folder(home) / f"{name}.json"
     document, problems = read_document(path, home)
-    if not problems and (text := read_text(home, path).text) and parse_json(text) != shown(document):
-        store(name, document, home)
+    if not problems and isinstance(document, (list, dict)) and document != shown(document):
+        try:
+            written = parse_json(read_text(home, path).text or "")
+            if written != shown(document):
+                store(name, document, home)
+        except (OSError, BadJson) as error:
+            logger.warning("secrets of the webhook %s stay in its file: %s", name, error)
     return document, problems
 
 

@@ -6,6 +6,7 @@ import base64
 import ipaddress
 import socket
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -104,17 +105,32 @@ def _reason(address: Address) -> str:
 
 
 def webhook_problems(targets: Iterable[WebhookTarget]) -> Iterator[Problem]:
-    """What is known of the addresses before a run. A name that cannot be resolved now is a warning: it may be later."""
-    for place, target in enumerate(targets):
-        where = f"{OPTION}[{place}]"
-        shown = target.shown()["url"]
-        try:
-            resolve(target.url)
-        except EgressRefused as refusal:
-            yield Problem.error(where, "address_refused", f"Events are not posted to {shown}: {refusal}.", got=shown)
-        except (OSError, UnicodeError) as error:
-            message = f"{shown} cannot be reached now: its name is not known here ({error})."
-            yield Problem.warning(where, "name_not_found", message, got=shown, hint="posts are tried again for a day")
-        if target.ssl_no_verify:
-            message = f"The certificate of {shown} is not checked (ssl_no_verify): anybody on the way can read and answer."
-            yield Problem.note(where, "certificate_not_checked", message, got=True)
+    """What is known of the addresses before a run. All at once: a name that nobody knows may take many seconds."""
+    known = list(targets)
+    if not known:
+        return
+    with ThreadPoolExecutor(len(known)) as pool:
+        for place, found in enumerate(pool.map(_resolvable, known)):
+            yield from _told(f"{OPTION}[{place}]", known[place], found)
+
+
+def _resolvable(target: WebhookTarget) -> Exception | None:
+    """Why nothing can be posted to it now."""
+    try:
+        resolve(target.url)
+    except (EgressRefused, OSError, UnicodeError) as error:
+        return error
+    return None
+
+
+def _told(where: str, target: WebhookTarget, error: Exception | None) -> Iterator[Problem]:
+    """A name that cannot be resolved is a warning: it may be later."""
+    shown = target.shown()["url"]
+    if isinstance(error, EgressRefused):
+        yield Problem.error(where, "address_refused", f"Events are not posted to {shown}: {error}.", got=shown)
+    elif error is not None:
+        message = f"{shown} cannot be reached now: its name is not known here ({error})."
+        yield Problem.warning(where, "name_not_found", message, got=shown, hint="posts are tried again for a day")
+    if target.ssl_no_verify:
+        message = f"The certificate of {shown} is not checked (ssl_no_verify): anybody on the way can read and answer."
+        yield Problem.note(where, "certificate_not_checked", message, got=True)

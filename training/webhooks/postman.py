@@ -11,7 +11,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,8 +28,8 @@ from training.webhooks.posting import Outcome, post
 LOOK_SECONDS = 1.0
 AT_ONCE = 4
 """Targets that one worker process posts to at a time: one that hangs holds up no other."""
-LEASE = timedelta(seconds=90)
-"""Longer than one post can take, the look-up of its name included."""
+LEASE = timedelta(seconds=40)
+"""Longer than one post takes; how long a target is left alone whose poster was killed."""
 TURN_SECONDS = 5.0
 BATCH = 100
 """A target with much to be told makes room for the others after that long or that many."""
@@ -49,34 +48,26 @@ def begin_in_worker(**_signal: Any) -> None:
 
 def _work() -> None:
     pause = threading.Event()
-    busy: set[Future[int]] = set()
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="postman") as pool:
-        while True:
-            busy = {posting for posting in busy if not posting.done()}
-            try:
-                # Only as many as there are threads: a lease that waits in the pool's queue would run out there.
-                for channel in claim_due(AT_ONCE - len(busy)):
-                    posting = pool.submit(_deliver_in_thread, channel)
-                    posting.add_done_callback(_say_failure)
-                    busy.add(posting)
-            except DatabaseError as error:
-                logger.warning("looking for webhooks to post failed, trying again: %s", error)
-                connection.close()
-            pause.wait(LOOK_SECONDS)
+    busy: list[threading.Thread] = []
+    while True:
+        busy = [thread for thread in busy if thread.is_alive()]
+        try:
+            for channel in claim_due(AT_ONCE - len(busy)):
+                # A daemon: a worker that is told to end does not wait for a webhook that hangs.
+                busy.append(threading.Thread(target=_deliver_in_thread, args=(channel,), name="postman", daemon=True))
+                busy[-1].start()
+        except DatabaseError as error:
+            logger.warning("looking for webhooks to post failed, trying again: %s", error)
+            connection.close()
+        pause.wait(LOOK_SECONDS)
 
 
-def _deliver_in_thread(channel: WebhookChannel) -> int:
+def _deliver_in_thread(channel: WebhookChannel) -> None:
+    """What nobody foresaw ends the thread and is printed; with the lease given back another look takes the channel up again."""
     try:
-        return deliver(channel)
+        deliver(channel)
     finally:
         connection.close()
-
-
-def _say_failure(posting: Future[int]) -> None:
-    """What nobody foresaw: the lease is given back, and another look takes the channel up again."""
-    error = posting.exception()
-    if error is not None:
-        logger.error("posting to a webhook failed", exc_info=error)
 
 
 def claim_due(most: int) -> list[WebhookChannel]:

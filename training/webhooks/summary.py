@@ -19,7 +19,7 @@ def summary(job: Job) -> SafeString:
     counts = {status.value: Count("deliveries", filter=Q(deliveries__status=status)) for status in Delivery}
     channels = list(job.webhooks.annotate(**counts))
     if not channels:
-        return format_html("This run posts to no webhook.")
+        return SafeString("This run posts to no webhook.")
     head = format_html_join("", "<th>{}</th>", ((word,) for word in HEAD))
     rows = format_html_join("", "<tr>{}</tr>", ((_row(channel),) for channel in channels))
     table = format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, rows)

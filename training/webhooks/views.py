@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from rest_framework.parsers import FormParser, MultiPartParser
@@ -14,13 +14,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from environments import webhook_targets
+from environments.errors import FilesNotWritable
 from environments.home import current_home
 from environments.names import name_problem
 from environments.parsers import JsonBody
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import EventType, utc_now
-from trainer_engine.contract.options.secrets import hidden_problems
-from trainer_engine.contract.webhooks import MOST_TARGETS, OPTION, WebhookTarget, parse_webhooks
+from trainer_engine.contract.webhooks import MOST_TARGETS, WebhookTarget
 from training import requests, schema
 from training.errors import TrainingRefused
 from training.models import Delivery, WebhookChannel, WebhookDelivery
@@ -55,6 +55,15 @@ class BadWebhook(TrainingRefused):
     """What was sent is no list of targets."""
 
 
+@contextmanager
+def changing() -> Iterator[None]:
+    """Raises FilesNotWritable where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FilesNotWritable(error) from error
+
+
 def checked_name(name: str) -> str:
     """Raises BadWebhook for a name that no file may have."""
     problem = name_problem(name)
@@ -69,7 +78,7 @@ def stored(name: str) -> tuple[Any, list[WebhookTarget], list[Problem]]:
     if not (webhook_targets.stored_folder(home) / f"{checked_name(name)}.json").is_file():
         raise NoSuchWebhook(name)
     document, problems = webhook_targets.take_in(name, home)
-    return (document, [], problems) if problems else (document, *parse_webhooks(document))
+    return (document, [], problems) if problems else (document, *webhook_targets.parse_document(document))
 
 
 def shown(name: str, document: Any, problems: Iterable[Problem]) -> dict[str, Any]:
@@ -112,17 +121,19 @@ class StoredWebhook(APIView):
         if isinstance(sent, dict) and "config" in sent and "webhook_type" not in sent:
             sent = sent["config"]
         document = webhook_targets.with_stored_secrets(checked_name(name), sent, home)
-        targets, problems = parse_webhooks(document)
-        problems += [*hidden_problems({OPTION: json.dumps(document)}), *webhook_problems(targets)]
+        targets, problems = webhook_targets.parse_document(document)
+        problems += webhook_problems(targets)
         if errors_in(problems):
             raise BadWebhook("The targets have problems; nothing was stored.", tuple(errors_in(problems)))
-        webhook_targets.store(name, document, home)
+        with changing():
+            webhook_targets.store(name, document, home)
         return Response(shown(name, document, problems))
 
     @schema.described("webhook_delete", "Forget stored targets", shapes.WebhookMessageSerializer, 404, 422)
     def delete(self, request: Request, name: str) -> Response:
         stored(name)
-        webhook_targets.forget(name, current_home())
+        with changing():
+            webhook_targets.forget(name, current_home())
         return Response({"message": f"Webhook '{name}' deleted"})
 
 

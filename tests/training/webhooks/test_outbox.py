@@ -282,3 +282,14 @@ def test_the_admin_shows_what_became_of_the_posts(home: Path, receiver: Receiver
     assert "was given up after 1 attempts: HTTP 422" in page
     assert "/***" in page
     assert "hunter2" not in page
+
+
+def test_thousands_of_events_enter_by_a_handful_of_statements(home: Path, receiver: Receiver, django_assert_max_num_queries: Any) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url), WebhookTarget("raw", receiver.url, log_level="error"))
+    payload: dict[str, Any] = {"title": "", "message": "", "body": "", "data": {}}
+    start = datetime(2026, 1, 1, tzinfo=dt_timezone.utc)
+    times = [(start + timedelta(seconds=second / 10)).isoformat() for second in range(2000)]
+    drafts = [log.Draft("training.progress", payload, timestamp=time) for time in times]
+    with django_assert_max_num_queries(30):
+        log.append(job.pk, drafts)
+    assert WebhookDelivery.objects.count() == 20

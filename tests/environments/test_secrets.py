@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from environments import secret_store, services
+from environments.forms import datasets_of
 from environments.home import current_home
 from environments.models import Environment, Revision
 from environments.secret_options import without_secrets_in_text
@@ -166,3 +168,38 @@ def test_the_adapter_file_and_the_datasets_change_without_losing_them(api: Api) 
     api.post("/demo/activate")
     assert stored() == TARGETS
     assert SECRET not in everything(api)
+
+
+def test_the_admin_takes_secrets_and_shows_none(api: Api, client: Client) -> None:
+    api.create()
+    page = f"/admin/environments/environment/{Environment.objects.get().pk}/change/"
+    fields = {
+        "tags_text": "",
+        "description": "",
+        "datasets_text": datasets_of(services.find("demo")),
+        "option_webhook_config": json.dumps(TARGETS),
+    }
+    config = services.find("demo").config
+    fields |= {f"option_{name}": str(value) for name, value in config.items()}
+    again = client.post(page, {**fields, "option_train_batch_size": "none of these"})
+    assert again.status_code == 200
+    assert SECRET not in again.content.decode()
+    assert client.post(page, fields).status_code == 302
+    assert stored() == TARGETS
+    shown = client.get(page).content.decode()
+    assert "***" in shown and SECRET not in shown
+    fields["option_webhook_config"] = Environment.objects.get().config["webhook_config"]
+    assert client.post(page, {**fields, "option_seed": "11"}).status_code == 302
+    assert stored() == TARGETS
+    assert SECRET not in everything(api)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"--train_batch_size": "none of these"}])
+def test_the_page_of_an_answer_repeats_no_secret(api: Api, wrong: dict[str, str]) -> None:
+    api.create()
+    config = {**api.get("/demo")["config"], "--webhook_config": json.dumps(TARGETS), **wrong}
+    answer = api.call("PUT", "/demo", {"name": "demo", "config": config}, HTTP_ACCEPT="text/html")
+    assert answer.status_code == (422 if wrong else 200)
+    assert SECRET not in answer.content.decode()
+    sent = api.client.post("/api/training/validate", config, HTTP_ACCEPT="text/html")
+    assert SECRET not in sent.content.decode()

@@ -28,6 +28,8 @@ from training.webhooks.posting import Outcome, post
 LOOK_SECONDS = 1.0
 AT_ONCE = 4
 """Targets that one worker process posts to at a time: one that hangs holds up no other."""
+MOST_FAILING = 2
+"""Of these, targets whose last post failed: those that answer are not to wait for those that do not."""
 LEASE = timedelta(seconds=40)
 """Longer than one post takes; how long a target is left alone whose poster was killed."""
 TURN_SECONDS = 5.0
@@ -48,14 +50,15 @@ def begin_in_worker(**_signal: Any) -> None:
 
 def _work() -> None:
     pause = threading.Event()
-    busy: list[threading.Thread] = []
+    busy: dict[threading.Thread, bool] = {}
     while True:
-        busy = [thread for thread in busy if thread.is_alive()]
+        busy = {thread: is_failing for thread, is_failing in busy.items() if thread.is_alive()}
         try:
-            for channel in claim_due(AT_ONCE - len(busy)):
+            for channel in claim_due(AT_ONCE - len(busy), MOST_FAILING - sum(busy.values())):
                 # A daemon: a worker that is told to end does not wait for a webhook that hangs.
-                busy.append(threading.Thread(target=_deliver_in_thread, args=(channel,), name="postman", daemon=True))
-                busy[-1].start()
+                thread = threading.Thread(target=_deliver_in_thread, args=(channel,), name="postman", daemon=True)
+                busy[thread] = channel.failures > 0
+                thread.start()
         except DatabaseError as error:
             logger.warning("looking for webhooks to post failed, trying again: %s", error)
             connection.close()
@@ -70,16 +73,17 @@ def _deliver_in_thread(channel: WebhookChannel) -> None:
         connection.close()
 
 
-def claim_due(most: int) -> list[WebhookChannel]:
+def claim_due(most: int, most_failing: int = MOST_FAILING) -> list[WebhookChannel]:
     """Channels that have something to post and are not in their pause, longest not served first; they are ours for a lease."""
     now = timezone.now()
     waiting = WebhookDelivery.objects.filter(channel=OuterRef("pk"), status=Delivery.PENDING)
     free = Q(lease_until=None) | Q(lease_until__lte=now) | Q(lease_until__gt=now + 2 * LEASE)
     # A pause that ends later than any can was written before the clock was set back.
     over = Q(next_attempt_at__lte=now) | Q(next_attempt_at__gt=now + timedelta(seconds=2 * LONGEST_PAUSE_SECONDS))
-    due = WebhookChannel.objects.filter(free, over).filter(Exists(waiting))
+    due = WebhookChannel.objects.filter(free, over).filter(Exists(waiting)).select_related("job").order_by("next_attempt_at")
+    found = [*due.filter(failures=0)[:most], *due.filter(failures__gt=0)[: min(most, most_failing)]]
     claimed = []
-    for channel in due.select_related("job").order_by("next_attempt_at")[:most]:
+    for channel in sorted(found, key=lambda channel: channel.next_attempt_at)[:most]:
         channel.lease_until = now + LEASE
         if WebhookChannel.objects.filter(free, pk=channel.pk).update(lease_until=channel.lease_until) == 1:
             claimed.append(channel)

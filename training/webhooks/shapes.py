@@ -86,6 +86,7 @@ class JobTargetSerializer(WebhookTargetSerializer):
 
     place = serializers.IntegerField()
     failures = serializers.IntegerField(help_text="Posts that failed since the last one that arrived.")
+    next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="When a target that fails is tried again.")
 
 
 class JobWebhooksSerializer(serializers.Serializer[object]):

@@ -181,7 +181,8 @@ class JobWebhooks(APIView):
 
 
 def _channel(channel: WebhookChannel) -> dict[str, Any]:
-    return {**channel.target, "place": channel.place, "failures": channel.failures}
+    waits = channel.next_attempt_at.isoformat() if channel.failures else None
+    return {**channel.target, "place": channel.place, "failures": channel.failures, "next_attempt_at": waits}
 
 
 def _row(delivery: WebhookDelivery) -> dict[str, Any]:

@@ -293,3 +293,16 @@ def test_thousands_of_events_enter_by_a_handful_of_statements(home: Path, receiv
     with django_assert_max_num_queries(30):
         log.append(job.pk, drafts)
     assert WebhookDelivery.objects.count() == 20
+
+
+def test_targets_that_fail_leave_room_for_those_that_answer(home: Path, receiver: Receiver) -> None:
+    failing = [job_with(home, WebhookTarget("raw", receiver.url)) for _ in range(5)]
+    well = job_with(home, WebhookTarget("raw", receiver.url))
+    for job in (*failing, well):
+        say(job, "news")
+    WebhookChannel.objects.filter(job__in=failing).update(failures=3)
+    due_now()
+    claimed = postman.claim_due(postman.AT_ONCE)
+    assert sorted(channel.failures for channel in claimed) == [0, 3, 3]
+    due_now()
+    assert [channel.job for channel in postman.claim_due(postman.AT_ONCE, 0)] == [well]

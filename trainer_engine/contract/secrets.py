@@ -57,10 +57,10 @@ def hide(spec: OptionSpec, value: object) -> str:
         return HIDDEN if "://" in text else text
     try:
         document = json.loads(text)
+        hidden = _hidden(spec, document)
+        return text if hidden == document else _dumped(hidden)
     except (ValueError, RecursionError):
         return HIDDEN
-    hidden = _hidden(spec, document)
-    return text if hidden == document else json.dumps(hidden, ensure_ascii=False)
 
 
 def reveal(spec: OptionSpec, value: object, stored: str) -> str:
@@ -70,12 +70,12 @@ def reveal(spec: OptionSpec, value: object, stored: str) -> str:
         return text
     try:
         document, known = json.loads(text), json.loads(stored)
+        donors = known if isinstance(known, list) else [known]
+        entries = document if isinstance(document, list) else [document]
+        found = [_revealed_entry(spec, entry, place, donors) for place, entry in enumerate(entries)]
+        return _dumped(found if isinstance(document, list) else found[0])
     except (ValueError, RecursionError):
         return text
-    donors = known if isinstance(known, list) else [known]
-    entries = document if isinstance(document, list) else [document]
-    found = [_revealed_entry(spec, entry, place, donors) for place, entry in enumerate(entries)]
-    return json.dumps(found if isinstance(document, list) else found[0], ensure_ascii=False)
 
 
 def still_hidden(spec: OptionSpec, text: str) -> list[str]:
@@ -83,10 +83,9 @@ def still_hidden(spec: OptionSpec, text: str) -> list[str]:
     if HIDDEN not in text or not holds_json(text):
         return []
     try:
-        document = json.loads(text)
+        return list(_places(spec, json.loads(text), ""))
     except (ValueError, RecursionError):
         return []
-    return list(_places(spec, document, ""))
 
 
 def hidden_problems(specs: Mapping[str, OptionSpec], values: Mapping[str, Any]) -> list[Problem]:
@@ -101,7 +100,13 @@ def hidden_problems(specs: Mapping[str, OptionSpec], values: Mapping[str, Any]) 
 
 
 def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else _dumped(value)
+
+
+def _dumped(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    halves = any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(value, default=str) if halves else text  # half a surrogate pair cannot be stored but as an escape
 
 
 def _is_named(names: Sequence[str], key: object) -> bool:

@@ -158,25 +158,39 @@ def _address_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterat
 
 
 def _template_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterator[Problem]:
-    template = entry.get("template")
+    template, where = entry.get("template"), f"{where}.template"
     expected = f"text with placeholders of {', '.join('{' + name + '}' for name in PLACEHOLDERS)}"
     if kind != "template":
         if template:
-            yield Problem.note(f"{where}.template", "no_effect", "Only targets of the type template have a template.")
+            yield Problem.note(where, "no_effect", "Only targets of the type template have a template.")
         return
-    if not isinstance(template, str) or not template.strip():
-        message = "A target of the type template needs one."
-        yield Problem.error(f"{where}.template", "missing", message, got=template, expected=expected)
+    if not isinstance(template, str) or not template.strip() or any("\ud800" <= character <= "\udfff" for character in template):
+        yield Problem.error(where, "missing", "A target of the type template needs one.", got=template, expected=expected)
         return
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        fields = [(name, f"{spec or ''}{conversion or ''}") for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as error:
         message = f"The template cannot be read: {error}. A brace itself is written twice."
-        yield Problem.error(f"{where}.template", "not_a_template", message, got=template, expected=expected)
+        yield Problem.error(where, "not_a_template", message, got=template, expected=expected)
         return
-    for name in sorted(names - set(PLACEHOLDERS)):
-        message = f"There is no placeholder {{{name}}}; a brace itself is written twice."
-        yield Problem.error(f"{where}.template", "unknown_placeholder", message, got=name, expected=expected)
+    wrong = sorted({name for name, form in fields if name is not None and (name not in PLACEHOLDERS or form)})
+    for name in wrong:
+        message = f"There is no placeholder {{{name}}} of this form; a brace itself is written twice."
+        yield Problem.error(where, "unknown_placeholder", message, got=name, expected=expected)
+    if not wrong and template.lstrip().startswith(("{{", "[{{")) and not is_json_template(template):
+        message = "The template looks like JSON and is none when it is filled in; it is posted as plain text."
+        yield Problem.warning(
+            where, "not_json", message, got=template, hint="text stands in quotes, and every brace of JSON is written twice"
+        )
+
+
+def is_json_template(template: str) -> bool:
+    """Whether a template becomes an object or a list of JSON, whatever it is filled in with."""
+    try:
+        document = json.loads(template.format_map({**dict.fromkeys(PLACEHOLDERS, "text"), "index": "0"}))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, (dict, list))
 
 
 def _target(entry: Mapping[str, Any]) -> WebhookTarget:

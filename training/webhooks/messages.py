@@ -11,7 +11,7 @@ from typing import Any
 
 from httpx import Request
 
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.contract.webhooks import WebhookTarget, is_json_template
 from training import media
 
 LONGEST_TEXT = 1900
@@ -98,7 +98,7 @@ def _from_template(target: WebhookTarget, event: dict[str, Any]) -> Message:
     """The template with values in it. In JSON they are escaped, so that a quote in a prompt ends nothing."""
     names = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp")
     values = {name: str(event[name]) for name in names} | {"prefix": target.message_prefix, "auth_token": target.auth_token}
-    is_json = target.template.lstrip().startswith(("{", "["))
+    is_json = is_json_template(target.template)
     if is_json:
         values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
     content = target.template.format_map(values).encode("utf-8", "backslashreplace")

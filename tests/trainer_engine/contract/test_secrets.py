@@ -66,6 +66,16 @@ def test_what_cannot_be_read_is_hidden_whole(text: str) -> None:
     assert hide(SPEC, "config/webhooks.json") == "config/webhooks.json"
 
 
+def test_odd_documents_are_no_trouble() -> None:
+    deep = '{"a":' * 900 + f'{{"secret": "{TOKEN}"}}' + "}" * 900
+    assert TOKEN not in hide(SPEC, deep)
+    assert TOKEN not in hide(SPEC, "[" * 100_000 + TOKEN)
+    halves = hide(SPEC, json.dumps([raw(template="\ud800")]))
+    assert TOKEN not in halves
+    halves.encode()
+    assert hide(SPEC, "null") == "null" and reveal(SPEC, "[***]", "[]") == "[***]" and still_hidden(SPEC, "[***") == []
+
+
 def test_what_was_shown_comes_back_as_it_was() -> None:
     for document in (raw(secret=KEY), [raw(), raw("two", auth_token=KEY)], [raw("three?key=" + KEY, nested={"secret": [KEY]})]):
         seen = shown(document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,13 @@ def keep_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, 
     if found != secret_store.read(home, of_environment(name)):
         secret_store.write(home, of_environment(name), found)
     return hide_options(full)
+
+
+def holds_the_same(home: Home, name: str, config: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether an environment's stored configuration, and its secrets, are what these values with nothing hidden say."""
+    stored, meant = secret_store.read(home, of_environment(name)), secrets_of(values)
+    is_same = stored.keys() == meant.keys() and all(json.loads(stored[option]) == json.loads(meant[option]) for option in stored)
+    return is_same and dict(config) == hide_options(values)
 
 
 def without_secrets_in_text(text: str | None) -> str | None:

@@ -34,7 +34,7 @@ from environments.json_text import write_json
 from environments.models import Action, Environment
 from environments.paths import Home
 from environments.run_names import name_for_run
-from environments.secret_options import keep_secrets, with_secrets
+from environments.secret_options import holds_the_same, keep_secrets, with_secrets
 from environments.starter import starter_datasets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import find_card
@@ -264,7 +264,7 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environmen
     with change() as home:
         if name is not None:
             row = _locked(name)
-            if with_secrets(home, name, row.config) != dict(values) or row.file_problems:
+            if not holds_the_same(home, name, row.config, values) or row.file_problems:
                 _write_row(row, dict(values), Action.STARTED, "run", home)
             return row
         return _environment_for_run(dict(values), home)
@@ -272,7 +272,7 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environmen
 
 def _environment_for_run(values: dict[str, Any], home: Home) -> Environment:
     description = "Made for a run that was started without an environment."
-    same = [row for row in Environment.objects.filter(description=description) if with_secrets(home, row.name, row.config) == values]
+    same = [row for row in Environment.objects.filter(description=description) if holds_the_same(home, row.name, row.config, values)]
     if same:
         return same[0]
     row = Environment.objects.create(name=name_for_run(values, absorb_all(home)), description=description)

@@ -6,7 +6,9 @@ modification, which do not change when a file is replaced within the clock's gra
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
+from typing import Any
 
 from django.db import transaction
 
@@ -16,9 +18,12 @@ from environments.datasets_file import locate
 from environments.models import Action, Environment, Revision
 from environments.names import is_name
 from environments.paths import Home
+from environments.secret_options import keep_secrets, without_secrets_in_text
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.options.secrets import hide_options
 
 HAND = "hand"
+logger = logging.getLogger(__name__)
 
 
 def absorb(name: str, home: Home) -> Environment | None:
@@ -65,7 +70,7 @@ def record(row: Environment, action: str, actor: str, home: Home, *, replaced_te
         tags=row.tags,
         config=row.config,
         datasets_text=datasets.text if datasets else None,
-        replaced_text=replaced_text,
+        replaced_text=without_secrets_in_text(replaced_text),
     )
 
 
@@ -115,8 +120,20 @@ def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | Non
     row.file_problems = [problem.as_dict() for problem in problems]
     if problems or checked is None:
         return None
-    row.config = checked.values
+    _take_values(row, checked.values, home)
     return Action.HAND_EDITED
+
+
+def _take_values(row: Environment, values: dict[str, Any], home: Home) -> None:
+    """Values of a file; secrets in them move into the store, and the file is written anew without them."""
+    try:
+        row.config = keep_secrets(home, row.name, values)
+        if row.config != values:
+            row.config_sha256 = write_config(home, row.name, row.config)
+    except OSError as error:
+        # The disk is full, or not ours to write: the row shows nothing, the file stays as it is, and the next look tries again.
+        logger.warning("secrets of %s stay in its file: %s", row.name, error.strerror)
+        row.config, row.config_sha256 = hide_options(values), ""
 
 
 def _adopt(name: str, file: ConfigFile, home: Home) -> Environment:
@@ -127,12 +144,13 @@ def _adopt(name: str, file: ConfigFile, home: Home) -> Environment:
         row, is_new = Environment.objects.get_or_create(
             name=name,
             defaults={
-                "config": checked.values if checked else {},
                 "config_sha256": file.file.sha256,
                 "file_problems": [problem.as_dict() for problem in problems],
             },
         )
         if is_new:
+            if checked is not None:
+                _take_values(row, checked.values, home)
             remember_files(row, home)
             row.save()
             record(row, Action.ADOPTED, HAND, home)

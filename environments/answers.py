@@ -12,6 +12,7 @@ from environments.examples import Example
 from environments.json_text import BadJson, parse_json
 from environments.models import Environment
 from environments.paths import Home
+from environments.webhook_targets import stored_folder, stored_names
 
 CONFIG_TYPES = ("model", "dataloader", "lycoris", "webhook")
 
@@ -52,23 +53,31 @@ def of_type(config_type: str, environments: list[Environment], home: Home) -> li
         return [row for row in rows if row["has_dataloader"]] + _loose_datasets_files(rows, home)
     if config_type == "lycoris":
         return [row for row in rows if (folder_of(home, row["name"]) / LYCORIS_FILE).is_file()]
-    return rows if config_type == "model" else []
+    return rows if config_type == "model" else _webhook_files(home)
+
+
+def _webhook_files(home: Home) -> list[dict[str, Any]]:
+    """Lists of webhook targets: those stored under a name, and those that lie in ``config/`` itself, as the sample does."""
+    named = [stored_folder(home) / f"{name}.json" for name in stored_names(home)]
+    loose = [path for path in sorted(home.config.glob("*.json")) if _holds(path, home, "webhook_type")]
+    return [{**_loose(path), "data_backend_config": None, "has_dataloader": False, "dataloader_path": None} for path in named + loose]
 
 
 def _loose_datasets_files(rows: list[dict[str, Any]], home: Home) -> list[dict[str, Any]]:
     """Datasets files that lie in ``config/`` itself, for runs without an environment."""
     taken = {row["dataloader_path"] for row in rows}
     paths = sorted(path for path in home.config.glob("*.json") if path.is_file()) if home.config.is_dir() else []
-    return [_loose(path) for path in paths if str(path.resolve()) not in taken and _holds_datasets(path, home)]
+    return [_loose(path) for path in paths if str(path.resolve()) not in taken and _holds(path, home, "id")]
 
 
-def _holds_datasets(path: Path, home: Home) -> bool:
+def _holds(path: Path, home: Home, field: str) -> bool:
+    """Whether a file is a list of objects that all have a field."""
     text = read_text(home, path).text
     try:
         document = parse_json(text) if text else None
     except BadJson:
         return False
-    return isinstance(document, list) and bool(document) and all(isinstance(entry, dict) and "id" in entry for entry in document)
+    return isinstance(document, list) and bool(document) and all(isinstance(entry, dict) and field in entry for entry in document)
 
 
 def _loose(path: Path) -> dict[str, Any]:

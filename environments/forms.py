@@ -22,6 +22,7 @@ from environments.resolve import resolve_run
 from trainer_engine.contract.errors import Level, Problem
 from trainer_engine.contract.families import cards
 from trainer_engine.contract.options import GROUPS, REGISTRY, OptionSpec
+from trainer_engine.contract.secrets import hide
 
 if TYPE_CHECKING:
     ModelForm = forms.ModelForm[Environment]
@@ -34,6 +35,17 @@ EMPTY_TEXT = '""'
 """How a person types a text that is empty, where an empty field means the default."""
 
 
+class SecretInput(forms.TextInput):
+    """Shows no secret, also not one that was just typed into a form that is shown again for its problems."""
+
+    def __init__(self, spec: OptionSpec, attrs: dict[str, Any]) -> None:
+        super().__init__(attrs)
+        self.spec = spec
+
+    def format_value(self, value: Any) -> str | None:
+        return hide(self.spec, value) if value else None
+
+
 def option_field(spec: OptionSpec) -> forms.Field:
     """The form field of an option. Empty means: not in the configuration, so that the default counts."""
     default = "must be given" if spec.required else f"default: {_text(spec.default)}" if spec.default not in (None, "") else "default: none"
@@ -41,7 +53,8 @@ def option_field(spec: OptionSpec) -> forms.Field:
     if words:
         choices = [("", f"— {default}"), *((word, word) for word in words)]
         return forms.ChoiceField(required=False, choices=choices, label=spec.name, help_text=spec.help)
-    widget = forms.TextInput(attrs={"placeholder": default, "class": "vTextField"})
+    attributes = {"placeholder": default, "class": "vTextField"}
+    widget = SecretInput(spec, attrs=attributes) if spec.secret else forms.TextInput(attrs=attributes)
     return forms.CharField(required=False, strip=False, label=spec.name, help_text=spec.help, widget=widget)
 
 

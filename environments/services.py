@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import transaction
 
+from environments import secret_store
 from environments.absorb import absorb, absorb_all, datasets_text, record, remember_files
 from environments.adapter_file import OPTION as ADAPTER_OPTION
 from environments.adapter_file import find_adapter_file, uses_lycoris
@@ -33,10 +34,12 @@ from environments.json_text import write_json
 from environments.models import Action, Environment
 from environments.paths import Home
 from environments.run_names import name_for_run
+from environments.secret_options import holds_the_same, keep_secrets, with_secrets
 from environments.starter import starter_datasets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import find_card
 from trainer_engine.contract.lycoris import parse_lycoris
+from trainer_engine.contract.options.secrets import hidden_problems
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,9 @@ def update_environment(
     Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
     """
     find(name)
-    checked = check_config(config, current_home())
-    if checked.errors:
-        raise EnvironmentProblems.of(checked.errors)
+    checked = check_config(with_secrets(current_home(), name, config), current_home())
+    if errors := checked.errors + hidden_problems(checked.values):
+        raise EnvironmentProblems.of(errors)
     with change() as home:
         row = _locked(name)
         if description is not None:
@@ -152,10 +155,10 @@ def _write_datasets(config: Mapping[str, Any], text: str, home: Home) -> None:
 
 
 def _write_row(row: Environment, values: dict[str, Any], action: str, actor: str, home: Home) -> None:
-    """Store values in row and file, and keep the revision; a file that could not be read is kept in it."""
+    """Store values in row and file, their secrets apart, and keep the revision; a file that could not be read is kept in it."""
     broken = read_config(home, row.name).file.text if row.file_problems else None
-    row.config, row.file_problems = values, []
-    write_config(home, row.name, values)
+    row.config, row.file_problems = keep_secrets(home, row.name, values), []
+    write_config(home, row.name, row.config)
     remember_files(row, home)
     row.save()
     record(row, action, actor, home, replaced_text=broken)
@@ -217,6 +220,7 @@ def delete_environment(name: str, *, actor: str) -> None:
         broken = read_config(home, name).file.text if row.file_problems else None
         record(row, Action.DELETED, actor, home, replaced_text=broken)
         row.delete()
+        secret_store.forget(home, secret_store.of_environment(name))
         remove_files(home, name, CONFIG_FILE, *([LYCORIS_FILE] if uses_lycoris(row.config) else []), *_own_datasets_file(row, home))
 
 
@@ -260,7 +264,7 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environmen
     with change() as home:
         if name is not None:
             row = _locked(name)
-            if row.config != dict(values) or row.file_problems:
+            if not holds_the_same(home, name, row.config, values) or row.file_problems:
                 _write_row(row, dict(values), Action.STARTED, "run", home)
             return row
         return _environment_for_run(dict(values), home)
@@ -268,7 +272,7 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environmen
 
 def _environment_for_run(values: dict[str, Any], home: Home) -> Environment:
     description = "Made for a run that was started without an environment."
-    same = [row for row in Environment.objects.filter(description=description) if row.config == values]
+    same = [row for row in Environment.objects.filter(description=description) if holds_the_same(home, row.name, row.config, values)]
     if same:
         return same[0]
     row = Environment.objects.create(name=name_for_run(values, absorb_all(home)), description=description)

@@ -11,9 +11,12 @@ SETTINGS = "simpletuner_site.settings"
 def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False) -> None:
     """Make ``config/`` and ``state/``, and set Django up. The processes that this one starts inherit the choice.
 
+    A new ``config/`` gets a sample of webhook targets, which a person may edit and name in ``webhook_config``.
+
     Raises OSError where the home cannot be written.
     """
     home = home.expanduser().absolute()
+    is_new = not (home / "config").exists()
     for name in ("config", "state", "state/hooks"):
         (home / name).mkdir(parents=True, exist_ok=True)
     os.environ["SIMPLETUNER_HOME"] = str(home)
@@ -25,3 +28,8 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False) -
     import django
 
     django.setup()
+    if is_new:
+        from environments.paths import Home
+        from environments.webhook_targets import place_sample
+
+        place_sample(Home(home))

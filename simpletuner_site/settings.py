@@ -191,6 +191,7 @@ LOGGING: dict[str, Any] = {
         "django.request": {"level": "ERROR"},
         "daphne": {"level": "WARNING"},
         "django-q": {"level": "WARNING"},
-        "httpx": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},  # it logs addresses, which may be passwords
+        "httpcore": {"level": "WARNING"},
     },
 }

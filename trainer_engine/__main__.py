@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -51,7 +52,7 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
     try:
         requests.listen()
         voice.tell(StatusEvent(status="starting", message="The engine has started."))
-        options, dataloader, job = read_job(folder)
+        options, dataloader, job = read_job(folder, environment.secrets)
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
@@ -81,7 +82,7 @@ class Unforeseen(EngineError):
     code = "unforeseen"
 
 
-def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader, JobSpec]:
+def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tuple[TrainingOptions, Dataloader, JobSpec]:
     """The job, checked again: the engine trusts no one. Raises InvalidOptions or DatasetUnusable with everything that is wrong."""
     try:
         job = JobSpec.read(folder)
@@ -90,7 +91,7 @@ def read_job(folder: RunFolder) -> tuple[TrainingOptions, Dataloader, JobSpec]:
     if job.protocol != PROTOCOL:
         message = f"The job speaks protocol {job.protocol}, this engine {PROTOCOL}."
         raise InvalidOptions([Problem.error("job", "other_protocol", message, hint="server and engine must be of one version")])
-    options = parse_options(job.options)
+    options = parse_options({**job.options, **(secrets or {})})
     dataloader, problems = parse_dataloader(job.datasets, options)
     if errors_in(problems):
         raise DatasetUnusable(errors_in(problems))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, MutableMapping
+from dataclasses import dataclass, field
 
+from trainer_engine.contract.secrets import VARIABLE
 from trainer_engine.contract.trackers import wandb_knows_us
 
 SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
@@ -23,6 +25,8 @@ class Environment:
     """Compute on the CPU although there may be an accelerator."""
     wandb_knows_us: bool
     """Whether there is a login for Weights & Biases."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Option -> its whole text, for options whose text in ``job.json`` has ``***`` in it."""
 
     @property
     def is_first(self) -> bool:
@@ -30,14 +34,15 @@ class Environment:
         return self.rank == 0
 
 
-def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """Raises ValueError where a number is none."""
+def read_environment(variables: MutableMapping[str, str] | None = None) -> Environment:
+    """Raises ValueError where a number is none. The secrets are taken out: no program that the engine starts inherits them."""
     variables = os.environ if variables is None else variables
     return Environment(
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
         wandb_knows_us=wandb_knows_us(variables),
         use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
+        secrets=json.loads(variables.pop(VARIABLE, "{}")),
     )
 
 

@@ -17,6 +17,7 @@ from environments.admin_actions import ObjectAction, add_object_action
 from environments.models import Environment
 from training import admin_run, services
 from training.models import Checkpoint, Event, Job
+from training.webhooks.summary import summary
 
 SHOWN_EVENTS = 50
 TIMES = ("started_at", "stop_requested_at", "finished_at")
@@ -70,13 +71,14 @@ class JobAdmin(ReadOnly, JobAdminBase):
     actions = ("stop", "cancel")
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
-    readonly_fields = ("progress_bar", "curves", "grid", "newest_checkpoints", "log", "latest_events")
+    readonly_fields = ("progress_bar", "curves", "grid", "newest_checkpoints", "log", "latest_events", "webhook_deliveries")
     fieldsets = (
         (None, {"fields": ("environment", "status", "progress_bar", "message", "hint", "error_code", "log")}),
         ("Pictures", {"fields": ("curves", "grid")}),
         ("Results", {"fields": ("newest_checkpoints", "output_dir")}),
         ("Times and process", {"fields": ("id", "created_at", *TIMES, "engine_pid", "run_dir")}),
         ("What was asked for", {"fields": ("options", "datasets", "plan"), "classes": ("collapse",)}),
+        ("Webhooks", {"fields": ("webhook_deliveries",), "classes": ("collapse",)}),
         ("Events, newest first", {"fields": ("latest_events",)}),
     )
 
@@ -119,6 +121,10 @@ class JobAdmin(ReadOnly, JobAdminBase):
         rows = Event.objects.filter(job=job).order_by("-index")[:SHOWN_EVENTS]
         told = ((row.index, row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
         return format_html_join("\n", "<div>{} <code>{}</code> {}</div>", told)
+
+    @admin.display(description="Deliveries")
+    def webhook_deliveries(self, job: Job) -> SafeString:
+        return summary(job)
 
     @admin.action(description="Stop: save and end")
     def stop(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from trainer_engine.contract.best_checkpoint import best_of
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
-from trainer_engine.contract.webhooks import without_secrets
 from training import desk, media
 from training.models import Event, Job, Status
 
@@ -37,7 +36,7 @@ def job_status(job: Job | None) -> dict[str, Any]:
         return IDLE
     return {
         "status": job.status,
-        "config": {f"--{name}": value for name, value in without_secrets(job.options).items()},
+        "config": {f"--{name}": value for name, value in job.options.items()},
         "job_id": str(job.pk),
         "job_info": job_info(job),
         "progress": _progress(job),

@@ -13,7 +13,7 @@ from environments.home import current_home
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec
-from training import ending, engine_process, leases
+from training import ending, engine_process, job_secrets, leases
 from training.ending import Ending
 from training.enqueue import enqueue_follow
 from training.estimates import memory_numbers
@@ -149,7 +149,7 @@ class Follower:
             )
             spec.write(folder)
             argv, extra = launch_command(Path(job.run_dir), parse_options(job.options))
-            return engine_process.start(folder, argv, extra, spec.scripts.variables)
+            return engine_process.start(folder, argv, extra | job_secrets.variables_for_engine(job), spec.scripts.variables)
         except (OSError, UnreadableAccelerateConfig) as error:
             ending.finish(job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         except InvalidOptions as error:

@@ -15,6 +15,7 @@ from trainer_engine.contract.events import Event as ContractEvent
 from training import lifecycle
 from training.models import Event, Job, Status
 from training.webhooks import outbox
+from training.webhooks.outbox import Told
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def insert(job_id: UUID, drafts: Sequence[Draft], *, first_index: int) -> None:
         )
         for index, draft in enumerate(drafts, start=first_index)
     )
-    outbox.enqueue(job_id, [(index, draft.type, draft.severity, draft.timestamp) for index, draft in enumerate(drafts, start=first_index)])
+    numbered = enumerate(drafts, start=first_index)
+    outbox.enqueue(job_id, [Told.of(index, draft.type, draft.severity, draft.timestamp, draft.payload) for index, draft in numbered])
 
 
 def move(job_id: UUID, to: Status, drafts: Sequence[Draft], **changes: Any) -> bool:

@@ -16,6 +16,7 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.secrets import hidden_problems
 from trainer_engine.contract.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
@@ -26,7 +27,6 @@ from training.preflight_evaluation import understood_evaluation
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 from training.preflight_saving import saving_problems, with_copy
-from training.webhooks.egress import webhook_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
 QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
@@ -52,7 +52,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
     problems += _preview_problems(options, card, hub)
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
-    problems += [*wrong, *webhook_problems(targets)]
+    problems += [*wrong, *hidden_problems(resolved.values)]
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)

@@ -35,7 +35,7 @@ def submitted(request: Request) -> dict[str, Any]:
         if isinstance(value, UploadedFile):
             raise BadValue(name.lstrip("-"), f"{name} is a file; send its value as text.", got=value.name, expected="text")
         if "\0" in name or (isinstance(value, str) and "\0" in value):
-            raise BadValue(name.replace("\0", "").lstrip("-"), "NUL characters cannot be stored.", got=value, expected="text without NUL")
+            raise BadValue(name.replace("\0", "").lstrip("-"), "NUL characters cannot be stored.", got=None, expected="text without NUL")
     return kept
 
 

@@ -16,16 +16,19 @@ from environments import services as environments
 from environments.home import current_home
 from environments.models import Environment
 from environments.resolve import resolve_run
+from environments.secret_options import with_secrets
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
-from training import desk, ending, engine_process, log
+from trainer_engine.contract.options.secrets import hide_options
+from training import desk, ending, engine_process, job_secrets, log
 from training.enqueue import enqueue_next
 from training.errors import CannotStart, NoActiveJob
 from training.models import ACTIVE, Job, Status
 from training.preflight import examine_run
 from training.preflight_report import PreflightReport
 from training.webhooks import outbox
+from training.webhooks.egress import webhook_problems
 
 LONGEST_KEY = 255
 
@@ -44,8 +47,12 @@ class Started:
 def check(submitted: Mapping[str, Any], environment: Environment | None = None) -> PreflightReport:
     """Everything that is right or wrong with the form over the environment (default: the active one). Writes nothing."""
     environment = environment or environments.active()
-    resolved = resolve_run(current_home(), environment.config if environment else {}, submitted)
-    report = examine_run(resolved, current_home())
+    home = current_home()
+    stored, sent = dict(environment.config) if environment else {}, dict(submitted)
+    if environment is not None:
+        stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
+    resolved = resolve_run(home, stored, sent)
+    report = examine_run(resolved, home)
     broken = (
         [
             Problem.error(problem["option"], problem["code"], problem["message"], hint=problem.get("hint", ""))
@@ -54,7 +61,8 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
         if environment
         else []
     )
-    return PreflightReport(report.resolved, broken + report.problems, report.understood, report.webhooks)
+    problems = [*broken, *report.problems, *webhook_problems(report.webhooks)]
+    return PreflightReport(report.resolved, problems, report.understood, report.webhooks)
 
 
 def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:
@@ -77,6 +85,7 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
 
 def _queue(report: PreflightReport, environment: Environment | None, key: str) -> Job:
     resolved = report.resolved
+    assert resolved.options is not None  # the caller saw no error
     with transaction.atomic():
         desk.lock()
         row = environments.record_run_config(environment.name if environment else None, resolved.given)
@@ -85,14 +94,16 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             id=job_id,
             number=desk.next_number(),
             environment=row.name,
-            options=resolved.values,
+            options=hide_options(resolved.values),
             datasets=resolved.datasets,
             plan=report.understood,
             output_dir=str(resolved.values["output_dir"]),
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),
             idempotency_key=key or None,
         )
-        outbox.open_channels(job, report.webhooks, resolved.options)
+        targets = outbox.with_prefixes(report.webhooks, resolved.options)
+        job_secrets.keep(job, resolved.values, targets)
+        outbox.open_channels(job, targets, resolved.options.hooks.webhook_reporting_interval)
         log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)
     return job

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from environments.paths import Home
 from environments.resolve import resolve_run
+from environments.secret_options import with_secrets
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training import engine_process
 from training.estimates import memory_numbers
@@ -38,7 +40,7 @@ def train(config: Path, home: Path | None = None) -> int:
         (root / name).mkdir(parents=True, exist_ok=True)
     place = Home(root, any_script=True, script_variables=variables)  # a person's own shell can start every program anyway
     with console.status("Checking the configuration and the datasets"):
-        report = examine_run(resolve_run(place, values, {}), place)
+        report = examine_run(resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {}), place)
     print_problems(console, report)
     if report.errors or report.resolved.options is None:
         return ExitCode.CONFIGURATION
@@ -55,7 +57,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     spec = JobSpec(
         job_id=job_id,
         environment=environment,
-        options={name: value for name, value in resolved.values.items() if name not in SERVER_ONLY},
+        options={name: value for name, value in hide_options(resolved.values).items() if name not in SERVER_ONLY},
         datasets=resolved.datasets,
         memory_estimate=memory_numbers(report.understood),
         scripts=place.script_rule,
@@ -69,7 +71,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     if report.webhooks:
         console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
-    identity = engine_process.start(folder, command, variables, spec.scripts.variables)
+    identity = engine_process.start(folder, command, variables | for_engine(secrets_of(resolved.values)), spec.scripts.variables)
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
     print_ending(console, folder, code)

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from environments import secret_store
+from environments.paths import Home
+from environments.secret_store import of_environment
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.models import tiny_pixart
@@ -58,8 +61,12 @@ def output_of(process: subprocess.Popen[str], seconds: float = 120) -> str:
 
 
 def test_a_configuration_is_trained_to_its_end(tmp_path: Path) -> None:
-    process = train(write_environment(tmp_path))
+    webhooks = [{"webhook_type": "raw", "callback_url": "http://127.0.0.1:9/", "auth_token": "hunter2"}]
+    process = train(write_environment(tmp_path, **{"--webhook_config": webhooks}))
     text = output_of(process)
+    assert "this command posts none" in text
+    assert "hunter2" not in text
+    assert [path for path in (tmp_path / "state").rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()] == []
     assert process.returncode == ExitCode.COMPLETED, text
     assert "step 3/3" in text
     assert "loss" in text
@@ -78,6 +85,17 @@ def test_every_problem_is_named_and_nothing_is_started(tmp_path: Path) -> None:
     assert "Traceback" not in text
     assert not (tmp_path / "output").exists()
     assert not (tmp_path / "state/runs").exists()
+
+
+def test_stars_mean_what_the_server_stored_for_the_environment(tmp_path: Path) -> None:
+    hidden = [{"webhook_type": "discord", "webhook_url": "***"}]
+    config = write_environment(tmp_path, **{"--webhook_config": hidden, "--resume_from_checkpoint": "checkpoint-7"})
+    assert "stands for a value that is stored, and none is" in " ".join(output_of(train(config)).split())
+    stored = [{"webhook_type": "discord", "webhook_url": "http://127.0.0.1:9/hunter2"}]
+    secret_store.write(Home(tmp_path), of_environment("tiny"), {"webhook_config": json.dumps(stored)})
+    text = output_of(train(config))
+    assert "resume_from_checkpoint" in text  # the other problem is still told
+    assert "stands for" not in text and "hunter2" not in text
 
 
 def test_ctrl_c_stops_and_saves(tmp_path: Path) -> None:

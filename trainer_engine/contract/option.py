@@ -29,6 +29,8 @@ class _Extra:
     synonyms: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
     json: bool = False
+    secret: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 def option(
@@ -43,14 +45,18 @@ def option(
     synonyms: Mapping[str, str] | None = None,
     later: tuple[str, ...] = (),
     json: bool = False,
+    secret: tuple[str, ...] = (),
+    addresses: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option. ``default`` is ``...`` for one that must be given.
 
     ``aliases`` are other names of the option, ``synonyms`` other spellings of its choices, ``later`` the choices of the
     format that have no code behind them yet: they are refused by name instead of as a typing error. ``json`` marks text that holds
-    JSON or the path of a JSON file; lists and objects are taken too, and kept as text.
+    JSON or the path of a JSON file; lists and objects are taken too, and kept as text. ``secret`` names the fields of that JSON
+    that nobody is shown, ``addresses`` those that are addresses: passwords in them are hidden too, and the secrets beside them are
+    kept for the same machine alone (``contract/secrets.py``).
     """
-    extra = _Extra(aliases, dict(synonyms or {}), later, json)
+    extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses)
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})  # type: ignore[dict-item]
 
 
@@ -74,6 +80,10 @@ class OptionSpec:
     bounds: Mapping[str, float]
     """``gt``, ``ge``, ``lt``, ``le`` -> number."""
     help: str
+    secret: tuple[str, ...] = ()
+    """Fields of its JSON that are hidden from everybody."""
+    addresses: tuple[str, ...] = ()
+    """Fields of its JSON that are addresses."""
 
     @property
     def expected(self) -> str:
@@ -137,4 +147,6 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         aliases=extra.aliases,
         bounds=bounds,
         help=info.description or "",
+        secret=extra.secret,
+        addresses=extra.addresses,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import Severity
 from trainer_engine.contract.options.values import WrongValue, parse_bool
+from trainer_engine.contract.secrets import HIDDEN, hidden_address
 
 OPTION = "webhook_config"
 KINDS = ("raw", "discord", "slack", "template")
 ADDRESS = {"raw": "callback_url", "discord": "webhook_url", "slack": "webhook_url", "template": "callback_url"}
 """Which field holds the address."""
+PASSWORD_IN_PATH = ("discord", "slack")
 LOG_LEVELS = {
     "debug": Severity.DEBUG,
     "info": Severity.INFO,
@@ -27,10 +29,9 @@ LOG_LEVELS = {
 """``log_level`` -> the least severity that is posted; no event is more than an error."""
 ORDER = list(Severity)
 FIELDS = ("webhook_type", "callback_url", "webhook_url", "log_level", "ssl_no_verify", "auth_token", "message_prefix", "secret", "template")
-PLACEHOLDERS = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp", "prefix")
+PLACEHOLDERS = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp", "prefix", "auth_token")
 """Of a template."""
 MOST_TARGETS = 20
-HIDDEN = "***"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class WebhookTarget:
     log_level: str = "info"
     ssl_no_verify: bool = False
     auth_token: str = ""
-    """Sent as X-API-Key."""
+    """Sent as X-API-Key, or within a template that names it."""
     message_prefix: str = ""
     """Stands before the text of Discord, Slack and templates."""
     secret: str = ""
@@ -59,11 +60,18 @@ class WebhookTarget:
 
     def shown(self) -> dict[str, Any]:
         """Without what nobody should see: of Discord's and Slack's addresses the path is the password."""
-        parts = urlsplit(self.url)
-        host = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-        address = f"{host}/{HIDDEN}" if self.kind in ("discord", "slack") or parts.query or parts.username else self.url
+        address = hidden_address(self.url, path_is_password=self.kind in PASSWORD_IN_PATH)
         hidden = {name: HIDDEN for name in ("auth_token", "secret") if getattr(self, name)}
         return {**self.as_dict(), "url": address, **hidden}
+
+    @property
+    def has_secrets(self) -> bool:
+        return self.shown() != self.as_dict()
+
+    @property
+    def holds_hidden(self) -> bool:
+        """Whether something of it is only ``***``."""
+        return HIDDEN in self.url or HIDDEN in (self.auth_token, self.secret)
 
 
 def parse_webhooks(document: object, where: str = OPTION) -> tuple[list[WebhookTarget], list[Problem]]:
@@ -71,7 +79,7 @@ def parse_webhooks(document: object, where: str = OPTION) -> tuple[list[WebhookT
     entries = document if isinstance(document, list) else [document]
     if not all(isinstance(entry, Mapping) for entry in entries):
         expected = "a list of objects, or one object"
-        return [], [Problem.error(where, "not_an_object", "Webhook targets are objects.", got=document, expected=expected)]
+        return [], [Problem.error(where, "not_an_object", "Webhook targets are objects.", expected=expected)]
     if len(entries) > MOST_TARGETS:
         message = f"{len(entries)} targets are more than a run posts to."
         return [], [Problem.error(where, "too_many", message, got=len(entries), expected=f"at most {MOST_TARGETS}")]
@@ -92,13 +100,8 @@ def parse_webhook_text(text: str, where: str = OPTION) -> tuple[list[WebhookTarg
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return [], [Problem.error(where, "not_json", f"This is not valid JSON: {error}", got=text, expected="a list of objects")]
+        return [], [Problem.error(where, "not_json", f"This is not valid JSON: {error}", expected="a list of objects")]
     return parse_webhooks(document, where)
-
-
-def holds_json(text: str) -> bool:
-    """Whether the option's text is JSON itself, and not the path of a file."""
-    return text.lstrip()[:1] in ("[", "{")
 
 
 def _kind_of(entry: Mapping[str, Any]) -> str:
@@ -125,6 +128,8 @@ def _problems_of(entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
         yield Problem.error(f"{where}.ssl_no_verify", wrong.code, f"ssl_no_verify {wrong}.", got=entry.get("ssl_no_verify"))
     for name in ("auth_token", "message_prefix", "secret"):
         yield from _text_problems(entry.get(name), f"{where}.{name}")
+    if not str(entry.get("auth_token") or "").isascii():
+        yield Problem.error(f"{where}.auth_token", "not_text", "auth_token is sent in a header: ASCII alone.", expected="ASCII text")
     yield from _template_problems(entry, kind, where)
 
 
@@ -140,6 +145,8 @@ def _address_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterat
     if not url:
         yield Problem.error(f"{where}.{name}", "missing", f"A target of the type {kind} needs {name}.", expected=expected)
         return
+    if HIDDEN in str(url):
+        return  # stands for what is stored, and was looked at then
     try:
         parts = urlsplit(str(url))
         is_right = isinstance(url, str) and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -147,29 +154,43 @@ def _address_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterat
     except ValueError:
         is_right = False
     if not is_right:
-        yield Problem.error(f"{where}.{name}", "not_an_address", f"{name} is no web address.", got=url, expected=expected)
+        yield Problem.error(f"{where}.{name}", "not_an_address", f"{name} is no web address.", got=hidden_address(url), expected=expected)
 
 
 def _template_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterator[Problem]:
-    template = entry.get("template")
+    template, where = entry.get("template"), f"{where}.template"
     expected = f"text with placeholders of {', '.join('{' + name + '}' for name in PLACEHOLDERS)}"
     if kind != "template":
         if template:
-            yield Problem.note(f"{where}.template", "no_effect", "Only targets of the type template have a template.")
+            yield Problem.note(where, "no_effect", "Only targets of the type template have a template.")
         return
-    if not isinstance(template, str) or not template.strip():
-        message = "A target of the type template needs one."
-        yield Problem.error(f"{where}.template", "missing", message, got=template, expected=expected)
+    if not isinstance(template, str) or not template.strip() or any("\ud800" <= character <= "\udfff" for character in template):
+        yield Problem.error(where, "missing", "A target of the type template needs one.", got=template, expected=expected)
         return
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        fields = [(name, f"{spec or ''}{conversion or ''}") for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as error:
         message = f"The template cannot be read: {error}. A brace itself is written twice."
-        yield Problem.error(f"{where}.template", "not_a_template", message, got=template, expected=expected)
+        yield Problem.error(where, "not_a_template", message, got=template, expected=expected)
         return
-    for name in sorted(names - set(PLACEHOLDERS)):
-        message = f"There is no placeholder {{{name}}}; a brace itself is written twice."
-        yield Problem.error(f"{where}.template", "unknown_placeholder", message, got=name, expected=expected)
+    wrong = sorted({name for name, form in fields if name is not None and (name not in PLACEHOLDERS or form)})
+    for name in wrong:
+        message = f"There is no placeholder {{{name}}} of this form; a brace itself is written twice."
+        yield Problem.error(where, "unknown_placeholder", message, got=name, expected=expected)
+    if not wrong and template.lstrip().startswith(("{{", "[{{")) and not is_json_template(template):
+        message = "The template looks like JSON and is none when it is filled in; it is posted as plain text."
+        yield Problem.warning(
+            where, "not_json", message, got=template, hint="text stands in quotes, and every brace of JSON is written twice"
+        )
+
+
+def is_json_template(template: str) -> bool:
+    """Whether a template becomes an object or a list of JSON, whatever it is filled in with."""
+    try:
+        document = json.loads(template.format_map({**dict.fromkeys(PLACEHOLDERS, "text"), "index": "0"}))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, (dict, list))
 
 
 def _target(entry: Mapping[str, Any]) -> WebhookTarget:
@@ -184,28 +205,3 @@ def _target(entry: Mapping[str, Any]) -> WebhookTarget:
         secret=entry.get("secret") or "",
         template=entry.get("template") or "" if kind == "template" else "",
     )
-
-
-def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, with or without dashes, of which the tokens and signing keys of webhooks are hidden."""
-    shown = dict(values)
-    for key in (OPTION, f"--{OPTION}"):
-        text = shown.get(key)
-        if isinstance(text, str) and holds_json(text):
-            shown[key] = _hidden(text)
-    return shown
-
-
-def _hidden(text: str) -> str:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return HIDDEN
-    entries: Sequence[Any] = document if isinstance(document, list) else [document]
-    cleaned = [_hidden_entry(entry) if isinstance(entry, Mapping) else entry for entry in entries]
-    return json.dumps(cleaned if isinstance(document, list) else cleaned[0], ensure_ascii=False)
-
-
-def _hidden_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    secret = ("auth_token", "secret", "webhook_url")
-    return {name: HIDDEN if name in secret and value else value for name, value in entry.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import socket
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
@@ -17,7 +19,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
 """Where clouds hand out the keys of the machine."""
 SHARED = ipaddress.ip_network("100.64.0.0/10")
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses whose last four bytes are the IPv4 address that a gateway connects to."""
 PORTS = {"http": 80, "https": 443}
+MOST_TRIED = 4
+"""Addresses of one name that are tried one after the other."""
 
 
 class EgressRefused(Exception):
@@ -26,18 +32,20 @@ class EgressRefused(Exception):
 
 @dataclass(frozen=True)
 class Destination:
-    """An address that may be connected to, and what the other end is called."""
+    """Addresses that may be connected to, and what the other end is called."""
 
     scheme: str
     host: str
-    address: str
+    addresses: tuple[str, ...]
+    """In the order in which they are to be tried."""
     port: int
     path: str
+    authorization: str = ""
+    """Of the user and password that stood in the address; empty where there were none."""
 
-    @property
-    def url(self) -> str:
-        """With the address in place of the name."""
-        shown = f"[{self.address}]" if ":" in self.address else self.address
+    def url(self, address: str) -> str:
+        """With an address in place of the name: what was checked is what is connected to."""
+        shown = f"[{address}]" if ":" in address else address
         return f"{self.scheme}://{shown}:{self.port}{self.path}"
 
     @property
@@ -47,17 +55,25 @@ class Destination:
 
 
 def resolve(url: str) -> Destination:
-    """Raises EgressRefused where any address of the host is closed, and OSError where the name has none."""
+    """Raises EgressRefused where any address of the host is closed, and OSError or UnicodeError where the name has none."""
     parts = urlsplit(url)
     host, scheme = parts.hostname or "", parts.scheme
     if scheme not in PORTS or not host:
-        raise EgressRefused(f"{url[:200]} is no web address")
+        raise EgressRefused("it is no web address")
     port = parts.port or PORTS[scheme]
     found = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
         refuse(host, address)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Destination(scheme, host, str(found[0]), port, path)
+    return Destination(scheme, host, tuple(dict.fromkeys(map(str, found)))[:MOST_TRIED], port, path, _basic(parts))
+
+
+def _basic(parts: SplitResult) -> str:
+    """RFC 7617."""
+    if parts.username is None and parts.password is None:
+        return ""
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return "Basic " + base64.b64encode(pair.encode()).decode("ascii")
 
 
 def refuse(host: str, address: Address) -> None:
@@ -70,7 +86,8 @@ def refuse(host: str, address: Address) -> None:
 def _unwrapped(address: Address) -> Address:
     """The IPv4 address that an IPv6 one stands for."""
     if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
+        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in TRANSLATED else None
+        return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1] or translated or address
     return address
 
 
@@ -88,17 +105,32 @@ def _reason(address: Address) -> str:
 
 
 def webhook_problems(targets: Iterable[WebhookTarget]) -> Iterator[Problem]:
-    """What is known of the addresses before a run. A name that cannot be resolved now is a warning: it may be later."""
-    for place, target in enumerate(targets):
-        where = f"{OPTION}[{place}]"
-        shown = target.shown()["url"]
-        try:
-            resolve(target.url)
-        except EgressRefused as refusal:
-            yield Problem.error(where, "address_refused", f"Events are not posted to {shown}: {refusal}.", got=shown)
-        except (OSError, UnicodeError) as error:
-            message = f"{shown} cannot be reached now: its name is not known here ({error})."
-            yield Problem.warning(where, "name_not_found", message, got=shown, hint="posts are tried again for a day")
-        if target.ssl_no_verify:
-            message = f"The certificate of {shown} is not checked (ssl_no_verify): anybody on the way can read and answer."
-            yield Problem.note(where, "certificate_not_checked", message, got=True)
+    """What is known of the addresses before a run. All at once: a name that nobody knows may take many seconds."""
+    known = list(targets)
+    if not known:
+        return
+    with ThreadPoolExecutor(len(known)) as pool:
+        for place, found in enumerate(pool.map(_resolvable, known)):
+            yield from _told(f"{OPTION}[{place}]", known[place], found)
+
+
+def _resolvable(target: WebhookTarget) -> Exception | None:
+    """Why nothing can be posted to it now."""
+    try:
+        resolve(target.url)
+    except (EgressRefused, OSError, UnicodeError) as error:
+        return error
+    return None
+
+
+def _told(where: str, target: WebhookTarget, error: Exception | None) -> Iterator[Problem]:
+    """A name that cannot be resolved is a warning: it may be later."""
+    shown = target.shown()["url"]
+    if isinstance(error, EgressRefused):
+        yield Problem.error(where, "address_refused", f"Events are not posted to {shown}: {error}.", got=shown)
+    elif error is not None:
+        message = f"{shown} cannot be reached now: its name is not known here ({error})."
+        yield Problem.warning(where, "name_not_found", message, got=shown, hint="posts are tried again for a day")
+    if target.ssl_no_verify:
+        message = f"The certificate of {shown} is not checked (ssl_no_verify): anybody on the way can read and answer."
+        yield Problem.note(where, "certificate_not_checked", message, got=True)

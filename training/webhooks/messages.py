@@ -11,13 +11,16 @@ from typing import Any
 
 from httpx import Request
 
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.contract.webhooks import WebhookTarget, is_json_template
 from training import media
 
 LONGEST_TEXT = 1900
 """Discord takes 2000 characters."""
 MOST_FILES = 10
 LARGEST_FILES_BYTES = 8 * 1024 * 1024
+SIGNATURE_HEADER = "X-SimpleTuner-Signature"
+SLACK_ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
+"""Otherwise ``<token>`` in a prompt would vanish, and ``<!channel>`` wake everybody."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,14 @@ def compose(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> 
     elif target.kind == "discord":
         message = _discord(target, event, files)
     elif target.kind == "slack":
-        message = _json({"text": _text(target, event)})
+        message = _json({"text": _for_slack(_text(target, event))})
     else:
-        message = Message(_filled(target, event).encode(), "text/plain; charset=utf-8")
-        if target.template.lstrip().startswith("{"):
-            message = Message(message.content)
+        message = _from_template(target, event)
     return _signed(target, message)
 
 
 def _json(document: dict[str, Any]) -> Message:
-    return Message(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    return Message(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace"))
 
 
 def _text(target: WebhookTarget, event: dict[str, Any]) -> str:
@@ -56,26 +57,36 @@ def _text(target: WebhookTarget, event: dict[str, Any]) -> str:
     return (prefix + text)[:LONGEST_TEXT]
 
 
+def _for_slack(text: str) -> str:
+    for character, escape in SLACK_ESCAPES:
+        text = text.replace(character, escape)
+    return text
+
+
 def _discord(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> Message:
     """The text, and images as attachments. ``allowed_mentions`` is empty: a prompt shall not wake a whole server."""
-    payload = json.dumps({"content": _text(target, event), "allowed_mentions": {"parse": []}}, ensure_ascii=False)
-    attached = _small_enough(files)
+    message = _json({"content": _text(target, event), "allowed_mentions": {"parse": []}})
+    attached = _contents(files)
     if not attached:
-        return Message(payload.encode())
-    parts: list[tuple[str, Any]] = [("payload_json", (None, payload.encode(), "application/json"))]
-    parts += [(f"files[{place}]", (path.name, path.read_bytes(), _kind(path))) for place, path in enumerate(attached)]
+        return message
+    parts: list[tuple[str, Any]] = [("payload_json", (None, message.content, "application/json"))]
+    parts += [(f"files[{place}]", (path.name, content, _kind(path))) for place, (path, content) in enumerate(attached)]
     request = Request("POST", "http://body", files=parts)
     return Message(request.read(), request.headers["Content-Type"])
 
 
-def _small_enough(files: list[Path]) -> list[Path]:
-    kept: list[Path] = []
+def _contents(files: list[Path]) -> list[tuple[Path, bytes]]:
+    """As many images as one message takes; those that are gone by now are left out."""
+    kept: list[tuple[Path, bytes]] = []
     left = LARGEST_FILES_BYTES
     for path in files[:MOST_FILES]:
-        size = path.stat().st_size
-        if size <= left:
-            kept.append(path)
-            left -= size
+        try:
+            content = path.read_bytes() if path.stat().st_size <= left else b""
+        except OSError:
+            continue
+        if content:
+            kept.append((path, content))
+            left -= len(content)
     return kept
 
 
@@ -83,20 +94,22 @@ def _kind(path: Path) -> str:
     return media.MIME_TYPES.get(path.suffix, "application/octet-stream")
 
 
-def _filled(target: WebhookTarget, event: dict[str, Any]) -> str:
+def _from_template(target: WebhookTarget, event: dict[str, Any]) -> Message:
     """The template with values in it. In JSON they are escaped, so that a quote in a prompt ends nothing."""
     names = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp")
-    values = {**{name: str(event[name]) for name in names}, "prefix": target.message_prefix}
-    if target.template.lstrip().startswith("{"):
+    values = {name: str(event[name]) for name in names} | {"prefix": target.message_prefix, "auth_token": target.auth_token}
+    is_json = is_json_template(target.template)
+    if is_json:
         values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
-    return target.template.format_map(values)
+    content = target.template.format_map(values).encode("utf-8", "backslashreplace")
+    return Message(content) if is_json else Message(content, "text/plain; charset=utf-8")
 
 
 def _signed(target: WebhookTarget, message: Message) -> Message:
     headers = {"Content-Type": message.content_type}
-    if target.auth_token:
+    if target.auth_token and "{auth_token}" not in target.template:
         headers["X-API-Key"] = target.auth_token
     if target.secret:
         digest = hmac.new(target.secret.encode(), message.content, hashlib.sha256).hexdigest()
-        headers["X-SimpleTuner-Signature"] = f"sha256={digest}"
+        headers[SIGNATURE_HEADER] = f"sha256={digest}"
     return Message(message.content, message.content_type, headers)

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from trainer_engine.contract.events import EventType
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.webhooks import PASSWORD_IN_PATH as CHATS
 from trainer_engine.contract.webhooks import WebhookTarget
 from training.models import Job, WebhookChannel, WebhookDelivery
 
 USUAL_INTERVAL = 10
 """Seconds between two posts of progress where nothing was chosen."""
-Told = tuple[int, str, str, str]
-"""Index, type, severity and timestamp of an event."""
 
 
-def open_channels(job: Job, targets: Sequence[WebhookTarget], options: TrainingOptions | None) -> None:
-    """One channel a target, frozen with the job."""
+@dataclass(frozen=True)
+class Told:
+    """An event as far as it matters who is told of it."""
+
+    index: int
+    is_progress: bool
+    """A step of the training, or of a stage that is under way: there are thousands, and the next one says as much."""
+    severity: str
+    timestamp: str
+
+    @classmethod
+    def of(cls, index: int, type: str, severity: str, timestamp: str, payload: dict[str, Any]) -> Told:
+        stage = payload.get("stage") if type == EventType.STAGE.value else None
+        moving = isinstance(stage, dict) and stage.get("status") == "running" and bool((stage.get("progress") or {}).get("current"))
+        return cls(index, type == EventType.PROGRESS.value or moving, severity, timestamp)
+
+
+def with_prefixes(targets: Sequence[WebhookTarget], options: TrainingOptions) -> list[WebhookTarget]:
+    """Targets of a run; messages of chats begin with the project's name where they have no prefix of their own."""
+    project = options.reporting.tracker_project_name
+    return [target if target.kind not in CHATS or target.message_prefix else replace(target, message_prefix=project) for target in targets]
+
+
+def open_channels(job: Job, targets: Sequence[WebhookTarget], interval: int | None = None) -> None:
+    """One channel a target, frozen with the job; ``interval``: seconds between two posts of progress."""
     if not targets:
         return
-    chosen = options.hooks.webhook_reporting_interval if options else None
-    Job.objects.filter(pk=job.pk).update(webhook_interval=chosen or USUAL_INTERVAL)
-    WebhookChannel.objects.bulk_create(
-        WebhookChannel(job=job, place=place, target=target.as_dict()) for place, target in enumerate(targets)
-    )
+    Job.objects.filter(pk=job.pk).update(webhook_interval=interval or USUAL_INTERVAL)
+    WebhookChannel.objects.bulk_create(WebhookChannel(job=job, place=place, target=target.shown()) for place, target in enumerate(targets))
 
 
 def enqueue(job_id: UUID, events: Sequence[Told]) -> None:
@@ -36,26 +57,26 @@ def enqueue(job_id: UUID, events: Sequence[Told]) -> None:
     posted = _without_frequent_progress(job_id, events)
     targets = [(channel, WebhookTarget(**channel.target)) for channel in channels]
     WebhookDelivery.objects.bulk_create(
-        WebhookDelivery(channel=channel, index=index)
+        WebhookDelivery(channel=channel, index=event.index)
         for channel, target in targets
-        for index, _, severity, _ in posted
-        if target.wants(severity)
+        for event in posted
+        if target.wants(event.severity)
     )
 
 
 def _without_frequent_progress(job_id: UUID, events: Sequence[Told]) -> list[Told]:
-    """Progress events at least ``webhook_interval`` seconds after one another; all others."""
-    progress = EventType.PROGRESS.value
-    if not any(kind == progress for _, kind, _, _ in events):
+    """Progress at least ``webhook_interval`` seconds after the one before; all other events."""
+    if not any(event.is_progress for event in events):
         return list(events)
-    interval, last = Job.objects.values_list("webhook_interval", "progress_posted_at").get(pk=job_id)
-    kept: list[Told] = []
+    interval, before = Job.objects.values_list("webhook_interval", "progress_posted_at").get(pk=job_id)
+    kept, last = [], before
     for event in events:
-        if event[1] == progress:
-            moment = datetime.fromisoformat(event[3]).timestamp()
+        if event.is_progress:
+            moment = datetime.fromisoformat(event.timestamp).timestamp()
             if 0 <= moment - last < interval:
                 continue
             last = moment
         kept.append(event)
-    Job.objects.filter(pk=job_id).update(progress_posted_at=last)
+    if last != before:
+        Job.objects.filter(pk=job_id).update(progress_posted_at=last)
     return kept

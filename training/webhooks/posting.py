@@ -1,16 +1,22 @@
-"""One post: to a checked address, without redirects, and without reading what the other end has to say."""
+"""One post: to a checked address, within a time, without redirects, and without reading what the other end has to say."""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from dataclasses import dataclass
+from functools import cache
 
 import httpx
 
 from trainer_engine.contract.webhooks import WebhookTarget
-from training.webhooks.egress import EgressRefused, resolve
+from training.webhooks.egress import Destination, EgressRefused, resolve
 from training.webhooks.messages import Message
 
 TIMEOUT_SECONDS = 5.0
+"""For the connection, and for each silence of the other end."""
+TOTAL_SECONDS = 20.0
+"""For all of a post: a server that answers a byte at a time is never silent."""
 REFUSED_AS_IT_IS = frozenset((400, 405, 413, 415, 422))
 """The same post would be refused again."""
 DELIVERY_HEADER = "X-SimpleTuner-Delivery"
@@ -24,35 +30,62 @@ class Outcome:
     reason: str = ""
     hopeless: bool = False
     """Whether trying again is of no use."""
+    wait_seconds: float = 0.0
+    """How long the target asked to be left alone (``Retry-After``)."""
 
 
 def post(target: WebhookTarget, message: Message, delivery: str) -> Outcome:
-    """Never raises for what the other end does."""
+    """Never raises for what the other end does. Called in a thread without an event loop."""
     try:
         where = resolve(target.url)
-        headers = {
-            **message.headers,
-            "Host": where.host_header,
-            DELIVERY_HEADER: delivery,
-            "User-Agent": "SimpleTuner",
-            "Accept-Encoding": "identity",
-        }
-        with (
-            httpx.Client(verify=not target.ssl_no_verify, timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client,
-            client.stream("POST", where.url, content=message.content, headers=headers, extensions={"sni_hostname": where.host}) as response,
-        ):
-            return _judge(response.status_code)
+        headers = {**message.headers, "Host": where.host_header, DELIVERY_HEADER: delivery, "User-Agent": "SimpleTuner"}
+        headers |= {"Accept-Encoding": "identity"} | ({"Authorization": where.authorization} if where.authorization else {})
+        return asyncio.run(asyncio.wait_for(_send(where, message.content, headers, verify=not target.ssl_no_verify), TOTAL_SECONDS))
     except EgressRefused as refusal:
-        return Outcome(False, str(refusal), hopeless=True)
-    except httpx.TimeoutException:
-        return Outcome(False, f"no answer within {TIMEOUT_SECONDS:g} s")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+        return Outcome(False, str(refusal))  # a name may mean something else tomorrow, and nothing was connected to
+    except (asyncio.TimeoutError, httpx.TimeoutException):
+        return Outcome(False, "no answer in time")
+    except httpx.InvalidURL:
+        return Outcome(False, "its address cannot be used", hopeless=True)
+    except (httpx.HTTPError, OSError, UnicodeError) as error:
         return Outcome(False, str(error) or type(error).__name__)
 
 
-def _judge(code: int) -> Outcome:
+@cache
+def _context(verify: bool) -> ssl.SSLContext:
+    """Made once: it reads every root certificate."""
+    return httpx.create_ssl_context(verify=verify, trust_env=False)
+
+
+async def _send(where: Destination, content: bytes, headers: dict[str, str], *, verify: bool) -> Outcome:
+    """To the first address of the name that takes a connection. Raises what httpx raises."""
+    client = httpx.AsyncClient(verify=_context(verify), timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False)
+    async with client:
+        for address in where.addresses[:-1]:
+            try:
+                return await _send_to(client, where, address, content, headers)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                continue
+        return await _send_to(client, where, where.addresses[-1], content, headers)
+
+
+async def _send_to(client: httpx.AsyncClient, where: Destination, address: str, content: bytes, headers: dict[str, str]) -> Outcome:
+    name = {"sni_hostname": where.host}  # whose certificate is asked for and checked
+    async with client.stream("POST", where.url(address), content=content, headers=headers, extensions=name) as response:
+        return _judge(response.status_code, response.headers.get("Retry-After", ""))
+
+
+def _judge(code: int, retry_after: str) -> Outcome:
     if 200 <= code < 300:
         return Outcome(True)
     if 300 <= code < 400:
         return Outcome(False, f"it redirects (HTTP {code}), which is not followed")
-    return Outcome(False, f"HTTP {code}", hopeless=code in REFUSED_AS_IT_IS)
+    return Outcome(False, f"HTTP {code}", hopeless=code in REFUSED_AS_IT_IS, wait_seconds=_seconds(retry_after))
+
+
+def _seconds(text: str) -> float:
+    """Of a ``Retry-After``; a date counts as nothing."""
+    try:
+        return max(0.0, float(text)) if len(text) < 10 else 0.0
+    except ValueError:
+        return 0.0

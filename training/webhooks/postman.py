@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from trainer_engine.contract.webhooks import WebhookTarget
-from training import answers, log, media
+from training import answers, job_secrets, log, media
 from training.models import Delivery, Event, Job, WebhookChannel, WebhookDelivery
 from training.webhooks.messages import compose
 from training.webhooks.posting import Outcome, post
@@ -28,8 +28,13 @@ from training.webhooks.posting import Outcome, post
 LOOK_SECONDS = 1.0
 AT_ONCE = 4
 """Targets that one worker process posts to at a time: one that hangs holds up no other."""
-LEASE = timedelta(seconds=30)
+MOST_FAILING = 2
+"""Of these, targets whose last post failed: those that answer are not to wait for those that do not."""
+LEASE = timedelta(seconds=40)
+"""Longer than one post takes; how long a target is left alone whose poster was killed."""
+TURN_SECONDS = 5.0
 BATCH = 100
+"""A target with much to be told makes room for the others after that long or that many."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 600.0
 GIVEN_UP_AFTER = timedelta(hours=24)
@@ -45,69 +50,94 @@ def begin_in_worker(**_signal: Any) -> None:
 
 def _work() -> None:
     pause = threading.Event()
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="postman") as pool:
-        while True:
-            try:
-                for channel in claim_due(AT_ONCE):
-                    pool.submit(_deliver_in_thread, channel).add_done_callback(_say_failure)
-            except DatabaseError as error:
-                logger.warning("looking for webhooks to post failed, trying again: %s", error)
-                connection.close()
-            pause.wait(LOOK_SECONDS)
+    busy: dict[threading.Thread, bool] = {}
+    while True:
+        busy = {thread: is_failing for thread, is_failing in busy.items() if thread.is_alive()}
+        try:
+            for channel in claim_due(AT_ONCE - len(busy), MOST_FAILING - sum(busy.values())):
+                # A daemon: a worker that is told to end does not wait for a webhook that hangs.
+                thread = threading.Thread(target=_deliver_in_thread, args=(channel,), name="postman", daemon=True)
+                busy[thread] = channel.failures > 0
+                thread.start()
+        except DatabaseError as error:
+            logger.warning("looking for webhooks to post failed, trying again: %s", error)
+            connection.close()
+        pause.wait(LOOK_SECONDS)
 
 
 def _deliver_in_thread(channel: WebhookChannel) -> None:
+    """What nobody foresaw ends the thread and is printed; with the lease given back another look takes the channel up again."""
     try:
         deliver(channel)
     finally:
         connection.close()
 
 
-def _say_failure(posting: Future[None]) -> None:
-    """What nobody foresaw: the lease is given back, and another look takes the channel up again."""
-    error = posting.exception()
-    if error is not None:
-        logger.error("posting to a webhook failed", exc_info=error)
-
-
-def claim_due(most: int) -> list[WebhookChannel]:
-    """Channels that have something to post and are not in their pause; they are ours for a lease."""
+def claim_due(most: int, most_failing: int = MOST_FAILING) -> list[WebhookChannel]:
+    """Channels that have something to post and are not in their pause, longest not served first; they are ours for a lease."""
     now = timezone.now()
     waiting = WebhookDelivery.objects.filter(channel=OuterRef("pk"), status=Delivery.PENDING)
     free = Q(lease_until=None) | Q(lease_until__lte=now) | Q(lease_until__gt=now + 2 * LEASE)
-    due = WebhookChannel.objects.filter(free, next_attempt_at__lte=now).filter(Exists(waiting))
-    candidates = list(due.select_related("job").order_by("next_attempt_at")[:most])
-    return [channel for channel in candidates if WebhookChannel.objects.filter(free, pk=channel.pk).update(lease_until=now + LEASE) == 1]
+    # A pause that ends later than any can was written before the clock was set back.
+    over = Q(next_attempt_at__lte=now) | Q(next_attempt_at__gt=now + timedelta(seconds=2 * LONGEST_PAUSE_SECONDS))
+    due = WebhookChannel.objects.filter(free, over).filter(Exists(waiting)).select_related("job").order_by("next_attempt_at")
+    found = [*due.filter(failures=0)[:most], *due.filter(failures__gt=0)[: min(most, most_failing)]]
+    claimed = []
+    for channel in sorted(found, key=lambda channel: channel.next_attempt_at)[:most]:
+        channel.lease_until = now + LEASE
+        if WebhookChannel.objects.filter(free, pk=channel.pk).update(lease_until=channel.lease_until) == 1:
+            claimed.append(channel)
+    return claimed
 
 
 def deliver(channel: WebhookChannel) -> int:
-    """Post what waits, in order, until something fails; how many arrived. The lease is given back."""
-    arrived = 0
+    """Post what waits, in order, until something fails or the turn is over; how many arrived. The lease is given back."""
+    arrived, turn_ends = 0, time.monotonic() + TURN_SECONDS
     with _leased(channel):
-        target = WebhookTarget(**channel.target)
+        target = _target_of(channel)
         for delivery in channel.deliveries.filter(status=Delivery.PENDING).order_by("index")[:BATCH]:
             outcome = _post(channel.job, target, delivery)
             arrived += outcome.arrived
-            if not _note(channel, delivery, outcome, timezone.now()):
+            goes_on = _note(channel, delivery, outcome, timezone.now())
+            if not (goes_on and _renew(channel)) or time.monotonic() >= turn_ends:
                 break
-            WebhookChannel.objects.filter(pk=channel.pk).update(lease_until=timezone.now() + LEASE)
     return arrived
 
 
 @contextmanager
 def _leased(channel: WebhookChannel) -> Iterator[None]:
+    """Given back where it is still ours: after a lease that ran out, somebody else may hold the channel."""
     try:
         yield
     finally:
-        WebhookChannel.objects.filter(pk=channel.pk).update(lease_until=None)
+        WebhookChannel.objects.filter(pk=channel.pk, lease_until=channel.lease_until).update(lease_until=None)
 
 
-def _post(job: Job, target: WebhookTarget, delivery: WebhookDelivery) -> Outcome:
+def _renew(channel: WebhookChannel) -> bool:
+    """Whether the channel is still ours."""
+    mine = WebhookChannel.objects.filter(pk=channel.pk, lease_until=channel.lease_until)
+    channel.lease_until = timezone.now() + LEASE
+    return mine.update(lease_until=channel.lease_until) == 1
+
+
+def _target_of(channel: WebhookChannel) -> WebhookTarget | None:
+    """With its secrets; None where they are gone from the store."""
+    with_secrets = job_secrets.targets_of(channel.job_id)
+    if channel.place < len(with_secrets):
+        return with_secrets[channel.place]
+    target = WebhookTarget(**channel.target)
+    return None if target.holds_hidden else target
+
+
+def _post(job: Job, target: WebhookTarget | None, delivery: WebhookDelivery) -> Outcome:
+    if target is None:
+        return Outcome(False, "its address or token is no longer stored", hopeless=True)
     row = Event.objects.filter(job=job, index=delivery.index).values_list(*answers.COLUMNS).first()
     if row is None:
         return Outcome(False, "the event is gone", hopeless=True)
-    shown = answers.event(job, row)
-    return post(target, compose(target, shown, media.files_of(job, row[4])), str(delivery.pk))
+    shown = answers.event(job, row, as_links=target.kind != "raw")
+    files = media.files_of(job, row[4]) if target.kind == "discord" else []
+    return post(target, compose(target, shown, files), str(delivery.pk))
 
 
 def _note(channel: WebhookChannel, delivery: WebhookDelivery, outcome: Outcome, now: datetime) -> bool:
@@ -120,12 +150,13 @@ def _note(channel: WebhookChannel, delivery: WebhookDelivery, outcome: Outcome, 
         delivery.finished_at = now
     delivery.save(update_fields=["attempts", "error", "status", "finished_at"])
     channel.failures = 0 if outcome.arrived else channel.failures + 1
-    if not outcome.arrived and not given_up:
-        channel.next_attempt_at = now + timedelta(seconds=pause_after(channel.failures))
+    goes_on = outcome.arrived or given_up
+    pause = 0.0 if goes_on else max(pause_after(channel.failures), min(outcome.wait_seconds, LONGEST_PAUSE_SECONDS))
+    channel.next_attempt_at = now + timedelta(seconds=pause)
     channel.save(update_fields=["failures", "next_attempt_at"])
     if channel.failures == TOLD_AFTER or (given_up and channel.failures == 1):
         _tell(channel, outcome.reason, given_up=given_up)
-    return outcome.arrived or given_up
+    return goes_on
 
 
 def pause_after(failures: int) -> float:
@@ -135,7 +166,7 @@ def pause_after(failures: int) -> float:
 
 def _tell(channel: WebhookChannel, reason: str, *, given_up: bool) -> None:
     """A warning in the run's log; a run that has ended keeps its last word."""
-    address = WebhookTarget(**channel.target).shown()["url"]
+    address = channel.target["url"]
     rest = "this event is given up" if given_up else "posts are kept and tried again for a day"
     draft = log.warning_draft("webhook_failing", f"Events do not arrive at {address}: {reason}; {rest}. Training is not held up.")
     with transaction.atomic():

@@ -34,7 +34,7 @@ class WebhookSerializer(serializers.Serializer[object]):
 
     name = serializers.CharField()
     path = serializers.CharField(help_text="What --webhook_config names it by.")
-    targets = WebhookTargetSerializer(many=True)
+    config = serializers.JSONField(help_text="The targets as they were sent, secrets as ***; PUT takes it back.", allow_null=True)
     problems = TrainingProblemSerializer(many=True)
 
 
@@ -86,6 +86,7 @@ class JobTargetSerializer(WebhookTargetSerializer):
 
     place = serializers.IntegerField()
     failures = serializers.IntegerField(help_text="Posts that failed since the last one that arrived.")
+    next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="When a target that fails is tried again.")
 
 
 class JobWebhooksSerializer(serializers.Serializer[object]):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from rest_framework.parsers import FormParser, MultiPartParser
@@ -11,16 +13,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from environments import webhook_targets
+from environments.errors import FilesNotWritable
 from environments.home import current_home
-from environments.json_text import write_json
-from environments.names import is_name, name_problem
+from environments.names import name_problem
 from environments.parsers import JsonBody
-from environments.paths import Home
-from environments.webhook_targets import read_webhooks, stored_folder
-from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.errors import errors_in
+from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import EventType, utc_now
-from trainer_engine.contract.webhooks import WebhookTarget, parse_webhooks
+from trainer_engine.contract.webhooks import MOST_TARGETS, WebhookTarget
 from training import requests, schema
 from training.errors import TrainingRefused
 from training.models import Delivery, WebhookChannel, WebhookDelivery
@@ -55,68 +55,85 @@ class BadWebhook(TrainingRefused):
     """What was sent is no list of targets."""
 
 
-def path_of(name: str, home: Home) -> Path:
+@contextmanager
+def changing() -> Iterator[None]:
+    """Raises FilesNotWritable where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FilesNotWritable(error) from error
+
+
+def checked_name(name: str) -> str:
     """Raises BadWebhook for a name that no file may have."""
     problem = name_problem(name)
     if problem is not None:
         raise BadWebhook(problem.message, (problem,))
-    return stored_folder(home) / f"{name}.json"
+    return name
 
 
-def stored(name: str) -> tuple[Path, list[WebhookTarget], list[Any]]:
-    """Raises NoSuchWebhook."""
+def stored(name: str) -> tuple[Any, list[WebhookTarget], list[Problem]]:
+    """(document, targets, what is wrong with them) with their secrets. Raises NoSuchWebhook, BadWebhook."""
     home = current_home()
-    path = path_of(name, home)
-    if not path.is_file():
+    if not (webhook_targets.stored_folder(home) / f"{checked_name(name)}.json").is_file():
         raise NoSuchWebhook(name)
-    return path, *read_webhooks(path, home)
+    document, problems = webhook_targets.take_in(name, home)
+    return (document, [], problems) if problems else (document, *webhook_targets.parse_document(document))
 
 
-def shown(name: str, path: Path, targets: list[WebhookTarget], problems: list[Any]) -> dict[str, Any]:
+def shown(name: str, document: Any, problems: Iterable[Problem]) -> dict[str, Any]:
     return {
         "name": name,
-        "path": f"config/webhooks/{path.name}",
-        "targets": [target.shown() for target in targets],
+        "path": f"config/{webhook_targets.FOLDER}/{name}.json",
+        "config": webhook_targets.shown(document),
         "problems": [problem.as_dict() for problem in problems],
     }
 
 
 class WebhookList(APIView):
-    """Every stored list of targets; tokens are hidden."""
+    """Every stored list of targets; what is secret in them is ``***``."""
 
     @schema.described("webhooks_list", "Stored webhook targets", shapes.WebhookListSerializer)
     def get(self, request: Request) -> Response:
-        names = sorted(path.stem for path in stored_folder(current_home()).glob("*.json") if is_name(path.stem))
-        rows = [shown(name, *stored(name)) for name in names]
+        found = [(name, *stored(name)) for name in webhook_targets.stored_names(current_home())]
+        rows = [shown(name, document, problems) for name, document, _, problems in found]
         return Response({"webhooks": rows, "count": len(rows)})
 
 
 class StoredWebhook(APIView):
-    """One stored list of targets: a run names it as ``--webhook_config=config/webhooks/<name>.json``."""
+    """One stored list of targets: a run names it as ``--webhook_config=config/webhooks/<name>.json``.
+
+    PUT takes a target, a list of them, or the answer of GET; ``***`` in it keeps what is stored.
+    """
 
     parser_classes = (JsonBody,)
 
     @schema.described("webhook_get", "Show stored targets", shapes.WebhookSerializer, 404, 422)
     def get(self, request: Request, name: str) -> Response:
-        return Response(shown(name, *stored(name)))
+        document, _, problems = stored(name)
+        return Response(shown(name, document, problems))
 
     @schema.described(
         "webhook_put", "Store targets under a name", shapes.WebhookSerializer, 400, 413, 415, 422, request=shapes.WEBHOOK_BODY
     )
     def put(self, request: Request, name: str) -> Response:
-        path = path_of(name, current_home())
-        targets, problems = parse_webhooks(request.data, "webhook")
+        home, sent = current_home(), request.data
+        if isinstance(sent, dict) and "config" in sent and "webhook_type" not in sent:
+            sent = sent["config"]
+        document = webhook_targets.with_stored_secrets(checked_name(name), sent, home)
+        targets, problems = webhook_targets.parse_document(document)
         problems += webhook_problems(targets)
         if errors_in(problems):
             raise BadWebhook("The targets have problems; nothing was stored.", tuple(errors_in(problems)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write_json(request.data).encode())
-        path.chmod(0o600)  # tokens
-        return Response(shown(name, path, targets, problems))
+        with changing():
+            webhook_targets.store(name, document, home)
+        return Response(shown(name, document, problems))
 
     @schema.described("webhook_delete", "Forget stored targets", shapes.WebhookMessageSerializer, 404, 422)
     def delete(self, request: Request, name: str) -> Response:
-        stored(name)[0].unlink(missing_ok=True)
+        stored(name)
+        with changing():
+            webhook_targets.forget(name, current_home())
         return Response({"message": f"Webhook '{name}' deleted"})
 
 
@@ -125,17 +142,20 @@ class WebhookTest(APIView):
 
     parser_classes = (JsonBody, FormParser, MultiPartParser)
 
-    @schema.described("webhook_test", "Post a test event", shapes.WebhookTestSerializer, 404, 422)
+    @schema.described("webhook_test", "Post a test event", shapes.WebhookTestSerializer, 400, 404, 413, 415, 422)
     def post(self, request: Request, name: str) -> Response:
         _, targets, problems = stored(name)
         if errors_in(problems):
             raise BadWebhook("The stored targets have problems.", tuple(errors_in(problems)))
-        results = []
-        for target in targets:
-            delivery = str(uuid.uuid4())
-            outcome = post(target, compose(target, {**TEST_EVENT, "timestamp": utc_now()}, []), delivery)
-            results.append({"target": target.shown(), "delivery": delivery, "arrived": outcome.arrived, "error": outcome.reason})
+        with ThreadPoolExecutor(MOST_TARGETS) as pool:
+            results = list(pool.map(_try, targets))
         return Response({"name": name, "arrived": all(result["arrived"] for result in results), "results": results})
+
+
+def _try(target: WebhookTarget) -> dict[str, Any]:
+    delivery = str(uuid.uuid4())
+    outcome = post(target, compose(target, {**TEST_EVENT, "timestamp": utc_now()}, []), delivery)
+    return {"target": target.shown(), "delivery": delivery, "arrived": outcome.arrived, "error": outcome.reason}
 
 
 class JobWebhooks(APIView):
@@ -146,10 +166,7 @@ class JobWebhooks(APIView):
         job = requests.named_job(job_id)
         rows = WebhookDelivery.objects.filter(channel__job=job).select_related("channel")
         counts = {status.value: rows.filter(status=status).count() for status in Delivery}
-        targets = [
-            {**WebhookTarget(**channel.target).shown(), "place": channel.place, "failures": channel.failures}
-            for channel in job.webhooks.all()
-        ]
+        targets = [_channel(channel) for channel in job.webhooks.all()]
         newest = rows.order_by("-index", "channel__place")[:MOST_SHOWN]
         dead = rows.filter(status=Delivery.DEAD).order_by("-index")[:MOST_SHOWN]
         return Response(
@@ -164,7 +181,8 @@ class JobWebhooks(APIView):
 
 
 def _channel(channel: WebhookChannel) -> dict[str, Any]:
-    return {**WebhookTarget(**channel.target).shown(), "place": channel.place, "failures": channel.failures}
+    waits = channel.next_attempt_at.isoformat() if channel.failures else None
+    return {**channel.target, "place": channel.place, "failures": channel.failures, "next_attempt_at": waits}
 
 
 def _row(delivery: WebhookDelivery) -> dict[str, Any]:

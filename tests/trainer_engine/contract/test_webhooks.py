@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from trainer_engine.contract.options import check_options
-from trainer_engine.contract.webhooks import HIDDEN, WebhookTarget, parse_webhook_text, parse_webhooks, without_secrets
+from trainer_engine.contract.options.secrets import hide_options
+from trainer_engine.contract.secrets import HIDDEN
+from trainer_engine.contract.webhooks import WebhookTarget, is_json_template, parse_webhook_text, parse_webhooks
 
 RAW = {"webhook_type": "raw", "callback_url": "https://example.com/simpletuner", "log_level": "info", "ssl_no_verify": False}
 SECRETS = {"auth_token": "hunter2", "secret": "swordfish"}
@@ -46,6 +48,10 @@ def test_one_object_is_a_list_of_one() -> None:
         ({"webhook_type": "template", "template": "{title} {nope}"}, "template", "unknown_placeholder"),
         ({"webhook_type": "template", "template": "{title"}, "template", "not_a_template"),
         ({"webhook_type": "template"}, "template", "missing"),
+        ({"webhook_type": "template", "template": "{title:>9999999999}"}, "template", "unknown_placeholder"),
+        ({"webhook_type": "template", "template": "{title!r} {title.__class__}"}, "template", "unknown_placeholder"),
+        ({"webhook_type": "template", "template": "\ud800"}, "template", "missing"),
+        ({"auth_token": "naïve"}, "auth_token", "not_text"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], option: str, code: str) -> None:
@@ -90,7 +96,7 @@ def test_secrets_are_shown_to_nobody() -> None:
     shown = json.dumps([target.shown() for target in targets])
     assert "hunter2" not in shown
     assert "swordfish" not in shown
-    hidden = json.dumps(without_secrets({"--webhook_config": json.dumps([{**RAW, **SECRETS}, discord]), "--seed": 7}))
+    hidden = json.dumps(hide_options({"--webhook_config": json.dumps([{**RAW, **SECRETS}, discord]), "--seed": 7}))
     assert "hunter2" not in hidden
     assert "swordfish" not in hidden
     assert HIDDEN in hidden
@@ -102,3 +108,28 @@ def test_json_is_taken_as_text_and_as_json() -> None:
         options, problems = check_options({**given, "webhook_config": value})
         assert options is not None, problems
         assert json.loads(options.hooks.webhook_config) == [RAW]
+
+
+@pytest.mark.parametrize(
+    ("template", "is_json"),
+    [
+        ('{{"text": "{title}", "n": {index}}}', True),
+        ('[{{"text": "{title}"}}]', True),
+        ("[{severity}] {title}", False),
+        ("{title}", False),
+        ("{index}", False),
+        ('{{"text": {title}}}', False),
+    ],
+)
+def test_a_template_is_json_where_what_it_becomes_is(template: str, is_json: bool) -> None:
+    assert is_json_template(template) is is_json
+    target = {"webhook_type": "template", "callback_url": "https://example.com", "template": template}
+    told = [problem.code for problem in parse_webhooks(target)[1]]
+    assert told == ([] if is_json or not template.startswith("{{") else ["not_json"])
+
+
+def test_an_address_alone_is_explained_and_not_repeated() -> None:
+    given = {"model_family": "pixart_sigma", "model_type": "full", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
+    _, problems = check_options({**given, "webhook_config": "https://discord.com/api/webhooks/1/hunter2"})
+    assert [problem.option for problem in problems if problem.code == "not_json"] == ["webhook_config"]
+    assert "hunter2" not in str([problem.as_dict() for problem in problems])

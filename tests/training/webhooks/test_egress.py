@@ -12,6 +12,7 @@ from training.webhooks.egress import EgressRefused, resolve, webhook_problems
 
 NEVER = [
     *("169.254.169.254", "169.254.1.1", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:169.254.169.254]"),
+    *("[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]"),
     *("224.0.0.1", "0.0.0.0", "[::]", "255.255.255.255"),
 ]
 PRIVATE = ["10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1", "[fc00::1]", "[::ffff:10.0.0.1]"]
@@ -63,7 +64,7 @@ def test_one_closed_address_of_a_name_closes_it(monkeypatch: pytest.MonkeyPatch)
 def test_the_address_that_was_checked_is_the_one_that_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = resolving_to(monkeypatch, "93.184.216.34")
     where = resolve("https://name.example:8443/hook")
-    assert where.url == "https://93.184.216.34:8443/hook"
+    assert [where.url(address) for address in where.addresses] == ["https://93.184.216.34:8443/hook"]
     assert where.host_header == "name.example:8443"
     assert asked == ["name.example"]
 
@@ -78,3 +79,8 @@ def test_what_is_known_before_a_run_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     targets, _ = parse_webhooks([{"webhook_type": "raw", "callback_url": "https://nowhere.example/"}])
     assert [problem.code for problem in webhook_problems(targets)] == ["name_not_found"]
+
+
+def test_a_password_in_the_address_is_sent_as_one() -> None:
+    assert resolve("http://user:p%40ss@127.0.0.1/").authorization == "Basic dXNlcjpwQHNz"
+    assert resolve("http://127.0.0.1/").authorization == ""

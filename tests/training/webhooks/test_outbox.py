@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from datetime import timezone as dt_timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from environments import secret_store
+from environments.home import current_home
 from tests.helpers.jobs import make_job
 from tests.helpers.receiver import Receiver, receiving
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.webhooks import WebhookTarget
-from training import log
+from training import job_secrets, log
 from training.models import Delivery, Event, Job, Status, WebhookChannel, WebhookDelivery
-from training.webhooks import outbox, postman
+from training.webhooks import outbox, posting, postman
 
 pytestmark = pytest.mark.django_db
 
@@ -31,7 +34,8 @@ def receiver() -> Iterator[Receiver]:
 
 def job_with(home: Path, *targets: WebhookTarget) -> Job:
     job = make_job(home, Status.RUNNING)
-    outbox.open_channels(job, targets, None)
+    job_secrets.keep(job, {}, targets)
+    outbox.open_channels(job, targets)
     return job
 
 
@@ -98,15 +102,15 @@ def test_progress_is_posted_at_the_interval(home: Path, receiver: Receiver) -> N
     assert list(posted) == [0, 3, 6]
 
 
-def test_a_target_that_fails_for_a_thousand_events_gets_every_one_once_it_answers(home: Path, receiver: Receiver) -> None:
+def test_what_waits_behind_a_failed_post_arrives_in_order_once_the_target_answers(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 500
-    log.append(job.pk, [log.from_server(Notification(title=f"{number}", message="")) for number in range(1000)])
+    log.append(job.pk, [log.from_server(Notification(title=f"{number}", message="")) for number in range(150)])
     deliver_all(rounds=3)
     assert len(receiver.came) == 3  # the others wait behind the first
     receiver.behaviour = 200
-    deliver_all(rounds=12)
-    wanted = [str(number) for number in range(1000)]
+    deliver_all(rounds=6)
+    wanted = [str(number) for number in range(150)]
     assert [title for title in titles(receiver) if title.isdigit()] == wanted
     assert not WebhookDelivery.objects.filter(status=Delivery.PENDING).exists()
     first = WebhookDelivery.objects.order_by("index").first()
@@ -192,3 +196,113 @@ def test_the_posts_of_a_run_are_shown_without_secrets(home: Path, receiver: Rece
     assert answer["dead_letters"][-1]["error"] == "HTTP 422"
     assert "hunter2" not in json.dumps(answer)
     assert client.get("/api/training/jobs/nobody/webhooks").status_code == 404
+
+
+FAULTS: list[int | str] = [500, "redirect", "refuse", "hang", "trickle", 404, 429]
+
+
+def test_a_webhook_that_fails_for_a_thousand_steps_loses_nothing(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posting, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(posting, "TOTAL_SECONDS", 0.6)
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+    other = receiver.url.replace("/hook", "/other")
+    WebhookChannel.objects.create(job=job, place=1, target=WebhookTarget("raw", other).shown())
+    for number, fault in enumerate(FAULTS):
+        receiver.behaviour = fault
+        start = datetime(2026, 1, 1, tzinfo=dt_timezone.utc) + timedelta(seconds=143 * number)
+        payload: dict[str, Any] = {"title": f"{number}", "message": "", "body": "", "data": {}}
+        times = [(start + timedelta(seconds=second)).isoformat() for second in range(143)]
+        log.append(job.pk, [log.Draft("training.progress", payload, timestamp=time) for time in times])
+        deliver_all()
+    assert receiver.arrived == []
+    assert Event.objects.filter(job=job, type="training.progress").count() == 1001
+    wanted = list(WebhookDelivery.objects.filter(channel__place=0).order_by("index").values_list("pk", flat=True))
+    assert len(wanted) >= 101
+    receiver.behaviour = "endless"
+    deliver_all()
+    receiver.behaviour = 200
+    deliver_all(rounds=6)
+    assert set(WebhookDelivery.objects.values_list("status", flat=True)) == {Delivery.DELIVERED}
+    arrived = [came.headers["X-SimpleTuner-Delivery"] for came in receiver.arrived if came.path == "/hook"]
+    assert arrived == [str(one) for one in wanted]
+    indexes = [json.loads(came.body)["index"] for came in receiver.arrived if came.path == "/other"]
+    assert indexes == sorted(indexes) and len(indexes) == len(wanted)
+
+
+def test_a_stage_under_way_is_progress_too(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url))
+
+    def stage(status: str, current: int, second: int) -> log.Draft:
+        payload = {"title": "", "message": "", "body": "", "data": {}, "stage": {"status": status, "progress": {"current": current}}}
+        return log.Draft("lifecycle.stage", payload, timestamp=f"2026-01-01T00:00:{second:02}+00:00")
+
+    log.append(job.pk, [stage("running", 0, 0), *(stage("running", count, count) for count in range(1, 25)), stage("completed", 25, 25)])
+    assert list(WebhookDelivery.objects.order_by("index").values_list("index", flat=True)) == [0, 1, 11, 21, 25]
+
+
+def test_a_target_with_much_to_be_told_makes_room_for_the_others(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postman, "BATCH", 3)
+    busy = job_with(home, WebhookTarget("raw", receiver.url))
+    for number in range(9):
+        say(busy, f"busy {number}")
+    late = job_with(home, WebhookTarget("raw", receiver.url))
+    say(late, "late")
+    due_now()
+    for _ in range(3):
+        for channel in postman.claim_due(1):
+            postman.deliver(channel)
+    assert titles(receiver).index("late") in (0, 3)
+
+
+def test_a_lease_that_ran_out_is_not_given_back_for_another(home: Path, receiver: Receiver) -> None:
+    say(job_with(home, WebhookTarget("raw", receiver.url)), "news")
+    due_now()
+    (mine,) = postman.claim_due(1)
+    WebhookChannel.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    (theirs,) = postman.claim_due(1)
+    assert postman.deliver(mine) == 1  # the post was under way
+    assert WebhookChannel.objects.get().lease_until == theirs.lease_until
+
+
+def test_secrets_that_are_gone_make_a_dead_letter_and_no_post(home: Path, receiver: Receiver) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url, auth_token="hunter2"))
+    secret_store.forget(current_home(), secret_store.of_job(job.pk))
+    say(job, "news")
+    deliver_all()
+    assert receiver.came == []
+    assert WebhookDelivery.objects.get(index=0).status == Delivery.DEAD
+
+
+def test_the_admin_shows_what_became_of_the_posts(home: Path, receiver: Receiver, client: Any) -> None:
+    job = job_with(home, WebhookTarget("discord", receiver.url + "/hunter2"))
+    receiver.behaviour = 422
+    say(job, "poison <b>")
+    deliver_all()
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert "was given up after 1 attempts: HTTP 422" in page
+    assert "/***" in page
+    assert "hunter2" not in page
+
+
+def test_thousands_of_events_enter_by_a_handful_of_statements(home: Path, receiver: Receiver, django_assert_max_num_queries: Any) -> None:
+    job = job_with(home, WebhookTarget("raw", receiver.url), WebhookTarget("raw", receiver.url, log_level="error"))
+    payload: dict[str, Any] = {"title": "", "message": "", "body": "", "data": {}}
+    start = datetime(2026, 1, 1, tzinfo=dt_timezone.utc)
+    times = [(start + timedelta(seconds=second / 10)).isoformat() for second in range(2000)]
+    drafts = [log.Draft("training.progress", payload, timestamp=time) for time in times]
+    with django_assert_max_num_queries(30):
+        log.append(job.pk, drafts)
+    assert WebhookDelivery.objects.count() == 20
+
+
+def test_targets_that_fail_leave_room_for_those_that_answer(home: Path, receiver: Receiver) -> None:
+    failing = [job_with(home, WebhookTarget("raw", receiver.url)) for _ in range(5)]
+    well = job_with(home, WebhookTarget("raw", receiver.url))
+    for job in (*failing, well):
+        say(job, "news")
+    WebhookChannel.objects.filter(job__in=failing).update(failures=3)
+    due_now()
+    claimed = postman.claim_due(postman.AT_ONCE)
+    assert sorted(channel.failures for channel in claimed) == [0, 3, 3]
+    due_now()
+    assert [channel.job for channel in postman.claim_due(postman.AT_ONCE, 0)] == [well]

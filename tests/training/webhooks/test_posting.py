@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
+import subprocess
 from collections.abc import Iterator
 from email.parser import BytesParser
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 
 from tests.helpers.receiver import Receiver, receiving
 from trainer_engine.contract.webhooks import WebhookTarget
-from training.webhooks import posting
+from training.webhooks import messages, posting
 from training.webhooks.messages import compose
 from training.webhooks.posting import post
 
@@ -62,12 +64,15 @@ def test_the_event_arrives_signed_and_named(receiver: Receiver) -> None:
         (422, "HTTP 422", True),
         ("redirect", "redirects", False),
         ("hang", "no answer", False),
+        ("trickle", "no answer", False),
+        ("refuse", "disconnected", False),
     ],
 )
 def test_what_did_not_arrive_says_why(
     receiver: Receiver, behaviour: Any, reason: str, hopeless: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posting, "TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(posting, "TOTAL_SECONDS", 1.0)
     receiver.behaviour = behaviour
     outcome = post(target(receiver), compose(target(receiver), EVENT, []), "d")
     assert not outcome.arrived
@@ -85,7 +90,8 @@ def test_nobody_listening_and_closed_addresses_are_outcomes(receiver: Receiver) 
     message = compose(target(receiver), EVENT, [])
     assert not post(WebhookTarget(kind="raw", url="http://127.0.0.1:9/"), message, "d").arrived
     refused = post(WebhookTarget(kind="raw", url="http://169.254.169.254/"), message, "d")
-    assert refused.hopeless
+    assert "keys" in refused.reason
+    assert not refused.hopeless
 
 
 def test_discord_gets_text_and_images_and_wakes_nobody(receiver: Receiver, tmp_path: Path) -> None:
@@ -111,3 +117,59 @@ def test_slack_and_templates_say_it_in_their_own_words(receiver: Receiver) -> No
     assert message.headers["Content-Type"] == "application/json"
     plain = target(receiver, kind="template", template="{prefix}{severity} {title}", message_prefix="> ")
     assert compose(plain, EVENT, []).content == b"> info Validation"
+
+
+def test_every_address_of_a_name_is_tried(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``localhost`` is ``::1`` first on many machines, and most servers listen on 127.0.0.1 alone."""
+    port = int(receiver.url.rsplit(":", 1)[1].partition("/")[0])
+    found = [(0, 0, 0, "", (address, port)) for address in ("127.0.0.2", "::1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    to = WebhookTarget(kind="raw", url=f"http://hooks.example:{port}/hook")
+    assert post(to, compose(to, EVENT, []), "d").arrived
+    assert receiver.came[0].headers["Host"] == f"hooks.example:{port}"
+
+
+def test_a_target_may_ask_to_be_left_alone(receiver: Receiver) -> None:
+    receiver.behaviour, receiver.retry_after = 429, "7.5"
+    assert post(target(receiver), compose(target(receiver), EVENT, []), "d").wait_seconds == 7.5
+    receiver.retry_after = "Wed, 21 Oct 2026 07:28:00 GMT"
+    assert post(target(receiver), compose(target(receiver), EVENT, []), "d").wait_seconds == 0
+
+
+def test_a_token_may_stand_in_a_template_instead_of_a_header(receiver: Receiver) -> None:
+    own = target(receiver, kind="template", auth_token='le"tme', template='{{"routing_key": "{auth_token}", "summary": "{title}"}}')
+    message = compose(own, EVENT, [])
+    assert json.loads(message.content) == {"routing_key": 'le"tme', "summary": "Validation"}
+    assert "X-API-Key" not in message.headers
+
+
+def test_slack_shows_a_prompt_as_it_is_and_wakes_nobody(receiver: Receiver) -> None:
+    text = json.loads(compose(target(receiver, kind="slack"), {**EVENT, "body": "<token> & <!channel>"}, []).content)["text"]
+    assert text.endswith("&lt;token&gt; &amp; &lt;!channel&gt;")
+
+
+def test_an_image_that_is_gone_or_too_large_is_left_out(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "LARGEST_FILES_BYTES", 10)
+    (tmp_path / "large.png").write_bytes(bytes(11))
+    (tmp_path / "small.png").write_bytes(bytes(9))
+    message = compose(target(receiver, kind="discord"), EVENT, [tmp_path / name for name in ("gone.png", "large.png", "small.png")])
+    assert b"small.png" in message.content
+    assert b"large.png" not in message.content
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    with receiving(certificate=self_signed(tmp_path)) as secure:
+        to = target(secure)
+        assert "certificate" in post(to, compose(to, EVENT, []), "d").reason.lower()
+        trusting = target(secure, ssl_no_verify=True)
+        assert post(trusting, compose(trusting, EVENT, []), "d").arrived
+
+
+def self_signed(folder: Path) -> Path:
+    """Key and certificate in one file, made by openssl."""
+    path = folder / "both.pem"
+    subject = ["-subj", "/CN=localhost", "-days", "2", "-nodes"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", str(path), "-out", str(folder / "certificate.pem"), *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    path.write_text(path.read_text() + (folder / "certificate.pem").read_text())
+    return path

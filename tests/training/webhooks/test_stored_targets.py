@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from environments.home import current_home
+from environments.webhook_targets import load_webhooks, place_sample
 from tests.helpers.receiver import receiving
 from tests.training.conftest import Training
 from training.models import Job, WebhookChannel
@@ -62,3 +64,70 @@ def test_wrong_targets_keep_a_run_from_starting(training: Training) -> None:
     missing = training.post("/validate", {**training.form, "--webhook_config": "config/none.json"})
     assert missing.json()["problems"][0]["option"] == "webhook_config"
     assert not Job.objects.exists()
+
+
+def test_what_get_shows_put_takes_back(training: Training) -> None:
+    sent = [*body("http://127.0.0.1:9/one"), {"webhook_type": "discord", "webhook_url": "http://127.0.0.1:9/hunter2"}]
+    training.client.put("/api/configs/webhooks/lab", sent, format="json")
+    first = training.client.get("/api/configs/webhooks/lab").json()
+    assert [entry.get("webhook_url", entry.get("secret")) for entry in first["config"]] == ["***", "***"]
+    path = training.home / "config/webhooks/lab.json"
+    assert "hunter2" not in path.read_text() and "swordfish" not in path.read_text()
+    for again in (first, first["config"]):
+        assert training.client.put("/api/configs/webhooks/lab", again, format="json").json() == first
+    targets, problems = load_webhooks("config/webhooks/lab.json", current_home())
+    assert problems == []
+    assert [(target.url, target.secret) for target in targets] == [
+        ("http://127.0.0.1:9/one", "swordfish"),
+        ("http://127.0.0.1:9/hunter2", ""),
+    ]
+    moved = [{**first["config"][0], "callback_url": "http://127.0.0.2:9/"}]
+    refused = training.client.put("/api/configs/webhooks/lab", moved, format="json")
+    assert [problem["code"] for problem in refused.json()["problems"]] == ["hidden_value"]
+
+
+def test_a_stored_list_edited_by_hand_gives_its_secrets_to_the_store(training: Training) -> None:
+    path = training.home / "config/webhooks/hand.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(body("http://127.0.0.1:9/hand")))
+    assert training.client.get("/api/configs/webhooks").json()["count"] == 1
+    assert "swordfish" not in path.read_text()
+    targets, _ = load_webhooks("config/webhooks/hand.json", current_home())
+    assert targets[0].secret == "swordfish"
+    path.write_text("[")
+    shown = training.client.get("/api/configs/webhooks/hand").json()
+    assert (shown["config"], shown["problems"][0]["code"]) == (None, "unreadable_file")
+
+
+def test_stars_in_a_file_of_ones_own_stand_for_nothing(training: Training) -> None:
+    (training.home / "config/mine.json").write_text(json.dumps(body("http://127.0.0.1:9/", auth_token="***")))
+    answer = training.post("/validate", {**training.form, "--webhook_config": "config/mine.json"})
+    assert [(one["option"], one["code"]) for one in answer.json()["problems"]] == [("webhook_config[0].auth_token", "hidden_value")]
+
+
+def test_the_list_of_webhooks_names_every_file_of_targets(training: Training) -> None:
+    place_sample(current_home())
+    training.client.put("/api/configs/webhooks/lab", body("http://127.0.0.1:9/"), format="json")
+    listed = training.client.get("/api/configs?config_type=webhook").json()
+    assert [row["name"] for row in listed["configs"]] == ["lab", "webhooks"]
+    sample, problems = load_webhooks("config/webhooks.json", current_home())
+    assert ([target.kind for target in sample], problems) == (["raw", "discord"], [])
+    datasets = training.client.get("/api/configs?config_type=dataloader").json()
+    assert [row["name"] for row in datasets["configs"]] == ["datasets"]
+
+
+def test_a_webhook_that_stands_without_its_certificate_checked_is_a_note(training: Training) -> None:
+    targets = json.dumps(body("https://127.0.0.1:9/", ssl_no_verify="true"))
+    answer = training.post("/validate", {**training.form, "--webhook_config": targets}).json()
+    assert [note["code"] for note in answer["notes"] if note["option"].startswith("webhook")] == ["certificate_not_checked"]
+    assert answer["valid"] is True
+
+
+def test_chats_are_told_which_project_speaks(training: Training) -> None:
+    targets = [
+        {"webhook_type": kind, "webhook_url": "http://127.0.0.1:9/x", **more}
+        for kind, more in (("discord", {}), ("slack", {"message_prefix": "mine"}))
+    ]
+    job_id = training.start(**{"--webhook_config": json.dumps(targets), "--tracker_project_name": "lab"})["job_id"]
+    prefixes = WebhookChannel.objects.filter(job_id=job_id).order_by("place").values_list("target__message_prefix", flat=True)
+    assert list(prefixes) == ["lab", "mine"]

@@ -9,7 +9,7 @@ from typing import Any
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
 from trainer_engine.contract.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.contract.options.rules import broken_rules
-from trainer_engine.contract.options.values import WrongValue, parse_value, problem_with
+from trainer_engine.contract.options.values import WrongValue, parse_value, problem_with, shown_value
 
 EMPTY_WORDS = (None, "", "none", "null")
 
@@ -52,7 +52,9 @@ def _one_spelling(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Probl
         name = canonical_name(str(key))
         if name in found and str(found[name]).lower() != str(value).lower():
             message = f"{name} is given twice, as {spelled[name]} and as {key}, with different values."
-            problems.append(Problem.error(name, "conflicting_values", message, got=value, hint="send one of them"))
+            problems.append(
+                Problem.error(name, "conflicting_values", message, got=shown_value(REGISTRY.get(name), value), hint="send one of them")
+            )
         found[name], spelled[name] = value, str(key)
     return found, problems
 

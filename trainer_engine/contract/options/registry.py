@@ -31,6 +31,7 @@ from trainer_engine.contract.options.reporting import ReportingOptions
 from trainer_engine.contract.options.run import RunOptions
 from trainer_engine.contract.options.schedule import ScheduleOptions
 from trainer_engine.contract.options.validation import ValidationOptions
+from trainer_engine.contract.secrets import hide
 
 Group = TypeVar("Group", bound=OptionGroup)
 Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
@@ -72,8 +73,12 @@ class TrainingOptions(BaseModel):
         return values
 
     def non_default(self) -> dict[str, Any]:
-        """Option name -> typed value, for those that differ from the registry's default."""
-        return {name: value for name, value in self.as_values().items() if REGISTRY[name].required or value != REGISTRY[name].default}
+        """Option name -> typed value, for those that differ from the registry's default; to be shown, so secrets are hidden."""
+        return {
+            name: hide(REGISTRY[name], value) if REGISTRY[name].secret else value
+            for name, value in self.as_values().items()
+            if REGISTRY[name].required or value != REGISTRY[name].default
+        }
 
 
 def _groups() -> dict[str, type[OptionGroup]]:

@@ -20,6 +20,7 @@ from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES
 from trainer_engine.contract.options.script_rules import SCRIPT_RULES
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.options.validation_rules import VALIDATION_RULES
+from trainer_engine.contract.options.webhook_rules import webhooks_are_right
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
 from trainer_engine.contract.trackers import parse_trackers
 
@@ -340,4 +341,5 @@ RULES: tuple[Rule, ...] = (
     *rules_saving.RULES,
     *VALIDATION_RULES,
     *SCRIPT_RULES,
+    webhooks_are_right,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionSpec
+from trainer_engine.contract.secrets import hide
 
 TRUE_WORDS = frozenset({"1", "true", "yes", "y", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "n", "off"})
@@ -172,6 +173,13 @@ def _check_bounds(spec: OptionSpec, value: Any) -> None:
             raise WrongValue("is out of range", code="out_of_range", hint=f"use {spec.expected}")
 
 
+def shown_value(spec: OptionSpec | None, value: object) -> object:
+    """What may be repeated of a sent value."""
+    return hide(spec, value) if spec is not None and spec.secret and value is not None else value
+
+
 def problem_with(spec: OptionSpec, value: object, wrong: WrongValue) -> Problem:
     """A wrong value as a problem of its option."""
-    return Problem.error(spec.name, wrong.code, f"{spec.name}: {wrong}.", got=value, expected=spec.expected, hint=wrong.hint)
+    return Problem.error(
+        spec.name, wrong.code, f"{spec.name}: {wrong}.", got=shown_value(spec, value), expected=spec.expected, hint=wrong.hint
+    )

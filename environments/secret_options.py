@@ -1,0 +1,50 @@
+"""Configurations without their secrets, and with them: what lies in rows and files, and what a run is started with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from environments import secret_store
+from environments.paths import Home
+from environments.secret_store import of_environment
+from trainer_engine.contract.options import REGISTRY
+from trainer_engine.contract.options.secrets import hide_options, reveal_options, secrets_of
+from trainer_engine.contract.secrets import HIDDEN, hidden_address
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+", re.IGNORECASE)
+
+
+def with_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, by any spelling, in which each ``***`` is what the environment stores for it."""
+    return reveal_options(values, secret_store.read(home, of_environment(name)))
+
+
+def keep_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the secrets of an environment's configuration into the store; the values as they may be stored and shown. Raises OSError."""
+    full = with_secrets(home, name, values)
+    found = secrets_of(full)
+    if found != secret_store.read(home, of_environment(name)):
+        secret_store.write(home, of_environment(name), found)
+    return hide_options(full)
+
+
+def holds_the_same(home: Home, name: str, config: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether an environment's stored configuration, and its secrets, are what these values with nothing hidden say."""
+    stored, meant = secret_store.read(home, of_environment(name)), secrets_of(values)
+    is_same = stored.keys() == meant.keys() and all(json.loads(stored[option]) == json.loads(meant[option]) for option in stored)
+    return is_same and dict(config) == hide_options(values)
+
+
+def without_secrets_in_text(text: str | None) -> str | None:
+    """A file that cannot be read as a configuration, with whatever looks like a secret in it hidden."""
+    if text is None:
+        return None
+    names = sorted({name for spec in REGISTRY.values() for name in spec.secret}, key=len, reverse=True)
+    # A string's quotes may be escaped: the option may be JSON within a string.
+    pattern = rf"""(\\*["']?(?:{"|".join(names)})\\*["']?\s*:\s*)(\\*)(["'])(?:(?!\2\3)(?:\\.|.))*(?:\2\3|$)"""
+    field = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    cleaned = field.sub(rf"\1\2\3{re.escape(HIDDEN)}\2\3", text)
+    return ADDRESS.sub(lambda found: hidden_address(found[0]), cleaned)

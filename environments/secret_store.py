@@ -1,0 +1,78 @@
+"""Secrets at rest: ``state/secrets/<kind>/<name>.json``, a file an owner, readable by nobody else.
+
+A file holds option -> the option's whole text. What is shown and stored elsewhere holds ``***`` instead; ``contract/secrets.py``
+brings both together again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from environments.paths import Home
+from trainer_engine.contract.atomic import write_atomically
+
+FOLDER = "secrets"
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose secrets they are. The name is one that was checked: an environment's, a job's id, a stored list of webhooks."""
+
+    kind: str
+    name: str
+
+    def file(self, home: Home) -> Path:
+        return home.state / FOLDER / self.kind / f"{self.name}.json"
+
+
+def of_environment(name: str) -> Owner:
+    return Owner("environments", name)
+
+
+def of_job(job_id: object) -> Owner:
+    return Owner("jobs", str(job_id))
+
+
+def of_webhook(name: str) -> Owner:
+    return Owner("webhooks", name)
+
+
+def read(home: Home, owner: Owner) -> dict[str, str]:
+    """Option -> text; empty where nothing is stored, or nothing that can be read."""
+    path = owner.file(home)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("the secrets in %s cannot be read: %s", path, type(error).__name__)
+        return {}
+    return {str(option): str(text) for option, text in document.items()} if isinstance(document, dict) else {}
+
+
+def write(home: Home, owner: Owner, secrets: Mapping[str, str]) -> None:
+    """Replace what is stored; nothing to store forgets the owner. Raises OSError."""
+    if not secrets:
+        forget(home, owner)
+        return
+    path = owner.file(home)
+    for folder in (path.parents[1], path.parent):
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        folder.chmod(FOLDER_MODE)  # mkdir's mode goes through the umask, and an older folder keeps its own
+    write_atomically(path, json.dumps(dict(secrets), ensure_ascii=False).encode(), mode=FILE_MODE)
+
+
+def copy(home: Home, source: Owner, target: Owner) -> None:
+    """Give one owner what another has. Raises OSError."""
+    write(home, target, read(home, source))
+
+
+def forget(home: Home, owner: Owner) -> None:
+    """Raises OSError."""
+    owner.file(home).unlink(missing_ok=True)

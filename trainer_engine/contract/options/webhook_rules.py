@@ -1,0 +1,20 @@
+"""What must hold of ``webhook_config`` where it is written out; a file that it names is looked at before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.secrets import holds_json
+from trainer_engine.contract.webhooks import OPTION, parse_webhook_text
+
+
+def webhooks_are_right(values: Mapping[str, Any]) -> Iterator[Problem]:
+    text = str(values[OPTION])
+    if holds_json(text):
+        yield from parse_webhook_text(text)[1]
+    elif "://" in text:
+        message = "webhook_config is an address; it takes a list of targets, each with its type."
+        hint = '[{"webhook_type": "raw", "callback_url": "https://…"}]'
+        yield Problem.error(OPTION, "not_json", message, expected="JSON in a string, or the path of a JSON file", hint=hint)

@@ -17,10 +17,12 @@ from environments.config_files import without_marks
 from environments.datasets_file import OPTION, read_document
 from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
+from environments.publishing_targets import publishing_file
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
+from trainer_engine.contract.publishing import OPTION as PUBLISHING
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
             problems.append(found)
         else:
             taken[name], absolute[name] = found, str(found.path)
+    file = publishing_file(given.get(PUBLISHING), home)
+    if isinstance(file, ResolvedPath):
+        taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
     for name in WEIGHTS:
         weights = _resolve_weights(given.get(name), name, home)
         if isinstance(weights, Problem):

@@ -22,6 +22,7 @@ from environments.parsers import JsonBody
 from environments.schema import described
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options.values import WrongValue, parse_bool
+from trainer_engine.contract.publishing import without_secrets as without_credentials
 from trainer_engine.contract.webhooks import without_secrets
 
 ACTOR = "api"
@@ -192,7 +193,7 @@ class Export(ConfigurationView):
                 [Problem.error("include_metadata", wrong.code, message, got=text, expected="true or false")]
             ) from wrong
         environment = services.find(name)
-        config = without_secrets(dashed(environment.config))
+        config = without_secrets(without_credentials(dashed(environment.config)))
         return Response({"_metadata": answers.meta(environment), "config": config} if include_metadata else config)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
+from trainer_engine.contract.publishing import without_secrets as without_credentials
 from trainer_engine.contract.webhooks import without_secrets
 from training import desk, media
 from training.models import Event, Job, Status
@@ -36,7 +37,7 @@ def job_status(job: Job | None) -> dict[str, Any]:
         return IDLE
     return {
         "status": job.status,
-        "config": {f"--{name}": value for name, value in without_secrets(job.options).items()},
+        "config": {f"--{name}": value for name, value in without_secrets(without_credentials(job.options)).items()},
         "job_id": str(job.pk),
         "job_info": job_info(job),
         "progress": _progress(job),

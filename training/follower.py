@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.options import parse_options
+from trainer_engine.contract.publishing import for_engine
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec
 from training import ending, engine_process, leases
 from training.ending import Ending
@@ -138,16 +139,17 @@ class Follower:
         job = self.job
         try:
             folder = job.folder.create()
+            told, handed = for_engine(job.options)
             spec = JobSpec(
                 job_id=str(job.pk),
                 environment=job.environment,
-                options={name: value for name, value in job.options.items() if name not in SERVER_ONLY},
+                options={name: value for name, value in told.items() if name not in SERVER_ONLY},
                 datasets=job.datasets,
                 memory_estimate=memory_numbers(job.plan),
             )
             spec.write(folder)
             argv, extra = launch_command(Path(job.run_dir), parse_options(job.options))
-            return engine_process.start(folder, argv, extra)
+            return engine_process.start(folder, argv, extra | handed)
         except (OSError, UnreadableAccelerateConfig) as error:
             ending.finish(job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         except InvalidOptions as error:

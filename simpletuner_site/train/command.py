@@ -15,6 +15,7 @@ from simpletuner_site.train.config_file import UnreadableConfig, home_of_config,
 from simpletuner_site.train.follow import follow, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.publishing import for_engine
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training import engine_process
 from training.estimates import memory_numbers
@@ -50,10 +51,11 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     job_id = str(uuid.uuid4())
     folder = RunFolder(place.state / "runs" / job_id).create()
     resolved = report.resolved
+    told, handed = for_engine(resolved.values)
     spec = JobSpec(
         job_id=job_id,
         environment=environment,
-        options={name: value for name, value in resolved.values.items() if name not in SERVER_ONLY},
+        options={name: value for name, value in told.items() if name not in SERVER_ONLY},
         datasets=resolved.datasets,
         memory_estimate=memory_numbers(report.understood),
     )
@@ -66,7 +68,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     if report.webhooks:
         console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
-    identity = engine_process.start(folder, command, variables)
+    identity = engine_process.start(folder, command, variables | handed)
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
     print_ending(console, folder, code)

@@ -66,6 +66,8 @@ class FamilyCard:
     """What stands before the names of modules in adapter files for ComfyUI."""
     preview_decoder: str = ""
     """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> the license of its weights, as the hub's metadata says it; what is made from them is under it too."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that can look at reference images."""
     needs_references: frozenset[str] = frozenset()

@@ -68,6 +68,10 @@ SERVER_ONLY = ("webhook_config",)
 """Options that the engine never sees: they hold tokens, and only the server needs them."""
 
 
+SECRETS_VARIABLE = "SIMPLETUNER_SECRETS"
+"""Environment variable of an engine: a JSON object of the options whose credentials are hidden in ``job.json``, in full."""
+
+
 class JobSpec(_Document):
     """What the engine is asked to do."""
 

@@ -21,6 +21,7 @@ from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
+from trainer_engine.contract.remote_checkpoint import is_remote
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
@@ -35,6 +36,7 @@ from trainer_engine.loop.callbacks.progress import Progress
 from trainer_engine.loop.callbacks.validating import Validating
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.parts import Parts
+from trainer_engine.loop.publishing import bring_wanted, make_publishing
 from trainer_engine.loop.restoring import find_checkpoint, restore
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import TrainState
@@ -63,6 +65,8 @@ class Surroundings:
     resident_at_start: int = 0
     """Bytes of the process before anything of the run was loaded."""
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Options with credentials in full, by name."""
 
 
 def assemble(around: Surroundings) -> Trainer:
@@ -75,7 +79,12 @@ def assemble(around: Surroundings) -> Trainer:
         parts = _parts(around, family, objective, prepared, trainable)
         if saved:
             restore(parts, saved, around.stages.voice)
-    return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts), parts.has_results)
+    publishing = make_publishing(around.options, around.secrets, trainable.results, around.stages, around.processes, around.requests)
+
+    def is_complete() -> bool:
+        return parts.has_results() and publishing.is_settled(parts.state)
+
+    return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts, publishing), is_complete)
 
 
 def _load_family(around: Surroundings) -> tuple[Family, Objective]:
@@ -100,7 +109,11 @@ def _refuse_float16_on_cpu(devices: Devices) -> None:
 def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
     if not around.options.checkpointing.resume_from_checkpoint:
         return None
-    with around.stages.stage(StageKey.RESUME_CHECKPOINT):
+    with around.stages.stage(StageKey.RESUME_CHECKPOINT) as advance:
+        if is_remote(around.options.checkpointing.resume_from_checkpoint):
+            with around.processes.first_alone() as is_first:
+                if is_first:
+                    bring_wanted(around.options, around.secrets, around.requests, advance)
         return find_checkpoint(around.options, family, around.stages.voice)
 
 
@@ -157,7 +170,7 @@ def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
     return compiled
 
 
-def _callbacks(around: Surroundings, parts: Parts) -> Callback:
+def _callbacks(around: Surroundings, parts: Parts, publishing: Callback) -> Callback:
     """What happens besides the steps, in this order."""
     options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
     family, trainable, average = parts.family, parts.trainable, parts.average
@@ -189,6 +202,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
             around.media,
         ),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
+        publishing,
     ]
     together = Callbacks(callbacks)
     return together

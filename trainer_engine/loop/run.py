@@ -43,7 +43,10 @@ def train(
     requests.raise_if_stopped()
     try:
         with tracked(voice, options, environment) as heard:
-            trainer = assemble(Surroundings(options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate))
+            around = Surroundings(
+                options, dataloader, processes, Stages(heard), requests, media, at_start, memory_estimate, environment.secrets
+            )
+            trainer = assemble(around)
             return _fit(trainer, options, heard, requests)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):

@@ -10,12 +10,10 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from trainer_engine.contract.addresses import Address, never_asked, unwrapped
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.webhooks import OPTION, WebhookTarget
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
-"""Where clouds hand out the keys of the machine."""
 SHARED = ipaddress.ip_network("100.64.0.0/10")
 PORTS = {"http": 80, "https": 443}
 
@@ -62,20 +60,13 @@ def resolve(url: str) -> Destination:
 
 def refuse(host: str, address: Address) -> None:
     """Raises EgressRefused for an address that no webhook may reach."""
-    reason = _reason(_unwrapped(address))
+    reason = _reason(unwrapped(address))
     if reason:
         raise EgressRefused(f"{host} is {address}, {reason}")
 
 
-def _unwrapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
-
-
 def _reason(address: Address) -> str:
-    if address in METADATA or address.is_link_local:
+    if never_asked(address):
         return "which is where machines get their keys from; that is never allowed"
     if address.is_multicast or address.is_unspecified or (address.is_reserved and not address.is_loopback):
         return "which is no machine's own address"

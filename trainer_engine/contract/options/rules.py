@@ -14,6 +14,7 @@ from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALON
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
+from trainer_engine.contract.options.publishing_rules import publishing_fits_together
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
@@ -331,4 +332,5 @@ RULES: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     quantised_weights_are_frozen,
     adapter_options_fit_together,
     objective_options_have_an_effect,
+    publishing_fits_together,
 )

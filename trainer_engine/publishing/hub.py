@@ -9,7 +9,14 @@ from pathlib import Path
 
 import httpx
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import disable_progress_bars
 
 from trainer_engine.contract.publishing import PublishTarget
@@ -62,6 +69,8 @@ class HubStore(Store):
             yield
         except LocalTokenNotFoundError as error:
             raise StoreError("There is no login for the hub.", hint=LOGIN, hopeless=True) from error
+        except OfflineModeIsEnabled as error:
+            raise StoreError("The hub is switched off (HF_HUB_OFFLINE).", hint="unset HF_HUB_OFFLINE", hopeless=True) from error
         except (RepositoryNotFoundError, EntryNotFoundError) as error:
             hint = "check the address; for a private repository: " + LOGIN
             raise StoreError(f"{where} does not exist, has no such file, or is closed to this login.", hint=hint, hopeless=True) from error

@@ -174,4 +174,5 @@ def _check_bounds(spec: OptionSpec, value: Any) -> None:
 
 def problem_with(spec: OptionSpec, value: object, wrong: WrongValue) -> Problem:
     """A wrong value as a problem of its option."""
-    return Problem.error(spec.name, wrong.code, f"{spec.name}: {wrong}.", got=value, expected=spec.expected, hint=wrong.hint)
+    got = None if spec.kind == "json" else value  # it may hold keys
+    return Problem.error(spec.name, wrong.code, f"{spec.name}: {wrong}.", got=got, expected=spec.expected, hint=wrong.hint)

@@ -22,7 +22,7 @@ from environments.parsers import JsonBody
 from environments.schema import described
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options.values import WrongValue, parse_bool
-from trainer_engine.contract.publishing import without_secrets as without_credentials
+from trainer_engine.contract.publishing_secrets import without_secrets as without_credentials
 from trainer_engine.contract.webhooks import without_secrets
 
 ACTOR = "api"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
-from trainer_engine.contract.publishing import without_secrets as without_credentials
+from trainer_engine.contract.publishing_secrets import without_secrets as without_credentials
 from trainer_engine.contract.webhooks import without_secrets
 from training import desk, media
 from training.models import Event, Job, Status

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.options import parse_options
-from trainer_engine.contract.publishing import for_engine
+from trainer_engine.contract.publishing_secrets import for_engine
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec
 from training import ending, engine_process, leases
 from training.ending import Ending

@@ -15,7 +15,7 @@ from simpletuner_site.train.config_file import UnreadableConfig, home_of_config,
 from simpletuner_site.train.follow import follow, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.publishing import for_engine
+from trainer_engine.contract.publishing_secrets import for_engine
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training import engine_process
 from training.estimates import memory_numbers

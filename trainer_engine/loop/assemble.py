@@ -82,7 +82,8 @@ def assemble(around: Surroundings) -> Trainer:
     publishing = make_publishing(around.options, around.secrets, trainable.results, around.stages, around.processes, around.requests)
 
     def is_complete() -> bool:
-        return parts.has_results() and publishing.is_settled(parts.state)
+        is_here = parts.has_results() and publishing.is_settled(parts.state)
+        return not around.processes.any_of([not is_here])[0]  # all of them go on, or none
 
     return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts, publishing), is_complete)
 

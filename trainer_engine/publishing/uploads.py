@@ -88,7 +88,6 @@ class Uploads:
         self._sent = 0
         self._at_end = self._closing = False
         self._thread: threading.Thread | None = None
-        self._tidy()
 
     def take_up(self) -> list[Upload]:
         """What an earlier run has left, or was refused, is tried once more where its files are still here; the rest is forgotten."""
@@ -98,8 +97,10 @@ class Uploads:
                     del self.ledger.uploads[upload.id]
                 elif upload.target in self.targets:
                     upload.state = UploadState.PENDING
-            self.ledger.save()
             left = self._open()
+            if self.ledger.uploads:
+                self.ledger.save()
+                self._tidy()
             if left:
                 self._wake()
             return left
@@ -151,9 +152,14 @@ class Uploads:
             return len(self._open())
 
     def left(self) -> int:
-        """Uploads that this run still tries."""
+        """How many uploads this run still tries."""
         with self._changed:
             return len(self._open())
+
+    def pending(self) -> list[Upload]:
+        """What has not arrived, at the places of this run."""
+        with self._changed:
+            return [one for one in self.ledger.pending if one.target in self.targets]
 
     def progress(self) -> Progress:
         """Bytes of everything that was to be uploaded since the run began."""

@@ -14,13 +14,12 @@ from trainer_engine.contract.publishing import (
     HIDDEN,
     SECRET_FIELDS,
     PublishTarget,
-    for_engine,
     hub_target,
     parse_publishing,
     parse_publishing_text,
     run_name,
-    without_secrets,
 )
+from trainer_engine.contract.publishing_secrets import for_engine, without_secrets
 from trainer_engine.contract.remote_checkpoint import NotReachable, is_remote, locate
 
 S3 = {"provider": "s3", "bucket": "trained"}

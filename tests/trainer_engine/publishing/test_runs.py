@@ -15,7 +15,7 @@ from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import ErrorEvent, Notification, ProgressEvent, Severity, StageEvent, StageKey
-from trainer_engine.contract.publishing import for_engine
+from trainer_engine.contract.publishing_secrets import for_engine
 
 ENDLESS = 1_000_000
 DEAD = {"provider": "s3", "bucket": "trained", "endpoint_url": "http://127.0.0.1:9", "access_key": "k", "secret_key": "s"}

@@ -78,7 +78,7 @@ class Publishing(Callback):
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
         targets = [target for target in self.uploads.targets.values() if target.takes_checkpoints]
         if targets:
-            self._add(saved.name, state.step, files_below(saved.path), digest_of(saved.path), targets)
+            self._add(saved.name, saved.step, files_below(saved.path), digest_of(saved.path), targets)
 
     def after_training(self, state: TrainState) -> None:
         with self.processes.first_alone() as is_first:
@@ -90,7 +90,7 @@ class Publishing(Callback):
     def is_settled(self, state: TrainState) -> bool:
         """Whether the result of a finished run is at every place, and nothing else waits."""
         ids = [_id(target, RESULT, _state_digest(state)) for target in self.uploads.targets.values()]
-        return not self.uploads.ledger.pending and all(self.uploads.is_done(id) for id in ids)
+        return not self.uploads.pending() and all(self.uploads.is_done(id) for id in ids)
 
     def _add_result(self, state: TrainState) -> None:
         targets = list(self.uploads.targets.values())
@@ -140,7 +140,7 @@ class Publishing(Callback):
                     self._tell_reports(LOOK_SECONDS)
         self.uploads.close()
         self._tell_reports()
-        left = self.uploads.ledger.pending
+        left = self.uploads.pending()
         if left:
             names = ", ".join(dict.fromkeys(upload.what for upload in left))
             message = f"{len(left)} uploads are left ({names}); the next run in this output_dir takes them up."

@@ -6,7 +6,8 @@ from environments.config_files import read_text
 from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, ResolvedPath, resolve
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.prompt_library import EXPECTED, OPTION, holds_json
+from trainer_engine.contract.option import holds_json
+from trainer_engine.contract.prompt_library import EXPECTED, OPTION
 
 
 def read_library(text: str, home: Home) -> tuple[str, ResolvedPath | None] | Problem:

@@ -18,12 +18,14 @@ from environments.datasets_file import OPTION, read_document
 from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.prompt_library_file import read_library
+from environments.publishing_targets import publishing_file
 from environments.script_options import resolve_scripts
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
+from trainer_engine.contract.publishing import OPTION as PUBLISHING
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,9 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
     elif library is not None:
         absolute[PROMPT_LIBRARY] = library[0]
         taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
+    file = publishing_file(given.get(PUBLISHING), home)
+    if isinstance(file, ResolvedPath):
+        taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
     for name in WEIGHTS:
         weights = _resolve_weights(given.get(name), name, home)
         if isinstance(weights, Problem):

@@ -13,9 +13,10 @@ from environments.json_text import BadJson, parse_json, write_json
 from environments.names import is_name
 from environments.paths import Home, Kind, resolve
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.option import holds_json
 from trainer_engine.contract.options import REGISTRY
 from trainer_engine.contract.options.secrets import hidden_problems
-from trainer_engine.contract.secrets import hide, holds_json, reveal
+from trainer_engine.contract.secrets import hide, reveal
 from trainer_engine.contract.webhooks import OPTION, WebhookTarget, parse_webhook_text, parse_webhooks
 
 FOLDER = "webhooks"

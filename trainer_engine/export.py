@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,18 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def model_card(*, title: str, base_model: str, pipeline: str, dtype: str, facts: Mapping[str, object], drawable: bool) -> str:
-    """The README.md of a pipeline, with the metadata that the hub reads."""
+def model_card(
+    *,
+    head: Sequence[str],
+    notices: Sequence[str],
+    title: str,
+    base_model: str,
+    pipeline: str,
+    dtype: str,
+    facts: Mapping[str, object],
+    drawable: bool,
+) -> str:
+    """The README.md of a pipeline. ``head`` is the metadata that the hub reads."""
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     encoders = (
         "The text encoder and its tokenizer are included."
@@ -89,16 +99,12 @@ def model_card(*, title: str, base_model: str, pipeline: str, dtype: str, facts:
     )
     return "\n".join(
         [
-            "---",
-            "library_name: diffusers",
-            "pipeline_tag: text-to-image",
-            f"base_model: {json.dumps(base_model, ensure_ascii=False)}",
-            "tags: [text-to-image, diffusers, full-fine-tune]",
-            "---",
+            *head,
             f"# A fine-tune of {title}",
             "",
             f"Every weight of the denoiser was trained, starting from `{base_model}`. {encoders}",
             "",
+            *notices,
             *lines,
             "",
             "```python",

@@ -24,6 +24,7 @@ from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_adapter import adapter_problems
 from training.preflight_evaluation import understood_evaluation
+from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 from training.preflight_saving import saving_problems, with_copy
@@ -43,6 +44,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += _folder_problems(options, resolved.dataloader)
     problems += _data_is_safe(options, resolved.dataloader)
     problems += resume_problems(options, card)
+    problems += publishing_problems(options, home, weights.HubSettings.of(variables))
     problems += _precision_problems(options, variables)
     problems += _quantisation_problems(options, variables)
     problems += _tracker_notes(options, variables)

@@ -12,6 +12,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.identity import adapter_identity
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.remote_checkpoint import is_remote
 
 OPTION = "resume_from_checkpoint"
 LATEST = "latest"
@@ -20,7 +21,7 @@ LATEST = "latest"
 def resume_problems(options: TrainingOptions, card: FamilyCard) -> Iterator[Problem]:
     """What the engine would refuse when it opens the checkpoint."""
     wanted = options.checkpointing.resume_from_checkpoint
-    if not wanted:
+    if not wanted or is_remote(wanted):
         return
     output_dir = Path(options.run.output_dir)
     chosen = _choose(list_checkpoints(output_dir), wanted)

@@ -95,7 +95,7 @@ PUT = [
     ({"optimzer": "adamw_bf16"}, ("optimzer", "unknown_option")),
     ({"optimizer": "soap"}, ("optimizer", "not_available")),
     ({"init_lora_step": 64}, ("init_lora_step", "not_available")),
-    ({"push_to_hub": True}, ("push_to_hub", "not_available")),
+    ({"control": True}, ("control", "not_available")),
     ({"model_family": "sdxl"}, ("model_family", "not_available")),
     ({"model_family": "x\0"}, ("model_family", "not_text")),
     ({"model_flavour": "x"}, ("model_flavour", "unknown_flavour")),

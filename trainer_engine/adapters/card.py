@@ -10,6 +10,7 @@ from urllib.parse import quote
 import diffusers
 
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
+from trainer_engine.card_head import card_head, card_notices, named_base
 from trainer_engine.contract.lycoris_algorithms import algorithms_in
 from trainer_engine.families.base import Family
 from trainer_engine.families.pipeline_folder import training_facts
@@ -64,22 +65,19 @@ set_peft_model_state_dict(pipeline.transformer, tensors)"""
 def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
     """Markdown with the metadata that the hub reads; samples are linked from where they lie."""
     options = family.options
+    head = card_head(options, family.card, base_model, ["lora", options.adapter.lora_type], is_adapter=True)
+    base_model = named_base(options, base_model)
     kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
     facts = {"family": family.card.name, **_adapter_facts(family), **training_facts(options), "optimizer steps": str(step)}
     samples = _samples(output_dir)
     return "\n".join(
         [
-            "---",
-            "library_name: diffusers",
-            "pipeline_tag: text-to-image",
-            f"base_model: {json.dumps(base_model, ensure_ascii=False)}",
-            "base_model_relation: adapter",
-            f"tags: [text-to-image, diffusers, lora, {options.adapter.lora_type}]",
-            "---",
+            *head,
             f"# A {kind} for {family.card.title}",
             "",
             f"Trained beside the frozen weights of `{base_model}`.",
             "",
+            *card_notices(options),
             *(f"- {name}: {value}" for name, value in facts.items()),
             "",
             "## How to load it",

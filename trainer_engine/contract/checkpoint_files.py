@@ -69,7 +69,11 @@ def step_of(name: str) -> int:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises OSError where there is none and ValueError where it is not one of ours."""
-    document = json.loads((folder / MANIFEST).read_bytes())
+    return check_manifest(json.loads((folder / MANIFEST).read_bytes()))
+
+
+def check_manifest(document: object) -> dict[str, Any]:
+    """The manifest that a document is, every path in it inside the checkpoint. Raises ValueError where it is not one of ours."""
     if not isinstance(document, dict) or document.get("version") != VERSION:
         raise ValueError(f"it is not a manifest of version {VERSION}")
     files = document.get("files")
@@ -82,8 +86,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _is_entry(name: str, entry: object) -> bool:
     path = PurePosixPath(name)
-    inside = not path.is_absolute() and ".." not in path.parts
-    return inside and isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("size"), int)
+    inside = not path.is_absolute() and ".." not in path.parts and str(path) == name and name != MANIFEST
+    if not inside or "\\" in name or "\0" in name or not isinstance(entry, dict):
+        return False
+    size = entry.get("size")
+    return isinstance(entry.get("sha256"), str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
 
 
 def folders(output_dir: Path) -> list[Path]:

@@ -52,6 +52,7 @@ class StageKey(str, Enum):
     CHECKPOINT_SAVE = "checkpoint_save"
     FINAL_VALIDATION = "final_validation"
     MODEL_SAVE = "model_save"
+    PUBLISHING = "publishing"
     SCRIPTS = "scripts"
     TRAINING_ABORT = "training_abort"
     TRAINING_COMPLETE = "training_complete"
@@ -69,6 +70,7 @@ STAGE_LABELS: dict[StageKey, str] = {
     StageKey.CHECKPOINT_SAVE: "Saving a checkpoint",
     StageKey.FINAL_VALIDATION: "Validating the result",
     StageKey.MODEL_SAVE: "Saving the model",
+    StageKey.PUBLISHING: "Uploading what is left",
     StageKey.SCRIPTS: "Waiting for scripts",
     StageKey.TRAINING_ABORT: "Ending early",
     StageKey.TRAINING_COMPLETE: "Training complete",

@@ -78,6 +78,8 @@ class FamilyCard:
     """Options of validation images that some families' pipelines understand, and this one's too."""
     drawing_multiple_px: int = 16
     """Edges of an image that can be drawn are multiples of this: a latent cell times the network's patch."""
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> the license of its weights, as the hub's metadata says it; what is made from them is under it too."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that can look at reference images."""
     needs_references: frozenset[str] = frozenset()

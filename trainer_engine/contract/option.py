@@ -15,6 +15,11 @@ from pydantic_core import PydanticUndefined
 EXTRA_KEY = "option"
 
 
+def holds_json(text: str) -> bool:
+    """Whether the text of a JSON option is JSON itself, and not the path of a file."""
+    return text.lstrip()[:1] in ("[", "{")
+
+
 class OptionGroup(BaseModel):
     """Options that belong together. The docstring of each group is its heading in ``docs/options.md``."""
 

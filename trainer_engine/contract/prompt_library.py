@@ -43,11 +43,6 @@ class _Pairs(list[tuple[str, Any]]):
     """An object of JSON with every key that it has, also the second of two equal ones."""
 
 
-def holds_json(text: str) -> bool:
-    """Whether the option's text is a library itself, not the path of one."""
-    return text.lstrip().startswith(("{", "["))
-
-
 def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]:
     """The prompts of a library in their order, and everything that is wrong with it or without effect."""
     try:

@@ -13,18 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.option import OptionSpec
+from trainer_engine.contract.option import OptionSpec, holds_json
 
 HIDDEN = "***"
 VARIABLE = "SIMPLETUNER_SECRETS"
 """Names the variable in which an engine is given the secrets that it needs: a JSON object of option -> text."""
 PASSWORD_HOSTS = ("discord.com", "ptb.discord.com", "canary.discord.com", "discordapp.com", "hooks.slack.com")
 """Where the path of an address is the password."""
-
-
-def holds_json(text: str) -> bool:
-    """Whether an option's text is JSON itself, and not the path of a file."""
-    return text.lstrip()[:1] in ("[", "{")
 
 
 def hidden_address(url: object, *, path_is_password: bool = False) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import diffusers
 from diffusers import SchedulerMixin
 
+from trainer_engine.card_head import card_head, card_notices, named_base
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.export import copy_part, model_card, whole_folder, write_json
@@ -73,7 +74,14 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
 def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:
     facts = {"family": plan.card.name, "objective": plan.objective, **training_facts(options), "weights": plan.dtype}
     return model_card(
-        title=plan.card.title, base_model=plan.base_model, pipeline=plan.pipeline, dtype=plan.dtype, facts=facts, drawable=drawable
+        head=card_head(options, plan.card, plan.base_model, ["full-fine-tune"]),
+        notices=card_notices(options),
+        title=plan.card.title,
+        base_model=named_base(options, plan.base_model),
+        pipeline=plan.pipeline,
+        dtype=plan.dtype,
+        facts=facts,
+        drawable=drawable,
     )
 
 

@@ -23,6 +23,7 @@ from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
+from trainer_engine.contract.remote_checkpoint import is_remote
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
@@ -40,11 +41,13 @@ from trainer_engine.loop.callbacks.hooking import Hooking
 from trainer_engine.loop.callbacks.memory import MemoryWatch
 from trainer_engine.loop.callbacks.portraying import Portraying
 from trainer_engine.loop.callbacks.progress import Progress
+from trainer_engine.loop.callbacks.publishing import UploadDone
 from trainer_engine.loop.callbacks.validating import Validating
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.evaluations import history_of, measuring
 from trainer_engine.loop.parts import Parts
+from trainer_engine.loop.publishing import bring_wanted, make_publishing
 from trainer_engine.loop.restoring import find_checkpoint, restore
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import TrainState
@@ -92,7 +95,18 @@ def assemble(around: Surroundings) -> Trainer:
         parts = _parts(around, family, objective, prepared, trainable)
         if saved:
             restore(parts, saved, around.stages.voice)
-    return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts), parts.has_results)
+
+    def on_uploaded(done: UploadDone) -> None:
+        if around.scripts is not None:
+            around.scripts.after_upload(done.address, done.path, done.step)
+
+    publishing = make_publishing(around.options, trainable.results, around.stages, around.processes, around.requests, on_uploaded)
+
+    def is_complete() -> bool:
+        is_here = parts.has_results() and publishing.is_settled(parts.state)
+        return not around.processes.any_of([not is_here])[0]  # all of them go on, or none
+
+    return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts, publishing), is_complete)
 
 
 def _load_family(around: Surroundings) -> tuple[Family, Objective]:
@@ -117,7 +131,11 @@ def _refuse_float16_on_cpu(devices: Devices) -> None:
 def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
     if not around.options.checkpointing.resume_from_checkpoint:
         return None
-    with around.stages.stage(StageKey.RESUME_CHECKPOINT):
+    with around.stages.stage(StageKey.RESUME_CHECKPOINT) as advance:
+        if is_remote(around.options.checkpointing.resume_from_checkpoint):
+            with around.processes.first_alone() as is_first:
+                if is_first:
+                    bring_wanted(around.options, around.requests, advance)
         return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
 
 
@@ -176,7 +194,7 @@ def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
     return compiled
 
 
-def _callbacks(around: Surroundings, parts: Parts) -> Callback:
+def _callbacks(around: Surroundings, parts: Parts, publishing: Callback) -> Callback:
     """What happens besides the steps, in this order."""
     options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
     family, trainable, average = parts.family, parts.trainable, parts.average
@@ -229,6 +247,7 @@ def _callbacks(around: Surroundings, parts: Parts) -> Callback:
         *([Hooking(scripts, checkpoints_go)] if scripts is not None else []),
         *([Portraying(around.painter)] if around.painter is not None else []),
         Finishing(showing, parts.output_dir, trainable, average, stages, processes),
+        publishing,
         *([AwaitingScripts(scripts, parts.output_dir, trainable.results, result_goes, stages, processes)] if scripts is not None else []),
     ]
     together = Callbacks(callbacks)

@@ -12,15 +12,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
+from trainer_engine.contract.addresses import Address, never_asked, unwrapped
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.webhooks import OPTION, WebhookTarget
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
-"""Where clouds hand out the keys of the machine."""
 SHARED = ipaddress.ip_network("100.64.0.0/10")
-TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses whose last four bytes are the IPv4 address that a gateway connects to."""
 PORTS = {"http": 80, "https": 443}
 MOST_TRIED = 4
 """Addresses of one name that are tried one after the other."""
@@ -78,21 +74,13 @@ def _basic(parts: SplitResult) -> str:
 
 def refuse(host: str, address: Address) -> None:
     """Raises EgressRefused for an address that no webhook may reach."""
-    reason = _reason(_unwrapped(address))
+    reason = _reason(unwrapped(address))
     if reason:
         raise EgressRefused(f"{host} is {address}, {reason}")
 
 
-def _unwrapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for."""
-    if isinstance(address, ipaddress.IPv6Address):
-        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in TRANSLATED else None
-        return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1] or translated or address
-    return address
-
-
 def _reason(address: Address) -> str:
-    if address in METADATA or address.is_link_local:
+    if never_asked(address):
         return "which is where machines get their keys from; that is never allowed"
     if address.is_multicast or address.is_unspecified or (address.is_reserved and not address.is_loopback):
         return "which is no machine's own address"

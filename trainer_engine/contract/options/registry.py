@@ -27,6 +27,7 @@ from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import OptimizerOptions
 from trainer_engine.contract.options.precision import PrecisionOptions
+from trainer_engine.contract.options.publishing import PublishingOptions
 from trainer_engine.contract.options.reporting import ReportingOptions
 from trainer_engine.contract.options.run import RunOptions
 from trainer_engine.contract.options.schedule import ScheduleOptions
@@ -57,6 +58,7 @@ class TrainingOptions(BaseModel):
     distributed: DistributedOptions
     reporting: ReportingOptions
     hooks: HooksOptions
+    publishing: PublishingOptions
     families: dict[str, Any]
     """Family -> its own group of options, for every family that has one; ``of_family`` gives it with its type."""
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import find_card
+from trainer_engine.contract.option import holds_json
 from trainer_engine.contract.options.registry import REGISTRY
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.prompt_library import (
     DEFAULT,
     OPTION,
     built_in_library,
-    holds_json,
     parse_prompt_library,
     same_file_names,
 )

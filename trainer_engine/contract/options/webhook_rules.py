@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.secrets import holds_json
+from trainer_engine.contract.option import holds_json
 from trainer_engine.contract.webhooks import OPTION, parse_webhook_text
 
 

@@ -14,6 +14,14 @@ SINGLE_OUTPUTS = tuple(f"single_transformer_blocks.{number}.proj_out" for number
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
 EVERYTHING = (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *IMAGE_FEED_FORWARD, *PROMPT_FEED_FORWARD, *SINGLE_OUTPUTS)
 
+NON_COMMERCIAL = MappingProxyType(
+    {
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+    }
+)
+
 CARD = FamilyCard(
     name="flux",
     title="Flux.1",
@@ -50,6 +58,9 @@ CARD = FamilyCard(
     parameters=MappingProxyType({"dev": 11_901_408_320, "krea": 11_901_408_320, "schnell": 11_891_178_560, "kontext": 11_901_408_320}),
     architectures=MappingProxyType(
         {"dev": "flux-1-dev", "krea": "flux-1-dev", "schnell": "flux-1-schnell", "kontext": "flux-1-dev-kontext"},
+    ),
+    licenses=MappingProxyType(
+        {**dict.fromkeys(("dev", "krea", "kontext"), NON_COMMERCIAL), "schnell": MappingProxyType({"license": "apache-2.0"})}
     ),
     module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
     class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),

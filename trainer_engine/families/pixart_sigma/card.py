@@ -29,6 +29,7 @@ CARD = FamilyCard(
     latent_channels=4,
     vae_scale_factor=8,
     text_encoders=("T5 XXL v1.1",),
+    licenses=MappingProxyType(dict.fromkeys(("600M-512", "600M-1024", "600M-2048"), MappingProxyType({"license": "openrail++"}))),
     module_classes=("Attention", "FeedForward", "BasicTransformerBlock", "Linear", "Conv2d", "PatchEmbed", "AdaLayerNormSingle"),
     class_aliases=MappingProxyType({}),
     lycoris_start=MappingProxyType(

@@ -1,0 +1,48 @@
+"""What every card begins with: the metadata that the hub reads, and the notices that the options ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.options import TrainingOptions
+
+NOT_FOR_ALL = "not-for-all-audiences"
+"""The hub's own tag."""
+UNCHECKED = "Nobody has checked what this model draws: it may be unfit for all audiences. Look at it before you show it to others."
+
+
+def named_base(options: TrainingOptions, base_model: str) -> str:
+    """The base model as the card calls it: of a folder of this machine, what is published holds the name alone."""
+    return Path(base_model).name if options.publishing.push_to_hub and Path(base_model).is_absolute() else base_model
+
+
+def card_head(options: TrainingOptions, card: FamilyCard, base_model: str, tags: Sequence[str], *, is_adapter: bool = False) -> list[str]:
+    """The lines between, and with, the two ``---``."""
+    wanted = options.publishing
+    marked = [NOT_FOR_ALL] if wanted.push_to_hub and not wanted.model_card_safe_for_work else []
+    # The hub refuses a base model that is a folder of some machine.
+    has_base = not (wanted.push_to_hub and Path(base_model).is_absolute())
+    base = [f"base_model: {json.dumps(base_model, ensure_ascii=False)}"] if has_base else []
+    relation = ["base_model_relation: adapter"] if is_adapter and has_base else []
+    flavour = options.model.model_flavour or card.default_flavour
+    terms = card.licenses.get(flavour, {}) if base_model == card.repository(flavour) else {}
+    return [
+        "---",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        *base,
+        *relation,
+        *(f"{name}: {value}" for name, value in terms.items()),
+        f"tags: [{', '.join(['text-to-image', 'diffusers', *tags, *marked])}]",
+        "---",
+    ]
+
+
+def card_notices(options: TrainingOptions) -> list[str]:
+    """Markdown after the first paragraph: the user's own note, and whether somebody should look twice."""
+    wanted = options.publishing
+    note = [wanted.model_card_note, ""] if wanted.model_card_note else []
+    return note + ([f"> {UNCHECKED}", ""] if wanted.push_to_hub and not wanted.model_card_safe_for_work else [])

@@ -1,0 +1,43 @@
+"""Ties a run to the stores that its options name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.publishing import run_name
+from trainer_engine.loop.callbacks.publishing import Publishing, UploadDone
+from trainer_engine.loop.stages import Advance, Stages
+from trainer_engine.processes import Processes
+from trainer_engine.publishing.bringing import bring_checkpoint
+from trainer_engine.publishing.targets import read_targets
+from trainer_engine.publishing.uploads import Uploads
+from trainer_engine.stopping import Requests
+
+
+def make_publishing(
+    options: TrainingOptions,
+    results: Mapping[str, str],
+    stages: Stages,
+    processes: Processes,
+    requests: Requests,
+    on_uploaded: Callable[[UploadDone], None],
+) -> Publishing:
+    """The callback that uploads; it has nothing to do where no store is named."""
+    targets, troubles = read_targets(options)
+    uploads = Uploads(Path(options.run.output_dir), {target.key: target for target in targets})
+    return Publishing(uploads, run_name(options), dict(results), troubles, stages, processes, requests, on_uploaded)
+
+
+def bring_wanted(options: TrainingOptions, requests: Requests, advance: Advance) -> None:
+    """The checkpoint that ``resume_from_checkpoint`` names by an address, into ``output_dir``. Raises CheckpointUnusable, and Stopped."""
+
+    def moved(done: int, total: int) -> None:
+        requests.raise_if_stopped()
+        advance(done, total)
+
+    expected = {"model_family": options.model.model_family, "model_type": options.model.model_type}
+    targets, _ = read_targets(options)
+    address, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
+    bring_checkpoint(address, output_dir, targets, expected, moved)

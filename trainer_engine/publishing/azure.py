@@ -1,0 +1,87 @@
+"""Azure's blob storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+from azure.storage.blob import BlobServiceClient
+
+from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+
+HASH = "sha256"
+HOPELESS = frozenset((400, 401, 403, 404, 405))
+BLOCK_BYTES = 8 << 20
+
+
+class AzureStore(ObjectStore):
+    """One container."""
+
+    def __init__(self, target: PublishTarget) -> None:
+        """Raises StoreError where the connection string is none."""
+        self.target = target
+        options: dict[str, Any] = {
+            "max_single_put_size": BLOCK_BYTES,
+            "max_block_size": BLOCK_BYTES,
+            "retry_total": 2,
+            "connection_timeout": 15,
+            "read_timeout": 60,
+        }
+        with self.translated():
+            if target.connection_string:
+                service = BlobServiceClient.from_connection_string(target.connection_string, **options)
+            else:
+                url = target.account_url or f"https://{target.account_name}.blob.core.windows.net"
+                service = BlobServiceClient(url, credential=target.account_key or None, **options)
+            self.container = service.get_container_client(target.bucket)
+
+    def _name(self, path: str) -> str:
+        return joined(self.target.base_path, path)
+
+    def holds(self, path: str, file: LocalFile) -> bool:
+        try:
+            found = self.container.get_blob_client(self._name(path)).get_blob_properties()
+        except ResourceNotFoundError:
+            return False
+        return bool(found.size == file.size and (found.metadata or {}).get(HASH) == file.sha256)
+
+    def put(self, path: str, file: LocalFile, moved: Moved) -> None:
+        sent = 0
+
+        def advance(current: int, total: int | None) -> None:
+            nonlocal sent
+            moved(current - sent)
+            sent = current
+
+        with file.path.open("rb") as stream:
+            blob = self.container.get_blob_client(self._name(path))
+            blob.upload_blob(stream, length=file.size, overwrite=True, metadata={HASH: file.sha256}, progress_hook=advance)
+
+    def address(self, remote: str) -> str:
+        base = (self.target.public_base_url or self.container.url).partition("?")[0].rstrip("/")
+        return f"{base}/{self._name(remote)}"
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        where = f"the container {self.target.bucket}"
+        try:
+            yield
+        except ClientAuthenticationError as error:
+            hint = "check the credentials in publishing_config"
+            raise StoreError(f"{where} refuses these credentials (HTTP {error.status_code}).", hint=hint, hopeless=True) from error
+        except HttpResponseError as error:
+            status = error.status_code or 0
+            hint = "check container and account in publishing_config" if status == 404 else "check the credentials" if status == 403 else ""
+            raise StoreError(
+                f"{where} answered HTTP {status} ({error.error_code or error.reason}).", hint=hint, hopeless=status in HOPELESS
+            ) from error
+        except ValueError as error:
+            # What is wrong with a connection string may quote its key.
+            raise StoreError(
+                f"The credentials of {where} cannot be used.", hint="check connection_string or account_key", hopeless=True
+            ) from error
+        except AzureError as error:
+            raise StoreError(f"{where} could not be reached: {type(error).__name__}.", hint="check account_url and the network") from error

@@ -1,0 +1,148 @@
+"""S3 and what speaks like it: R2, Backblaze B2, MinIO, and others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
+
+from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+
+HASH = "sha256"
+"""Name of the metadata that an object's hash is kept in."""
+LARGEST_SINGLE_PART = 5 << 30
+PART_BYTES = 16 << 20
+BLOCK_BYTES = 1 << 20
+HOPELESS = frozenset((400, 401, 403, 404, 405))
+CODE = re.compile(r"\(([A-Za-z0-9]+)\) when calling")
+
+
+class S3Store(ObjectStore):
+    """One bucket."""
+
+    def __init__(self, target: PublishTarget) -> None:
+        """Raises StoreError where a profile is not there."""
+        self.target = target
+        self.bucket = target.bucket
+        config = Config(
+            connect_timeout=15,
+            read_timeout=60,
+            retries={"max_attempts": 3, "mode": "standard"},
+            # Compatible stores do not know the checksums that newer clients add, and have no host name for each bucket.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if target.endpoint_url else "auto"},
+        )
+        with self.translated():
+            session = boto3.Session(
+                aws_access_key_id=target.access_key or None,
+                aws_secret_access_key=target.secret_key or None,
+                aws_session_token=target.session_token or None,
+                profile_name=target.profile or None,
+                region_name=target.region or None,
+            )
+            region = session.region_name or ("auto" if target.endpoint_url else "us-east-1")
+            self.client = session.client(
+                "s3", region_name=region, endpoint_url=target.endpoint_url or None, use_ssl=target.use_ssl, config=config
+            )
+        self.client.meta.events.register("before-sign.s3", self._add_headers)
+        threshold = LARGEST_SINGLE_PART if target.force_single_part else PART_BYTES
+        self.transfer = TransferConfig(multipart_threshold=threshold, multipart_chunksize=PART_BYTES, max_concurrency=4)
+
+    def _add_headers(self, request: Any, **_: Any) -> None:
+        for name, value in self.target.request_headers.items():
+            del request.headers[name]
+            request.headers[name] = value
+
+    def _key(self, path: str) -> str:
+        return joined(self.target.base_path, path)
+
+    def holds(self, path: str, file: LocalFile) -> bool:
+        try:
+            found = self.client.head_object(Bucket=self.bucket, Key=self._key(path))
+        except ClientError as error:
+            # Who may write but not list is told 403 of what is not there.
+            if _status(error) in (403, 404):
+                return False
+            raise
+        return bool(found["ContentLength"] == file.size and found.get("Metadata", {}).get(HASH) == file.sha256)
+
+    def put(self, path: str, file: LocalFile, moved: Moved) -> None:
+        if self.target.force_single_part and file.size > LARGEST_SINGLE_PART:
+            raise StoreError(
+                f"{file.name} is larger than the 5 GiB of a single part.", hint="set force_single_part to false", hopeless=True
+            )
+        extra = {"Metadata": {HASH: file.sha256}}
+        self.client.upload_file(str(file.path), self.bucket, self._key(path), ExtraArgs=extra, Config=self.transfer, Callback=moved)
+
+    def address(self, remote: str) -> str:
+        key = self._key(remote)
+        public = self.target.public_base_url.partition("?")[0].rstrip("/")
+        return f"{public}/{key}" if public else f"s3://{self.bucket}/{key}"
+
+    def read(self, path: str, limit: int) -> bytes:
+        with self.translated():
+            answer = self.client.get_object(Bucket=self.bucket, Key=path)
+            content: bytes = answer["Body"].read(limit + 1)
+        if len(content) > limit:
+            raise StoreError(f"{path} is larger than {limit} bytes.", hopeless=True)
+        return content
+
+    def fetch(self, path: str, target: Path, size: int, moved: Moved) -> None:
+        with self.translated():
+            body = self.client.get_object(Bucket=self.bucket, Key=path)["Body"]
+            with target.open("wb") as stream:
+                while block := body.read(BLOCK_BYTES):
+                    if stream.tell() + len(block) > size:
+                        raise StoreError(f"{path} has more than the {size} bytes that the manifest says.", hopeless=True)
+                    stream.write(block)
+                    moved(len(block))
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        where = f"the bucket {self.bucket}"
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            hint = "give access_key and secret_key in publishing_config, or a profile in ~/.aws"
+            raise StoreError(f"There are no credentials for {where}.", hint=hint, hopeless=True) from error
+        except ProfileNotFound as error:
+            raise StoreError(f"{error}.", hint="look at profile in publishing_config", hopeless=True) from error
+        except ClientError as error:
+            raise _refusal(where, _status(error), str(error.response.get("Error", {}).get("Code", ""))) from error
+        except S3UploadFailedError as error:
+            # The transfer wraps what the client raised, as text too.
+            inner = error.__context__
+            if isinstance(inner, ClientError):
+                raise _refusal(where, _status(inner), str(inner.response.get("Error", {}).get("Code", ""))) from error
+            found = CODE.search(str(error))
+            raise StoreError(f"{where} did not take a file ({found[1] if found else 'the transfer failed'}).") from error
+        except (BotoCoreError, ValueError) as error:
+            raise StoreError(f"{where} could not be reached: {_short(error)}", hint="check endpoint_url and the network") from error
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _refusal(where: str, status: int, code: str) -> StoreError:
+    hints = {
+        401: "check the credentials in publishing_config",
+        403: "check the credentials in publishing_config, and what they may do in the bucket",
+        404: "check bucket, region and endpoint_url, and that the object is there",
+    }
+    message = f"{where} answered HTTP {status}{f' ({code})' if code and code != str(status) else ''}."
+    return StoreError(message, hint=hints.get(status, ""), hopeless=status in HOPELESS and code != "RequestTimeout")
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:300]

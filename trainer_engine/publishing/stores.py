@@ -1,0 +1,50 @@
+"""Which class speaks to which store. Each imports its library when it is wanted: they are large, and may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from trainer_engine.contract.publishing import AZURE, B2, DROPBOX, HUB, LIBRARIES, S3, PublishTarget, is_installed
+from trainer_engine.contract.remote_checkpoint import HTTP
+from trainer_engine.publishing.base import Store, StoreError
+
+
+def open_store(target: PublishTarget) -> Store:
+    """Raises StoreError where its library is missing, or the credentials are of no shape."""
+    library = LIBRARIES.get(target.provider)
+    if library and not is_installed(target.provider):
+        raise StoreError(f"{target.provider} needs the library {library}.", hint="pip install 'simpletuner[publishing]'", hopeless=True)
+    return OPENERS[target.provider](target)
+
+
+def _s3(target: PublishTarget) -> Store:
+    from trainer_engine.publishing.s3 import S3Store
+
+    return S3Store(target)
+
+
+def _azure(target: PublishTarget) -> Store:
+    from trainer_engine.publishing.azure import AzureStore
+
+    return AzureStore(target)
+
+
+def _dropbox(target: PublishTarget) -> Store:
+    from trainer_engine.publishing.dropbox import DropboxStore
+
+    return DropboxStore(target)
+
+
+def _hub(target: PublishTarget) -> Store:
+    from trainer_engine.publishing.hub import HubStore
+
+    return HubStore(target)
+
+
+def _web(target: PublishTarget) -> Store:
+    from trainer_engine.publishing.web import WebStore
+
+    return WebStore(target)
+
+
+OPENERS: Mapping[str, Callable[[PublishTarget], Store]] = {S3: _s3, B2: _s3, AZURE: _azure, DROPBOX: _dropbox, HUB: _hub, HTTP: _web}

@@ -1,0 +1,24 @@
+"""The stores of a run, with their credentials: the one place where the engine reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.option import holds_json
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.publishing import OPTION, PublishTarget, hub_target, parse_publishing_text
+
+
+def read_targets(options: TrainingOptions) -> tuple[list[PublishTarget], list[Problem]]:
+    """Where a run is uploaded to, and what is wrong with the rest."""
+    hub = hub_target(options)
+    text = options.publishing.publishing_config
+    if text and not holds_json(text):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            problem = Problem.error(OPTION, "unreadable_file", f"{text} cannot be read: {error}.", hint="the upload stores are left out")
+            return [hub] if hub else [], [problem]
+    stores, problems = parse_publishing_text(text)
+    return ([hub] if hub else []) + stores, problems

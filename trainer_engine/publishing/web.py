@@ -1,0 +1,77 @@
+"""Checkpoints below a public address: read over http(s), each address checked before it is connected to, no redirects."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from trainer_engine.contract.addresses import never_asked
+from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.publishing.base import Moved, Store, StoreError
+
+HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
+PORTS = {"http": 80, "https": 443}
+
+
+class WebStore(Store):
+    """Files below ``endpoint_url``."""
+
+    def __init__(self, target: PublishTarget) -> None:
+        self.base = target.endpoint_url.rstrip("/")
+
+    def send(self, folder: Path, remote: str, moved: Moved) -> str:
+        raise StoreError("Nothing is uploaded to an address that is only read.", hopeless=True)
+
+    def read(self, path: str, limit: int) -> bytes:
+        with self._answer(path) as answer:
+            content = b""
+            for block in answer.iter_raw():
+                content += block
+                if len(content) > limit:
+                    raise StoreError(f"{path} is larger than {limit} bytes.", hopeless=True)
+            return content
+
+    def fetch(self, path: str, target: Path, size: int, moved: Moved) -> None:
+        with self._answer(path) as answer, target.open("wb") as stream:
+            for block in answer.iter_raw():
+                if stream.tell() + len(block) > size:
+                    raise StoreError(f"{path} has more than the {size} bytes that the manifest says.", hopeless=True)
+                stream.write(block)
+                moved(len(block))
+
+    @contextmanager
+    def _answer(self, path: str) -> Iterator[httpx.Response]:
+        parts = urlsplit(f"{self.base}/{quote(path)}")
+        host = parts.hostname or ""
+        port = parts.port or PORTS[parts.scheme]
+        headers = {"Host": parts.netloc, "User-Agent": "SimpleTuner", "Accept-Encoding": "identity"}
+        try:
+            address = _checked_address(host, port)
+            shown = f"[{address}]" if ":" in address else address
+            url = f"{parts.scheme}://{shown}:{port}{parts.path}"
+            with (
+                httpx.Client(timeout=60, follow_redirects=False, trust_env=False) as client,
+                client.stream("GET", url, headers=headers, extensions={"sni_hostname": host}) as answer,
+            ):
+                if answer.status_code != httpx.codes.OK:
+                    message = f"{host} answered HTTP {answer.status_code} for {path}."
+                    hint = "redirects are not followed" if answer.is_redirect else "check the address"
+                    raise StoreError(message, hint=hint, hopeless=answer.status_code in HOPELESS or answer.is_redirect)
+                yield answer
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            raise StoreError(f"{host} could not be read from: {str(error) or type(error).__name__}", hint="check the address") from error
+
+
+def _checked_address(host: str, port: int) -> str:
+    """One address of the host. Raises StoreError where any of them is one that nothing is ever asked of, OSError where there is none."""
+    found = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for address in found:
+        if never_asked(address):
+            raise StoreError(f"{host} is {address}, where machines get their keys from: it is never asked.", hopeless=True)
+    return str(found[0])

@@ -21,7 +21,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tests.bench.table import Table, milliseconds, ratio_of
-from tests.bench.training import Loop, TakingTurns
+from tests.bench.training import Loop, TakingTurns, without_result
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Batch
@@ -35,9 +35,10 @@ from trainer_engine.families.base import load_family
 from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.families.flux.tokens import pack, positions
 from trainer_engine.journal import Journal
-from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callbacks
 from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.optimizers import build_optimizer
 from trainer_engine.processes import Processes
@@ -112,8 +113,7 @@ def assembled(place: Path, options: TrainingOptions) -> Trainer:
         options, datasets(place, options), Processes(read_environment()), Stages(voice), Requests(folder), folder.media
     )
     trainer = assemble(surroundings)
-    callbacks = trainer.callbacks.callbacks[:-1] if isinstance(trainer.callbacks, Callbacks) else ()
-    trainer.callbacks = Callbacks(callbacks)
+    trainer.callbacks = Callbacks(without_result(trainer))
     return trainer
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.table import Table, milliseconds
+from tests.bench.training import without_result
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
 from trainer_engine.contract.dataloader import parse_dataloader
@@ -19,11 +20,12 @@ from trainer_engine.environment import read_environment
 from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.host_copies import room_for
 from trainer_engine.journal import Journal
-from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
@@ -109,8 +111,7 @@ def prepared(place: Path, how: dict[str, Any]) -> tuple[Trainer, Watching]:
     assert isinstance(trainer.callbacks, Callbacks)
     (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, Checkpointing))
     watching = Watching(saving)
-    others = trainer.callbacks.callbacks[:-1]  # the result at the end is none of this
-    trainer.callbacks = Callbacks([watching if callback is saving else callback for callback in others])
+    trainer.callbacks = Callbacks([watching if callback is saving else callback for callback in without_result(trainer)])
     return trainer, watching
 
 

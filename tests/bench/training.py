@@ -20,10 +20,12 @@ from trainer_engine.contract.run import RunFolder
 from trainer_engine.environment import read_environment
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.journal import Journal
-from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
+from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.optimizers import build_optimizer
 from trainer_engine.processes import Processes
@@ -34,6 +36,12 @@ STEPS_A_ROUND, ROUNDS = 10, 8
 IMAGE_EDGE = 256
 
 Loop = Callable[[int], None]
+
+
+def without_result(trainer: Trainer) -> list[Callback]:
+    """What a run does besides its steps, but for writing its result."""
+    assert isinstance(trainer.callbacks, Callbacks)
+    return [callback for callback in trainer.callbacks.callbacks if not isinstance(callback, Finishing)]
 
 
 class TakingTurns(Callback):
@@ -148,8 +156,7 @@ def run(table: Table) -> None:
         for loop in loops.values():
             loop(2)
         turns = TakingTurns(loops)
-        finishing_left_out = trainer.callbacks.callbacks[:-1] if isinstance(trainer.callbacks, Callbacks) else ()
-        trainer.callbacks = Callbacks([*finishing_left_out, turns])
+        trainer.callbacks = Callbacks([*without_result(trainer), turns])
         trainer.fit()
     engine = turns.seconds["engine"][1:]
     milliseconds = 1000 * sorted(engine)[len(engine) // 2] / STEPS_A_ROUND

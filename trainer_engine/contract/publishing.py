@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.json_entries import entries_of, read_json
 from trainer_engine.contract.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.options.publishing import ADDRESS_FIELDS, SECRET_FIELDS
 from trainer_engine.contract.options.values import WrongValue, parse_bool
@@ -106,16 +106,8 @@ class PublishTarget:
 
 def parse_publishing(document: object, where: str = OPTION) -> tuple[list[PublishTarget], list[Problem]]:
     """The targets of a list or one object, and everything that is wrong with them."""
-    entries = document if isinstance(document, list) else [document]
-    if not all(isinstance(entry, Mapping) for entry in entries):
-        expected = "a list of objects, or one object"
-        shown = type(document).__name__
-        return [], [Problem.error(where, "not_an_object", "Stores are described by objects.", got=shown, expected=expected)]
-    if len(entries) > MOST_TARGETS:
-        message = f"{len(entries)} stores are more than a run uploads to."
-        return [], [Problem.error(where, "too_many", message, got=len(entries), expected=f"at most {MOST_TARGETS}")]
+    entries, problems = entries_of(document, where, "Stores", MOST_TARGETS)
     targets: list[PublishTarget] = []
-    problems: list[Problem] = []
     for number, entry in enumerate(entries):
         place = f"{where}[{number}]"
         fields, found = _one_spelling(entry, place)
@@ -135,11 +127,8 @@ def parse_publishing_text(text: str, where: str = OPTION) -> tuple[list[PublishT
     """As ``parse_publishing``, from JSON text; nothing from empty text. The text itself is never shown: it may hold keys."""
     if not text.strip():
         return [], []
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return [], [Problem.error(where, "not_json", f"This is not valid JSON: {error}", expected="a list of objects")]
-    return parse_publishing(document, where)
+    document, problems = read_json(text, where)
+    return ([], problems) if problems else parse_publishing(document, where)
 
 
 def is_installed(provider: str) -> bool:

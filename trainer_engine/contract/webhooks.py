@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import Severity
+from trainer_engine.contract.json_entries import entries_of, read_json
 from trainer_engine.contract.options.values import WrongValue, parse_bool
 from trainer_engine.contract.secrets import HIDDEN, hidden_address
 
@@ -76,15 +77,8 @@ class WebhookTarget:
 
 def parse_webhooks(document: object, where: str = OPTION) -> tuple[list[WebhookTarget], list[Problem]]:
     """The targets of a list or one object, and everything that is wrong with them."""
-    entries = document if isinstance(document, list) else [document]
-    if not all(isinstance(entry, Mapping) for entry in entries):
-        expected = "a list of objects, or one object"
-        return [], [Problem.error(where, "not_an_object", "Webhook targets are objects.", expected=expected)]
-    if len(entries) > MOST_TARGETS:
-        message = f"{len(entries)} targets are more than a run posts to."
-        return [], [Problem.error(where, "too_many", message, got=len(entries), expected=f"at most {MOST_TARGETS}")]
+    entries, problems = entries_of(document, where, "Webhook targets", MOST_TARGETS)
     targets: list[WebhookTarget] = []
-    problems: list[Problem] = []
     for number, entry in enumerate(entries):
         found = list(_problems_of(entry, f"{where}[{number}]"))
         problems += found
@@ -97,11 +91,8 @@ def parse_webhook_text(text: str, where: str = OPTION) -> tuple[list[WebhookTarg
     """As ``parse_webhooks``, from JSON text; nothing from empty text."""
     if not text.strip():
         return [], []
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return [], [Problem.error(where, "not_json", f"This is not valid JSON: {error}", expected="a list of objects")]
-    return parse_webhooks(document, where)
+    document, problems = read_json(text, where)
+    return ([], problems) if problems else parse_webhooks(document, where)
 
 
 def _kind_of(entry: Mapping[str, Any]) -> str:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -15,74 +10,29 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout, Sampler
-from trainer_engine.contract.best_checkpoint import best_names
-from trainer_engine.contract.checkpoint_files import CheckpointInfo
-from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.contract.remote_checkpoint import is_remote
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
-from trainer_engine.loop.announcing import Announcer
-from trainer_engine.loop.callbacks.averaging import Averaging
-from trainer_engine.loop.callbacks.awaiting_scripts import AwaitingScripts
-from trainer_engine.loop.callbacks.base import Callback, Callbacks
-from trainer_engine.loop.callbacks.checkpointing import Checkpointing
-from trainer_engine.loop.callbacks.commanding import Commanding
-from trainer_engine.loop.callbacks.evaluating import Evaluating
-from trainer_engine.loop.callbacks.external_validation import ExternalValidation
-from trainer_engine.loop.callbacks.finishing import Finishing
-from trainer_engine.loop.callbacks.finite import FiniteWatch
-from trainer_engine.loop.callbacks.hooking import Hooking
-from trainer_engine.loop.callbacks.memory import MemoryWatch
-from trainer_engine.loop.callbacks.portraying import Portraying
-from trainer_engine.loop.callbacks.progress import Progress
-from trainer_engine.loop.callbacks.publishing import UploadDone
-from trainer_engine.loop.callbacks.validating import Validating
+from trainer_engine.loop.besides import callbacks, publishing_of
 from trainer_engine.loop.datasets import Preparation, Prepared
-from trainer_engine.loop.disk_space import DiskSpace
-from trainer_engine.loop.evaluations import history_of, measuring
+from trainer_engine.loop.evaluations import history_of
 from trainer_engine.loop.parts import Parts
-from trainer_engine.loop.publishing import bring_wanted, make_publishing
+from trainer_engine.loop.publishing import bring_wanted
 from trainer_engine.loop.restoring import find_checkpoint, restore
-from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
+from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.optimizers import build_optimizer, evaluating, note_on_precision, start_training
-from trainer_engine.portrait.painter import Painter
-from trainer_engine.processes import Processes
+from trainer_engine.optimizers import build_optimizer, note_on_precision, start_training
 from trainer_engine.resuming import SavedRun
-from trainer_engine.scripts.context import uploads
-from trainer_engine.scripts.scripts import Scripts
-from trainer_engine.stopping import Requests
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a run is given before anything of its own is loaded."""
-
-    options: TrainingOptions
-    dataloader: Dataloader
-    processes: Processes
-    stages: Stages
-    requests: Requests
-    media: Path
-    """Folder for images that only events show."""
-    resident_at_start: int = 0
-    """Bytes of the process before anything of the run was loaded."""
-    memory_estimate: Mapping[str, int] = field(default_factory=dict)
-    painter: Painter | None = None
-    """Who draws the picture of the run; None where nobody does."""
-    scripts: Scripts | None = None
-    """Programs that the run starts; None for a run that starts none."""
 
 
 def assemble(around: Surroundings) -> Trainer:
@@ -95,18 +45,13 @@ def assemble(around: Surroundings) -> Trainer:
         parts = _parts(around, family, objective, prepared, trainable)
         if saved:
             restore(parts, saved, around.stages.voice)
-
-    def on_uploaded(done: UploadDone) -> None:
-        if around.scripts is not None:
-            around.scripts.after_upload(done.address, done.path, done.step)
-
-    publishing = make_publishing(around.options, trainable.results, around.stages, around.processes, around.requests, on_uploaded)
+    publishing = publishing_of(around, trainable.results)
 
     def is_complete() -> bool:
         is_here = parts.has_results() and publishing.is_settled(parts.state)
         return not around.processes.any_of([not is_here])[0]  # all of them go on, or none
 
-    return Trainer(parts.state, parts.loader, parts.step, _callbacks(around, parts, publishing), is_complete)
+    return Trainer(parts.state, parts.loader, parts.step, callbacks(around, parts, publishing), is_complete)
 
 
 def _load_family(around: Surroundings) -> tuple[Family, Objective]:
@@ -192,70 +137,3 @@ def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
         return denoiser
     compiled: nn.Module = torch.compile(denoiser, backend=backend)
     return compiled
-
-
-def _callbacks(around: Surroundings, parts: Parts, publishing: Callback) -> Callback:
-    """What happens besides the steps, in this order."""
-    options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
-    family, trainable, average = parts.family, parts.trainable, parts.average
-
-    def showing() -> AbstractContextManager[None]:
-        return evaluating(parts.optimizer)
-
-    evaluations = Evaluating(showing, options, measuring(parts, processes), average, parts.history, stages, processes, around.requests)
-
-    def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
-        together.after_checkpoint(state, saved)
-
-    space = DiskSpace(options.checkpointing, parts.output_dir, voice, around.requests.stop_asked)
-    scripts = around.scripts
-    checkpoints_go, result_goes = uploads(options)
-    checkpointing = Checkpointing(
-        options.checkpointing,
-        parts.output_dir,
-        parts.content,
-        stages,
-        processes,
-        space,
-        on_saved,
-        evaluations.before_checkpoint,
-        lambda: best_names(parts.output_dir),
-    )
-    callbacks: list[Callback] = [
-        *([Averaging(average)] if average is not None else []),
-        Progress(voice, processes.device),
-        MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
-        FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
-        Commanding(voice, around.requests, processes),
-        checkpointing,
-        evaluations,
-        Validating(
-            showing,
-            options,
-            family,
-            trainable,
-            average,
-            parts.prepared.prompts,
-            parts.prepared.edits,
-            parts.prepared.eval_prompts,
-            stages,
-            processes,
-            around.requests,
-            Announcer(voice, options.validation, family, around.media),
-            _external_validation(around, checkpointing),
-        ),
-        *([Hooking(scripts, checkpoints_go)] if scripts is not None else []),
-        *([Portraying(around.painter)] if around.painter is not None else []),
-        Finishing(showing, parts.output_dir, trainable, average, stages, processes),
-        publishing,
-        *([AwaitingScripts(scripts, parts.output_dir, trainable.results, result_goes, stages, processes)] if scripts is not None else []),
-    ]
-    together = Callbacks(callbacks)
-    return together
-
-
-def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> ExternalValidation | None:
-    wanted = around.options.hooks.validation_method == EXTERNAL and not around.options.validation.validation_disable
-    if not wanted or around.scripts is None:
-        return None
-    return ExternalValidation(around.scripts, around.stages, around.processes, checkpointing.settle)

@@ -14,9 +14,10 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
-from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.portrait.painter import painted

@@ -27,11 +27,12 @@ from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
 from trainer_engine.host_copies import HostCopies, room_for
-from trainer_engine.loop.assemble import Surroundings, assemble
+from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests

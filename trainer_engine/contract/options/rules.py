@@ -10,7 +10,6 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
-from trainer_engine.contract.options import rules_saving
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.contract.options.evaluation_rules import early_stop_has_evaluations, evaluations_fit_the_run
 from trainer_engine.contract.options.objective import ObjectiveOptions
@@ -18,6 +17,7 @@ from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, 
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.publishing_rules import publishing_fits_together
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
+from trainer_engine.contract.options.saving_rules import SAVING_RULES
 from trainer_engine.contract.options.script_rules import SCRIPT_RULES
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.options.validation_rules import VALIDATION_RULES
@@ -339,7 +339,7 @@ RULES: tuple[Rule, ...] = (
     objective_options_have_an_effect,
     evaluations_fit_the_run,
     early_stop_has_evaluations,
-    *rules_saving.RULES,
+    *SAVING_RULES,
     *VALIDATION_RULES,
     *SCRIPT_RULES,
     webhooks_are_right,

@@ -29,4 +29,4 @@ def rolling_checkpoints_are_due(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem.warning("checkpointing_rolling_steps", "never_due", message, got=rolling, hint=hint)
 
 
-RULES = (disk_threshold_is_a_size, rolling_checkpoints_are_due)
+SAVING_RULES = (disk_threshold_is_a_size, rolling_checkpoints_are_due)

@@ -1,0 +1,30 @@
+"""Options that hold a list of objects, or one: how they are taken apart. Their text is never repeated: it may hold keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trainer_engine.contract.errors import Problem
+
+
+def read_json(text: str, where: str) -> tuple[object, list[Problem]]:
+    """The document in an option's text."""
+    try:
+        return json.loads(text), []
+    except (ValueError, RecursionError) as error:
+        return None, [Problem.error(where, "not_json", f"This is not valid JSON: {error}", expected="a list of objects")]
+
+
+def entries_of(document: object, where: str, what: str, most: int) -> tuple[list[Mapping[str, Any]], list[Problem]]:
+    """The objects of a list, or the one; ``what`` says what they are called."""
+    entries = document if isinstance(document, list) else [document]
+    objects = [entry for entry in entries if isinstance(entry, Mapping)]
+    if len(objects) < len(entries):
+        message, expected = f"{what} are described by objects.", "a list of objects, or one object"
+        return [], [Problem.error(where, "not_an_object", message, got=type(document).__name__, expected=expected)]
+    if len(objects) > most:
+        message = f"{len(objects)} are more than a run takes."
+        return [], [Problem.error(where, "too_many", message, got=len(objects), expected=f"at most {most}")]
+    return objects, []

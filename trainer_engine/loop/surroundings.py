@@ -1,0 +1,35 @@
+"""What a run is put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.loop.stages import Stages
+from trainer_engine.portrait.painter import Painter
+from trainer_engine.processes import Processes
+from trainer_engine.scripts.scripts import Scripts
+from trainer_engine.stopping import Requests
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run is given before anything of its own is loaded."""
+
+    options: TrainingOptions
+    dataloader: Dataloader
+    processes: Processes
+    stages: Stages
+    requests: Requests
+    media: Path
+    """Folder for images that only events show."""
+    resident_at_start: int = 0
+    """Bytes of the process before anything of the run was loaded."""
+    memory_estimate: Mapping[str, int] = field(default_factory=dict)
+    painter: Painter | None = None
+    """Who draws the picture of the run; None where nobody does."""
+    scripts: Scripts | None = None
+    """Programs that the run starts; None for a run that starts none."""

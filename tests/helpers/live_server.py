@@ -134,6 +134,17 @@ class LiveServer:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+        self.kill_runs()
+
+    def kill_runs(self) -> None:
+        """Runs outlive their server: one that a failed test leaves behind would train for ever."""
+        runs = f"{self.home.resolve()}/state/runs/"
+        for process in psutil.process_iter():
+            try:
+                if any(argument.startswith(runs) for argument in process.cmdline()):
+                    process.kill()
+            except psutil.Error:
+                continue
 
 
 def _is_engine(process: psutil.Process) -> bool:

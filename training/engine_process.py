@@ -24,13 +24,14 @@ PASSED_VARIABLES = frozenset(
         *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TOKENIZERS_PARALLELISM"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
         *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"),
         *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK"),
     )
 )
 PASSED_PREFIXES = (
     "LC_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "DIFFUSERS_", "SAFETENSORS_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_",
     "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "ROCR_", "HIP_", "HSA_",
-    "XDG_", "WANDB_", "SLURM_", "AWS_",
+    "XDG_", "WANDB_", "SLURM_",
 )  # fmt: skip
 CHILDREN: list[subprocess.Popen[bytes]] = []
 """Engines that this process started and has to bury."""

@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := .venv.stamp
 KEEP ?=
+# Processes of the fast tests; each takes up to 1 GB of memory.
+JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-all test-faults lint format bench docs install clean
@@ -28,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/simpletuner demo $(if $(KEEP),--keep)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not faults"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not faults"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest

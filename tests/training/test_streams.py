@@ -176,6 +176,7 @@ def test_other_methods_are_refused(server: LiveServer) -> None:
     assert server.post(STREAM).status_code == 405
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_dropped_and_others_do_not_notice(server: LiveServer) -> None:
     job = new_job(server)
     write(server, "events", job, 400, 0, 60_000)

@@ -282,7 +282,7 @@ def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> Non
     assert verify(checkpoint.path) == []
 
 
-@pytest.mark.parametrize("how", ["batch-parallel", "single-gpu"])
+@pytest.mark.parametrize("how", ["batch-parallel", pytest.param("single-gpu", marks=pytest.mark.slow)])
 def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
     drawing = {**DRAWING, "user_prompt_library": LIBRARY, "disable_benchmark": False, "validation_step_interval": 100}
     options = {**STANDARD, "base_model_precision": "int8-quanto", "lora_dropout": 0, "use_ema": True, "max_train_steps": 2}

@@ -26,8 +26,8 @@ SECTION = "watching"
 SUBSCRIBERS, ROUNDS, SECONDS_A_ROUND = 200, 4, 12.0
 WARM_UP = 8
 """Steps at the beginning of a run that are not counted."""
-WEBHOOK_PAIRS, WEBHOOK_STEPS = 2, 40
-PREVIEW_PAIRS, BETWEEN_VALIDATIONS, VALIDATIONS = 2, 4, 12
+WEBHOOK_PAIRS, WEBHOOK_STEPS = 4, 40
+PREVIEW_PAIRS, BETWEEN_VALIDATIONS, VALIDATIONS = 3, 4, 12
 SMALL_MODEL: dict[str, Any] = {
     "resolution": 128,
     "train_batch_size": 4,

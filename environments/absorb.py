@@ -124,8 +124,8 @@ def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | Non
     return Action.HAND_EDITED
 
 
-def _take_values(row: Environment, values: dict[str, Any], home: Home) -> None:
-    """Values of a file; secrets in them move into the store, and the file is written anew without them."""
+def _take_values(row: Environment, values: dict[str, Any], home: Home) -> bool:
+    """Values of a file; secrets in them move into the store, and the file is written anew without them. Whether that could be done."""
     try:
         row.config = keep_secrets(home, row.name, values)
         if row.config != values:
@@ -134,6 +134,8 @@ def _take_values(row: Environment, values: dict[str, Any], home: Home) -> None:
         # The disk is full, or not ours to write: the row shows nothing, the file stays as it is, and the next look tries again.
         logger.warning("secrets of %s stay in its file: %s", row.name, error.strerror)
         row.config, row.config_sha256 = hide_options(values), ""
+        return False
+    return True
 
 
 def _adopt(name: str, file: ConfigFile, home: Home) -> Environment:
@@ -149,9 +151,10 @@ def _adopt(name: str, file: ConfigFile, home: Home) -> Environment:
             },
         )
         if is_new:
-            if checked is not None:
-                _take_values(row, checked.values, home)
+            taken = checked is None or _take_values(row, checked.values, home)
             remember_files(row, home)
+            if not taken:
+                row.config_sha256 = ""
             row.save()
             record(row, Action.ADOPTED, HAND, home)
     return row

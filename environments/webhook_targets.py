@@ -64,7 +64,7 @@ def stored_folder(home: Home) -> Path:
 
 def stored_names(home: Home) -> list[str]:
     """Names under which targets are stored, in order."""
-    return sorted(path.stem for path in stored_folder(home).glob("*.json") if is_name(path.stem))
+    return sorted(path.stem for path in stored_folder(home).glob("*.json") if is_name(path.stem) and path.is_file())
 
 
 def stored_name(path: Path, home: Home) -> str:

@@ -32,13 +32,14 @@ def train(config: Path, home: Path | None = None) -> int:
     try:
         root = home_of_config(config, home)
         values = read_config(config)
-        variables = read_environment().hooks_env
+        process = read_environment()
     except (UnreadableConfig, BadEnvironment) as error:
         console.print(f"[red]✗[/] {error}", highlight=False)
         return ExitCode.CONFIGURATION
     for name in ("config", "state"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    place = Home(root, any_script=True, script_variables=variables)  # a person's own shell can start every program anyway
+    # A person's own shell can start every program anyway.
+    place = Home(root, hooks=process.hooks, any_script=True, script_variables=process.hooks_env)
     with console.status("Checking the configuration and the datasets"):
         report = examine_run(resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {}), place)
     print_problems(console, report)

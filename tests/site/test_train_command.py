@@ -159,3 +159,11 @@ def test_the_home_is_the_one_that_the_file_lies_in(tmp_path: Path, monkeypatch: 
     assert home_of_config(Path("config/run/config.json"), None) == tmp_path
     assert home_of_config(tmp_path / "run.json", None) == tmp_path
     assert home_of_config(tmp_path / "a/config/run/config.json", tmp_path / "b") == tmp_path / "b"
+
+
+def test_addresses_are_looked_at_without_a_server() -> None:
+    """Nobody has set Django up in this process: a store of one's own network is no reason to fail."""
+    code = "from training.webhooks.egress import resolve; print(resolve('http://127.0.0.1:9000/x').addresses)"
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=False)
+    assert done.stdout.strip() == "('127.0.0.1',)", done.stderr

@@ -119,8 +119,10 @@ def _problems_of(entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
         yield Problem.error(f"{where}.ssl_no_verify", wrong.code, f"ssl_no_verify {wrong}.", got=entry.get("ssl_no_verify"))
     for name in ("auth_token", "message_prefix", "secret"):
         yield from _text_problems(entry.get(name), f"{where}.{name}")
-    if not str(entry.get("auth_token") or "").isascii():
-        yield Problem.error(f"{where}.auth_token", "not_text", "auth_token is sent in a header: ASCII alone.", expected="ASCII text")
+    token = str(entry.get("auth_token") or "")
+    if not token.isascii() or token != token.strip():
+        message = "auth_token is sent in a header: ASCII alone, and no space at its ends."
+        yield Problem.error(f"{where}.auth_token", "not_text", message, expected="ASCII text")
     yield from _template_problems(entry, kind, where)
 
 

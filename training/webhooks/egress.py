@@ -79,15 +79,20 @@ def refuse(host: str, address: Address) -> None:
         raise EgressRefused(f"{host} is {address}, {reason}")
 
 
+def _is_open(switch: str) -> bool:
+    """A server's setting. Where nobody serves, it is a person's own shell that asks, which may reach what it likes."""
+    return bool(getattr(settings, switch)) if settings.configured else True
+
+
 def _reason(address: Address) -> str:
     if never_asked(address):
         return "which is where machines get their keys from; that is never allowed"
     if address.is_multicast or address.is_unspecified or (address.is_reserved and not address.is_loopback):
         return "which is no machine's own address"
     if address.is_loopback:
-        return "" if settings.WEBHOOKS_TO_LOOPBACK else "this machine, which is not allowed while the server serves others"
+        return "" if _is_open("WEBHOOKS_TO_LOOPBACK") else "this machine, which is not allowed while the server serves others"
     shared = isinstance(address, ipaddress.IPv4Address) and address in SHARED
-    if (address.is_private or shared) and not settings.WEBHOOKS_TO_PRIVATE:
+    if (address.is_private or shared) and not _is_open("WEBHOOKS_TO_PRIVATE"):
         return "in a private network; start the server with SIMPLETUNER_PRIVATE_WEBHOOKS=1 to allow these"
     return ""
 

@@ -45,8 +45,9 @@ def post(target: WebhookTarget, message: Message, delivery: str) -> Outcome:
         return Outcome(False, str(refusal))  # a name may mean something else tomorrow, and nothing was connected to
     except (asyncio.TimeoutError, httpx.TimeoutException):
         return Outcome(False, "no answer in time")
-    except httpx.InvalidURL:
-        return Outcome(False, "its address cannot be used", hopeless=True)
+    except (httpx.InvalidURL, httpx.LocalProtocolError):
+        # Their own words repeat what was sent, tokens included.
+        return Outcome(False, "its address or its headers cannot be sent", hopeless=True)
     except (httpx.HTTPError, OSError, UnicodeError) as error:
         return Outcome(False, str(error) or type(error).__name__)
 

@@ -149,7 +149,7 @@ class WebhookTest(APIView):
             raise BadWebhook("The stored targets have problems.", tuple(errors_in(problems)))
         with ThreadPoolExecutor(MOST_TARGETS) as pool:
             results = list(pool.map(_try, targets))
-        return Response({"name": name, "arrived": all(result["arrived"] for result in results), "results": results})
+        return Response({"name": name, "arrived": bool(results) and all(result["arrived"] for result in results), "results": results})
 
 
 def _try(target: WebhookTarget) -> dict[str, Any]:

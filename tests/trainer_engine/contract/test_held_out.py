@@ -90,7 +90,7 @@ COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config":
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"eval_steps_interval": 10, "eval_epoch_interval": 0.5}, ("eval_epoch_interval", "two_intervals", Level.WARNING)),
+        ({"eval_steps_interval": 10, "eval_epoch_interval": 0.5}, ("eval_epoch_interval", "two_intervals", Level.NOTE)),
         ({"eval_steps_interval": 0}, ("eval_steps_interval", "out_of_range", Level.ERROR)),
         ({"eval_epoch_interval": 0}, ("eval_epoch_interval", "out_of_range", Level.ERROR)),
         ({"eval_timesteps": 0}, ("eval_timesteps", "out_of_range", Level.ERROR)),

@@ -43,6 +43,7 @@ def test_one_object_is_a_list_of_one() -> None:
         ({"log_level": "loud"}, "log_level", "not_a_choice"),
         ({"ssl_no_verify": "perhaps"}, "ssl_no_verify", "not_a_boolean"),
         ({"auth_token": "two\nlines"}, "auth_token", "not_text"),
+        ({"auth_token": "spaced "}, "auth_token", "not_text"),
         ({"secret": 7}, "secret", "not_text"),
         ({"calback_url": "x"}, "calback_url", "unknown_field"),
         ({"webhook_type": "template", "template": "{title} {nope}"}, "template", "unknown_placeholder"),

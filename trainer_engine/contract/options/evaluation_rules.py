@@ -15,7 +15,7 @@ def evaluations_fit_the_run(values: Values) -> Iterator[Problem]:
     steps, epochs = (values[name] for name in INTERVALS)
     if steps and epochs:
         message = f"Evaluations run every {steps} steps and every {epochs:g} epochs as well."
-        yield Problem.warning("eval_epoch_interval", "two_intervals", message, got=epochs, hint="leave one of the two out")
+        yield Problem.note("eval_epoch_interval", "two_intervals", message, got=epochs)
     if steps and values["max_train_steps"] and steps > values["max_train_steps"]:
         yield _never("eval_steps_interval", steps, f"{values['max_train_steps']} steps")
     if epochs and values["num_train_epochs"] and epochs > values["num_train_epochs"]:

@@ -12,6 +12,9 @@ from trainer_engine.contract.webhooks import OPTION, parse_webhook_text
 
 def webhooks_are_right(values: Mapping[str, Any]) -> Iterator[Problem]:
     text = str(values[OPTION])
+    if values["webhook_reporting_interval"] and not text.strip():
+        message = "webhook_reporting_interval has no effect without webhook_config."
+        yield Problem.note("webhook_reporting_interval", "no_effect", message, got=values["webhook_reporting_interval"])
     if holds_json(text):
         yield from parse_webhook_text(text)[1]
     elif "://" in text:

@@ -20,8 +20,8 @@ from environments.examples import shipped_examples
 from environments.home import current_home
 from environments.parsers import JsonBody
 from environments.schema import described
+from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options.values import WrongValue, parse_bool
 
 ACTOR = "api"
 

@@ -11,11 +11,11 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.json_entries import entries_of, read_json
 from trainer_engine.contract.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.options.publishing import ADDRESS_FIELDS, SECRET_FIELDS
-from trainer_engine.contract.options.values import WrongValue, parse_bool
 from trainer_engine.contract.secrets import HIDDEN
 
 OPTION = "publishing_config"

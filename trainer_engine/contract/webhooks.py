@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import Severity
 from trainer_engine.contract.json_entries import entries_of, read_json
-from trainer_engine.contract.options.values import WrongValue, parse_bool
 from trainer_engine.contract.secrets import HIDDEN, hidden_address
 
 OPTION = "webhook_config"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer_engine.contract.booleans import WrongValue
 from trainer_engine.contract.dataloader.fields import (
     KIND,
     OF_IMAGES,
@@ -24,7 +25,7 @@ from trainer_engine.contract.dataloader.fields import (
 )
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionSpec
-from trainer_engine.contract.options.values import WrongValue, parse_float, parse_text, parse_value
+from trainer_engine.contract.options.values import parse_float, parse_text, parse_value
 
 Locate = Callable[[str, str, str], "str | Problem"]
 """(path as written, problem name, field) -> the absolute path it means, or why it means none."""

@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trainer_engine.contract.booleans import WrongValue
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
 from trainer_engine.contract.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.contract.options.rules import broken_rules
-from trainer_engine.contract.options.values import WrongValue, parse_value, problem_with, shown_value
+from trainer_engine.contract.options.values import parse_value, problem_with, shown_value
 
 EMPTY_WORDS = (None, "", "none", "null")
 

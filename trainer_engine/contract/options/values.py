@@ -9,34 +9,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.secrets import hide
 
-TRUE_WORDS = frozenset({"1", "true", "yes", "y", "on"})
-FALSE_WORDS = frozenset({"0", "false", "no", "n", "off"})
 UNSET_WORDS = frozenset({"", "none", "null"})
-
-
-class WrongValue(ValueError):
-    """A value that an option cannot take; the message says why, ``code`` for programs."""
-
-    def __init__(self, message: str, *, code: str = "wrong_type", hint: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.hint = hint
-
-
-def parse_bool(value: object) -> bool:
-    """Raises WrongValue for anything but a boolean or one of the usual words."""
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower() if isinstance(value, (str, int)) else None
-    if word in TRUE_WORDS:
-        return True
-    if word in FALSE_WORDS:
-        return False
-    raise WrongValue("is neither true nor false", code="not_a_boolean", hint="write true or false")
 
 
 def parse_int(value: object) -> int:

@@ -34,8 +34,15 @@ def keep_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, 
 def holds_the_same(home: Home, name: str, config: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     """Whether an environment's stored configuration, and its secrets, are what these values with nothing hidden say."""
     stored, meant = secret_store.read(home, of_environment(name)), secrets_of(values)
-    is_same = stored.keys() == meant.keys() and all(json.loads(stored[option]) == json.loads(meant[option]) for option in stored)
+    is_same = stored.keys() == meant.keys() and all(_same_json(stored[option], meant[option]) for option in stored)
     return is_same and dict(config) == hide_options(values)
+
+
+def _same_json(one: str, other: str) -> bool:
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return one == other
 
 
 def without_secrets_in_text(text: str | None) -> str | None:
@@ -46,5 +53,10 @@ def without_secrets_in_text(text: str | None) -> str | None:
     # A string's quotes may be escaped: the option may be JSON within a string.
     pattern = rf"""(\\*["']?(?:{"|".join(names)})\\*["']?\s*:\s*)(\\*)(["'])(?:(?!\2\3)(?:\\.|.))*(?:\2\3|$)"""
     field = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    cleaned = field.sub(rf"\1\2\3{re.escape(HIDDEN)}\2\3", text)
+    cleaned = field.sub(lambda found: f"{found[1]}{found[2]}{found[3]}{HIDDEN}{found[2]}{found[3]}", text)
+    # Objects, lists and numbers after such a name: to their end, or to that of the text.
+    unquoted = re.compile(
+        rf"""(["'](?:{"|".join(names)})\\*["']\s*:\s*)(?:\{{[^{{}}]*(?:\}}|$)|\[[^\[\]]*(?:\]|$)|[^\s"'\\{{\[,\]}}]+)""", re.IGNORECASE
+    )
+    cleaned = unquoted.sub(lambda found: f'{found[1]}"{HIDDEN}"', cleaned)
     return ADDRESS.sub(lambda found: hidden_address(found[0]), cleaned)

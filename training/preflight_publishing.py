@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from environments.paths import Home
-from environments.publishing_targets import load_publishing
+from environments.publishing_targets import load_publishing, publishing_file
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.publishing import HIDDEN_SECRET, LIBRARIES, OPTION, PublishTarget, is_installed
+from trainer_engine.contract.publishing import LIBRARIES, OPTION, PublishTarget, is_installed
 from trainer_engine.contract.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate
 from training.webhooks.egress import EgressRefused, resolve
 from training.weights import HubSettings
@@ -19,7 +19,8 @@ RESUME = "resume_from_checkpoint"
 def publishing_problems(options: TrainingOptions, home: Home, hub: HubSettings) -> Iterator[Problem]:
     """Of the stores, the hub, and a remote address to resume from."""
     targets, problems = load_publishing(options.publishing.publishing_config, home)
-    yield from (problem for problem in problems if problem.code != HIDDEN_SECRET)  # told for every option that holds secrets
+    if publishing_file(options.publishing.publishing_config, home) is not None:  # what is written out is looked at by the options' rules
+        yield from problems
     for number, target in enumerate(targets):
         yield from _store_problems(target, f"{OPTION}[{number}]")
     yield from _hub_problems(options, hub)

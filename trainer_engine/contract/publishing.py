@@ -7,15 +7,12 @@ import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
 from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.json_entries import entries_of, read_json
-from trainer_engine.contract.options import REGISTRY, TrainingOptions
-from trainer_engine.contract.options.publishing import ADDRESS_FIELDS, SECRET_FIELDS
 from trainer_engine.contract.secrets import HIDDEN
 
 OPTION = "publishing_config"
@@ -47,11 +44,19 @@ ALIASES = {
     "container_name": "container",
     "access_token": "token",
 }
+SECRET_FIELDS = (
+    *("access_key", "aws_access_key_id", "secret_key", "aws_secret_access_key", "session_token"),
+    *("connection_string", "account_key", "token", "access_token", "request_headers"),
+)
+"""Fields of a store that nobody is shown."""
+ADDRESS_FIELDS = ("endpoint_url", "public_base_url", "account_url")
+"""Fields of a store whose query may be a signature."""
 SWITCHES = ("use_ssl", "force_single_part")
 LIBRARIES = {S3: "boto3", B2: "boto3", AZURE: "azure.storage.blob", DROPBOX: "dropbox"}
 """What a store is spoken to with; the hub's library is always there."""
 MOST_TARGETS = 10
 HIDDEN_SECRET = "hidden_secret"
+REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -179,6 +184,10 @@ def _problems_of(fields: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 
 def _value_problems(name: str, value: object, where: str) -> Iterator[Problem]:
+    if name in SECRET_FIELDS and value == HIDDEN:
+        message = f"{HIDDEN} is what a hidden {name} is shown as, not the {name} itself."
+        yield Problem.error(where, HIDDEN_SECRET, message, expected=f"the {name}")
+        return
     if name in SWITCHES:
         try:
             parse_bool(value)
@@ -190,9 +199,8 @@ def _value_problems(name: str, value: object, where: str) -> Iterator[Problem]:
             yield Problem.error(where, "not_headers", "request_headers is an object of header name and text.", got=type(value).__name__)
     elif not isinstance(value, str) or not value.isprintable():
         yield Problem.error(where, "not_text", "This is not a line of text.", got=type(value).__name__, expected="text")
-    elif name in SECRET_FIELDS and value == HIDDEN:
-        message = f"{HIDDEN} is what a hidden {name} is shown as, not the {name} itself."
-        yield Problem.error(where, HIDDEN_SECRET, message, expected=f"the {name}")
+    elif name == "region" and not REGION.fullmatch(value):
+        yield Problem.error(where, "not_a_region", "region is no name of a region.", got=value, expected="letters, digits and dashes")
     elif name in ADDRESS_FIELDS and not _is_address(value):
         expected = "an address that begins with https:// or http://, without a password in it"
         yield Problem.error(where, "not_an_address", f"{name} is no such address.", expected=expected)
@@ -247,20 +255,3 @@ def _target(fields: Mapping[str, Any]) -> PublishTarget:
         force_single_part=parse_bool(fields.get("force_single_part", False)),
         **{"bucket": fields.get("container", ""), **values},
     )
-
-
-def run_name(options: TrainingOptions) -> str:
-    """What a run is called at every store: the last part of ``hub_model_id``, else the project's name, else that of ``output_dir``."""
-    project = options.reporting.tracker_project_name
-    given = project if project != REGISTRY["tracker_project_name"].default else ""
-    chosen = (options.publishing.hub_model_id or "").rpartition("/")[2] or given or PurePath(options.run.output_dir).name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", chosen).strip("-.")[:96] or "simpletuner"
-
-
-def hub_target(options: TrainingOptions) -> PublishTarget | None:
-    """The hub's repository; None without ``push_to_hub``."""
-    wanted = options.publishing
-    if not wanted.push_to_hub:
-        return None
-    repository = wanted.hub_model_id or run_name(options)
-    return PublishTarget(HUB, repository, private=wanted.model_card_private, takes_checkpoints=wanted.push_checkpoints_to_hub)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.publishing import run_name
+from trainer_engine.contract.publishing_names import run_name
 from trainer_engine.loop.callbacks.publishing import Publishing, UploadDone
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.processes import Processes

@@ -9,16 +9,16 @@ import pytest
 
 from tests.helpers.models import options_with
 from trainer_engine.contract.checkpoint_files import check_manifest
+from trainer_engine.contract.options import check_options
 from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.publishing import (
     FIELDS,
     SECRET_FIELDS,
     PublishTarget,
-    hub_target,
     parse_publishing,
     parse_publishing_text,
-    run_name,
 )
+from trainer_engine.contract.publishing_names import hub_target, run_name
 from trainer_engine.contract.remote_checkpoint import NotReachable, is_remote, locate
 from trainer_engine.contract.secrets import HIDDEN
 
@@ -62,6 +62,8 @@ def test_a_list_and_one_object_and_their_text_are_the_same() -> None:
         ({**S3, "endpoint_url": "ftp://x"}, ("endpoint_url", "not_an_address")),
         ({**S3, "endpoint_url": "https://me:password@x"}, ("endpoint_url", "not_an_address")),
         ({**S3, "region": 7}, ("region", "not_text")),
+        ({**S3, "region": "evil.example/x"}, ("region", "not_a_region")),
+        ({**S3, "request_headers": HIDDEN}, ("request_headers", "hidden_secret")),
         ({**S3, "request_headers": ["x"]}, ("request_headers", "not_headers")),
         ({**S3, "request_headers": {"X-A": "b\r\nX-Evil: c"}}, ("request_headers", "not_headers")),
         ({**S3, "base_path": "a/../b"}, ("base_path", "leads_outside")),
@@ -180,3 +182,16 @@ def test_a_manifest_with_a_path_that_leads_elsewhere_is_none(name: str) -> None:
     manifest = {"version": 1, "step": 5, "files": {name: {"sha256": "0" * 64, "size": 1}}}
     with pytest.raises(ValueError, match="files"):
         check_manifest(manifest)
+
+
+def test_stores_that_are_written_out_are_checked_with_the_other_options() -> None:
+    given = {"model_family": "flux", "model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
+
+    def told(**values: Any) -> set[tuple[str, str]]:
+        return {(problem.option, problem.code) for problem in check_options({**given, **values})[1]}
+
+    assert ("publishing_config[0].acces_key", "unknown_field") in told(publishing_config=json.dumps([{**S3, "acces_key": "A"}]))
+    assert ("publishing_config", "not_json") in told(publishing_config="s3://bucket/x")
+    shown = hide_options({"publishing_config": json.dumps([{**S3, **KEYS, "request_headers": {"X-Key": "k"}}, AZURE])})
+    assert not [option for option, _ in told(**shown) if option.startswith("publishing_config")]
+    assert ("resume_from_checkpoint", "password_in_address") in told(resume_from_checkpoint="https://me:pw@host/checkpoint-5")

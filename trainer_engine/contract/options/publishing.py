@@ -1,14 +1,7 @@
 from __future__ import annotations
 
 from trainer_engine.contract.option import OptionGroup, option
-
-SECRET_FIELDS = (
-    *("access_key", "aws_access_key_id", "secret_key", "aws_secret_access_key", "session_token"),
-    *("connection_string", "account_key", "token", "access_token", "request_headers"),
-)
-"""Fields of a store that nobody is shown."""
-ADDRESS_FIELDS = ("endpoint_url", "public_base_url", "account_url")
-"""Fields of a store whose query may be a signature."""
+from trainer_engine.contract.publishing import ADDRESS_FIELDS, SECRET_FIELDS
 
 
 class PublishingOptions(OptionGroup):

@@ -15,7 +15,7 @@ from trainer_engine.contract.options.evaluation_rules import early_stop_has_eval
 from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
-from trainer_engine.contract.options.publishing_rules import publishing_fits_together
+from trainer_engine.contract.options.publishing_rules import publishing_fits_together, stores_are_right
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
 from trainer_engine.contract.options.saving_rules import SAVING_RULES
 from trainer_engine.contract.options.script_rules import SCRIPT_RULES
@@ -344,4 +344,5 @@ RULES: tuple[Rule, ...] = (
     *SCRIPT_RULES,
     webhooks_are_right,
     publishing_fits_together,
+    stores_are_right,
 )

@@ -14,7 +14,7 @@ from environments.secret_options import with_secrets
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
-from simpletuner_site.train.follow import follow, note_interrupts
+from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
@@ -75,5 +75,6 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     identity = engine_process.start(folder, command, variables | for_engine(secrets_of(resolved.values)), spec.scripts.variables)
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
+        ignore_interrupts()
     print_ending(console, folder, code)
     return code

@@ -16,6 +16,7 @@ from training.engine_process import EngineIdentity
 from training.journal import BrokenLine, read_entries
 
 LOOK_SECONDS = 0.1
+ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
@@ -34,9 +35,18 @@ def note_interrupts() -> Interrupts:
     NOTE: never put back. A second Ctrl-C that comes when the run has just ended would take the run's exit code away.
     """
     interrupts = Interrupts()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ASKS_TO_END:
         signal.signal(number, interrupts.note)
     return interrupts
+
+
+def ignore_interrupts() -> None:
+    """For when the run has ended, and its exit code is all that is left to say.
+
+    NOTE: Python gives signals their default action back while it shuts down, but not those that are ignored.
+    """
+    for number in ASKS_TO_END:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen, interrupts: Interrupts) -> int:

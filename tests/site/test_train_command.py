@@ -50,9 +50,23 @@ def write_environment(home: Path, **changes: Any) -> Path:
     return folder / "config.json"
 
 
-def train(config: Path) -> subprocess.Popen[str]:
+# Destructors of a module's objects run after the handlers of signals are put away.
+HELD_AT_ITS_END = """
+import os, sys, time
+from simpletuner_site.cli import main
+class Held:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"held\\n")
+        sleep(1)
+sys.held = Held()
+sys.exit(main())
+"""
+
+
+def train(config: Path, *, hold_the_end: bool = False) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "SIMPLETUNER_HOME"} | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "simpletuner_site.cli", "train", "--config", str(config)]
+    start = ["-c", HELD_AT_ITS_END] if hold_the_end else ["-m", "simpletuner_site.cli"]
+    command = [sys.executable, *start, "train", "--config", str(config)]
     return subprocess.Popen(command, cwd=config.parents[2], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -119,6 +133,19 @@ def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output_of(process, seconds=30)
     assert process.returncode in (ExitCode.STOPPED, 128 + signal.SIGKILL)
+
+
+def test_a_ctrl_c_after_the_end_leaves_the_exit_code(tmp_path: Path) -> None:
+    """Held at the last thing that a shutting down interpreter does, where Python has put its own handlers away."""
+    process = train(write_environment(tmp_path, **{"--max_train_steps": 100_000}), hold_the_end=True)
+    journal_has_steps(tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) != "held\n":
+        assert line, "ended without being held"
+    process.send_signal(signal.SIGINT)
+    output_of(process)
+    assert process.returncode == ExitCode.STOPPED
 
 
 def journal_has_steps(home: Path) -> None:

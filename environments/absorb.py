@@ -12,13 +12,14 @@ from typing import Any
 
 from django.db import transaction
 
+from environments.broken_text import without_secrets_in_text
 from environments.checks import CheckedConfig, check_config
 from environments.config_files import ConfigFile, TextFile, names_on_disk, read_config, read_text, write_config
 from environments.datasets_file import locate
 from environments.models import Action, Environment, Revision
 from environments.names import is_name
 from environments.paths import Home
-from environments.secret_options import keep_secrets, without_secrets_in_text
+from environments.secret_options import keep_secrets
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options.secrets import hide_options
 

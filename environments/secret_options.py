@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from environments import secret_store
 from environments.paths import Home
 from environments.secret_store import of_environment
-from trainer_engine.contract.options import REGISTRY
 from trainer_engine.contract.options.secrets import hide_options, reveal_options, secrets_of
-from trainer_engine.contract.secrets import HIDDEN, hidden_address
-
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+", re.IGNORECASE)
 
 
 def with_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,20 +38,3 @@ def _same_json(one: str, other: str) -> bool:
         return bool(json.loads(one) == json.loads(other))
     except ValueError:
         return one == other
-
-
-def without_secrets_in_text(text: str | None) -> str | None:
-    """A file that cannot be read as a configuration, with whatever looks like a secret in it hidden."""
-    if text is None:
-        return None
-    names = sorted({name for spec in REGISTRY.values() for name in spec.secret}, key=len, reverse=True)
-    # A string's quotes may be escaped: the option may be JSON within a string.
-    pattern = rf"""(\\*["']?(?:{"|".join(names)})\\*["']?\s*:\s*)(\\*)(["'])(?:(?!\2\3)(?:\\.|.))*(?:\2\3|$)"""
-    field = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    cleaned = field.sub(lambda found: f"{found[1]}{found[2]}{found[3]}{HIDDEN}{found[2]}{found[3]}", text)
-    # Objects, lists and numbers after such a name: to their end, or to that of the text.
-    unquoted = re.compile(
-        rf"""(["'](?:{"|".join(names)})\\*["']\s*:\s*)(?:\{{[^{{}}]*(?:\}}|$)|\[[^\[\]]*(?:\]|$)|[^\s"'\\{{\[,\]}}]+)""", re.IGNORECASE
-    )
-    cleaned = unquoted.sub(lambda found: f'{found[1]}"{HIDDEN}"', cleaned)
-    return ADDRESS.sub(lambda found: hidden_address(found[0]), cleaned)

@@ -8,8 +8,9 @@ from environments.paths import Home
 from environments.publishing_targets import load_publishing, publishing_file
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.publishing import LIBRARIES, OPTION, PublishTarget, is_installed
+from trainer_engine.contract.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, is_installed
 from trainer_engine.contract.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate
+from trainer_engine.contract.secrets import hidden_address
 from training.webhooks.egress import EgressRefused, resolve
 from training.weights import HubSettings
 
@@ -21,8 +22,8 @@ def publishing_problems(options: TrainingOptions, home: Home, hub: HubSettings) 
     targets, problems = load_publishing(options.publishing.publishing_config, home)
     if publishing_file(options.publishing.publishing_config, home) is not None:  # what is written out is looked at by the options' rules
         yield from problems
-    for number, target in enumerate(targets):
-        yield from _store_problems(target, f"{OPTION}[{number}]")
+    for target in targets:
+        yield from _store_problems(target, f"{OPTION}[{target.place}]")
     yield from _hub_problems(options, hub)
     if is_remote(options.checkpointing.resume_from_checkpoint):
         yield from _resume_problems(options.checkpointing.resume_from_checkpoint, targets)
@@ -33,13 +34,15 @@ def _store_problems(target: PublishTarget, where: str) -> Iterator[Problem]:
         message = f"{target.provider} needs the library {LIBRARIES[target.provider]}, which is not installed here."
         hint = "pip install 'simpletuner[publishing]'"
         yield Problem.error(f"{where}.provider", "not_installed", message, got=target.provider, hint=hint)
-    for name, url in (("endpoint_url", target.endpoint_url), ("account_url", target.account_url)):
-        if url:
-            yield from _address_problems(url, f"{where}.{name}")
+    if target.endpoint_url:
+        yield from _address_problems(target.endpoint_url, f"{where}.endpoint_url")
+    if target.provider == AZURE:
+        given = next((name for name in ("connection_string", "account_url") if getattr(target, name)), "account_name")
+        yield from _address_problems(target.blob_address, f"{where}.{given}")
 
 
 def _address_problems(url: str, where: str) -> Iterator[Problem]:
-    shown = url.partition("?")[0]
+    shown = hidden_address(url)
     try:
         resolve(url)
     except EgressRefused as refusal:
@@ -69,7 +72,7 @@ def _resume_problems(address: str, targets: Sequence[PublishTarget]) -> Iterator
     try:
         found = locate(address, targets)
     except NotReachable as error:
-        yield Problem.error(RESUME, error.code, str(error), got=address, expected=EXPECTED)
+        yield Problem.error(RESUME, error.code, str(error), got=hidden_address(address), expected=EXPECTED)
         return
     if found.store.endpoint_url:
         yield from _address_problems(found.store.endpoint_url, RESUME)

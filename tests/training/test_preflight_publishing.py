@@ -33,7 +33,7 @@ def told(training: Training, variables: dict[str, str] | None = None, **changes:
     return {
         (problem.option, problem.code): problem.level
         for problem in report.problems
-        if "publish" in problem.option or "hub" in problem.option
+        if "publish" in problem.option or "hub" in problem.option or "model_card" in problem.option
     }
 
 
@@ -57,12 +57,22 @@ def test_a_file_is_read_and_found_as_any_other_path_is(training: Training) -> No
         ("endpoint_url", "http://169.254.169.254", "address_refused"),
         ("endpoint_url", "http://10.0.0.7:9000", "address_refused"),
         ("account_url", "http://[fd00:ec2::254]/?sig=SECRETsig", "address_refused"),
+        ("connection_string", "AccountName=me;AccountKey=k;BlobEndpoint=http://169.254.169.254/me", "address_refused"),
     ],
 )
 def test_stores_at_closed_addresses_are_refused(training: Training, field: str, url: str, code: str) -> None:
     azure = {"provider": "azure", "container": "trained"}
     entry = {**STORE, field: url} if field == "endpoint_url" else {**azure, field: url}
     assert told(training, publishing_config=json.dumps(entry)) == {(f"publishing_config[0].{field}", code): Level.ERROR}
+
+
+def test_stores_are_numbered_as_they_were_written(training: Training) -> None:
+    entries = [{**STORE, "bucket": ""}, STORE, {**STORE, "bucket": "other", "endpoint_url": "http://169.254.169.254"}]
+    (training.home / "config" / "stores.json").write_text(json.dumps(entries))
+    assert told(training, publishing_config="config/stores.json").keys() == {
+        ("publishing_config[0].bucket", "missing"),
+        ("publishing_config[2].endpoint_url", "address_refused"),
+    }
 
 
 def test_a_library_that_is_missing_is_told_with_how_to_install_it(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +85,8 @@ def test_the_hub_needs_a_login(training: Training) -> None:
     assert told(training, online, push_to_hub="true") == {("push_to_hub", "no_login"): Level.WARNING}
     assert told(training, {**online, "HF_TOKEN": "hf_x"}, push_to_hub="true") == {}
     assert told(training, {**online, "HF_HUB_OFFLINE": "1"}, push_to_hub="true") == {("push_to_hub", "hub_is_off"): Level.WARNING}
+    assert told(training, {**online, "HF_TOKEN": "hf_x"}, push_to_hub="true", model_card_private="false") == {}
+    assert told(training, model_card_private="false") == {("model_card_private", "no_effect"): Level.NOTE}
     background = {("push_to_hub_background", "always_so"): Level.NOTE}
     assert told(training, push_to_hub_background="true") == background
     assert told(training, push_checkpoints_to_hub="true") == {("push_checkpoints_to_hub", "needs_another"): Level.ERROR}
@@ -89,6 +101,8 @@ def test_the_hub_needs_a_login(training: Training) -> None:
         ("s3://trained/run/latest", "not_a_checkpoint"),
         ("ftp://trained/run/checkpoint-20", "not_an_address"),
         ("http://169.254.169.254/checkpoint-20", "address_refused"),
+        ("https://store.example/checkpoint-20?sig=SECRET", "not_an_address"),
+        ("https://me:SECRET@store.example/checkpoint-20", "password_in_address"),
     ],
 )
 def test_an_address_to_resume_from_leads_to_a_store_of_the_configuration(training: Training, address: str, code: str | None) -> None:

@@ -36,6 +36,7 @@ class _Extra:
     json: bool = False
     secret: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 def option(
@@ -52,16 +53,17 @@ def option(
     json: bool = False,
     secret: tuple[str, ...] = (),
     addresses: tuple[str, ...] = (),
+    places: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option. ``default`` is ``...`` for one that must be given.
 
     ``aliases`` are other names of the option, ``synonyms`` other spellings of its choices, ``later`` the choices of the
     format that have no code behind them yet: they are refused by name instead of as a typing error. ``json`` marks text that holds
     JSON or the path of a JSON file; lists and objects are taken too, and kept as text. ``secret`` names the fields of that JSON
-    that nobody is shown, ``addresses`` those that are addresses: passwords in them are hidden too, and the secrets beside them are
-    kept for the same machine alone (``contract/secrets.py``).
+    that nobody is shown, ``addresses`` those that are addresses: passwords in them are hidden too. The secrets beside them are kept
+    for the same machine alone, which ``places`` decide besides the addresses (``contract/secrets.py``).
     """
-    extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses)
+    extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places)
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})  # type: ignore[dict-item]
 
 
@@ -89,6 +91,8 @@ class OptionSpec:
     """Fields of its JSON that are hidden from everybody."""
     addresses: tuple[str, ...] = ()
     """Fields of its JSON that are addresses."""
+    places: tuple[str, ...] = ()
+    """Fields of its JSON that decide, besides the addresses, which machine is spoken to."""
 
     @property
     def expected(self) -> str:
@@ -154,4 +158,5 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         help=info.description or "",
         secret=extra.secret,
         addresses=extra.addresses,
+        places=extra.places,
     )

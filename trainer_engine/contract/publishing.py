@@ -51,12 +51,16 @@ SECRET_FIELDS = (
 """Fields of a store that nobody is shown."""
 ADDRESS_FIELDS = ("endpoint_url", "public_base_url", "account_url")
 """Fields of a store whose query may be a signature."""
+PLACE_FIELDS = ("provider", "type", "region", "region_name", "use_ssl", "profile", "account_name")
+"""Fields of a store that decide, besides its addresses, which machine it is."""
 SWITCHES = ("use_ssl", "force_single_part")
 LIBRARIES = {S3: "boto3", B2: "boto3", AZURE: "azure.storage.blob", DROPBOX: "dropbox"}
 """What a store is spoken to with; the hub's library is always there."""
 MOST_TARGETS = 10
+DEVELOPMENT_STORAGE = "http://127.0.0.1:10000/devstoreaccount1"
 HIDDEN_SECRET = "hidden_secret"
 REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
+ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -91,13 +95,27 @@ class PublishTarget:
     """Of the hub: who may see a repository that is made."""
     takes_checkpoints: bool = True
     """False: only the result of a finished run is uploaded."""
+    place: int = field(default=0, compare=False)
+    """Which entry of ``publishing_config`` it is, from 0."""
 
     @property
     def key(self) -> str:
         """The same for the same place, whatever the credentials are."""
-        account = re.search(r"AccountName=([^;]+)", self.connection_string)
-        host = urlsplit(self.endpoint_url or self.account_url).netloc or self.account_name or (account[1] if account else "")
+        account = self.account_name or _connection_fields(self.connection_string).get("accountname", "")
+        host = urlsplit(self.endpoint_url or self.account_url).netloc or account
         return "/".join(part for part in (f"{self.provider}:", host, self.bucket, self.base_path) if part)
+
+    @property
+    def blob_address(self) -> str:
+        """Of Azure: the address that blobs are sent to, which may hold a signature."""
+        fields = _connection_fields(self.connection_string)
+        if not fields:
+            return self.account_url or f"https://{self.account_name}.blob.core.windows.net"
+        if fields.get("usedevelopmentstorage", "").lower() == "true":
+            return DEVELOPMENT_STORAGE
+        scheme, suffix = fields.get("defaultendpointsprotocol", "https"), fields.get("endpointsuffix", "core.windows.net")
+        address = fields.get("blobendpoint") or f"{scheme}://{fields.get('accountname', '')}.blob.{suffix}"
+        return address if "://" in address else f"https://{address}"
 
     @property
     def label(self) -> str:
@@ -119,7 +137,7 @@ def parse_publishing(document: object, where: str = OPTION) -> tuple[list[Publis
         found += _problems_of(fields, place)
         problems += found
         if not errors_in(found):
-            targets.append(_target(fields))
+            targets.append(_target(fields, number))
     keys = [target.key for target in targets]
     for key in sorted({key for key in keys if keys.count(key) > 1}):
         problems.append(
@@ -201,6 +219,9 @@ def _value_problems(name: str, value: object, where: str) -> Iterator[Problem]:
         yield Problem.error(where, "not_text", "This is not a line of text.", got=type(value).__name__, expected="text")
     elif name == "region" and not REGION.fullmatch(value):
         yield Problem.error(where, "not_a_region", "region is no name of a region.", got=value, expected="letters, digits and dashes")
+    elif name == "account_name" and not ACCOUNT.fullmatch(value):
+        expected = "3 to 24 small letters and digits"
+        yield Problem.error(where, "not_a_name", "account_name is no name of an account.", got=value, expected=expected)
     elif name in ADDRESS_FIELDS and not _is_address(value):
         expected = "an address that begins with https:// or http://, without a password in it"
         yield Problem.error(where, "not_an_address", f"{name} is no such address.", expected=expected)
@@ -243,7 +264,13 @@ def _missing(provider: str, fields: Mapping[str, Any], where: str) -> Iterator[P
         yield Problem.error(f"{where}.account_key", "missing", message, expected="the account's key")
 
 
-def _target(fields: Mapping[str, Any]) -> PublishTarget:
+def _connection_fields(text: str) -> dict[str, str]:
+    """Of Azure's connection string: name in lower case -> value."""
+    pairs = (part.partition("=") for part in text.split(";"))
+    return {name.strip().lower(): value.strip() for name, sign, value in pairs if sign}
+
+
+def _target(fields: Mapping[str, Any], place: int) -> PublishTarget:
     provider = PROVIDERS[str(fields["provider"]).strip().lower()]
     values = {name: value for name, value in fields.items() if name not in ("provider", "container", "base_path", *SWITCHES)}
     if provider == B2:
@@ -253,5 +280,6 @@ def _target(fields: Mapping[str, Any]) -> PublishTarget:
         base_path="/".join(part for part in str(fields.get("base_path", "")).split("/") if part),
         use_ssl=parse_bool(fields.get("use_ssl", True)),
         force_single_part=parse_bool(fields.get("force_single_part", False)),
+        place=place,
         **{"bucket": fields.get("container", ""), **values},
     )

@@ -1,8 +1,8 @@
 """Secrets inside JSON options: how they are shown, and how what is shown finds back to what is stored.
 
-Which fields of an option are secret is said where the option is declared, by ``secret=`` and ``addresses=``. Everything that is
-kept in a row, a file or an answer holds ``***`` in their place; the values themselves lie in a store of the server, or with the
-engine in the memory of its process. A document that comes back with ``***`` in it means what is stored.
+Which fields of an option are secret is said where the option is declared, by ``secret=``, ``addresses=`` and ``places=``. Everything
+that is kept in a row, a file or an answer holds ``***`` in their place; the values themselves lie in a store of the server, or with
+the engine in the memory of its process. A document that comes back with ``***`` in it means what is stored.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def still_hidden(spec: OptionSpec, text: str) -> list[str]:
 
 def hidden_problems(specs: Mapping[str, OptionSpec], values: Mapping[str, Any]) -> list[Problem]:
     """A problem for each ``***`` in these values, by canonical name, that stands for nothing."""
-    message = f"{HIDDEN} stands for a value that is stored, and none is stored here for this entry and this address."
+    message = f"{HIDDEN} stands for a value that is stored, and none is stored here for this entry and this place."
     return [
         Problem.error(f"{name}{place}", "hidden_value", message, got=HIDDEN, hint="send the value itself")
         for name, spec in specs.items()
@@ -143,13 +143,13 @@ def _stands_for_something(spec: OptionSpec, key: str, value: Any) -> bool:
 
 
 def _revealed_entry(spec: OptionSpec, entry: Any, place: int, donors: Sequence[Any]) -> Any:
-    """From the stored entry that is most alike, at the same address: a secret does not follow to another machine."""
+    """From the stored entry that is most alike, at the same place: a secret does not follow to another machine."""
     if not any(_places(spec, entry, "")):
         return entry
     candidates: list[tuple[int, int, Any]] = []
     for number, donor in enumerate(donors):
         revealed = _merged(spec, entry, donor)
-        if isinstance(donor, dict) and not any(_places(spec, revealed, "")) and _hosts(spec, revealed) == _hosts(spec, donor):
+        if isinstance(donor, dict) and not any(_places(spec, revealed, "")) and _machine(spec, revealed) == _machine(spec, donor):
             shown = _hidden(spec, donor)
             alike = sum(key in shown and shown[key] == item for key, item in entry.items()) - len(shown.keys() - entry.keys())
             candidates.append((alike, -abs(number - place), revealed))
@@ -170,8 +170,11 @@ def _merged_field(spec: OptionSpec, key: str, sent: Any, stored: Any) -> Any:
     return stored if stored and _hidden_field(spec, key, stored) == sent else sent
 
 
-def _hosts(spec: OptionSpec, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return sorted((key, _host(value)) for key, value in entry.items() if _is_named(spec.addresses, key) and value)
+def _machine(spec: OptionSpec, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What decides who is sent the secrets of an entry."""
+    hosts = [(key, _host(value)) for key, value in entry.items() if _is_named(spec.addresses, key) and value]
+    places = [(key, str(value).strip().lower()) for key, value in entry.items() if _is_named(spec.places, key) and value not in (None, "")]
+    return sorted(hosts + places)
 
 
 def _host(url: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,6 +51,8 @@ class WebhookTarget:
     secret: str = ""
     """Key of the signature; empty for none."""
     template: str = ""
+    place: int = field(default=0, compare=False)
+    """Which entry of ``webhook_config`` it is, from 0."""
 
     def wants(self, severity: str) -> bool:
         """Whether events of this severity are posted."""
@@ -83,7 +85,7 @@ def parse_webhooks(document: object, where: str = OPTION) -> tuple[list[WebhookT
         found = list(_problems_of(entry, f"{where}[{number}]"))
         problems += found
         if not errors_in(found):
-            targets.append(_target(entry))
+            targets.append(_target(entry, number))
     return targets, problems
 
 
@@ -186,7 +188,7 @@ def is_json_template(template: str) -> bool:
     return isinstance(document, (dict, list))
 
 
-def _target(entry: Mapping[str, Any]) -> WebhookTarget:
+def _target(entry: Mapping[str, Any], place: int) -> WebhookTarget:
     kind = _kind_of(entry)
     return WebhookTarget(
         kind=kind,
@@ -197,4 +199,5 @@ def _target(entry: Mapping[str, Any]) -> WebhookTarget:
         message_prefix=entry.get("message_prefix") or "",
         secret=entry.get("secret") or "",
         template=entry.get("template") or "" if kind == "template" else "",
+        place=place,
     )

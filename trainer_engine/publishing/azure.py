@@ -11,6 +11,7 @@ from azure.storage.blob import BlobServiceClient
 
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+from trainer_engine.publishing.connecting import refuse_closed
 
 HASH = "sha256"
 HOPELESS = frozenset((400, 401, 403, 404, 405))
@@ -34,8 +35,8 @@ class AzureStore(ObjectStore):
             if target.connection_string:
                 service = BlobServiceClient.from_connection_string(target.connection_string, **options)
             else:
-                url = target.account_url or f"https://{target.account_name}.blob.core.windows.net"
-                service = BlobServiceClient(url, credential=target.account_key or None, **options)
+                service = BlobServiceClient(target.blob_address, credential=target.account_key or None, **options)
+            refuse_closed(service.url)
             self.container = service.get_container_client(target.bucket)
 
     def _name(self, path: str) -> str:

@@ -103,8 +103,8 @@ def webhook_problems(targets: Iterable[WebhookTarget]) -> Iterator[Problem]:
     if not known:
         return
     with ThreadPoolExecutor(len(known)) as pool:
-        for place, found in enumerate(pool.map(_resolvable, known)):
-            yield from _told(f"{OPTION}[{place}]", known[place], found)
+        for target, found in zip(known, pool.map(_resolvable, known), strict=True):
+            yield from _told(f"{OPTION}[{target.place}]", target, found)
 
 
 def _resolvable(target: WebhookTarget) -> Exception | None:

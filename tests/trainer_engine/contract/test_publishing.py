@@ -72,13 +72,38 @@ def test_a_list_and_one_object_and_their_text_are_the_same() -> None:
         ({**S3, **KEYS, "aws_secret_access_key": "another"}, ("secret_key", "conflicting_values")),
         ({"provider": "b2", "bucket": "bb"}, ("region", "missing")),
         ({"provider": "azure", "container": "cc"}, ("connection_string", "missing")),
-        ({"provider": "azure", "container": "cc", "account_name": "me"}, ("account_key", "missing")),
+        ({"provider": "azure", "container": "cc", "account_name": "mine"}, ("account_key", "missing")),
+        ({"provider": "azure", "container": "cc", "account_name": "evil.example/x", "account_key": "k"}, ("account_name", "not_a_name")),
         ({"provider": "dropbox"}, ("token", "missing")),
         ({"provider": "dropbox", "token": "t", "bucket": "b"}, ("bucket", "unknown_field")),
     ],
 )
 def test_what_is_wrong_is_named_by_its_field(entry: dict[str, Any], problem: tuple[str, str]) -> None:
     assert (f"publishing_config[0].{problem[0]}", problem[1]) in codes([entry])
+
+
+@pytest.mark.parametrize(
+    ("fields", "address"),
+    [
+        ({"account_name": "mine", "account_key": "k"}, "https://mine.blob.core.windows.net"),
+        ({"account_url": "https://mine.example/?sig=s"}, "https://mine.example/?sig=s"),
+        ({"connection_string": "AccountName=mine;AccountKey=k"}, "https://mine.blob.core.windows.net"),
+        (
+            {"connection_string": "DefaultEndpointsProtocol=http;AccountName=mine;AccountKey=k;EndpointSuffix=example"},
+            "http://mine.blob.example",
+        ),
+        ({"connection_string": "blobendpoint=http://10.0.0.7:9/mine;AccountName=mine;AccountKey=k"}, "http://10.0.0.7:9/mine"),
+        ({"connection_string": "BlobEndpoint=mine.example;SharedAccessSignature=s"}, "https://mine.example"),
+        ({"connection_string": "UseDevelopmentStorage=true"}, "http://127.0.0.1:10000/devstoreaccount1"),
+    ],
+)
+def test_the_address_that_blobs_go_to_is_known(fields: dict[str, str], address: str) -> None:
+    target = one(provider="azure", container="trained", **fields)
+    assert target.blob_address == address
+    azure = pytest.importorskip("azure.storage.blob").BlobServiceClient
+    if "AccountName" in target.connection_string:
+        string = target.connection_string.replace("=k", "=aw==")
+        assert azure.from_connection_string(string).url.rstrip("/") == address
 
 
 def test_everything_that_is_wrong_is_said_at_once_with_the_nearest_name() -> None:

@@ -106,6 +106,35 @@ def test_a_secret_does_not_follow_to_another_machine() -> None:
     assert found(disguised, stored) == disguised
 
 
+@pytest.mark.parametrize(
+    ("stored", "changes"),
+    [
+        ({"provider": "s3", "region": "eu", "access_key": KEY, "secret_key": KEY}, {"provider": "b2", "region": "evil"}),
+        ({"provider": "s3", "access_key": KEY, "secret_key": KEY}, {"region": "evil"}),
+        ({"type": "s3", "region_name": "eu", "session_token": KEY}, {"region_name": "evil"}),
+        ({"provider": "s3", "request_headers": {"X-Key": KEY}}, {"use_ssl": False}),
+        ({"provider": "s3", "request_headers": {"X-Key": KEY}}, {"profile": "evil"}),
+        ({"provider": "azure", "account_name": "mine", "account_key": KEY}, {"account_name": "evil"}),
+        ({"provider": "azure", "account_url": "https://mine.example", "account_key": KEY}, {"account_url": None, "account_name": "evil"}),
+        ({"provider": "dropbox", "token": KEY}, {"provider": "azure"}),
+    ],
+)
+def test_a_secret_does_not_follow_to_another_store(stored: dict[str, Any], changes: dict[str, Any]) -> None:
+    stores = REGISTRY["publishing_config"]
+    seen = shown([stored], stores)
+    assert found(seen, [stored], stores) == [stored]
+    assert found([{**seen[0], "base_path": "elsewhere", "name": "x"}], [stored], stores)[0].items() >= stored.items()
+    moved = [{**seen[0], **changes}]
+    assert found(moved, [stored], stores) == moved
+    assert still_hidden(stores, json.dumps(moved))
+
+
+def test_a_webhook_of_another_type_is_another_one() -> None:
+    stored = [{"webhook_type": "discord", "webhook_url": f"https://discord.com/api/{TOKEN}"}]
+    other = [{**shown(stored)[0], "webhook_type": "slack"}]
+    assert found(other, stored) == other
+
+
 def test_what_stands_for_nothing_is_told() -> None:
     text = json.dumps([raw(), raw(auth_token=HIDDEN, callback_url="https://a.example/?***")])
     assert [(problem.option, problem.code) for problem in hidden_problems({"webhook_config": text})] == [

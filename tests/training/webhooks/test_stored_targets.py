@@ -39,6 +39,9 @@ def test_wrong_targets_and_names_are_refused_whole(training: Training) -> None:
     assert put.status_code == 422
     assert put.json()["problems"][0]["code"] == "address_refused"
     assert not (training.home / "config/webhooks").exists()
+    both = [{"webhook_type": "raw"}, *body("http://169.254.169.254/")]
+    told = training.client.put("/api/configs/webhooks/lab", both, format="json").json()["problems"]
+    assert [problem["option"] for problem in told] == ["webhook_config[0].callback_url", "webhook_config[1]"]
     assert training.client.put("/api/configs/webhooks/..", body("http://127.0.0.1:9/"), format="json").status_code in (404, 422)
     assert training.client.put("/api/configs/webhooks/.hidden", body("http://127.0.0.1:9/"), format="json").status_code == 422
     assert training.client.put("/api/configs/webhooks/lab", "7", content_type="application/json").status_code == 422

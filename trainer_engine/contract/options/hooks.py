@@ -22,6 +22,7 @@ class HooksOptions(OptionGroup):
         json=True,
         secret=("auth_token", "secret", "webhook_url"),
         addresses=("callback_url", "webhook_url"),
+        places=("webhook_type",),
     )
     webhook_reporting_interval: int | None = option(
         None, "Seconds between two posts of training.progress to a target; other events are posted as they come. Empty: 10.", ge=1, le=86400

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from trainer_engine.contract.option import OptionGroup, option
-from trainer_engine.contract.publishing import ADDRESS_FIELDS, SECRET_FIELDS
+from trainer_engine.contract.publishing import ADDRESS_FIELDS, PLACE_FIELDS, SECRET_FIELDS
 
 
 class PublishingOptions(OptionGroup):
@@ -31,4 +31,5 @@ class PublishingOptions(OptionGroup):
         json=True,
         secret=SECRET_FIELDS,
         addresses=ADDRESS_FIELDS,
+        places=PLACE_FIELDS,
     )

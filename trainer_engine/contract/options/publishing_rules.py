@@ -29,6 +29,9 @@ def publishing_fits_together(values: Mapping[str, Any]) -> Iterator[Problem]:
     if values["push_checkpoints_to_hub"] and not values["push_to_hub"]:
         message = "push_checkpoints_to_hub uploads checkpoints to the repository of push_to_hub, which is off."
         yield Problem.error("push_checkpoints_to_hub", "needs_another", message, got=True, expected="push_to_hub=true besides")
+    if not values["model_card_private"] and not values["push_to_hub"]:
+        message = "model_card_private is of the hub's repository, and push_to_hub is off."
+        yield Problem.note("model_card_private", "no_effect", message, got=False)
     address = str(values["resume_from_checkpoint"] or "")
     if "://" in address and "@" in address.partition("://")[2].partition("/")[0]:
         message = "resume_from_checkpoint holds a user or a password: options are shown, so it would be too."

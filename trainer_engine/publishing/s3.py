@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+from trainer_engine.publishing.connecting import refuse_closed
 
 HASH = "sha256"
 """Name of the metadata that an object's hash is kept in."""
@@ -54,6 +55,7 @@ class S3Store(ObjectStore):
             self.client = session.client(
                 "s3", region_name=region, endpoint_url=target.endpoint_url or None, use_ssl=target.use_ssl, config=config
             )
+        refuse_closed(self.client.meta.endpoint_url)
         self.client.meta.events.register("before-sign.s3", self._add_headers)
         threshold = LARGEST_SINGLE_PART if target.force_single_part else PART_BYTES
         self.transfer = TransferConfig(multipart_threshold=threshold, multipart_chunksize=PART_BYTES, max_concurrency=4)

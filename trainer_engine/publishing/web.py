@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +9,11 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from trainer_engine.contract.addresses import never_asked
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Store, StoreError
+from trainer_engine.publishing.connecting import PORTS, address_of
 
 HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
-PORTS = {"http": 80, "https": 443}
 
 
 class WebStore(Store):
@@ -52,7 +49,7 @@ class WebStore(Store):
         port = parts.port or PORTS[parts.scheme]
         headers = {"Host": parts.netloc, "User-Agent": "SimpleTuner", "Accept-Encoding": "identity"}
         try:
-            address = _checked_address(host, port)
+            address = address_of(host, port)
             shown = f"[{address}]" if ":" in address else address
             url = f"{parts.scheme}://{shown}:{port}{parts.path}"
             with (
@@ -66,12 +63,3 @@ class WebStore(Store):
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             raise StoreError(f"{host} could not be read from: {str(error) or type(error).__name__}", hint="check the address") from error
-
-
-def _checked_address(host: str, port: int) -> str:
-    """One address of the host. Raises StoreError where any of them is one that nothing is ever asked of, OSError where there is none."""
-    found = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    for address in found:
-        if never_asked(address):
-            raise StoreError(f"{host} is {address}, where machines get their keys from: it is never asked.", hopeless=True)
-    return str(found[0])

@@ -105,8 +105,15 @@ class ServedRuns:
         return int((self.job(job_id)["progress"] or {"step": 0})["step"])
 
     def wait_for_step(self, job_id: str, step: int, seconds: float = 120) -> int:
-        """The step that the run is at, once it is that far."""
-        return int(wait_until(lambda: (now := self.step(job_id)) >= step and now, f"step {step} of {job_id}", seconds=seconds))
+        """The step that the run is at, once it is that far. A run that ended before fails at once."""
+
+        def arrived() -> int:
+            job = self.job(job_id)
+            now = int((job["progress"] or {"step": 0})["step"])
+            assert now >= step or job["status"] not in ENDED, (job["job_info"], self.log(job_id))
+            return now if now >= step else 0
+
+        return int(wait_until(arrived, f"step {step} of {job_id}", seconds=seconds))
 
     def wait_for_event(self, job_id: str, type: str, count: int = 1, seconds: float = 120) -> list[dict[str, Any]]:
         """The events of a type once there are ``count`` of them."""

@@ -13,14 +13,24 @@ import torch
 from accelerate import init_empty_weights
 
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
-from trainer_engine import checkpoints
+from trainer_engine import checkpoints, retention
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import MANIFEST, list_checkpoints, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.dataloader import parse_dataloader
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, ExitCode, NonFiniteLoss
-from trainer_engine.contract.events import CheckpointEvent, Event, Notification, ProgressEvent, StageEvent, StageKey, StageStatus
+from trainer_engine.contract.events import (
+    CheckpointEvent,
+    ErrorEvent,
+    Event,
+    Notification,
+    ProgressEvent,
+    Severity,
+    StageEvent,
+    StageKey,
+    StageStatus,
+)
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.devices import resolve_devices
@@ -260,6 +270,22 @@ def test_rolling_checkpoints_are_saved_where_no_other_is_and_kept_by_their_own_l
     run = train_here(tmp_path, max_train_steps=9, checkpoint_step_interval=4, checkpointing_rolling_steps=2, checkpoints_total_limit=2)
     assert saved(run.heard) == ["checkpoint-2-rolling", "checkpoint-4", "checkpoint-6-rolling", "checkpoint-8", "checkpoint-9"]
     assert names(run.output_dir) == ["checkpoint-9", "checkpoint-8", "checkpoint-6-rolling"]
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-1":
+            raise PermissionError(13, "Permission denied", str(checkpoint))
+        retention_removes(checkpoint)
+
+    retention_removes = retention.remove
+    monkeypatch.setattr(retention, "remove", removed)
+    run = train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=1)
+    assert run.code is ExitCode.COMPLETED
+    told = run.heard.of(ErrorEvent)
+    assert {(event.code, event.severity) for event in told} == {("checkpoint_not_removed", Severity.WARNING)}
+    assert "Permission denied" in told[0].message
+    assert names(run.output_dir) == ["checkpoint-4", "checkpoint-1"]
 
 
 def test_a_run_goes_on_exactly_from_a_rolling_checkpoint(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from trainer_engine.checkpoints import SPARE_BYTES, Content, save_checkpoint
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
 from trainer_engine.contract.errors import EngineError
-from trainer_engine.contract.events import CheckpointEvent, Notification, StageKey
+from trainer_engine.contract.events import CheckpointEvent, ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.host_copies import room_for
 from trainer_engine.loop.callbacks.base import Callback
@@ -134,13 +134,23 @@ class Checkpointing(Callback):
             self._announce(state)
 
     def settle(self, state: TrainState) -> None:
-        """Until nothing is being written or removed. Raises what went wrong with it."""
+        """Until nothing is being written or removed. Raises what went wrong with what is written."""
         with state.timed("checkpoint_wait"):
             if self._under_way is not None:
                 self._announce(state)
             if self._pruned is not None:
                 pruned, self._pruned = self._pruned, None
-                pruned.result()
+                self._tell_failure(pruned)
+
+    def _tell_failure(self, pruned: Future[list[str]]) -> None:
+        """One that is too many takes space; what has been saved is whole all the same."""
+        try:
+            pruned.result()
+        except OSError as error:
+            message = f"Checkpoints beyond the limits could not be removed: {error}. Training goes on."
+            hint = "look at the permissions of output_dir; it is tried again after the next checkpoint"
+            voice, title = self.stages.voice, "Checkpoints not removed"
+            voice.tell(ErrorEvent(code="checkpoint_not_removed", title=title, message=message, hint=hint, severity=Severity.WARNING))
 
     def _announce(self, state: TrainState) -> None:
         """Tell of the checkpoint under way once it is whole, and remove those that are one too many."""

@@ -219,6 +219,37 @@ def test_an_error_of_a_step_waits_for_the_checkpoint_that_is_written(tmp_path: P
     assert saved(voice) == ["checkpoint-2"] and verify(tmp_path / "output/checkpoint-2") == []
 
 
+def test_an_error_of_a_step_is_the_one_told_whatever_becomes_of_the_checkpoint_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing(Callback):
+        closed = False
+
+        def close(self, state: TrainState) -> None:
+            self.closed = True
+
+    voice, closing, failed = Listener(), Closing(), threading.Event()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2)
+
+    def unforeseen(staging: Path, content: checkpoints.Content) -> None:
+        assert failed.wait(30)
+        raise TypeError("nobody thought of this")
+
+    def fail_after_two(step: int) -> None:
+        if step == 2:
+            failed.set()
+            raise NonFiniteLoss("no")
+
+    monkeypatch.setattr(checkpoints, "_write", unforeseen)
+    with_callback(trainer, After(fail_after_two))
+    with_callback(trainer, closing)
+    with pytest.raises(NonFiniteLoss):
+        trainer.fit()
+    stages = [(event.status, event.message) for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
+    assert stages[-1] == (StageStatus.FAILED, "nobody thought of this")
+    assert closing.closed and not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoints")]
+
+
 def test_a_disk_that_fills_up_in_the_background_ends_the_run_as_it_does_in_the_foreground(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from safetensors import SafetensorError
-
 from trainer_engine.checkpoints import SPARE_BYTES, Content, save_checkpoint
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
 from trainer_engine.contract.errors import EngineError
@@ -92,7 +90,12 @@ class Checkpointing(Callback):
 
     def close(self, state: TrainState) -> None:
         """Where an error ends the run, what is being written is whole and announced before it; that error is the one to be told."""
-        with suppress(EngineError, OSError, SafetensorError):
+        saved = self._under_way
+        failure = saved.written.exception() if saved is not None else None
+        if saved is not None and failure is not None:
+            self._under_way = None
+            saved.stage.__exit__(type(failure), failure, failure.__traceback__)
+        with suppress(EngineError, OSError):
             self.settle(state)
         self._writer.shutdown()
 

@@ -25,7 +25,7 @@ AT_ONCE = 2
 MOST_IN_BACKGROUND = 4
 """Validations that nobody waits for: where so many run still, the next is left out."""
 PATIENCE_SECONDS = 20.0
-"""For programs that run when a run ends because it was asked to stop. Less than the minute that a stop may take."""
+"""For programs that run when a run ends because it was asked to stop, or by an error. Less than the minute that a stop may take."""
 LOOK_SECONDS = 0.05
 
 
@@ -181,11 +181,18 @@ class Scripts:
 
     def wait(self, advance: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Until every program has ended, each by itself or by its time limit. A stop ends them; one that came before allows a little."""
-        total = len(self.unfinished)
         patience_ends = time.monotonic() + PATIENCE_SECONDS if self.requests.stop_asked() else 0.0
-        was_cut_off = False
+        self._wait(advance, lambda: self.requests.stop_asked() and time.monotonic() >= patience_ends)
+
+    def wait_a_little(self, advance: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """The same where an error ends the run: what still runs then is ended, and all of it at once where a stop is asked for."""
+        patience_ends = time.monotonic() + PATIENCE_SECONDS
+        self._wait(advance, lambda: self.requests.stop_asked() or time.monotonic() >= patience_ends)
+
+    def _wait(self, advance: Callable[[int, int], None], is_over: Callable[[], bool]) -> None:
+        total, was_cut_off = len(self.unfinished), False
         while self.unfinished:
-            if not was_cut_off and self.requests.stop_asked() and time.monotonic() >= patience_ends:
+            if not was_cut_off and is_over():
                 was_cut_off = True
                 self._cut_off()
             self.look()
@@ -203,7 +210,7 @@ class Scripts:
     def _cut_off(self) -> None:
         if self._waiting:
             names = ", ".join(wanted.named for wanted in self._waiting)
-            message = f"The run was asked to stop: {names} did not get a turn."
+            message = f"The run ends: {names} did not get a turn."
             self.voice.tell(Notification(code="scripts_left_out", title="Scripts left out", message=message, severity=Severity.WARNING))
         self._waiting.clear()
         for _, running in self._running:
@@ -245,7 +252,7 @@ class Scripts:
             message = f"{wanted.named} ended well after {outcome.seconds:.1f} s."
             self.voice.tell(Notification(code="script_completed", title="Script ended", message=message, details=details))
         elif outcome.ended == "cut_off":
-            message = f"{wanted.named} was ended after {outcome.seconds:.1f} s, because the run was asked to stop."
+            message = f"{wanted.named} was ended after {outcome.seconds:.1f} s, because the run ends."
             self.voice.tell(
                 Notification(code="script_cut_off", title="Script ended", message=message, severity=Severity.WARNING, details=details)
             )

@@ -229,6 +229,24 @@ def test_a_run_that_was_stopped_gives_its_programs_a_little_time(place: Place, m
     assert place.notes()[1:] == ["scripts_left_out", "script_cut_off", "script_cut_off"]
 
 
+def test_a_run_that_an_error_ends_gives_its_programs_a_little_time_unless_it_is_asked_to_stop(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = place.scripts(post_checkpoint_script=f"{place.program(TELL)} quick")
+    quick.after_checkpoint(place.checkpoint(1), 1)
+    quick.wait_a_little()
+    assert place.told()[0] == "quick" and place.notes() == ["script_completed"]
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    slow = place.scripts(post_checkpoint_script=str(place.program("#!/bin/sh\nsleep 600\n", "slow.sh")))
+    slow.after_checkpoint(place.checkpoint(2), 2)
+    slow.wait_a_little()
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 600)
+    slow.after_checkpoint(place.checkpoint(3), 3)
+    commands.request(place.folder, Command.STOP)
+    slow.wait_a_little()
+    assert place.notes()[1:] == ["script_cut_off", "script_cut_off"]
+
+
 def test_its_environment_holds_facts_and_what_the_operator_lists(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.object_store import ObjectServer, stubborn_server
@@ -135,6 +136,21 @@ def test_a_second_run_uploads_nothing_that_is_done(tmp_path: Path, store: Object
     assert second.is_done(upload_of(tmp_path, checkpoint, next(iter(second.targets.values()))).id)
     second.close()
     assert store.names() == []
+
+
+def test_a_process_that_ends_before_it_has_its_task_is_a_try_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:
+        process = start([sys.executable, "-c", ""], **settings)
+        process.wait()
+        return process
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    uploads = uploads_to(tmp_path, DEAD)
+    add(uploads, write_checkpoint(tmp_path, 5))
+    report = uploads.reports.get(timeout=30)
+    uploads.close()
+    assert "ended without a word" in report.outcome.trouble
 
 
 def test_wrong_credentials_are_told_at_once_and_not_tried_again(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from trainer_engine.loop.publishing import make_publishing
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.optimizers import evaluating
-from trainer_engine.scripts.context import uploads
 
 
 def publishing_of(around: Surroundings, results: Mapping[str, str]) -> Publishing:
@@ -69,7 +68,7 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing) -> Cal
         evaluations.before_checkpoint,
         lambda: best_names(parts.output_dir),
     )
-    hooking, awaiting = _scripts(around, parts)
+    hooking, awaiting = _scripts(around, parts, publishing)
     together = Callbacks(
         [
             *([Averaging(parts.average)] if parts.average is not None else []),
@@ -118,10 +117,10 @@ def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> 
     return ExternalValidation(around.scripts, around.stages, around.processes, checkpointing.settle)
 
 
-def _scripts(around: Surroundings, parts: Parts) -> tuple[list[Callback], list[Callback]]:
+def _scripts(around: Surroundings, parts: Parts, publishing: Publishing) -> tuple[list[Callback], list[Callback]]:
     """(what starts the programs that belong to checkpoints, what waits for all programs at the end)"""
     if around.scripts is None:
         return [], []
-    checkpoints_go, result_goes = uploads(around.options)
-    waiting = AwaitingScripts(around.scripts, parts.output_dir, parts.trainable.results, result_goes, around.stages, around.processes)
-    return [Hooking(around.scripts, checkpoints_go)], [waiting]
+    targets = list(publishing.uploads.targets.values())
+    waiting = AwaitingScripts(around.scripts, parts.output_dir, parts.trainable.results, bool(targets), around.stages, around.processes)
+    return [Hooking(around.scripts, any(target.takes_checkpoints for target in targets))], [waiting]

@@ -154,6 +154,17 @@ def test_a_store_that_cannot_be_used_is_left_out_with_a_warning(tmp_path: Path) 
     assert [event.code for event in run.heard.of(ErrorEvent)] == ["publishing_unusable"]
 
 
+@pytest.mark.parametrize(("config", "warnings"), [({**DEAD, "secret_key": "***"}, 1), ([], 0)])
+def test_where_every_store_is_left_out_programs_are_told_as_where_there_is_none(tmp_path: Path, config: Any, warnings: int) -> None:
+    run = train_here(
+        tmp_path, checkpoint_step_interval=2, publishing_config=json.dumps(config), post_upload_script="/hooks/tell.sh {global_step}"
+    )
+    told = run.heard.of(ErrorEvent)
+    assert [event.code for event in told].count("publishing_unusable") == warnings
+    asked = [event.details["step"] for event in told if event.code == "script_not_allowed"]
+    assert sorted(asked) == [2, 4, 4], "each checkpoint, and the result"
+
+
 def test_an_engine_is_handed_its_credentials_by_the_environment(tmp_path: Path, store: ObjectServer) -> None:
     given = {"publishing_config": json.dumps(store.entry())}
     told, handed = hide_options(given), for_engine(secrets_of(given))

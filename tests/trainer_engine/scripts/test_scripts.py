@@ -18,7 +18,7 @@ from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.contract.scripts import EVERYTHING, ScriptRule
 from trainer_engine.scripts import scripts as module
-from trainer_engine.scripts.context import ScriptContext, uploads
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.scripts.scripts import Scripts
 from trainer_engine.stopping import Requests
 
@@ -270,7 +270,3 @@ def test_its_environment_holds_facts_and_what_the_operator_lists(
         "SIMPLETUNER_JOB_ID": "job-1",
         "SIMPLETUNER_BASE_MODEL": "/models/base",
     }
-
-
-def test_a_run_that_publishes_nothing_uploads_nothing(place: Place) -> None:
-    assert uploads(place.scripts().setting.options) == (False, False)

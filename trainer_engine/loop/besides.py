@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from trainer_engine.contract.best_checkpoint import best_names
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
@@ -63,7 +64,7 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing) -> Cal
         parts.content,
         stages,
         processes,
-        DiskSpace(options.checkpointing, parts.output_dir, voice, around.requests.stop_asked),
+        _disk_space(around, parts),
         on_saved,
         evaluations.before_checkpoint,
         lambda: best_names(parts.output_dir),
@@ -108,6 +109,11 @@ def _validating(
         Announcer(stages.voice, options.validation, parts.family, around.media),
         _external_validation(around, checkpointing),
     )
+
+
+def _disk_space(around: Surroundings, parts: Parts) -> DiskSpace:
+    space = DiskSpace(around.options.checkpointing, parts.output_dir, around.stages.voice, around.requests.stop_asked)
+    return space if around.scripts is None else replace(space, run_script=around.scripts.make_room)
 
 
 def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> ExternalValidation | None:

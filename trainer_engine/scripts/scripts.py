@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from trainer_engine.contract.checkpoint_files import MANIFEST, folders
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.hooks import EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
+from trainer_engine.contract.options.hooks import DISK_LOW, EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
 from trainer_engine.contract.options.placeholders import known_placeholders, values_of
 from trainer_engine.contract.scripts import ScriptRule, Template
 from trainer_engine.contract.scripts.rule import start_of_command
@@ -52,7 +53,7 @@ class Wanted:
     @property
     def named(self) -> str:
         """For people."""
-        about = Path(self.local).name if self.local else f"step {self.step}"
+        about = Path(self.local).name if self.local and self.option != DISK_LOW else f"step {self.step}"
         return f"{self.option} of {about}"
 
 
@@ -72,6 +73,7 @@ class Setting:
             EXTERNAL_SCRIPT: hooks.validation_external_script,
             POST_CHECKPOINT: hooks.post_checkpoint_script,
             POST_UPLOAD: hooks.post_upload_script,
+            DISK_LOW: self.options.checkpointing.disk_low_script,
         }
         text = texts[option].strip()
         return Template.parse(text, known_placeholders()) if text else None
@@ -112,7 +114,7 @@ def _facts(wanted: Wanted, folder: Path) -> dict[str, str]:
 
 
 class Scripts:
-    """Everything here is for the main thread of the first process. Only ``validate`` and ``wait`` take time."""
+    """Everything here is for the main thread of the first process. Only ``validate``, ``make_room`` and ``wait`` take time."""
 
     def __init__(self, setting: Setting, voice: Voice, requests: Requests) -> None:
         self.setting = setting
@@ -150,6 +152,13 @@ class Scripts:
             running = self._start(wanted)
             if running is not None:
                 self._stay_with(wanted, running)
+
+    def make_room(self, step: int) -> None:
+        """Run the program that frees some space on the disk, to its end. A stop allows it a little: what is saved then needs the space."""
+        wanted = Wanted(DISK_LOW, step, str(self.newest_checkpoint() or ""))
+        running = self._start(wanted)
+        if running is not None:
+            self._stay_with(wanted, running, patience=PATIENCE_SECONDS)
 
     def newest_checkpoint(self) -> Path | None:
         """The newest whole one, also of an earlier process."""
@@ -238,9 +247,13 @@ class Scripts:
         if running is not None:
             self._background.append((wanted, running))
 
-    def _stay_with(self, wanted: Wanted, running: RunningScript) -> None:
+    def _stay_with(self, wanted: Wanted, running: RunningScript, *, patience: float = 0.0) -> None:
+        """``patience``: seconds that a stop leaves it."""
+        stopped_at = math.inf
         while (outcome := running.poll()) is None:
             if self.requests.stop_asked():
+                stopped_at = min(stopped_at, time.monotonic())
+            if time.monotonic() - stopped_at >= patience:
                 running.let_go()
             self.look()
             time.sleep(LOOK_SECONDS)
@@ -272,5 +285,5 @@ class Scripts:
 
     def _warn(self, wanted: Wanted, code: str, message: str, hint: str, details: Mapping[str, object] | None = None) -> None:
         found = dict(details or {"hook": wanted.option, "step": wanted.step})
-        message = f"{message} Training goes on."
+        message = f"{message} {'The free space is looked at again' if wanted.option == DISK_LOW else 'Training goes on'}."
         self.voice.tell(ErrorEvent(code=code, title="Script trouble", message=message, hint=hint, severity=Severity.WARNING, details=found))

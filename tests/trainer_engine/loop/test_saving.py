@@ -33,6 +33,7 @@ from trainer_engine.contract.events import (
 )
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
@@ -40,11 +41,13 @@ from trainer_engine.host_copies import HostCopies, room_for
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests
 
 LYCORIS = {"multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention", "FeedForward"]}}
@@ -60,14 +63,15 @@ def trained_as(kind: str, place: Path) -> dict[str, Any]:
     return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
 
 
-def run_of(place: Path, voice: Listener, **options: Any) -> tuple[Trainer, Checkpointing, RunFolder]:
-    """A run that is ready to train, and its part that saves."""
+def run_of(place: Path, voice: Listener, *, rule: ScriptRule | None = None, **options: Any) -> tuple[Trainer, Checkpointing, RunFolder]:
+    """A run that is ready to train, and its part that saves. ``rule``: which programs it may start; None where it starts none."""
     chosen = parse_options(tiny_options(place, **options))
     dataloader, problems = parse_dataloader(tiny_datasets(place), chosen)
     assert dataloader, problems
     folder = RunFolder(place / "run").create()
-    processes = Processes(read_environment({}))
-    trainer = assemble(Surroundings(chosen, dataloader, processes, Stages(voice), Requests(folder), folder.media))
+    processes, requests = Processes(read_environment({})), Requests(folder)
+    scripts = ScriptContext(rule).open(chosen, voice, requests) if rule is not None else None
+    trainer = assemble(Surroundings(chosen, dataloader, processes, Stages(voice), requests, folder.media, scripts=scripts))
     assert isinstance(trainer.callbacks, Callbacks)
     (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, Checkpointing))
     return trainer, saving, folder
@@ -429,18 +433,55 @@ def test_less_space_than_asked_for_ends_the_run_before_anything_is_written(tmp_p
 
 def test_a_run_that_waits_for_space_goes_on_once_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     voice = Listener()
-    trainer, saving, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
-    full = tmp_path / "full"
-    full.touch()
-    space = type(saving.space)
-    real = space._free
-    monkeypatch.setattr(space, "_free", lambda self: 0 if full.exists() else real(self))
-    threading.Timer(1.0, full.unlink).start()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    threading.Timer(1.0, (tmp_path / "full").unlink).start()
     trainer.fit()
     assert [code for code in codes(voice) if code.startswith("disk")] == ["disk_low", "disk_space_again"]
     assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
     running = [event for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
     assert running[1].status is StageStatus.RUNNING and running[1].total, "status shows how much is wanted"
+
+
+def full_while_there_is(marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has no space left as long as the file is there."""
+    marker.touch()
+    real = DiskSpace._free
+    monkeypatch.setattr(DiskSpace, "_free", lambda self: 0 if marker.exists() else real(self))
+
+
+def low_disk(script: str) -> dict[str, Any]:
+    return {"max_train_steps": 4, "checkpoint_step_interval": 2, "disk_low_action": "script", "disk_low_script": script}
+
+
+def test_a_program_that_frees_some_space_lets_the_run_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, rule=EVERYTHING, **low_disk(f"/bin/rm {tmp_path / 'full'}"))
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    trainer.fit()
+    assert [code for code in codes(voice) if code.startswith(("disk", "script"))] == ["disk_low", "script_completed", "disk_space_again"]
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
+
+
+@pytest.mark.parametrize(
+    ("script", "rule", "trouble"),
+    [
+        ("/bin/true {global_step}", EVERYTHING, []),
+        ("/bin/false", EVERYTHING, ["script_failed"]),
+        ("/bin/true", NOTHING, ["script_not_allowed"]),
+    ],
+)
+def test_where_the_program_frees_too_little_the_run_ends_as_with_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, rule: ScriptRule, trouble: list[str]
+) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, rule=rule, **low_disk(script))
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    with pytest.raises(DiskFull, match="after disk_low_script .* has 0 MB left"):
+        trainer.fit()
+    told = voice.of(ErrorEvent)
+    assert [event.code for event in told] == trouble and all("Training goes on" not in event.message for event in told)
+    assert names(tmp_path / "output") == []
 
 
 def test_a_run_that_waits_for_space_can_be_stopped_and_saves_if_it_fits(tmp_path: Path) -> None:

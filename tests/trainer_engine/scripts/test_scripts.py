@@ -247,6 +247,23 @@ def test_a_run_that_an_error_ends_gives_its_programs_a_little_time_unless_it_is_
     assert place.notes()[1:] == ["script_cut_off", "script_cut_off"]
 
 
+def test_a_program_that_makes_room_is_waited_for_and_a_stop_leaves_it_a_little_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = f"{place.program(TELL)} {{local_checkpoint_path}}-{{global_step}}"
+    scripts = place.scripts(disk_low_action="script", disk_low_script=template)
+    scripts.make_room(6)
+    assert place.told() == ["-6", "disk_low_script 6"]
+    newest = place.checkpoint(5)
+    commands.request(place.folder, Command.STOP)
+    scripts.make_room(7)
+    assert place.told()[2] == f"{newest}-7" and place.notes() == ["script_completed"] * 2
+    assert "disk_low_script of step 7 ended well" in place.heard.of(Notification)[1].message
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    hanging = place.scripts(disk_low_action="script", disk_low_script=str(place.program("#!/bin/sh\nsleep 600\n", "hang.sh")))
+    commands.request(place.folder, Command.STOP)
+    hanging.make_room(8)
+    assert place.notes()[2:] == ["script_cut_off"]
+
+
 def test_its_environment_holds_facts_and_what_the_operator_lists(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,7 +117,7 @@ class Checkpointing(Callback):
             label = f"Saving {checkpoint_name(state.step, rolling=rolling)}"
             advance = stage.enter_context(self.stages.stage(StageKey.CHECKPOINT_SAVE, label))
             content = self.content(state, rolling=rolling)
-            self.space.make_sure(content.size_bytes + SPARE_BYTES, advance)
+            self.space.make_sure(content.size_bytes + SPARE_BYTES, state.step, advance)
             beside = beside and self._fits_into_memory(content)
             written = self._writer.submit(save_checkpoint, self.output_dir, content.held() if beside else content)
             self._under_way = UnderWay(state.is_finished, stage.pop_all(), written)

@@ -463,6 +463,46 @@ def test_a_program_that_frees_some_space_lets_the_run_go_on(tmp_path: Path, monk
     assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_waited_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    def fill_up_once(staging: Path, content: checkpoints.Content) -> None:
+        if content.step == 2 and not (tmp_path / "filled").exists():
+            (tmp_path / "filled").touch()
+            (tmp_path / "full").touch()
+            threading.Timer(0.7, (tmp_path / "full").unlink).start()
+            staging.mkdir()
+            raise OSError(28, "No space left on device")
+        real(staging, content)
+
+    options = {"max_train_steps": 4, "checkpoint_step_interval": 2}
+    whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
+    real = checkpoints._write
+    voice = Listener()
+    trainer, saving, _ = run_of(tmp_path, voice, disk_low_action="wait", **options)
+    saving.has_room = lambda size: beside
+    monkeypatch.setattr(checkpoints, "_write", fill_up_once)
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    (tmp_path / "full").unlink()
+    trainer.fit()
+    assert [code for code in codes(voice) if code.startswith("disk")] == ["disk_filled_up", "disk_low", "disk_space_again"]
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
+    assert files(tmp_path / "output/checkpoint-2") == files(whole.output_dir / "checkpoint-2"), "as the weights were then"
+
+
+def test_a_disk_that_is_full_again_ends_the_run_that_would_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(staging: Path, content: checkpoints.Content) -> None:
+        raise OSError(28, "No space left on device")
+
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
+    monkeypatch.setattr(checkpoints, "_write", full)
+    with pytest.raises(DiskFull):
+        trainer.fit()
+    assert codes(voice).count("disk_filled_up") == 1
+
+
 @pytest.mark.parametrize(
     ("script", "rule", "trouble"),
     [

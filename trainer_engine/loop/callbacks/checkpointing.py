@@ -9,13 +9,13 @@ from typing import Protocol
 
 from trainer_engine.checkpoints import SPARE_BYTES, Content, save_checkpoint
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
-from trainer_engine.contract.errors import EngineError
+from trainer_engine.contract.errors import DiskFull, EngineError
 from trainer_engine.contract.events import CheckpointEvent, ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.host_copies import room_for
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.disk_space import DiskSpace
-from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.processes import Processes
 from trainer_engine.retention import prune, set_aside_later
@@ -34,6 +34,8 @@ class UnderWay:
     is_final: bool
     stage: ExitStack
     """Its stage ends with the block."""
+    advance: Advance
+    content: Content
     written: Future[CheckpointInfo]
 
 
@@ -119,8 +121,9 @@ class Checkpointing(Callback):
             content = self.content(state, rolling=rolling)
             self.space.make_sure(content.size_bytes + SPARE_BYTES, state.step, advance)
             beside = beside and self._fits_into_memory(content)
-            written = self._writer.submit(save_checkpoint, self.output_dir, content.held() if beside else content)
-            self._under_way = UnderWay(state.is_finished, stage.pop_all(), written)
+            content = content.held() if beside else content
+            written = self._writer.submit(save_checkpoint, self.output_dir, content)
+            self._under_way = UnderWay(state.is_finished, stage.pop_all(), advance, content, written)
             if not beside:
                 self._announce(state)
 
@@ -160,7 +163,7 @@ class Checkpointing(Callback):
         assert self._under_way is not None
         saved, self._under_way = self._under_way, None
         with saved.stage:
-            info = saved.written.result()
+            info = self._whole(saved)
         state.newest_checkpoint = str(info.path)
         self.stages.voice.tell(
             CheckpointEvent(
@@ -175,6 +178,18 @@ class Checkpointing(Callback):
         )
         self.on_saved(state, info)
         self._pruned = self._writer.submit(self._prune, info.name)
+
+    def _whole(self, saved: UnderWay) -> CheckpointInfo:
+        """Once it is written. A disk that fills up meanwhile is one that was full before: that is tried once more, where it is to be."""
+        try:
+            return saved.written.result()
+        except DiskFull as error:
+            if self.options.disk_low_action == "stop":
+                raise
+            message = f"{error.message} It is tried once more."
+            self.stages.voice.tell(Notification(code="disk_filled_up", title="Disk full", message=message, severity=Severity.WARNING))
+        self.space.make_sure(saved.content.size_bytes + SPARE_BYTES, saved.content.step, saved.advance)
+        return self._writer.submit(save_checkpoint, self.output_dir, saved.content).result()
 
     def _prune(self, keep: str) -> list[str]:
         usual, rolling = self.options.checkpoints_total_limit, self.options.checkpoints_rolling_total_limit

@@ -223,16 +223,23 @@ def test_an_error_of_a_step_waits_for_the_checkpoint_that_is_written(tmp_path: P
     assert saved(voice) == ["checkpoint-2"] and verify(tmp_path / "output/checkpoint-2") == []
 
 
+@pytest.mark.parametrize("journal_is_full", [False, True])
 def test_an_error_of_a_step_is_the_one_told_whatever_becomes_of_the_checkpoint_that_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_is_full: bool
 ) -> None:
+    class Told(Listener):
+        def tell(self, event: Event) -> None:
+            super().tell(event)
+            if journal_is_full and isinstance(event, StageEvent) and event.status is StageStatus.FAILED:
+                raise OSError(28, "No space left for the journal")
+
     class Closing(Callback):
         closed = False
 
         def close(self, state: TrainState) -> None:
             self.closed = True
 
-    voice, closing, failed = Listener(), Closing(), threading.Event()
+    voice, closing, failed = Told(), Closing(), threading.Event()
     trainer, _, _ = run_of(tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2)
 
     def unforeseen(staging: Path, content: checkpoints.Content) -> None:

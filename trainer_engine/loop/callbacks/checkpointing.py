@@ -94,10 +94,10 @@ class Checkpointing(Callback):
         """Where an error ends the run, what is being written is whole and announced before it; that error is the one to be told."""
         saved = self._under_way
         failure = saved.written.exception() if saved is not None else None
-        if saved is not None and failure is not None:
-            self._under_way = None
-            saved.stage.__exit__(type(failure), failure, failure.__traceback__)
         with suppress(EngineError, OSError):
+            if saved is not None and failure is not None:
+                self._under_way = None
+                saved.stage.__exit__(type(failure), failure, failure.__traceback__)
             self.settle(state)
         self._writer.shutdown()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from environments.paths import SHIPPED_SCRIPTS, Home, expanded
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options.hooks import EXTERNAL, EXTERNAL_SCRIPT, SCRIPT_OPTIONS
+from trainer_engine.contract.options.hooks import ONLY_WITH, SCRIPT_OPTIONS
 from trainer_engine.contract.options.placeholders import known_placeholders
 from trainer_engine.contract.scripts import BadTemplate, Template
 
@@ -26,7 +26,7 @@ def resolve_scripts(given: Mapping[str, Any], home: Home) -> tuple[dict[str, str
     resolved, problems = {}, []
     for name in SCRIPT_OPTIONS:
         text = str(given.get(name) or "")
-        if not text.strip() or (name == EXTERNAL_SCRIPT and given.get("validation_method") != EXTERNAL):
+        if not text.strip() or not _is_used(name, given):
             continue
         try:
             template = Template.parse(text, known_placeholders())
@@ -40,6 +40,11 @@ def resolve_scripts(given: Mapping[str, Any], home: Home) -> tuple[dict[str, str
         else:
             resolved[name] = str(template.with_program(os.path.realpath(program)))
     return resolved, problems
+
+
+def _is_used(name: str, given: Mapping[str, Any]) -> bool:
+    other, wanted = ONLY_WITH.get(name, (name, given.get(name)))
+    return bool(given.get(other) == wanted)
 
 
 def find_program(given: str, home: Home) -> Path:

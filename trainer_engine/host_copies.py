@@ -9,15 +9,20 @@ import psutil
 import torch
 from torch import Tensor
 
+from trainer_engine.control_groups import memory_left
+
 Copy = Callable[[Tensor], Tensor]
 SPARE_BYTES = 1 << 30
 """Of host memory, left to everything else."""
 
 
 def room_for(size: int) -> bool:
-    """Whether copies of ``size`` bytes fit into the host's memory. Memory that is pinned for a GPU is handed out in powers of two."""
+    """Whether copies of ``size`` bytes fit into the host's memory, and into what this process may have of it.
+
+    Memory that is pinned for a GPU is handed out in powers of two.
+    """
     needed = 2 * size if torch.cuda.is_available() else size
-    return int(psutil.virtual_memory().available) >= needed + SPARE_BYTES
+    return min(psutil.virtual_memory().available, memory_left()) >= needed + SPARE_BYTES
 
 
 def as_it_is(tensor: Tensor) -> Tensor:

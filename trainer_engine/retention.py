@@ -34,6 +34,7 @@ def prune(output_dir: Path, limit: int, keep: str, *, rolling_limit: int = 0, pr
 
     A limit of 0 or less removes none of its kind. ``keep`` is the one just saved: it always stays, and unless it verifies nothing is
     removed, so that one that verifies is always left. Those named in ``protected`` stay too. Only folders with our manifest count.
+    Raises OSError where one cannot be removed; the others are removed all the same.
     """
     found, surplus = list_checkpoints(output_dir), []
     for rolling, most in ((False, limit), (True, rolling_limit)):
@@ -43,13 +44,22 @@ def prune(output_dir: Path, limit: int, keep: str, *, rolling_limit: int = 0, pr
             surplus += removable[: max(0, len(alike) - most)]
     if not surplus or verify(output_dir / keep):
         return []
+    troubles = []
     for info in surplus:
-        remove(info.path)
+        try:
+            remove(info.path)
+        except OSError as error:
+            troubles.append(error)
+    if troubles:
+        raise troubles[0]
     return [info.name for info in surplus]
 
 
 def remove(checkpoint: Path) -> None:
-    """It loses its name first: a checkpoint that has one is whole."""
+    """It loses its name first: a checkpoint that has one is whole. One that is gone already is as good as removed. Raises OSError."""
     going = checkpoint.with_name(f".{checkpoint.name}.tmp-removed-{uuid.uuid4().hex[:8]}")
-    checkpoint.replace(going)
+    try:
+        checkpoint.replace(going)
+    except FileNotFoundError:
+        return
     shutil.rmtree(going, ignore_errors=True)

@@ -17,8 +17,8 @@ def saving_problems(options: TrainingOptions, free: int) -> Iterator[Problem]:
         message = "Checkpoints are always written beside and renamed once they are whole; checkpointing_use_tempdir changes nothing."
         yield Problem.note("checkpointing_use_tempdir", "always_so", message, got=True)
     if free < chosen.disk_low_bytes:
-        what = "wait before its first checkpoint" if chosen.disk_low_action == "wait" else "end before its first checkpoint"
-        message = f"{size(free)} are free, less than disk_low_threshold: the run would {what}."
+        what = {"stop": "end", "wait": "wait", "script": "run disk_low_script"}[chosen.disk_low_action]
+        message = f"{size(free)} are free, less than disk_low_threshold: the run would {what} before its first checkpoint."
         yield Problem.warning("disk_low_threshold", "disk_is_low", message, got=chosen.disk_low_threshold, hint="free some space")
 
 

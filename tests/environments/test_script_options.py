@@ -76,6 +76,18 @@ def test_a_script_that_the_run_would_not_use_is_not_looked_for(home: Home) -> No
     assert [problem.code for problem in problems] == ["script_not_allowed"]
 
 
+def test_a_script_for_a_low_disk_is_looked_for_where_it_would_run(home: Home) -> None:
+    given = {"disk_low_script": "tidy.sh {global_step}"}
+    assert resolve_scripts(given | {"disk_low_action": "wait"}, home) == ({}, [])
+    _, problems = resolve_scripts(given | {"disk_low_action": "script"}, home)
+    assert [(problem.option, problem.code) for problem in problems] == [("disk_low_script", "script_not_found")]
+    path = program(home.state / "hooks/tidy.sh")
+    found, problems = resolve_scripts(given | {"disk_low_action": "script"}, home)
+    assert (found, problems) == ({"disk_low_script": f"{path} '{{global_step}}'"}, [])
+    _, problems = resolve_scripts({"disk_low_action": "script", "disk_low_script": "/bin/rm -rf x"}, home)
+    assert [problem.code for problem in problems] == ["script_not_allowed"]
+
+
 def test_a_run_is_told_of_it_and_an_environment_is_stored_with_a_warning(home: Home, tmp_path: Path) -> None:
     home.root.mkdir()
     (home.root / "data.json").write_text(json.dumps([]))

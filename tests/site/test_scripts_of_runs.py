@@ -26,7 +26,10 @@ def program(path: Path, text: str) -> Path:
 
 
 def is_running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_listed_scripts_run_and_end_with_a_cancelled_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from trainer_engine.checkpoints import Content, save_checkpoint
 from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, newest_verified, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
 from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
-from trainer_engine.retention import prune, set_aside_later
+from trainer_engine.retention import prune, remove, set_aside_later
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -163,6 +163,13 @@ def test_folders_without_our_manifest_are_never_removed(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, content(step))
     prune(tmp_path, 1, "checkpoint-3")
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-3"]
+
+
+def test_one_that_somebody_else_removes_meanwhile_is_gone_all_the_same(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, content(1))
+    remove(tmp_path / "checkpoint-1")
+    remove(tmp_path / "checkpoint-1")
+    assert names(tmp_path) == []
 
 
 def chosen(output_dir: Path, wanted: str, bad: list[str] | None = None) -> SavedRun | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.training.conftest import Training
 from tests.training.test_preflight import codes, examine
 
@@ -26,3 +28,14 @@ def test_a_disk_that_is_low_already_and_an_option_that_changes_nothing_are_told(
     report = examine(training, disk_low_threshold="900000T", checkpointing_use_tempdir="true")
     assert {"disk_is_low", "always_so"} <= codes(report) and not report.errors
     assert not {"disk_is_low", "always_so"} & codes(examine(training, disk_low_threshold="1K"))
+
+
+@pytest.mark.parametrize(("action", "words"), [("stop", "would end"), ("wait", "would wait"), ("script", "would run disk_low_script")])
+def test_what_a_low_disk_will_do_to_the_run_is_told(training: Training, action: str, words: str) -> None:
+    script = training.home / "state/hooks/tidy.sh"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    report = examine(training, disk_low_threshold="900000T", disk_low_action=action, disk_low_script="tidy.sh")
+    (told,) = [problem.message for problem in report.problems if problem.code == "disk_is_low"]
+    assert f"{words} before its first checkpoint" in told

@@ -225,6 +225,9 @@ def _value_problems(name: str, value: object, where: str) -> Iterator[Problem]:
     elif name in ADDRESS_FIELDS and not _is_address(value):
         expected = "an address that begins with https:// or http://, without a password in it"
         yield Problem.error(where, "not_an_address", f"{name} is no such address.", expected=expected)
+    elif name == "endpoint_url" and set("?#") & set(value):
+        message = "endpoint_url has a query or a fragment, and no such store is asked."
+        yield Problem.error(where, "not_an_address", message, expected="an address that ends with its host, port or path")
     elif name in ("bucket", "container") and not BUCKET.fullmatch(value):
         expected = "letters, digits, dots, dashes and underscores"
         yield Problem.error(where, "not_a_name", f"This cannot be the name of a {name}.", got=value, expected=expected)

@@ -33,7 +33,7 @@ class RemoteCheckpoint:
 
     @property
     def name(self) -> str:
-        """``checkpoint-<step>``."""
+        """``checkpoint-<step>``, or ``checkpoint-<step>-rolling``."""
         return self.path.rpartition("/")[2]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from trainer_engine.contract.best_checkpoint import best_names
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
@@ -31,7 +32,6 @@ from trainer_engine.loop.publishing import make_publishing
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.optimizers import evaluating
-from trainer_engine.scripts.context import uploads
 
 
 def publishing_of(around: Surroundings, results: Mapping[str, str]) -> Publishing:
@@ -64,12 +64,12 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing) -> Cal
         parts.content,
         stages,
         processes,
-        DiskSpace(options.checkpointing, parts.output_dir, voice, around.requests.stop_asked),
+        _disk_space(around, parts),
         on_saved,
         evaluations.before_checkpoint,
         lambda: best_names(parts.output_dir),
     )
-    hooking, awaiting = _scripts(around, parts)
+    hooking, awaiting = _scripts(around, parts, publishing)
     together = Callbacks(
         [
             *([Averaging(parts.average)] if parts.average is not None else []),
@@ -111,6 +111,11 @@ def _validating(
     )
 
 
+def _disk_space(around: Surroundings, parts: Parts) -> DiskSpace:
+    space = DiskSpace(around.options.checkpointing, parts.output_dir, around.stages.voice, around.requests.stop_asked)
+    return space if around.scripts is None else replace(space, run_script=around.scripts.make_room)
+
+
 def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> ExternalValidation | None:
     wanted = around.options.hooks.validation_method == EXTERNAL and not around.options.validation.validation_disable
     if not wanted or around.scripts is None:
@@ -118,10 +123,10 @@ def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> 
     return ExternalValidation(around.scripts, around.stages, around.processes, checkpointing.settle)
 
 
-def _scripts(around: Surroundings, parts: Parts) -> tuple[list[Callback], list[Callback]]:
+def _scripts(around: Surroundings, parts: Parts, publishing: Publishing) -> tuple[list[Callback], list[Callback]]:
     """(what starts the programs that belong to checkpoints, what waits for all programs at the end)"""
     if around.scripts is None:
         return [], []
-    checkpoints_go, result_goes = uploads(around.options)
-    waiting = AwaitingScripts(around.scripts, parts.output_dir, parts.trainable.results, result_goes, around.stages, around.processes)
-    return [Hooking(around.scripts, checkpoints_go)], [waiting]
+    targets = list(publishing.uploads.targets.values())
+    waiting = AwaitingScripts(around.scripts, parts.output_dir, parts.trainable.results, bool(targets), around.stages, around.processes)
+    return [Hooking(around.scripts, any(target.takes_checkpoints for target in targets))], [waiting]

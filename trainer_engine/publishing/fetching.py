@@ -27,7 +27,7 @@ def fetch_checkpoint(store: Store, remote: str, output_dir: Path, expected: Mapp
     """
     content = store.read(f"{remote}/{MANIFEST}", LARGEST_MANIFEST)
     manifest = _checked(content, remote, expected)
-    name = checkpoint_name(manifest["step"])
+    name = remote.rpartition("/")[2]
     if (output_dir / name).exists():
         _refuse_another(output_dir / name, manifest)
         return name
@@ -51,13 +51,13 @@ def fetch_checkpoint(store: Store, remote: str, output_dir: Path, expected: Mapp
 
 
 def _checked(content: bytes, remote: str, expected: Mapping[str, str]) -> dict[str, Any]:
-    """The manifest, of a checkpoint of such a run."""
+    """The manifest, of a checkpoint of such a run that has the name of its folder."""
     try:
         manifest = check_manifest(json.loads(content))
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{remote}/{MANIFEST} cannot be used: {error}", hopeless=True) from error
     name = checkpoint_name(manifest["step"])
-    if name != remote.rpartition("/")[2]:
+    if remote.rpartition("/")[2] not in (name, checkpoint_name(manifest["step"], rolling=True)):
         raise StoreError(f"{remote} holds {name}, which is not what its address says.", hopeless=True)
     if len(manifest["files"]) > MOST_FILES:
         raise StoreError(f"{name} has {len(manifest['files'])} files; no checkpoint has so many.", hopeless=True)

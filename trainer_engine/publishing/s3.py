@@ -24,6 +24,7 @@ LARGEST_SINGLE_PART = 5 << 30
 PART_BYTES = 16 << 20
 BLOCK_BYTES = 1 << 20
 HOPELESS = frozenset((400, 401, 403, 404, 405))
+QUERY = re.compile(r"\?[^\s\"'`]*")
 CODE = re.compile(r"\(([A-Za-z0-9]+)\) when calling")
 
 
@@ -147,4 +148,5 @@ def _refusal(where: str, status: int, code: str) -> StoreError:
 
 
 def _short(error: Exception) -> str:
-    return str(error)[:300]
+    """Without the query of an address, which may be a signature."""
+    return QUERY.sub("", str(error))[:300]

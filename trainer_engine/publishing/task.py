@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,7 +83,8 @@ class Mover:
             elif "outcome" in said:
                 outcome = Outcome(**said["outcome"])
         self.process.wait()
-        self.process.stdin.close()
+        with suppress(OSError):  # a task that could not be handed over is still in the buffer
+            self.process.stdin.close()
         self.process.stdout.close()
         return outcome
 

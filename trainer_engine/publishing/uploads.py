@@ -123,10 +123,18 @@ class Uploads:
             for upload in uploads:
                 known = self.ledger.uploads.get(upload.id)
                 if known is None or known.state is UploadState.FAILED:
+                    self._supersede(upload)
                     self.ledger.uploads[upload.id] = upload
                     self._make_room(upload.target)
             self.ledger.save()
             self._wake()
+
+    def _supersede(self, upload: Upload) -> None:
+        """Forget what is on its way to the same folder of the same place, or lies there: it must not arrive after this one, and is gone
+        once this one has arrived."""
+        for other in list(self.ledger.uploads.values()):
+            if (other.target, other.remote) == (upload.target, upload.remote):
+                del self.ledger.uploads[other.id]
 
     def _make_room(self, target: str) -> None:
         """A place that takes nothing for days must not fill the disk with checkpoints that retention has removed."""
@@ -263,4 +271,5 @@ class Uploads:
 
     def _tidy(self) -> None:
         """Remove the folders of hard links that nothing waits for any more."""
-        unstage_all_but(self.output_dir, {one.staged for one in self.ledger.pending})
+        needed = [*self.ledger.pending, *([self._current] if self._current is not None else [])]
+        unstage_all_but(self.output_dir, {one.staged for one in needed})

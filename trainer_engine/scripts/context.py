@@ -26,10 +26,3 @@ class ScriptContext:
         base = options.model.pretrained_model_name_or_path or (card.repository(options.model.model_flavour) if card else "")
         facts = {"SIMPLETUNER_JOB_ID": self.job_id, "SIMPLETUNER_BASE_MODEL": base}
         return Scripts(Setting(options, self.rule, {**script_environment(self.rule.variables), **facts}), voice, requests)
-
-
-def uploads(options: TrainingOptions) -> tuple[bool, bool]:
-    """(whether checkpoints are uploaded, whether the result is): where they are, post_upload_script runs once an upload."""
-    chosen = options.as_values()
-    to_provider, to_hub = bool(chosen.get("publishing_config")), bool(chosen.get("push_to_hub"))
-    return to_provider or (to_hub and bool(chosen.get("push_checkpoints_to_hub"))), to_provider or to_hub

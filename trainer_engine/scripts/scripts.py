@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from trainer_engine.contract.checkpoint_files import MANIFEST, folders
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.hooks import EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
+from trainer_engine.contract.options.hooks import DISK_LOW, EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
 from trainer_engine.contract.options.placeholders import known_placeholders, values_of
 from trainer_engine.contract.scripts import ScriptRule, Template
 from trainer_engine.contract.scripts.rule import start_of_command
@@ -25,7 +26,7 @@ AT_ONCE = 2
 MOST_IN_BACKGROUND = 4
 """Validations that nobody waits for: where so many run still, the next is left out."""
 PATIENCE_SECONDS = 20.0
-"""For programs that run when a run ends because it was asked to stop. Less than the minute that a stop may take."""
+"""For programs that run when a run ends because it was asked to stop, or by an error. Less than the minute that a stop may take."""
 LOOK_SECONDS = 0.05
 
 
@@ -52,7 +53,7 @@ class Wanted:
     @property
     def named(self) -> str:
         """For people."""
-        about = Path(self.local).name if self.local else f"step {self.step}"
+        about = Path(self.local).name if self.local and self.option != DISK_LOW else f"step {self.step}"
         return f"{self.option} of {about}"
 
 
@@ -72,6 +73,7 @@ class Setting:
             EXTERNAL_SCRIPT: hooks.validation_external_script,
             POST_CHECKPOINT: hooks.post_checkpoint_script,
             POST_UPLOAD: hooks.post_upload_script,
+            DISK_LOW: self.options.checkpointing.disk_low_script,
         }
         text = texts[option].strip()
         return Template.parse(text, known_placeholders()) if text else None
@@ -112,7 +114,7 @@ def _facts(wanted: Wanted, folder: Path) -> dict[str, str]:
 
 
 class Scripts:
-    """Everything here is for the main thread of the first process. Only ``validate`` and ``wait`` take time."""
+    """Everything here is for the main thread of the first process. Only ``validate``, ``make_room`` and ``wait`` take time."""
 
     def __init__(self, setting: Setting, voice: Voice, requests: Requests) -> None:
         self.setting = setting
@@ -151,6 +153,13 @@ class Scripts:
             if running is not None:
                 self._stay_with(wanted, running)
 
+    def make_room(self, step: int) -> None:
+        """Run the program that frees some space on the disk, to its end. A stop allows it a little: what is saved then needs the space."""
+        wanted = Wanted(DISK_LOW, step, str(self.newest_checkpoint() or ""))
+        running = self._start(wanted)
+        if running is not None:
+            self._stay_with(wanted, running, patience=PATIENCE_SECONDS)
+
     def newest_checkpoint(self) -> Path | None:
         """The newest whole one, also of an earlier process."""
         if self.newest is not None and self.newest.is_dir():
@@ -181,11 +190,18 @@ class Scripts:
 
     def wait(self, advance: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Until every program has ended, each by itself or by its time limit. A stop ends them; one that came before allows a little."""
-        total = len(self.unfinished)
         patience_ends = time.monotonic() + PATIENCE_SECONDS if self.requests.stop_asked() else 0.0
-        was_cut_off = False
+        self._wait(advance, lambda: self.requests.stop_asked() and time.monotonic() >= patience_ends)
+
+    def wait_a_little(self, advance: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """The same where an error ends the run: what still runs then is ended, and all of it at once where a stop is asked for."""
+        patience_ends = time.monotonic() + PATIENCE_SECONDS
+        self._wait(advance, lambda: self.requests.stop_asked() or time.monotonic() >= patience_ends)
+
+    def _wait(self, advance: Callable[[int, int], None], is_over: Callable[[], bool]) -> None:
+        total, was_cut_off = len(self.unfinished), False
         while self.unfinished:
-            if not was_cut_off and self.requests.stop_asked() and time.monotonic() >= patience_ends:
+            if not was_cut_off and is_over():
                 was_cut_off = True
                 self._cut_off()
             self.look()
@@ -203,7 +219,7 @@ class Scripts:
     def _cut_off(self) -> None:
         if self._waiting:
             names = ", ".join(wanted.named for wanted in self._waiting)
-            message = f"The run was asked to stop: {names} did not get a turn."
+            message = f"The run ends: {names} did not get a turn."
             self.voice.tell(Notification(code="scripts_left_out", title="Scripts left out", message=message, severity=Severity.WARNING))
         self._waiting.clear()
         for _, running in self._running:
@@ -231,9 +247,13 @@ class Scripts:
         if running is not None:
             self._background.append((wanted, running))
 
-    def _stay_with(self, wanted: Wanted, running: RunningScript) -> None:
+    def _stay_with(self, wanted: Wanted, running: RunningScript, *, patience: float = 0.0) -> None:
+        """``patience``: seconds that a stop leaves it."""
+        stopped_at = math.inf
         while (outcome := running.poll()) is None:
             if self.requests.stop_asked():
+                stopped_at = min(stopped_at, time.monotonic())
+            if time.monotonic() - stopped_at >= patience:
                 running.let_go()
             self.look()
             time.sleep(LOOK_SECONDS)
@@ -245,7 +265,7 @@ class Scripts:
             message = f"{wanted.named} ended well after {outcome.seconds:.1f} s."
             self.voice.tell(Notification(code="script_completed", title="Script ended", message=message, details=details))
         elif outcome.ended == "cut_off":
-            message = f"{wanted.named} was ended after {outcome.seconds:.1f} s, because the run was asked to stop."
+            message = f"{wanted.named} was ended after {outcome.seconds:.1f} s, because the run ends."
             self.voice.tell(
                 Notification(code="script_cut_off", title="Script ended", message=message, severity=Severity.WARNING, details=details)
             )
@@ -265,5 +285,5 @@ class Scripts:
 
     def _warn(self, wanted: Wanted, code: str, message: str, hint: str, details: Mapping[str, object] | None = None) -> None:
         found = dict(details or {"hook": wanted.option, "step": wanted.step})
-        message = f"{message} Training goes on."
+        message = f"{message} {'The free space is looked at again' if wanted.option == DISK_LOW else 'Training goes on'}."
         self.voice.tell(ErrorEvent(code=code, title="Script trouble", message=message, hint=hint, severity=Severity.WARNING, details=found))

@@ -244,7 +244,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 def test_a_threshold_that_is_no_size_and_a_script_for_a_low_disk_are_refused() -> None:
     assert problems_of(disk_low_threshold="much") == [("disk_low_threshold", "not_a_size")]
-    assert problems_of(disk_low_action="script") == [("disk_low_action", "not_available")]
+    assert problems_of(disk_low_action="later") == [("disk_low_action", "not_a_choice")]
     assert problems_of(disk_low_threshold="20G", disk_low_action="wait", delete_invalid_checkpoints=True) == []
 
 

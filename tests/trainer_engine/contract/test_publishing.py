@@ -61,6 +61,7 @@ def test_a_list_and_one_object_and_their_text_are_the_same() -> None:
         ({**S3, "use_ssl": "maybe"}, ("use_ssl", "not_a_boolean")),
         ({**S3, "endpoint_url": "ftp://x"}, ("endpoint_url", "not_an_address")),
         ({**S3, "endpoint_url": "https://me:password@x"}, ("endpoint_url", "not_an_address")),
+        ({**S3, "endpoint_url": "https://x/?signature=1"}, ("endpoint_url", "not_an_address")),
         ({**S3, "region": 7}, ("region", "not_text")),
         ({**S3, "region": "evil.example/x"}, ("region", "not_a_region")),
         ({**S3, "request_headers": HIDDEN}, ("request_headers", "hidden_secret")),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.trainer_engine.contract.test_options import COMPLETE, problems_of
 from trainer_engine.contract.errors import Level
 from trainer_engine.contract.options import check_options, parse_options
-from trainer_engine.contract.options.hooks import SCRIPT_OPTIONS
+from trainer_engine.contract.options.hooks import ONLY_WITH, SCRIPT_OPTIONS
 from trainer_engine.contract.options.placeholders import CONTEXT, known_placeholders, values_of
 from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule, Template
 from trainer_engine.contract.scripts.rule import start_of_command
@@ -74,7 +74,7 @@ def test_doubled_braces_are_braces() -> None:
     assert filled("/hooks/{{a}} '{{\"step\": {global_step}}}'") == ["/hooks/{a}", '{"step": 7}']
 
 
-@pytest.mark.parametrize("name", ["validation_external_script", "post_checkpoint_script", "post_upload_script"])
+@pytest.mark.parametrize("name", SCRIPT_OPTIONS)
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -93,7 +93,7 @@ def test_doubled_braces_are_braces() -> None:
     ],
 )
 def test_a_template_that_cannot_be_meant_is_told(name: str, text: str, code: str) -> None:
-    chosen = {"validation_method": "external-script"} if name.startswith("validation") else {}
+    chosen = dict([ONLY_WITH[name]]) if name in ONLY_WITH else {}
     assert problems_of(**{name: text}, **chosen) == [(name, code)]
 
 
@@ -110,6 +110,16 @@ def test_external_validation_needs_its_script() -> None:
         ("validation_external_script", "no_effect", Level.NOTE),
         ("validation_external_background", "no_effect", Level.NOTE),
     ]
+
+
+def test_a_low_disk_needs_its_script_and_the_script_its_action() -> None:
+    assert problems_of(disk_low_action="script") == [("disk_low_script", "missing")]
+    assert problems_of(disk_low_action="script", disk_low_script="/hooks/tidy.sh {global_step}") == []
+    assert problems_of(disk_low_script="null") == []
+    for action in ("stop", "wait"):
+        _, problems = check_options({**COMPLETE, "disk_low_action": action, "disk_low_script": "/hooks/tidy.sh"})
+        assert [(problem.option, problem.code, problem.level) for problem in problems] == [("disk_low_script", "no_effect", Level.NOTE)]
+        assert problems[0].hint == "set disk_low_action=script"
 
 
 def test_external_validation_that_is_turned_off_is_noted() -> None:

@@ -187,6 +187,17 @@ def test_a_run_without_improvement_ends_early_as_a_finished_one_exactly_also_aft
     assert "Ended early" in told.message
 
 
+def test_a_run_that_ends_early_where_a_rolling_checkpoint_was_due_leaves_one_that_knows_why(tmp_path: Path) -> None:
+    options = RUN | EARLY | {"checkpointing_rolling_steps": 1, "datasets": with_held_out(tmp_path)}
+    run = train_here(tmp_path, **options)
+    assert run.code is ExitCode.COMPLETED and run.step < 12
+    newest, beside, *_ = list_checkpoints(run.output_dir)
+    assert (newest.name, beside.name) == (f"checkpoint-{run.step}", f"checkpoint-{run.step}-rolling")
+    assert newest.eval_loss == pytest.approx(losses(run)[run.step])
+    again = train_here(tmp_path, **options)
+    assert "already_finished" in [event.code for event in again.heard.of(Notification)]
+
+
 def test_a_fresh_start_forgets_the_best_checkpoint_of_the_run_before(tmp_path: Path) -> None:
     datasets = with_held_out(tmp_path)
     train_here(tmp_path, datasets=datasets, **RUN)

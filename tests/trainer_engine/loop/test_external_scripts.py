@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.tiny_run import TinyRun, start_run, write_job
+from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.run import JobSpec
 from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
 
@@ -16,6 +17,14 @@ TELL = """#!/bin/sh
 printf '%s %s %s %s %s %s\\n' "$SIMPLETUNER_HOOK" "$@" >> "$SIMPLETUNER_OUTPUT_DIR/told"
 echo "spoken by $SIMPLETUNER_HOOK"
 """
+
+AWAY = """#!/bin/sh
+mv "$SIMPLETUNER_OUTPUT_DIR" ../moved
+touch "$SIMPLETUNER_OUTPUT_DIR"
+sleep 2
+touch done
+"""
+"""Takes the output folder away, so that the next checkpoint cannot be saved."""
 
 
 def program(place: Path, name: str, text: str) -> Path:
@@ -121,6 +130,17 @@ def test_a_program_that_hangs_or_is_not_allowed_ends_in_a_warning(tmp_path: Path
     waited = [entry.extra["stage"] for entry in run.of_type("lifecycle.stage") if entry.extra["stage"]["key"] == "scripts"]
     assert waited[0]["status"] == "running" and "post_checkpoint_script of checkpoint-" in waited[0]["label"]
     assert waited[-1]["status"] == "completed"
+
+
+def test_a_run_that_an_error_ends_lets_the_program_of_its_last_checkpoint_end(tmp_path: Path) -> None:
+    away = program(tmp_path, "away.sh", AWAY)
+    folder = write_job(tmp_path, max_train_steps=1_000_000, checkpoint_step_interval=50, post_checkpoint_script=str(away))
+    JobSpec.read(folder).model_copy(update={"scripts": EVERYTHING}).write(folder)
+    run = start_run(folder)
+    assert run.wait() == ExitCode.FAILURE, run.log()
+    assert (tmp_path / "moved/done").exists()
+    notes = [entry.data["code"] for entry in run.of_type("notification")]
+    assert "script_completed" in notes and "script_cut_off" not in notes
 
 
 def test_a_job_that_says_nothing_of_programs_runs_none() -> None:

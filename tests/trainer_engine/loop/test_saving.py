@@ -13,16 +13,27 @@ import torch
 from accelerate import init_empty_weights
 
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
-from trainer_engine import checkpoints
+from trainer_engine import checkpoints, retention
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import MANIFEST, list_checkpoints, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.dataloader import parse_dataloader
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, ExitCode, NonFiniteLoss
-from trainer_engine.contract.events import CheckpointEvent, Event, Notification, ProgressEvent, StageEvent, StageKey, StageStatus
+from trainer_engine.contract.events import (
+    CheckpointEvent,
+    ErrorEvent,
+    Event,
+    Notification,
+    ProgressEvent,
+    Severity,
+    StageEvent,
+    StageKey,
+    StageStatus,
+)
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
@@ -30,11 +41,13 @@ from trainer_engine.host_copies import HostCopies, room_for
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.processes import Processes
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests
 
 LYCORIS = {"multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention", "FeedForward"]}}
@@ -50,14 +63,15 @@ def trained_as(kind: str, place: Path) -> dict[str, Any]:
     return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
 
 
-def run_of(place: Path, voice: Listener, **options: Any) -> tuple[Trainer, Checkpointing, RunFolder]:
-    """A run that is ready to train, and its part that saves."""
+def run_of(place: Path, voice: Listener, *, rule: ScriptRule | None = None, **options: Any) -> tuple[Trainer, Checkpointing, RunFolder]:
+    """A run that is ready to train, and its part that saves. ``rule``: which programs it may start; None where it starts none."""
     chosen = parse_options(tiny_options(place, **options))
     dataloader, problems = parse_dataloader(tiny_datasets(place), chosen)
     assert dataloader, problems
     folder = RunFolder(place / "run").create()
-    processes = Processes(read_environment({}))
-    trainer = assemble(Surroundings(chosen, dataloader, processes, Stages(voice), Requests(folder), folder.media))
+    processes, requests = Processes(read_environment({})), Requests(folder)
+    scripts = ScriptContext(rule).open(chosen, voice, requests) if rule is not None else None
+    trainer = assemble(Surroundings(chosen, dataloader, processes, Stages(voice), requests, folder.media, scripts=scripts))
     assert isinstance(trainer.callbacks, Callbacks)
     (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, Checkpointing))
     return trainer, saving, folder
@@ -209,6 +223,44 @@ def test_an_error_of_a_step_waits_for_the_checkpoint_that_is_written(tmp_path: P
     assert saved(voice) == ["checkpoint-2"] and verify(tmp_path / "output/checkpoint-2") == []
 
 
+@pytest.mark.parametrize("journal_is_full", [False, True])
+def test_an_error_of_a_step_is_the_one_told_whatever_becomes_of_the_checkpoint_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_is_full: bool
+) -> None:
+    class Told(Listener):
+        def tell(self, event: Event) -> None:
+            super().tell(event)
+            if journal_is_full and isinstance(event, StageEvent) and event.status is StageStatus.FAILED:
+                raise OSError(28, "No space left for the journal")
+
+    class Closing(Callback):
+        closed = False
+
+        def close(self, state: TrainState) -> None:
+            self.closed = True
+
+    voice, closing, failed = Told(), Closing(), threading.Event()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=9, checkpoint_step_interval=2)
+
+    def unforeseen(staging: Path, content: checkpoints.Content) -> None:
+        assert failed.wait(30)
+        raise TypeError("nobody thought of this")
+
+    def fail_after_two(step: int) -> None:
+        if step == 2:
+            failed.set()
+            raise NonFiniteLoss("no")
+
+    monkeypatch.setattr(checkpoints, "_write", unforeseen)
+    with_callback(trainer, After(fail_after_two))
+    with_callback(trainer, closing)
+    with pytest.raises(NonFiniteLoss):
+        trainer.fit()
+    stages = [(event.status, event.message) for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
+    assert stages[-1] == (StageStatus.FAILED, "nobody thought of this")
+    assert closing.closed and not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoints")]
+
+
 def test_a_disk_that_fills_up_in_the_background_ends_the_run_as_it_does_in_the_foreground(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +312,22 @@ def test_rolling_checkpoints_are_saved_where_no_other_is_and_kept_by_their_own_l
     run = train_here(tmp_path, max_train_steps=9, checkpoint_step_interval=4, checkpointing_rolling_steps=2, checkpoints_total_limit=2)
     assert saved(run.heard) == ["checkpoint-2-rolling", "checkpoint-4", "checkpoint-6-rolling", "checkpoint-8", "checkpoint-9"]
     assert names(run.output_dir) == ["checkpoint-9", "checkpoint-8", "checkpoint-6-rolling"]
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-1":
+            raise PermissionError(13, "Permission denied", str(checkpoint))
+        retention_removes(checkpoint)
+
+    retention_removes = retention.remove
+    monkeypatch.setattr(retention, "remove", removed)
+    run = train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=1)
+    assert run.code is ExitCode.COMPLETED
+    told = run.heard.of(ErrorEvent)
+    assert {(event.code, event.severity) for event in told} == {("checkpoint_not_removed", Severity.WARNING)}
+    assert "Permission denied" in told[0].message
+    assert names(run.output_dir) == ["checkpoint-4", "checkpoint-1"]
 
 
 def test_a_run_goes_on_exactly_from_a_rolling_checkpoint(tmp_path: Path) -> None:
@@ -372,18 +440,95 @@ def test_less_space_than_asked_for_ends_the_run_before_anything_is_written(tmp_p
 
 def test_a_run_that_waits_for_space_goes_on_once_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     voice = Listener()
-    trainer, saving, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
-    full = tmp_path / "full"
-    full.touch()
-    space = type(saving.space)
-    real = space._free
-    monkeypatch.setattr(space, "_free", lambda self: 0 if full.exists() else real(self))
-    threading.Timer(1.0, full.unlink).start()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    threading.Timer(1.0, (tmp_path / "full").unlink).start()
     trainer.fit()
     assert [code for code in codes(voice) if code.startswith("disk")] == ["disk_low", "disk_space_again"]
     assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
     running = [event for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
     assert running[1].status is StageStatus.RUNNING and running[1].total, "status shows how much is wanted"
+
+
+def full_while_there_is(marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has no space left as long as the file is there."""
+    marker.touch()
+    real = DiskSpace._free
+    monkeypatch.setattr(DiskSpace, "_free", lambda self: 0 if marker.exists() else real(self))
+
+
+def low_disk(script: str) -> dict[str, Any]:
+    return {"max_train_steps": 4, "checkpoint_step_interval": 2, "disk_low_action": "script", "disk_low_script": script}
+
+
+def test_a_program_that_frees_some_space_lets_the_run_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, rule=EVERYTHING, **low_disk(f"/bin/rm {tmp_path / 'full'}"))
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    trainer.fit()
+    assert [code for code in codes(voice) if code.startswith(("disk", "script"))] == ["disk_low", "script_completed", "disk_space_again"]
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_waited_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    def fill_up_once(staging: Path, content: checkpoints.Content) -> None:
+        if content.step == 2 and not (tmp_path / "filled").exists():
+            (tmp_path / "filled").touch()
+            (tmp_path / "full").touch()
+            threading.Timer(0.7, (tmp_path / "full").unlink).start()
+            staging.mkdir()
+            raise OSError(28, "No space left on device")
+        real(staging, content)
+
+    options = {"max_train_steps": 4, "checkpoint_step_interval": 2}
+    whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
+    real = checkpoints._write
+    voice = Listener()
+    trainer, saving, _ = run_of(tmp_path, voice, disk_low_action="wait", **options)
+    saving.has_room = lambda size: beside
+    monkeypatch.setattr(checkpoints, "_write", fill_up_once)
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    (tmp_path / "full").unlink()
+    trainer.fit()
+    assert [code for code in codes(voice) if code.startswith("disk")] == ["disk_filled_up", "disk_low", "disk_space_again"]
+    assert saved(voice) == ["checkpoint-2", "checkpoint-4"]
+    assert files(tmp_path / "output/checkpoint-2") == files(whole.output_dir / "checkpoint-2"), "as the weights were then"
+
+
+def test_a_disk_that_is_full_again_ends_the_run_that_would_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(staging: Path, content: checkpoints.Content) -> None:
+        raise OSError(28, "No space left on device")
+
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
+    monkeypatch.setattr(checkpoints, "_write", full)
+    with pytest.raises(DiskFull):
+        trainer.fit()
+    assert codes(voice).count("disk_filled_up") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "rule", "trouble"),
+    [
+        ("/bin/true {global_step}", EVERYTHING, []),
+        ("/bin/false", EVERYTHING, ["script_failed"]),
+        ("/bin/true", NOTHING, ["script_not_allowed"]),
+    ],
+)
+def test_where_the_program_frees_too_little_the_run_ends_as_with_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, rule: ScriptRule, trouble: list[str]
+) -> None:
+    voice = Listener()
+    trainer, _, _ = run_of(tmp_path, voice, rule=rule, **low_disk(script))
+    full_while_there_is(tmp_path / "full", monkeypatch)
+    with pytest.raises(DiskFull, match="after disk_low_script .* has 0 MB left"):
+        trainer.fit()
+    told = voice.of(ErrorEvent)
+    assert [event.code for event in told] == trouble and all("Training goes on" not in event.message for event in told)
+    assert names(tmp_path / "output") == []
 
 
 def test_a_run_that_waits_for_space_can_be_stopped_and_saves_if_it_fits(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_a_checkpoint_is_fetched_whole(tmp_path: Path, store: ObjectServer) -> N
     assert bring(store, tmp_path / "here") == "checkpoint-5"  # the same one is there already
 
 
+def test_a_rolling_checkpoint_is_fetched_by_its_own_name(tmp_path: Path, store: ObjectServer) -> None:
+    put(store, write_checkpoint(tmp_path / "far", 5), "runs/checkpoint-5-rolling")
+    assert bring(store, tmp_path / "here", f"{ADDRESS}-rolling") == "checkpoint-5-rolling"
+    (fetched,) = list_checkpoints(tmp_path / "here")
+    assert fetched.is_rolling and verify(fetched.path) == []
+
+
 def test_another_one_of_the_name_is_not_overwritten(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     ours = write_checkpoint(tmp_path / "here", 5, {"training_state.json": b"ours"})

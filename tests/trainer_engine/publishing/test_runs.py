@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.helpers.object_store import ObjectServer, stubborn_server
-from tests.helpers.tiny_run import start_run, start_tiny_run, train_here, write_job
+from tests.helpers.tiny_run import Listener, start_run, start_tiny_run, train_here, write_job
+from tests.trainer_engine.loop.test_saving import After, run_of, with_callback
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.commands import Command
-from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
+from trainer_engine.contract.errors import CheckpointUnusable, ExitCode, NonFiniteLoss
 from trainer_engine.contract.events import ErrorEvent, Notification, ProgressEvent, Severity, StageEvent, StageKey
 from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 
@@ -94,6 +97,37 @@ def test_steps_go_on_while_a_slow_store_takes_an_upload(tmp_path: Path) -> None:
     assert len(left) == 1 and "checkpoint-2" in left[0].message
 
 
+def test_an_error_ends_uploads_with_the_run_and_says_which_are_left(tmp_path: Path) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise NonFiniteLoss("no")
+
+    with stubborn_server(200, seconds=600) as slow:
+        voice = Listener()
+        config = json.dumps({**DEAD, "endpoint_url": slow.url})
+        trainer, _, _ = run_of(tmp_path, voice, publishing_config=config, checkpoint_step_interval=2, max_train_steps=ENDLESS)
+        with_callback(trainer, After(fail))
+        with pytest.raises(NonFiniteLoss):
+            trainer.fit()
+    (left,) = [event for event in voice.of(Notification) if event.code == "uploads_left"]
+    assert "checkpoint-2" in left.message
+    assert not [thread for thread in threading.enumerate() if thread.name == "uploads"]
+
+
+def test_a_checkpoint_that_is_removed_before_it_is_prepared_is_a_warning(tmp_path: Path) -> None:
+    voice = Listener()
+    trainer, saving, _ = run_of(tmp_path, voice, publishing_config=json.dumps(DEAD), checkpoint_step_interval=2, max_train_steps=3)
+
+    def remove(step: int) -> None:
+        if step == 2:
+            saving._writer.submit(shutil.rmtree, tmp_path / "output/checkpoint-2").result()
+
+    with_callback(trainer, After(remove))
+    trainer.fit()
+    told = [event.message for event in voice.of(ErrorEvent) if event.code == "upload_failed"]
+    assert "checkpoint-2 cannot be prepared for its upload" in told[0]
+
+
 def test_a_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
@@ -118,6 +152,17 @@ def test_a_finished_run_uploads_what_was_left_when_it_is_started_again(tmp_path:
 def test_a_store_that_cannot_be_used_is_left_out_with_a_warning(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=1, publishing_config=json.dumps({**DEAD, "secret_key": "***"}))
     assert [event.code for event in run.heard.of(ErrorEvent)] == ["publishing_unusable"]
+
+
+@pytest.mark.parametrize(("config", "warnings"), [({**DEAD, "secret_key": "***"}, 1), ([], 0)])
+def test_where_every_store_is_left_out_programs_are_told_as_where_there_is_none(tmp_path: Path, config: Any, warnings: int) -> None:
+    run = train_here(
+        tmp_path, checkpoint_step_interval=2, publishing_config=json.dumps(config), post_upload_script="/hooks/tell.sh {global_step}"
+    )
+    told = run.heard.of(ErrorEvent)
+    assert [event.code for event in told].count("publishing_unusable") == warnings
+    asked = [event.details["step"] for event in told if event.code == "script_not_allowed"]
+    assert sorted(asked) == [2, 4, 4], "each checkpoint, and the result"
 
 
 def test_an_engine_is_handed_its_credentials_by_the_environment(tmp_path: Path, store: ObjectServer) -> None:

@@ -99,6 +99,13 @@ def test_a_profile_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tm
     assert refused.value.hopeless
 
 
+def test_an_endpoint_that_is_no_address_is_told_without_its_query(tmp_path: Path) -> None:
+    target = PublishTarget("s3", "trained", access_key="k", secret_key="s", endpoint_url="http://127.0.0.1:9/?signature=SECRET")
+    with pytest.raises(StoreError, match="127.0.0.1:9/` was not a valid URI") as refused:
+        open_store(target).send(write_checkpoint(tmp_path, 5), "run", lambda count: None)
+    assert "SECRET" not in refused.value.message
+
+
 def test_a_profile_of_the_users_own_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = AKIAMINE\naws_secret_access_key = s\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.object_store import ObjectServer, stubborn_server
@@ -123,6 +124,30 @@ def test_what_is_at_the_store_already_is_not_sent_again(tmp_path: Path, store: O
     assert store.content("run/checkpoint-5/training_state.json") == b"{}"
 
 
+def test_what_waits_for_the_same_folder_does_not_arrive_after_what_came_later(tmp_path: Path, store: ObjectServer) -> None:
+    later = {**FILES, "training_state.json": b"later"}
+    first = uploads_to(tmp_path, store.entry())
+    add(first, write_checkpoint(tmp_path, 5))
+    assert arrived(first.reports.get(timeout=60))
+    add(first, write_checkpoint(tmp_path, 5, later))
+    assert arrived(first.reports.get(timeout=60))
+    first.close()
+    assert store.content("run/checkpoint-5/training_state.json") == b"later"
+
+    back = uploads_to(tmp_path, store.entry())
+    again = write_checkpoint(tmp_path, 5)
+    assert not back.is_done(upload_of(tmp_path, again, next(iter(back.targets.values()))).id), "it was overwritten"
+
+    dead = uploads_to(tmp_path / "dead", DEAD, patience=Patience(first_seconds=600))
+    for files in (FILES, later):
+        add(dead, write_checkpoint(tmp_path / "dead", 5, files))
+        assert not arrived(dead.reports.get(timeout=60))
+    dead.close()
+    (left,) = dead.pending()
+    assert left.staged.endswith(digest_of(tmp_path / "dead/checkpoint-5"))
+    assert [path.name for path in (tmp_path / "dead/.publishing/staged").iterdir()] == [left.staged]
+
+
 def test_a_second_run_uploads_nothing_that_is_done(tmp_path: Path, store: ObjectServer) -> None:
     checkpoint = write_checkpoint(tmp_path, 5)
     first = uploads_to(tmp_path, store.entry())
@@ -135,6 +160,21 @@ def test_a_second_run_uploads_nothing_that_is_done(tmp_path: Path, store: Object
     assert second.is_done(upload_of(tmp_path, checkpoint, next(iter(second.targets.values()))).id)
     second.close()
     assert store.names() == []
+
+
+def test_a_process_that_ends_before_it_has_its_task_is_a_try_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:
+        process = start([sys.executable, "-c", ""], **settings)
+        process.wait()
+        return process
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    uploads = uploads_to(tmp_path, DEAD)
+    add(uploads, write_checkpoint(tmp_path, 5))
+    report = uploads.reports.get(timeout=30)
+    uploads.close()
+    assert "ended without a word" in report.outcome.trouble
 
 
 def test_wrong_credentials_are_told_at_once_and_not_tried_again(tmp_path: Path) -> None:

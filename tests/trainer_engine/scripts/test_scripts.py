@@ -18,7 +18,7 @@ from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.contract.scripts import EVERYTHING, ScriptRule
 from trainer_engine.scripts import scripts as module
-from trainer_engine.scripts.context import ScriptContext, uploads
+from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.scripts.scripts import Scripts
 from trainer_engine.stopping import Requests
 
@@ -229,6 +229,41 @@ def test_a_run_that_was_stopped_gives_its_programs_a_little_time(place: Place, m
     assert place.notes()[1:] == ["scripts_left_out", "script_cut_off", "script_cut_off"]
 
 
+def test_a_run_that_an_error_ends_gives_its_programs_a_little_time_unless_it_is_asked_to_stop(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = place.scripts(post_checkpoint_script=f"{place.program(TELL)} quick")
+    quick.after_checkpoint(place.checkpoint(1), 1)
+    quick.wait_a_little()
+    assert place.told()[0] == "quick" and place.notes() == ["script_completed"]
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    slow = place.scripts(post_checkpoint_script=str(place.program("#!/bin/sh\nsleep 600\n", "slow.sh")))
+    slow.after_checkpoint(place.checkpoint(2), 2)
+    slow.wait_a_little()
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 600)
+    slow.after_checkpoint(place.checkpoint(3), 3)
+    commands.request(place.folder, Command.STOP)
+    slow.wait_a_little()
+    assert place.notes()[1:] == ["script_cut_off", "script_cut_off"]
+
+
+def test_a_program_that_makes_room_is_waited_for_and_a_stop_leaves_it_a_little_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = f"{place.program(TELL)} {{local_checkpoint_path}}-{{global_step}}"
+    scripts = place.scripts(disk_low_action="script", disk_low_script=template)
+    scripts.make_room(6)
+    assert place.told() == ["-6", "disk_low_script 6"]
+    newest = place.checkpoint(5)
+    commands.request(place.folder, Command.STOP)
+    scripts.make_room(7)
+    assert place.told()[2] == f"{newest}-7" and place.notes() == ["script_completed"] * 2
+    assert "disk_low_script of step 7 ended well" in place.heard.of(Notification)[1].message
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    hanging = place.scripts(disk_low_action="script", disk_low_script=str(place.program("#!/bin/sh\nsleep 600\n", "hang.sh")))
+    commands.request(place.folder, Command.STOP)
+    hanging.make_room(8)
+    assert place.notes()[2:] == ["script_cut_off"]
+
+
 def test_its_environment_holds_facts_and_what_the_operator_lists(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,7 +287,3 @@ def test_its_environment_holds_facts_and_what_the_operator_lists(
         "SIMPLETUNER_JOB_ID": "job-1",
         "SIMPLETUNER_BASE_MODEL": "/models/base",
     }
-
-
-def test_a_run_that_publishes_nothing_uploads_nothing(place: Place) -> None:
-    assert uploads(place.scripts().setting.options) == (False, False)

@@ -41,7 +41,10 @@ def pid_in(path: Path) -> int:
 
 
 def is_running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_its_exit_code_and_output_are_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import re
 from typing import Literal
 
 from trainer_engine.contract.option import OptionGroup, option
+from trainer_engine.contract.options.hooks import UNSET
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 KEEPS_ALL = {"null": "0", "none": "0"}
@@ -54,11 +55,16 @@ class CheckpointingOptions(OptionGroup):
         "Space that must be free before a checkpoint is saved: bytes, or a number with K, M, G or T. What the checkpoint itself takes must "
         "be free in any case.",
     )
-    disk_low_action: Literal["stop", "wait"] = option(
+    disk_low_action: Literal["stop", "wait", "script"] = option(
         "stop",
         "Where less space is free: stop ends the run with the error disk_full; wait pauses it until there is space, or until it is asked "
-        "to stop.",
-        later=("script",),
+        "to stop; script runs the program of disk_low_script, and ends the run like stop where there is too little space even then.",
+    )
+    disk_low_script: str = option(
+        "",
+        "With disk_low_action=script: program and arguments that free some space while training waits. docs/hooks.md has the "
+        "placeholders, and says which programs may run.",
+        synonyms=UNSET,
     )
     save_text_encoder: bool = option(
         True,

@@ -8,8 +8,11 @@ EXTERNAL = "external-script"
 EXTERNAL_SCRIPT = "validation_external_script"
 POST_CHECKPOINT = "post_checkpoint_script"
 POST_UPLOAD = "post_upload_script"
-SCRIPT_OPTIONS = (EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD)
+DISK_LOW = "disk_low_script"
+SCRIPT_OPTIONS = (EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD, DISK_LOW)
 """Options that hold the template of a command."""
+ONLY_WITH = {EXTERNAL_SCRIPT: ("validation_method", EXTERNAL), DISK_LOW: ("disk_low_action", "script")}
+"""Those that have an effect with one value of another option alone."""
 UNSET = {"none": "", "null": ""}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options.hooks import EXTERNAL, EXTERNAL_SCRIPT, SCRIPT_OPTIONS
+from trainer_engine.contract.options.hooks import DISK_LOW, EXTERNAL, EXTERNAL_SCRIPT, SCRIPT_OPTIONS
 from trainer_engine.contract.options.placeholders import known_placeholders
 from trainer_engine.contract.options.registry import REGISTRY
 from trainer_engine.contract.scripts.template import BadTemplate, Template
@@ -42,4 +42,15 @@ def external_validation_has_a_script(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "no_effect", message, got=values[name], hint=f"set validation_method={EXTERNAL}")
 
 
-SCRIPT_RULES = (scripts_are_templates, external_validation_has_a_script)
+def low_disk_has_a_script(values: Values) -> Iterator[Problem]:
+    script, action = values[DISK_LOW].strip(), values["disk_low_action"]
+    if action == "script" and not script:
+        hint = "name a program and its arguments: '/opt/hooks/tidy.sh {global_step}'"
+        message = f"disk_low_action=script needs {DISK_LOW}."
+        yield Problem.error(DISK_LOW, "missing", message, expected="a program and its arguments", hint=hint)
+    if script and action != "script":
+        message = f"{DISK_LOW} has no effect with disk_low_action={action}."
+        yield Problem.note(DISK_LOW, "no_effect", message, got=values[DISK_LOW], hint="set disk_low_action=script")
+
+
+SCRIPT_RULES = (scripts_are_templates, external_validation_has_a_script, low_disk_has_a_script)

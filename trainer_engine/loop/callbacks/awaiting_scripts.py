@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_engine.contract.events import StageKey
 from trainer_engine.loop.callbacks.base import Callback
-from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import TrainState
 from trainer_engine.processes import Processes
-from trainer_engine.scripts.scripts import Scripts
+from trainer_engine.scripts.scripts import PATIENCE_SECONDS, Scripts
 
 
 @dataclass
@@ -34,9 +35,16 @@ class AwaitingScripts(Callback):
         if state.is_finished and not self.uploads_result:
             result = self.output_dir / next(iter(self.results.values()))
             self.scripts.after_upload("", result if result.is_dir() else result.parent, state.step)
+        self._wait(f"{self.scripts.setting.options.hooks.script_timeout} s each at most", self.scripts.wait)
+
+    def close(self, state: TrainState) -> None:
+        """Where an error ends the run, what was started for its last checkpoint is not torn away."""
+        with suppress(OSError):
+            self._wait(f"{PATIENCE_SECONDS:.0f} s at most", self.scripts.wait_a_little)
+
+    def _wait(self, limit: str, wait: Callable[[Advance], None]) -> None:
         self.scripts.look()
         waiting = self.scripts.unfinished
         if waiting:
-            limit = self.scripts.setting.options.hooks.script_timeout
-            with self.stages.stage(StageKey.SCRIPTS, f"Waiting for {', '.join(waiting)} ({limit} s each at most)") as advance:
-                self.scripts.wait(advance)
+            with self.stages.stage(StageKey.SCRIPTS, f"Waiting for {', '.join(waiting)} ({limit})") as advance:
+                wait(advance)

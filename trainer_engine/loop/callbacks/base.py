@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.loop.state import StepOutcome, TrainState
@@ -53,5 +54,7 @@ class Callbacks(Callback):
             callback.after_training(state)
 
     def close(self, state: TrainState) -> None:
-        for callback in self.callbacks:
-            callback.close(state)
+        """All of them, whatever one of them may raise."""
+        with ExitStack() as closing:
+            for callback in reversed(self.callbacks):
+                closing.callback(callback.close, state)

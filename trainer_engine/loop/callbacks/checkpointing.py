@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from safetensors import SafetensorError
-
 from trainer_engine.checkpoints import SPARE_BYTES, Content, save_checkpoint
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
-from trainer_engine.contract.errors import EngineError
-from trainer_engine.contract.events import CheckpointEvent, Notification, StageKey
+from trainer_engine.contract.errors import DiskFull, EngineError
+from trainer_engine.contract.events import CheckpointEvent, ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.host_copies import room_for
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.disk_space import DiskSpace
-from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.processes import Processes
 from trainer_engine.retention import prune, set_aside_later
@@ -36,6 +34,8 @@ class UnderWay:
     is_final: bool
     stage: ExitStack
     """Its stage ends with the block."""
+    advance: Advance
+    content: Content
     written: Future[CheckpointInfo]
 
 
@@ -65,6 +65,7 @@ class Checkpointing(Callback):
     _under_way: UnderWay | None = None
     _pruned: Future[list[str]] | None = None
     _saved_step: int = 0
+    """Of the checkpoint saved last that is no rolling one: a run that ends leaves one that the next does not push out."""
     _told_of_memory: bool = False
 
     def before_training(self, state: TrainState) -> None:
@@ -91,7 +92,12 @@ class Checkpointing(Callback):
 
     def close(self, state: TrainState) -> None:
         """Where an error ends the run, what is being written is whole and announced before it; that error is the one to be told."""
-        with suppress(EngineError, OSError, SafetensorError):
+        saved = self._under_way
+        failure = saved.written.exception() if saved is not None else None
+        with suppress(EngineError, OSError):
+            if saved is not None and failure is not None:
+                self._under_way = None
+                saved.stage.__exit__(type(failure), failure, failure.__traceback__)
             self.settle(state)
         self._writer.shutdown()
 
@@ -103,8 +109,8 @@ class Checkpointing(Callback):
     def _save(self, state: TrainState, *, rolling: bool = False, beside: bool = True) -> None:
         """``beside``: steps follow that may be taken while it is written."""
         state.checkpoint_asked = False
-        self._saved_step = state.step
         if not rolling:
+            self._saved_step = state.step
             self.before_saving(state)
         if not self.processes.is_first:
             return
@@ -113,10 +119,11 @@ class Checkpointing(Callback):
             label = f"Saving {checkpoint_name(state.step, rolling=rolling)}"
             advance = stage.enter_context(self.stages.stage(StageKey.CHECKPOINT_SAVE, label))
             content = self.content(state, rolling=rolling)
-            self.space.make_sure(content.size_bytes + SPARE_BYTES, advance)
+            self.space.make_sure(content.size_bytes + SPARE_BYTES, state.step, advance)
             beside = beside and self._fits_into_memory(content)
-            written = self._writer.submit(save_checkpoint, self.output_dir, content.held() if beside else content)
-            self._under_way = UnderWay(state.is_finished, stage.pop_all(), written)
+            content = content.held() if beside else content
+            written = self._writer.submit(save_checkpoint, self.output_dir, content)
+            self._under_way = UnderWay(state.is_finished, stage.pop_all(), advance, content, written)
             if not beside:
                 self._announce(state)
 
@@ -133,20 +140,30 @@ class Checkpointing(Callback):
             self._announce(state)
 
     def settle(self, state: TrainState) -> None:
-        """Until nothing is being written or removed. Raises what went wrong with it."""
+        """Until nothing is being written or removed. Raises what went wrong with what is written."""
         with state.timed("checkpoint_wait"):
             if self._under_way is not None:
                 self._announce(state)
             if self._pruned is not None:
                 pruned, self._pruned = self._pruned, None
-                pruned.result()
+                self._tell_failure(pruned)
+
+    def _tell_failure(self, pruned: Future[list[str]]) -> None:
+        """One that is too many takes space; what has been saved is whole all the same."""
+        try:
+            pruned.result()
+        except OSError as error:
+            message = f"Checkpoints beyond the limits could not be removed: {error}. Training goes on."
+            hint = "look at the permissions of output_dir; it is tried again after the next checkpoint"
+            voice, title = self.stages.voice, "Checkpoints not removed"
+            voice.tell(ErrorEvent(code="checkpoint_not_removed", title=title, message=message, hint=hint, severity=Severity.WARNING))
 
     def _announce(self, state: TrainState) -> None:
         """Tell of the checkpoint under way once it is whole, and remove those that are one too many."""
         assert self._under_way is not None
         saved, self._under_way = self._under_way, None
         with saved.stage:
-            info = saved.written.result()
+            info = self._whole(saved)
         state.newest_checkpoint = str(info.path)
         self.stages.voice.tell(
             CheckpointEvent(
@@ -161,6 +178,18 @@ class Checkpointing(Callback):
         )
         self.on_saved(state, info)
         self._pruned = self._writer.submit(self._prune, info.name)
+
+    def _whole(self, saved: UnderWay) -> CheckpointInfo:
+        """Once it is written. A disk that fills up meanwhile is one that was full before: that is tried once more, where it is to be."""
+        try:
+            return saved.written.result()
+        except DiskFull as error:
+            if self.options.disk_low_action == "stop":
+                raise
+            message = f"{error.message} It is tried once more."
+            self.stages.voice.tell(Notification(code="disk_filled_up", title="Disk full", message=message, severity=Severity.WARNING))
+        self.space.make_sure(saved.content.size_bytes + SPARE_BYTES, saved.content.step, saved.advance)
+        return self._writer.submit(save_checkpoint, self.output_dir, saved.content).result()
 
     def _prune(self, keep: str) -> list[str]:
         usual, rolling = self.options.checkpoints_total_limit, self.options.checkpoints_rolling_total_limit

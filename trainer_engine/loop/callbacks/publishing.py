@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class Publishing(Callback):
     requests: Requests
     on_uploaded: Callable[[UploadDone], None] = nobody
     """Hears of each upload that has arrived, between two steps."""
+    _has_ended: bool = False
 
     def before_training(self, state: TrainState) -> None:
         if not self.processes.is_first:
@@ -77,8 +79,14 @@ class Publishing(Callback):
 
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
         targets = [target for target in self.uploads.targets.values() if target.takes_checkpoints]
-        if targets:
-            self._add(saved.name, saved.step, files_below(saved.path), digest_of(saved.path), targets)
+        if not targets:
+            return
+        try:
+            files, digest = files_below(saved.path), digest_of(saved.path)
+        except (OSError, ValueError) as error:  # somebody has removed it while the run was at something else
+            self._cannot_prepare(saved.name, error)
+            return
+        self._add(saved.name, saved.step, files, digest, targets)
 
     def after_training(self, state: TrainState) -> None:
         with self.processes.first_alone() as is_first:
@@ -86,6 +94,12 @@ class Publishing(Callback):
                 if state.is_finished:
                     self._add_result(state)
                 self._wait()
+
+    def close(self, state: TrainState) -> None:
+        """Where an error ends the run, nothing waits for the uploads: the next run takes up what has not arrived."""
+        if self.processes.is_first and not self._has_ended:
+            with suppress(OSError):
+                self._end()
 
     def is_settled(self, state: TrainState) -> bool:
         """Whether the result of a finished run is at every place, and nothing else waits."""
@@ -120,7 +134,10 @@ class Publishing(Callback):
             stage(self.uploads.output_dir, staged, files)
             self.uploads.add(uploads)
         except OSError as error:
-            self._warn("upload_failed", f"{what} cannot be prepared for its upload: {error}", "look at the disk and its permissions")
+            self._cannot_prepare(what, error)
+
+    def _cannot_prepare(self, what: str, error: Exception) -> None:
+        self._warn("upload_failed", f"{what} cannot be prepared for its upload: {error}", "look at the disk and its permissions")
 
     def _remote(self, target: PublishTarget, what: str) -> str:
         """The result stands at the top of a repository, or of the run's folder at a store; each checkpoint in a folder of its own."""
@@ -138,6 +155,10 @@ class Publishing(Callback):
                         told = progress
                         advance(progress.done, progress.total)
                     self._tell_reports(LOOK_SECONDS)
+        self._end()
+
+    def _end(self) -> None:
+        self._has_ended = True
         self.uploads.close()
         self._tell_reports()
         left = self.uploads.pending()

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ NUMBERS = re.compile(rb'"data":\{"step":(\d+),"total_steps":(\d+),"epoch":\d+,"l
 UNFINISHED = "intermediary"
 PREVIEW = f'"validation_type":"{UNFINISHED}"'.encode()
 BASE_MODEL = "base_model"
-PROGRESS, CHECKPOINT, IMAGE = (kind.value.encode() for kind in (EventType.PROGRESS, EventType.CHECKPOINT, EventType.IMAGE))
+EVALUATION = b'"code":"evaluation"'
+TOLD = (EventType.PROGRESS, EventType.CHECKPOINT, EventType.IMAGE, EventType.NOTIFICATION)
+PROGRESS, CHECKPOINT, IMAGE, NOTIFICATION = (kind.value.encode() for kind in TOLD)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Story:
     learning_rates: array[float] = field(default_factory=lambda: array("d"))
     total_steps: int = 0
     evaluations: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """Name of an evaluation loss -> (step, value)."""
+    """Name of an evaluation loss -> (step that was measured, value); without the quarters of the schedule."""
     checkpoints: list[int] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
     """In the order in which they were told."""
@@ -68,6 +69,8 @@ def read_story(journal: Path) -> Story:
                 _add_checkpoint(story, line)
             elif kind[1] == IMAGE and PREVIEW not in line:
                 _add_images(story, line, journal.parent)
+            elif kind[1] == NOTIFICATION and EVALUATION in line:
+                _add_evaluation(story, line)
     return story
 
 
@@ -100,14 +103,16 @@ def _add_progress(story: Story, line: bytes) -> None:
     story.losses.append(_number(loss))
     story.learning_rates.append(_number(rate))
     story.total_steps = int(total or 0)
-    if b"eval" in line:
-        _add_evaluations(story, int(step), _parsed(line).get("data", {}).get("metrics", {}))
 
 
-def _add_evaluations(story: Story, step: int, metrics: Mapping[str, object]) -> None:
-    for name, value in metrics.items():
-        if name.startswith("eval") and "loss" in name:
-            story.evaluations.setdefault(name, []).append((step, _number(value)))
+def _add_evaluation(story: Story, line: bytes) -> None:
+    """From the notification itself: events of progress repeat it at later steps, and nothing follows the last one."""
+    details = _parsed(line).get("data", {}).get("details", {})
+    if not isinstance(details.get("step"), int):
+        return
+    for name, value in details.get("metrics", {}).items():
+        if name.count("/") == 1:
+            story.evaluations.setdefault(name, []).append((details["step"], _number(value)))
 
 
 def _add_checkpoint(story: Story, line: bytes) -> None:

@@ -25,7 +25,9 @@ def drawn(run: ToldRun, heading: str = "boats") -> bytes:
 def test_the_figure_names_what_it_shows(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step in range(1, 41):
-        run.step(step, 1 / step if step != 20 else None, metrics={"eval_loss/held-out": 0.5} if step % 10 == 0 else None)
+        run.step(step, 1 / step if step != 20 else None)
+        if step % 10 == 0:
+            run.evaluation(step, {"eval_loss/held-out": 0.5})
     run.checkpoint(40)
     run.image(10, "red")
     told = texts(drawn(run))

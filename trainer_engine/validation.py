@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.validation_rules import PROMPT, UNCONDITIONAL
+from trainer_engine.contract.options.validation_rules import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
 from trainer_engine.contract.prompt_library import DEFAULT, built_in_library, file_name, library_of
 from trainer_engine.drawing_failures import SURVIVED, DrawingFailed, DrawingStopped
 from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
+from trainer_engine.image_names import apart
 from trainer_engine.pictures import ENDINGS, write_picture
 from trainer_engine.undisturbed import undisturbed
 
@@ -39,7 +40,7 @@ class Edit:
     """A pair whose references are drawn with."""
 
     name: str
-    """Of its image, without folder and ending."""
+    """After its image."""
     caption: str
     read_references: Callable[[], tuple[Tensor, ...]]
     """Latents (C, h, w) of its references of every conditioning set."""
@@ -217,9 +218,11 @@ def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequenc
     what = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
         (prompt, None) for prompt in [*validation_prompts(options), *eval_prompts]
     ]
+    used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))
+    names = apart([prompt.shortname for prompt, _ in what], [label for label, is_used in used if is_used])
     return [
-        Subject(prompt, resolution, index, edit)
-        for prompt, edit in what
+        Subject(dataclasses.replace(prompt, shortname=name), resolution, index, edit)
+        for (prompt, edit), name in zip(what, names, strict=True)
         for resolution in validation.resolutions
         for index in range(validation.num_validation_images)
     ]

@@ -15,7 +15,7 @@ from torch import nn
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family
 from trainer_engine.undisturbed import undisturbed
-from trainer_engine.validation import ValidationImage, ValidationPrompt, first_seed, render, texts_to_encode, validation_prompts
+from trainer_engine.validation import Edit, ValidationImage, ValidationPrompt, first_seed, render, texts_to_encode, validation_prompts
 
 USUAL: dict[str, Any] = {
     "validation_prompt": "a red circle",
@@ -28,7 +28,8 @@ USUAL: dict[str, Any] = {
 
 
 def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
-    how = {name: values.pop(name) for name in ("label", "on_image", "on_progress", "should_stop") if name in values}
+    named = ("edits", "eval_prompts", "label", "on_image", "on_progress", "should_stop")
+    how = {name: values.pop(name) for name in named if name in values}
     family = tiny_family(output_dir=str(tmp_path), **{**USUAL, **values})
 
     def read(prompt: str) -> dict[str, torch.Tensor]:
@@ -72,6 +73,17 @@ def test_files_are_named_by_step_prompt_number_and_size(tmp_path: Path) -> None:
 def test_a_label_tells_images_of_the_average_apart(tmp_path: Path) -> None:
     _, images = rendered(tmp_path, label="ema", validation_disable_unconditional=True)
     assert images[0].path.name == "step_5_validation_ema_0_64x64.png"
+
+
+def test_what_datasets_lend_takes_no_file_of_another_image(tmp_path: Path) -> None:
+    few = {"user_prompt_library": json.dumps({"a cat": "a cat"}), "use_ema": True, "validation_num_inference_steps": 1}
+    lent = [ValidationPrompt(name, f"number {number}") for number, name in enumerate(("a_cat", "validation_ema", "dog", "dog"))]
+    _, images = rendered(tmp_path, eval_prompts=lent, **few)
+    names = ["unconditional", "a cat", "validation", "a_cat-2", "validation_ema-2", "dog", "dog-2"]
+    assert [image.shortname for image in images] == names and len({image.path for image in images}) == len(names)
+    pairs = [Edit("1", f"make it number {number}", tuple) for number in range(2)]
+    _, images = rendered(tmp_path, edits=pairs, **few)
+    assert [image.shortname for image in images] == ["validation_1", "1", "validation_1-2", "1-2"]
 
 
 def test_libraries_stand_between_the_unconditional_prompt_and_the_one_asked_for() -> None:

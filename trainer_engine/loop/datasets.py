@@ -23,6 +23,7 @@ from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.image_names import name_after
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
@@ -85,7 +86,7 @@ def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Ed
     def read() -> tuple[Tensor, ...]:
         return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
 
-    return Edit(Path(sample.name).stem, sample.captions[0], read)
+    return Edit(name_after(sample.name), sample.captions[0], read)
 
 
 @dataclass(frozen=True)

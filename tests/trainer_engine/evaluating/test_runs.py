@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.helpers.held_out import with_held_out
@@ -210,15 +211,26 @@ def test_held_out_captions_are_drawn_under_the_names_of_their_files(tmp_path: Pa
     assert evaluations(run) == []
 
 
-def test_a_held_out_image_that_is_gone_costs_the_evaluation_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: object) -> None:
-        raise FileNotFoundError("held-out/a.png")
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("held-out/a.png"),
+        torch.OutOfMemoryError("Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_what_an_evaluation_lacks_costs_the_evaluation_and_not_the_run(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr("trainer_engine.evaluating.measuring.evaluation_noise", gone)
+    monkeypatch.setattr("trainer_engine.evaluating.measuring.evaluation_noise", fail)
     run = train_here(tmp_path, datasets=with_held_out(tmp_path), **(RUN | {"max_train_steps": 1}))
     told = run.heard.of(ErrorEvent)
     assert run.code is ExitCode.COMPLETED and {event.code for event in told} == {"evaluation_failed"}
-    assert all("held-out/a.png" in event.message for event in told)
+    assert all((str(error) or "MemoryError") in event.message for event in told)
 
 
 def test_a_pointer_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from trainer_engine.contract.best_checkpoint import BEST_FILE, point_to_best
@@ -20,6 +19,7 @@ from trainer_engine.evaluating.measuring import Measuring, mean, means
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.out_of_memory import ran_out_of_memory
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
 from trainer_engine.validation import undisturbed
@@ -131,8 +131,10 @@ class Evaluating(Callback):
             with undisturbed(network), self.showing(), weights():
                 network.eval()
                 return self.measuring.local_losses(on_image, self.requests.stop_asked), ""
-        except (torch.OutOfMemoryError, OSError, EngineError) as error:
+        except (RuntimeError, MemoryError, OSError, EngineError) as error:
             # The run is worth more than its measure.
+            if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+                raise
             return None, str(error) or type(error).__name__
 
     def _tell_failure(self, state: TrainState, trouble: str) -> None:

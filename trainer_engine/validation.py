@@ -16,9 +16,10 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.validation_rules import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
 from trainer_engine.contract.prompt_library import DEFAULT, built_in_library, file_name, library_of
 from trainer_engine.drawing_failures import SURVIVED, DrawingFailed, DrawingStopped
+from trainer_engine.families.autoencoder import ImageNotFinite
 from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
 from trainer_engine.image_names import apart
-from trainer_engine.pictures import ENDINGS, write_picture
+from trainer_engine.pictures import ENDINGS, Picture, write_picture
 from trainer_engine.undisturbed import undisturbed
 
 FOLDER = "validation_images"
@@ -122,10 +123,11 @@ def render(
     ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
     some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
     total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
-    after. Raises DrawingFailed at the first image that fails.
+    after. Raises DrawingFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
     plan, steps = _plan(options, edits, eval_prompts)[share[0] :: share[1]], options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
+    not_finite: DrawingFailed | None = None
     with undisturbed(denoiser), _freeing(family):
         denoiser.eval()
         pipeline = _make_pipeline(family, denoiser, options) if plan else None
@@ -145,16 +147,25 @@ def render(
                 with weights_for(subject.prompt):
                     drawing = _drawing(subject, image, family, read_prompt, options)
                     picture = family.draw(pipeline, drawing, on_step=heard)
-                validation = options.validation
-                how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
-                path = write_picture(image.path.parent, image.path.stem, picture, **how)
+                path = _write(picture, image, options)
             except DrawingStopped:
                 break
+            except ImageNotFinite as error:
+                not_finite = not_finite or DrawingFailed(image.path.stem, image.prompt, error)
+                continue
             except SURVIVED as error:
                 raise DrawingFailed(image.path.stem, image.prompt, error) from error
             images.append(dataclasses.replace(image, path=path))
             on_image(images[-1])
+    if not_finite is not None:
+        raise not_finite
     return images
+
+
+def _write(picture: Picture, image: ValidationImage, options: TrainingOptions) -> Path:
+    validation = options.validation
+    how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
+    return write_picture(image.path.parent, image.path.stem, picture, **how)
 
 
 def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainer_engine.contract.errors import DiskFull, ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, Severity, StageEvent, StageStatus
 from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.ema import MovingAverage
+from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, SamplerStep
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
@@ -153,6 +155,34 @@ def test_an_image_that_fails_is_a_warning_and_later_ones_are_drawn(
     assert [steps_drawn(run).count(step) for step in (1, 2, 3)] == [images - 2, images, images]
     (failed,) = [event for event in run.heard.of(StageEvent) if event.status is StageStatus.FAILED]
     assert failed.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize("lost", ["latents", "pixels"])
+def test_an_image_that_is_not_finite_is_said_and_not_written_as_a_black_one(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, drawn = Autoencoder.decode, []
+
+    def decode_or_lose(self: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
+        drawn.append(None)
+        if len(drawn) == 2 and lost == "latents":
+            latents[0, 0, 1, 1] = math.nan
+        elif len(drawn) == 2:
+            monkeypatch.setattr(Autoencoder, "_decode", lambda *_: torch.full((1, 3, 64, 64), math.inf))
+        try:
+            return decode(self, latents)
+        finally:
+            monkeypatch.setattr(Autoencoder, "_decode", one_decode)
+
+    one_decode = Autoencoder._decode
+    monkeypatch.setattr(Autoencoder, "decode", decode_or_lose)
+    run = train_here(tmp_path, max_train_steps=1, **{**DRAWING, "user_prompt_library": LIBRARY})
+    names = ["step_1_plain_0_64x64", "step_1_off_0_64x64", "step_1_validation_0_64x64"]
+    assert [Path(event.images[0].file).stem for event in run.heard.of(ImageEvent)] == names
+    assert sorted(path.stem for path in (run.output_dir / "validation_images").iterdir()) == sorted(names)
+    (told,) = run.heard.of(ErrorEvent)
+    assert (told.code, told.severity, told.details["image"]) == ("validation_not_finite", Severity.WARNING, "step_1_weak_one_0_64x64")
+    assert lost in told.message and "other images are drawn" in told.hint
 
 
 def test_no_room_for_the_average_beside_the_live_weights_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

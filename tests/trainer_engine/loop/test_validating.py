@@ -26,7 +26,7 @@ from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, SamplerStep
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
-from trainer_engine.loop.spread_drawing import Drawn, unpack
+from trainer_engine.loop.spread_drawing import Drawn, pack_or_say, unpack
 from trainer_engine.validation import ValidationImage
 
 LIBRARY = json.dumps(
@@ -346,6 +346,10 @@ def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp
     assert (list(other.images), other.failure) == (images, failure)
     assert [path.read_bytes() for path in paths] == [b"\n{}\n" + path.name.encode() for path in paths]
     assert unpack(Drawn().pack()) == Drawn([])
+    paths[0].unlink()
+    other = unpack(pack_or_say(Drawn(images, failure), 1))
+    assert other.failure is not None and (other.images, other.failure.code) == ([], "validation_not_written")
+    assert paths[0].name in other.failure.message
 
 
 def test_another_family_draws_with_true_guidance_and_trains_the_same(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.families.base import Family
+from trainer_engine.families.base import Drawing, Family
+from trainer_engine.families.pixart_sigma.parts import Parts
 from trainer_engine.undisturbed import undisturbed
 from trainer_engine.validation import Edit, ValidationImage, ValidationPrompt, first_seed, render, texts_to_encode, validation_prompts
 
@@ -205,6 +206,18 @@ def test_every_sampler_draws(tmp_path: Path, sampler: str) -> None:
     )
     with Image.open(images[0].path) as picture:
         assert picture.size == (64, 64)
+
+
+@pytest.mark.parametrize("own", ["PNDMScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
+def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = tiny_family()
+    config = {**family.scheduler_config(), "_class_name": own}
+    monkeypatch.setattr(Parts, "scheduler_config", lambda _: config)
+    prompt, negative = family.encode_prompts(["a cat", "blurry"])
+    numbers: list[int] = []
+    pipeline = family.make_pipeline(family.load_denoiser())
+    family.draw(pipeline, Drawing(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
+    assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from trainer_engine.contract.checkpoint_files import verify
 from training import answers, desk, media, quick_reads, requests, schema, serializers
 from training.errors import TrainingRefused
 from training.models import Job
+from training.renderers import FileNegotiation
 
 JSON = "application/json"
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
@@ -175,6 +176,8 @@ class JobDetail(APIView):
 class JobLog(APIView):
     """What the engine printed, as text; its last 4 MiB."""
 
+    content_negotiation_class = FileNegotiation
+
     @schema.described("training_job_log", "The engine's output as text", {"type": "string"}, 404)
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         path = requests.named_job(job_id).folder.log
@@ -189,6 +192,8 @@ class JobLog(APIView):
 
 class JobMedia(APIView):
     """An image that an event names, found through the event: no path comes from the request."""
+
+    content_negotiation_class = FileNegotiation
 
     @schema.described("training_job_media", "An image of an event", {"type": "string", "format": "binary"}, 404)
     def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:

@@ -125,7 +125,7 @@ def render(
     total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
     after. Raises DrawingFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
-    plan, steps = _plan(options, edits, eval_prompts)[share[0] :: share[1]], options.validation.validation_num_inference_steps
+    plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
     not_finite: DrawingFailed | None = None
     with undisturbed(denoiser), _freeing(family):
@@ -237,6 +237,11 @@ def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequenc
         for resolution in validation.resolutions
         for index in range(validation.num_validation_images)
     ]
+
+
+def _part(plan: Sequence[Subject], which: int, of: int) -> Sequence[Subject]:
+    """One of ``of`` parts, about as long as the others. Neighbours stay together: of every second image, all might be the large ones."""
+    return plan[len(plan) * which // of : len(plan) * (which + 1) // of]
 
 
 def _prompts_of(edit: Edit, options: TrainingOptions) -> list[ValidationPrompt]:

@@ -29,7 +29,7 @@ USUAL: dict[str, Any] = {
 
 
 def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
-    named = ("edits", "eval_prompts", "label", "on_image", "on_progress", "should_stop")
+    named = ("edits", "eval_prompts", "label", "share", "on_image", "on_progress", "should_stop")
     how = {name: values.pop(name) for name in named if name in values}
     family = tiny_family(output_dir=str(tmp_path), **{**USUAL, **values})
 
@@ -69,6 +69,18 @@ def test_files_are_named_by_step_prompt_number_and_size(tmp_path: Path) -> None:
     for image in images:
         with Image.open(image.path) as picture:
             assert picture.size == image.resolution
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_processes_share_the_images_in_their_order_and_each_its_sizes(tmp_path: Path, processes: int) -> None:
+    few = {"user_prompt_library": json.dumps({"a": "a"}), "validation_resolution": "64x64,96x64", "validation_num_inference_steps": 1}
+    _, alone = rendered(tmp_path, **few)
+    parts = [rendered(tmp_path, share=(which, processes), **few)[1] for which in range(processes)]
+    assert [image for part in parts for image in part] == alone and len(alone) == 6
+    lengths = {len(part) for part in parts}
+    assert max(lengths) - min(lengths) <= 1
+    if processes <= 3:
+        assert all({image.resolution for image in part} == {(64, 64), (96, 64)} for part in parts)
 
 
 def test_a_label_tells_images_of_the_average_apart(tmp_path: Path) -> None:

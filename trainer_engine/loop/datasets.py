@@ -75,11 +75,13 @@ def _fingerprint(sample: Sample, source: DataSource) -> str:
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
     """An image that cannot be encoded is left out, and so is one with such a reference."""
-    usable = [sample for sample in found.samples if sample.name in latents[found.entry.id].addresses]
-    for number, set_id in enumerate(found.entry.conditioning_data):
-        known = latents[reference_cache(found.entry.id, set_id)].addresses
-        usable = [sample for sample in usable if sample.references[number].sample.name in known]
-    return usable
+    known = latents[found.entry.id].addresses
+    return [sample for sample in found.samples if sample.name in known and _has_references(found.entry.id, sample, latents)]
+
+
+def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> bool:
+    """Whether each of its references could be encoded."""
+    return all(one.sample.name in latents[reference_cache(set_id, one.set)].addresses for one in sample.references)
 
 
 def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Edit:
@@ -112,7 +114,7 @@ class Preparation:
         sources = tuple(self._source(found, latents, report) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown)
+        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown if _has_references(set_id, sample, latents))
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:

@@ -66,7 +66,19 @@ def test_previews_are_passed_over_and_prompts_come_from_the_event(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "damage", [b"not json\n", b'{"seq":9,"type":"validation.image",\n', b'{"seq":9,"type":"training.progress","data":{"step":2']
+    "damage",
+    [
+        b"not json\n",
+        b'{"seq":9,"type":"validation.image",\n',
+        b'{"seq":9,"type":"validation.image","data":null}\n',
+        b'{"seq":9,"type":"validation.image","data":{"global_step":1,"validation_type":"final"},"images":[{"file":"a.png"},null]}\n',
+        b'{"seq":9,"type":"training.progress","data":{"step":2',
+        b'{"seq":9,"type":"training.progress","data":{"step":2,"total_steps":1,"loss":1' + b"0" * 400 + b"}}\n",
+        b'{"seq":9,"type":"training.progress","data":{"step":' + b"9" * 30 + b',"total_steps":1,"epoch":1,"loss":1,"learning_rate":1,}}\n',
+        b'{"seq":9,"type":"training.checkpoint","checkpoint":null}\n',
+        b'{"seq":9,"type":"training.checkpoint","checkpoint":' + b"[" * 99_999 + b"\n",
+        b'{"seq":9,"type":"notification","data":{"code":"evaluation","details":[]}}\n',
+    ],
 )
 def test_damaged_lines_and_half_a_line_are_passed_over(tmp_path: Path, damage: bytes) -> None:
     run = ToldRun(tmp_path / "run")
@@ -74,4 +86,5 @@ def test_damaged_lines_and_half_a_line_are_passed_over(tmp_path: Path, damage: b
     with run.folder.journal.open("ab") as journal:
         journal.write(damage)
     story = read_story(run.folder.journal)
-    assert story.steps.tolist() == [1] and story.drawn == []
+    assert (story.steps.tolist(), len(story.losses), len(story.learning_rates)) == ([1], 1, 1)
+    assert (story.drawn, story.checkpoints, story.evaluations) == ([], [], {})

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import DiskFull, ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, Severity, StageEvent, StageStatus
+from trainer_engine.contract.run import RunFolder
 from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.autoencoder import Autoencoder
@@ -27,6 +29,7 @@ from trainer_engine.families.base import Drawing, SamplerStep
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.spread_drawing import Drawn, pack_or_say, unpack
+from trainer_engine.stopping import LOOK_AGAIN_SECONDS
 from trainer_engine.validation import ValidationImage
 
 LIBRARY = json.dumps(
@@ -310,6 +313,20 @@ def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> Non
     assert list((run.output_dir / "validation_images").glob("*")) == []
     (checkpoint,) = list_checkpoints(run.output_dir)
     assert verify(checkpoint.path) == []
+
+
+def test_a_stop_loads_nothing_for_images_that_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make_pipeline = [], PixArtSigma.make_pipeline
+
+    def make_and_stop(self: PixArtSigma, denoiser: Any, **how: Any) -> Any:
+        made.append(None)
+        commands.request(RunFolder(tmp_path / "run-here"), Command.STOP)
+        time.sleep(LOOK_AGAIN_SECONDS)
+        return make_pipeline(self, denoiser, **how)
+
+    monkeypatch.setattr(PixArtSigma, "make_pipeline", make_and_stop)
+    run = train_here(tmp_path, use_ema=True, **{**DRAWING_A_LOT, "disable_benchmark": True})
+    assert (run.code, run.step, len(made), steps_drawn(run)) == (ExitCode.STOPPED, 1, 1, [])
 
 
 @pytest.mark.parametrize("how", ["batch-parallel", pytest.param("single-gpu", marks=pytest.mark.slow)])

@@ -135,6 +135,8 @@ class Validating(Callback):
             self.announcer.tell(image, state.step, _kind(occasion))
 
         for number, (label, weights) in enumerate(passes):
+            if self.requests.stop_asked():
+                return  # before weights are put into place and an autoencoder is loaded for nothing
             with self.showing(), weights():
                 render(
                     self.family,

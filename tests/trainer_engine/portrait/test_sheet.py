@@ -47,6 +47,11 @@ def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt(
     ]
 
 
+def test_an_image_stands_in_the_column_of_its_number_also_where_an_earlier_one_is_missing() -> None:
+    table = tabulate([drawn(1, file="a_0_8x8.png"), drawn(1, file="a_1_8x8.png"), drawn(2, file="b_1_8x8.webp")])
+    assert [(row.step, column.number) for row, column in table.files] == [(1, 0), (1, 1), (2, 1)]
+
+
 def test_an_image_that_was_drawn_again_at_its_step_is_shown_once() -> None:
     table = tabulate([drawn(1, file="same.png"), drawn(1, file="same.png")])
     assert len(table.columns) == 1 and len(table.files) == 1

@@ -203,13 +203,15 @@ class JobMedia(APIView):
         number = requests.whole_number(place, "place", default=0)
         entry = attached[number] if number < len(attached) else {}
         path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
-        if path is None:
+        try:
+            stream = path.open("rb") if path else None
+        except OSError:  # it went between the two looks, or may not be read
+            stream = None
+        if stream is None:
             raise NoSuchMedia(index)
         kind = str(entry.get("mime_type", "image/png"))
         kind = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
-        return FileResponse(
-            path.open("rb"), content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"}
-        )
+        return FileResponse(stream, content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"})
 
 
 class NoSuchMedia(TrainingRefused):

@@ -41,6 +41,8 @@ class Evaluating(Callback):
     stages: Stages
     processes: Processes
     requests: Requests
+    _failed_at: int | None = None
+    """The step whose loss could not be measured last: it is not tried again for the step's checkpoint."""
 
     def before_training(self, state: TrainState) -> None:
         """Where a run stopped before an evaluation that was due, it is made up for. Checkpoints may have been moved or removed since."""
@@ -81,7 +83,7 @@ class Evaluating(Callback):
         return length > 0 and state.step // length > (state.step - 1) // length
 
     def _evaluate(self, state: TrainState) -> None:
-        if not self.measuring.images or self.history.of_step(state.step):
+        if not self.measuring.images or self.history.of_step(state.step) or state.step == self._failed_at:
             return
         with state.timed("evaluation"), self.stages.stage(StageKey.VALIDATION, "Evaluating") as advance:
             losses = self._losses(state, advance)
@@ -108,6 +110,7 @@ class Evaluating(Callback):
             local, trouble = self._measure(weights, on_image)
             failed, stopped = self.processes.any_of([bool(trouble), local is None and not trouble])
             if failed:
+                self._failed_at = state.step
                 self._tell_failure(state, trouble)
             elif stopped:
                 self._stop(state)

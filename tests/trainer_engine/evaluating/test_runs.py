@@ -18,7 +18,16 @@ from trainer_engine.contract.best_checkpoint import BEST_FILE, best_of
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, StageEvent, StageKey, SummaryEvent
+from trainer_engine.contract.events import (
+    CheckpointEvent,
+    ErrorEvent,
+    ImageEvent,
+    Notification,
+    ProgressEvent,
+    StageEvent,
+    StageKey,
+    SummaryEvent,
+)
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.evaluating.measuring import evaluation_noise
 from trainer_engine.stopping import LOOK_AGAIN_SECONDS
@@ -186,6 +195,13 @@ def test_a_run_without_improvement_ends_early_as_a_finished_one_exactly_also_aft
     assert again.code is ExitCode.COMPLETED and again.heard.of(ProgressEvent) == []
     told = next(event for event in again.heard.of(Notification) if event.code == "already_finished")
     assert "Ended early" in told.message
+
+
+def test_a_run_that_ends_early_at_a_rolling_checkpoint_leaves_a_usual_one_with_its_loss(tmp_path: Path) -> None:
+    run = train_here(tmp_path, datasets=with_held_out(tmp_path), checkpointing_rolling_steps=1, **(RUN | EARLY))
+    saved = {info.name: info.eval_loss for info in list_checkpoints(run.output_dir)}
+    assert run.step < RUN["max_train_steps"] and saved[f"checkpoint-{run.step}"] == losses(run)[run.step]
+    assert [event.label for event in run.heard.of(CheckpointEvent) if event.is_final] == [f"checkpoint-{run.step}"]
 
 
 def test_a_fresh_start_forgets_the_best_checkpoint_of_the_run_before(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class Checkpointing(Callback):
     _under_way: UnderWay | None = None
     _pruned: Future[list[str]] | None = None
     _saved_step: int = 0
+    """Of the last checkpoint that a run may end with: rolling ones know no evaluation of their weights."""
     _told_of_memory: bool = False
 
     def before_training(self, state: TrainState) -> None:
@@ -103,8 +104,8 @@ class Checkpointing(Callback):
     def _save(self, state: TrainState, *, rolling: bool = False, beside: bool = True) -> None:
         """``beside``: steps follow that may be taken while it is written."""
         state.checkpoint_asked = False
-        self._saved_step = state.step
         if not rolling:
+            self._saved_step = state.step
             self.before_saving(state)
         if not self.processes.is_first:
             return

@@ -8,8 +8,9 @@ from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.families.autoencoder import ImageNotFinite
 from trainer_engine.out_of_memory import ran_out_of_memory
 
-SURVIVED = (RuntimeError, ValueError, IndexError, MemoryError, OSError, EngineError)
-"""What networks, samplers, encoders and file systems raise. A fault of the device for good comes again in the next step."""
+SURVIVED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError, OSError, EngineError)
+"""What networks, samplers, encoders and file systems raise; a base model may name any sampler, also one that its pipeline cannot ask.
+A fault of the device for good comes again in the next step."""
 
 
 class DrawingStopped(Exception):
@@ -28,7 +29,8 @@ class DrawingFailed(Exception):
         code, what, hint = _explain(self.reason)
         others = "the other images are drawn" if isinstance(self.reason, ImageNotFinite) else "the images that were left are not drawn"
         named = f"Image {self.image}, prompt {self.prompt!r}: " if self.image else ""
-        message = f"Validation at step {step}: {what}. {named}{self.reason}{numbers}"
+        reason = str(self.reason) or type(self.reason).__name__
+        message = f"Validation at step {step}: {what}. {named}{reason}{numbers}"
         return ErrorEvent(
             code=code,
             title="Validation failed",

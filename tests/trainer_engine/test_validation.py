@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
+from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.families.base import Drawing, Family
 from trainer_engine.families.pixart_sigma.parts import Parts
 from trainer_engine.undisturbed import undisturbed
@@ -230,6 +231,16 @@ def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monk
     pipeline = family.make_pipeline(family.load_denoiser())
     family.draw(pipeline, Drawing(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("own", ["RePaintScheduler", "ScoreSdeVeScheduler", "UnCLIPScheduler", "AmusedScheduler"])
+def test_a_sampler_of_the_base_model_that_its_pipeline_cannot_ask_fails_the_drawing_alone(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**tiny_family().scheduler_config(), "_class_name": own}
+    monkeypatch.setattr(Parts, "scheduler_config", lambda _: config)
+    with pytest.raises(DrawingFailed, match=own):
+        rendered(tmp_path)
 
 
 @pytest.mark.parametrize(

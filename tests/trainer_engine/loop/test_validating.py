@@ -218,6 +218,11 @@ def test_a_full_disk_is_called_by_its_name(error: Exception) -> None:
     assert "checkpoint" in told.hint
 
 
+def test_a_reason_without_words_is_called_by_its_class() -> None:
+    told = DrawingFailed("step_3_validation_0_64x64", "a cat", AssertionError()).as_event(3)
+    assert told.message.endswith("prompt 'a cat': AssertionError")
+
+
 def live_tensors() -> tuple[int, int]:
     """(how many, bytes)"""
     gc.collect()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from trainer_engine.contract.atomic import means_full
 from trainer_engine.contract.errors import DiskFull, EngineError
 from trainer_engine.contract.events import ErrorEvent, Severity
+from trainer_engine.families.autoencoder import ImageNotFinite
 from trainer_engine.out_of_memory import ran_out_of_memory
 
-SURVIVED = (RuntimeError, ValueError, IndexError, MemoryError, OSError, EngineError)
-"""What networks, samplers, encoders and file systems raise. A fault of the device for good comes again in the next step."""
+SURVIVED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError, OSError, EngineError)
+"""What networks, samplers, encoders and file systems raise; a base model may name any sampler, also one that its pipeline cannot ask.
+A fault of the device for good comes again in the next step."""
 
 
 class DrawingStopped(Exception):
@@ -25,13 +27,15 @@ class DrawingFailed(Exception):
     def as_event(self, step: int, numbers: str = "") -> ErrorEvent:
         """``numbers``: how full the device was, for people."""
         code, what, hint = _explain(self.reason)
+        others = "the other images are drawn" if isinstance(self.reason, ImageNotFinite) else "the images that were left are not drawn"
         named = f"Image {self.image}, prompt {self.prompt!r}: " if self.image else ""
-        message = f"Validation at step {step}: {what}. {named}{self.reason}{numbers}"
+        reason = str(self.reason) or type(self.reason).__name__
+        message = f"Validation at step {step}: {what}. {named}{reason}{numbers}"
         return ErrorEvent(
             code=code,
             title="Validation failed",
             message=message,
-            hint=f"{hint}; training goes on, and the images that were left are not drawn",
+            hint=f"{hint}; training goes on, and {others}",
             severity=Severity.WARNING,
             details={"step": step, "image": self.image, "prompt": self.prompt},
         )
@@ -41,6 +45,8 @@ def _explain(reason: Exception) -> tuple[str, str, str]:
     """(code, what happened, what to do)"""
     if ran_out_of_memory(reason):
         return "validation_out_of_memory", "memory ran out", "lower validation_resolution"
+    if isinstance(reason, ImageNotFinite):
+        return "validation_not_finite", "an image is not finite", "look at the loss; lower learning_rate, or set mixed_precision=no"
     if isinstance(reason, DiskFull) or means_full(reason):
         return "validation_disk_full", "the disk is full", "free some space before the next checkpoint needs it"
     if isinstance(reason, OSError):

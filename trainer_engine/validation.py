@@ -13,11 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.validation_rules import PROMPT, UNCONDITIONAL
+from trainer_engine.contract.options.validation_rules import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
 from trainer_engine.contract.prompt_library import DEFAULT, built_in_library, file_name, library_of
 from trainer_engine.drawing_failures import SURVIVED, DrawingFailed, DrawingStopped
+from trainer_engine.families.autoencoder import ImageNotFinite
 from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
-from trainer_engine.pictures import ENDINGS, write_picture
+from trainer_engine.image_names import apart
+from trainer_engine.pictures import ENDINGS, Picture, write_picture
 from trainer_engine.undisturbed import undisturbed
 
 FOLDER = "validation_images"
@@ -39,7 +41,7 @@ class Edit:
     """A pair whose references are drawn with."""
 
     name: str
-    """Of its image, without folder and ending."""
+    """After its image."""
     caption: str
     read_references: Callable[[], tuple[Tensor, ...]]
     """Latents (C, h, w) of its references of every conditioning set."""
@@ -121,10 +123,11 @@ def render(
     ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
     some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
     total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
-    after. Raises DrawingFailed at the first image that fails.
+    after. Raises DrawingFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
-    plan, steps = _plan(options, edits, eval_prompts)[share[0] :: share[1]], options.validation.validation_num_inference_steps
+    plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
+    not_finite: DrawingFailed | None = None
     with undisturbed(denoiser), _freeing(family):
         denoiser.eval()
         pipeline = _make_pipeline(family, denoiser, options) if plan else None
@@ -144,16 +147,25 @@ def render(
                 with weights_for(subject.prompt):
                     drawing = _drawing(subject, image, family, read_prompt, options)
                     picture = family.draw(pipeline, drawing, on_step=heard)
-                validation = options.validation
-                how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
-                path = write_picture(image.path.parent, image.path.stem, picture, **how)
+                path = _write(picture, image, options)
             except DrawingStopped:
                 break
+            except ImageNotFinite as error:
+                not_finite = not_finite or DrawingFailed(image.path.stem, image.prompt, error)
+                continue
             except SURVIVED as error:
                 raise DrawingFailed(image.path.stem, image.prompt, error) from error
             images.append(dataclasses.replace(image, path=path))
             on_image(images[-1])
+    if not_finite is not None:
+        raise not_finite
     return images
+
+
+def _write(picture: Picture, image: ValidationImage, options: TrainingOptions) -> Path:
+    validation = options.validation
+    how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
+    return write_picture(image.path.parent, image.path.stem, picture, **how)
 
 
 def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions) -> Any:
@@ -217,12 +229,19 @@ def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequenc
     what = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
         (prompt, None) for prompt in [*validation_prompts(options), *eval_prompts]
     ]
+    used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))
+    names = apart([prompt.shortname for prompt, _ in what], [label for label, is_used in used if is_used])
     return [
-        Subject(prompt, resolution, index, edit)
-        for prompt, edit in what
+        Subject(dataclasses.replace(prompt, shortname=name), resolution, index, edit)
+        for (prompt, edit), name in zip(what, names, strict=True)
         for resolution in validation.resolutions
         for index in range(validation.num_validation_images)
     ]
+
+
+def _part(plan: Sequence[Subject], which: int, of: int) -> Sequence[Subject]:
+    """One of ``of`` parts, about as long as the others. Neighbours stay together: of every second image, all might be the large ones."""
+    return plan[len(plan) * which // of : len(plan) * (which + 1) // of]
 
 
 def _prompts_of(edit: Edit, options: TrainingOptions) -> list[ValidationPrompt]:

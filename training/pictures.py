@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 from training import requests, schema
 from training.errors import TrainingRefused
 from training.models import Job
+from training.renderers import FileNegotiation
 
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -58,6 +59,8 @@ def sent(request: Request, job: Job, path: Path, content_type: str, what: str) -
 class JobGrid(APIView):
     """Every validation image of a run: a row for each validation, the base model first; a column for each prompt."""
 
+    content_negotiation_class = FileNegotiation
+
     @schema.described("training_job_grid", "All validation images of a run as one PNG", FILE, 404, media_type="image/png")
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
@@ -66,6 +69,8 @@ class JobGrid(APIView):
 
 class JobCurves(APIView):
     """Loss and learning rate over the steps."""
+
+    content_negotiation_class = FileNegotiation
 
     @schema.described("training_job_curves", "Loss and learning rate of a run as an SVG", FILE, 404, media_type="image/svg+xml")
     def get(self, request: Request, job_id: str) -> HttpResponseBase:

@@ -17,6 +17,7 @@ from trainer_engine.contract.checkpoint_files import verify
 from training import answers, desk, media, quick_reads, requests, schema, serializers
 from training.errors import TrainingRefused
 from training.models import Job
+from training.renderers import FileNegotiation
 
 JSON = "application/json"
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
@@ -175,6 +176,8 @@ class JobDetail(APIView):
 class JobLog(APIView):
     """What the engine printed, as text; its last 4 MiB."""
 
+    content_negotiation_class = FileNegotiation
+
     @schema.described("training_job_log", "The engine's output as text", {"type": "string"}, 404)
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         path = requests.named_job(job_id).folder.log
@@ -190,6 +193,8 @@ class JobLog(APIView):
 class JobMedia(APIView):
     """An image that an event names, found through the event: no path comes from the request."""
 
+    content_negotiation_class = FileNegotiation
+
     @schema.described("training_job_media", "An image of an event", {"type": "string", "format": "binary"}, 404)
     def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
@@ -198,13 +203,15 @@ class JobMedia(APIView):
         number = requests.whole_number(place, "place", default=0)
         entry = attached[number] if number < len(attached) else {}
         path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
-        if path is None:
+        try:
+            stream = path.open("rb") if path else None
+        except OSError:  # it went between the two looks, or may not be read
+            stream = None
+        if stream is None:
             raise NoSuchMedia(index)
         kind = str(entry.get("mime_type", "image/png"))
         kind = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
-        return FileResponse(
-            path.open("rb"), content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"}
-        )
+        return FileResponse(stream, content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"})
 
 
 class NoSuchMedia(TrainingRefused):

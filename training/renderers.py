@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.template.loader import render_to_string
-from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.exceptions import NotAcceptable
+from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -53,6 +54,17 @@ class PageRenderer(BrowsableAPIRenderer):
         if method == "POST" and form is not None and beginning is not None:
             form.fields["_content"].initial = json.dumps(beginning(), indent=2, ensure_ascii=False)
         return form
+
+
+class FileNegotiation(DefaultContentNegotiation):
+    """For answers that are files: each is sent as what it is, whatever is accepted; a refusal is JSON for clients that want files alone."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
+        try:
+            chosen: tuple[Any, str] = super().select_renderer(request, renderers, format_suffix)
+        except NotAcceptable:
+            return renderers[0], renderers[0].media_type
+        return chosen
 
 
 class SnippetNegotiation(BaseContentNegotiation):

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from trainer_engine.contract.events import CheckpointEvent, ImageEvent, MediaFile, ProgressEvent
+from trainer_engine.contract.events import CheckpointEvent, ImageEvent, MediaFile, Notification, ProgressEvent
 from trainer_engine.contract.run import JobSpec, RunFolder
 from trainer_engine.journal import Journal
 
@@ -41,6 +41,9 @@ class ToldRun:
                 metrics=dict(metrics or {}),
             )
         )
+
+    def evaluation(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        self.journal.tell(Notification(code="evaluation", message=f"Step {step}.", details={"step": step, "metrics": dict(metrics)}))
 
     def checkpoint(self, step: int) -> None:
         self.journal.tell(CheckpointEvent(path=f"/gone/checkpoint-{step}", label=f"checkpoint-{step}", step=step, size_bytes=1))

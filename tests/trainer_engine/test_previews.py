@@ -109,6 +109,15 @@ def test_latents_that_do_not_fit_the_decoder_are_said_too(hub: Path, tmp_path: P
     assert [event.code for event in run.heard.of(ErrorEvent)] == ["previews_failed"]
 
 
+def test_a_decoder_that_makes_no_picture_costs_the_previews_alone(hub: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "grey"
+    AutoencoderTiny(out_channels=1, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4).save_pretrained(folder)
+    place_in_hub_cache(folder, "madebyollin/taesdxl", hub)
+    run = train_here(tmp_path, **DRAWING)
+    assert [event.code for event in run.heard.of(ErrorEvent)] == ["previews_failed"]
+    assert len(image_events(run, "final")) == 1
+
+
 def test_the_decoder_shows_what_the_autoencoder_shows(hub: Path) -> None:
     family = tiny_family()
     colours = torch.tensor([[0.5, -0.5, 0.0], [-0.8, 0.2, 0.9]])

@@ -13,9 +13,11 @@ from PIL import Image
 from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.families.base import Family
+from trainer_engine.drawing_failures import DrawingFailed
+from trainer_engine.families.base import Drawing, Family
+from trainer_engine.families.pixart_sigma.parts import Parts
 from trainer_engine.undisturbed import undisturbed
-from trainer_engine.validation import ValidationImage, ValidationPrompt, first_seed, render, texts_to_encode, validation_prompts
+from trainer_engine.validation import Edit, ValidationImage, ValidationPrompt, first_seed, render, texts_to_encode, validation_prompts
 
 USUAL: dict[str, Any] = {
     "validation_prompt": "a red circle",
@@ -28,7 +30,8 @@ USUAL: dict[str, Any] = {
 
 
 def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
-    how = {name: values.pop(name) for name in ("label", "on_image", "on_progress", "should_stop") if name in values}
+    named = ("edits", "eval_prompts", "label", "share", "on_image", "on_progress", "should_stop")
+    how = {name: values.pop(name) for name in named if name in values}
     family = tiny_family(output_dir=str(tmp_path), **{**USUAL, **values})
 
     def read(prompt: str) -> dict[str, torch.Tensor]:
@@ -69,9 +72,32 @@ def test_files_are_named_by_step_prompt_number_and_size(tmp_path: Path) -> None:
             assert picture.size == image.resolution
 
 
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_processes_share_the_images_in_their_order_and_each_its_sizes(tmp_path: Path, processes: int) -> None:
+    few = {"user_prompt_library": json.dumps({"a": "a"}), "validation_resolution": "64x64,96x64", "validation_num_inference_steps": 1}
+    _, alone = rendered(tmp_path, **few)
+    parts = [rendered(tmp_path, share=(which, processes), **few)[1] for which in range(processes)]
+    assert [image for part in parts for image in part] == alone and len(alone) == 6
+    lengths = {len(part) for part in parts}
+    assert max(lengths) - min(lengths) <= 1
+    if processes <= 3:
+        assert all({image.resolution for image in part} == {(64, 64), (96, 64)} for part in parts)
+
+
 def test_a_label_tells_images_of_the_average_apart(tmp_path: Path) -> None:
     _, images = rendered(tmp_path, label="ema", validation_disable_unconditional=True)
     assert images[0].path.name == "step_5_validation_ema_0_64x64.png"
+
+
+def test_what_datasets_lend_takes_no_file_of_another_image(tmp_path: Path) -> None:
+    few = {"user_prompt_library": json.dumps({"a cat": "a cat"}), "use_ema": True, "validation_num_inference_steps": 1}
+    lent = [ValidationPrompt(name, f"number {number}") for number, name in enumerate(("a_cat", "validation_ema", "dog", "dog"))]
+    _, images = rendered(tmp_path, eval_prompts=lent, **few)
+    names = ["unconditional", "a cat", "validation", "a_cat-2", "validation_ema-2", "dog", "dog-2"]
+    assert [image.shortname for image in images] == names and len({image.path for image in images}) == len(names)
+    pairs = [Edit("1", f"make it number {number}", tuple) for number in range(2)]
+    _, images = rendered(tmp_path, edits=pairs, **few)
+    assert [image.shortname for image in images] == ["validation_1", "1", "validation_1-2", "1-2"]
 
 
 def test_libraries_stand_between_the_unconditional_prompt_and_the_one_asked_for() -> None:
@@ -193,6 +219,28 @@ def test_every_sampler_draws(tmp_path: Path, sampler: str) -> None:
     )
     with Image.open(images[0].path) as picture:
         assert picture.size == (64, 64)
+
+
+@pytest.mark.parametrize("own", ["PNDMScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
+def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = tiny_family()
+    config = {**family.scheduler_config(), "_class_name": own}
+    monkeypatch.setattr(Parts, "scheduler_config", lambda _: config)
+    prompt, negative = family.encode_prompts(["a cat", "blurry"])
+    numbers: list[int] = []
+    pipeline = family.make_pipeline(family.load_denoiser())
+    family.draw(pipeline, Drawing(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
+    assert numbers == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("own", ["RePaintScheduler", "ScoreSdeVeScheduler", "UnCLIPScheduler", "AmusedScheduler"])
+def test_a_sampler_of_the_base_model_that_its_pipeline_cannot_ask_fails_the_drawing_alone(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**tiny_family().scheduler_config(), "_class_name": own}
+    monkeypatch.setattr(Parts, "scheduler_config", lambda _: config)
+    with pytest.raises(DrawingFailed, match=own):
+        rendered(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,9 @@ def test_an_unknown_job_is_a_404_with_json(api: Training, text: str) -> None:
     assert html.status_code == 404 and "alert-danger" in html.content.decode()
 
 
-def test_images_are_data_uris_or_links_and_never_leave_their_folders(api: Training, tmp_path: Path) -> None:
+def test_images_are_data_uris_or_links_and_never_leave_their_folders(
+    api: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_job(tmp_path, Status.RUNNING)
     job.folder.create()
     (job.folder.media / "a.png").write_bytes(PIXEL)
@@ -155,6 +157,8 @@ def test_images_are_data_uris_or_links_and_never_leave_their_folders(api: Traini
     assert b"".join(answers[0].streaming_content) == PIXEL
     assert api.get(f"/jobs/{job.pk}/media/0/0").status_code == 404
     assert api.get(f"/jobs/{job.pk}/media/1/9").status_code == 404
+    monkeypatch.setattr("training.media.locate", lambda *_: tmp_path / "gone-since.png")
+    assert api.client.get(links[0]["src"]).status_code == 404
 
 
 def test_the_log_is_text(api: Training, tmp_path: Path) -> None:

@@ -31,6 +31,19 @@ def test_a_picture_is_served_as_what_it_is_and_can_do_nothing(home: Path, client
     assert client.head(f"/api/training/jobs/{job.pk}/{name}").status_code == 200
 
 
+@pytest.mark.parametrize("accept", ["image/png", "image/svg+xml", "image/*", "text/plain"])
+def test_a_client_that_accepts_files_alone_is_sent_them(home: Path, client: Client, tmp_path: Path, accept: str) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    for name in KINDS:
+        missing = client.get(f"/api/training/jobs/{job.pk}/{name}", headers={"accept": accept})
+        assert (missing.status_code, missing["Content-Type"]) == (404, "application/json")
+        put(job, name)
+        assert client.get(f"/api/training/jobs/{job.pk}/{name}", headers={"accept": accept}).content == b"picture"
+    assert client.get(f"/api/training/jobs/{job.pk}/log", headers={"accept": accept}).status_code == 200
+    image = client.get(f"/api/training/jobs/{job.pk}/media/0/0", headers={"accept": accept})
+    assert (image.status_code, image["Content-Type"]) == (404, "application/json")
+
+
 def test_a_client_that_has_the_picture_is_sent_it_again_once_it_is_new(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path, Status.RUNNING)
     put(job, "grid.png")

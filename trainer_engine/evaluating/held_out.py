@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, count
-from pathlib import PurePath
 
 from trainer_engine.batches.sampler import Item
 from trainer_engine.caches.latents import LatentCache
@@ -14,11 +11,11 @@ from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.sources.local import printable
-from trainer_engine.validation import PROMPT, UNCONDITIONAL, ValidationPrompt
+from trainer_engine.image_names import name_after
+from trainer_engine.validation import ValidationPrompt
 
 MOST_DRAWN = 10
 """Captions of a set: a loss wants many images, and each drawn one takes as long as many losses."""
-LONGEST_NAME = 80
 MOST_NAMED = 10
 
 
@@ -33,14 +30,8 @@ def lent_prompts(sets: Sequence[SetReport], options: TrainingOptions) -> tuple[V
     """Captions for the validation to draw, under the names of their files. Sets with references are drawn with these instead."""
     if options.validation.validation_disable:
         return ()
-    prompts: dict[str, ValidationPrompt] = {}
-    for found in sets:
-        for sample in [] if found.entry.conditioning_data else found.samples[:MOST_DRAWN]:
-            name = re.sub(r"[^\w.-]+", "_", printable(PurePath(sample.name).stem))[:LONGEST_NAME]
-            taken = {UNCONDITIONAL, PROMPT, *prompts}
-            shortname = next(one for one in chain([name], (f"{name}-{number}" for number in count(2))) if one not in taken)
-            prompts[shortname] = ValidationPrompt(shortname, sample.captions[0])
-    return tuple(prompts.values())
+    drawn = [sample for found in sets if not found.entry.conditioning_data for sample in found.samples[:MOST_DRAWN]]
+    return tuple(ValidationPrompt(name_after(sample.name), sample.captions[0]) for sample in drawn)
 
 
 def trained_copies(latents: Mapping[str, LatentCache], trained: Collection[str], held_out: Sequence[Item]) -> Notification | None:

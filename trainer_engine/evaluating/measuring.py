@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,25 +59,22 @@ class Measuring:
                 on_image(done + 1, len(mine))
         return losses
 
-    def _batches(self, item: Item) -> list[Batch]:
-        """One for each timestep."""
+    def _batches(self, item: Item) -> Iterator[Batch]:
+        """One for each timestep, with noise of its own that is made when it is asked for."""
         latents = self.read_latents(item.source, item.sample)[None]
         prompts = self.family.collate_prompts([self.read_prompt(item.source, item.sample.captions[0])])
         references = [self.read_latents(reference_cache(item.source, set_id), sample)[None] for set_id, sample in item.sample.references]
         timesteps = self.objective.spread_timesteps(self.points)
-        return [
-            Batch(
+        for point in range(self.points):
+            seen = references if self.combine_references or not references else references[point % len(references) :][:1]
+            yield Batch(
                 latents=latents,
                 noise=evaluation_noise(item.sample.name, point, latents.shape[1:]),
                 timesteps=timesteps[point : point + 1],
                 prompts=prompts,
                 files=(item.sample.path,),
-                references=tuple(
-                    references if self.combine_references else references[point % len(references) :][:1] if references else ()
-                ),
+                references=tuple(seen),
             )
-            for point in range(self.points)
-        ]
 
     def _loss(self, batch: Batch, item: Item, point: int) -> Tensor:
         device = self.family.devices.device

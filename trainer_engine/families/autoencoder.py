@@ -10,6 +10,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 
+class ImageNotFinite(ValueError):
+    """An image of which something is no number: as levels of grey and colour it would be black, as if it had been drawn so."""
+
+
 class Autoencoder:
     """Loaded when it is first needed. Convolutions are up to twice as fast with the channels last in memory."""
 
@@ -42,9 +46,17 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) scaled latents -> (B, 3, H, W) float32 in about [-1, 1]; again in float32 where a short type overflows."""
-        pixels = self._decode(latents, None)
-        return pixels if bool(pixels.isfinite().all()) else self._decode(latents, torch.float32)
+        """(B, C, h, w) scaled latents -> (B, 3, H, W) float32 in about [-1, 1]; again in float32 where a short type overflows.
+
+        Raises ImageNotFinite.
+        """
+        if not latents.isfinite().all():
+            raise ImageNotFinite("its latents are not finite")
+        for dtype in (None, torch.float32):
+            pixels = self._decode(latents, dtype)
+            if pixels.isfinite().all():
+                return pixels
+        raise ImageNotFinite("its pixels are not finite")
 
     def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
         with _computing_in(self.model, dtype) as vae:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import ImageEvent
 from trainer_engine.contract.options.validation import ValidationOptions
+from trainer_engine.drawing_failures import SURVIVED
 from trainer_engine.families.base import Family, SamplerStep
 from trainer_engine.journal import Voice
 from trainer_engine.pictures import attachments, write_picture
@@ -68,7 +68,7 @@ class Announcer:
         try:
             picture = decoder.decode(taken.latents)
             path = write_picture(self.media, f"{image.path.stem}_{taken.number}of{image.sampler_steps}", picture)
-        except (ModelUnavailable, RuntimeError, OSError) as error:
+        except SURVIVED as error:
             self._previews_failed = True
             self.voice.tell(no_previews(decoder.repository, error))
             return

@@ -23,6 +23,7 @@ from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.image_names import name_after
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
@@ -74,18 +75,20 @@ def _fingerprint(sample: Sample, source: DataSource) -> str:
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
     """An image that cannot be encoded is left out, and so is one with such a reference."""
-    usable = [sample for sample in found.samples if sample.name in latents[found.entry.id].addresses]
-    for number, set_id in enumerate(found.entry.conditioning_data):
-        known = latents[reference_cache(found.entry.id, set_id)].addresses
-        usable = [sample for sample in usable if sample.references[number].sample.name in known]
-    return usable
+    known = latents[found.entry.id].addresses
+    return [sample for sample in found.samples if sample.name in known and _has_references(found.entry.id, sample, latents)]
+
+
+def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> bool:
+    """Whether each of its references could be encoded."""
+    return all(one.sample.name in latents[reference_cache(set_id, one.set)].addresses for one in sample.references)
 
 
 def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Edit:
     def read() -> tuple[Tensor, ...]:
         return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
 
-    return Edit(Path(sample.name).stem, sample.captions[0], read)
+    return Edit(name_after(sample.name), sample.captions[0], read)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Preparation:
         sources = tuple(self._source(found, latents, report) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown)
+        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown if _has_references(set_id, sample, latents))
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.events import ErrorEvent
+from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.validation import ValidationImage
 
 
@@ -23,7 +24,10 @@ class Drawn:
     """Why the rest is missing."""
 
     def pack(self) -> bytes:
-        """With the files' contents: a host need not see the disk of another. One line of JSON, then the files one after the other."""
+        """With the files' contents: a host need not see the disk of another. One line of JSON, then the files one after the other.
+
+        Raises OSError.
+        """
         files = [image.path.read_bytes() for image in self.images]
         sizes = [len(file) for file in files]
         header: dict[str, Any] = {
@@ -32,6 +36,14 @@ class Drawn:
             "failure": self.failure.model_dump(mode="json") if self.failure else None,
         }
         return b"\n".join([json.dumps(header).encode(), b"".join(files)])
+
+
+def pack_or_say(drawn: Drawn, step: int) -> bytes:
+    """Where a file of it cannot be read again, that alone is said: the other processes wait for a word, and the run is worth more."""
+    try:
+        return drawn.pack()
+    except OSError as error:
+        return Drawn(failure=DrawingFailed("", "", error).as_event(step)).pack()
 
 
 def unpack(packed: bytes) -> Drawn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 from dataclasses import dataclass
 
 import matplotlib
@@ -33,6 +34,11 @@ STYLE = {
 RAW, SMOOTH, RATE, MARK, WRONG = "#9db4cf", "#1f4e8c", "#b5451d", "#4b5058", "#c0182b"
 EVALUATIONS = ("#1a7f4b", "#8a3ffc", "#b28600", "#00717a", "#a2195b", "#5b6770")
 MOST_MARKS = 200
+MOST_EVALUATIONS = 12
+WIDTH, HEIGHT, ROW_HEIGHT = 10.0, 5.6, 0.19
+"""Inches of the figure, and of each further row of its legend."""
+MOST_COLUMNS, LETTERS_A_ROW, LETTERS_A_SIGN, LONGEST_LABEL = 4, 120, 7, 44
+"""Of the legend."""
 LOG_FROM_RATIO = 12.0
 """Losses whose greatest is this many times their least are drawn on a logarithmic scale."""
 
@@ -59,7 +65,7 @@ def draw_curves(story: Story, name: str, model: str = "") -> bytes:
         raise ValueError("curves need a step")
     series, buffer = Series.of(story), io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 5.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         about = " · ".join(part for part in (model, _steps_in_words(story, series)) if part)
         figure.suptitle(f"{name}\n{about}", x=0.01, ha="left", fontsize=12, color="#22252b")
@@ -75,10 +81,13 @@ def _draw_losses(axes: Axes, story: Story, series: Series) -> None:
     window = window_of(len(series.steps))
     if len(series.steps) > window:
         axes.plot(*thinned(series.steps, series.smooth), color=SMOOTH, linewidth=1.8, label=f"mean of the last {window} steps")
-    for number, (name, points) in enumerate(sorted(story.evaluations.items())):
+    for number, (name, points) in enumerate(sorted(story.evaluations.items())[:MOST_EVALUATIONS]):
         steps, values = in_order(*(np.array(column, dtype=np.float64) for column in zip(*points, strict=True)))
         colour = EVALUATIONS[number % len(EVALUATIONS)]
-        axes.plot(*thinned(steps, values), color=colour, linewidth=1.4, marker="o", markersize=3, label=name[:60])
+        line = "-" if number < len(EVALUATIONS) else "--"
+        axes.plot(*thinned(steps, values), line, color=colour, linewidth=1.4, marker="o", markersize=3, label=_shortened(name))
+    if (more := len(story.evaluations) - MOST_EVALUATIONS) > 0:
+        axes.plot([], [], " ", label=f"{more} more evaluation losses")
     finite = series.losses[np.isfinite(series.losses)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > LOG_FROM_RATIO:
         axes.set_yscale("log")
@@ -90,7 +99,21 @@ def _draw_losses(axes: Axes, story: Story, series: Series) -> None:
     _mark(axes, series.steps[~np.isfinite(series.losses)], at=0.06, marker="x", colour=WRONG, label="loss not finite")
     axes.set_ylabel("loss")
     axes.grid(True, linewidth=0.6)
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, frameon=False, fontsize=9)
+    _explain(axes)
+
+
+def _explain(axes: Axes) -> None:
+    """The legend above, with as many columns as there is room for, and the figure higher by its rows."""
+    _, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(MOST_COLUMNS, LETTERS_A_ROW // (max(map(len, labels)) + LETTERS_A_SIGN)))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, frameon=False, fontsize=9)
+    axes.get_figure(root=True).set_size_inches(WIDTH, HEIGHT + ROW_HEIGHT * (math.ceil(len(labels) / columns) - 1))
+
+
+def _shortened(name: str) -> str:
+    """What two names of datasets differ in often stands at their ends."""
+    half = LONGEST_LABEL // 2
+    return name if len(name) <= LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _mark(axes: Axes, steps: Numbers, *, at: float, marker: str, colour: str, label: str) -> None:

@@ -140,7 +140,7 @@ def _caption(column: Column, every: list[Column], fonts: Fonts, width: int) -> l
         apart.append(f"{column.size[0]} x {column.size[1]}")
     if len({other.number for other in others}) > 1:
         apart.append(f"no. {column.number + 1}")
-    return [*lines, (_shortened(", ".join(apart), fonts.text, width), FAINT)] if apart else lines
+    return [*lines, *((_shortened(line, fonts.text, width), FAINT) for line in apart)]
 
 
 def _line_height(font: Font) -> int:

@@ -6,10 +6,9 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from trainer_engine.contract.events import EventType
 
@@ -18,7 +17,11 @@ NUMBERS = re.compile(rb'"data":\{"step":(\d+),"total_steps":(\d+),"epoch":\d+,"l
 UNFINISHED = "intermediary"
 PREVIEW = f'"validation_type":"{UNFINISHED}"'.encode()
 BASE_MODEL = "base_model"
-PROGRESS, CHECKPOINT, IMAGE = (kind.value.encode() for kind in (EventType.PROGRESS, EventType.CHECKPOINT, EventType.IMAGE))
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What a line that is no event of ours comes to; one such line costs itself and not the picture."""
+EVALUATION = b'"code":"evaluation"'
+TOLD = (EventType.PROGRESS, EventType.CHECKPOINT, EventType.IMAGE, EventType.NOTIFICATION)
+PROGRESS, CHECKPOINT, IMAGE, NOTIFICATION = (kind.value.encode() for kind in TOLD)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Story:
     learning_rates: array[float] = field(default_factory=lambda: array("d"))
     total_steps: int = 0
     evaluations: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """Name of an evaluation loss -> (step, value)."""
+    """Name of an evaluation loss -> (step that was measured, value); without the quarters of the schedule."""
     checkpoints: list[int] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
     """In the order in which they were told."""
@@ -60,23 +63,22 @@ def read_story(journal: Path) -> Story:
     with journal.open("rb") as lines:
         for line in lines:
             kind = TYPE.match(line)
-            if kind is None or not line.endswith(b"\n"):
-                continue
-            if kind[1] == PROGRESS:
-                _add_progress(story, line)
-            elif kind[1] == CHECKPOINT:
-                _add_checkpoint(story, line)
-            elif kind[1] == IMAGE and PREVIEW not in line:
-                _add_images(story, line, journal.parent)
+            if kind is not None and line.endswith(b"\n"):
+                with suppress(*DAMAGE):
+                    _take(story, kind[1], line, journal.parent)
     return story
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(line)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+def _take(story: Story, kind: bytes, line: bytes, folder: Path) -> None:
+    """Add what a line tells, all of it or nothing. Raises one of DAMAGE."""
+    if kind == PROGRESS:
+        _add_progress(story, line)
+    elif kind == CHECKPOINT:
+        _add_checkpoint(story, line)
+    elif kind == IMAGE and PREVIEW not in line:
+        _add_images(story, line, folder)
+    elif kind == NOTIFICATION and EVALUATION in line:
+        _add_evaluation(story, line)
 
 
 def _number(value: object) -> float:
@@ -92,45 +94,42 @@ def _add_progress(story: Story, line: bytes) -> None:
     if found := NUMBERS.search(line):
         step, total, loss, rate = found.groups()
     else:
-        data = _parsed(line).get("data", {})
+        data = json.loads(line)["data"]
         step, total, loss, rate = (data.get(name) for name in ("step", "total_steps", "loss", "learning_rate"))
-        if not isinstance(step, int):
-            return
-    story.steps.append(int(step))
-    story.losses.append(_number(loss))
-    story.learning_rates.append(_number(rate))
-    story.total_steps = int(total or 0)
-    if b"eval" in line:
-        _add_evaluations(story, int(step), _parsed(line).get("data", {}).get("metrics", {}))
+    numbers = int(step), int(total or 0), _number(loss), _number(rate)
+    story.steps.append(numbers[0])
+    story.total_steps = numbers[1]
+    story.losses.append(numbers[2])
+    story.learning_rates.append(numbers[3])
 
 
-def _add_evaluations(story: Story, step: int, metrics: Mapping[str, object]) -> None:
+def _add_evaluation(story: Story, line: bytes) -> None:
+    """From the notification itself: events of progress repeat it at later steps, and nothing follows the last one."""
+    details = json.loads(line)["data"]["details"]
+    step, metrics = int(details["step"]), {name: _number(value) for name, value in details["metrics"].items() if name.count("/") == 1}
     for name, value in metrics.items():
-        if name.startswith("eval") and "loss" in name:
-            story.evaluations.setdefault(name, []).append((step, _number(value)))
+        story.evaluations.setdefault(name, []).append((step, value))
 
 
 def _add_checkpoint(story: Story, line: bytes) -> None:
-    step = _parsed(line).get("checkpoint", {}).get("step")
-    if isinstance(step, int):
-        story.checkpoints.append(step)
+    story.checkpoints.append(int(json.loads(line)["checkpoint"]["step"]))
 
 
 def _add_images(story: Story, line: bytes, folder: Path) -> None:
-    event = _parsed(line)
-    data = event.get("data", {})
-    if data.get("validation_type") == UNFINISHED or not isinstance(data.get("global_step"), int):
+    event = json.loads(line)
+    data = event["data"]
+    if data["validation_type"] == UNFINISHED:
         return
     width, height = data.get("resolution") or (0, 0)
-    for entry in (*event.get("images", ()), *event.get("videos", ())):
-        if entry.get("file"):
-            story.drawn.append(
-                Drawn(
-                    step=data["global_step"],
-                    name=str(event.get("title", "")).rpartition(": ")[2],
-                    prompt=str(data.get("prompt") or event.get("body") or ""),
-                    size=(int(width), int(height)),
-                    file=folder / entry["file"],
-                    is_base=data.get("validation_type") == BASE_MODEL,
-                )
-            )
+    story.drawn += [
+        Drawn(
+            step=int(data["global_step"]),
+            name=str(event.get("title", "")).rpartition(": ")[2],
+            prompt=str(data.get("prompt") or event.get("body") or ""),
+            size=(int(width), int(height)),
+            file=folder / entry["file"],
+            is_base=data["validation_type"] == BASE_MODEL,
+        )
+        for entry in (*event.get("images", ()), *event.get("videos", ()))
+        if entry["file"]
+    ]

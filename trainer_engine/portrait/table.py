@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from trainer_engine.portrait.story import Drawn
 
 MOST_ROWS = 24
 MOST_COLUMNS = 32
+NUMBER = re.compile(r"_(\d{1,2})_\d+x\d+$")
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,18 @@ def tabulate(drawn: Sequence[Drawn]) -> ImageTable:
         told = same.setdefault((row, image.name, image.prompt, image.size), [])
         if image.file not in told:  # drawn again at the same step, it lies in the same file
             told.append(image.file)
-        files[row, Column(image.name, image.prompt, image.size, told.index(image.file))] = image.file
+        files[row, Column(image.name, image.prompt, image.size, _number(image.file, told))] = image.file
     rows = sorted({row for row, _ in files}, key=lambda row: (not row.is_base, row.step))
     columns = list(dict.fromkeys(column for _, column in files))
     prompts = list(dict.fromkeys(column.prompt for column in columns))
     columns.sort(key=lambda column: prompts.index(column.prompt))  # what the average drew stands beside what the live weights drew
     return ImageTable(evenly(rows, MOST_ROWS), columns[:MOST_COLUMNS], files, _left_out(len(rows), len(columns)))
+
+
+def _number(file: Path, told: Sequence[Path]) -> int:
+    """As the file is called: an earlier image of the prompt may be missing. Of another name, how many were told before."""
+    counted = NUMBER.search(file.stem)
+    return int(counted[1]) if counted else told.index(file)
 
 
 def _left_out(rows: int, columns: int) -> str:

@@ -201,6 +201,7 @@ def test_every_group_says_what_it_is_for() -> None:
         ("1", [(1024, 1024)]),
         ("0.25", [(512, 512)]),
         ("832x1216, 1024", [(832, 1216), (1024, 1024)]),
+        ("512, 1024, 512x512, 0.25, 1", [(512, 512), (1024, 1024)]),
     ],
 )
 def test_validation_sizes_are_read(text: str, sizes: list[tuple[int, int]]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ def test_means_are_by_dataset_and_by_quarter_of_the_schedule() -> None:
 def test_of_few_timesteps_some_quarters_have_none_and_what_is_not_finite_is_nothing() -> None:
     found = means(torch.tensor([[1.0, float("nan")]]), [item("a")], pooled=False)
     assert found == {"eval_loss/held-out": None, "eval_loss/held-out/q2": 1.0, "eval_loss/held-out/q4": None}
+
+
+def test_the_noise_of_a_thousand_timesteps_is_not_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def noted(name: str, point: int, shape: Sequence[int]) -> Tensor:
+        nonlocal most
+        drawn = evaluation_noise(name, point, shape)
+        made.append(weakref.ref(drawn))
+        most = max(most, sum(one() is not None for one in made))
+        return drawn
+
+    monkeypatch.setattr("trainer_engine.evaluating.measuring.evaluation_noise", noted)
+    family, (latents, prompts) = tiny_flux(), flux_case()
+    measured(measuring(family, latents, prompts, points=12))
+    assert len(made) == 24 and most <= 2
 
 
 def test_it_stops_when_asked_to() -> None:

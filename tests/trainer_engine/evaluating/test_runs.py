@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.helpers.held_out import with_held_out
@@ -17,7 +18,15 @@ from trainer_engine.contract.best_checkpoint import BEST_FILE, best_of
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, StageEvent, StageKey, SummaryEvent
+from trainer_engine.contract.events import (
+    ErrorEvent,
+    ImageEvent,
+    Notification,
+    ProgressEvent,
+    StageEvent,
+    StageKey,
+    SummaryEvent,
+)
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.evaluating.measuring import evaluation_noise
 from trainer_engine.stopping import LOOK_AGAIN_SECONDS
@@ -221,15 +230,26 @@ def test_held_out_captions_are_drawn_under_the_names_of_their_files(tmp_path: Pa
     assert evaluations(run) == []
 
 
-def test_a_held_out_image_that_is_gone_costs_the_evaluation_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: object) -> None:
-        raise FileNotFoundError("held-out/a.png")
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("held-out/a.png"),
+        torch.OutOfMemoryError("Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_what_an_evaluation_lacks_costs_the_evaluation_and_not_the_run(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr("trainer_engine.evaluating.measuring.evaluation_noise", gone)
-    run = train_here(tmp_path, datasets=with_held_out(tmp_path), **(RUN | {"max_train_steps": 1}))
+    monkeypatch.setattr("trainer_engine.evaluating.measuring.evaluation_noise", fail)
+    run = train_here(tmp_path, datasets=with_held_out(tmp_path), eval_steps_interval=1, **(RUN | {"max_train_steps": 1}))
     told = run.heard.of(ErrorEvent)
-    assert run.code is ExitCode.COMPLETED and {event.code for event in told} == {"evaluation_failed"}
-    assert all("held-out/a.png" in event.message for event in told)
+    assert run.code is ExitCode.COMPLETED and [event.code for event in told] == ["evaluation_failed"] * 2  # once a step
+    assert all((str(error) or "MemoryError") in event.message for event in told)
 
 
 def test_a_pointer_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,15 @@ from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import DiskFull, ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, Severity, StageEvent, StageStatus
+from trainer_engine.contract.run import RunFolder
 from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.ema import MovingAverage
+from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, SamplerStep
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
-from trainer_engine.loop.spread_drawing import Drawn, unpack
+from trainer_engine.loop.spread_drawing import Drawn, pack_or_say, unpack
+from trainer_engine.stopping import LOOK_AGAIN_SECONDS
 from trainer_engine.validation import ValidationImage
 
 LIBRARY = json.dumps(
@@ -155,6 +160,34 @@ def test_an_image_that_fails_is_a_warning_and_later_ones_are_drawn(
     assert failed.severity is Severity.WARNING
 
 
+@pytest.mark.parametrize("lost", ["latents", "pixels"])
+def test_an_image_that_is_not_finite_is_said_and_not_written_as_a_black_one(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, drawn = Autoencoder.decode, []
+
+    def decode_or_lose(self: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
+        drawn.append(None)
+        if len(drawn) == 2 and lost == "latents":
+            latents[0, 0, 1, 1] = math.nan
+        elif len(drawn) == 2:
+            monkeypatch.setattr(Autoencoder, "_decode", lambda *_: torch.full((1, 3, 64, 64), math.inf))
+        try:
+            return decode(self, latents)
+        finally:
+            monkeypatch.setattr(Autoencoder, "_decode", one_decode)
+
+    one_decode = Autoencoder._decode
+    monkeypatch.setattr(Autoencoder, "decode", decode_or_lose)
+    run = train_here(tmp_path, max_train_steps=1, **{**DRAWING, "user_prompt_library": LIBRARY})
+    names = ["step_1_plain_0_64x64", "step_1_off_0_64x64", "step_1_validation_0_64x64"]
+    assert [Path(event.images[0].file).stem for event in run.heard.of(ImageEvent)] == names
+    assert sorted(path.stem for path in (run.output_dir / "validation_images").iterdir()) == sorted(names)
+    (told,) = run.heard.of(ErrorEvent)
+    assert (told.code, told.severity, told.details["image"]) == ("validation_not_finite", Severity.WARNING, "step_1_weak_one_0_64x64")
+    assert lost in told.message and "other images are drawn" in told.hint
+
+
 def test_no_room_for_the_average_beside_the_live_weights_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_place, calls = MovingAverage.in_place, []
 
@@ -183,6 +216,11 @@ def test_a_full_disk_is_called_by_its_name(error: Exception) -> None:
     told = DrawingFailed("step_3_validation_0_64x64", "a cat", error).as_event(3)
     assert (told.code, told.severity) == ("validation_disk_full", Severity.WARNING)
     assert "checkpoint" in told.hint
+
+
+def test_a_reason_without_words_is_called_by_its_class() -> None:
+    told = DrawingFailed("step_3_validation_0_64x64", "a cat", AssertionError()).as_event(3)
+    assert told.message.endswith("prompt 'a cat': AssertionError")
 
 
 def live_tensors() -> tuple[int, int]:
@@ -282,6 +320,20 @@ def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> Non
     assert verify(checkpoint.path) == []
 
 
+def test_a_stop_loads_nothing_for_images_that_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make_pipeline = [], PixArtSigma.make_pipeline
+
+    def make_and_stop(self: PixArtSigma, denoiser: Any, **how: Any) -> Any:
+        made.append(None)
+        commands.request(RunFolder(tmp_path / "run-here"), Command.STOP)
+        time.sleep(LOOK_AGAIN_SECONDS)
+        return make_pipeline(self, denoiser, **how)
+
+    monkeypatch.setattr(PixArtSigma, "make_pipeline", make_and_stop)
+    run = train_here(tmp_path, use_ema=True, **{**DRAWING_A_LOT, "disable_benchmark": True})
+    assert (run.code, run.step, len(made), steps_drawn(run)) == (ExitCode.STOPPED, 1, 1, [])
+
+
 @pytest.mark.parametrize("how", ["batch-parallel", pytest.param("single-gpu", marks=pytest.mark.slow)])
 def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
     drawing = {**DRAWING, "user_prompt_library": LIBRARY, "disable_benchmark": False, "validation_step_interval": 100}
@@ -316,6 +368,10 @@ def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp
     assert (list(other.images), other.failure) == (images, failure)
     assert [path.read_bytes() for path in paths] == [b"\n{}\n" + path.name.encode() for path in paths]
     assert unpack(Drawn().pack()) == Drawn([])
+    paths[0].unlink()
+    other = unpack(pack_or_say(Drawn(images, failure), 1))
+    assert other.failure is not None and (other.images, other.failure.code) == ([], "validation_not_written")
+    assert paths[0].name in other.failure.message
 
 
 def test_another_family_draws_with_true_guidance_and_trains_the_same(tmp_path: Path) -> None:

@@ -25,12 +25,29 @@ def drawn(run: ToldRun, heading: str = "boats") -> bytes:
 def test_the_figure_names_what_it_shows(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step in range(1, 41):
-        run.step(step, 1 / step if step != 20 else None, metrics={"eval_loss/held-out": 0.5} if step % 10 == 0 else None)
+        run.step(step, 1 / step if step != 20 else None)
+        if step % 10 == 0:
+            run.evaluation(step, {"eval_loss/held-out": 0.5})
     run.checkpoint(40)
     run.image(10, "red")
     told = texts(drawn(run))
     for words in ("steps 1 to 40 of 100", "mean of the last 5 steps", "eval_loss/held-out", "checkpoint", "validation", "loss not finite"):
         assert words in told, told
+
+
+@pytest.mark.parametrize(("sets", "more"), [(1, 0), (6, 0), (30, 18)])
+def test_evaluations_with_long_names_leave_room_for_the_curves(tmp_path: Path, sets: int, more: int) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.step(1)
+    run.checkpoint(1)
+    run.evaluation(1, {f"eval_loss/{'photos of a garden ' * 5}{number:02}": 0.5 for number in range(sets)})
+    root = ElementTree.fromstring(drawn(run))
+    told, [patch] = texts(drawn(run)), root.findall(f".//{SVG}g[@id='patch_2']/{SVG}path")
+    corners = [float(number) for number in patch.attrib["d"].replace("M", "").replace("L", "").replace("z", "").split()]
+    width, height = max(corners[::2]) - min(corners[::2]), max(corners[1::2]) - min(corners[1::2])
+    assert width > 0.85 * 720 and height > 150
+    assert told.count("eval_loss/photos") == sets - more and f"garden {sets - more - 1:02}" in told
+    assert ("18 more evaluation losses" in told) == bool(more)
 
 
 def test_it_can_be_heard(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from trainer_engine.portrait.sheet import (
     NARROWEST_CAPTION_PX,
     WIDEST_PX,
     Fonts,
+    _caption,
     draw_sheet,
     read_tile,
     tile_edge,
     wrapped,
 )
 from trainer_engine.portrait.story import Drawn, read_story
-from trainer_engine.portrait.table import MOST_COLUMNS, MOST_ROWS, ImageTable, tabulate
+from trainer_engine.portrait.table import MOST_COLUMNS, MOST_ROWS, Column, ImageTable, tabulate
 
 
 def drawn(step: int, *, prompt: str = "p", name: str = "validation", file: str = "", base: bool = False) -> Drawn:
@@ -45,6 +46,11 @@ def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt(
         ("p", "validation_ema", 0),
         ("other", "validation", 0),
     ]
+
+
+def test_an_image_stands_in_the_column_of_its_number_also_where_an_earlier_one_is_missing() -> None:
+    table = tabulate([drawn(1, file="a_0_8x8.png"), drawn(1, file="a_1_8x8.png"), drawn(2, file="b_1_8x8.webp")])
+    assert [(row.step, column.number) for row, column in table.files] == [(1, 0), (1, 1), (2, 1)]
 
 
 def test_an_image_that_was_drawn_again_at_its_step_is_shown_once() -> None:
@@ -109,6 +115,14 @@ def test_long_prompts_are_wrapped_and_end_in_an_ellipsis() -> None:
     assert all(font.getlength(line) <= 200 for line in lines)
     assert wrapped("x" * 200, font, 100)[0].endswith("…")
     assert wrapped("", font, 200) == ["(no prompt)"]
+
+
+def test_what_tells_columns_of_one_prompt_apart_is_not_cut_off() -> None:
+    every = [Column("a bench in a park", "p", (1024, edge), number) for edge in (1024, 1536) for number in (0, 1)]
+    every.append(Column("a bench in a park_ema", "p", (1024, 1024), 0))
+    captions = [_caption(column, every, Fonts.for_texts([]), NARROWEST_CAPTION_PX) for column in every]
+    assert [line for line, _ in captions[0]] == ["p", "a bench in a park", "1024 x 1024", "no. 1"]
+    assert len({str(caption[1:]) for caption in captions}) == len(every)
 
 
 def test_prompts_in_other_letters_are_written_with_a_font_that_has_them() -> None:

@@ -102,8 +102,8 @@ class ValidationOptions(OptionGroup):
 
 
 def parse_resolutions(text: str) -> list[tuple[int, int]]:
-    """(width, height) of each part of ``text``; ValueError says which part is no size."""
-    return [_parse_resolution(part.strip()) for part in text.split(",")]
+    """(width, height) of each part of ``text``, each size once; ValueError says which part is no size."""
+    return list(dict.fromkeys(_parse_resolution(part.strip()) for part in text.split(",")))
 
 
 def _parse_resolution(text: str) -> tuple[int, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, SchedulerMixin
+from diffusers import DPMSolverMultistepScheduler, FluxTransformer2DModel, SchedulerMixin
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
@@ -29,6 +29,21 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpm++": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
 }
 """``validation_noise_scheduler`` -> class and what it needs; the others know no flow matching."""
+
+
+class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]
+    """As the pipelines ask a sampler. Some tell it the even steps that it makes by itself, and all tell it a shift for the size of the
+    image, which its class refuses where the schedule is the same for every size."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        mu: float | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        steps = num_inference_steps if sigmas is None else len(sigmas)
+        super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
 
 
 class Parts(PartFinder):
@@ -84,4 +99,7 @@ class Parts(PartFinder):
         """The base model's own sampler, or the one called so, on the base model's schedule."""
         config = self.scheduler_config()
         name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
-        return make_scheduler(config, name, needs, self.base.name)
+        if needs:
+            needs = {**needs, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
+        scheduler = make_scheduler(config, name, needs, self.base.name)
+        return FlowSolver.from_config(scheduler.config) if isinstance(scheduler, DPMSolverMultistepScheduler) else scheduler

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -152,6 +153,7 @@ class PixArtSigma(Family):
     def draw(self, pipeline: PixArtSigmaPipeline, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
         batch = self.collate_prompts([drawing.prompt, drawing.negative])
         embeds, mask = batch["embeds"].to(self.devices.device), batch["mask"].to(self.devices.device)
+        numbers = count(1)  # the pipeline's own begin later where the base model's sampler warms up
         with self.devices.autocast(), _with_size_conditions(pipeline.transformer):
             latents = pipeline(
                 prompt_embeds=embeds[:1],
@@ -167,7 +169,7 @@ class PixArtSigma(Family):
                 use_resolution_binning=False,
                 clean_caption=False,
                 output_type="latent",
-                callback=(lambda index, timestep, latents: on_step(SamplerStep(index + 1, float(timestep), latents))) if on_step else None,
+                callback=(lambda _, timestep, latents: on_step(SamplerStep(next(numbers), float(timestep), latents))) if on_step else None,
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image

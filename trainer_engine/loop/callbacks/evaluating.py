@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from trainer_engine.contract.best_checkpoint import BEST_FILE, point_to_best
@@ -20,6 +19,7 @@ from trainer_engine.evaluating.measuring import Measuring, mean, means
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.out_of_memory import ran_out_of_memory
 from trainer_engine.processes import Processes
 from trainer_engine.stopping import Requests
 from trainer_engine.validation import undisturbed
@@ -41,6 +41,8 @@ class Evaluating(Callback):
     stages: Stages
     processes: Processes
     requests: Requests
+    _failed_at: int | None = None
+    """The step whose loss could not be measured last: it is not tried again for the step's checkpoint."""
 
     def before_training(self, state: TrainState) -> None:
         """Where a run stopped before an evaluation that was due, it is made up for. Checkpoints may have been moved or removed since."""
@@ -81,7 +83,7 @@ class Evaluating(Callback):
         return length > 0 and state.step // length > (state.step - 1) // length
 
     def _evaluate(self, state: TrainState) -> None:
-        if not self.measuring.images or self.history.of_step(state.step):
+        if not self.measuring.images or self.history.of_step(state.step) or state.step == self._failed_at:
             return
         with state.timed("evaluation"), self.stages.stage(StageKey.VALIDATION, "Evaluating") as advance:
             losses = self._losses(state, advance)
@@ -108,6 +110,7 @@ class Evaluating(Callback):
             local, trouble = self._measure(weights, on_image)
             failed, stopped = self.processes.any_of([bool(trouble), local is None and not trouble])
             if failed:
+                self._failed_at = state.step
                 self._tell_failure(state, trouble)
             elif stopped:
                 self._stop(state)
@@ -131,8 +134,10 @@ class Evaluating(Callback):
             with undisturbed(network), self.showing(), weights():
                 network.eval()
                 return self.measuring.local_losses(on_image, self.requests.stop_asked), ""
-        except (torch.OutOfMemoryError, OSError, EngineError) as error:
+        except (RuntimeError, MemoryError, OSError, EngineError) as error:
             # The run is worth more than its measure.
+            if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+                raise
             return None, str(error) or type(error).__name__
 
     def _tell_failure(self, state: TrainState, trouble: str) -> None:

@@ -18,7 +18,7 @@ from trainer_engine.loop.announcing import BASE_MODEL, FINISHED, Announcer
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.occasions import Moment, Occasion, after_step, at_end, at_start
-from trainer_engine.loop.spread_drawing import Drawn, unpack
+from trainer_engine.loop.spread_drawing import Drawn, pack_or_say, unpack
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.out_of_memory import out_of_memory_numbers, ran_out_of_memory
@@ -97,7 +97,7 @@ class Validating(Callback):
 
     def _hear_of_others(self, drawn: Drawn, state: TrainState, occasion: Occasion) -> None:
         """All wait for the last here; the first one says what the others drew."""
-        everything = self.processes.gather(b"" if self.processes.is_first else drawn.pack())
+        everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(drawn, state.step))
         for packed in everything[1:] if self.processes.is_first else []:
             try:
                 other = unpack(packed)
@@ -135,6 +135,8 @@ class Validating(Callback):
             self.announcer.tell(image, state.step, _kind(occasion))
 
         for number, (label, weights) in enumerate(passes):
+            if self.requests.stop_asked():
+                return  # before weights are put into place and an autoencoder is loaded for nothing
             with self.showing(), weights():
                 render(
                     self.family,

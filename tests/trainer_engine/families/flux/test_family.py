@@ -108,6 +108,19 @@ def test_every_reference_changes_the_image() -> None:
     assert len(set(images)) == 3
 
 
+@pytest.mark.parametrize("flavour", ["dev", "schnell", "kontext"])
+@pytest.mark.parametrize("sampler", ["unipc", "dpm++"])
+def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flavour: str) -> None:
+    family = tiny_flux(flavour)
+    network, (prompt,) = family.load_denoiser(), family.encode_prompts(["a cat"])
+    walked = []
+    for chosen in (None, sampler):
+        pipeline = family.make_pipeline(network, sampler=chosen)
+        family.draw(pipeline, Drawing(prompt, prompt, 64, 96, 4, 3.5, 1))
+        walked.append(pipeline.scheduler.sigmas)
+    assert torch.allclose(walked[0], walked[1], atol=2e-3)
+
+
 @pytest.mark.parametrize("sampler", ["euler", "unipc", "dpm++"])
 def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
     family = tiny_flux()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import ImageEvent, Notification
 from trainer_engine.families.flux.card import CARD
+from trainer_engine.families.flux.family import Flux
 
 
 def paint(folder: Path, *, shade: int, size: tuple[int, int] = (80, 96), count: int = 4) -> None:
@@ -168,3 +171,20 @@ def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:
     weights = load_file(run.output_dir / "pytorch_lora_weights.safetensors")
     assert len({key.partition(".")[0] for key in weights}) == 30
     assert any(tensor.abs().max() > 0 for key, tensor in weights.items() if key.endswith("lokr_w2"))
+
+
+def test_a_pair_whose_reference_has_no_latents_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets, encode = pairs(tmp_path, "reference_strict"), Flux.encode_images
+    Image.new("RGB", (80, 96), (0, 0, 0)).save(tmp_path / "refs-0/0.png")
+
+    def encode_or_overflow(self: Flux, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        latents = encode(self, pixels, exact=exact)
+        latents[pixels.flatten(1).max(dim=1).values < 0] = math.nan
+        return latents
+
+    monkeypatch.setattr(Flux, "encode_images", encode_or_overflow)
+    drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
+    run = kontext(tmp_path, datasets, max_train_steps=1, num_eval_images=2, disable_benchmark=True, **drawing)
+    assert [event.prompt for event in run.heard.of(ImageEvent)] == ["make it number 1"]
+    (told,) = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
+    assert "0.png" in told.message

@@ -15,7 +15,7 @@ from environments.adapter_file import uses_lycoris
 from environments.checks import flavour_mismatch
 from environments.config_files import without_marks
 from environments.datasets_file import OPTION, read_document
-from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
+from environments.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.prompt_library_file import read_library
 from environments.publishing_targets import publishing_file
@@ -26,6 +26,7 @@ from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.contract.publishing import OPTION as PUBLISHING
+from trainer_engine.contract.visiting_adapter import hub_file
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
     file = publishing_file(given.get(PUBLISHING), home)
     if isinstance(file, ResolvedPath):
         taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
-    for name in WEIGHTS:
-        weights = _resolve_weights(given.get(name), name, home)
+    for name in (*WEIGHTS, *ADAPTERS):
+        weights = (_resolve_adapter if name in ADAPTERS else _resolve_weights)(given.get(name), name, home)
         if isinstance(weights, Problem):
             problems.append(weights)
         elif weights is not None:
@@ -130,6 +131,16 @@ def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | 
     if not is_repository(text):
         return resolve(text, name, home=home, must_exist=True, kind=Kind.FOLDER)
     found = resolve(text, name, home=home, kind=Kind.FOLDER)
+    return found if isinstance(found, Problem) or found.exists else None
+
+
+def _resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
+    """A local adapter file, or a folder of one; None where the text is a file on the hub that nothing here stands for."""
+    if not text:
+        return None
+    if hub_file(text) is None:
+        return resolve(text, name, home=home, must_exist=True)
+    found = resolve(text, name, home=home)
     return found if isinstance(found, Problem) or found.exists else None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer_engine.adapters.base import Trainable
+from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
 from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
@@ -42,6 +43,8 @@ class Parts:
     step: Step
     state: TrainState
     history: History = field(default_factory=History)
+    visitor: VisitingAdapter | None = None
+    """An adapter that only draws; no checkpoint holds anything of it."""
 
     @property
     def output_dir(self) -> Path:

@@ -20,13 +20,14 @@ from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.prompt_library_file import read_library
 from environments.publishing_targets import publishing_file
 from environments.script_options import resolve_scripts
+from environments.visiting_adapters import resolve_adapter, resolve_visiting
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.contract.publishing import OPTION as PUBLISHING
-from trainer_engine.contract.visiting_adapter import hub_file
+from trainer_engine.contract.visiting_adapter import CONFIG as VISITING
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,16 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
     elif library is not None:
         absolute[PROMPT_LIBRARY] = library[0]
         taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
+    visiting = resolve_visiting(given[VISITING], home) if given.get(VISITING) else None
+    if visiting is not None:
+        absolute[VISITING] = visiting.text
+        taken |= visiting.taken
+        problems += visiting.problems
     file = publishing_file(given.get(PUBLISHING), home)
     if isinstance(file, ResolvedPath):
         taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
     for name in (*WEIGHTS, *ADAPTERS):
-        weights = (_resolve_adapter if name in ADAPTERS else _resolve_weights)(given.get(name), name, home)
+        weights = (resolve_adapter if name in ADAPTERS else _resolve_weights)(given.get(name), name, home)
         if isinstance(weights, Problem):
             problems.append(weights)
         elif weights is not None:
@@ -131,16 +137,6 @@ def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | 
     if not is_repository(text):
         return resolve(text, name, home=home, must_exist=True, kind=Kind.FOLDER)
     found = resolve(text, name, home=home, kind=Kind.FOLDER)
-    return found if isinstance(found, Problem) or found.exists else None
-
-
-def _resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
-    """A local adapter file, or a folder of one; None where the text is a file on the hub that nothing here stands for."""
-    if not text:
-        return None
-    if hub_file(text) is None:
-        return resolve(text, name, home=home, must_exist=True)
-    found = resolve(text, name, home=home)
     return found if isinstance(found, Problem) or found.exists else None
 
 

@@ -65,6 +65,26 @@ def test_one_of_another_model_is_refused(training: Training, shapes: dict[str, t
     assert code == "does_not_fit" and words in message
 
 
+def test_each_of_several_is_looked_at_in_its_place(training: Training) -> None:
+    good, other = lora(training), write_header(training.home / "other.safetensors", {"unet.proj_in.lora_A.weight": (2, 32)})
+    nowhere = training.home / "nowhere.safetensors"
+    runs = [{"path": str(good)}, {"path": "other.safetensors"}, {"name": "two", "adapters": [{"path": str(good)}, {"path": str(other)}]}]
+    form = {**training.form, "--validation_disable": "false"}
+    for text in (json.dumps(runs), "runs.json"):
+        (training.home / "runs.json").write_text(json.dumps({"runs": runs}))
+        problems = training.post("/validate", {**form, "--validation_adapter_config": text}).json()["problems"]
+        assert {one["option"]: one["code"] for one in problems} == {
+            "validation_adapter_config[1].path": "does_not_fit",
+            "validation_adapter_config[2].adapters[1].path": "does_not_fit",
+        }
+    runs = [{"path": str(nowhere)}, {"path": "/etc/passwd"}]
+    problems = training.post("/validate", {**form, "--validation_adapter_config": json.dumps(runs)}).json()["problems"]
+    assert {one["option"]: one["code"] for one in problems} == {
+        "validation_adapter_config[0].path": "not_found",
+        "validation_adapter_config[1].path": "outside_roots",
+    }
+
+
 def test_names_of_another_family_are_known_without_the_base_model(training: Training) -> None:
     path = write_header(training.home / "other.safetensors", {"unet.down_blocks.0.proj_in.lora_A.weight": (2, 32)})
     ((code, message),) = told(training, path)

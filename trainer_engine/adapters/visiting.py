@@ -7,7 +7,7 @@ else is trained there, or quantised, stays as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.contract.lycoris_algorithms import algorithms_in
-from trainer_engine.contract.visiting_adapter import OPTION, USUAL_FILE, hub_file
+from trainer_engine.contract.visiting_adapter import USUAL_FILE, VisitingRun, VisitingSource, hub_file
 from trainer_engine.exporting.adapter_file import AdapterFile, kind_of, read_adapter, read_metadata
 from trainer_engine.exporting.conversion import DIFFUSERS_PREFIX, DORA, DOWN, UP, Tensors, alpha_of, lora_parts, scaled_lokr
 from trainer_engine.hub import Source, find_file
@@ -49,55 +49,78 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class VisitingAdapter:
-    """An adapter whose tensors wait in host memory."""
+    """Adapters that are drawn with together; their tensors wait in host memory."""
 
     label: str
-    strength: float
-    layers: Mapping[nn.Module, LayerChange]
+    changes: Sequence[tuple[nn.Module, LayerChange, float]]
+    """(layer, what is added there, how much of it)"""
     device: torch.device
     dtype: torch.dtype
     """Type of the arithmetic."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The network answers with the adapter inside the block, and as before once it ends, however it ends."""
+        """The network answers with the adapters inside the block, and as before once it ends, however it ends."""
         with ExitStack() as hooks:
-            for layer, change in self.layers.items():
+            for layer, change, strength in self.changes:
                 factors = [factor.to(self.device, self.dtype) for factor in change.factors]
-                handle = layer.register_forward_hook(_adding(change.answer, factors, self.strength * change.scale))
+                handle = layer.register_forward_hook(_adding(change.answer, factors, strength * change.scale))
                 hooks.callback(handle.remove)
             yield
 
 
-def load_visitor(network: nn.Module, path: str, label: str, strength: float, device: torch.device, dtype: torch.dtype) -> VisitingAdapter:
-    """Read an adapter for a network, whatever is trained in that. Raises InvalidOptions where it does not fit, ModelUnavailable where the
-    hub does not hand it out."""
-    file = _find(path)
+def load_visitors(network: nn.Module, runs: Sequence[VisitingRun], device: torch.device, dtype: torch.dtype) -> list[VisitingAdapter]:
+    """Read the adapters of runs for a network, whatever is trained in that; a file once, however many runs it is in.
+
+    Raises InvalidOptions with every adapter that does not fit, and ModelUnavailable where the hub does not hand one out.
+    """
+    read: dict[str, Mapping[nn.Module, LayerChange]] = {}
+    problems: list[Problem] = []
+    for source in (source for run in runs for source in run.sources if source.path not in read):
+        try:
+            read[source.path] = _read(network, source)
+        except InvalidOptions as error:
+            problems += error.problems
+    if problems:
+        raise InvalidOptions(problems)
+    return [
+        VisitingAdapter(
+            run.label,
+            [(layer, change, source.strength) for source in run.sources for layer, change in read[source.path].items()],
+            device,
+            dtype,
+        )
+        for run in runs
+    ]
+
+
+def _read(network: nn.Module, source: VisitingSource) -> Mapping[nn.Module, LayerChange]:
+    file = _find(source)
     try:
         if BY_TIMESTEP in algorithms_in(json.loads(read_metadata(file).get("lycoris_config") or "{}")):
             raise ModelUnavailable(f"{file.name} is a T-LoRA: how much of it counts depends on the timestep.")
         adapter = read_adapter(file, (name for name, _ in network.named_modules()))
-        layers = {network.get_submodule(name): _change(adapter, name, network.get_submodule(name)) for name in adapter.modules}
+        return {network.get_submodule(name): _change(adapter, name, network.get_submodule(name)) for name in adapter.modules}
     except ModelUnavailable as error:
-        raise _refused("does_not_fit", error.message, path) from error
+        raise _refused("does_not_fit", error.message, source) from error
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise _refused("does_not_fit", f"{file.name} is not understood: {error}", path) from error
-    return VisitingAdapter(label, strength, layers, device, dtype)
+        raise _refused("does_not_fit", f"{file.name} is not understood: {error}", source) from error
 
 
-def _find(path: str) -> Path:
-    place, there = Path(path).expanduser(), hub_file(path)
+def _find(source: VisitingSource) -> Path:
+    place, there = Path(source.path).expanduser(), hub_file(source.path)
     if place.is_dir() and not (place / USUAL_FILE).is_file():
-        raise _refused("not_found", f"The folder {place} holds no {USUAL_FILE}.", path)
+        raise _refused("not_found", f"The folder {place} holds no {USUAL_FILE}.", source)
     if place.exists():
         return place / USUAL_FILE if place.is_dir() else place
     if there is None:
-        raise _refused("not_found", f"There is no file {path}.", path)
+        raise _refused("not_found", f"There is no file {source.path}.", source)
     return find_file(Source(there.repository), there.file)
 
 
-def _refused(code: str, message: str, path: str) -> InvalidOptions:
-    return InvalidOptions([Problem.error(OPTION, code, message, got=path, expected=f"an adapter of this base model: {KINDS}")])
+def _refused(code: str, message: str, source: VisitingSource) -> InvalidOptions:
+    expected = f"an adapter of this base model: {KINDS}"
+    return InvalidOptions([Problem.error(source.place, code, message, got=source.path, expected=expected)])
 
 
 def _change(adapter: AdapterFile, name: str, layer: nn.Module) -> LayerChange:

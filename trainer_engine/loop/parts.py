@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ class Parts:
     step: Step
     state: TrainState
     history: History = field(default_factory=History)
-    visitor: VisitingAdapter | None = None
-    """An adapter that only draws; no checkpoint holds anything of it."""
+    visitors: Sequence[VisitingAdapter] = ()
+    """Adapters that only draw; no checkpoint holds anything of them."""
 
     @property
     def output_dir(self) -> Path:

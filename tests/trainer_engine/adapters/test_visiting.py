@@ -18,8 +18,9 @@ from tests.trainer_engine.adapters.test_numerics import TIMESTEPS, batch
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.adapters.visiting import VisitingAdapter, load_visitor
+from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
 from trainer_engine.contract.errors import InvalidOptions
+from trainer_engine.contract.visiting_adapter import VisitingRun, VisitingSource
 from trainer_engine.families.base import Family
 from trainer_engine.validation import render
 
@@ -63,7 +64,9 @@ def standard_file(place: Path) -> Path:
 
 
 def visitor_of(network: nn.Module, path: Path | str, strength: float = STRENGTH) -> VisitingAdapter:
-    return load_visitor(network, str(path), "style", strength, CPU, torch.float32)
+    runs = [VisitingRun("style", (VisitingSource(str(path), strength, "validation_adapter_path"),))]
+    (visitor,) = load_visitors(network, runs, CPU, torch.float32)
+    return visitor
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,7 +171,7 @@ def test_images_equal_those_of_weights_merged_by_hand(strength: float, tmp_path:
 
 def test_a_folder_stands_for_the_file_in_it(tmp_path: Path) -> None:
     path, network = standard_file(tmp_path), tiny_family().load_denoiser()
-    assert len(visitor_of(network, path.parent).layers) == len(visitor_of(network, path).layers) > 0
+    assert len(visitor_of(network, path.parent).changes) == len(visitor_of(network, path).changes) > 0
 
 
 def changed(path: Path, how: Any) -> Path:

@@ -85,9 +85,55 @@ def test_an_adapter_that_would_not_be_drawn_with_is_told(beside: dict[str, Any])
     assert ("validation_adapter_path", "no_effect", "note") in told(PIXART, validation_adapter_path="owner/name", **beside)
 
 
-def test_several_adapters_that_only_draw_are_known_and_not_available() -> None:
-    assert told(PIXART, validation_adapter_config="[]", validation_adapter_path="owner/name") == [
-        ("validation_adapter_config", "not_available", "error")
+ONE, TWO = {"path": "owner/one"}, {"name": "two", "path": "owner/two", "strength": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ([ONE, TWO], {}),
+        ({"runs": [ONE]}, {}),
+        ([{"label": "both", "adapters": [{"path": "owner/one"}, {"path": "owner/two", "strength": 2}]}], {}),
+        ([], {"": "empty"}),
+        ({"runs": [ONE], "mode": "x"}, {".mode": "unknown_key"}),
+        (["owner/one"], {"": "not_an_object"}),
+        ([ONE, {**TWO, "strength": 0}], {"[1].strength": "out_of_range"}),
+        ([{**ONE, "strength": "1"}, {**TWO, "strength": True}], {"[0].strength": "wrong_type", "[1].strength": "wrong_type"}),
+        ([{**ONE, "strength": 10**400}], {"[0].strength": "wrong_type"}),
+        ([ONE, {"path": "other/one"}], {"[1].name": "same_name"}),
+        ([TWO, {**TWO, "name": "TWO"}], {"[1].name": "same_name"}),
+        ([{"name": "x"}], {"[0].path": "one_of_two"}),
+        ([{**TWO, "adapters": [ONE]}], {"[0].path": "one_of_two"}),
+        ([{"name": "x", "strength": 1, "adapters": [ONE]}], {"[0].strength": "one_of_two"}),
+        ([{"adapters": [ONE, ONE]}], {"[0].name": "missing"}),
+        ([{"name": "x", "adapters": []}], {"[0].adapters": "empty"}),
+        ([{"name": "x", "adapters": None}], {"[0].adapters": "not_an_object"}),
+        (
+            [{"name": "x", "adapters": [ONE, {"path": 3, "strength": 0}]}],
+            {"[0].adapters[1].path": "wrong_type", "[0].adapters[1].strength": "out_of_range"},
+        ),
+        ([{**TWO, "label": "x"}], {"[0].name": "one_of_two"}),
+        ([{**TWO, "name": 3}], {"[0].name": "wrong_type"}),
+        ([{**TWO, "name": "a/b"}], {"[0].name": "unsafe_name"}),
+        ([{"path": "owner/ema"}], {"[0].path": "reserved_name"}),
+        ([{"path": "owner/one:x.bin", "name": "x", "seed": 3}], {"[0].path": "not_safetensors", "[0].seed": "unknown_key"}),
+        ([{"path": f"owner/n{number}"} for number in range(17)], {"": "too_many"}),
+    ],
+)
+def test_everything_wrong_with_runs_of_adapters_is_told_by_place(runs: Any, said: dict[str, str]) -> None:
+    _, problems = check_options({**GIVEN, "model_family": PIXART, "validation_adapter_config": json.dumps(runs)})
+    found = {one.option: one.code for one in problems if one.option.startswith("validation_adapter")}
+    assert found == {f"validation_adapter_config{place}": code for place, code in said.items()}
+
+
+def test_one_adapter_and_several_exclude_one_another() -> None:
+    both = told(PIXART, validation_adapter_config=json.dumps([TWO]), validation_adapter_path="owner/name")
+    assert both == [("validation_adapter_config", "one_of_two", "error")]
+    assert told(PIXART, validation_adapter_config=json.dumps([TWO]), validation_adapter_mode="none") == [
+        ("validation_adapter_config", "no_effect", "note")
+    ]
+    assert told(PIXART, validation_adapter_config="[{", validation_adapter_mode="comparison") == [
+        ("validation_adapter_config", "not_json", "error")
     ]
 
 

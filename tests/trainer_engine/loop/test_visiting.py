@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
 from tests.trainer_engine.adapters.test_visiting import standard_file
@@ -80,6 +82,27 @@ def test_files_and_events_name_it(adapter: Path, tmp_path: Path) -> None:
     assert run.heard.of(ImageEvent)[-1].title == "Validation (step 2/2): validation_ema_my style"
     totals = {event.total for event in run.heard.events if getattr(event, "total", None) in (2, 8)}
     assert totals == {2, 8}  # the base model's image, and four of two steps
+
+
+def test_several_are_drawn_with_in_turn(adapter: Path, tmp_path: Path) -> None:
+    half = {"path": str(adapter), "strength": 0.5}
+    runs = [{"name": "whole", "path": str(adapter)}, {"name": "two halves", "adapters": [half, half]}, {"label": "half", **half}]
+    options = {**QUICK, **DRAWING, "validation_adapter_mode": "comparison", "validation_adapter_config": json.dumps(runs)}
+    plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **QUICK)
+    run = train_here(tmp_path, output_dir=str(tmp_path / "several"), **options)
+    names = [f"step_2_validation{label}_0_64x64.png" for label in ("", "_whole", "_two_halves", "_half")]
+    assert names_drawn(run) == names
+    without, whole, halves, half_of_it = (np.asarray(Image.open(run.output_dir / "validation_images" / name)).astype(int) for name in names)
+    assert np.abs(whole - halves).max() <= 1
+    assert min(np.abs(whole - half_of_it).max(), np.abs(half_of_it - without).max()) > 8
+    assert_same_training(plain, run)
+
+
+def test_all_that_do_not_fit_are_told_together(adapter: Path, tmp_path: Path) -> None:
+    runs = [{"path": str(tmp_path / "a.safetensors")}, {"path": str(adapter)}, {"path": str(tmp_path / "b.safetensors")}]
+    with pytest.raises(InvalidOptions) as refused:
+        train_here(tmp_path, **QUICK, **DRAWING, validation_adapter_config=json.dumps(runs))
+    assert [problem.option for problem in refused.value.problems] == [f"validation_adapter_config[{index}].path" for index in (0, 2)]
 
 
 def test_alone_it_is_in_every_image_but_the_base_models(adapter: Path, tmp_path: Path) -> None:

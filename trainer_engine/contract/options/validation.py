@@ -97,6 +97,12 @@ class ValidationOptions(OptionGroup):
     validation_adapter_mode: Literal["adapter_only", "comparison", "none"] = option(
         "adapter_only", "Draw with that adapter, or each image without it and with it, or leave it alone."
     )
+    validation_adapter_config: str | None = option(
+        None,
+        "Several of them, each drawn with in turn: a list of JSON, {name, path, strength} or {name, adapters: [{path, strength}]}, or an "
+        "object that holds it as runs. Not together with validation_adapter_path.",
+        json=True,
+    )
     validation_image_format: Literal["png", "webp", "jpeg"] = option("png", "File type of the images.")
     validation_image_quality: int = option(90, "Quality of webp and jpeg.", ge=1, le=100)
 

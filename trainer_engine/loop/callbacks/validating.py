@@ -57,8 +57,8 @@ class Validating(Callback):
     announcer: Announcer
     external: ExternalValidation | None = None
     """Validates instead, but for the base model's images."""
-    visitor: VisitingAdapter | None = None
-    """An adapter that images are drawn with, but for the base model's."""
+    visitors: Sequence[VisitingAdapter] = ()
+    """Adapters that images are drawn with in turn, but for the base model's."""
 
     def before_training(self, state: TrainState) -> None:
         for occasion in at_start(self.options.validation, _moment(state)):
@@ -168,12 +168,12 @@ class Validating(Callback):
         return usual if prompt.adapter_strength is None else prompt.adapter_strength
 
     def _passes(self, state: TrainState, occasion: Occasion) -> list[Pass]:
-        """Those of the weights; with a visiting adapter each with it, or without it and with it, as ``validation_adapter_mode`` says."""
+        """Those of the weights; each with the visiting adapters in turn, or without and with them, as ``validation_adapter_mode`` says."""
         passes = self._passes_of_weights(state, occasion)
-        if self.visitor is None or occasion is Occasion.BASE_MODEL:
+        if not self.visitors or occasion is Occasion.BASE_MODEL:
             return passes
         compares = self.options.validation.validation_adapter_mode == COMPARISON
-        return [one for bare in passes for one in ([bare] if compares else []) + [_visited(bare, self.visitor)]]
+        return [one for bare in passes for one in ([bare] if compares else []) + [_visited(bare, visitor) for visitor in self.visitors]]
 
     def _passes_of_weights(self, state: TrainState, occasion: Occasion) -> list[Pass]:
         """Live, averaged, or both, as ``ema_validation`` says."""

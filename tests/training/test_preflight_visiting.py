@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from tests.helpers.models import tiny_pixart
 from tests.training.conftest import Training
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 LAYER = "transformer.transformer_blocks.0.attn1.to_q"
 
@@ -110,3 +114,42 @@ def test_a_repository_that_cannot_be_asked_is_told(training: Training, monkeypat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ((code, message),) = told(training, "owner/name:style.safetensors")
     assert code == "model_not_cached" and "owner/name:style.safetensors" in message
+
+
+def test_the_header_of_a_cached_file_is_read(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = write_header(training.home / "other" / "style.safetensors", {"unet.proj_in.lora_A.weight": (2, 32)})
+    place_in_hub_cache(other.parent, "owner/name", training.home / "hf")
+    monkeypatch.setenv("HF_HOME", str(training.home / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    assert [code for code, _ in told(training, "owner/name:style.safetensors")] == ["does_not_fit"]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has every repository, gated where it says so, and in each one file: style.safetensors."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            gated, there = "gated" in self.path, self.path.endswith("/style.safetensors")
+            self.send_response(403 if gated else 200 if there else 404)
+            self.send_header("X-Error-Code", "GatedRepo" if gated else "EntryNotFound")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_is_asked_for_the_file(training: Training, hub: None) -> None:
+    assert told(training, "owner/name:style.safetensors") == []
+    assert [code for code, _ in told(training, "owner/name:other.safetensors")] == ["not_found"]
+    assert [code for code, _ in told(training, "owner/name")] == ["not_found"]
+    assert [code for code, _ in told(training, "owner/gated:style.safetensors")] == ["model_gated"]

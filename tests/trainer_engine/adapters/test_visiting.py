@@ -19,9 +19,10 @@ from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
-from trainer_engine.contract.errors import InvalidOptions
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.contract.visiting_adapter import VisitingRun, VisitingSource
 from trainer_engine.families.base import Family
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.validation import render
 
 CPU, STRENGTH = torch.device("cpu"), 0.7
@@ -232,3 +233,15 @@ def test_what_is_not_there_or_no_adapter_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidOptions, match=told):
             visitor_of(network, path)
+
+
+def test_a_repository_of_the_hub_stands_for_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = standard_file(tmp_path)
+    place_in_hub_cache(path.parent, "some-org/style", tmp_path / "home")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    network = tiny_family().load_denoiser()
+    there = [len(visitor_of(network, name).changes) for name in ("some-org/style", f"some-org/style:{ADAPTER_FILE}")]
+    assert there == [len(visitor_of(network, path).changes)] * 2
+    with pytest.raises(ModelUnavailable, match="some-org/other"):
+        visitor_of(network, "some-org/other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -245,3 +247,21 @@ def test_a_repository_of_the_hub_stands_for_its_file(tmp_path: Path, monkeypatch
     assert there == [len(visitor_of(network, path).changes)] * 2
     with pytest.raises(ModelUnavailable, match="some-org/other"):
         visitor_of(network, "some-org/other")
+
+
+def test_a_rank_stabilised_file_acts_by_the_root_of_its_rank(tmp_path: Path) -> None:
+    path = standard_file(tmp_path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    stated = json.loads(metadata["lora_adapter_metadata"])
+    other = tmp_path / "stabilised.safetensors"
+    save_file(load_file(path), other, {**metadata, "lora_adapter_metadata": json.dumps({**stated, "transformer.use_rslora": True})})
+    family = tiny_family()
+    network = family.load_denoiser().eval()
+    with visitor_of(network, other, 0.5).attached():
+        found = answer(family, network)
+    with visitor_of(network, path, 0.5 * 4**0.5).attached():  # alpha / sqrt(4) instead of alpha / 4
+        wanted = answer(family, network)
+    torch.testing.assert_close(found, wanted)
+    with visitor_of(network, path, 0.5).attached():
+        assert not torch.allclose(answer(family, network), found, atol=1e-3)

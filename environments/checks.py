@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from environments.config_files import without_marks
-from environments.path_options import LOCAL, WEIGHTS, is_repository
+from environments.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, resolve
 from environments.script_options import resolve_scripts
 from trainer_engine.contract.errors import Level, Problem
 from trainer_engine.contract.families import find_card
 from trainer_engine.contract.options import REGISTRY, canonical_name, check_options, normalise
+from trainer_engine.contract.visiting_adapter import hub_file
 
 MENDED_BY_A_FORM = frozenset({"no_length", "two_lengths"})
 """An environment may be stored with these, because the form of a start is laid over it."""
@@ -75,6 +76,11 @@ def path_problems(values: Mapping[str, Any], home: Home) -> list[Problem]:
         text = values.get(name)
         if text and not is_repository(text):
             found = resolve(text, name, home=home, kind=Kind.FOLDER)
+            problems += [found] if isinstance(found, Problem) else []
+    for name in ADAPTERS:
+        text = values.get(name)
+        if text and hub_file(text) is None:
+            found = resolve(text, name, home=home)
             problems += [found] if isinstance(found, Problem) else []
     return problems
 

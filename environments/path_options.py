@@ -34,6 +34,9 @@ LOCAL = MappingProxyType(
 WEIGHTS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
 """Options that hold a repository id of the hub or the path of a folder."""
 
+ADAPTERS = ("validation_adapter_path",)
+"""Options that hold a file of a repository of the hub, or the path of a file or folder."""
+
 DATASET = MappingProxyType(
     {
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),

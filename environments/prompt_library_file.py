@@ -1,4 +1,4 @@
-"""The file of ``user_prompt_library``, read once: a run is started with what it held. No database, no Django."""
+"""Files of options that hold JSON, read once: a run is started with what they held. No database, no Django."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from trainer_engine.contract.option import holds_json
 from trainer_engine.contract.prompt_library import EXPECTED, OPTION
 
 
-def read_library(text: str, home: Home) -> tuple[str, ResolvedPath | None] | Problem:
-    """(contents, where they lie) of the library that the option's text names or is. What they say is checked with the options."""
+def read_library(text: str, home: Home, option: str = OPTION, expected: str = EXPECTED) -> tuple[str, ResolvedPath | None] | Problem:
+    """(contents, where they lie) of the JSON that the option's text names or is. What they say is checked with the options."""
     if holds_json(text):
         return text, None
-    found = resolve(text, OPTION, home=home, must_exist=True, kind=Kind.FILE)
+    found = resolve(text, option, home=home, must_exist=True, kind=Kind.FILE)
     if isinstance(found, Problem):
         return found
     file = read_text(home, found.path)
     if file.text is None:
         message = f"{found.path} cannot be read: {file.trouble or 'it is not there any more'}."
-        return Problem.error(OPTION, "unreadable_file", message, got=text, expected=EXPECTED)
+        return Problem.error(option, "unreadable_file", message, got=text, expected=expected)
     try:
         library = parse_json(file.text)
     except BadJson as error:
-        return Problem.error(OPTION, "invalid_json", f"{found.path}: {error}.", got=text, expected=EXPECTED)
+        return Problem.error(option, "invalid_json", f"{found.path}: {error}.", got=text, expected=expected)
     if not isinstance(library, (dict, list)):
-        return Problem.error(OPTION, "not_an_object", f"{found.path} holds no object.", got=text, expected=EXPECTED)
+        return Problem.error(option, "not_an_object", f"{found.path} holds no object.", got=text, expected=expected)
     return file.text.strip(), found

@@ -15,17 +15,19 @@ from environments.adapter_file import uses_lycoris
 from environments.checks import flavour_mismatch
 from environments.config_files import without_marks
 from environments.datasets_file import OPTION, read_document
-from environments.path_options import DATASET, LOCAL, WEIGHTS, is_repository
+from environments.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.prompt_library_file import read_library
 from environments.publishing_targets import publishing_file
 from environments.script_options import resolve_scripts
+from environments.visiting_adapters import resolve_adapter, resolve_visiting
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.contract.publishing import OPTION as PUBLISHING
+from trainer_engine.contract.visiting_adapter import CONFIG as VISITING
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,16 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
     elif library is not None:
         absolute[PROMPT_LIBRARY] = library[0]
         taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
+    visiting = resolve_visiting(given[VISITING], home) if given.get(VISITING) else None
+    if visiting is not None:
+        absolute[VISITING] = visiting.text
+        taken |= visiting.taken
+        problems += visiting.problems
     file = publishing_file(given.get(PUBLISHING), home)
     if isinstance(file, ResolvedPath):
         taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
-    for name in WEIGHTS:
-        weights = _resolve_weights(given.get(name), name, home)
+    for name in (*WEIGHTS, *ADAPTERS):
+        weights = (resolve_adapter if name in ADAPTERS else _resolve_weights)(given.get(name), name, home)
         if isinstance(weights, Problem):
             problems.append(weights)
         elif weights is not None:

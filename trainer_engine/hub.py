@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -83,6 +84,15 @@ def find_part(source: Source, name: str, *, bare: bool = False) -> Part | None:
     if bare and (root / "config.json").is_file():
         return Part(source, root)
     return None
+
+
+def find_file(source: Source, file: str) -> Path:
+    """One file of a repository, downloaded where it is not here yet. Raises ModelUnavailable."""
+    with _hub_errors(source):
+        try:
+            return Path(hf_hub_download(source.name, file, revision=source.revision))
+        except RemoteEntryNotFoundError as error:
+            raise ModelUnavailable(f"The repository {source.name} holds no file {file}.", hint="name one of its files") from error
 
 
 def _local_folder(source: Source) -> Path:

@@ -28,6 +28,7 @@ from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 from training.preflight_saving import saving_problems, with_copy
+from training.preflight_visiting import visiting_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
 QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
@@ -55,9 +56,10 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += _preview_problems(options, card, hub)
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
+    base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
+    problems += visiting_problems(options, card, base, hub)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
-    base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     told = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
     report = examine(resolved.dataloader, options, card, processes=process_count(options))

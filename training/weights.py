@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from trainer_engine.contract.errors import Problem
 
@@ -17,6 +18,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
 LONGEST_HEADER_BYTES = 64 * 1024 * 1024
 DENOISERS = ("transformer", "unet")
+BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError)
 TRUE = ("1", "on", "yes", "true")
 
 
@@ -73,6 +75,15 @@ def check_access(option: str, source: str, revision: str | None, hub: HubSetting
     return _ask_hub(option, source, revision, hub)
 
 
+def check_file(option: str, repository: str, file: str, hub: HubSettings) -> Problem | None:
+    """As ``check_access``, for one file of a repository that is not in the cache."""
+    got = f"{repository}:{file}"
+    if hub.is_offline:
+        message = f"{got} is not in the local cache ({hub.cache}), and the hub is switched off (HF_HUB_OFFLINE)."
+        return Problem.error(option, "model_not_cached", message, got=got, hint="download it first, or give the path of a local file")
+    return _ask_hub(option, repository, None, hub, file)
+
+
 def _check_folder(option: str, folder: Path) -> Problem | None:
     known = (
         "model_index.json",
@@ -89,12 +100,16 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
     )
 
 
-def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:
-    address = f"{hub.endpoint}/{source}/resolve/{revision or 'main'}/model_index.json"
+def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings, file: str = "") -> Problem | None:
+    """``file``: what has to be there; empty where the repository itself is enough."""
+    address = f"{hub.endpoint}/{source}/resolve/{revision or 'main'}/{quote(file or 'model_index.json')}"
     request = urllib.request.Request(address, method="HEAD", headers={"Authorization": f"Bearer {hub.token}"} if hub.token else {})
     try:
         urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:
+        if file and error.headers.get("X-Error-Code", "") == "EntryNotFound":
+            message = f"The repository {source} holds no file {file}."
+            return Problem.error(option, "not_found", message, got=f"{source}:{file}", expected="one of its files")
         return _refused(option, source, revision, error.code, error.headers.get("X-Error-Code", ""))
     except (OSError, ValueError) as error:
         message = f"Whether {source} can be downloaded was not found out: {hub.endpoint} does not answer ({error})."
@@ -137,13 +152,14 @@ def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(parts[0].glob("*.safetensors")):
         try:
-            found |= _shapes_in(path)
-        except (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError):
+            found |= shapes_in(path)
+        except BROKEN_HEADER:
             return None
     return found
 
 
-def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape, from the header of a safetensors file. Raises what ``BROKEN_HEADER`` lists."""
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from environments.checks import CheckedConfig, check_config
-from environments.path_options import LOCAL, WEIGHTS, is_repository
+from environments.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home
 from trainer_engine.contract.options import REGISTRY
 
@@ -74,15 +74,15 @@ def test_an_option_is_told_once(place: Home) -> None:
     assert sorted(told) == ["output_dir", "seed"]
 
 
-@pytest.mark.parametrize("name", [*LOCAL, *WEIGHTS])
+@pytest.mark.parametrize("name", [*LOCAL, *WEIGHTS, *ADAPTERS])
 def test_every_path_option_is_kept_from_the_system(place: Home, name: str) -> None:
     assert (name, "outside_roots") in codes(check_config({**COMPLETE, f"--{name}": "/etc/cron.d/x"}, place))
 
 
 def test_path_options_are_options() -> None:
-    assert {*LOCAL, *WEIGHTS} <= set(REGISTRY)
+    assert {*LOCAL, *WEIGHTS, *ADAPTERS} <= set(REGISTRY)
     named_like_paths = {name for name in REGISTRY if name.endswith(("_dir", "_path")) or name.startswith("cache_dir")}
-    assert named_like_paths - {"logging_dir"} <= {*LOCAL, *WEIGHTS}  # below output_dir, and kept there by a rule
+    assert named_like_paths - {"logging_dir"} <= {*LOCAL, *WEIGHTS, *ADAPTERS}  # below output_dir, and kept there by a rule
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         gated = "gated" in self.path
+        codes = {"gated": "GatedRepo", "present": "RevisionNotFound", "entryless": "EntryNotFound"}
         self.send_response(403 if gated else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RevisionNotFound" if "present" in self.path else "RepoNotFound")
+        self.send_header("X-Error-Code", next((code for word, code in codes.items() if word in self.path), "RepoNotFound"))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -41,6 +42,17 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
+
+
+LOOK_FOR_A_FILE = """
+import sys
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.hub import Source, find_file
+try:
+    print("FOUND", find_file(Source(sys.argv[1]), sys.argv[2]))
+except ModelUnavailable as error:
+    print("REFUSED", error.message, "|", error.hint)
+"""
 
 
 @pytest.fixture
@@ -51,10 +63,10 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
-def look(repo: str, revision: str = "", **environment: str) -> str:
+def look(repo: str, revision: str = "", code: str = LOOK, **environment: str) -> str:
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-c", LOOK, repo, revision]
+    command = [sys.executable, "-c", code, repo, revision]
     done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=120)
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
 
@@ -124,3 +136,14 @@ def test_a_variant_is_used_where_the_part_has_it(tmp_path: Path) -> None:
     assert (vae.variant, transformer.variant) == ("fp16", None)
     assert [path.name for path in vae.weights()] == ["model.fp16.safetensors"]
     assert [path.name for path in transformer.weights()] == ["model.safetensors"]
+
+
+def test_one_file_of_a_repository_is_found_in_the_cache_or_refused_by_name(tmp_path: Path, hub: str) -> None:
+    snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
+    here = {"HF_HOME": str(tmp_path), "code": LOOK_FOR_A_FILE}
+    found = look("some-org/some-model", "transformer/config.json", HF_HUB_OFFLINE="1", **here)
+    assert found == f"FOUND {snapshot / 'transformer' / 'config.json'}"
+    absent = look("some-org/entryless", "style.safetensors", HF_ENDPOINT=hub, **here)
+    assert absent.startswith("REFUSED The repository some-org/entryless holds no file style.safetensors.")
+    gated = look("some-org/gated-model", "style.safetensors", HF_ENDPOINT=hub, **here)
+    assert gated.startswith("REFUSED The repository some-org/gated-model is gated.")

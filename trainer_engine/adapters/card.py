@@ -12,6 +12,8 @@ import diffusers
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.card_head import card_head, card_notices, named_base
 from trainer_engine.contract.lycoris_algorithms import algorithms_in
+from trainer_engine.contract.prompt_library import file_name
+from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.families.base import Family
 from trainer_engine.families.pipeline_folder import training_facts
 from trainer_engine.validation import FOLDER as IMAGES
@@ -69,7 +71,7 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
     base_model = named_base(options, base_model)
     kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
     facts = {"family": family.card.name, **_adapter_facts(family), **training_facts(options), "optimizer steps": str(step)}
-    samples = _samples(output_dir)
+    samples = _samples(output_dir, [run.label for run in visiting_runs(family.options.as_values())])
     return "\n".join(
         [
             *head,
@@ -134,9 +136,9 @@ def _adapter_facts(family: Family) -> dict[str, str]:
     return {"adapter": f"rank {options.adapter.lora_rank}, alpha {alpha:g}{', DoRA' if options.adapter.use_dora else ''}", **base}
 
 
-def _samples(output_dir: Path) -> list[Path]:
-    """The newest validation images, by the step in their names."""
+def _samples(output_dir: Path, others: list[str]) -> list[Path]:
+    """The newest validation images, by the step in their names; not those that show ``others``, adapters too."""
     drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
     found = sorted(drawn, key=lambda path: (-int(path.name.split("_")[1]), path.name))
     newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
-    return newest[:MOST_SAMPLES]
+    return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MOST_SAMPLES]

@@ -153,7 +153,8 @@ def _strength_problems(name: str, fields: Mapping[str, Any]) -> Iterator[Problem
         yield Problem.error(name, "out_of_range", f"{STRENGTH}={strength:g} is out of range.", got=strength, expected=expected)
 
 
-def _shortname_problems(shortname: str) -> Iterator[Problem]:
+def unsafe_reason(shortname: str) -> str:
+    """Why a shortname cannot be part of a file's name; empty where it can."""
     made = file_name(shortname)
     reason = ""
     try:
@@ -168,6 +169,11 @@ def _shortname_problems(shortname: str) -> Iterator[Problem]:
         reason = "begins or ends with a dot"
     elif length > LONGEST_SHORTNAME_BYTES:
         reason = f"is longer than {LONGEST_SHORTNAME_BYTES} bytes"
+    return reason
+
+
+def _shortname_problems(shortname: str) -> Iterator[Problem]:
+    reason = unsafe_reason(shortname)
     if reason:
         shown = shortname[:LONGEST_SHORTNAME_BYTES].encode("utf-8", "replace").decode()
         message = f"The shortname {shown!r} {reason}, and images are named after it."

@@ -11,13 +11,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from trainer_engine.contract.adapter_keys import LYCORIS_PREFIX, keys_by_module
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.lycoris_algorithms import algorithms_in
 
-LYCORIS_PREFIX = "lycoris_"
-COMPONENT_PREFIXES = ("transformer.", "unet.", "diffusion_model.")
-WITH_DOTS = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weight", "lora_mid.weight")
-"""Names of tensors of a module that hold a dot themselves."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "lokr": ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"),
     "loha": ("hada_w1_a",),
@@ -77,17 +74,8 @@ def read_adapter(path: Path, module_names: Iterable[str]) -> AdapterFile:
 
 def sort_by_module(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module_names: Iterable[str], path: Path) -> AdapterFile:
     """As ``read_adapter``, for tensors that are not on disk yet."""
-    known = set(module_names)
-    mangled = {name.replace(".", "_"): name for name in known}
-    modules: dict[str, dict[str, Tensor]] = {}
-    strangers: list[str] = []
-    for key, tensor in tensors.items():
-        name, part = split_key(key)
-        module = mangled.get(name.removeprefix(LYCORIS_PREFIX)) if name.startswith(LYCORIS_PREFIX) else name
-        if module in known:
-            modules.setdefault(module, {})[part] = tensor
-        else:
-            strangers.append(key)
+    keys, strangers = keys_by_module(tensors, module_names)
+    modules = {module: {part: tensors[key] for part, key in parts.items()} for module, parts in keys.items()}
     if strangers or not modules:
         raise ModelUnavailable(
             f"{len(strangers)} keys of {path.name} belong to no module of the network: {', '.join(strangers[:3]) or 'it is empty'}.",
@@ -95,14 +83,6 @@ def sort_by_module(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], m
         )
     is_lycoris = any(key.startswith(LYCORIS_PREFIX) for key in tensors)
     return AdapterFile(path, _kind_of_all(modules), is_lycoris, modules, metadata)
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """``transformer.blocks.0.to_q.lora_A.weight`` -> (``blocks.0.to_q``, ``lora_A.weight``)."""
-    part = next((part for part in WITH_DOTS if key.endswith(f".{part}")), key.rpartition(".")[2])
-    name = key[: -len(part) - 1]
-    prefix = next((prefix for prefix in COMPONENT_PREFIXES if name.startswith(prefix)), "")
-    return name.removeprefix(prefix), part
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:

@@ -28,7 +28,7 @@ def to_diffusers(adapter: AdapterFile) -> list[dict[str, Tensor]]:
     if adapter.kind == "lokr":
         return [
             _named(DIFFUSERS_PREFIX, group)
-            for group in by_factor({name: _scaled_lokr(t, adapter.multiplier) for name, t in adapter.modules.items()})
+            for group in by_factor({name: scaled_lokr(t, adapter.multiplier) for name, t in adapter.modules.items()})
         ]
     if adapter.kind not in ("lora", "loha"):
         raise _cannot("adapters of this algorithm", "diffusers has no code for them")
@@ -68,10 +68,10 @@ def lora_parts(adapter: AdapterFile, name: str, tensors: Tensors) -> tuple[Tenso
     """(down (r, in), up (out, r), alpha): the change is up @ down * alpha / r (Hu et al., 2021, section 4.1)."""
     down = next(tensors[part] for part in DOWN if part in tensors)
     up = next(tensors[part] for part in UP if part in tensors)
-    return down, up, _alpha_of(adapter, name, tensors, len(down))
+    return down, up, alpha_of(adapter, name, tensors, len(down))
 
 
-def _alpha_of(adapter: AdapterFile, name: str, tensors: Tensors, rank: int) -> float:
+def alpha_of(adapter: AdapterFile, name: str, tensors: Tensors, rank: int) -> float:
     """The module's own, the one in the metadata that diffusers writes, or the rank: no scale at all."""
     if "alpha" in tensors:
         return float(tensors["alpha"]) * adapter.multiplier
@@ -93,10 +93,10 @@ def _lora_of_loha(adapter: AdapterFile, name: str, tensors: Tensors) -> dict[str
     rank = len(down_1)
     up = (up_1[:, :, None] * up_2[:, None, :]).flatten(1)
     down = (down_1[:, None] * down_2[None, :]).flatten(0, 1)
-    return {"lora_A.weight": down, "lora_B.weight": up * (_alpha_of(adapter, name, tensors, rank) / rank)}
+    return {"lora_A.weight": down, "lora_B.weight": up * (alpha_of(adapter, name, tensors, rank) / rank)}
 
 
-def _scaled_lokr(tensors: Tensors, multiplier: float) -> dict[str, Tensor]:
+def scaled_lokr(tensors: Tensors, multiplier: float) -> dict[str, Tensor]:
     """Without ``alpha``: alpha / rank counts only where a factor is a product itself."""
     found = {part: tensor for part, tensor in tensors.items() if part != "alpha"}
     left = "lokr_w1" if "lokr_w1" in found else "lokr_w1_a"

@@ -7,14 +7,17 @@ from torch import nn
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout, Sampler
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.contract.remote_checkpoint import is_remote
+from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
@@ -43,6 +46,7 @@ def assemble(around: Surroundings) -> Trainer:
     with around.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
         parts = _parts(around, family, objective, prepared, trainable)
+        parts.visitors = _visitors(around, family, trainable.network)
         if saved:
             restore(parts, saved, around.stages.voice)
     publishing = publishing_of(around, trainable.results)
@@ -82,6 +86,15 @@ def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
                 if is_first:
                     bring_wanted(around.options, around.requests, advance)
         return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
+
+
+def _visitors(around: Surroundings, family: Family, network: nn.Module) -> list[VisitingAdapter]:
+    """The adapters that only validations see, read before the first step: what is wrong with them is told then."""
+    options, devices = around.options, family.devices
+    if options.validation.validation_disable or options.hooks.validation_method == EXTERNAL:
+        return []
+    runs = visiting_runs(options.as_values())
+    return around.processes.first_then_others(lambda: load_visitors(network, runs, devices.device, devices.compute))
 
 
 def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> Parts:

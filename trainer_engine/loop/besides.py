@@ -108,6 +108,7 @@ def _validating(
         around.requests,
         Announcer(stages.voice, options.validation, parts.family, around.media),
         _external_validation(around, checkpointing),
+        parts.visitors,
     )
 
 

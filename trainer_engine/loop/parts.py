@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer_engine.adapters.base import Trainable
+from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
 from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
@@ -42,6 +44,8 @@ class Parts:
     step: Step
     state: TrainState
     history: History = field(default_factory=History)
+    visitors: Sequence[VisitingAdapter] = ()
+    """Adapters that only draw; no checkpoint holds anything of them."""
 
     @property
     def output_dir(self) -> Path:

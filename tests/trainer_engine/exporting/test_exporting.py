@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
+from trainer_engine.contract.adapter_keys import split_key
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.exporting.__main__ import main
-from trainer_engine.exporting.adapter_file import read_adapter, split_key
+from trainer_engine.exporting.adapter_file import read_adapter
 from trainer_engine.exporting.command import Request, export
 from trainer_engine.exporting.conversion import by_factor, to_comfyui, to_diffusers
 from trainer_engine.exporting.merging import merged_weights

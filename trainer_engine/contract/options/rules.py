@@ -21,6 +21,7 @@ from trainer_engine.contract.options.saving_rules import SAVING_RULES
 from trainer_engine.contract.options.script_rules import SCRIPT_RULES
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.options.validation_rules import VALIDATION_RULES
+from trainer_engine.contract.options.visiting_rules import VISITING_RULES
 from trainer_engine.contract.options.webhook_rules import webhooks_are_right
 from trainer_engine.contract.trackers import KNOWN as TRACKERS
 from trainer_engine.contract.trackers import parse_trackers
@@ -341,6 +342,7 @@ RULES: tuple[Rule, ...] = (
     early_stop_has_evaluations,
     *SAVING_RULES,
     *VALIDATION_RULES,
+    *VISITING_RULES,
     *SCRIPT_RULES,
     webhooks_are_right,
     publishing_fits_together,

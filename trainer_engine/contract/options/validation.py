@@ -85,6 +85,24 @@ class ValidationOptions(OptionGroup):
     validation_lycoris_strength: float = option(
         1.0, "How much of the trained adapter the images show, LyCORIS or standard; 1 is all of it.", ge=0
     )
+    validation_adapter_path: str | None = option(
+        None,
+        "An adapter that was trained before, put on the network while images are drawn and taken off again: a .safetensors file, a folder "
+        "that holds pytorch_lora_weights.safetensors, or a repository of the hub, owner/name or owner/name:file.",
+    )
+    validation_adapter_name: str | None = option(
+        None, "What stands behind the shortname of images drawn with that adapter. Empty: the name of its file, folder or repository."
+    )
+    validation_adapter_strength: float = option(1.0, "How much of that adapter the images show; 1 is all of it, 0 is refused.")
+    validation_adapter_mode: Literal["adapter_only", "comparison", "none"] = option(
+        "adapter_only", "Draw with that adapter, or each image without it and with it, or leave it alone."
+    )
+    validation_adapter_config: str | None = option(
+        None,
+        "Several of them, each drawn with in turn: a list of JSON, {name, path, strength} or {name, adapters: [{path, strength}]}, or an "
+        "object that holds it as runs. Not together with validation_adapter_path.",
+        json=True,
+    )
     validation_image_format: Literal["png", "webp", "jpeg"] = option("png", "File type of the images.")
     validation_image_quality: int = option(90, "Quality of webp and jpeg.", ge=1, le=100)
 

@@ -17,6 +17,7 @@ from trainer_engine.contract.prompt_library import (
     parse_prompt_library,
     same_file_names,
 )
+from trainer_engine.contract.visiting_adapter import visiting_runs
 
 Values = Mapping[str, Any]
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
@@ -44,6 +45,8 @@ def user_library_is_usable(values: Values) -> Iterator[Problem]:
     shortnames = [*(() if values["validation_disable_unconditional"] else (UNCONDITIONAL,)), *_built_in_shortnames(values), *shortnames]
     shortnames += [PROMPT] if values["validation_prompt"] else []
     labels = [label for label, option in ((AVERAGED, "use_ema"), (STARTUP, "validation_on_startup")) if values[option]]
+    visiting = [run.label for run in visiting_runs(values)]
+    labels += [*visiting, *(f"{label}_{one}" for label in labels for one in visiting)]
     yield from same_file_names([*shortnames, *(f"{name}_{label}" for label in labels for name in shortnames)])
     if values.get("model_type") == "full" and any(prompt.adapter_strength is not None for prompt in prompts):
         yield Problem.note(OPTION, "no_effect", "model_type=full trains no adapter: adapter_strength has no effect.")

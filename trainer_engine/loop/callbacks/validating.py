@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from trainer_engine.adapters.base import Trainable
+from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.caches.prompts import PromptCache
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.validation import ValidationOptions
 from trainer_engine.contract.options.validation_rules import AVERAGED, STARTUP
+from trainer_engine.contract.visiting_adapter import COMPARISON
 from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family
@@ -32,6 +34,10 @@ STAGES: Mapping[Occasion, StageKey] = MappingProxyType(
 """Every other one is a validation like any other."""
 
 
+Pass = tuple[str, Callable[[], AbstractContextManager[object]]]
+"""(label of the images, what puts the weights into place that draw them)"""
+
+
 @dataclass
 class Validating(Callback):
     """Draws when an occasion comes (``loop/occasions.py``), and announces what was drawn."""
@@ -51,6 +57,8 @@ class Validating(Callback):
     announcer: Announcer
     external: ExternalValidation | None = None
     """Validates instead, but for the base model's images."""
+    visitors: Sequence[VisitingAdapter] = ()
+    """Adapters that images are drawn with in turn, but for the base model's."""
 
     def before_training(self, state: TrainState) -> None:
         for occasion in at_start(self.options.validation, _moment(state)):
@@ -161,8 +169,16 @@ class Validating(Callback):
         usual = self.options.validation.validation_lycoris_strength
         return usual if prompt.adapter_strength is None else prompt.adapter_strength
 
-    def _passes(self, state: TrainState, occasion: Occasion) -> list[tuple[str, Callable[[], AbstractContextManager[object]]]]:
-        """(label, what puts the weights into place): live, averaged, or both, as ``ema_validation`` says."""
+    def _passes(self, state: TrainState, occasion: Occasion) -> list[Pass]:
+        """Those of the weights; each with the visiting adapters in turn, or without and with them, as ``validation_adapter_mode`` says."""
+        passes = self._passes_of_weights(state, occasion)
+        if not self.visitors or occasion is Occasion.BASE_MODEL:
+            return passes
+        compares = self.options.validation.validation_adapter_mode == COMPARISON
+        return [one for bare in passes for one in ([bare] if compares else []) + [_visited(bare, visitor) for visitor in self.visitors]]
+
+    def _passes_of_weights(self, state: TrainState, occasion: Occasion) -> list[Pass]:
+        """Live, averaged, or both, as ``ema_validation`` says."""
         wanted, base_model = self.options.validation.ema_validation, Occasion.BASE_MODEL
         # Images of the base model, where there are any, have the plain names of step 0.
         taken = occasion is Occasion.STARTUP and base_model in at_start(self.options.validation, _moment(state))
@@ -171,6 +187,18 @@ class Validating(Callback):
             return [(live, nullcontext)]
         averaged = [(AVERAGED, self.average.in_place)]
         return averaged if wanted == "ema_only" else [(live, nullcontext), *averaged]
+
+
+def _visited(bare: Pass, visitor: VisitingAdapter) -> Pass:
+    """The same weights with an adapter beside them."""
+    label, weights = bare
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with weights(), visitor.attached():
+            yield
+
+    return "_".join(part for part in (label, visitor.label) if part), both
 
 
 def _kind(occasion: Occasion) -> str:

@@ -90,4 +90,4 @@ def test_a_save_that_cannot_fit_is_not_even_begun(runs: ServedRuns, small_disk: 
     runs.wait_for_checkpoint(job_id)
     use_up_space(small_disk, leave=MEGABYTE)
     check_end(runs, job_id, output)
-    assert "A checkpoint needs" in runs.job(job_id)["job_info"]["error"]
+    assert "to be free" in runs.job(job_id)["job_info"]["error"]

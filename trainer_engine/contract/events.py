@@ -238,6 +238,11 @@ class ImageEvent(Event):
         return {key: [file.model_dump() for file in found] for key, found in (("images", self.images), ("videos", self.videos)) if found}
 
 
+EVALUATION = "evaluation"
+MEASUREMENTS = (EVALUATION,)
+"""Codes of notifications whose details hold a ``step`` and its ``metrics``; trackers hear of these too."""
+
+
 class Notification(Event):
     """Something a person may want to know; severity says how much."""
 

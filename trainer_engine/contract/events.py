@@ -239,7 +239,8 @@ class ImageEvent(Event):
 
 
 EVALUATION = "evaluation"
-MEASUREMENTS = (EVALUATION,)
+CLIP_SCORES = "clip_scores"
+MEASUREMENTS = (EVALUATION, CLIP_SCORES)
 """Codes of notifications whose details hold a ``step`` and its ``metrics``; trackers hear of these too."""
 
 

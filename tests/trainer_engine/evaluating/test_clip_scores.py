@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -124,6 +125,21 @@ def test_random_states_stay_and_the_model_does_not_learn(tmp_path: Path) -> None
     scorer.scores([(image, "a cat") for image in pictures(tmp_path)], on_image=lambda done, total: torch.rand(3).fill_(random.random()))
     assert torch.equal(before, torch.random.get_rng_state()) and random.getstate() == python
     assert not any(parameter.requires_grad for parameter in scorer._model.parameters()) and not scorer._model.training
+
+
+def live_tensors() -> tuple[int, int]:
+    """(how many, bytes)"""
+    gc.collect()
+    found = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    return len(found), sum(one.nbytes for one in found)
+
+
+def test_scoring_leaves_no_tensor_behind(tmp_path: Path) -> None:
+    pairs = [(image, "a cat") for image in pictures(tmp_path)]
+    scorer = ClipScorer.load(str(tiny_clip()), CPU)
+    before = live_tensors()
+    scorer.scores(pairs)
+    assert live_tensors() == before
 
 
 def test_the_model_is_on_the_device_while_it_scores_alone(tmp_path: Path) -> None:

@@ -31,7 +31,12 @@ LOCAL = MappingProxyType(
 )
 """Options that hold nothing but paths."""
 
-WEIGHTS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
+WEIGHTS = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "pretrained_t5_model_name_or_path",
+    "pretrained_evaluation_model_name_or_path",
+)
 """Options that hold a repository id of the hub or the path of a folder."""
 
 ADAPTERS = ("validation_adapter_path",)

@@ -29,8 +29,11 @@ from safetensors import SafetensorError
 from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
 
-PART_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+DESCRIPTIONS = ("*.json", "*.model", "*.txt")
+PART_FILES = ("*.safetensors", *DESCRIPTIONS)
 BARE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json")
+MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""Of a repository that is one model of transformers, the better ones first."""
 OTHER_VARIANTS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*.non_ema.*", "*.ema.*")
 
 
@@ -95,17 +98,34 @@ def find_file(source: Source, file: str) -> Path:
             raise ModelUnavailable(f"The repository {source.name} holds no file {file}.", hint="name one of its files") from error
 
 
+def find_model(source: Source) -> Part:
+    """A source that is one model of transformers, with its tokenizer and processor beside the weights.
+
+    Downloads what is not here yet; pickled weights only where there are no others. Raises ModelUnavailable where the source cannot be had.
+    """
+    if source.is_local:
+        return Part(source, _local_folder(source))
+    for weights in MODEL_WEIGHTS:
+        folder = _download(source, [*DESCRIPTIONS, weights])
+        if any(folder.glob(weights)):
+            break
+    return Part(source, folder)
+
+
 def _local_folder(source: Source) -> Path:
     folder = Path(source.name).expanduser()
     if not folder.is_dir():
         raise ModelUnavailable(
-            f"There is no folder {source.name}.", hint="give a folder in the diffusers layout, or a repository id such as organisation/name"
+            f"There is no folder {source.name}.", hint="give the folder of a model, or a repository id such as organisation/name"
         )
     return folder.resolve()
 
 
 def _snapshot(source: Source, part: str, *, bare: bool) -> Path:
-    wanted = [f"{part}/{pattern}" for pattern in PART_FILES] + (list(BARE_FILES) if bare else [])
+    return _download(source, [f"{part}/{pattern}" for pattern in PART_FILES] + (list(BARE_FILES) if bare else []))
+
+
+def _download(source: Source, wanted: list[str]) -> Path:
     ignored = [pattern for pattern in OTHER_VARIANTS if not (source.variant and f".{source.variant}" in pattern)]
     with _hub_errors(source):
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=wanted, ignore_patterns=ignored))

@@ -70,6 +70,8 @@ class ValidationImage:
     """Counts the images of one prompt and size, from 0."""
     seed: int
     sampler_steps: int
+    label: str = ""
+    """Whose weights drew it, where these are not the live ones; also at the end of ``shortname``."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str)
     name = f"step_{step}_{file_name(shortname)}_{index}_{width}x{height}{ending}"
     seed = secrets.randbelow(HIGHEST_SEED) if options.validation.validation_randomize else first_seed(options) + index
     path = Path(options.run.output_dir) / FOLDER / name
-    return ValidationImage(path, shortname, prompt.text, (width, height), index, seed, options.validation.validation_num_inference_steps)
+    steps = options.validation.validation_num_inference_steps
+    return ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps, label)
 
 
 def _drawing(

@@ -28,6 +28,7 @@ from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import resume_problems
 from training.preflight_saving import saving_problems, with_copy
+from training.preflight_scoring import scoring_problems
 from training.preflight_visiting import visiting_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -54,6 +55,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     sources = _model_sources(options, card)
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
     problems += _preview_problems(options, card, hub)
+    problems += scoring_problems(options, hub)
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)

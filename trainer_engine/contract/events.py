@@ -238,6 +238,12 @@ class ImageEvent(Event):
         return {key: [file.model_dump() for file in found] for key, found in (("images", self.images), ("videos", self.videos)) if found}
 
 
+EVALUATION = "evaluation"
+CLIP_SCORES = "clip_scores"
+MEASUREMENTS = (EVALUATION, CLIP_SCORES)
+"""Codes of notifications whose details hold a ``step`` and its ``metrics``; trackers hear of these too."""
+
+
 class Notification(Event):
     """Something a person may want to know; severity says how much."""
 

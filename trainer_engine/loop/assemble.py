@@ -27,6 +27,7 @@ from trainer_engine.loop.evaluations import history_of
 from trainer_engine.loop.parts import Parts
 from trainer_engine.loop.publishing import bring_wanted
 from trainer_engine.loop.restoring import find_checkpoint, restore
+from trainer_engine.loop.scoring import make_scoring
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.loop.surroundings import Surroundings
@@ -41,6 +42,7 @@ from trainer_engine.resuming import SavedRun
 def assemble(around: Surroundings) -> Trainer:
     """A run that is ready to train, resumed where there is something to resume. Raises EngineError's children and Stopped."""
     family, objective = _load_family(around)
+    scoring = make_scoring(around)
     prepared = Preparation(around.options, family, around.processes, around.stages, around.requests).run(around.dataloader)
     saved = _find_checkpoint(around, family)
     with around.stages.stage(StageKey.PREPARE_MODELS):
@@ -55,7 +57,7 @@ def assemble(around: Surroundings) -> Trainer:
         is_here = parts.has_results() and publishing.is_settled(parts.state)
         return not around.processes.any_of([not is_here])[0]  # all of them go on, or none
 
-    return Trainer(parts.state, parts.loader, parts.step, callbacks(around, parts, publishing), is_complete)
+    return Trainer(parts.state, parts.loader, parts.step, callbacks(around, parts, publishing, scoring), is_complete)
 
 
 def _load_family(around: Surroundings) -> tuple[Family, Objective]:

@@ -29,6 +29,7 @@ from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.evaluations import measuring
 from trainer_engine.loop.parts import Parts
 from trainer_engine.loop.publishing import make_publishing
+from trainer_engine.loop.scoring import Scoring
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.optimizers import evaluating
@@ -44,7 +45,7 @@ def publishing_of(around: Surroundings, results: Mapping[str, str]) -> Publishin
     return make_publishing(around.options, results, around.stages, around.processes, around.requests, on_uploaded)
 
 
-def callbacks(around: Surroundings, parts: Parts, publishing: Publishing) -> Callback:
+def callbacks(around: Surroundings, parts: Parts, publishing: Publishing, scoring: Scoring | None) -> Callback:
     """In the order in which they hear of things: what is saved is evaluated before, and uploaded after the result is written."""
     together: Callbacks
 
@@ -79,7 +80,7 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing) -> Cal
             Commanding(voice, around.requests, processes),
             checkpointing,
             evaluations,
-            _validating(around, parts, showing, checkpointing),
+            _validating(around, parts, showing, checkpointing, scoring),
             *hooking,
             *([Portraying(around.painter)] if around.painter is not None else []),
             Finishing(showing, parts.output_dir, parts.trainable, parts.average, stages, processes),
@@ -91,7 +92,11 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing) -> Cal
 
 
 def _validating(
-    around: Surroundings, parts: Parts, showing: Callable[[], AbstractContextManager[None]], checkpointing: Checkpointing
+    around: Surroundings,
+    parts: Parts,
+    showing: Callable[[], AbstractContextManager[None]],
+    checkpointing: Checkpointing,
+    scoring: Scoring | None,
 ) -> Validating:
     options, stages, prepared = around.options, around.stages, parts.prepared
     return Validating(
@@ -109,6 +114,7 @@ def _validating(
         Announcer(stages.voice, options.validation, parts.family, around.media),
         _external_validation(around, checkpointing),
         parts.visitors,
+        scoring,
     )
 
 

@@ -52,6 +52,8 @@ class TrainState:
     """Path of the one saved last by this process; empty before."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What events of progress say besides: the newest evaluation."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """What they say as well: the means of the newest validation's CLIP scores."""
     memory: dict[str, int] = field(default_factory=dict)
     """At the end: the most that was taken, and what was expected."""
     began: float = field(default_factory=time.monotonic)

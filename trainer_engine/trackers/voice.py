@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer_engine.contract.events import Event, ImageEvent, Notification, ProgressEvent, Severity
+from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.trackers import parse_trackers
 from trainer_engine.environment import Environment
@@ -16,8 +16,6 @@ from trainer_engine.trackers.reporter import Reporter
 
 SHOWN = "final"
 """Only finished images are sent on."""
-EVALUATION = "evaluation"
-"""The notification that holds an evaluation."""
 
 
 @contextmanager
@@ -47,7 +45,7 @@ class TrackedVoice:
         for reporter in self.reporters:
             if isinstance(event, ProgressEvent):
                 reporter.tell(_Metrics(event.step, _numbers(event)))
-            elif isinstance(event, Notification) and event.code == EVALUATION:
+            elif isinstance(event, Notification) and event.code in MEASUREMENTS:
                 reporter.tell(_Metrics(event.details["step"], _known(event.details["metrics"])))
             elif isinstance(event, ImageEvent) and event.validation_type == SHOWN:
                 for image in event.images:

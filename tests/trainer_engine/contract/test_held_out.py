@@ -84,6 +84,16 @@ def test_options_without_a_held_out_set_are_told_to_have_no_effect() -> None:
     assert parse({**IMAGES, "conditioning_data": "refs"}, references, **of_pairs)[1] == []
 
 
+def test_images_are_scored_where_something_lends_them_a_prompt() -> None:
+    scored, alone = {"evaluation_type": "clip"}, [("evaluation_type", "nothing_to_score", Level.NOTE)]
+    references = {"id": "refs", "conditioning_type": "reference_strict", "instance_data_dir": "/refs"}
+    assert parse(IMAGES, **scored)[1] == alone
+    assert parse(IMAGES, HELD_OUT, **scored)[1] == []
+    assert parse({**IMAGES, "conditioning_data": "refs"}, references, **scored)[1] == []
+    prompts = {"validation_prompt": "x", "validation_prompt_library": "people", "user_prompt_library": '{"a": "b"}'}
+    assert [parse(IMAGES, **scored, **{name: value})[1] for name, value in prompts.items()] == [[]] * 3
+
+
 COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config": "/x.json", "output_dir": "/out"}
 
 
@@ -99,7 +109,10 @@ COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config":
         ({"early_stop_patience": 3}, ("early_stop_patience", "needs_interval", Level.ERROR)),
         ({"early_stop_patience": 3, "eval_loss_disable": True}, ("early_stop_patience", "needs_evaluations", Level.ERROR)),
         ({"early_stop_min_delta": 0.1}, ("early_stop_min_delta", "no_effect", Level.NOTE)),
-        ({"evaluation_type": "clip"}, ("evaluation_type", "not_available", Level.ERROR)),
+        ({"evaluation_type": "clip", "validation_disable": True}, ("evaluation_type", "no_effect", Level.NOTE)),
+        ({"evaluation_type": "clip", "validation_prompt": "a cat"}, None),
+        ({"evaluation_type": "clip", "validation_method": "external-script"}, ("evaluation_type", "base_model_alone", Level.NOTE)),
+        ({"evaluation_type": "fid"}, ("evaluation_type", "not_a_choice", Level.ERROR)),
         ({"eval_steps_interval": 10, "early_stop_patience": 3, "early_stop_min_delta": 0.1}, None),
     ],
 )

@@ -10,6 +10,7 @@ from trainer_engine.contract.dataloader.reading import Draft
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options.evaluation import EvaluationOptions
 from trainer_engine.contract.options.registry import REGISTRY
+from trainer_engine.contract.options.scoring_rules import nothing_to_score
 
 OF_TRAINING = ("repeats", "probability")
 """Fields that say how often a set is trained on."""
@@ -35,9 +36,10 @@ def settle(draft: Draft) -> None:
 def problems(values: Mapping[str, Any], images: Sequence[Draft], evals: Sequence[Draft]) -> Iterator[Problem]:
     """What the options say of held-out sets, beside those that there are."""
     yield from _named_set_exists(values["eval_dataset_id"], images, evals)
+    paired = any(draft.values.get("conditioning_data") for draft in images)
+    yield from nothing_to_score(values, captions=paired or bool(evals))
     if evals:
         return
-    paired = any(draft.values.get("conditioning_data") for draft in images)
     for name in (*EvaluationOptions.model_fields, *(() if paired else OF_PAIRS)):
         if values[name] != REGISTRY[name].default:
             message = f"There is no dataset of dataset_type eval: {name} has no effect."

@@ -31,6 +31,7 @@ from trainer_engine.contract.options.publishing import PublishingOptions
 from trainer_engine.contract.options.reporting import ReportingOptions
 from trainer_engine.contract.options.run import RunOptions
 from trainer_engine.contract.options.schedule import ScheduleOptions
+from trainer_engine.contract.options.scoring import ScoringOptions
 from trainer_engine.contract.options.validation import ValidationOptions
 from trainer_engine.contract.secrets import hide
 
@@ -55,6 +56,7 @@ class TrainingOptions(BaseModel):
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions
+    scoring: ScoringOptions
     distributed: DistributedOptions
     reporting: ReportingOptions
     hooks: HooksOptions

@@ -18,6 +18,7 @@ from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.publishing_rules import publishing_fits_together, stores_are_right
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
 from trainer_engine.contract.options.saving_rules import SAVING_RULES
+from trainer_engine.contract.options.scoring_rules import scoring_has_images
 from trainer_engine.contract.options.script_rules import SCRIPT_RULES
 from trainer_engine.contract.options.validation import parse_resolutions
 from trainer_engine.contract.options.validation_rules import VALIDATION_RULES
@@ -343,6 +344,7 @@ RULES: tuple[Rule, ...] = (
     *SAVING_RULES,
     *VALIDATION_RULES,
     *VISITING_RULES,
+    scoring_has_images,
     *SCRIPT_RULES,
     webhooks_are_right,
     publishing_fits_together,

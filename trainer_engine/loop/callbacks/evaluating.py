@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer_engine.contract.best_checkpoint import BEST_FILE, point_to_best
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.errors import EngineError
-from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey, StatusEvent
+from trainer_engine.contract.events import EVALUATION, ErrorEvent, Notification, Severity, StageKey, StatusEvent
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.ema import MovingAverage
 from trainer_engine.evaluating.history import Evaluation, History
@@ -163,4 +163,4 @@ class Evaluating(Callback):
             "evaluations_without_improvement": self.history.without_improvement(self.options.evaluation.early_stop_min_delta),
         }
         message = f"Step {done.step}: evaluation loss {loss}{beside}."
-        self.stages.voice.tell(Notification(code="evaluation", title="Evaluation", message=message, details=details))
+        self.stages.voice.tell(Notification(code=EVALUATION, title="Evaluation", message=message, details=details))

@@ -43,7 +43,7 @@ class Progress(Callback):
                 seconds_per_step=round(seconds, 5),
                 eta_seconds=round(self._smoothed * (state.total_steps - state.step), 1),
                 memory=self._memory(),
-                metrics=state.metrics,
+                metrics={**state.metrics, **state.scores},
             )
         )
 

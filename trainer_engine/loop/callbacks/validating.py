@@ -20,6 +20,7 @@ from trainer_engine.loop.announcing import BASE_MODEL, FINISHED, Announcer
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.occasions import Moment, Occasion, after_step, at_end, at_start
+from trainer_engine.loop.scoring import Scoring
 from trainer_engine.loop.spread_drawing import Drawn, pack_or_say, unpack
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
@@ -59,6 +60,7 @@ class Validating(Callback):
     """Validates instead, but for the base model's images."""
     visitors: Sequence[VisitingAdapter] = ()
     """Adapters that images are drawn with in turn, but for the base model's."""
+    scoring: Scoring | None = None
 
     def before_training(self, state: TrainState) -> None:
         for occasion in at_start(self.options.validation, _moment(state)):
@@ -90,7 +92,9 @@ class Validating(Callback):
                 # Once more: only now has the failure let go of what it was about.
                 self.family.free_encoders()
                 self.stages.voice.tell(drawn.failure)
-            self._hear_of_others(drawn, state, occasion)
+            images = [*drawn.images, *self._hear_of_others(drawn, state, occasion)]
+            if self.scoring is not None:
+                self.scoring.score(images, state)
 
     @property
     def _draws(self) -> bool:
@@ -103,18 +107,21 @@ class Validating(Callback):
         alone = self.options.validation.validation_multigpu == "single-gpu"
         return (0, 1) if alone else (self.processes.rank, self.processes.count)
 
-    def _hear_of_others(self, drawn: Drawn, state: TrainState, occasion: Occasion) -> None:
-        """All wait for the last here; the first one says what the others drew."""
+    def _hear_of_others(self, drawn: Drawn, state: TrainState, occasion: Occasion) -> list[ValidationImage]:
+        """All wait for the last here; the first one says what the others drew, and gets it."""
         everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(drawn, state.step))
+        images: list[ValidationImage] = []
         for packed in everything[1:] if self.processes.is_first else []:
             try:
                 other = unpack(packed)
             except OSError as error:
                 other = Drawn(failure=DrawingFailed("", "", error).as_event(state.step))
+            images += other.images
             for image in other.images:
                 self.announcer.tell(image, state.step, _kind(occasion))
             if other.failure is not None:
                 self.stages.voice.tell(other.failure)
+        return images
 
     def _try_to_draw(self, state: TrainState, occasion: Occasion) -> Drawn:
         images: list[ValidationImage] = []

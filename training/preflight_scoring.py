@@ -1,0 +1,49 @@
+"""Whether the model that scores validation images can be had, as far as that shows without loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.options.scoring import CLIP
+from training import weights
+
+OPTION = "pretrained_evaluation_model_name_or_path"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+EXPECTED = "a CLIP model such as openai/clip-vit-large-patch14-336"
+
+
+def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iterator[Problem]:
+    if options.scoring.evaluation_type != CLIP or options.validation.validation_disable:
+        return
+    source = options.scoring.pretrained_evaluation_model_name_or_path
+    folder = weights.find_weights(source, None, hub)
+    if folder is None:
+        found = weights.check_access(OPTION, source, None, hub)
+        yield from [found] if found else []
+    elif not folder.is_dir():
+        yield Problem.error(OPTION, "not_found", f"There is no folder {source}.", got=source, expected=EXPECTED)
+    elif (kind := _model_type(folder)) != CLIP:
+        says = f"its config.json says model_type {kind!r}" if kind else "it has no config.json that says so"
+        yield Problem.error(OPTION, "not_a_clip_model", f"{source} is no CLIP model: {says}.", got=source, expected=EXPECTED)
+    elif Path(source).is_absolute():  # of a repository, what is missing is downloaded
+        yield from _gaps(folder, source)
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(found.get("model_type", "")) if isinstance(found, dict) else ""
+
+
+def _gaps(folder: Path, source: str) -> Iterator[Problem]:
+    for what, patterns in (("weights", WEIGHTS), ("image processor", PROCESSORS)):
+        if not any(any(folder.glob(pattern)) for pattern in patterns):
+            message = f"{folder} has no {what}: there is nothing like {' or '.join(patterns)}."
+            yield Problem.error(OPTION, "incomplete_model", message, got=source, expected=EXPECTED)

@@ -52,9 +52,9 @@ class Measuring:
         mine = range(self.processes.rank, len(self.images), self.processes.count)
         with torch.no_grad():
             for done, index in enumerate(mine):
-                if should_stop():
-                    return None
                 for point, batch in enumerate(self._batches(self.images[index])):
+                    if should_stop():
+                        return None
                     losses[index, point] = self._loss(batch, self.images[index], point)
                 on_image(done + 1, len(mine))
         return losses

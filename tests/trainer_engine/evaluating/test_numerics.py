@@ -187,6 +187,10 @@ def test_the_noise_of_a_thousand_timesteps_is_not_held_at_once(monkeypatch: pyte
 def test_it_stops_when_asked_to() -> None:
     family, (latents, prompts) = tiny_flux(), flux_case()
     assert measuring(family, latents, prompts).local_losses(lambda done, total: None, lambda: True) is None
+    how, passes = measuring(family, latents, prompts, points=50), []
+    how.network.register_forward_hook(lambda *_: passes.append(None))
+    assert how.local_losses(lambda done, total: None, lambda: len(passes) == 2) is None
+    assert len(passes) == 2
 
 
 def test_latents_are_read_from_wherever_they_are_kept(tmp_path: Path) -> None:

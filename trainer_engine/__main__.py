@@ -64,13 +64,16 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
     except Stopped:
         requests.training_ends()
         return _stopped_early(voice)
-    except EngineError as error:
-        requests.training_ends()
-        return _failed(voice, error)
     except Exception as error:  # noqa: BLE001
         # The process edge: whatever nobody foresaw is told in one line, and the log has all of it.
+        broke_in = requests.broke_in
         requests.training_ends()
-        traceback.print_exc()
+        if broke_in or not isinstance(error, EngineError):
+            traceback.print_exc()
+        if broke_in:
+            return _stopped_early(voice)
+        if isinstance(error, EngineError):
+            return _failed(voice, error)
         if means_full(error):
             return _failed(voice, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
         return _failed(voice, Unforeseen(f"{type(error).__name__}: {error}", hint="the run's log has the traceback"))

@@ -46,6 +46,12 @@ class Requests:
         self._interrupting = False
         self.raise_if_stopped()
 
+    @property
+    def broke_in(self) -> bool:
+        """Whether a signal has broken into the preparation of the run. Whatever fails there after it may well fail of it: not every library
+        lets through what is raised within it, and an import that was broken off leaves its module in pieces."""
+        return self._interrupting and self._signalled
+
     def training_ends(self) -> None:
         """Signals are only noted from here on."""
         self._interrupting = False

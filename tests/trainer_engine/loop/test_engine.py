@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.tiny_run import ROOT, TinyRun, run_tiny, start_run, start_tiny_run, train_here, write_job
+from trainer_engine.__main__ import main
 from trainer_engine.contract.checkpoint_files import list_checkpoints, newest_verified, verify
 from trainer_engine.contract.commands import Command
-from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.errors import ExitCode, ModelUnavailable
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.contract.run import JobSpec, RunFolder
+from trainer_engine.stopping import Stopped
 
 PROGRESS = "training.progress"
 
@@ -121,6 +124,31 @@ def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay:
     report = run.report()
     assert report is not None and report.status == "stopped"
     assert_numbered(run)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The handlers of this process are put back afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("error", [ImportError("half a module"), ModelUnavailable("no model")])
+def test_what_fails_of_a_stop_that_a_library_swallowed_is_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, error: Exception
+) -> None:
+    def break_in(*_: object) -> None:
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        raise error
+
+    monkeypatch.setattr("trainer_engine.loop.run.train", break_in)
+    folder = write_job(tmp_path)
+    assert main([str(folder.path)]) == ExitCode.STOPPED
+    assert json.loads(folder.exit_file.read_bytes())["status"] == "stopped"
 
 
 def test_a_stop_by_file_while_the_run_is_prepared_ends_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,11 @@ for variable in (
     "CUDA_VISIBLE_DEVICES",
 ):
     os.environ.pop(variable, None)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As of a shell that starts the tests in the background; every process that they start would go on ignoring Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

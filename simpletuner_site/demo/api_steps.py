@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from simpletuner_site.demo.configuration import datasets, hyperparameters
-from simpletuner_site.demo.place import ENVIRONMENT, Place
+from simpletuner_site.demo.configuration import PROMPTS, datasets, hyperparameters
+from simpletuner_site.demo.place import ENVIRONMENT, PROMPTS_FILE, Place
 
 AS_JSON = {"Accept": "application/json"}
 
@@ -43,9 +43,14 @@ def create_environment(client: httpx.Client) -> dict[str, Any]:
 
 
 def describe_datasets(place: Place) -> None:
-    """The file is the truth: people edit it by hand, so does the demo."""
-    file = place.home / "config" / ENVIRONMENT / "multidatabackend.json"
-    file.write_text(json.dumps(datasets(place), indent=2) + "\n", encoding="utf-8")
+    """And the prompts that are drawn. The files are the truth: people edit them by hand, so does the demo."""
+    _write(place, "multidatabackend.json", datasets(place))
+    _write(place, PROMPTS_FILE, PROMPTS)
+
+
+def _write(place: Place, name: str, document: object) -> None:
+    file = place.root / "config" / ENVIRONMENT / name
+    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def set_hyperparameters(client: httpx.Client, place: Place) -> dict[str, Any]:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from simpletuner_site.demo.place import Place
+from simpletuner_site.demo.place import ENVIRONMENT, PROMPTS_FILE, Place
 
 STEPS = 640
 EDGE = 128
 MEGAPIXELS = EDGE * EDGE / 1e6
-PROMPT = "a white boat on the sea under an orange sky"
+PROMPTS = {
+    "boat": "a white boat on the sea under an orange sky",
+    "moon": "a blue moon over dark mountains at night",
+    "house": "a red house in the snow",
+    "forest": "a forest in green light",
+}
+"""Shortname -> what is drawn at every validation; the library of prompts."""
 
 
 def datasets(place: Place) -> list[dict[str, Any]]:
@@ -58,12 +64,14 @@ def hyperparameters(place: Place) -> dict[str, Any]:
         "--caption_dropout_probability": 0.1,
         "--mixed_precision": "no",  # float32: bfloat16 is slow on most CPUs
         "--vae_dtype": "fp32",
-        "--validation_prompt": PROMPT,
+        "--prediction_type": "v_prediction",  # from nothing, a velocity teaches colours far sooner than the noise does
+        "--user_prompt_library": f"config/{ENVIRONMENT}/{PROMPTS_FILE}",
+        "--validation_disable_unconditional": True,
         "--validation_negative_prompt": "",
         "--validation_guidance": 2.0,
         "--validation_resolution": f"{EDGE}x{EDGE}",
         "--validation_noise_scheduler": "euler-a",
-        "--validation_num_inference_steps": 25,
+        "--validation_num_inference_steps": 20,
         "--validation_step_interval": STEPS // 4,
         "--validation_seed": 12345,
         "--checkpoint_step_interval": STEPS // 2,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 ENVIRONMENT = "pixart-demo"
+PROMPTS_FILE = "user_prompt_library.json"
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,7 @@ class Place:
     """The folders of one demo."""
 
     root: Path
-
-    @property
-    def home(self) -> Path:
-        """The server's: ``config/`` and ``state/``."""
-        return self.root / "home"
+    """The server's home, with ``config/`` and ``state/``: what lies in its home a server may use, wherever that is."""
 
     @property
     def pictures(self) -> Path:

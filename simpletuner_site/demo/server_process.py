@@ -32,9 +32,9 @@ def free_port() -> int:
 
 def start(place: Place, port: int) -> subprocess.Popen[bytes]:
     """Start ``simpletuner server`` on the demo's home, offline, with the demo's model cache."""
-    variables = {**os.environ, "HF_HOME": str(place.hub), "HF_HUB_OFFLINE": "1", "SIMPLETUNER_HOME": str(place.home)}
+    variables = {**os.environ, "HF_HOME": str(place.hub), "HF_HUB_OFFLINE": "1", "SIMPLETUNER_HOME": str(place.root)}
     variables.pop("HF_HUB_CACHE", None)
-    command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(port), "--home", str(place.home)]
+    command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(port), "--home", str(place.root)]
     with place.server_log.open("ab") as log:
         return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 

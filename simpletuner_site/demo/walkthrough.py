@@ -72,14 +72,13 @@ def prepare(console: Console, place: Place) -> None:
         make_base_model(place)
     with stage(console, f"Pictures to train on, in {place.pictures}"):
         draw_pictures(place.pictures)
-    place.home.mkdir()
 
 
 def walk(console: Console, client: httpx.Client, place: Place) -> str:
     """The tutorial's steps 1 to 7; the job's id."""
     with stage(console, "1. Create the environment"):
         api_steps.create_environment(client)
-    with stage(console, "2. Describe the dataset"):
+    with stage(console, "2. Describe the dataset, and the prompts to draw"):
         api_steps.describe_datasets(place)
     with stage(console, "3. Set the hyperparameters"):
         api_steps.set_hyperparameters(client, place)

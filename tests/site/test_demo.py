@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from environments.paths import Home
 from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed, answered
 from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
@@ -62,10 +63,16 @@ def test_what_the_demo_trains_is_valid(tmp_path: Path) -> None:
 
 def test_everything_lies_in_one_folder(tmp_path: Path) -> None:
     place = Place(tmp_path / "demo")
-    paths = [place.home, place.pictures, place.model, place.hub, place.output, place.caches, place.grid, place.curves, place.server_log]
+    paths = [place.pictures, place.model, place.hub, place.output, place.caches, place.grid, place.curves, place.server_log]
     assert all(path.is_relative_to(place.root) for path in paths)
     written = json.dumps([datasets(place), hyperparameters(place)])
     assert written.count(str(tmp_path)) == written.count(str(place.root))
+
+
+def test_wherever_it_lies_its_server_may_use_it(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    home = Home(place.root, roots=())
+    assert all(home.holds(path.resolve()) for path in (place.pictures, place.output, place.caches))
 
 
 def test_a_folder_of_somebody_else_is_never_emptied(tmp_path: Path) -> None:
@@ -109,7 +116,6 @@ def test_a_model_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 
 def test_the_steps_go_through_a_real_server_and_nothing_stays(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    place.home.mkdir()
     draw_pictures(place.pictures)
     with running_server(place, keep=False) as (client, pid):
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -124,7 +130,7 @@ def test_the_steps_go_through_a_real_server_and_nothing_stays(tmp_path: Path) ->
 
 def test_a_server_that_does_not_come_up_is_explained(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    place.home.write_text("in the way")
+    (place.root / "config").write_text("in the way")
     with pytest.raises(ServerFailed, match="simpletuner server"), running_server(place, keep=False):
         pass
 

@@ -15,9 +15,9 @@ from environments.adapter_file import uses_lycoris
 from environments.checks import flavour_mismatch
 from environments.config_files import without_marks
 from environments.datasets_file import OPTION, read_document
+from environments.json_option_file import read_json_option
 from environments.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
-from environments.prompt_library_file import read_library
 from environments.publishing_targets import publishing_file
 from environments.script_options import resolve_scripts
 from environments.visiting_adapters import resolve_adapter, resolve_visiting
@@ -25,6 +25,7 @@ from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
+from trainer_engine.contract.prompt_library import EXPECTED as LIBRARY_EXPECTED
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.contract.publishing import OPTION as PUBLISHING
 from trainer_engine.contract.visiting_adapter import CONFIG as VISITING
@@ -107,7 +108,8 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
             problems.append(found)
         else:
             taken[name], absolute[name] = found, str(found.path)
-    library = read_library(given[PROMPT_LIBRARY], home) if given.get(PROMPT_LIBRARY) else None
+    text = given.get(PROMPT_LIBRARY)
+    library = read_json_option(text, PROMPT_LIBRARY, LIBRARY_EXPECTED, home) if text else None
     if isinstance(library, Problem):
         problems.append(library)
     elif library is not None:

@@ -43,7 +43,9 @@ def resolve_scripts(given: Mapping[str, Any], home: Home) -> tuple[dict[str, str
 
 
 def _is_used(name: str, given: Mapping[str, Any]) -> bool:
-    other, wanted = ONLY_WITH.get(name, (name, given.get(name)))
+    if name not in ONLY_WITH:
+        return True
+    other, wanted = ONLY_WITH[name]
     return bool(given.get(other) == wanted)
 
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from environments.json_option_file import read_json_option
 from environments.paths import Home, ResolvedPath, resolve
-from environments.prompt_library_file import read_library
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.visiting_adapter import CONFIG, EXPECTED, VisitingRun, hub_file, parse_visiting
 
@@ -35,7 +35,7 @@ def resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | P
 
 def resolve_visiting(text: str, home: Home) -> ResolvedVisitors:
     """The runs that an option's text holds, or those of the file that it names. What is wrong with them is told with the options."""
-    read = read_library(text, home, CONFIG, EXPECTED)
+    read = read_json_option(text, CONFIG, EXPECTED, home)
     if isinstance(read, Problem):
         return ResolvedVisitors(text, problems=[read])
     content, file = read

@@ -7,10 +7,9 @@ from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, ResolvedPath, resolve
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import holds_json
-from trainer_engine.contract.prompt_library import EXPECTED, OPTION
 
 
-def read_library(text: str, home: Home, option: str = OPTION, expected: str = EXPECTED) -> tuple[str, ResolvedPath | None] | Problem:
+def read_json_option(text: str, option: str, expected: str, home: Home) -> tuple[str, ResolvedPath | None] | Problem:
     """(contents, where they lie) of the JSON that the option's text names or is. What they say is checked with the options."""
     if holds_json(text):
         return text, None
@@ -22,9 +21,9 @@ def read_library(text: str, home: Home, option: str = OPTION, expected: str = EX
         message = f"{found.path} cannot be read: {file.trouble or 'it is not there any more'}."
         return Problem.error(option, "unreadable_file", message, got=text, expected=expected)
     try:
-        library = parse_json(file.text)
+        document = parse_json(file.text)
     except BadJson as error:
         return Problem.error(option, "invalid_json", f"{found.path}: {error}.", got=text, expected=expected)
-    if not isinstance(library, (dict, list)):
+    if not isinstance(document, (dict, list)):
         return Problem.error(option, "not_an_object", f"{found.path} holds no object.", got=text, expected=expected)
     return file.text.strip(), found

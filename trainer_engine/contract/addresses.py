@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
+from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses whose last four bytes are the IPv4 address that a gateway connects to."""
 METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
 """Where clouds hand out the keys of the machine."""
+
+PORTS = {"http": 80, "https": 443}
+"""Of an address that names none."""
+
+
+def addresses_in(looked_up: Iterable[tuple[Any, ...]]) -> list[Address]:
+    """The addresses of what ``socket.getaddrinfo`` answers."""
+    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in looked_up]
 
 
 def unwrapped(address: Address) -> Address:

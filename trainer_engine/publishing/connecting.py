@@ -6,16 +6,14 @@ is checked there, so that a name that means another address by then does not get
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainer_engine.contract.addresses import never_asked
+from trainer_engine.contract.addresses import PORTS, addresses_in, never_asked
 from trainer_engine.publishing.base import StoreError
 
 looked_up = socket.getaddrinfo
-PORTS = {"http": 80, "https": 443}
 
 
 class ClosedAddress(OSError):
@@ -25,8 +23,7 @@ class ClosedAddress(OSError):
 def open_addresses(host: Any, *rest: Any, **named: Any) -> list[Any]:
     """``socket.getaddrinfo``. Raises ClosedAddress where any address of the host is one that nothing is ever asked of."""
     found = looked_up(host, *rest, **named)
-    for _, _, _, _, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+    for address in addresses_in(found):
         if never_asked(address):
             raise ClosedAddress(f"{host} is {address}, where machines get their keys from: it is never asked")
     return found
@@ -40,7 +37,7 @@ def guard_connections() -> None:
 def address_of(host: str, port: int) -> str:
     """One address of a host. Raises StoreError where any of them is never asked, OSError or UnicodeError where there is none."""
     try:
-        return str(open_addresses(host, port, type=socket.SOCK_STREAM)[0][4][0]).partition("%")[0]
+        return str(addresses_in(open_addresses(host, port, type=socket.SOCK_STREAM))[0])
     except ClosedAddress as error:
         raise StoreError(f"{error}.", hopeless=True) from error
 

@@ -9,9 +9,10 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from trainer_engine.contract.addresses import PORTS
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Store, StoreError
-from trainer_engine.publishing.connecting import PORTS, address_of
+from trainer_engine.publishing.connecting import address_of
 
 HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
 

@@ -12,12 +12,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
-from trainer_engine.contract.addresses import Address, never_asked, unwrapped
+from trainer_engine.contract.addresses import PORTS, Address, addresses_in, never_asked, unwrapped
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.webhooks import OPTION, WebhookTarget
 
 SHARED = ipaddress.ip_network("100.64.0.0/10")
-PORTS = {"http": 80, "https": 443}
 MOST_TRIED = 4
 """Addresses of one name that are tried one after the other."""
 
@@ -57,7 +56,7 @@ def resolve(url: str) -> Destination:
     if scheme not in PORTS or not host:
         raise EgressRefused("it is no web address")
     port = parts.port or PORTS[scheme]
-    found = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    found = addresses_in(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     for address in found:
         refuse(host, address)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer_engine.contract.events import EventType
+from trainer_engine.contract.events import EVALUATION, EventType
 
 TYPE = re.compile(rb'\{"seq":\d+,"type":"([a-z.]+)"')
 NUMBERS = re.compile(rb'"data":\{"step":(\d+),"total_steps":(\d+),"epoch":\d+,"loss":([^,]+),"learning_rate":([^,]+),')
@@ -19,7 +19,7 @@ PREVIEW = f'"validation_type":"{UNFINISHED}"'.encode()
 BASE_MODEL = "base_model"
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What a line that is no event of ours comes to; one such line costs itself and not the picture."""
-EVALUATION = b'"code":"evaluation"'
+EVALUATED = f'"code":"{EVALUATION}"'.encode()
 TOLD = (EventType.PROGRESS, EventType.CHECKPOINT, EventType.IMAGE, EventType.NOTIFICATION)
 PROGRESS, CHECKPOINT, IMAGE, NOTIFICATION = (kind.value.encode() for kind in TOLD)
 
@@ -77,7 +77,7 @@ def _take(story: Story, kind: bytes, line: bytes, folder: Path) -> None:
         _add_checkpoint(story, line)
     elif kind == IMAGE and PREVIEW not in line:
         _add_images(story, line, folder)
-    elif kind == NOTIFICATION and EVALUATION in line:
+    elif kind == NOTIFICATION and EVALUATED in line:
         _add_evaluation(story, line)
 
 
@@ -96,11 +96,11 @@ def _add_progress(story: Story, line: bytes) -> None:
     else:
         data = json.loads(line)["data"]
         step, total, loss, rate = (data.get(name) for name in ("step", "total_steps", "loss", "learning_rate"))
-    numbers = int(step), int(total or 0), _number(loss), _number(rate)
-    story.steps.append(numbers[0])
-    story.total_steps = numbers[1]
-    story.losses.append(numbers[2])
-    story.learning_rates.append(numbers[3])
+    at, of, value, speed = int(step), int(total or 0), _number(loss), _number(rate)
+    story.steps.append(at)
+    story.total_steps = of
+    story.losses.append(value)
+    story.learning_rates.append(speed)
 
 
 def _add_evaluation(story: Story, line: bytes) -> None:

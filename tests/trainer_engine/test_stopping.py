@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,11 @@ from trainer_engine.stopping import LOOK_AGAIN_SECONDS, Requests, Stopped
 
 
 @pytest.fixture
-def listening(tmp_path: Path) -> Iterator[Requests]:
-    """Requests that hear this process's signals; the handlers go back afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def listening(tmp_path: Path, own_signals: None) -> Requests:
+    """Requests that hear this process's signals."""
     requests = Requests(RunFolder(tmp_path).create())
     requests.listen()
-    yield requests
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +123,6 @@ def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay:
     report = run.report()
     assert report is not None and report.status == "stopped"
     assert_numbered(run)
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """The handlers of this process are put back afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("error", [ImportError("half a module"), ModelUnavailable("no model")])

@@ -33,6 +33,8 @@ PASSED_PREFIXES = (
     "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "ROCR_", "HIP_", "HSA_",
     "XDG_", "WANDB_", "SLURM_",
 )  # fmt: skip
+LAST_THREADS_SECONDS = 2.0
+"""A process that was killed counts as dead before the last of its threads has gone, and says only then how it ended."""
 CHILDREN: list[subprocess.Popen[bytes]] = []
 """Engines that this process started and has to bury."""
 
@@ -128,8 +130,11 @@ def death_signal(identity: EngineIdentity) -> int | None:
     """The signal that killed an engine, while that can still be learnt; None where it is not known or there was none."""
     for child in CHILDREN:
         if child.pid == identity.pid:
-            code = child.poll()
-            return -code if code is not None and code < 0 else None
+            try:
+                code = child.wait(LAST_THREADS_SECONDS)
+            except subprocess.TimeoutExpired:
+                return None
+            return -code if code < 0 else None
     fields = _stat_fields(identity.pid)
     if fields is None or fields[0] != "Z" or int(fields[19]) != identity.started_at or len(fields) < 50:
         return None

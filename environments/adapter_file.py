@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from environments.config_files import LYCORIS_FILE, TextFile, read_text
+from environments.datasets_file import new_file
 from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, resolve
 from trainer_engine.contract.errors import Problem, errors_in
@@ -46,7 +47,7 @@ def find_adapter_file(config: Mapping[str, Any], name: str, home: Home) -> Adapt
     found = resolve(given, OPTION, home=home, kind=Kind.FILE)
     if isinstance(found, Problem):
         return AdapterFile(given, home.config / name / LYCORIS_FILE, None, found)
-    path = found.path if found.exists else home.config / given if not Path(given).is_absolute() else found.path
+    path = found.path if found.exists else new_file(given, home)
     document, problem = read_adapter_file(path, home)
     return AdapterFile(given, path, document, problem)
 

@@ -70,7 +70,7 @@ def path_problems(values: Mapping[str, Any], home: Home) -> list[Problem]:
     problems = []
     for name, rule in LOCAL.items():
         if values.get(name) is not None:
-            found = resolve(values[name], name, home=home, kind=rule.kind)
+            found = resolve(values[name], name, home=home, kind=rule.kind, writing=rule.writing)
             problems += [found] if isinstance(found, Problem) else []
     for name in WEIGHTS:
         text = values.get(name)

@@ -6,6 +6,7 @@ the database; ``absorb.py`` compares what is read with the rows.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -67,9 +68,10 @@ def folder_of(home: Home, name: str) -> Path:
 
 def read_text(home: Home, path: Path) -> TextFile:
     """Read a small text file; never raises for what may lie there."""
+    refusal = home.place_rule.refusal(path, writing=False)
+    if refusal is not None:
+        return TextFile(path, None, "outside", f"it {refusal.message}")
     real = Path(os.path.realpath(path))
-    if not home.holds(real):
-        return TextFile(path, None, "outside", "it leads to a place that the server does not touch")
     try:
         information = real.stat()
         if not stat.S_ISREG(information.st_mode):
@@ -115,15 +117,28 @@ def write_config(home: Home, name: str, values: Mapping[str, Any]) -> str:
     return write_text(home, folder_of(home, name) / CONFIG_FILE, write_json(dashed(values)))
 
 
-def write_text(home: Home, path: Path, text: str) -> str:
-    """Write a file whole, with the folders above it; the SHA-256 of what it holds. Raises OSError, also for a place that is not ours."""
-    real = Path(os.path.realpath(path.parent)) / path.name
-    if not home.holds(real):
-        raise PermissionError(1, "it leads to a place that the server does not touch", str(path))
+def write_text(home: Home, path: Path, text: str, *, is_new: bool = False) -> str:
+    """Write a file whole, with the folders above it; the SHA-256 of what it holds. Symbolic links are followed, and stay.
+
+    Every file that a request writes passes here. ``is_new``: one that is there already is left alone. Raises OSError, also for a place
+    that may not be written to and for a file of another account.
+    """
+    real = writable(home, path)
     real.parent.mkdir(parents=True, exist_ok=True)
     content = text.encode("utf-8")
-    write_atomically(real, content)
+    write_atomically(real, content, is_new=is_new)
     return hashlib.sha256(content).hexdigest()
+
+
+def writable(home: Home, path: Path) -> Path:
+    """The real path of a file that may be written, replaced or removed. Raises PermissionError."""
+    refusal = home.place_rule.refusal(path, writing=True)
+    if refusal is not None:
+        raise PermissionError(errno.EPERM, f"it {refusal.message}", str(path))
+    real = Path(os.path.realpath(path))
+    if os.geteuid() != 0 and real.exists() and real.stat().st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another account", str(path))
+    return real
 
 
 def set_aside(path: Path) -> Path | None:
@@ -143,6 +158,7 @@ def remove_files(home: Home, name: str, *file_names: str) -> None:
     """Remove files of an environment, and its folder where nothing else lies in it. Raises OSError."""
     folder = folder_of(home, name)
     for file_name in file_names:
+        writable(home, folder)
         (folder / file_name).unlink(missing_ok=True)
     if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()

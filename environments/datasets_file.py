@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from environments.config_files import CONFIG_FILE, TextFile, read_text
+from environments.config_files import CONFIG_FILE, LYCORIS_FILE, TextFile, read_text
 from environments.json_text import BadJson, parse_json
 from environments.path_options import LOCAL
-from environments.paths import Home, ResolvedPath, expanded, resolve
+from environments.paths import Home, ResolvedPath, expanded, outside, resolve
 from trainer_engine.contract.errors import Problem
 
 OPTION = "data_backend_config"
@@ -53,7 +53,7 @@ def new_file(given: str, home: Home) -> Path:
 
 def destination(given: object, option: str, home: Home) -> Path | Problem:
     """Where to write the datasets file that ``given`` names, or why nothing can be written there."""
-    found = resolve(given, option, home=home, kind=LOCAL[OPTION].kind)
+    found = resolve(given, option, home=home, kind=LOCAL[OPTION].kind, writing=True)
     if isinstance(found, Problem):
         return found
     if not found.given.endswith(".json"):
@@ -61,13 +61,12 @@ def destination(given: object, option: str, home: Home) -> Path | Problem:
             option, "not_json", f"{found.given!r} does not end in .json.", got=found.given, expected="a path that ends in .json"
         )
     path = found.path if found.exists else Path(os.path.realpath(new_file(found.given, home)))
-    if path.name == CONFIG_FILE and path.parent.parent == Path(os.path.realpath(home.config)):
-        message = f"{found.given!r} holds an environment's options; its datasets need a file of their own."
+    if path.name in (CONFIG_FILE, LYCORIS_FILE) and path.parent.parent == Path(os.path.realpath(home.config)):
+        what = "options" if path.name == CONFIG_FILE else "adapter"
+        message = f"{found.given!r} holds an environment's {what}; its datasets need a file of their own."
         return Problem.error(option, "config_file", message, got=found.given, expected="another name, such as multidatabackend.json")
-    if not home.holds(path):
-        message = f"{found.given!r} leads to a place that the server does not touch."
-        return Problem.error(option, "outside_roots", message, got=found.given)
-    return path
+    refusal = home.place_rule.refusal(path, writing=True)
+    return path if refusal is None else outside(found.given, option, refusal)
 
 
 def read_document(found: ResolvedPath, home: Home) -> tuple[Any, list[Problem]]:

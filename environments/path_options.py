@@ -15,14 +15,16 @@ class PathRule:
 
     kind: Kind
     must_exist: bool
+    writing: bool = False
+    """Whether a run writes there."""
 
 
 LOCAL = MappingProxyType(
     {
-        "output_dir": PathRule(Kind.FOLDER, must_exist=False),
-        "cache_dir": PathRule(Kind.FOLDER, must_exist=False),
-        "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False),
-        "cache_dir_text": PathRule(Kind.FOLDER, must_exist=False),
+        "output_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "cache_dir_text": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "data_backend_config": PathRule(Kind.FILE, must_exist=True),
         "lycoris_config": PathRule(Kind.FILE, must_exist=True),
         "init_lora": PathRule(Kind.ANY, must_exist=True),
@@ -45,8 +47,8 @@ ADAPTERS = ("validation_adapter_path",)
 DATASET = MappingProxyType(
     {
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
-        "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False),
-        "cache_dir": PathRule(Kind.FOLDER, must_exist=False),
+        "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
     }
 )
 """Fields of a dataset entry that hold paths."""

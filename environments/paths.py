@@ -1,8 +1,9 @@
 """The one resolver of paths that users give.
 
 A relative path is tried as given from the home folder, then under ``config/``. The answer says which of the two was taken;
-where both exist and differ it is a problem, not a guess. What comes out is a real path (symbolic links followed) that lies
-under one of the allowed roots and in none of the folders that are nobody's training data.
+where both exist and differ it is a problem, not a guess. What comes out may be read, or written where that is asked for, by the rule
+of the home's places. It is a real path (symbolic links followed), but for one that leaves the roots by a link of their owner: that
+one stays as it was given, so that the rule can be asked again.
 """
 
 from __future__ import annotations
@@ -10,31 +11,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from environments.places import SHIPPED_SCRIPTS, Home, default_roots
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.scripts import ScriptRule
+from trainer_engine.contract.place_rule import PlaceRefusal
 
-SHIPPED_SCRIPTS = Path(__file__).resolve().parent / "examples" / "external-validation"
+__all__ = ["SHIPPED_SCRIPTS", "Home", "Kind", "Origin", "ResolvedPath", "default_roots", "expanded", "outside", "resolve"]
+
 LONGEST_PATH_BYTES = 4000
 LONGEST_NAME_BYTES = 255
-DENIED = ("/etc", "/proc", "/sys", "/dev", "/boot", "/run")
-PRIVATE = (
-    ".ssh",
-    ".gnupg",
-    ".aws",
-    ".kube",
-    ".docker",
-    ".netrc",
-    ".git-credentials",
-    ".cache/huggingface/token",
-    ".cache/huggingface/stored_tokens",
-)
-"""Below the user's home: what holds keys."""
 
 
 class Kind(str, Enum):
@@ -53,66 +42,12 @@ class Origin(str, Enum):
     ABSOLUTE = "absolute"
 
 
-def default_roots() -> tuple[Path, ...]:
-    """Where data, models and results may lie besides the server's home."""
-    return (Path.home(), Path("/workspace"), Path("/data"), Path("/mnt"), Path(tempfile.gettempdir()))
-
-
-@dataclass(frozen=True)
-class Home:
-    """The folder that the server was started for."""
-
-    root: Path
-    roots: tuple[Path, ...] = field(default_factory=default_roots)
-    """Allowed besides ``root``."""
-    hooks: tuple[Path, ...] = ()
-    """Folders whose programs runs may start, besides ``state/hooks`` and the samples."""
-    any_script: bool = False
-    """Runs may start every program."""
-    script_variables: tuple[str, ...] = ()
-    """Names of variables that these programs get besides the usual few."""
-
-    @property
-    def config(self) -> Path:
-        """One folder an environment."""
-        return self.root / "config"
-
-    @property
-    def state(self) -> Path:
-        """Database, secrets and runs; no path of a user may lie here."""
-        return self.root / "state"
-
-    @property
-    def hook_folders(self) -> tuple[Path, ...]:
-        """Where programs lie that runs may start."""
-        return (self.state / "hooks", *self.hooks, SHIPPED_SCRIPTS)
-
-    @property
-    def script_rule(self) -> ScriptRule:
-        """Which programs a run may start."""
-        folders = tuple(str(_real(folder)) for folder in self.hook_folders)
-        return ScriptRule(anything=self.any_script, folders=folders, variables=self.script_variables)
-
-    @property
-    def allowed(self) -> tuple[Path, ...]:
-        return tuple(_real(root) for root in (self.root, *self.roots))
-
-    @property
-    def denied(self) -> tuple[Path, ...]:
-        private = (Path.home() / name for name in PRIVATE)
-        return tuple(_real(path) for path in (*map(Path, DENIED), self.state, *private))
-
-    def holds(self, real: Path) -> bool:
-        """Whether a real path may be read and written for a user."""
-        return any(real.is_relative_to(root) for root in self.allowed) and not any(real.is_relative_to(root) for root in self.denied)
-
-
 @dataclass(frozen=True)
 class ResolvedPath:
     """A path that may be used."""
 
     path: Path
-    """Absolute, symbolic links followed."""
+    """Absolute, symbolic links followed; as given where a link leads out of the roots."""
     given: str
     """As the user wrote it."""
     origin: Origin
@@ -128,24 +63,31 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def resolve(text: object, option: str, *, home: Home, must_exist: bool = False, kind: Kind = Kind.ANY) -> ResolvedPath | Problem:
-    """The real path that ``text`` means, or the problem of ``option`` that keeps it from meaning one. Touches nothing."""
+def resolve(
+    text: object, option: str, *, home: Home, must_exist: bool = False, kind: Kind = Kind.ANY, writing: bool = False
+) -> ResolvedPath | Problem:
+    """The path that ``text`` means, or the problem of ``option`` that keeps it from meaning one. Touches nothing.
+
+    ``writing``: something will be written there, or below; fewer places are open to that.
+    """
     wrong = _wrong_text(text, option)
     if wrong is not None:
         return wrong
     given = str(text)
     tried = [(origin, path) for origin, path in _candidates(given, home)]
+    refusals = [home.place_rule.refusal(path, writing=writing) for _, path in tried]
     found: list[ResolvedPath] = []
-    for origin, path in tried:
-        resolved = _look(given, origin, path, option, kind)
+    for (origin, path), refusal in zip(tried, refusals, strict=True):
+        resolved = ResolvedPath(path, given, origin, exists=False) if refusal else _look(given, origin, path, option, kind, home)
         if isinstance(resolved, Problem):
             return resolved
         found.append(resolved)
-    chosen = _choose([one for one in found if one.exists], found[0], option)
+    existing = [one for one in found if one.exists]
+    if refusals[0] is not None and not existing:
+        return outside(given, option, refusals[0])
+    chosen = _choose(existing, found[0], option)
     if isinstance(chosen, Problem):
         return chosen
-    if not home.holds(chosen.path):
-        return _outside(chosen, option, home)
     if must_exist and not chosen.exists:
         places = " nor ".join(str(path) for _, path in tried)
         message = f"{given!r} does not exist: neither {places}." if len(tried) > 1 else f"{given!r} does not exist."
@@ -182,13 +124,13 @@ def _candidates(given: str, home: Home) -> Iterator[tuple[Origin, Path]]:
     yield Origin.CONFIG, home.config / path
 
 
-def _look(given: str, origin: Origin, path: Path, option: str, kind: Kind) -> ResolvedPath | Problem:
-    """What lies at a candidate."""
+def _look(given: str, origin: Origin, path: Path, option: str, kind: Kind, home: Home) -> ResolvedPath | Problem:
+    """What lies at a candidate that may be used."""
     try:
         real = _real(path)
         mode = real.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return ResolvedPath(real, given, origin, exists=False)
+        return ResolvedPath(_kept(path, real, home), given, origin, exists=False)
     except OSError as error:
         reason = "its symbolic links go in a circle" if error.errno == errno.ELOOP else error.strerror or "the file system refuses"
         return Problem.error(option, "unreadable", f"{given!r} cannot be looked at: {reason}.", got=given)
@@ -197,7 +139,12 @@ def _look(given: str, origin: Origin, path: Path, option: str, kind: Kind) -> Re
         return Problem.error(
             option, f"not_a_{kind.value.replace(' ', '_')}", f"{path} is not a {kind.value}.", got=given, expected=f"a {kind.value}"
         )
-    return ResolvedPath(real, given, origin, exists=True)
+    return ResolvedPath(_kept(path, real, home), given, origin, exists=True)
+
+
+def _kept(path: Path, real: Path, home: Home) -> Path:
+    """The real path, unless the rule allows it only for the link that it is reached by."""
+    return real if home.place_rule.may_read(real) else path
 
 
 def _choose(existing: list[ResolvedPath], first: ResolvedPath, option: str) -> ResolvedPath | Problem:
@@ -208,14 +155,6 @@ def _choose(existing: list[ResolvedPath], first: ResolvedPath, option: str) -> R
     return existing[0] if existing else first
 
 
-def _outside(chosen: ResolvedPath, option: str, home: Home) -> Problem:
-    roots = ", ".join(dict.fromkeys(str(root) for root in home.allowed))
-    message = f"{chosen.given!r} leads to a place that the server does not touch."
-    return Problem.error(
-        option,
-        "outside_roots",
-        message,
-        got=chosen.given,
-        expected=f"a path under {roots}",
-        hint="the server's own state and system folders are closed",
-    )
+def outside(given: str, option: str, refusal: PlaceRefusal) -> Problem:
+    """The problem of a path that the rule refuses."""
+    return Problem.error(option, "outside_roots", f"{given!r} {refusal.message}.", got=given, hint=refusal.hint)

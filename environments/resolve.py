@@ -103,7 +103,7 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
     for name, rule in LOCAL.items():
         if given.get(name) is None or name in idle:
             continue
-        found = resolve(given[name], name, home=home, must_exist=rule.must_exist, kind=rule.kind)
+        found = resolve(given[name], name, home=home, must_exist=rule.must_exist, kind=rule.kind, writing=rule.writing)
         if isinstance(found, Problem):
             problems.append(found)
         else:
@@ -154,7 +154,7 @@ def _read_datasets(
 
     def locate(text: str, option: str, field_name: str) -> str | Problem:
         rule = DATASET[field_name]
-        path = resolve(text, option, home=home, must_exist=rule.must_exist, kind=rule.kind)
+        path = resolve(text, option, home=home, must_exist=rule.must_exist, kind=rule.kind, writing=rule.writing)
         if isinstance(path, Problem):
             return path
         taken[option] = path

@@ -27,11 +27,12 @@ from environments.config_files import (
     write_text,
 )
 from environments.creation import NewEnvironment, PlannedEnvironment, plan
-from environments.datasets_file import OPTION, destination
+from environments.datasets_file import OPTION, destination, locate
 from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
 from environments.home import current_home
 from environments.json_text import write_json
 from environments.models import Action, Environment
+from environments.own_files import replace_problem, write_own_text
 from environments.paths import Home
 from environments.run_names import name_for_run
 from environments.secret_options import holds_the_same, keep_secrets, with_secrets
@@ -115,7 +116,7 @@ def _write_first_files(environment: Environment, planned: PlannedEnvironment, ho
     if planned.adapter is not None:
         write_text(home, folder_of(home, environment.name) / LYCORIS_FILE, write_json(planned.adapter))
     if planned.datasets is not None and path is not None and not path.exists():
-        write_text(home, path, write_json(planned.datasets))
+        write_own_text(path, write_json(planned.datasets), home=home, is_new=True)
 
 
 def update_environment(
@@ -142,16 +143,25 @@ def update_environment(
         if tags is not None:
             row.tags = list(tags)
         if datasets is not None:
-            _write_datasets(checked.values, datasets, home)
+            _write_datasets(row, checked.values, datasets, home)
         _write_row(row, checked.values, Action.UPDATED, actor, home)
     return row, checked
 
 
-def _write_datasets(config: Mapping[str, Any], text: str, home: Home) -> None:
+def _write_datasets(row: Environment, config: Mapping[str, Any], text: str, home: Home) -> None:
     path = destination(config.get(OPTION, ""), OPTION, home)
     if isinstance(path, Problem):
         raise EnvironmentProblems.of([path])
-    write_text(home, path, text)
+    was_named = row.config.get(OPTION) == config.get(OPTION)
+    _write_own(path, OPTION, text, row.name, DATASETS_FILE, home, may_edit=was_named)
+
+
+def _write_own(path: Path, option: str, text: str, name: str, usual: str, home: Home, *, may_edit: bool = False) -> None:
+    """Write a file of the environment ``name`` that is new or its own. Raises EnvironmentProblems for any other, and OSError."""
+    problem = replace_problem(path, option, name=name, usual=usual, home=home, may_edit=may_edit)
+    if problem is not None:
+        raise EnvironmentProblems.of([problem])
+    write_own_text(path, text, home=home, is_new=not path.exists())
 
 
 def _write_row(row: Environment, values: dict[str, Any], action: str, actor: str, home: Home) -> None:
@@ -191,7 +201,7 @@ def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAda
         raise EnvironmentProblems.of([found.problem])
     with change() as home:
         row = _locked(name)
-        write_text(home, found.path, write_json(document))
+        _write_own(found.path, ADAPTER_OPTION, write_json(document), name, LYCORIS_FILE, home)
         _write_row(row, {**row.config, ADAPTER_OPTION: found.given}, Action.UPDATED, actor, home)
     return WrittenAdapter(row, found.path)
 
@@ -243,8 +253,13 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
     find(name)
     with change() as home:
         row = _locked(name)
+        text = write_json(starter_datasets(name, row.config, include_defaults=include_defaults))
+        may_edit = target == locate(row.config, home).path
+        problem = replace_problem(target, "path" if path else OPTION, name=name, usual=DATASETS_FILE, home=home, may_edit=may_edit)
+        if problem is not None:
+            raise EnvironmentProblems.of([problem])
         previous = set_aside(target)
-        write_text(home, target, write_json(starter_datasets(name, row.config, include_defaults=include_defaults)))
+        write_own_text(target, text, home=home, is_new=previous is None)
         if row.config.get(OPTION) != given:
             row.config = {**row.config, OPTION: given}
             write_config(home, name, row.config)

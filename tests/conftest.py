@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer_engine.contract import place_rule
+
 TEST_HOME = Path(tempfile.mkdtemp(prefix="simpletuner-test-home-"))
 
 # Read by the settings at import and inherited by every process that a test starts.
@@ -27,6 +29,7 @@ for variable in (
     "SIMPLETUNER_HOOKS",
     "SIMPLETUNER_HOOKS_ENV",
     "SIMPLETUNER_ALLOW_SCRIPTS",
+    "SIMPLETUNER_ROOTS",
     "CUDA_VISIBLE_DEVICES",
 ):
     os.environ.pop(variable, None)
@@ -50,3 +53,10 @@ def home(tmp_path: Path, settings: object) -> Path:
     for name, value in {"HOME": root, "CONFIG_DIR": root / "config", "STATE_DIR": root / "state"}.items():
         setattr(settings, name, value)
     return root
+
+
+@pytest.fixture
+def links_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every link counts as made by another account than the owner of the root: a test need not be root to see that."""
+    monkeypatch.setattr(place_rule, "SYSTEM_UID", -1)
+    monkeypatch.setattr(place_rule, "_owner", lambda root: os.geteuid() + 1)

@@ -106,7 +106,7 @@ PUT = [
     ({"cache_dir_vae": "../../../../../../etc"}, ("cache_dir_vae", "outside_roots")),
     ({"data_backend_config": "x" * 256}, ("data_backend_config", "too_long")),
     ({"data_backend_config": {"a": 1}}, ("data_backend_config", "not_text")),
-    ({"pretrained_model_name_or_path": "/etc/passwd"}, ("pretrained_model_name_or_path", "not_a_folder")),
+    ({"pretrained_model_name_or_path": "/etc/passwd"}, ("pretrained_model_name_or_path", "outside_roots")),
     ({"pretrained_model_name_or_path": "../../../../../../etc"}, ("pretrained_model_name_or_path", "outside_roots")),
     ({"validation_resolution": "big"}, ("validation_resolution", "not_a_size")),
     ({"optimizer_beta1": 0.9}, ("optimizer_beta2", "incomplete")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,8 @@ from environments.paths import Home
 
 @pytest.fixture
 def place(tmp_path: Path) -> Home:
-    (tmp_path / "home" / "config").mkdir(parents=True)
-    (tmp_path / "outside").mkdir()
+    for name in ("home/config", "home/state", "outside"):
+        (tmp_path / name).mkdir(parents=True)
     return Home(tmp_path / "home", roots=())
 
 
@@ -77,7 +79,7 @@ def test_a_folder_or_a_pipe_in_place_of_a_file_is_told(place: Home) -> None:
     assert problem is not None and "not a file" in problem.message
 
 
-def test_a_link_out_of_the_home_is_neither_read_nor_written(place: Home) -> None:
+def test_a_link_out_of_the_home_that_somebody_else_made_is_neither_read_nor_written(place: Home, links_of_a_stranger: None) -> None:
     outside = place.root.parent / "outside"
     (outside / "config.json").write_text('{"--seed": 1}')
     (place.config / "demo").symlink_to(outside)
@@ -85,6 +87,38 @@ def test_a_link_out_of_the_home_is_neither_read_nor_written(place: Home) -> None
     with pytest.raises(PermissionError):
         write_config(place, "demo", {"seed": 2})
     assert json.loads((outside / "config.json").read_text()) == {"--seed": 1}
+
+
+@pytest.mark.parametrize("target", ["state", "hooks"])
+def test_a_link_to_a_closed_place_is_not_written_through(place: Home, target: str) -> None:
+    folder = {"state": place.state, "hooks": place.state / "hooks"}[target]
+    folder.mkdir(exist_ok=True)
+    (place.config / "demo").symlink_to(folder)
+    with pytest.raises(PermissionError, match="the server's own state"):
+        write_config(place, "demo", {"seed": 2})
+    assert not (folder / "config.json").exists()
+
+
+def test_a_link_to_a_file_that_may_be_written_stays_a_link(place: Home) -> None:
+    (place.root / "elsewhere.json").write_text("{}")
+    (place.config / "demo").mkdir()
+    (place.config / "demo" / "config.json").symlink_to(place.root / "elsewhere.json")
+    write_config(place, "demo", {"seed": 2})
+    assert (place.config / "demo" / "config.json").is_symlink()
+    assert json.loads((place.root / "elsewhere.json").read_text()) == {"--seed": 2}
+
+
+def test_a_replaced_file_keeps_its_mode_and_a_new_one_has_that_of_the_umask(place: Home) -> None:
+    before = os.umask(0o027)
+    try:
+        write_config(place, "demo", {"seed": 1})
+        path = place.config / "demo" / "config.json"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o600)
+        write_config(place, "demo", {"seed": 2})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_a_file_set_aside_keeps_its_content_under_the_next_free_number(place: Home) -> None:

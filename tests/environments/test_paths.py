@@ -109,11 +109,43 @@ def test_dots_do_not_lead_out(place: Home, text: str) -> None:
     assert refused(place, text) == "outside_roots"
 
 
-def test_symbolic_links_do_not_lead_out(place: Home) -> None:
+def test_links_of_somebody_else_do_not_lead_out(place: Home, links_of_a_stranger: None) -> None:
     (place.root / "link").symlink_to(place.root.parent / "outside")
     (place.root / "chain").symlink_to(place.root / "link")
-    assert refused(place, "link/secret.json") == "outside_roots"
-    assert refused(place, "chain/new.json") == "outside_roots"
+    for text in ("link/secret.json", "chain/new.json"):
+        result = resolve(text, "output_dir", home=place)
+        assert isinstance(result, Problem) and result.code == "outside_roots"
+        assert f"through the link {place.root / 'link'}, which is not of that folder's owner" in result.message
+
+
+def test_links_of_the_owner_lead_out(place: Home) -> None:
+    outside = place.root.parent / "outside"
+    (place.root / "link").symlink_to(outside)
+    (place.root / "chain").symlink_to(place.root / "link")
+    assert found(place, "link/secret.json").exists
+    taken = found(place, "chain/new/folder", kind=Kind.FOLDER)
+    assert taken.path == place.root / "chain/new/folder" and not taken.exists
+    assert found(place, str(taken.path)) == ResolvedPath(taken.path, str(taken.path), Origin.ABSOLUTE, exists=False)
+
+
+def test_the_place_that_a_link_leads_to_stays_closed_by_its_own_name(place: Home) -> None:
+    (place.root / "link").symlink_to(place.root.parent / "outside")
+    assert refused(place, str(place.root.parent / "outside" / "secret.json")) == "outside_roots"
+
+
+@pytest.mark.parametrize("target", ["state", "state/hooks", "/etc", "/proc/self"])
+def test_links_of_the_owner_do_not_open_closed_places(place: Home, target: str) -> None:
+    (place.state / "hooks").mkdir()
+    (place.root / "link").symlink_to(place.root / target)
+    for text in ("link", "link/x", "config/../link/x"):
+        assert refused(place, text) == "outside_roots"
+
+
+def test_a_link_in_a_dot_folder_of_a_home_leads_nowhere(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place.roots[0]))
+    (place.roots[0] / ".wine").mkdir()
+    (place.roots[0] / ".wine" / "z").symlink_to(place.root.parent)
+    assert refused(place, "~/.wine/z/outside/secret.json") == "outside_roots"
 
 
 def test_links_in_a_circle_are_told(place: Home) -> None:
@@ -194,13 +226,15 @@ path_like = st.lists(st.sampled_from(PARTS), max_size=8).map("/".join) | st.text
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path_like, st.booleans(), st.sampled_from(list(Kind)))
-def test_nothing_ever_leaves_the_roots(place: Home, text: str, must_exist: bool, kind: Kind) -> None:
+@given(path_like, st.booleans(), st.sampled_from(list(Kind)), st.booleans())
+def test_nothing_ever_leaves_the_roots(
+    place: Home, links_of_a_stranger: None, text: str, must_exist: bool, kind: Kind, writing: bool
+) -> None:
     links = {"link": place.root.parent / "outside", "up": place.root / "..", "config/up": Path("/")}
     for name, target in links.items():
         if not (place.root / name).is_symlink():
             (place.root / name).symlink_to(target)
-    result = resolve(text, "output_dir", home=place, must_exist=must_exist, kind=kind)
+    result = resolve(text, "output_dir", home=place, must_exist=must_exist, kind=kind, writing=writing)
     if isinstance(result, ResolvedPath):
         real = Path(os.path.realpath(result.path))
         assert real == result.path

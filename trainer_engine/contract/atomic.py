@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
+
+PRIVATE_MODE = 0o600
+PRIVATE_FOLDER_MODE = 0o700
+"""Of what the server keeps for itself, below ``state/``."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RUST_SIGNS = ("StorageFull", "QuotaExceeded", *(f"{word} {number}" for number in FULL for word in ("code:", "os error")))
@@ -19,23 +25,56 @@ def means_full(error: BaseException) -> bool:
     return any(sign in str(error) for sign in RUST_SIGNS)
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int | None = None, is_new: bool = False) -> None:
     """Write beside, fsync, rename, fsync the folder: after a power cut the old file or the new one is there, never half of one.
 
+    Without ``mode`` a file that is replaced keeps its mode and, where the system allows it, its owner; a new one gets what the umask
+    says, and is no more open than its folder. ``is_new``: raises FileExistsError where there is a file already.
     Raises OSError as the file system does; nothing is left beside in that case.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fchmod(stream.fileno(), mode)
+            _set_mode(stream.fileno(), path, mode)
             os.fsync(stream.fileno())
-        Path(temporary).replace(path)
+        _take_place(temporary, path, is_new=is_new)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _set_mode(descriptor: int, path: Path, mode: int | None) -> None:
+    made = os.fstat(descriptor)
+    try:
+        old = path.lstat()
+    except FileNotFoundError:
+        old = None
+    if mode is not None or old is None or not stat.S_ISREG(old.st_mode):
+        os.fchmod(descriptor, made.st_mode & path.parent.stat().st_mode & 0o777 if mode is None else mode)
+        return
+    if (old.st_uid, old.st_gid) != (made.st_uid, made.st_gid):
+        with suppress(PermissionError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def _take_place(temporary: Path, path: Path, *, is_new: bool) -> None:
+    if not is_new:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename, this never replaces
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        temporary.replace(path)
+        return
+    temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -147,6 +147,15 @@ def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
 
 
+def module_names(folder: Path) -> set[str] | None:
+    """Full names of the denoiser's modules that hold weights, and of those above them; None if they cannot be read."""
+    shapes = _tensor_shapes(folder)
+    if not shapes:
+        return None
+    paths = (name.split(".") for name in shapes)
+    return {".".join(path[:depth]) for path in paths for depth in range(len(path))}
+
+
 def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     parts = [folder / name for name in DENOISERS if (folder / name).is_dir()] or [folder]
     found: dict[str, tuple[int, ...]] = {}

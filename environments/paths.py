@@ -130,7 +130,7 @@ def _real(path: Path) -> Path:
 
 def resolve(text: object, option: str, *, home: Home, must_exist: bool = False, kind: Kind = Kind.ANY) -> ResolvedPath | Problem:
     """The real path that ``text`` means, or the problem of ``option`` that keeps it from meaning one. Touches nothing."""
-    wrong = _wrong_text(text, option)
+    wrong = wrong_text(text, option)
     if wrong is not None:
         return wrong
     given = str(text)
@@ -153,7 +153,8 @@ def resolve(text: object, option: str, *, home: Home, must_exist: bool = False, 
     return chosen
 
 
-def _wrong_text(text: object, option: str) -> Problem | None:
+def wrong_text(text: object, option: str) -> Problem | None:
+    """Why no file system can hold a path that is written so; None if one can."""
     expected = "a path"
     if not isinstance(text, str):
         return Problem.error(option, "not_text", f"{option} is not a path.", got=text, expected=expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.contract.options import TrainingOptions
@@ -69,7 +69,7 @@ def _lycoris(
 ) -> Iterator[Problem]:
     path = Path(options.adapter.lycoris_config)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path.read_bytes())
     except (OSError, ValueError) as error:
         message = f"The adapter file {path} cannot be read: {error}"
         yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")

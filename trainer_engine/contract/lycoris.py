@@ -6,7 +6,6 @@ The library takes any keyword and ignores those that it does not know; here ever
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,11 +19,14 @@ from trainer_engine.contract.lycoris_patterns import pattern_problems
 WHOLE_MATRIX_RANK = 10_000
 """What ``linear_dim`` is taken for where ``full_matrix`` lets it be left out."""
 
+LARGEST = 10**18
+"""Numbers of a file stay below this; NaN and infinity are no numbers."""
+
 Check = tuple[Callable[[Any], bool], str]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _whole(value: Any) -> bool:

@@ -23,13 +23,15 @@ def parse_int(value: object) -> int:
     """Raises WrongValue for anything but a whole number; 200.0 is one, True is none."""
     if isinstance(value, bool):
         raise WrongValue("is a boolean, not a whole number", code="not_a_whole_number")
-    if isinstance(value, int) and abs(value) < LARGEST_WHOLE:
-        return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", value.strip()):
         return int(float(value.strip())) if "." in value else int(value.strip())
-    if isinstance(value, float) and abs(value) < LARGEST_WHOLE and value == int(value):
-        return int(value)
-    raise WrongValue("is not a whole number", code="not_a_whole_number")
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    if not isinstance(value, int):
+        raise WrongValue("is not a whole number", code="not_a_whole_number")
+    if abs(value) >= LARGEST_WHOLE:
+        raise WrongValue("is out of range", code="out_of_range", hint="whole numbers have at most 18 digits")
+    return value
 
 
 def parse_float(value: object) -> float:

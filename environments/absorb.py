@@ -34,13 +34,14 @@ def absorb(name: str, home: Home) -> Environment | None:
     file = read_config(home, name)
     row = Environment.objects.filter(name=name).first()
     if row is None:
-        return _adopt(name, file, home) if file.file.sha256 else None
+        return _adopt(name, home) if file.file.sha256 else None
     datasets = datasets_text(row.config, home)
     if _has_changed(row, file, datasets):
         with transaction.atomic():
             row = Environment.objects.select_for_update().filter(name=name).first()
             if row is not None:
-                _take_in(row, file, home)
+                # What was read before the lock may have been replaced since, by a change that this row holds already.
+                _take_in(row, read_config(home, name), home)
     return row
 
 
@@ -139,11 +140,17 @@ def _take_values(row: Environment, values: dict[str, Any], home: Home) -> bool:
     return True
 
 
-def _adopt(name: str, file: ConfigFile, home: Home) -> Environment:
-    """Make the row of a folder that has none."""
-    checked = check_config(file.values, home) if file.values is not None else None
-    problems = unusable(name, file, checked)
+def _adopt(name: str, home: Home) -> Environment | None:
+    """Make the row of a folder that has none; None if the environment was deleted meanwhile.
+
+    A deletion removes the files before its transaction ends, so a file that is there inside this one belongs to no deleted row.
+    """
     with transaction.atomic():
+        file = read_config(home, name)
+        if not file.file.sha256:
+            return Environment.objects.filter(name=name).first()
+        checked = check_config(file.values, home) if file.values is not None else None
+        problems = unusable(name, file, checked)
         row, is_new = Environment.objects.get_or_create(
             name=name,
             defaults={

@@ -70,7 +70,7 @@ def resolve(
 
     ``writing``: something will be written there, or below; fewer places are open to that.
     """
-    wrong = _wrong_text(text, option)
+    wrong = wrong_text(text, option)
     if wrong is not None:
         return wrong
     given = str(text)
@@ -95,7 +95,8 @@ def resolve(
     return chosen
 
 
-def _wrong_text(text: object, option: str) -> Problem | None:
+def wrong_text(text: object, option: str) -> Problem | None:
+    """Why no file system can hold a path that is written so; None if one can."""
     expected = "a path"
     if not isinstance(text, str):
         return Problem.error(option, "not_text", f"{option} is not a path.", got=text, expected=expected)

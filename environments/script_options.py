@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from environments.paths import SHIPPED_SCRIPTS, Home, expanded
+from environments.paths import SHIPPED_SCRIPTS, Home, expanded, wrong_text
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import is_file
 from trainer_engine.contract.options.hooks import ONLY_WITH, SCRIPT_OPTIONS
 from trainer_engine.contract.options.placeholders import known_placeholders
 from trainer_engine.contract.scripts import BadTemplate, Template
@@ -31,6 +32,10 @@ def resolve_scripts(given: Mapping[str, Any], home: Home) -> tuple[dict[str, str
         try:
             template = Template.parse(text, known_placeholders())
         except BadTemplate:
+            continue
+        wrong = wrong_text(template.program, name)
+        if wrong is not None:
+            problems.append(wrong)
             continue
         program = find_program(template.program, home)
         refusal = home.script_rule.refusal(program)
@@ -60,7 +65,7 @@ def find_program(given: str, home: Home) -> Path:
     if path.is_absolute():
         return path
     candidates = list(_candidates(path, home))
-    return next((one for one in candidates if one.is_file()), candidates[0])
+    return next((one for one in candidates if is_file(one)), candidates[0])
 
 
 def _candidates(path: Path, home: Home) -> Iterator[Path]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from environments import secret_store
 from environments.paths import Home
 from environments.secret_store import of_environment
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.options.secrets import hide_options, reveal_options, secrets_of
 
 
@@ -35,6 +35,6 @@ def holds_the_same(home: Home, name: str, config: Mapping[str, Any], values: Map
 
 def _same_json(one: str, other: str) -> bool:
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return bool(read_document(one) == read_document(other))
     except ValueError:
         return one == other

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from trainer_engine.contract.files import is_file, is_folder
 from training import answers, pictures
 from training.models import Job
 
@@ -60,7 +61,7 @@ def newest_checkpoints(job: Job) -> SafeString | str:
 
 
 def _state(path: str, is_final: bool) -> str:
-    if not Path(path).is_dir():
+    if not is_folder(Path(path)):
         return "deleted since"
     return "the last of the run" if is_final else ""
 
@@ -77,7 +78,7 @@ def grid(job: Job) -> SafeString:
 
 def _picture(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
     address = reverse(view, args=[job.pk])
-    if path.is_file():
+    if is_file(path):
         return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
     if not job.has_ended:
         return format_html("{}", f"{when}; open this page again then".capitalize())

@@ -16,6 +16,8 @@ import trainer_engine
 from trainer_engine.contract.options import TrainingOptions
 from training.engine_process import ENGINE_MODULE, passed_environment
 
+BROKEN_YAML = (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises for a file that is none: it builds values of odd tags without looking at them."""
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
 PROJECT_ROOT = Path(trainer_engine.__file__).resolve().parents[1]
 
@@ -40,7 +42,7 @@ class AccelerateFile:
         """Raises UnreadableAccelerateConfig."""
         try:
             document = yaml.safe_load(path.read_bytes())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except BROKEN_YAML as error:
             raise UnreadableAccelerateConfig(f"{path} cannot be read: {error}") from error
         if not isinstance(document, dict):
             raise UnreadableAccelerateConfig(f"{path} holds no settings")

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.contract.files import is_file
 from training.models import Job
 
 ATTACHMENTS = ("images", "videos")
@@ -18,7 +19,7 @@ def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
         return None
     path = (run_dir / file).resolve()
     inside = any(path.is_relative_to(root.resolve()) for root in (run_dir, output_dir))
-    return path if inside and path.is_file() else None
+    return path if inside and is_file(path) else None
 
 
 def attached(payload: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from environments.webhook_targets import load_webhooks
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.files import exists, is_folder
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.secrets import hidden_problems
 from trainer_engine.contract.trackers import parse_trackers, wandb_knows_us
@@ -124,7 +125,7 @@ def _preview_problems(options: TrainingOptions, card: FamilyCard, hub: weights.H
 
 def nearest_existing(path: Path) -> Path:
     """The path itself, or the closest folder above it that is there."""
-    return next(one for one in (path, *path.parents) if one.exists())
+    return next(one for one in (path, *path.parents) if exists(one))
 
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
@@ -142,7 +143,7 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
         if any(Path(folder).is_relative_to(above) for above in refused):
             continue
         existing = nearest_existing(Path(folder))
-        if not existing.is_dir():
+        if not is_folder(existing):
             yield Problem.error(
                 option, "not_a_folder", f"{existing} is a file, so {folder} cannot be made.", got=folder, expected="a folder"
             )

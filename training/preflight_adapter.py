@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.contract.options.precision import QUANTISED
-from training.weights import layer_shapes
+from training.weights import layer_shapes, module_names
 
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
 """Ending of a class -> what the names of its layers hold, as diffusers calls them."""
@@ -29,6 +27,7 @@ def adapter_problems(options: TrainingOptions, card: FamilyCard, base: Path | No
     if options.model.model_type != "lora":
         return
     shapes = layer_shapes(base) if base else None
+    modules = module_names(base) if base else None
     if options.adapter.lora_type == "standard":
         yield from _standard(options, card, shapes)
         return
@@ -38,7 +37,7 @@ def adapter_problems(options: TrainingOptions, card: FamilyCard, base: Path | No
             yield Problem.note(
                 name, "no_effect", message, got=given[name], hint="linear_dim there is the rank" if name == "lora_rank" else ""
             )
-    yield from _lycoris(options, card, shapes)
+    yield from _lycoris(options, card, shapes, modules)
 
 
 def _standard(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
@@ -65,22 +64,23 @@ def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Ite
         yield Problem.error(option, "rank_too_large", message, got=rank, expected=f"at most {most}")
 
 
-def _lycoris(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
+def _lycoris(
+    options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None, modules: Collection[str] | None
+) -> Iterator[Problem]:
     path = Path(options.adapter.lycoris_config)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path.read_bytes())
     except (OSError, ValueError) as error:
         message = f"The adapter file {path} cannot be read: {error}"
         yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")
         return
-    config, problems = parse_lycoris(document, card)
+    config, problems = parse_lycoris(document, card, modules)
     yield from problems
     if config is None or errors_in(problems):
         return
     is_quantised = options.precision.base_model_precision in QUANTISED
     yield from unfit(document, quantised=is_quantised, comfyui=options.adapter.lora_format == "comfyui")
     if shapes is not None:
-        yield from _names(config, shapes)
         yield from _ranks_of_classes(config, shapes)
 
 
@@ -100,18 +100,3 @@ def _of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
     """The layers in modules of a class, as far as their names tell."""
     marks = [mark for ending, mark in CLASS_MARKS.items() if cls.endswith(ending)]
     return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}
-
-
-def _names(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
-    """Patterns that no module answers to; the library only writes a line into its log."""
-    modules = {".".join(parts[:count]) for parts in (name.split(".") for name in shapes) for count in range(1, len(parts) + 1)}
-    for key in ("target_name", "name_algo_map"):
-        for pattern in config.preset[key]:
-            if not any(_matches(pattern, name, config.preset["use_fnmatch"]) for name in modules):
-                message = f"No module of the base model is called {pattern}."
-                expected = f"names such as {', '.join(sorted(shapes)[:4])}"
-                yield Problem.error(f"{OPTION}.apply_preset.{key}", "nothing_matched", message, got=pattern, expected=expected)
-
-
-def _matches(pattern: str, name: str, like_files: bool) -> bool:
-    return pattern == name or (fnmatch.fnmatch(name, pattern) if like_files else re.match(pattern, name) is not None)

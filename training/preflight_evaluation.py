@@ -12,6 +12,7 @@ from trainer_engine.datasets.report import DatasetReport
 
 PASSES_A_SAMPLE = 3
 """A step's forward and backward pass over a sample, in forward passes."""
+MOST_COUNTED = 100_000
 COSTLY_SHARE = 0.25
 """Of the run's time."""
 
@@ -26,7 +27,7 @@ def understood_evaluation(options: TrainingOptions, report: DatasetReport, steps
     twice = options.run.use_ema and options.validation.ema_validation == "comparison"
     passes = images * points * (2 if twice else 1)
     in_steps = passes / (PASSES_A_SAMPLE * report.effective.samples)
-    count = len(_evaluated_steps(options, report, steps))
+    count = _evaluation_count(options, report, steps)
     text = (
         f"{images} images at {points} timesteps{', by the average too' if twice else ''}: {passes} forward passes, about as long as "
         f"{in_steps:.2g} steps; {count} times in this run"
@@ -43,15 +44,19 @@ def understood_evaluation(options: TrainingOptions, report: DatasetReport, steps
     return understood, list(_notes(options, report, steps, share=count * in_steps / (steps + count * in_steps), text=text))
 
 
-def _evaluated_steps(options: TrainingOptions, report: DatasetReport, steps: int) -> set[int]:
-    """Before the first step, at the intervals, and with every checkpoint."""
+def _evaluation_count(options: TrainingOptions, report: DatasetReport, steps: int) -> int:
+    """Before the first step, at the intervals, and with every checkpoint. Exact up to ``MOST_COUNTED``, else steps may count twice."""
+    per_epoch = max(1, report.steps_per_epoch)
+    by_steps = (options.evaluation.eval_steps_interval, options.checkpointing.checkpoint_step_interval)
+    by_epochs = (options.evaluation.eval_epoch_interval, options.checkpointing.checkpoint_epoch_interval)
+    lengths = [length for length in (*by_steps, *(epochs * per_epoch for epochs in by_epochs if epochs)) if length]
+    counts = [int(steps / max(1.0, length)) for length in lengths]
+    if sum(counts) > MOST_COUNTED:
+        return min(steps, sum(counts)) + 1
     found = {0, steps}
-    for interval in (options.evaluation.eval_steps_interval, options.checkpointing.checkpoint_step_interval):
-        found.update(range(interval, steps + 1, interval) if interval else ())
-    for epochs in (options.evaluation.eval_epoch_interval, options.checkpointing.checkpoint_epoch_interval):
-        length = (epochs or 0) * max(1, report.steps_per_epoch)
-        found.update(math.ceil(number * length) for number in range(1, int(steps / max(1.0, length)) + 1) if length)
-    return found
+    for length, count in zip(lengths, counts, strict=True):
+        found.update(math.ceil(number * length) for number in range(1, count + 1))
+    return len(found)
 
 
 def _notes(options: TrainingOptions, report: DatasetReport, steps: int, *, share: float, text: str) -> Iterator[Problem]:

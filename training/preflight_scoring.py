@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import is_folder
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.scoring import CLIP
 from training import weights
@@ -25,7 +26,7 @@ def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iter
     if folder is None:
         found = weights.check_access(OPTION, source, None, hub)
         yield from [found] if found else []
-    elif not folder.is_dir():
+    elif not is_folder(folder):
         yield Problem.error(OPTION, "not_found", f"There is no folder {source}.", got=source, expected=EXPECTED)
     elif (kind := _model_type(folder)) != CLIP:
         says = f"its config.json says model_type {kind!r}" if kind else "it has no config.json that says so"
@@ -36,7 +37,7 @@ def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iter
 
 def _model_type(folder: Path) -> str:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = read_document((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return ""
     return str(found.get("model_type", "")) if isinstance(found, dict) else ""

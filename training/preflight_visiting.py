@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer_engine.contract.adapter_keys import keys_by_module, split_key
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.files import is_file, is_folder
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.visiting_adapter import USUAL_FILE, VisitingSource, hub_file, visiting_runs
 from training import weights
@@ -32,20 +33,20 @@ def _source_problems(source: VisitingSource, card: FamilyCard, base: Path | None
     file, there = _local_file(Path(path)), hub_file(path)
     if not Path(path).is_absolute() and there is not None:
         snapshot = weights.cached_snapshot(hub, there.repository, None)
-        if snapshot is None or not (snapshot / there.file).is_file():
+        if snapshot is None or not is_file(snapshot / there.file):
             problem = weights.check_file(place, there.repository, there.file, hub)
             yield from [problem] if problem else []
             return
         file = snapshot / there.file
-    if not file.is_file():
-        message = f"The folder {path} holds no {USUAL_FILE}." if Path(path).is_dir() else f"There is no file {file}."
+    if not is_file(file):
+        message = f"The folder {path} holds no {USUAL_FILE}." if is_folder(Path(path)) else f"There is no file {file}."
         yield Problem.error(place, "not_found", message, got=path, expected="an adapter file")
         return
     yield from _header_problems(file, source, card, base)
 
 
 def _local_file(path: Path) -> Path:
-    return path / USUAL_FILE if path.is_dir() else path
+    return path / USUAL_FILE if is_folder(path) else path
 
 
 def _header_problems(file: Path, source: VisitingSource, card: FamilyCard, base: Path | None) -> Iterator[Problem]:

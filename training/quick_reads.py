@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from django.core.exceptions import SuspiciousOperation
 from django.db import DatabaseError, connection
 from django.http import QueryDict
 
@@ -63,8 +64,8 @@ class QuickReads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         read = READS.get(scope["path"].removesuffix("/")) if _is_plain_question(scope) else None
         if read is not None:
-            query = QueryDict(scope.get("query_string", b""))
-            text = await asyncio.get_running_loop().run_in_executor(self._readers, _read_in_thread, read, query)
+            question = scope.get("query_string", b"")
+            text = await asyncio.get_running_loop().run_in_executor(self._readers, _read_in_thread, read, question)
             if text is not None:
                 await _answer(send, text)
                 return
@@ -79,11 +80,12 @@ def _is_plain_question(scope: Scope) -> bool:
     return b"text/html" not in accepted and (b"json" in accepted or b"*/*" in accepted)
 
 
-def _read_in_thread(read: Callable[[Mapping[str, Any]], str], query: QueryDict) -> str | None:
+def _read_in_thread(read: Callable[[Mapping[str, Any]], str], question: bytes) -> str | None:
     """None where Django has to say what is wrong. A broken connection is closed, so that the next reading opens a new one."""
     try:
+        query = QueryDict(question)
         return None if "format" in query else read(query)
-    except TrainingRefused:
+    except (TrainingRefused, SuspiciousOperation):  # too many fields are suspicious
         return None
     except DatabaseError:
         connection.close()

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from environments.parsers import JsonBody
+from environments.paths import expanded, wrong_text
 from trainer_engine.contract.checkpoint_files import verify
 from training import answers, desk, media, quick_reads, requests, schema, serializers
 from training.errors import TrainingRefused
@@ -102,9 +103,11 @@ class CheckpointsView(APIView):
         folder, job_id = asked.get("output_dir"), asked.get("job_id")
         if not folder or job_id:
             return requests.job_of(str(job_id) if job_id else None)
-        job = Job.objects.filter(output_dir=str(Path(str(folder)).expanduser())).order_by("-number").first()
+        folder = str(folder)
+        is_path = wrong_text(folder, "output_dir") is None
+        job = Job.objects.filter(output_dir=str(expanded(folder))).order_by("-number").first() if is_path else None
         if job is None:
-            raise NoSuchFolder(str(folder))
+            raise NoSuchFolder(folder)
         return job
 
 

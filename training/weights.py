@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import is_file, is_folder
+from trainer_engine.contract.json_reading import read_document
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
@@ -50,12 +52,14 @@ def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> 
     """The folder of a repository's files in the local cache; None where it is not there."""
     folder = hub.cache / f"models--{repository.replace('/', '--')}"
     wanted = revision or "main"
+    if wanted.startswith("/") or ".." in wanted:  # git has no such names, and the file system would follow them
+        return None
     try:
         commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
-    except OSError:
+    except (OSError, ValueError):
         commit = wanted
     snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    return snapshot if is_folder(snapshot) else None
 
 
 def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | None:
@@ -92,7 +96,7 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
         "text_encoder/config.json",
         "vae/config.json",
     )
-    if any((folder / name).is_file() for name in known):
+    if any(is_file(folder / name) for name in known):
         return None
     message = f"{folder} holds no model in the Diffusers layout."
     return Problem.error(
@@ -102,7 +106,7 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
 
 def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings, file: str = "") -> Problem | None:
     """``file``: what has to be there; empty where the repository itself is enough."""
-    address = f"{hub.endpoint}/{source}/resolve/{revision or 'main'}/{quote(file or 'model_index.json')}"
+    address = f"{hub.endpoint}/{source}/resolve/{quote(revision or 'main', safe='')}/{quote(file or 'model_index.json')}"
     request = urllib.request.Request(address, method="HEAD", headers={"Authorization": f"Bearer {hub.token}"} if hub.token else {})
     try:
         urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
@@ -111,7 +115,7 @@ def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings, f
             message = f"The repository {source} holds no file {file}."
             return Problem.error(option, "not_found", message, got=f"{source}:{file}", expected="one of its files")
         return _refused(option, source, revision, error.code, error.headers.get("X-Error-Code", ""))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         message = f"Whether {source} can be downloaded was not found out: {hub.endpoint} does not answer ({error})."
         return Problem.note(option, "hub_not_reached", message, got=source)
     return None
@@ -147,8 +151,17 @@ def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
 
 
+def module_names(folder: Path) -> set[str] | None:
+    """Full names of the denoiser's modules that hold weights, and of those above them; None if they cannot be read."""
+    shapes = _tensor_shapes(folder)
+    if not shapes:
+        return None
+    paths = (name.split(".") for name in shapes)
+    return {".".join(path[:depth]) for path in paths for depth in range(len(path))}
+
+
 def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    parts = [folder / name for name in DENOISERS if (folder / name).is_dir()] or [folder]
+    parts = [folder / name for name in DENOISERS if is_folder(folder / name)] or [folder]
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(parts[0].glob("*.safetensors")):
         try:
@@ -164,7 +177,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:
             raise ValueError("the header is too long")
-        header = json.loads(stream.read(length))
+        header = read_document(stream.read(length))
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 
 

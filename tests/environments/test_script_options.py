@@ -120,3 +120,9 @@ def test_the_rule_holds_real_folders(tmp_path: Path) -> None:
     assert str(tmp_path / "real") in home.script_rule.folders
     assert home.script_rule.variables == ("TOKEN",)
     assert find_program(sys.executable, home) == Path(sys.executable)
+
+
+@pytest.mark.parametrize("program", ["n" * 300, "/tmp/" + "n" * 300, "~/" + "n" * 300, "a\0b", "é" * 200, "d/" * 3000 + "x"])
+def test_a_program_that_no_file_system_holds_is_a_problem(program: str, home: Home) -> None:
+    _, problems = resolve_scripts({"post_upload_script": program}, home)
+    assert [problem.option for problem in problems] == ["post_upload_script"]

@@ -56,3 +56,9 @@ def test_without_held_out_images_there_is_nothing_to_tell(training: Training) ->
 )
 def test_mistakes_are_told(held_out: Training, options: dict[str, str], expected: dict[str, str]) -> None:
     assert told(held_out, **options)[1] == expected
+
+
+def test_a_run_of_very_many_steps_is_counted_without_listing_them(held_out: Training) -> None:
+    steps = 10**17
+    understood, _ = told(held_out, eval_steps_interval="1", checkpoint_step_interval="1", max_train_steps=str(steps))
+    assert understood["evaluation"]["evaluations"] == steps + 1

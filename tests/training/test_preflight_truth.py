@@ -14,6 +14,7 @@ from tests.helpers.models import options_with
 from tests.training.conftest import Training
 from tests.training.test_api_read import write_checkpoint
 from training.preflight import _quantisation_problems, examine_run
+from training.weights import HubSettings, check_access
 
 IDENTITY = {"model_family": "pixart_sigma", "model_type": "full", "optimizer": "adamw_bf16", "weights": "float32", "use_ema": False}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -95,3 +96,13 @@ def test_a_quantised_type_that_the_device_lacks_is_told() -> None:
         ("text_encoder_1_precision", "lacked_by_device"),
     }
     assert list(_quantisation_problems(options, {}, platform="linux")) == []
+
+
+@pytest.mark.parametrize(
+    "revision", ["a b", "\n", "x" * 5_000, "é", "/dev/zero", "../../../../../../../dev/zero", "a/../../b", "?x", "#y", "%00"]
+)
+def test_an_odd_revision_of_a_repository_is_a_problem_of_its_own(revision: str, tmp_path: Path) -> None:
+    for offline in (True, False):
+        hub = HubSettings(cache=tmp_path, endpoint="http://127.0.0.1:9", token="", is_offline=offline)
+        found = check_access("pretrained_model_name_or_path", "owner/name", revision, hub)
+        assert found is not None and found.code in ("model_not_cached", "hub_not_reached")

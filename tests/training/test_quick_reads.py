@@ -57,6 +57,8 @@ def test_a_program_gets_the_text_that_the_view_gives(path: str, accept: str | No
         ("/api/training/status", "format=api", "GET", None),
         ("/api/training/events", "since_index=minus", "GET", None),
         ("/api/training/events", "limit=0", "GET", None),
+        ("/api/training/status", "&".join(["a"] * 5_500), "GET", None),
+        ("/api/training/events", "&".join(["a=1"] * 5_500), "GET", None),
         ("/api/training/events", "job_id=nobody", "GET", None),
         ("/api/training/jobs", "", "GET", None),
         ("/api/configs", "", "GET", None),

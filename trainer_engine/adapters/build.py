@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.modelspec import modelspec
 from trainer_engine.adapters.standard import StandardAdapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import OPTION, unfit
 from trainer_engine.families.base import Family
@@ -59,7 +60,9 @@ def _make_adapter(family: Family) -> AdapterBeside:
             adapter: AdapterBeside = StandardAdapter(network, options.adapter, family.adapter_targets(), facts)
         else:
             last = 1.0 if family.prediction_type == "flow_matching" else float(family.scheduler_config().get("num_train_timesteps", 1000))
-            adapter = LycorisAdapter(network, read_lycoris(family), facts, last_timestep=last)
+            adapter = LycorisAdapter(
+                network, read_lycoris(family, {name for name, _ in network.named_modules()}), facts, last_timestep=last
+            )
     network.to(device)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefix = family.card.comfyui_prefix
@@ -68,15 +71,15 @@ def _make_adapter(family: Family) -> AdapterBeside:
     return adapter
 
 
-def read_lycoris(family: Family) -> LycorisConfig:
-    """The adapter file that the options name. Raises InvalidOptions."""
+def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
+    """The adapter file that the options name. ``modules``: full names of the network's modules. Raises InvalidOptions."""
     path = Path(family.options.adapter.lycoris_config)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path.read_bytes())
     except (OSError, ValueError) as error:
         message = f"The adapter file {path} cannot be read: {error}"
         raise InvalidOptions([Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")]) from error
-    config, problems = parse_lycoris(document, family.card)
+    config, problems = parse_lycoris(document, family.card, modules)
     if config is not None:
         quantised = is_quantised(family.options.precision.base_model_precision)
         problems += unfit(document, quantised=quantised, comfyui=family.options.adapter.lora_format == "comfyui")

@@ -55,7 +55,6 @@ class LycorisAdapter(AdapterBeside):
                 LycorisNetwork.apply_preset = preset  # type: ignore[method-assign]
         if not any(True for lora in self.net.loras for _ in lora.parameters()):
             raise InvalidOptions([_nothing_matched(network, config)])
-        _refuse_unmatched(network, self.net, config)
         names = {module: name for name, module in network.named_modules()}
         limited = [lora for lora in self.net.loras if type(lora).__name__ in LIMITED_BY_LAYER]
         refuse_large_ranks(
@@ -146,18 +145,6 @@ def _preset_for(network: nn.Module, config: LycorisConfig) -> dict[str, Any]:
     overrides = preset["module_algo_map"]
     preset["module_algo_map"] = {**overrides, **{renamed[name]: overrides[name] for name in overrides if name in renamed}}
     return preset
-
-
-def _refuse_unmatched(network: nn.Module, net: LycorisNetwork, config: LycorisConfig) -> None:
-    """Raises InvalidOptions where a pattern names no module: the library only writes a line into its log."""
-    names = [name for name, _ in network.named_modules()]
-    for key in ("target_name", "name_algo_map"):
-        for pattern in config.preset[key]:
-            if not any(pattern == name or net.match_fn(pattern, name) for name in names):
-                message, expected = f"No module of the network is called {pattern}.", f"names such as {', '.join(names[-3:])}"
-                raise InvalidOptions(
-                    [Problem.error(f"{OPTION}.apply_preset.{key}", "nothing_matched", message, got=pattern, expected=expected)]
-                )
 
 
 def _nothing_matched(network: nn.Module, config: LycorisConfig) -> Problem:

@@ -6,7 +6,7 @@ its size and sha256. The manifest is written last and the folder is renamed into
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.json_reading import read_document
 
 MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"
@@ -69,7 +70,7 @@ def step_of(name: str) -> int:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises OSError where there is none and ValueError where it is not one of ours."""
-    return check_manifest(json.loads((folder / MANIFEST).read_bytes()))
+    return check_manifest(read_document((folder / MANIFEST).read_bytes()))
 
 
 def check_manifest(document: object) -> dict[str, Any]:
@@ -96,11 +97,11 @@ def _is_entry(name: str, entry: object) -> bool:
 def folders(output_dir: Path) -> list[Path]:
     """Folders named like a checkpoint, highest step first, a rolling one after the other of its step.
 
-    Empty where ``output_dir`` does not exist.
+    Empty where ``output_dir`` does not exist or cannot be read.
     """
     try:
         entries = [entry for entry in os.scandir(output_dir) if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
     ordered = sorted(entries, key=lambda entry: (step_of(entry.name), not entry.name.endswith(ROLLING)), reverse=True)
     return [Path(entry.path) for entry in ordered]
@@ -111,28 +112,35 @@ def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:
     found = []
     for folder in folders(output_dir):
         try:
-            manifest = read_manifest(folder)
-        except (OSError, ValueError):
+            found.append(_described(folder, read_manifest(folder)))
+        except (OSError, ValueError, TypeError, OverflowError):
             continue
-        evaluation = _evaluation(manifest)
-        found.append(
-            CheckpointInfo(
-                name=folder.name,
-                path=folder,
-                step=manifest["step"],
-                epoch=int(manifest.get("epoch", 0)),
-                loss=manifest.get("loss"),
-                learning_rate=float(manifest.get("learning_rate", 0.0)),
-                model_family=str(manifest.get("model_family", "")),
-                created_at=str(manifest.get("created_at", "")),
-                size_bytes=sum(entry["size"] for entry in manifest["files"].values()),
-                verified=not any(_differences(folder, manifest, LARGEST_HASHED_IN_LISTS)),
-                eval_loss=evaluation.get("loss"),
-                eval_measure=str(evaluation.get("measure", "")),
-                eval_datasets=tuple(evaluation.get("datasets", ())),
-            )
-        )
     return found
+
+
+def _described(folder: Path, manifest: dict[str, Any]) -> CheckpointInfo:
+    """Raises ValueError, TypeError or OverflowError for values that we do not write."""
+    evaluation = _evaluation(manifest)
+    return CheckpointInfo(
+        name=folder.name,
+        path=folder,
+        step=manifest["step"],
+        epoch=int(manifest.get("epoch", 0)),
+        loss=_number_or_none(manifest.get("loss")),
+        learning_rate=_number_or_none(manifest.get("learning_rate")) or 0.0,
+        model_family=str(manifest.get("model_family", "")),
+        created_at=str(manifest.get("created_at", "")),
+        size_bytes=sum(entry["size"] for entry in manifest["files"].values()),
+        verified=not any(_differences(folder, manifest, LARGEST_HASHED_IN_LISTS)),
+        eval_loss=_number_or_none(evaluation.get("loss")),
+        eval_measure=str(evaluation.get("measure", "")),
+        eval_datasets=tuple(evaluation.get("datasets", ())),
+    )
+
+
+def _number_or_none(value: Any) -> float | None:
+    """None also for NaN and infinity, which no JSON holds."""
+    return float(value) if value is not None and math.isfinite(float(value)) else None
 
 
 def _evaluation(manifest: dict[str, Any]) -> dict[str, Any]:

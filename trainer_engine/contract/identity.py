@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.options import TrainingOptions
 
 
@@ -30,7 +31,7 @@ def adapter_identity(options: TrainingOptions) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     """Of what the file says, whatever its spelling; empty where it cannot be read, which is told elsewhere."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path.read_bytes())
     except (OSError, ValueError):
         return ""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

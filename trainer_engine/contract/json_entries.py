@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.json_reading import read_document
 
 
 def read_json(text: str, where: str) -> tuple[object, list[Problem]]:
     """The document in an option's text."""
     try:
-        return json.loads(text), []
-    except (ValueError, RecursionError) as error:
+        return read_document(text), []
+    except ValueError as error:
         return None, [Problem.error(where, "not_json", f"This is not valid JSON: {error}", expected="a list of objects")]
 
 

@@ -6,8 +6,7 @@ The library takes any keyword and ignores those that it does not know; here ever
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,15 +14,19 @@ from typing import Any
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.lycoris_algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
+from trainer_engine.contract.lycoris_patterns import pattern_problems
 
 WHOLE_MATRIX_RANK = 10_000
 """What ``linear_dim`` is taken for where ``full_matrix`` lets it be left out."""
+
+LARGEST = 10**18
+"""Numbers of a file stay below this; NaN and infinity are no numbers."""
 
 Check = tuple[Callable[[Any], bool], str]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _whole(value: Any) -> bool:
@@ -94,10 +97,13 @@ class LycorisConfig:
     """The file as it was."""
 
 
-def parse_lycoris(document: object, card: FamilyCard | None) -> tuple[LycorisConfig | None, list[Problem]]:
+def parse_lycoris(
+    document: object, card: FamilyCard | None, modules: Collection[str] | None = None
+) -> tuple[LycorisConfig | None, list[Problem]]:
     """The adapter that a file describes, None where it has an error; and errors, warnings and notes.
 
-    ``card`` None leaves out what depends on the family. Problems are named ``lycoris_config.<key>``.
+    ``card`` None leaves out what depends on the family, ``modules`` None (the names of the network's modules) what depends on the
+    network. Problems are named ``lycoris_config.<key>``.
     """
     if not isinstance(document, Mapping):
         expected = 'an object: {"algo": "lokr", ...}'
@@ -105,6 +111,7 @@ def parse_lycoris(document: object, card: FamilyCard | None) -> tuple[LycorisCon
             Problem.error(OPTION, "not_an_object", "The adapter file holds no object.", got=type(document).__name__, expected=expected)
         ]
     problems = [*_algorithm(document), *_numbers(document), *_arguments(document), *_preset(document, card), *contradictions(document)]
+    problems += pattern_problems(document, modules)
     if errors_in(problems):
         return None, problems
     return _build(document, card), problems

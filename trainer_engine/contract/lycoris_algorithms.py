@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +38,6 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
 DEFAULT_BLOCK = 4
 """The library's ``block_size``."""
 MAPS = ("module_algo_map", "name_algo_map")
-PATTERNS = ("target_name", "exclude_name", "unet_target_name")
 SPELLINGS = {"dim": "linear_dim", "alpha": "linear_alpha", "dora_wd": "weight_decompose"}
 
 
@@ -98,7 +96,6 @@ def contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
             if key in READ_BY and readers.isdisjoint(READ_BY[key]) and readers <= set(ALGORITHMS):
                 message = f"The algorithm {variant.algo} does not read {key}; it has no effect."
                 yield Problem.note(f"{OPTION}.{variant.where}{key}", "no_effect", message, got=variant.own[key])
-    yield from _patterns(document)
 
 
 def _beside_the_weight(variant: Variant) -> Iterator[Problem]:
@@ -118,23 +115,6 @@ def _whole_blocks(variant: Variant) -> Iterator[Problem]:
     if variant.algo == "dylora" and countable and rank % block:
         message = f"dylora trains linear_dim in blocks of block_size={block}."
         yield variant.problem("linear_dim", "not_a_multiple", message, expected=f"a multiple of {block}")
-
-
-def _patterns(document: Mapping[str, Any]) -> Iterator[Problem]:
-    preset = document.get("apply_preset")
-    if not isinstance(preset, Mapping) or preset.get("use_fnmatch") is True:
-        return
-    lists = {key: value for key in (*PATTERNS, "name_algo_map") if isinstance(value := preset.get(key), (list, Mapping))}
-    for key, names in lists.items():
-        for name in names:
-            try:
-                re.compile(str(name))
-            except re.error as error:
-                message = f"{name!r} is no regular expression: {error}."
-                hint = "use_fnmatch: true reads patterns as those of file names: blocks.*.ff"
-                yield Problem.error(
-                    f"{OPTION}.apply_preset.{key}", "bad_pattern", message, got=name, expected="a regular expression", hint=hint
-                )
 
 
 def unfit(document: Mapping[str, Any], *, quantised: bool, comfyui: bool) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
+from trainer_engine.contract.json_reading import read_document
 
 OPTION = "user_prompt_library"
 FOLDER = "prompt_libraries"
@@ -46,8 +47,8 @@ class _Pairs(list[tuple[str, Any]]):
 def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]:
     """The prompts of a library in their order, and everything that is wrong with it or without effect."""
     try:
-        found = json.loads(text, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as error:
+        found = read_document(text, _Pairs)
+    except ValueError as error:
         reason = f"{error.msg} at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         return [], [Problem.error(OPTION, "invalid_json", f"The prompt library is not JSON: {reason}.", expected=EXPECTED)]
     if not isinstance(found, _Pairs):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.option import OptionSpec, holds_json
 
 HIDDEN = "***"
@@ -51,7 +52,7 @@ def hide(spec: OptionSpec, value: object) -> str:
     if not holds_json(text):
         return HIDDEN if "://" in text else text
     try:
-        document = json.loads(text)
+        document = read_document(text)
         hidden = _hidden(spec, document)
         return text if hidden == document else _dumped(hidden)
     except (ValueError, RecursionError):
@@ -64,7 +65,7 @@ def reveal(spec: OptionSpec, value: object, stored: str) -> str:
     if HIDDEN not in text or not holds_json(text) or not stored:
         return text
     try:
-        document, known = json.loads(text), json.loads(stored)
+        document, known = read_document(text), read_document(stored)
         donors = known if isinstance(known, list) else [known]
         entries = document if isinstance(document, list) else [document]
         found = [_revealed_entry(spec, entry, place, donors) for place, entry in enumerate(entries)]
@@ -78,7 +79,7 @@ def still_hidden(spec: OptionSpec, text: str) -> list[str]:
     if HIDDEN not in text or not holds_json(text):
         return []
     try:
-        return list(_places(spec, json.loads(text), ""))
+        return list(_places(spec, read_document(text), ""))
     except (ValueError, RecursionError):
         return []
 

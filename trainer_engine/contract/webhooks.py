@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import Severity
 from trainer_engine.contract.json_entries import entries_of, read_json
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.secrets import HIDDEN, hidden_address
 
 OPTION = "webhook_config"
@@ -182,8 +182,8 @@ def _template_problems(entry: Mapping[str, Any], kind: str, where: str) -> Itera
 def is_json_template(template: str) -> bool:
     """Whether a template becomes an object or a list of JSON, whatever it is filled in with."""
     try:
-        document = json.loads(template.format_map({**dict.fromkeys(PLACEHOLDERS, "text"), "index": "0"}))
-    except (ValueError, RecursionError):
+        document = read_document(template.format_map({**dict.fromkeys(PLACEHOLDERS, "text"), "index": "0"}))
+    except ValueError:
         return False
     return isinstance(document, (dict, list))
 

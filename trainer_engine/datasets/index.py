@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.datasets.images import BrokenImage, measure
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, list_images
 
@@ -124,7 +125,7 @@ def _index_name(root: str) -> str:
 def _read_index(path: Path) -> dict[str, Measured]:
     """What was measured before; empty where the file is missing, damaged or of another version."""
     try:
-        document = json.loads(path.read_bytes())
+        document = read_document(path.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(document, dict) or document.get("version") != VERSION or not isinstance(document.get("files"), dict):

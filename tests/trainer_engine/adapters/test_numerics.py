@@ -174,9 +174,10 @@ def test_init_lokr_norm_moves_lokr_off_its_start(tmp_path: Path) -> None:
     [
         ({**STILL, "peft_lora_target_modules": '["nowhere"]'}, "nowhere"),
         ({**STILL, "lora_rank": 64}, "larger than the rank"),
-        ({"file": {**LOKR, "apply_preset": {"target_module": [], "target_name": ["nowhere"]}}}, "BasicTransformerBlock"),
+        ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "exclude_name": [".*"]}}}, "BasicTransformerBlock"),
+        ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "exclude_name": [r"(.*)*(.*)*(.*)*!"]}}}, "takes too long"),
         ({"file": {**LOKR, "algo": "lora", "linear_dim": 64}}, "larger than the rank"),
-        ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}}, "is called nowhere"),
+        ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}}, "module called nowhere"),
         ({"file": {**LOKR, "algo": "tlora", "apply_preset": {}}}, "names a convolution"),
         ({"file": {**LOKR, "algo": "boft"}, "base_model_precision": "int8-quanto"}, "needs the exact weights"),
         ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "ComfyUI's keys cannot hold"),

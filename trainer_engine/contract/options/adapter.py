@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import json
 from typing import Literal
 
+from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.option import OptionGroup, option
 
 
@@ -45,7 +45,7 @@ def parse_targets(text: str | None) -> tuple[str, ...] | None:
     if not text:
         return None
     try:
-        names = json.loads(text)
+        names = read_document(text)
     except ValueError as error:
         raise ValueError(f"{text!r} is not JSON") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):

@@ -6,7 +6,7 @@ from typing import Literal
 from trainer_engine.contract.option import OptionGroup, option
 from trainer_engine.contract.options.hooks import UNSET
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 KEEPS_ALL = {"null": "0", "none": "0"}
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 

@@ -14,6 +14,8 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.secrets import hide
 
+LARGEST_WHOLE = 10**18
+"""Whole numbers stay below this, as text and in JSON, so that sums and products of them can still be divided."""
 UNSET_WORDS = frozenset({"", "none", "null"})
 
 
@@ -21,13 +23,15 @@ def parse_int(value: object) -> int:
     """Raises WrongValue for anything but a whole number; 200.0 is one, True is none."""
     if isinstance(value, bool):
         raise WrongValue("is a boolean, not a whole number", code="not_a_whole_number")
-    if isinstance(value, int):
-        return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", value.strip()):
         return int(float(value.strip())) if "." in value else int(value.strip())
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
-        return int(value)
-    raise WrongValue("is not a whole number", code="not_a_whole_number")
+        value = int(value)
+    if not isinstance(value, int):
+        raise WrongValue("is not a whole number", code="not_a_whole_number")
+    if abs(value) >= LARGEST_WHOLE:
+        raise WrongValue("is out of range", code="out_of_range", hint="whole numbers have at most 18 digits")
+    return value
 
 
 def parse_float(value: object) -> float:

@@ -41,6 +41,8 @@ class SetReport:
     """Bucket -> indices of its samples."""
     counts: list[Bucket] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    at_least: int = 0
+    """Samples that a bucket gives in an epoch even where it has fewer; they are repeated for it."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -241,9 +243,9 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _
         report.samples = _paired(report, references, looking)
     report.buckets = fill_buckets(report.samples)
     oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_held_out
-    at_least = effective.samples if oversubscribed else 0
+    report.at_least = effective.samples if oversubscribed else 0
     rounding = options.data.aspect_bucket_rounding
-    report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=at_least)
+    report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
     report.problems += _findings(report, effective)
     return report
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer_engine.batches.collate import reference_cache
 from trainer_engine.batches.sampler import DataSource, Item
+from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
@@ -18,7 +19,6 @@ from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSe
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.datasets.buckets import fill_buckets
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
@@ -104,14 +104,14 @@ class Preparation:
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
-        drawn = [found for found in report.sets if found.entry.probability]
+        drawn = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
         shown = self._shown_pairs(evaluated) or self._shown_pairs(drawn)
         lent = lent_prompts(evaluated, self.options)
         captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_texts(shown, lent))
         latents = self._cache_images([*drawn, *evaluated], dataloader)
         self.family.free_encoders()
-        sources = tuple(self._source(found, latents, report) for found in drawn)
+        sources = tuple(data_source(found, _usable(found, latents)) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
         edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown if _has_references(set_id, sample, latents))
@@ -224,17 +224,6 @@ class Preparation:
         )
         self.requests.raise_if_stopped()
         return cache
-
-    def _source(self, found: SetReport, latents: Mapping[str, LatentCache], report: DatasetReport) -> DataSource:
-        usable = _usable(found, latents)
-        repeated = self.options.data.allow_dataset_oversubscription and not found.entry.repeats
-        return DataSource(
-            id=found.entry.id,
-            buckets=tuple(tuple(usable[index] for index in members) for members in fill_buckets(usable).values()),
-            passes=found.entry.repeats + 1,
-            weight=found.entry.probability,
-            at_least=report.effective.samples if repeated else 0,
-        )
 
     def _tell_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:

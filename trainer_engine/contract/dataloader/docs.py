@@ -65,7 +65,8 @@ raise its `repeats`; its size is then (`repeats` + 1) times as large in every ru
 The order follows from the samples, `seed`, batch sizes and these options alone: it is the same on every machine, for any number of
 processes that share a batch of one size, and a resumed run takes it up where it was. A checkpoint records the version of this rule; a run
 that resumes from a checkpoint of an older version gets a warning and orders the rest of that epoch anew. `simpletuner plan --config FILE
---steps N` prints the order without training.
+--steps N` prints the order without training. It opens headers only: an image whose pixels turn out to be broken is left out by training,
+and the order is then another.
 
 ## How images get references
 

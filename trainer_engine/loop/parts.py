@@ -79,9 +79,9 @@ class Parts:
             documents={
                 STATE_FILE: self._training_state(state),
                 OPTIMIZER_DOCUMENT: document,
-                SAMPLES_FILE: self.prepared.sample_names(),
                 **({EVALUATIONS_FILE: self.history.as_document()} if self.history.evaluations else {}),
             },
+            fixed={SAMPLES_FILE: self.prepared.samples_file},
             tensors=tensors,
             evaluation=self.history.of_checkpoint(state.step),
         )

@@ -65,6 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(train)
     train.set_defaults(run=run_train)
 
+    plan = commands.add_parser("plan", help="print which samples each step of a configuration takes, without training")
+    plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="an environment's config.json")
+    plan.add_argument("--steps", type=whole_number(1, 10**9), default=None, metavar="N", help="how many steps (default: one epoch)")
+    plan.add_argument("--json", action="store_true", help="print a JSON object a line")
+    add_home(plan)
+    plan.set_defaults(run=run_plan)
+
     demo = commands.add_parser("demo", help="make a small model and pictures, and train through the API")
     demo.add_argument(
         "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="where everything goes (default: demo-output)"
@@ -115,6 +122,12 @@ def run_train(arguments: argparse.Namespace) -> int:
     from simpletuner_site.train.command import train
 
     return train(arguments.config, arguments.home)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.train.plan import plan
+
+    return plan(arguments.config, arguments.steps, as_json=arguments.json, home=arguments.home)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

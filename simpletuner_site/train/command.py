@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from environments.paths import Home
-from environments.resolve import resolve_run
+from environments.resolve import ResolvedRun, resolve_run
 from environments.secret_options import with_secrets
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.run_screen import RunScreen
@@ -30,22 +30,26 @@ def train(config: Path, home: Path | None = None) -> int:
     """Train what ``config`` says; the exit code is the engine's (20 where the configuration is refused before it starts)."""
     console = Console(stderr=not sys.stdout.isatty())
     try:
-        root = home_of_config(config, home)
-        values = read_config(config)
-        process = read_environment()
+        place, resolved = open_config(config, home)
     except (UnreadableConfig, BadEnvironment) as error:
         console.print(f"[red]✗[/] {error}", highlight=False)
         return ExitCode.CONFIGURATION
     for name in ("config", "state"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    # A person's own shell can start every program anyway.
-    place = Home(root, hooks=process.hooks, any_script=True, script_variables=process.hooks_env)
+        (place.root / name).mkdir(parents=True, exist_ok=True)
     with console.status("Checking the configuration and the datasets"):
-        report = examine_run(resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {}), place)
+        report = examine_run(resolved, place)
     print_problems(console, report)
     if report.errors or report.resolved.options is None:
         return ExitCode.CONFIGURATION
     return run_engine(report, place, environment=config.absolute().parent.name, console=console)
+
+
+def open_config(config: Path, home: Path | None) -> tuple[Home, ResolvedRun]:
+    """The run that a file describes, and the home that its paths start from. Raises UnreadableConfig, BadEnvironment."""
+    root, values, process = home_of_config(config, home), read_config(config), read_environment()
+    # A person's own shell can start every program anyway.
+    place = Home(root, hooks=process.hooks, any_script=True, script_variables=process.hooks_env)
+    return place, resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {})
 
 
 def run_engine(report: PreflightReport, place: Home, *, environment: str, console: Console) -> int:

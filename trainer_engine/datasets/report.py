@@ -19,6 +19,7 @@ from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, 
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.shares import SetNumbers, shares
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, printable, reason_of
 
 MOST_NAMED = 10
@@ -40,6 +41,8 @@ class SetReport:
     """Bucket -> indices of its samples."""
     counts: list[Bucket] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    at_least: int = 0
+    """Samples that a bucket gives in an epoch even where it has fewer; they are repeated for it."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -84,6 +87,8 @@ class DatasetReport:
     """Errors, warnings and notes of all sets."""
     eval_sets: list[SetReport] = field(default_factory=list)
     """Of those that are held out."""
+    by_size: bool = True
+    """Whether ``data_backend_sampling`` draws datasets by their size."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -102,12 +107,14 @@ class DatasetReport:
     def summary(self) -> dict[str, Any]:
         """The report as JSON."""
         batch_size = self.effective.train_batch_size * self.effective.processes
+        numbers = [SetNumbers(report.batches_per_epoch(batch_size), report.entry.probability) for report in self.sets]
+        parts = shares(numbers, by_size=self.by_size)
         return {
             "samples_per_epoch": self.samples_per_epoch,
             "batches_per_epoch": self.batches_per_epoch(batch_size),
             "steps_per_epoch": self.steps_per_epoch,
             "samples_per_step": self.effective.samples,
-            "datasets": [report.summary(batch_size) for report in self.sets],
+            "datasets": [{**report.summary(batch_size), "share": share.as_dict()} for report, share in zip(self.sets, parts, strict=True)],
             "eval_datasets": [report.summary(batch_size) for report in self.eval_sets],
         }
 
@@ -138,7 +145,7 @@ def examine(
     sets = [report for report in reports if not report.entry.is_held_out]
     held_out = [report for report in reports if report.entry.is_held_out]
     problems += _trained_after_all(sets, held_out)
-    return DatasetReport(sets, effective, problems, held_out)
+    return DatasetReport(sets, effective, problems, held_out, by_size=options.data.data_backend_sampling == "auto-weighting")
 
 
 def _trained_after_all(sets: Sequence[SetReport], held_out: Sequence[SetReport]) -> Iterator[Problem]:
@@ -236,9 +243,9 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _
         report.samples = _paired(report, references, looking)
     report.buckets = fill_buckets(report.samples)
     oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_held_out
-    at_least = effective.samples if oversubscribed else 0
+    report.at_least = effective.samples if oversubscribed else 0
     rounding = options.data.aspect_bucket_rounding
-    report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=at_least)
+    report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
     report.problems += _findings(report, effective)
     return report
 

@@ -10,7 +10,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
-from trainer_engine.batches.sampler import Layout, Sampler
+from trainer_engine.batches.sources import make_sampler
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
@@ -102,8 +102,7 @@ def _visitors(around: Surroundings, family: Family, network: nn.Module) -> list[
 def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> Parts:
     options, processes = around.options, around.processes
     run = options.run
-    layout = Layout(run.train_batch_size * processes.count, run.gradient_accumulation_steps)
-    sampler = Sampler(prepared.sources, layout, run.seed, by_size=options.data.data_backend_sampling == "auto-weighting")
+    sampler = make_sampler(prepared.sources, options, processes.count)
     state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
     collator = Collator(
         prepared.read_latents,
@@ -136,7 +135,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
-    return Parts(options, family, trainable, optimizer, average, prepared, layout, loader, step, state, history)
+    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, history)
 
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
 
 from trainer_engine.batches.collate import reference_cache
 from trainer_engine.batches.sampler import DataSource, Item
+from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
+from trainer_engine.checkpoints import FixedFile
 from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.datasets.buckets import fill_buckets
+from trainer_engine.datasets.fingerprints import set_fingerprints
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
@@ -37,6 +40,8 @@ class Prepared:
     """Datasets that can be trained on."""
 
     sources: tuple[DataSource, ...]
+    samples_file: FixedFile
+    """``samples.json`` of every checkpoint: made once, since samples do not change during a run."""
     latents: Mapping[str, LatentCache]
     """By dataset id."""
     captions: Mapping[str, PromptCache]
@@ -59,18 +64,19 @@ class Prepared:
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
-        return {
-            source.id: {sample.name: _fingerprint(sample, source) for bucket in source.buckets for sample in bucket}
-            for source in self.sources
+        names: dict[str, dict[str, str]] = json.loads(self.samples_file.content)
+        return names
+
+
+def _samples_file(sources: Sequence[DataSource]) -> FixedFile:
+    return FixedFile.of_json(
+        {
+            source.id: set_fingerprints(
+                chain.from_iterable(source.buckets), passes=source.passes, at_least=source.at_least, weight=source.weight
+            )
+            for source in sources
         }
-
-
-def _fingerprint(sample: Sample, source: DataSource) -> str:
-    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions)
-    parts += (source.passes, source.at_least, source.weight)
-    for set_id, reference in sample.references:
-        parts += (set_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    )
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
@@ -104,14 +110,14 @@ class Preparation:
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
-        drawn = [found for found in report.sets if found.entry.probability]
+        drawn = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
         shown = self._shown_pairs(evaluated) or self._shown_pairs(drawn)
         lent = lent_prompts(evaluated, self.options)
         captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_texts(shown, lent))
         latents = self._cache_images([*drawn, *evaluated], dataloader)
         self.family.free_encoders()
-        sources = tuple(self._source(found, latents, report) for found in drawn)
+        sources = tuple(data_source(found, _usable(found, latents)) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
         edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown if _has_references(set_id, sample, latents))
@@ -119,7 +125,8 @@ class Preparation:
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:
             self.stages.voice.tell(copies)
-        return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts, edits, lent, held_out)
+        sources = tuple(source for source in sources if source.samples)
+        return Prepared(sources, _samples_file(sources), latents, captions, prompts, edits, lent, held_out)
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
@@ -224,17 +231,6 @@ class Preparation:
         )
         self.requests.raise_if_stopped()
         return cache
-
-    def _source(self, found: SetReport, latents: Mapping[str, LatentCache], report: DatasetReport) -> DataSource:
-        usable = _usable(found, latents)
-        repeated = self.options.data.allow_dataset_oversubscription and not found.entry.repeats
-        return DataSource(
-            id=found.entry.id,
-            buckets=tuple(tuple(usable[index] for index in members) for members in fill_buckets(usable).values()),
-            passes=found.entry.repeats + 1,
-            weight=found.entry.probability,
-            at_least=report.effective.samples if repeated else 0,
-        )
 
     def _tell_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:

@@ -20,6 +20,7 @@ from trainer_engine.contract.checkpoint_files import STATE_FILE
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.identity import adapter_identity
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.ema import MovingAverage
 from trainer_engine.evaluating.history import History
 from trainer_engine.families.base import Family
@@ -78,9 +79,9 @@ class Parts:
             documents={
                 STATE_FILE: self._training_state(state),
                 OPTIMIZER_DOCUMENT: document,
-                SAMPLES_FILE: self.prepared.sample_names(),
                 **({EVALUATIONS_FILE: self.history.as_document()} if self.history.evaluations else {}),
             },
+            fixed={SAMPLES_FILE: self.prepared.samples_file},
             tensors=tensors,
             evaluation=self.history.of_checkpoint(state.step),
         )
@@ -103,6 +104,7 @@ class Parts:
             "schedule": {"name": self.options.schedule.lr_scheduler, "learning_rate": state.learning_rate},
             "identity": identity(self.options, self.family),
             "layout": layout_of(self.options, self.layout),
+            ORDER_KEY: ORDER_VERSION,
             "scaler": self.step.scaler.state_dict(),
             "average_updates": self.average.updates if self.average is not None else None,
         }

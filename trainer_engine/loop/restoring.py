@@ -12,6 +12,7 @@ from trainer_engine.contract.checkpoint_files import MANIFEST, newest_verified
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.sample_order import order_change
 from trainer_engine.families.base import Family
 from trainer_engine.journal import Voice
 from trainer_engine.loop.parts import Parts, identity, layout_of
@@ -59,6 +60,9 @@ def _delete_invalid(output_dir: Path, names: list[str], voice: Voice) -> None:
 def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     """Optimizer, average, loss scale and position; the weights were loaded from the checkpoint. Raises CheckpointUnusable."""
     _compare_data(parts, saved, voice)
+    changed = order_change(saved.state)
+    if changed:
+        voice.tell(Notification(code="order_changed", title="Order of samples changed", message=changed, severity=Severity.WARNING))
     try:
         document = json.loads((saved.folder / OPTIMIZER_DOCUMENT).read_bytes())
         unpack_optimizer(parts.optimizer, parts.trainable.names, document, load_file(saved.folder / OPTIMIZER_TENSORS))

@@ -6,17 +6,12 @@ process with twice the batch and on two processes draws the same numbers, and so
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-
-def derived_seed(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed that depends on every part."""
-    text = "/".join(str(part) for part in (seed, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+from trainer_engine.seeds import derived_seed
 
 
 def sample_generators(seed: int, step: int, indices: Sequence[int], purpose: str = "noise") -> list[torch.Generator]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,13 +60,6 @@ def test_a_batch_holds_one_bucket_of_one_dataset() -> None:
         bucket_of(batch)
 
 
-def test_the_bucket_changes_after_every_batch_where_another_is_left() -> None:
-    order = [bucket_of(batch) for batch in epoch(sampler(source("a", (20, 20, 20))))]
-    same = [index for index, (one, other) in enumerate(pairwise(order)) if one == other]
-    for index in same:
-        assert len(set(order[index:])) == 1, "only where nothing else is left"
-
-
 def test_a_last_batch_is_filled_with_what_was_seen_of_its_bucket() -> None:
     batches = epoch(sampler(source("a", (5,)), batch=4))
     assert [len(batch) for batch in batches] == [4, 4]
@@ -110,25 +101,6 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 def test_accumulation_takes_the_batches_in_the_same_order() -> None:
     one, two = sampler(source("a", (8, 8)), accumulation=1), sampler(source("a", (8, 8)), accumulation=2)
     assert epoch(one) == epoch(two)
-
-
-@pytest.mark.parametrize(("by_size", "share"), [(True, 0.9), (False, 0.5)])
-def test_datasets_are_drawn_by_weight_and_size_or_by_weight_alone(by_size: bool, share: float) -> None:
-    """Among the first batches, before the smaller one is used up."""
-    firsts = Counter(
-        bucket_of(sampler(source("big", (180, 180)), source("small", (20, 20)), seed=seed, by_size=by_size).step(0)[0])[0]
-        for seed in range(300)
-    )
-    assert firsts["big"] / 300 == pytest.approx(share, abs=0.1)
-
-
-def test_a_heavier_dataset_comes_earlier() -> None:
-    def mean_place(weight: float) -> float:
-        order = [bucket_of(batch)[0] for batch in epoch(sampler(source("a", (40, 40), weight=weight), source("b", (40, 40))))]
-        places = [place for place, id in enumerate(order) if id == "a"]
-        return sum(places) / len(places)
-
-    assert mean_place(8.0) < mean_place(1.0) < mean_place(0.1)
 
 
 def test_a_dataset_without_samples_is_no_dataset() -> None:

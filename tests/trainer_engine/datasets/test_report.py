@@ -242,3 +242,15 @@ def test_samples_survive_the_way_to_another_process(tmp_path: Path) -> None:
 )
 def test_each_unit_of_resolution_is_honoured(tmp_path: Path, fields: dict[str, Any], size: tuple[int, int]) -> None:
     assert only(report_of(entry(paint(tmp_path / "set", a=(300, 200)), **fields))).samples[0].target == size
+
+
+@pytest.mark.parametrize(("sampling", "at_start"), [("auto-weighting", 0.5), ("uniform", 0.2)])
+def test_the_share_of_each_set_is_said(tmp_path: Path, sampling: str, at_start: float) -> None:
+    draw_pictures(tmp_path / "small", count=2)
+    draw_pictures(tmp_path / "large", count=8)
+    sets = [entry(tmp_path / "small", repeats=7), entry(tmp_path / "large", probability=4.0 if sampling == "uniform" else 2.0)]
+    small, large = report_of(*sets, data_backend_sampling=sampling).summary()["datasets"]
+    assert small["share"]["at_start"] == pytest.approx(at_start)
+    assert small["share"]["of_epoch"] + large["share"]["of_epoch"] == pytest.approx(1)
+    assert small["share"]["of_epoch"] == pytest.approx(16 / 24)
+    assert large["share"]["text"].endswith("33.3 % over the whole epoch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from tests.helpers.pictures import draw_pictures
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
-from trainer_engine.contract.checkpoint_files import list_checkpoints
+from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import CheckpointEvent, Notification, ProgressEvent, SummaryEvent
+from trainer_engine.contract.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.lr_schedules import CURVES
 from trainer_engine.optimizers import RULES
 
@@ -230,3 +232,22 @@ def test_the_state_says_where_the_run_is(tmp_path: Path) -> None:
     run = straight(tmp_path)
     state = json.loads((list_checkpoints(run.output_dir)[0].path / "training_state.json").read_text())
     assert state["step"] == STEPS and state["position"] == {"epoch": 1, "index": 2}
+
+
+def test_a_checkpoint_of_another_order_of_samples_goes_on_with_a_warning(tmp_path: Path) -> None:
+    values = {**USUAL, "output_dir": str(tmp_path / "older")}
+    train_here(tmp_path, stop_after=2, **values)
+    folder = list_checkpoints(tmp_path / "older")[0].path
+    state = json.loads((folder / STATE_FILE).read_bytes())
+    assert state.pop(ORDER_KEY) == ORDER_VERSION
+    content = json.dumps(state).encode()
+    (folder / STATE_FILE).write_bytes(content)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest["files"][STATE_FILE] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    resumed = train_here(tmp_path, **values)
+    assert resumed.code is ExitCode.COMPLETED
+    (warning,) = [event for event in resumed.heard.of(Notification) if event.code == "order_changed"]
+    assert "some samples are seen twice" in warning.message
+    again = train_here(tmp_path, **(values | {"max_train_steps": STEPS + 1}))
+    assert [event for event in again.heard.of(Notification) if event.code == "order_changed"] == []

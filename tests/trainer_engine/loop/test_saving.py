@@ -34,6 +34,8 @@ from trainer_engine.contract.events import (
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
+from trainer_engine.datasets import fingerprints
+from trainer_engine.datasets.samples import Sample
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
@@ -553,3 +555,20 @@ def test_a_run_that_waits_for_space_can_be_stopped_and_saves_if_it_fits(tmp_path
 def test_a_run_in_the_background_ends_as_completed(tmp_path: Path) -> None:
     run: HereRun = train_here(tmp_path, max_train_steps=3, checkpoint_step_interval=1)
     assert run.code is ExitCode.COMPLETED and saved(run.heard) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def test_samples_are_looked_at_once_in_a_run_however_many_checkpoints_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    one_fingerprint = fingerprints._fingerprint
+
+    def counted(sample: Sample, of_set: tuple[int, int, float]) -> str:
+        hashed.append(sample.name)
+        return one_fingerprint(sample, of_set)
+
+    monkeypatch.setattr(fingerprints, "_fingerprint", counted)
+    run = train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=4)
+    saved = list_checkpoints(run.output_dir)
+    assert len(saved) == 4 and all(verify(info.path) == [] for info in saved)
+    assert len(hashed) == len(set(hashed)) == 8
+    (content,) = {(info.path / "samples.json").read_bytes() for info in saved}
+    assert sorted(json.loads(content)["pictures"]) == sorted(hashed)

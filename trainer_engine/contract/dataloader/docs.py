@@ -43,6 +43,31 @@ Every text may hold `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or 
 6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
    samples, images x (`repeats` + 1), or `allow_dataset_oversubscription` must repeat the short ones.
 
+## The order of samples
+
+In an epoch every sample of every set is seen `repeats` + 1 times. The options below change when, never how often; only `probability` 0
+leaves a set out. A batch holds samples of one bucket of one set. The last batch of a bucket is filled up with samples of the bucket that
+were seen in the epoch already, and so is the last optimizer step of an epoch, with the epoch's first batches.
+
+At every moment the next batch is drawn by what is left of the epoch. `data_backend_sampling` says how:
+
+- `auto-weighting`: every batch that is left is as likely as the `probability` of its set. A bucket is drawn by the number of batches that
+  it has left, `repeats` counted, times that probability. With equal probabilities the order is a plain shuffle: each tenth of an epoch
+  holds a tenth of every set and every bucket, up to chance. With `probability` 1.0 and 0.1 and sets of one size, the epoch starts with
+  ten batches of the one for each batch of the other, and what is left of the second set follows when the first one runs out.
+- `uniform`: the next set is drawn by `probability` alone among those that have a batch left, whatever their sizes are; within the set
+  every batch that is left is as likely as the other. Of sets of 20 and 200 samples the small one is used up after about 40 batches.
+
+So a run that is shorter than an epoch trains the mixture that was asked for, and a longer one sees every sample. `validate` says each
+set's share of the batches: at the start of an epoch and, where that differs, over the whole epoch. To train more of a set in every epoch,
+raise its `repeats`; its size is then (`repeats` + 1) times as large in every rule above.
+
+The order follows from the samples, `seed`, batch sizes and these options alone: it is the same on every machine, for any number of
+processes that share a batch of one size, and a resumed run takes it up where it was. A checkpoint records the version of this rule; a run
+that resumes from a checkpoint of an older version gets a warning and orders the rest of that epoch anew. `simpletuner plan --config FILE
+--steps N` prints the order without training. It opens headers only: an image whose pixels turn out to be broken is left out by training,
+and the order is then another.
+
 ## How images get references
 
 A set of images names sets of `dataset_type` `conditioning` in `conditioning_data`; an entry with a `conditioning_type` is one of these,

@@ -96,7 +96,7 @@ class ImageSet(Entry):
         later=("parquet", "huggingface", "webshart"),
     )
     repeats: int = option(0, "How many more times each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
-    probability: float = option(1.0, "Weight of this set when the next batch's set is drawn; 0 leaves it out.", ge=0)
+    probability: float = option(1.0, "How likely a batch of this set is drawn before those of others; 0 leaves the set out.", ge=0)
     max_num_samples: int | None = option(None, "Train on this many of the files, chosen by the dataset's id alone.", ge=1)
     text_embeds: str | None = option(None, "Id of the text_embeds set that holds this set's captions.", aliases=("text_embed_cache",))
     cache_dir_vae: str | None = option(None, "Folder of this set's latents; <output_dir>/cache/vae/<family>/<id> otherwise.")

@@ -41,7 +41,8 @@ class DataOptions(OptionGroup):
     dataloader_prefetch: bool = option(False, "Prepare batches ahead in a thread.")
     dataloader_prefetch_qlen: int = option(10, "Batches kept ready by dataloader_prefetch.", ge=1)
     data_backend_sampling: Literal["auto-weighting", "uniform"] = option(
-        "auto-weighting", "How the next batch's dataset is chosen: by probability times its size, or by probability alone."
+        "auto-weighting",
+        "How the next batch's dataset is chosen: by probability times the batches that it has left in the epoch, or by probability alone.",
     )
     allow_dataset_oversubscription: bool = option(False, "Repeat the samples of buckets that are too small for one optimizer step.")
     conditioning_multidataset_sampling: Literal["combined", "random"] = option(

@@ -1,0 +1,105 @@
+"""``simpletuner plan``: which samples each step takes, by the engine's own code and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from environments.resolve import ResolvedRun
+from simpletuner_site.environment import BadEnvironment
+from simpletuner_site.train.command import open_config
+from simpletuner_site.train.config_file import UnreadableConfig
+from simpletuner_site.train.report import print_problem
+from trainer_engine.batches.sampler import Item, Sampler
+from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
+from trainer_engine.contract.errors import ExitCode, Problem, errors_in
+from trainer_engine.datasets.report import examine
+from trainer_engine.datasets.sources.local import printable
+from training.launch import process_count
+
+
+class NothingToPlan(Exception):
+    """The configuration or its datasets are refused; ``problems`` says why."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("nothing to plan")
+        self.problems = problems
+
+
+def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home: Path | None = None) -> int:
+    """Print the samples of the first ``steps`` steps, of one epoch where it is None; 20 where the configuration is refused."""
+    console = Console(stderr=True)
+    try:
+        _, resolved = open_config(config, home)
+        sampler = sampler_of(resolved)
+    except (UnreadableConfig, BadEnvironment) as error:
+        console.print(f"[red]✗[/] {error}", highlight=False)
+        return ExitCode.CONFIGURATION
+    except NothingToPlan as refused:
+        for problem in refused.problems:
+            print_problem(console, problem)
+        return ExitCode.CONFIGURATION
+    options = resolved.options
+    assert options is not None
+    total = options.run.max_train_steps or options.run.num_train_epochs * sampler.steps_per_epoch
+    wanted = steps or sampler.steps_per_epoch
+    if wanted > total:
+        console.print(f"[blue]·[/] the run ends after step {total}; what follows is the order of a longer one", highlight=False)
+    return _print(lines(sampler, wanted, as_json=as_json))
+
+
+def sampler_of(resolved: ResolvedRun) -> Sampler:
+    """The sampler of a run in which every image can be decoded and encoded. Raises NothingToPlan."""
+    options, card, dataloader = resolved.options, resolved.card, resolved.dataloader
+    if options is None or card is None or dataloader is None or resolved.errors:
+        raise NothingToPlan(resolved.errors)
+    processes = process_count(options)
+    report = examine(dataloader, options, card, processes=processes)
+    sources = [data_source(found, found.samples) for found in trained_sets(report)]
+    problems = errors_in(report.problems)
+    if not problems and not any(source.samples for source in sources):
+        problems = [Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")]
+    if problems:
+        raise NothingToPlan(problems)
+    return make_sampler(sources, options, processes)
+
+
+def lines(sampler: Sampler, steps: int, *, as_json: bool) -> Iterator[str]:
+    """One line a step, counted from 1; the samples in their order over all micro-batches and processes."""
+    for step in range(steps):
+        items = [item for batch in sampler.step(step) for item in batch]
+        yield _as_json(step + 1, items) if as_json else f"{step + 1}: {_as_text(items)}"
+
+
+def _as_json(step: int, items: list[Item]) -> str:
+    samples = [{"dataset": item.source, "file": printable(item.sample.name), "bucket": item.sample.bucket} for item in items]
+    return json.dumps({"step": step, "samples": samples})
+
+
+def _as_text(items: list[Item]) -> str:
+    grouped = groupby(items, lambda item: (item.source, item.sample.bucket))
+    return "; ".join(f"{source} [{bucket}]: {', '.join(_name(item) for item in group)}" for (source, bucket), group in grouped)
+
+
+def _name(item: Item) -> str:
+    """On one line, whatever the file is called."""
+    name = printable(item.sample.name)
+    return name if name.isprintable() else json.dumps(name, ensure_ascii=False)
+
+
+def _print(found: Iterator[str]) -> int:
+    """0, also where the reader (``head``) has seen enough."""
+    try:
+        for line in found:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.COMPLETED

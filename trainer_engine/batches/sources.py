@@ -1,0 +1,38 @@
+"""From examined datasets to the sampler. Needs no torch: ``simpletuner plan`` takes the same way as training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer_engine.batches.sampler import DataSource, Layout, Sampler
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.buckets import fill_buckets
+from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.samples import Sample
+
+
+def trained_sets(report: DatasetReport) -> list[SetReport]:
+    """The sets that batches are drawn from."""
+    return [found for found in report.sets if found.entry.is_trained]
+
+
+def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
+    """A set of which these samples can be trained on."""
+    return DataSource(
+        id=found.entry.id,
+        buckets=tuple(tuple(samples[index] for index in members) for members in fill_buckets(samples).values()),
+        passes=found.entry.repeats + 1,
+        weight=found.entry.probability,
+        at_least=found.at_least,
+    )
+
+
+def layout_for(options: TrainingOptions, processes: int) -> Layout:
+    """The batches that so many processes take together."""
+    return Layout(options.run.train_batch_size * processes, options.run.gradient_accumulation_steps)
+
+
+def make_sampler(sources: Sequence[DataSource], options: TrainingOptions, processes: int) -> Sampler:
+    """The order of a run's samples."""
+    by_size = options.data.data_backend_sampling == "auto-weighting"
+    return Sampler(sources, layout_for(options, processes), options.run.seed, by_size=by_size)

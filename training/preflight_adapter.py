@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION,
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.contract.options.precision import QUANTISED
+from trainer_engine.contract.small_files import read_small_json
 from training.weights import layer_shapes
 
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
@@ -68,9 +68,9 @@ def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Ite
 def _lycoris(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
     path = Path(options.adapter.lycoris_config)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"The adapter file {path} cannot be read: {error}"
+        document = read_small_json(path)
+    except OSError as error:
+        message = f"The adapter file {path} cannot be read: {error}."
         yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")
         return
     config, problems = parse_lycoris(document, card)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.scoring import CLIP
+from trainer_engine.contract.small_files import read_small_json
 from training import weights
 
 OPTION = "pretrained_evaluation_model_name_or_path"
@@ -36,8 +36,8 @@ def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iter
 
 def _model_type(folder: Path) -> str:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_small_json(folder / "config.json")
+    except OSError:
         return ""
     return str(found.get("model_type", "")) if isinstance(found, dict) else ""
 

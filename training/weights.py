@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.small_files import UnreadableFile, open_regular, read_small_text
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
@@ -39,7 +40,7 @@ class HubSettings:
         cache = Path(variables.get("HF_HUB_CACHE") or root / "hub").expanduser()
         token_file = Path(variables.get("HF_TOKEN_PATH") or root / "token").expanduser()
         try:
-            token = variables.get("HF_TOKEN") or token_file.read_text(encoding="utf-8").strip()
+            token = variables.get("HF_TOKEN") or read_small_text(token_file).strip()
         except OSError:
             token = ""
         offline = variables.get("HF_HUB_OFFLINE", "").lower() in TRUE or variables.get("TRANSFORMERS_OFFLINE", "").lower() in TRUE
@@ -51,7 +52,7 @@ def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> 
     folder = hub.cache / f"models--{repository.replace('/', '--')}"
     wanted = revision or "main"
     try:
-        commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
+        commit = read_small_text(folder / "refs" / wanted).strip()
     except OSError:
         commit = wanted
     snapshot = folder / "snapshots" / commit
@@ -160,10 +161,10 @@ def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Tensor -> shape, from the header of a safetensors file. Raises what ``BROKEN_HEADER`` lists."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:
-            raise ValueError("the header is too long")
+            raise UnreadableFile("its header is too long")
         header = json.loads(stream.read(length))
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 

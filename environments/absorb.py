@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from django.db import transaction
 
 from environments.broken_text import without_secrets_in_text
 from environments.checks import CheckedConfig, check_config
-from environments.config_files import ConfigFile, TextFile, names_on_disk, read_config, read_text, write_config
+from environments.config_files import DATASETS_FILE, ConfigFile, TextFile, names_on_disk, read_config, read_text, write_config
 from environments.datasets_file import locate
+from environments.json_text import BadJson, parse_json
 from environments.models import Action, Environment, Revision
 from environments.names import is_name
 from environments.paths import Home
 from environments.secret_options import keep_secrets
+from trainer_engine.contract.dataloader.recognise import are_datasets
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options.secrets import hide_options
 
@@ -59,9 +62,29 @@ def datasets_text(config: dict[str, object], home: Home) -> TextFile | None:
     return file if file and file.sha256 else None
 
 
+def shown_datasets(row: Environment, home: Home) -> str | None:
+    """The text of an environment's datasets file where it may be shown; None where there is no file, or it is something else.
+
+    An option can name any file below a root. What lies elsewhere than in the environment's folder is shown where it is a datasets file.
+    """
+    file = datasets_text(row.config, home)
+    if file is None or file.text is None:
+        return None
+    if file.path == own_datasets_file(row.name, home):
+        return file.text
+    try:
+        return file.text if are_datasets(parse_json(file.text)) else None
+    except BadJson:
+        return None
+
+
+def own_datasets_file(name: str, home: Home) -> Path:
+    """Where an environment's own datasets file lies."""
+    return (home.config / name / DATASETS_FILE).resolve()
+
+
 def record(row: Environment, action: str, actor: str, home: Home, *, replaced_text: str | None = None) -> Revision:
     """Keep the environment as it is now. Inside the transaction of the change."""
-    datasets = datasets_text(row.config, home)
     last = Revision.objects.filter(environment_name=row.name).order_by("-number").first()
     return Revision.objects.create(
         environment_name=row.name,
@@ -71,7 +94,7 @@ def record(row: Environment, action: str, actor: str, home: Home, *, replaced_te
         description=row.description,
         tags=row.tags,
         config=row.config,
-        datasets_text=datasets.text if datasets else None,
+        datasets_text=shown_datasets(row, home),
         replaced_text=without_secrets_in_text(replaced_text),
     )
 

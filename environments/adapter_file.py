@@ -13,7 +13,7 @@ from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, resolve
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.lycoris import parse_lycoris
+from trainer_engine.contract.lycoris import NOT_AN_ADAPTER, is_like_an_adapter, parse_lycoris
 
 OPTION = "lycoris_config"
 LORA_TYPE = "lycoris"
@@ -49,6 +49,10 @@ def find_adapter_file(config: Mapping[str, Any], name: str, home: Home) -> Adapt
         return AdapterFile(given, home.config / name / LYCORIS_FILE, None, found)
     path = found.path if found.exists else new_file(given, home)
     document, problem = read_adapter_file(path, home)
+    own = (home.config / name / LYCORIS_FILE).resolve()
+    if problem is None and path != own and not is_like_an_adapter(document):
+        # An option can name any file below a root: nothing of another kind of file is shown.
+        document, problem = None, Problem.error(OPTION, NOT_AN_ADAPTER, f"{path} is no adapter file of LyCORIS.", got=given)
     return AdapterFile(given, path, document, problem)
 
 

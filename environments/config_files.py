@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from environments.names import is_name
 from environments.paths import Home
 from trainer_engine.contract.atomic import sync_folder, write_atomically
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.small_files import UnreadableFile, read_small
 
 CONFIG_FILE = "config.json"
 DATASETS_FILE = "multidatabackend.json"
 LYCORIS_FILE = "lycoris_config.json"
-LARGEST_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,11 @@ def read_text(home: Home, path: Path) -> TextFile:
         return TextFile(path, None, "outside", f"it {refusal.message}")
     real = Path(os.path.realpath(path))
     try:
-        information = real.stat()
-        if not stat.S_ISREG(information.st_mode):
-            return TextFile(path, None, "no-file", "it is not a file")
-        if information.st_size > LARGEST_BYTES:
-            return TextFile(path, None, f"too-large-{information.st_mtime_ns}", f"it is larger than {LARGEST_BYTES // 1024**2} MiB")
-        content = real.read_bytes()
+        content = read_small(real)
     except (FileNotFoundError, NotADirectoryError):
         return TextFile(path, None, "")
+    except UnreadableFile as error:
+        return TextFile(path, None, f"unusable-{_changed_at(real)}", str(error))
     except OSError as error:
         return TextFile(path, None, f"unreadable-{error.errno}", error.strerror or "the file system refuses")
     sha256 = hashlib.sha256(content).hexdigest()
@@ -88,6 +84,14 @@ def read_text(home: Home, path: Path) -> TextFile:
         return TextFile(path, content.decode("utf-8-sig"), sha256)
     except UnicodeDecodeError as error:
         return TextFile(path, None, sha256, f"byte {error.start} is not UTF-8")
+
+
+def _changed_at(real: Path) -> int:
+    """When what lies there was changed, in nanoseconds; 0 where nobody can say."""
+    try:
+        return real.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def read_config(home: Home, name: str) -> ConfigFile:

@@ -9,8 +9,8 @@ from django import forms
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from environments.absorb import shown_datasets
 from environments.checks import check_config
-from environments.config_files import read_text
 from environments.creation import NewEnvironment, plan
 from environments.datasets_file import locate
 from environments.examples import shipped_examples
@@ -193,9 +193,8 @@ EnvironmentForm: type[EnvironmentFormBase] = type(
 
 
 def datasets_of(environment: Environment) -> str:
-    """The text of the datasets file as it lies there."""
-    path = locate(environment.config, current_home()).path
-    return (read_text(current_home(), path).text or "") if path else ""
+    """The text of the datasets file as it lies there; empty where the option names a file of another kind."""
+    return shown_datasets(environment, current_home()) or ""
 
 
 def option_groups() -> Iterable[tuple[str, str, list[str]]]:

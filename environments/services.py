@@ -11,7 +11,7 @@ from typing import Any
 from django.db import transaction
 
 from environments import secret_store
-from environments.absorb import absorb, absorb_all, datasets_text, record, remember_files
+from environments.absorb import absorb, absorb_all, datasets_text, own_datasets_file, record, remember_files
 from environments.adapter_file import OPTION as ADAPTER_OPTION
 from environments.adapter_file import find_adapter_file, uses_lycoris
 from environments.checks import CheckedConfig, check_config
@@ -237,8 +237,7 @@ def delete_environment(name: str, *, actor: str) -> None:
 def _own_datasets_file(row: Environment, home: Home) -> list[str]:
     """The datasets file, where it is the environment's own and the revision holds its text."""
     file = datasets_text(row.config, home)
-    own = (home.config / row.name / DATASETS_FILE).resolve()
-    return [DATASETS_FILE] if file and file.text is not None and file.path == own else []
+    return [DATASETS_FILE] if file and file.text is not None and file.path == own_datasets_file(row.name, home) else []
 
 
 def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, include_defaults: bool = True) -> Regenerated:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from trainer_engine.contract.checkpoint_files import STATE_FILE, folders, read_manifest, verify
 from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
 
 LATEST = "latest"
 MOST_NAMED = 5
@@ -57,7 +57,7 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
 
 def _open(folder: Path) -> SavedRun:
     try:
-        state = json.loads((folder / STATE_FILE).read_bytes())
+        state = read_small_json(folder / STATE_FILE, LARGEST_LIST_BYTES)
         return SavedRun(folder, int(read_manifest(folder)["step"]), state)
     except (OSError, ValueError) as error:
         raise CheckpointUnusable(f"{folder.name} holds no training state: {error}") from error

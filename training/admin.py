@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from environments.admin_actions import ObjectAction, add_object_action
 from environments.models import Environment
-from training import admin_run, services
+from training import admin_run, answers, services
 from training.models import Checkpoint, Event, Job
 from training.webhooks.summary import summary
 
@@ -71,13 +72,22 @@ class JobAdmin(ReadOnly, JobAdminBase):
     actions = ("stop", "cancel")
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
-    readonly_fields = ("progress_bar", "curves", "grid", "newest_checkpoints", "log", "latest_events", "webhook_deliveries")
+    readonly_fields = (
+        "progress_bar",
+        "curves",
+        "grid",
+        "newest_checkpoints",
+        "log",
+        "latest_events",
+        "webhook_deliveries",
+        "asked_options",
+    )
     fieldsets = (
         (None, {"fields": ("environment", "status", "progress_bar", "message", "hint", "error_code", "log")}),
         ("Pictures", {"fields": ("curves", "grid")}),
         ("Results", {"fields": ("newest_checkpoints", "output_dir")}),
         ("Times and process", {"fields": ("id", "created_at", *TIMES, "engine_pid", "run_dir")}),
-        ("What was asked for", {"fields": ("options", "datasets", "plan"), "classes": ("collapse",)}),
+        ("What was asked for", {"fields": ("asked_options", "datasets", "plan"), "classes": ("collapse",)}),
         ("Webhooks", {"fields": ("webhook_deliveries",), "classes": ("collapse",)}),
         ("Events, newest first", {"fields": ("latest_events",)}),
     )
@@ -93,6 +103,10 @@ class JobAdmin(ReadOnly, JobAdminBase):
             return "–"
         loss = latest.get("loss")
         return f"{latest.get('step')} of {latest.get('total_steps')}" + (f", loss {loss:.4g}" if isinstance(loss, float) else "")
+
+    @admin.display(description="Options")
+    def asked_options(self, job: Job) -> SafeString:
+        return format_html("<pre>{}</pre>", json.dumps(answers.shown_options(job), indent=2, ensure_ascii=False))
 
     @admin.display(description="Progress")
     def progress_bar(self, job: Job) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from trainer_engine.contract.best_checkpoint import best_of
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
+from trainer_engine.contract.option import holds_json
+from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 from training import desk, media
 from training.models import Event, Job, Status
 
@@ -23,6 +25,8 @@ IDLE: dict[str, Any] = {
 }
 LARGEST_PAGE_BYTES = 16 * 1024 * 1024
 """Images are large: a page of events ends where it has grown to this."""
+FILES = "files"
+"""Key of a job's plan: option -> the file that it was given as."""
 COLUMNS = ("index", "type", "timestamp", "severity", "payload")
 
 
@@ -36,12 +40,23 @@ def job_status(job: Job | None) -> dict[str, Any]:
         return IDLE
     return {
         "status": job.status,
-        "config": {f"--{name}": value for name, value in job.options.items()},
+        "config": {f"--{name}": value for name, value in shown_options(job).items()},
         "job_id": str(job.pk),
         "job_info": job_info(job),
         "progress": _progress(job),
         "startup_progress": job.startup,
     }
+
+
+def files_behind(given: Mapping[str, Any]) -> dict[str, Any]:
+    """For a job's plan: options that were given as files and are frozen with their contents. Answers show the file, never what it holds."""
+    text = given.get(PROMPT_LIBRARY)
+    return {FILES: {PROMPT_LIBRARY: text}} if isinstance(text, str) and text and not holds_json(text) else {}
+
+
+def shown_options(job: Job) -> dict[str, Any]:
+    """The options of a job as anybody may see them: by name, without dashes."""
+    return {**job.options, **job.plan.get(FILES, {})}
 
 
 def job_info(job: Job) -> dict[str, Any]:

@@ -14,12 +14,17 @@ import yaml
 
 import trainer_engine
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.small_files import read_small_text
 from training.engine_process import ENGINE_MODULE, passed_environment
 
-BROKEN_YAML = (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What PyYAML raises for a file that is none: it builds values of odd tags without looking at them."""
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
 PROJECT_ROOT = Path(trainer_engine.__file__).resolve().parents[1]
+LARGEST_CONFIG_BYTES = 64 << 10
+LARGEST_NUMBER = 65_535
+"""Of processes, machines and ports."""
+HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 
 
 class UnreadableAccelerateConfig(ValueError):
@@ -40,10 +45,7 @@ class AccelerateFile:
     @classmethod
     def read(cls, path: Path) -> AccelerateFile:
         """Raises UnreadableAccelerateConfig."""
-        try:
-            document = yaml.safe_load(path.read_bytes())
-        except BROKEN_YAML as error:
-            raise UnreadableAccelerateConfig(f"{path} cannot be read: {error}") from error
+        document = _document(path)
         if not isinstance(document, dict):
             raise UnreadableAccelerateConfig(f"{path} holds no settings")
         return cls(
@@ -51,17 +53,48 @@ class AccelerateFile:
             processes=_whole(document, "num_processes", 1, path),
             machines=_whole(document, "num_machines", 1, path),
             machine_rank=_whole(document, "machine_rank", 0, path),
-            main_ip=str(document.get("main_process_ip") or "127.0.0.1"),
+            main_ip=_host(document, path),
             main_port=_whole(document, "main_process_port", 29500, path),
         )
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses anchors and aliases: a few hundred bytes with them stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "anchor", None):
+            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _document(path: Path) -> Any:
+    """The value that a YAML file holds. What is raised repeats nothing of the file: it may be any file of the user's."""
+    try:
+        return yaml.load(read_small_text(path, LARGEST_CONFIG_BYTES), Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise UnreadableAccelerateConfig(f"{path} cannot be read: {error.strerror or error}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UnreadableAccelerateConfig(f"{path} is not a plain YAML file: its text cannot be read{place}") from None
+    except BROKEN_YAML:
+        raise UnreadableAccelerateConfig(f"{path} is not a plain YAML file: its text cannot be read") from None
 
 
 def _whole(document: Mapping[str, Any], key: str, default: int, path: Path) -> int:
     value = document.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UnreadableAccelerateConfig(f"{path}: {key} is {value!r}, not a whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_NUMBER:
+        raise UnreadableAccelerateConfig(f"{path}: {key} is not a whole number from 0 to {LARGEST_NUMBER}")
+    return value
+
+
+def _host(document: Mapping[str, Any], path: Path) -> str:
+    value = document.get("main_process_ip") or "127.0.0.1"
+    if not isinstance(value, str) or not HOST.fullmatch(value):
+        raise UnreadableAccelerateConfig(f"{path}: main_process_ip is not the name or the address of a machine")
     return value
 
 

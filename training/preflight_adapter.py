@@ -9,12 +9,12 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
 from trainer_engine.contract.options.precision import QUANTISED
+from trainer_engine.contract.small_files import read_small_json
 from training.weights import layer_shapes, module_names
 
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
@@ -69,9 +69,9 @@ def _lycoris(
 ) -> Iterator[Problem]:
     path = Path(options.adapter.lycoris_config)
     try:
-        document = read_document(path.read_bytes())
-    except (OSError, ValueError) as error:
-        message = f"The adapter file {path} cannot be read: {error}"
+        document = read_small_json(path)
+    except OSError as error:
+        message = f"The adapter file {path} cannot be read: {error}."
         yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")
         return
     config, problems = parse_lycoris(document, card, modules)

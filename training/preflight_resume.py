@@ -10,9 +10,9 @@ from trainer_engine.contract.checkpoint_files import STATE_FILE, CheckpointInfo,
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.identity import adapter_identity
-from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.remote_checkpoint import is_remote
+from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
 
 OPTION = "resume_from_checkpoint"
 LATEST = "latest"
@@ -64,7 +64,7 @@ def _identity(options: TrainingOptions, card: FamilyCard) -> dict[str, Any]:
 def _identity_of(checkpoint: CheckpointInfo) -> dict[str, Any]:
     """Empty where the state cannot be read: the engine says what is wrong with the files."""
     try:
-        identity = read_document((checkpoint.path / STATE_FILE).read_bytes())["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
+        identity = read_small_json(checkpoint.path / STATE_FILE, LARGEST_LIST_BYTES)["identity"]
+    except (OSError, KeyError, TypeError):
         return {}
     return identity if isinstance(identity, dict) else {}

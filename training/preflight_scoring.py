@@ -7,9 +7,9 @@ from pathlib import Path
 
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_folder
-from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.scoring import CLIP
+from trainer_engine.contract.small_files import read_small_json
 from training import weights
 
 OPTION = "pretrained_evaluation_model_name_or_path"
@@ -37,8 +37,8 @@ def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iter
 
 def _model_type(folder: Path) -> str:
     try:
-        found = read_document((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+        found = read_small_json(folder / "config.json")
+    except OSError:
         return ""
     return str(found.get("model_type", "")) if isinstance(found, dict) else ""
 

@@ -21,7 +21,7 @@ from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options.secrets import hide_options
-from training import desk, ending, engine_process, job_secrets, log
+from training import answers, desk, ending, engine_process, job_secrets, log
 from training.enqueue import enqueue_next
 from training.errors import CannotStart, NoActiveJob
 from training.models import ACTIVE, Job, Status
@@ -96,7 +96,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             environment=row.name,
             options=hide_options(resolved.values),
             datasets=resolved.datasets,
-            plan=report.understood,
+            plan={**report.understood, **answers.files_behind(resolved.given)},
             output_dir=str(resolved.values["output_dir"]),
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),
             idempotency_key=key or None,

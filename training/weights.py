@@ -15,6 +15,7 @@ from urllib.parse import quote
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file, is_folder
 from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.small_files import UnreadableFile, open_regular, read_small_text
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
@@ -41,7 +42,7 @@ class HubSettings:
         cache = Path(variables.get("HF_HUB_CACHE") or root / "hub").expanduser()
         token_file = Path(variables.get("HF_TOKEN_PATH") or root / "token").expanduser()
         try:
-            token = variables.get("HF_TOKEN") or token_file.read_text(encoding="utf-8").strip()
+            token = variables.get("HF_TOKEN") or read_small_text(token_file).strip()
         except OSError:
             token = ""
         offline = variables.get("HF_HUB_OFFLINE", "").lower() in TRUE or variables.get("TRANSFORMERS_OFFLINE", "").lower() in TRUE
@@ -55,8 +56,8 @@ def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> 
     if wanted.startswith("/") or ".." in wanted:  # git has no such names, and the file system would follow them
         return None
     try:
-        commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
+        commit = read_small_text(folder / "refs" / wanted).strip()
+    except OSError:
         commit = wanted
     snapshot = folder / "snapshots" / commit
     return snapshot if is_folder(snapshot) else None
@@ -173,10 +174,10 @@ def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Tensor -> shape, from the header of a safetensors file. Raises what ``BROKEN_HEADER`` lists."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:
-            raise ValueError("the header is too long")
+            raise UnreadableFile("its header is too long")
         header = read_document(stream.read(length))
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from environments.json_text import BadJson, parse_json
+from trainer_engine.contract.small_files import read_small
 
 
 class UnreadableConfig(Exception):
@@ -15,9 +16,9 @@ class UnreadableConfig(Exception):
 def read_config(path: Path) -> dict[str, Any]:
     """Option -> value, names as written. Raises UnreadableConfig."""
     try:
-        document = parse_json(path.read_bytes())
+        document = parse_json(read_small(path))
     except OSError as error:
-        raise UnreadableConfig(f"{path} cannot be read: {error.strerror}.") from error
+        raise UnreadableConfig(f"{path} cannot be read: {error.strerror or error}.") from error
     except BadJson as error:
         raise UnreadableConfig(f"{path} is {error}.") from error
     if not isinstance(document, dict):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from environments.config_files import (
-    LARGEST_BYTES,
     dashed,
     names_on_disk,
     read_config,
@@ -22,6 +21,7 @@ from environments.config_files import (
     write_text,
 )
 from environments.paths import Home
+from trainer_engine.contract.small_files import LARGEST_BYTES
 
 
 @pytest.fixture

@@ -86,6 +86,43 @@ def test_a_file_that_is_none_is_refused_with_the_reason(tmp_path: Path, content:
         AccelerateFile.read(tmp_path / "none.yaml")
 
 
+KEY = "npm_averysecretkey"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"num_processes: {KEY}",
+        f"num_processes: [{KEY}]",
+        f"main_process_ip: '{KEY} and more'",
+        f"main_process_ip: {{{KEY}: 1}}",
+        f"git clone https://user:{KEY}@host\n- a: b: {KEY}",
+        f"//registry.npmjs.org/:_authToken={KEY}",
+        f"%{KEY}",
+        f"!!python/object/apply:os.system [{KEY}]",
+        f"when: 2001-99-99\n{KEY}: 1",
+        "num_processes: &a 2",
+        "a: &a [x]\nnum_processes: *a",
+        "[" * 60_000,
+        "num_processes: " + "9" * 5_000,
+        "num_processes: 70000",
+        "x" * 70_000,
+    ],
+)
+def test_an_accelerate_file_is_refused_without_a_word_of_it(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "accelerate.yaml"
+    path.write_text(content)
+    with pytest.raises(UnreadableAccelerateConfig, match="accelerate.yaml") as caught:
+        AccelerateFile.read(path)
+    assert KEY not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_pipe_in_place_of_an_accelerate_file_blocks_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "accelerate.yaml")
+    with pytest.raises(UnreadableAccelerateConfig, match="not a file"):
+        AccelerateFile.read(tmp_path / "accelerate.yaml")
+
+
 def test_gpus_are_counted_without_torch(tmp_path: Path) -> None:
     for listed, count in {"": 0, "-1": 0, "0": 1, "0, 2": 2, "1,-1,2": 1, "GPU-1,GPU-2": 2}.items():
         assert visible_gpus({"CUDA_VISIBLE_DEVICES": listed}) == count

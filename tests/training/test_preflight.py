@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,3 +167,20 @@ def test_sizes_are_told_for_people() -> None:
         "3 MiB",
         "5.5 GiB",
     ]
+
+
+def test_a_pipe_in_place_of_weights_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    os.mkfifo(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert weights.count_parameters(tmp_path) is None
+
+
+@pytest.mark.parametrize("option", ["--accelerate_config", "--data_backend_config", "--user_prompt_library", "--publishing_config"])
+def test_huge_files_and_pipes_are_refused_by_their_option(training: Training, option: str) -> None:
+    with (training.home / "config" / "huge.json").open("wb") as stream:
+        stream.truncate(1 << 40)
+    os.mkfifo(training.home / "config" / "pipe.json")
+    for name in ("huge.json", "pipe.json"):
+        answer = training.post("/validate", {**training.form, option: f"config/{name}"})
+        assert answer.status_code == 422
+        assert [option.lstrip("-")] == [problem["option"] for problem in answer.json()["problems"]]

@@ -15,9 +15,9 @@ from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.modelspec import modelspec
 from trainer_engine.adapters.standard import StandardAdapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import OPTION, unfit
+from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.randomness import derived_seed
 from trainer_engine.quantization import is_quantised
@@ -75,9 +75,9 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
     """The adapter file that the options name. ``modules``: full names of the network's modules. Raises InvalidOptions."""
     path = Path(family.options.adapter.lycoris_config)
     try:
-        document = read_document(path.read_bytes())
-    except (OSError, ValueError) as error:
-        message = f"The adapter file {path} cannot be read: {error}"
+        document = read_small_json(path)
+    except OSError as error:
+        message = f"The adapter file {path} cannot be read: {error}."
         raise InvalidOptions([Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")]) from error
     config, problems = parse_lycoris(document, family.card, modules)
     if config is not None:

@@ -13,6 +13,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.card_head import card_head, card_notices, named_base
 from trainer_engine.contract.lycoris_algorithms import algorithms_in
 from trainer_engine.contract.prompt_library import file_name
+from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.families.base import Family
 from trainer_engine.families.pipeline_folder import training_facts
@@ -116,7 +117,7 @@ def _algorithms(family: Family) -> set[str]:
     adapter = family.options.adapter
     if adapter.lora_type != "lycoris":
         return set()
-    return algorithms_in(json.loads(Path(adapter.lycoris_config).read_text(encoding="utf-8")))
+    return algorithms_in(read_small_json(adapter.lycoris_config))
 
 
 def _how(family: Family) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainer_engine.contract.digests import sha256_of
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
 
 MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"
@@ -70,7 +70,7 @@ def step_of(name: str) -> int:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises OSError where there is none and ValueError where it is not one of ours."""
-    return check_manifest(read_document((folder / MANIFEST).read_bytes()))
+    return check_manifest(read_small_json(folder / MANIFEST, LARGEST_LIST_BYTES))
 
 
 def check_manifest(document: object) -> dict[str, Any]:

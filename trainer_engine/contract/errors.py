@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import ClassVar
 
+from trainer_engine.contract.redaction import repeated, without_passwords
+
 LONGEST_SHOWN = 200
+LONGEST_TEXTS = {"option": 200, "message": 1000, "got": 240, "expected": 1500, "hint": 600}
+"""Characters of each text of a problem."""
+MOST_IN_A_MESSAGE = 20
+"""Problems that the message of an error lists; the error holds all of them as data."""
 
 
 class Level(str, Enum):
@@ -37,8 +43,7 @@ class ExitCode(IntEnum):
 
 def shown(value: object) -> str:
     """The value as a person typed it, cut to a length that a message can bear."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text)} characters)"
+    return repeated(value if isinstance(value, str) else repr(value), LONGEST_SHOWN)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Problem:
     hint: str = ""
     """What to do next."""
     level: Level = Level.ERROR
+
+    def __post_init__(self) -> None:
+        """Whatever a problem repeats of what was sent is short and holds no password of an address."""
+        for name, longest in LONGEST_TEXTS.items():
+            object.__setattr__(self, name, repeated(getattr(self, name), longest))
 
     @classmethod
     def error(cls, option: str, code: str, message: str, *, got: object = None, expected: str = "", hint: str = "") -> Problem:
@@ -98,9 +108,9 @@ class EngineError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(without_passwords(message))
+        self.message = without_passwords(message)
+        self.hint = without_passwords(hint)
 
 
 class _Problems(EngineError):
@@ -108,7 +118,9 @@ class _Problems(EngineError):
 
     def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(str(problem) for problem in self.problems), hint=hint)
+        listed = "; ".join(str(problem) for problem in self.problems[:MOST_IN_A_MESSAGE])
+        rest = len(self.problems) - MOST_IN_A_MESSAGE
+        super().__init__(f"{listed}; and {rest} more" if rest > 0 else listed, hint=hint)
 
 
 class InvalidOptions(_Problems):

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.small_files import read_small_json
 
 
 def adapter_identity(options: TrainingOptions) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def adapter_identity(options: TrainingOptions) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     """Of what the file says, whatever its spelling; empty where it cannot be read, which is told elsewhere."""
     try:
-        document = read_document(path.read_bytes())
-    except (OSError, ValueError):
+        document = read_small_json(path)
+    except OSError:
         return ""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

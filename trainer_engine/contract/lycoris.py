@@ -65,6 +65,7 @@ ARGUMENTS: Mapping[str, Check] = MappingProxyType(
 )
 SCHEDULED: Mapping[str, Check] = MappingProxyType({"tlora_min_rank": COUNT, "tlora_alpha": POSITIVE})
 """Of tlora alone: how the number of ranks in use grows as the noise falls."""
+NOT_AN_ADAPTER = "not_an_adapter"
 OWN_KEYS = ("algo", "multiplier", "linear_dim", "linear_alpha", "apply_preset")
 LISTS = ("target_module", "target_name", "exclude_name", "unet_target_module", "unet_target_name")
 WITHOUT_EFFECT = ("text_encoder_target_module", "text_encoder_target_name")
@@ -110,11 +111,23 @@ def parse_lycoris(
         return None, [
             Problem.error(OPTION, "not_an_object", "The adapter file holds no object.", got=type(document).__name__, expected=expected)
         ]
+    if document and _known_keys().isdisjoint(document):
+        message = "The file holds none of the keys of an adapter file."
+        return None, [Problem.error(OPTION, NOT_AN_ADAPTER, message, expected='{"algo": "lokr", ...}')]
     problems = [*_algorithm(document), *_numbers(document), *_arguments(document), *_preset(document, card), *contradictions(document)]
     problems += pattern_problems(document, modules)
     if errors_in(problems):
         return None, problems
     return _build(document, card), problems
+
+
+def _known_keys() -> set[str]:
+    return {*OWN_KEYS, *ARGUMENTS, *SCHEDULED}
+
+
+def is_like_an_adapter(document: object) -> bool:
+    """Whether a document may be shown as an adapter file, however wrong: it names an algorithm, and holds another key of one."""
+    return isinstance(document, Mapping) and isinstance(document.get("algo"), str) and len(_known_keys() & document.keys()) > 1
 
 
 def _problem(key: str, code: str, message: str, *, got: object, expected: str, hint: str = "") -> Problem:

@@ -27,6 +27,11 @@ STRONGEST = 10.0
 MOST_PROMPTS = 1000
 LONGEST_SHORTNAME_BYTES = 100
 UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\<>:\"|?*]")
+PEM = "-----BEGIN "
+CREDENTIAL = re.compile(
+    r"(?:^|[^a-z0-9])(?:api)?(?:key|token|secret|password|passwd|pwd|credentials?|auth|cookie)(?:[^a-z0-9]?(?:id|key))?$"
+)
+"""The end of a name in small letters that a file of tokens uses."""
 EXPECTED = "a JSON object: shortname -> prompt, or -> {prompt, adapter_strength}"
 
 
@@ -59,11 +64,23 @@ def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]
     if len(found) > MOST_PROMPTS:
         message = f"The prompt library holds {len(found)} prompts, and each is drawn at every validation."
         return [], [Problem.error(OPTION, "too_many", message, got=len(found), expected=f"at most {MOST_PROMPTS}")]
+    keys = [shortname for shortname, value in found if _is_credential(shortname, value)]
+    if keys:
+        message = f"This is no prompt library: {', '.join(keys[:3])} looks like a password or a key."
+        return [], [Problem.error(OPTION, "not_prompts", message, expected=EXPECTED)]
     problems = [problem for shortname, value in found for problem in _problems(shortname, value)]
     problems += same_file_names([shortname for shortname, _ in found])
     if errors_in(problems):
         return [], problems
     return [_entry(shortname, value) for shortname, value in found], problems
+
+
+def _is_credential(shortname: str, value: object) -> bool:
+    """Whether an entry is that of a file of tokens: those are flat objects of text, as libraries are, and prompts are shown to people."""
+    if not isinstance(value, str):
+        return False
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", shortname[:LONGEST_SHORTNAME_BYTES]).lower()
+    return PEM in value or (CREDENTIAL.search(words) is not None and re.fullmatch(r"\S{8,}", value) is not None)
 
 
 def library_of(text: str | None) -> list[LibraryPrompt]:

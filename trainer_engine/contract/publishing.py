@@ -186,7 +186,9 @@ def _problems_of(fields: Mapping[str, Any], where: str) -> Iterator[Problem]:
         near = difflib.get_close_matches(got.lower(), list(PROVIDERS), n=1)
         hint = f"did you mean {near[0]}?" if near else ""
         code = "unknown_provider" if got else "missing"
-        yield Problem.error(f"{where}.provider", code, "provider says which store it is.", got=got or None, expected=words, hint=hint)
+        # What is like no store is not repeated: "type" has another meaning in other files of the user's.
+        shown = got if near else None
+        yield Problem.error(f"{where}.provider", code, "provider says which store it is.", got=shown, expected=words, hint=hint)
         return
     allowed = ("provider", "name", "base_path", *FIELDS[provider])
     for name in fields:

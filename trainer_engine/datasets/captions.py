@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 
 from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.contract.small_files import FileTooLarge, read_small
 from trainer_engine.datasets.sources.local import reason_of
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20
@@ -42,14 +43,13 @@ def from_text_file(image_path: str, *, split: bool) -> tuple[str, ...]:
     """The lines of the ``.txt`` file beside an image that are not blank, or all of it as one. Raises NoCaption."""
     path = f"{os.path.splitext(image_path)[0]}.txt"
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(LONGEST_CAPTION_FILE_BYTES + 1)
+        content = read_small(path, LONGEST_CAPTION_FILE_BYTES)
     except FileNotFoundError:
         raise NoCaption("it has no .txt file beside it") from None
+    except FileTooLarge:
+        raise NoCaption("its .txt file is larger than a megabyte") from None
     except OSError as error:
         raise NoCaption(f"its .txt file cannot be read: {reason_of(error)}") from error
-    if len(content) > LONGEST_CAPTION_FILE_BYTES:
-        raise NoCaption("its .txt file is larger than a megabyte")
     lines = [line.strip() for line in _decode(content).splitlines()]
     captions = tuple(line for line in lines if line) if split else ("\n".join(lines).strip(),)
     if not any(captions):

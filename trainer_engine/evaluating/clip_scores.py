@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import free_device_memory
 from trainer_engine.families.loading import load_text_encoder, load_tokenizer
 from trainer_engine.hub import Part, Source, find_model, loading
@@ -92,7 +92,7 @@ class ClipScorer:
 def _refuse_other_models(part: Part) -> None:
     """The library would fill a foreign model's weights into this one's names, as far as they go."""
     with loading(part):
-        found = json.loads((part.folder / "config.json").read_text(encoding="utf-8"))
+        found = read_small_json(part.folder / "config.json")
         kind = found.get("model_type") if isinstance(found, dict) else None
     if kind != MODEL_TYPE:
         raise ModelUnavailable(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options.model import ModelOptions
+from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.hub import Part, Source, loading, refuse_gaps
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -73,7 +73,7 @@ def stored_dtype(part: Part) -> torch.dtype:
 def read_scheduler_config(part: Part) -> dict[str, Any]:
     """Raises ModelUnavailable."""
     with loading(part):
-        config = json.loads((part.folder / "scheduler_config.json").read_text(encoding="utf-8"))
+        config = read_small_json(part.folder / "scheduler_config.json")
         if not isinstance(config, dict):
             raise TypeError("scheduler_config.json holds no object")
     return config

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import holds_json
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.publishing import OPTION, PublishTarget, parse_publishing_text
 from trainer_engine.contract.publishing_names import hub_target
+from trainer_engine.contract.small_files import read_small_text
 
 
 def read_targets(options: TrainingOptions) -> tuple[list[PublishTarget], list[Problem]]:
@@ -17,8 +16,8 @@ def read_targets(options: TrainingOptions) -> tuple[list[PublishTarget], list[Pr
     text = options.publishing.publishing_config
     if text and not holds_json(text):
         try:
-            text = Path(text).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeError) as error:
+            text = read_small_text(text)
+        except OSError as error:
             problem = Problem.error(OPTION, "unreadable_file", f"{text} cannot be read: {error}.", hint="the upload stores are left out")
             return [hub] if hub else [], [problem]
     stores, problems = parse_publishing_text(text)

@@ -148,3 +148,18 @@ def test_a_library_is_chosen_by_a_word_or_a_name(value: Any, expected: str) -> N
     assert [(problem.code, problem.hint) for problem in problems if problem.option == "validation_prompt_library"] == [
         ("not_a_choice", "did you mean people?")
     ]
+
+
+@pytest.mark.parametrize("library", [{"golden key": "a golden key on a table"}, {"monkey": "monkeybusiness"}, {"key": "cat"}])
+def test_prompts_that_are_called_like_keys_are_prompts(library: Any) -> None:
+    assert problems_of(library) == []
+
+
+@pytest.mark.parametrize(
+    "library",
+    [{"username": "me", "key": "0123456789"}, {"accessToken": "averysecretword"}, {"note": "-----BEGIN PRIVATE KEY-----\nabc"}],
+)
+def test_a_file_of_tokens_is_no_prompt_library(library: Any) -> None:
+    (found,) = parse_prompt_library(json.dumps(library))[1]
+    assert found.code == "not_prompts"
+    assert not any(text in str(found.as_dict()) for text in library.values() if len(text) > 4)

@@ -83,3 +83,9 @@ def test_the_instance_prompt_stands_for_all_or_before_each(tmp_path: Path) -> No
     assert captions(tmp_path, caption_strategy="instanceprompt", instance_prompt=prompts) == prompts
     assert captions(tmp_path, only_instance_prompt=True, instance_prompt=prompts) == prompts
     assert captions(tmp_path, prepend_instance_prompt=True, instance_prompt=prompts) == ("sks cat a cat", "my cat a cat")
+
+
+def test_a_pipe_in_place_of_a_caption_blocks_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a_cat.txt")
+    with pytest.raises(NoCaption, match="cannot be read: it is not a file"):
+        captions(tmp_path, caption_strategy="textfile")

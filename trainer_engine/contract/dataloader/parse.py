@@ -12,6 +12,7 @@ import trainer_engine.contract.dataloader.reading as reading
 import trainer_engine.contract.dataloader.rules as rules
 from trainer_engine.contract.dataloader.fields import OF_IMAGES, ImageSet, ReferenceSet, TextSet
 from trainer_engine.contract.dataloader.reading import Draft, Locate
+from trainer_engine.contract.dataloader.recognise import is_like_a_dataset
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.options import REGISTRY, TrainingOptions
 
@@ -101,6 +102,9 @@ def parse_dataloader(
     """
     if not isinstance(document, list) or not document:
         return Dataloader((), ()), [_wrong_document(document)]
+    objects = [entry for entry in document if isinstance(entry, Mapping) and entry]
+    if objects and not any(is_like_a_dataset(entry) for entry in objects):
+        return Dataloader((), ()), [_other_document()]
     around = Surroundings.of(options)
     drafts, problems = _drafts(document, around, locate)
     disabled = [draft for draft in drafts if reading.is_disabled(draft)]
@@ -139,6 +143,13 @@ def _wrong_document(document: object) -> Problem:
     return Problem.error(OPTION, "not_a_list", message, got=type(document).__name__, expected=expected, hint=hint)
 
 
+def _other_document() -> Problem:
+    """Nothing of the document is repeated: it is another file of the user's."""
+    message = "The dataloader file describes no datasets: no entry has a field that only datasets have."
+    expected = 'a list of datasets: [{"id": ..., "instance_data_dir": ..., "caption_strategy": ...}]'
+    return Problem.error(OPTION, "not_datasets", message, expected=expected, hint="docs/datasets.md lists every field")
+
+
 def _no_images(disabled: int) -> Problem:
     message = "The dataloader file has no dataset of images that is trained on."
     hint = f"{disabled} of its entries are disabled" if disabled else "add one with dataset_type image"
@@ -151,7 +162,7 @@ def _drafts(document: list[Any], around: Surroundings, locate: Locate | None) ->
         if not isinstance(raw, Mapping):
             message = f"Entry {position} of the dataloader file is not an object."
             expected = 'an object: {"id": ..., "instance_data_dir": ...}'
-            problems.append(Problem.error(f"{OPTION}[{position}]", "not_an_object", message, got=raw, expected=expected))
+            problems.append(Problem.error(f"{OPTION}[{position}]", "not_an_object", message, got=type(raw).__name__, expected=expected))
             continue
         draft = Draft(position, raw, {"model_family": around.family, "output_dir": around.output_dir}, locate)
         reading.read_id(draft)

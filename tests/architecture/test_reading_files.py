@@ -1,0 +1,52 @@
+"""A file that a user names is read by ``contract/small_files.py``, with a limit; these modules read files of the product's own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from tests.architecture.test_shape import ROOT, modules, nodes
+
+OWN_FILES = {
+    "environments/examples/__init__.py": "shipped examples",
+    "environments/examples/external-validation/hosted_service.py": "a program of its own",
+    "environments/secret_store.py": "state/secrets",
+    "environments/webhook_targets.py": "a shipped sample",
+    "simpletuner_site/demo/server_process.py": "the demo's log",
+    "simpletuner_site/secret_key.py": "state/secret_key",
+    "simpletuner_site/train/report.py": "the log of a run",
+    "simpletuner_site/worker_state.py": "state",
+    "trainer_engine/adapters/beside.py": "checkpoints, of which every byte was verified",
+    "trainer_engine/caches/hashes.py": "the engine's cache",
+    "trainer_engine/caches/store.py": "the engine's cache",
+    "trainer_engine/contract/dataloader/fields.py": "a shipped list",
+    "trainer_engine/contract/options/registry.py": "a shipped list",
+    "trainer_engine/contract/prompt_library.py": "shipped libraries",
+    "trainer_engine/contract/run.py": "the run folder",
+    "trainer_engine/control_groups.py": "/proc and /sys",
+    "trainer_engine/datasets/index.py": "the engine's cache",
+    "trainer_engine/loop/callbacks/progress.py": "/proc",
+    "trainer_engine/loop/restoring.py": "checkpoints, of which every byte was verified",
+    "trainer_engine/loop/spread_drawing.py": "images that the run made",
+    "trainer_engine/publishing/base.py": "a checkpoint that the run wrote",
+    "trainer_engine/publishing/fetching.py": "the folder that is fetched into",
+    "trainer_engine/publishing/hub.py": "what was just fetched, up to its limit",
+    "trainer_engine/publishing/ledger.py": "the run's list of uploads",
+    "trainer_engine/publishing/results.py": "a card that the run wrote",
+    "trainer_engine/tiny_models/hub_cache.py": "models of the tests",
+    "training/engine_process.py": "/proc",
+    "training/media.py": "images that a run made",
+    "training/preflight.py": "/proc/cpuinfo",
+    "training/webhooks/messages.py": "images that a run made",
+}
+
+
+def test_no_module_reads_a_whole_file_of_a_user() -> None:
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in modules()
+        for node in nodes(path)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes")
+    }
+    assert readers - set(OWN_FILES) == set(), "read it with trainer_engine.contract.small_files"
+    assert {name for name in OWN_FILES if not Path(ROOT, name).exists()} == set()

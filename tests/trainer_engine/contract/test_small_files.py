@@ -1,0 +1,66 @@
+"""Files that users name are read with a limit, never block, and are never quoted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainer_engine.contract.small_files import FileTooLarge, UnreadableFile, read_small, read_small_json, read_small_text
+
+SECRET = "hf_averysecrettoken"
+
+
+def test_a_small_file_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": [1, 2]}')
+    assert read_small(path, 1024) == path.read_bytes()
+    assert read_small_json(path) == {"a": [1, 2]}
+
+
+def test_a_sparse_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(FileTooLarge, match="larger than 4 MiB"):
+        read_small(path)
+    with pytest.raises(FileTooLarge, match="larger than 64 KiB"):
+        read_small_text(path, 64 << 10)
+
+
+def test_a_file_without_a_size_is_read_to_the_limit_alone() -> None:
+    """The system makes the content of these files up: their size is 0."""
+    path = Path("/proc/self/smaps")
+    if not path.exists():
+        pytest.skip("this system has no /proc")
+    with pytest.raises(FileTooLarge):
+        read_small(path, 16)
+
+
+def test_pipes_devices_and_folders_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "link", tmp_path, Path("/dev/stdin"), Path("/dev/null")):
+        with pytest.raises(OSError, match="not a file"):
+            read_small(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SECRET.encode(),
+        b'{"auths": "' + SECRET.encode() + b'"',
+        SECRET.encode() + b"\xff",
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b'{"a": 1} ' + SECRET.encode(),
+        b'["\\x' + SECRET.encode() + b'"]',
+    ],
+)
+def test_an_error_repeats_nothing_of_the_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile) as caught:
+        read_small_json(path)
+    assert SECRET not in str(caught.value) and "averysecret" not in repr(caught.value)

@@ -17,6 +17,7 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.contract.remote_checkpoint import is_remote
+from trainer_engine.contract.resuming import SavedRun
 from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
@@ -36,7 +37,6 @@ from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optimizers import build_optimizer, note_on_precision, start_training
-from trainer_engine.resuming import SavedRun
 
 
 def assemble(around: Surroundings) -> Trainer:

@@ -12,11 +12,11 @@ from trainer_engine.contract.checkpoint_files import MANIFEST, newest_verified
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.resuming import LATEST, SavedRun, choose, differences, refuse_other_run
 from trainer_engine.families.base import Family
 from trainer_engine.journal import Voice
 from trainer_engine.loop.parts import Parts, identity, layout_of
 from trainer_engine.packing import unpack_optimizer
-from trainer_engine.resuming import LATEST, SavedRun, choose, differences, refuse_other_run
 from trainer_engine.retention import remove
 
 

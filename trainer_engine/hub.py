@@ -26,8 +26,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.datasets.hashes import FileHashes
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 PART_FILES = ("*.safetensors", *DESCRIPTIONS)

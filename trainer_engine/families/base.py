@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.identity import adapter_targets
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import Devices
 from trainer_engine.families.loading import PartFinder
 from trainer_engine.pictures import Picture

@@ -28,7 +28,10 @@ from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_opt
 from trainer_engine.contract.prompt_library import EXPECTED as LIBRARY_EXPECTED
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.contract.publishing import OPTION as PUBLISHING
+from trainer_engine.contract.resuming import is_path
 from trainer_engine.contract.visiting_adapter import CONFIG as VISITING
+
+RESUME = "resume_from_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
         absolute[VISITING] = visiting.text
         taken |= visiting.taken
         problems += visiting.problems
+    checkpoint = _resolve_checkpoint(given.get(RESUME), home)
+    if isinstance(checkpoint, Problem):
+        problems.append(checkpoint)
+    elif checkpoint is not None:
+        taken[RESUME], absolute[RESUME] = checkpoint, str(checkpoint.path)
     file = publishing_file(given.get(PUBLISHING), home)
     if isinstance(file, ResolvedPath):
         taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
@@ -140,6 +148,13 @@ def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | 
         return resolve(text, name, home=home, must_exist=True, kind=Kind.FOLDER)
     found = resolve(text, name, home=home, kind=Kind.FOLDER)
     return found if isinstance(found, Problem) or found.exists else None
+
+
+def _resolve_checkpoint(text: Any, home: Home) -> ResolvedPath | Problem | None:
+    """A checkpoint that is given by its path; None for names and addresses."""
+    if not isinstance(text, str) or not is_path(text):
+        return None
+    return resolve(text, RESUME, home=home, must_exist=True, kind=Kind.FOLDER)
 
 
 def _read_datasets(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,8 +26,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.datasets.hashes import FileHashes
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 PART_FILES = ("*.safetensors", *DESCRIPTIONS)
@@ -35,6 +35,11 @@ BARE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_
 MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """Of a repository that is one model of transformers, the better ones first."""
 OTHER_VARIANTS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*.non_ema.*", "*.ema.*")
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it has downloaded."""
+    return Path(constants.HF_HUB_CACHE)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from training.preflight_adapter import adapter_problems
 from training.preflight_evaluation import understood_evaluation
 from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
-from training.preflight_resume import resume_problems
+from training.preflight_resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight_saving import saving_problems, with_copy
 from training.preflight_scoring import scoring_problems
 from training.preflight_visiting import visiting_problems
@@ -46,13 +46,14 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
         return PreflightReport(resolved, problems)
     problems += _folder_problems(options, resolved.dataloader)
     problems += _data_is_safe(options, resolved.dataloader)
-    problems += resume_problems(options, card)
-    problems += publishing_problems(options, home, weights.HubSettings.of(variables))
+    hub = weights.HubSettings.of(variables)
+    saved = find_saved_run(options, problems)
+    problems += other_run_problems(saved, options, card, hub.cache) if saved else []
+    problems += publishing_problems(options, home, hub)
     problems += _precision_problems(options, variables)
     problems += _quantisation_problems(options, variables)
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
-    hub = weights.HubSettings.of(variables)
     sources = _model_sources(options, card)
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
     problems += _preview_problems(options, card, hub)
@@ -68,6 +69,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
     understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
+    problems += progress_problems(saved, options, understood["steps"]) if saved else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 

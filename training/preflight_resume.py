@@ -1,70 +1,71 @@
-"""Whether the checkpoint that a run would go on from is there, and is one of such a run."""
+"""Which checkpoint a run would go on from, and whether it may: what the engine says when it opens it, by the same code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from trainer_engine.contract.checkpoint_files import STATE_FILE, CheckpointInfo, list_checkpoints
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.base_weights import base_weights, moved_sources, prediction_type
+from trainer_engine.contract.checkpoint_files import folders, step_of, verify_quickly
+from trainer_engine.contract.errors import CheckpointUnusable, Problem
 from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.identity import adapter_identity
+from trainer_engine.contract.identity import run_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.remote_checkpoint import is_remote
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
+from trainer_engine.contract.resuming import NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
 
 OPTION = "resume_from_checkpoint"
-LATEST = "latest"
 
 
-def resume_problems(options: TrainingOptions, card: FamilyCard) -> Iterator[Problem]:
-    """What the engine would refuse when it opens the checkpoint."""
-    wanted = options.checkpointing.resume_from_checkpoint
-    if not wanted or is_remote(wanted):
-        return
-    output_dir = Path(options.run.output_dir)
-    chosen = _choose(list_checkpoints(output_dir), wanted)
-    if chosen is None:
-        if wanted != LATEST:
-            message = f"There is no whole checkpoint {Path(wanted).name} in {output_dir}."
-            expected = "latest, or the name of a checkpoint there"
-            yield Problem.error(OPTION, "no_such_checkpoint", message, got=wanted, expected=expected)
-        return
-    theirs = _identity_of(chosen)
-    differing = [
-        f"{name} was {theirs.get(name)} and is {value}" for name, value in _identity(options, card).items() if theirs.get(name) != value
-    ]
-    if theirs and differing:
-        message = f"{chosen.name} in {output_dir} belongs to another run: {'; '.join(differing)}."
-        hint = "choose another output_dir, or send an empty resume_from_checkpoint for a fresh start"
-        yield Problem.error(OPTION, "other_run", message, got=wanted, expected="a checkpoint of such a run", hint=hint)
+def find_saved_run(options: TrainingOptions, problems: list[Problem]) -> SavedRun | None:
+    """The checkpoint that the run would go on from; None for a fresh start, an address, and where ``problems`` got the reason."""
+    wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
+    if is_remote(wanted):
+        return None
 
+    def passed_over(name: str, wrong: list[str]) -> None:
+        message = f"{name} in {output_dir} does not verify and is not used: {' '.join(wrong[:3])}"
+        problems.append(Problem.warning(OPTION, "checkpoint_broken", message, got=wanted))
 
-def _choose(there: list[CheckpointInfo], wanted: str) -> CheckpointInfo | None:
-    if wanted != LATEST:
-        return next((one for one in there if one.name == Path(wanted).name), None)
-    return max((one for one in there if one.verified), key=lambda one: one.step, default=None)
-
-
-def _identity(options: TrainingOptions, card: FamilyCard) -> dict[str, Any]:
-    """What must be the same, as far as it is known without the model."""
-    short = options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16"
-    known = {
-        "model_family": card.name,
-        "model_type": options.model.model_type,
-        "optimizer": options.optimizer.optimizer,
-        "weights": "bfloat16" if short else "float32",
-        "use_ema": options.run.use_ema,
-        **adapter_identity(options),
-    }
-    return {**known, "prediction_type": options.model.prediction_type} if options.model.prediction_type else known
-
-
-def _identity_of(checkpoint: CheckpointInfo) -> dict[str, Any]:
-    """Empty where the state cannot be read: the engine says what is wrong with the files."""
     try:
-        identity = read_small_json(checkpoint.path / STATE_FILE, LARGEST_LIST_BYTES)["identity"]
-    except (OSError, KeyError, TypeError):
-        return {}
-    return identity if isinstance(identity, dict) else {}
+        return choose(output_dir, wanted, on_bad=passed_over, check=verify_quickly)
+    except CheckpointUnusable as error:
+        problems[:] = [problem for problem in problems if problem.code != "checkpoint_broken"]
+        code = "no_such_checkpoint" if isinstance(error, NoSuchCheckpoint) else error.code
+        expected = "latest, the name of a checkpoint in output_dir, or the path of one"
+        problems.append(Problem.error(OPTION, code, error.message, got=wanted, expected=expected, hint=error.hint))
+        return None
+
+
+def other_run_problems(saved: SavedRun, options: TrainingOptions, card: FamilyCard, cache: Path) -> Iterator[Problem]:
+    """Of another model, optimizer, adapter or of other base weights. ``cache``: the folder of the Hugging Face cache."""
+    wanted = options.checkpointing.resume_from_checkpoint
+    base = base_weights(options.model, card, cache)
+    try:
+        refuse_other_run(saved, run_identity(options, card, prediction_type(options.model, card, cache)), base)
+    except CheckpointUnusable as error:
+        yield Problem.error(OPTION, "other_run", error.message, got=wanted, expected="a checkpoint of such a run", hint=error.hint)
+        return
+    if saved.base is None:
+        yield Problem.note(OPTION, "base_not_compared", without_base(saved), got=wanted)
+        return
+    for moved in moved_sources(saved.base, base):
+        yield Problem.note(OPTION, "base_moved", f"{moved}, with which {saved.folder.name} was trained.", got=wanted)
+
+
+def progress_problems(saved: SavedRun, options: TrainingOptions, steps: int) -> Iterator[Problem]:
+    """Where the run would go on, and whether anything is left of it. ``steps``: of the whole run."""
+    wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
+    left = max(0, steps - saved.step)
+    message = f"The run goes on from {saved.folder}: {left} of {steps} steps are left."
+    if left:
+        yield Problem.note(OPTION, "goes_on", message, got=wanted)
+    else:
+        hint = "raise max_train_steps or num_train_epochs, or set resume_from_checkpoint empty to train anew"
+        yield Problem.warning(OPTION, "already_finished", message, got=wanted, hint=hint)
+    is_own = saved.is_of(output_dir)
+    later = [folder.name for folder in folders(output_dir) if not is_own or step_of(folder.name) > saved.step]
+    if later and left:
+        named = ", ".join(later[:5]) + (", …" if len(later) > 5 else "")
+        message = f"Checkpoints of output_dir that the run does not go on from will be set aside: {named}."
+        yield Problem.note(OPTION, "will_be_set_aside", message, got=wanted)

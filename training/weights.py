@@ -12,6 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
+from trainer_engine.contract import base_weights
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file, is_folder
 from trainer_engine.contract.json_reading import read_document
@@ -51,21 +52,12 @@ class HubSettings:
 
 def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> Path | None:
     """The folder of a repository's files in the local cache; None where it is not there."""
-    folder = hub.cache / f"models--{repository.replace('/', '--')}"
-    wanted = revision or "main"
-    if wanted.startswith("/") or ".." in wanted:  # git has no such names, and the file system would follow them
-        return None
-    try:
-        commit = read_small_text(folder / "refs" / wanted).strip()
-    except OSError:
-        commit = wanted
-    snapshot = folder / "snapshots" / commit
-    return snapshot if is_folder(snapshot) else None
+    return base_weights.cached_snapshot(hub.cache, repository, revision)
 
 
 def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | None:
     """The local folder of a model, given as a folder or a repository id; None where it would have to be downloaded."""
-    return Path(source) if Path(source).is_absolute() else cached_snapshot(hub, source, revision)
+    return base_weights.local_folder(hub.cache, source, revision)
 
 
 def check_access(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:

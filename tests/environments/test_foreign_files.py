@@ -65,7 +65,7 @@ def test_put_of_the_adapter_overwrites_no_other_file_of_an_environment(api: Api,
     path = api.home / "config" / given
     before = path.read_bytes()
     status, problems = put_adapter(api, given)
-    assert status == 422 and problems[0][1] in ("foreign_file", "config_file")
+    assert status == 422 and problems[0][1] in ("foreign_file", "config_file", "not_an_adapter")
     assert path.read_bytes() == before or given == "demo/config.json"
     assert "algo" not in json.loads((api.home / "config/demo/config.json").read_text())
 
@@ -138,7 +138,7 @@ def test_the_datasets_file_of_another_environment_is_not_made_anew(api: Api) -> 
     before = (api.home / "config/other/multidatabackend.json").read_bytes()
     for path in ("other/multidatabackend.json", "other/config.json", "demo/config.json"):
         status, problems = api.refused("POST", "/demo/dataloader", {"path": path})
-        assert status == 422 and problems[0][1] in ("foreign_file", "config_file")
+        assert status == 422 and problems[0][1] in ("foreign_file", "config_file", "not_an_adapter")
     assert (api.home / "config/other/multidatabackend.json").read_bytes() == before
 
 

@@ -20,7 +20,7 @@ import torch
 from trainer_engine.checkpoints import Content, FixedFile, save_checkpoint
 from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, newest_verified, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
-from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
+from trainer_engine.contract.resuming import SavedRun, choose, differences, refuse_other_run
 from trainer_engine.retention import prune, remove, set_aside_later
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,12 +194,46 @@ def test_latest_without_any_and_the_empty_word_are_fresh_starts(tmp_path: Path) 
     assert chosen(tmp_path, "") is None
 
 
-@pytest.mark.parametrize("wanted", ["checkpoint-1", "/somewhere/else/checkpoint-1"])
-def test_a_name_takes_that_one(tmp_path: Path, wanted: str) -> None:
+@pytest.mark.parametrize("wanted", ["checkpoint-1", "s3://bucket/of/another/checkpoint-1", "hf://owner/name/checkpoint-1/"])
+def test_a_name_or_an_address_means_the_checkpoint_of_the_output_folder(tmp_path: Path, wanted: str) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, content(step))
     saved = chosen(tmp_path, wanted)
-    assert saved is not None and saved.step == 1
+    assert saved is not None and saved.step == 1 and saved.folder == tmp_path / "checkpoint-1"
+
+
+def test_a_path_means_that_folder_and_never_one_of_the_same_name(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        save_checkpoint(folder, content(1))
+    (tmp_path / "link").symlink_to(ours)
+    for wanted in (theirs / "checkpoint-1", tmp_path / "ours/../theirs/checkpoint-1", theirs / "checkpoint-1/"):
+        saved = chosen(ours, str(wanted))
+        assert saved is not None and saved.folder == theirs / "checkpoint-1" and not saved.is_of(ours)
+    for wanted in (ours / "checkpoint-1", tmp_path / "link/checkpoint-1"):
+        saved = chosen(ours, str(wanted))
+        assert saved is not None and saved.folder == ours / "checkpoint-1" and saved.is_of(ours)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "hint"),
+    [
+        ("gone/checkpoint-1", "There is no folder", "give the folder of a checkpoint"),
+        ("theirs", "is no checkpoint", "give one of those in it: checkpoint-1"),
+        ("empty/checkpoint-1", "is no checkpoint", "give the folder of a checkpoint"),
+        ("broken/checkpoint-1", "optimizer.safetensors has 0 bytes", "choose another"),
+    ],
+)
+def test_a_path_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path: Path, wanted: str, said: str, hint: str) -> None:
+    for name in ("ours", "theirs", "broken"):
+        save_checkpoint(tmp_path / name, content(1))
+    (tmp_path / "broken/checkpoint-1/optimizer.safetensors").write_bytes(b"")
+    (tmp_path / "empty/checkpoint-1").mkdir(parents=True)
+    bad: list[str] = []
+    with pytest.raises(CheckpointUnusable, match=said) as refused:
+        chosen(tmp_path / "ours", str(tmp_path / wanted), bad)
+    assert refused.value.hint.startswith(hint)
+    assert bad == []  # whoever removes broken checkpoints of the output folder does not hear of one elsewhere
 
 
 def test_a_name_that_is_missing_or_broken_is_refused_with_those_there_are(tmp_path: Path) -> None:
@@ -218,7 +252,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path) 
     saved = chosen(tmp_path, "latest")
     assert saved is not None
     refuse_other_run(saved, {"model_family": "tiny"})
-    with pytest.raises(CheckpointUnusable, match=r"model_family was 'tiny' and is 'large'"):
+    with pytest.raises(CheckpointUnusable, match=r"model_family was tiny and is large"):
         refuse_other_run(saved, {"model_family": "large"})
 
 

@@ -77,11 +77,11 @@ def test_the_refusal_says_what_it_was_and_what_it_is(training: Training) -> None
     assert "output_dir" in problem["hint"]
 
 
-def test_a_state_that_cannot_be_read_is_left_to_the_engine(training: Training) -> None:
+def test_a_state_that_cannot_be_read_is_refused_as_the_engine_does_it(training: Training) -> None:
     folder = write_checkpoint(training.home / "output" / "run", 20)
-    for text in ("", "[]", '{"identity": 3}', "{"):
+    for text in ("", "[]", "{"):
         (folder / "training_state.json").write_text(text)
-        assert codes(training) == []
+        assert codes(training) == [("resume_from_checkpoint", "checkpoint_unusable")]
 
 
 def remember(folder: Path, identity: dict[str, Any]) -> None:

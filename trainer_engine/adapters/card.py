@@ -16,7 +16,7 @@ from trainer_engine.contract.prompt_library import file_name
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.families.base import Family
-from trainer_engine.families.pipeline_folder import training_facts
+from trainer_engine.families.pipeline_folder import base_facts, training_facts
 from trainer_engine.validation import FOLDER as IMAGES
 
 MOST_SAMPLES = 6
@@ -71,7 +71,13 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
     head = card_head(options, family.card, base_model, ["lora", options.adapter.lora_type], is_adapter=True)
     base_model = named_base(options, base_model)
     kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
-    facts = {"family": family.card.name, **_adapter_facts(family), **training_facts(options), "optimizer steps": str(step)}
+    facts = {
+        "family": family.card.name,
+        **base_facts(options, family.card),
+        **_adapter_facts(family),
+        **training_facts(options),
+        "optimizer steps": str(step),
+    }
     samples = _samples(output_dir, [run.label for run in visiting_runs(family.options.as_values())])
     return "\n".join(
         [

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.atomic import means_full, sync_folder
 from trainer_engine.contract.errors import DiskFull
+from trainer_engine.datasets.hashes import FileHashes
 
 SCHEMA = 1
 """Goes up when code changes what an entry holds for the same inputs."""

@@ -49,6 +49,12 @@ class FamilyCard:
     """Flavour -> parameters of the network that is trained, for estimates."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
+    network_folder: str = "transformer"
+    """Subfolder of a pipeline that holds the network."""
+    t5_folder: str = "text_encoder"
+    """Which of ``text_encoder_folders`` is the one that ``pretrained_t5_model_name_or_path`` replaces."""
+    companion: str = ""
+    """Repository that holds what the repositories of some flavours lack; empty where they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> what Stability AI's model metadata calls its architecture, where that has a name for it."""
     module_classes: tuple[str, ...] = ()
@@ -85,6 +91,11 @@ class FamilyCard:
     needs_references: frozenset[str] = frozenset()
     """Flavours that are nothing without them."""
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The parts of a base model that a run takes: subfolders of a pipeline, as diffusers calls them."""
+        return (self.network_folder, "vae", *self.text_encoder_folders, *map(tokenizer_of, self.text_encoder_folders), "scheduler")
+
     def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
         """Option defaults of the family with those of a flavour over them."""
         return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
@@ -96,6 +107,11 @@ class FamilyCard:
     def repository(self, flavour: str | None) -> str:
         """The hub repository of a flavour; KeyError where the family has no such flavour."""
         return self.flavours[flavour or self.default_flavour]
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """The subfolder beside that of a text encoder: ``text_encoder_2`` -> ``tokenizer_2``."""
+    return text_encoder.replace("text_encoder", "tokenizer")
 
 
 @cache

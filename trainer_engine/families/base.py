@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.families import FamilyCard, find_card
+from trainer_engine.contract.identity import adapter_targets
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.adapter import parse_targets
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import Devices
+from trainer_engine.families.loading import PartFinder
 from trainer_engine.pictures import Picture
 from trainer_engine.quantization import is_quantised, quantise
 
@@ -73,6 +74,8 @@ class Family(ABC):
     card: ClassVar[FamilyCard]
     denoiser_folder: ClassVar[str] = "transformer"
     """Subfolder of the trained network in a pipeline and in a checkpoint."""
+    parts: PartFinder
+    """Finds the components of the base model, and downloads what is not here yet."""
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         self.options = options
@@ -146,12 +149,7 @@ class Family(ABC):
 
     def adapter_targets(self) -> tuple[str, ...]:
         """Endings of the names of the modules that a standard adapter is put on."""
-        own = parse_targets(self.options.adapter.peft_lora_target_modules)
-        if own:
-            return own
-        card = self.card
-        chosen = self.options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
-        return card.lora_targets[chosen]
+        return adapter_targets(self.options, self.card)
 
     @abstractmethod
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:

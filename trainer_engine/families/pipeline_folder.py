@@ -10,10 +10,11 @@ import diffusers
 from diffusers import SchedulerMixin
 
 from trainer_engine.card_head import card_head, card_notices, named_base
+from trainer_engine.contract.base_weights import base_weights
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.export import copy_part, model_card, whole_folder, write_json
-from trainer_engine.hub import Part
+from trainer_engine.hub import Part, hub_cache
 
 SaveAgain = Callable[[Path], None]
 
@@ -72,7 +73,13 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
 
 
 def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:
-    facts = {"family": plan.card.name, "objective": plan.objective, **training_facts(options), "weights": plan.dtype}
+    facts = {
+        "family": plan.card.name,
+        "objective": plan.objective,
+        **base_facts(options, plan.card),
+        **training_facts(options),
+        "weights": plan.dtype,
+    }
     return model_card(
         head=card_head(options, plan.card, plan.base_model, ["full-fine-tune"]),
         notices=card_notices(options),
@@ -83,6 +90,14 @@ def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) 
         facts=facts,
         drawable=drawable,
     )
+
+
+def base_facts(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
+    """What a model was trained with or beside, as lines of its card: each source, and the first digits of what its components hold."""
+    by_source: dict[str, list[str]] = {}
+    for name, component in base_weights(options.model, card, hub_cache()).items():
+        by_source.setdefault(component.source, []).append(f"{name} {component.digest[:12]}".strip())
+    return {f"base weights from `{named_base(options, source)}`": ", ".join(parts) for source, parts in by_source.items()}
 
 
 def training_facts(options: TrainingOptions) -> dict[str, str]:

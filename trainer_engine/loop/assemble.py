@@ -11,16 +11,19 @@ from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
+from trainer_engine.contract.base_weights import base_weights
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
 from trainer_engine.contract.remote_checkpoint import is_remote
+from trainer_engine.contract.resuming import SavedRun
 from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family
+from trainer_engine.hub import hub_cache
 from trainer_engine.loop.besides import callbacks, publishing_of
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.evaluations import history_of
@@ -36,15 +39,14 @@ from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optimizers import build_optimizer, note_on_precision, start_training
-from trainer_engine.resuming import SavedRun
 
 
 def assemble(around: Surroundings) -> Trainer:
     """A run that is ready to train, resumed where there is something to resume. Raises EngineError's children and Stopped."""
     family, objective = _load_family(around)
     scoring = make_scoring(around)
+    saved = _find_checkpoint(around, family)  # before the caches, which may take hours: it may have to be refused
     prepared = Preparation(around.options, family, around.processes, around.stages, around.requests).run(around.dataloader)
-    saved = _find_checkpoint(around, family)
     with around.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
         parts = _parts(around, family, objective, prepared, trainable)
@@ -54,7 +56,8 @@ def assemble(around: Surroundings) -> Trainer:
     publishing = publishing_of(around, trainable.results)
 
     def is_complete() -> bool:
-        is_here = parts.has_results() and publishing.is_settled(parts.state)
+        is_of_this_run = saved is None or saved.is_of(parts.output_dir)  # else the results are those of another one
+        is_here = is_of_this_run and parts.has_results() and publishing.is_settled(parts.state)
         return not around.processes.any_of([not is_here])[0]  # all of them go on, or none
 
     return Trainer(parts.state, parts.loader, parts.step, callbacks(around, parts, publishing, scoring), is_complete)
@@ -135,7 +138,8 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
-    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, history)
+    base = base_weights(options.model, family.card, hub_cache())
+    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, history, base)
 
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:

@@ -16,9 +16,10 @@ from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
 from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
+from trainer_engine.contract.base_weights import BaseWeights, base_document
 from trainer_engine.contract.checkpoint_files import STATE_FILE
 from trainer_engine.contract.errors import NonFiniteLoss
-from trainer_engine.contract.identity import adapter_identity
+from trainer_engine.contract.identity import layout_of, run_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.ema import MovingAverage
@@ -45,8 +46,15 @@ class Parts:
     step: Step
     state: TrainState
     history: History = field(default_factory=History)
+    base: BaseWeights = field(default_factory=dict)
+    """What the run is trained beside, or began from."""
     visitors: Sequence[VisitingAdapter] = ()
     """Adapters that only draw; no checkpoint holds anything of them."""
+
+    @property
+    def processes(self) -> int:
+        """How many share the run."""
+        return self.layout.batch // self.options.run.train_batch_size
 
     @property
     def output_dir(self) -> Path:
@@ -102,32 +110,10 @@ class Parts:
             "position": {"epoch": state.step // state.steps_per_epoch, "index": state.step % state.steps_per_epoch},
             "loss": state.loss,
             "schedule": {"name": self.options.schedule.lr_scheduler, "learning_rate": state.learning_rate},
-            "identity": identity(self.options, self.family),
-            "layout": layout_of(self.options, self.layout),
+            "identity": run_identity(self.options, self.family.card, self.family.prediction_type),
+            "base": base_document(self.base),
+            "layout": layout_of(self.options, self.processes),
             ORDER_KEY: ORDER_VERSION,
             "scaler": self.step.scaler.state_dict(),
             "average_updates": self.average.updates if self.average is not None else None,
         }
-
-
-def identity(options: TrainingOptions, family: Family) -> dict[str, Any]:
-    """What a checkpoint must agree on with the run that goes on from it."""
-    return {
-        "model_family": family.card.name,
-        "model_type": options.model.model_type,
-        "optimizer": options.optimizer.optimizer,
-        "weights": str(family.devices.weights).removeprefix("torch."),
-        "prediction_type": family.prediction_type,
-        "use_ema": options.run.use_ema,
-        **adapter_identity(options),
-    }
-
-
-def layout_of(options: TrainingOptions, layout: Layout) -> dict[str, Any]:
-    """What the order of samples and every random number follow from, besides the samples."""
-    return {
-        "seed": options.run.seed,
-        "samples in a pass": layout.batch,
-        "gradient_accumulation_steps": layout.accumulation,
-        "data_backend_sampling": options.data.data_backend_sampling,
-    }

@@ -8,16 +8,19 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
+from trainer_engine.contract.base_weights import base_weights, moved_sources
 from trainer_engine.contract.checkpoint_files import MANIFEST, newest_verified
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
+from trainer_engine.contract.identity import layout_of, run_identity
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.resuming import LATEST, SavedRun, choose, differences, refuse_other_run, without_base
 from trainer_engine.contract.sample_order import order_change
 from trainer_engine.families.base import Family
+from trainer_engine.hub import hub_cache
 from trainer_engine.journal import Voice
-from trainer_engine.loop.parts import Parts, identity, layout_of
+from trainer_engine.loop.parts import Parts
 from trainer_engine.packing import unpack_optimizer
-from trainer_engine.resuming import LATEST, SavedRun, choose, differences, refuse_other_run
 from trainer_engine.retention import remove
 
 
@@ -40,10 +43,24 @@ def find_checkpoint(options: TrainingOptions, family: Family, voice: Voice, *, m
         if may_delete and options.checkpointing.delete_invalid_checkpoints:
             _delete_invalid(output_dir, bad, voice)
     if saved is not None:
-        refuse_other_run(saved, identity(options, family))
+        _refuse_other_run(saved, options, family, voice)
     elif wanted == LATEST:
         voice.tell(Notification(code="fresh_start", title="Fresh start", message=f"There is no checkpoint to go on from in {output_dir}."))
     return saved
+
+
+def _refuse_other_run(saved: SavedRun, options: TrainingOptions, family: Family, voice: Voice) -> None:
+    """Raises CheckpointUnusable where the checkpoint is of another run, or of other base weights."""
+    if options.model.model_type == "lora":
+        family.parts.find(family.denoiser_folder)  # it is loaded next in any case, and it cannot be compared before it is here
+    base = base_weights(options.model, family.card, hub_cache())
+    refuse_other_run(saved, run_identity(options, family.card, family.prediction_type), base)
+    if saved.base is None:
+        voice.tell(Notification(code="base_not_compared", title="Base weights not compared", message=without_base(saved)))
+        return
+    for moved in moved_sources(saved.base, base):
+        message = f"{moved}, with which {saved.folder.name} was trained."
+        voice.tell(Notification(code="base_moved", title="Base model elsewhere", message=message))
 
 
 def _delete_invalid(output_dir: Path, names: list[str], voice: Voice) -> None:
@@ -73,12 +90,15 @@ def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
         raise CheckpointUnusable(f"{saved.folder.name} does not fit this run: {error}") from error
     if saved.state["scaler"]:
         parts.step.scaler.load_state_dict(saved.state["scaler"])
+    theirs = saved.base or {}
+    parts.base = {name: theirs[name] if name in theirs and not found.digest else found for name, found in parts.base.items()}
     state = parts.state
     state.step = state.first_step = saved.step
     state.loss = saved.state["loss"]
     state.learning_rate = saved.state["schedule"]["learning_rate"]
     state.newest_checkpoint = str(saved.folder)
-    message = f"Going on from {saved.folder.name}: step {saved.step} of {state.total_steps}, epoch {state.epoch}."
+    where = saved.folder.name if saved.is_of(parts.output_dir) else str(saved.folder)
+    message = f"Going on from {where}: step {saved.step} of {state.total_steps}, epoch {state.epoch}."
     voice.tell(
         Notification(code="resumed", title="Resumed", message=message, details={"checkpoint": str(saved.folder), "step": saved.step})
     )
@@ -104,7 +124,7 @@ def _restore_history(parts: Parts, saved: SavedRun, voice: Voice) -> None:
 
 def _compare_data(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     old = json.loads((saved.folder / SAMPLES_FILE).read_bytes())
-    differing = differences(saved, layout_of(parts.options, parts.layout), old, parts.prepared.sample_names())
+    differing = differences(saved, layout_of(parts.options, parts.processes), old, parts.prepared.sample_names())
     if not differing:
         return
     told = "; ".join(differing)

@@ -198,9 +198,9 @@ def test_without_a_checkpoint_latest_is_a_fresh_start_with_a_word_on_it(tmp_path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer": "optimi-adamw"}, "optimizer was 'torch-adamw'"),
-        ({"mixed_precision": "bf16", "optimizer": "adamw_bf16"}, "weights was 'float32'"),
-        ({"prediction_type": "v_prediction"}, "prediction_type was 'epsilon'"),
+        ({"optimizer": "optimi-adamw"}, "optimizer was torch-adamw"),
+        ({"mixed_precision": "bf16", "optimizer": "adamw_bf16"}, "weights was float32"),
+        ({"prediction_type": "v_prediction"}, "prediction_type was epsilon"),
         ({"use_ema": True}, "use_ema was False"),
         ({"seed": 8}, "seed was 7 and is 8"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1 and is 2"),

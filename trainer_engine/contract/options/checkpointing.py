@@ -43,8 +43,8 @@ class CheckpointingOptions(OptionGroup):
     )
     resume_from_checkpoint: str = option(
         "latest",
-        "Checkpoint in output_dir to go on from: latest (the newest that verifies; a fresh start where there is none), a name such as "
-        "checkpoint-500, or empty for a fresh start.",
+        "Checkpoint to go on from: latest (the newest in output_dir that verifies; a fresh start where there is none), the name of one in "
+        "output_dir such as checkpoint-500, the path of one anywhere else, an address (docs/publishing.md), or empty for a fresh start.",
         synonyms={"none": "", "null": ""},
     )
     delete_invalid_checkpoints: bool = option(

@@ -46,6 +46,7 @@ CARD = FamilyCard(
     vae_scale_factor=8,
     text_encoders=("CLIP L/14", "T5 XXL v1.1"),
     text_encoder_folders=("text_encoder", "text_encoder_2"),
+    t5_folder="text_encoder_2",
     text_joins_sequence=True,
     aliases=("flux.1", "flux1"),
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),

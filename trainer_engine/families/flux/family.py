@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import Devices
 from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap

@@ -29,6 +29,8 @@ CARD = FamilyCard(
     latent_channels=4,
     vae_scale_factor=8,
     text_encoders=("T5 XXL v1.1",),
+    # Some of the published repositories hold the transformer alone; their authors keep everything else here.
+    companion="PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",
     licenses=MappingProxyType(dict.fromkeys(("600M-512", "600M-1024", "600M-2048"), MappingProxyType({"license": "openrail++"}))),
     module_classes=("Attention", "FeedForward", "BasicTransformerBlock", "Linear", "Conv2d", "PatchEmbed", "AdaLayerNormSingle"),
     class_aliases=MappingProxyType({}),

@@ -23,9 +23,6 @@ from trainer_engine.families.loading import (
 from trainer_engine.families.pixart_sigma.card import CARD
 from trainer_engine.hub import Part, Source, find_part
 
-COMPANION = "PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers"
-"""Some of the published repositories hold the transformer alone; their authors keep everything else here."""
-
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small"}),
@@ -51,7 +48,7 @@ class Parts(PartFinder):
         }.get(name)
         part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
         if part is None and not replaced and not self.base.is_local and name != "transformer":
-            part = find_part(Source(COMPANION), name)
+            part = find_part(Source(CARD.companion), name)
         if part is None:
             raise ModelUnavailable(
                 f"{replaced or self.base.name} has no folder {name}.",

@@ -71,10 +71,15 @@ class Checkpointing(Callback):
     def before_training(self, state: TrainState) -> None:
         self._saved_step = state.step  # what a run goes on from need not be saved again
         with self.processes.first_alone() as is_first:
-            aside = set_aside_later(self.output_dir, state.step) if is_first else None
+            aside = set_aside_later(self.output_dir, self._own_step(state)) if is_first else None
         if aside is not None:
-            message = f"Checkpoints of an earlier run, beyond step {state.step}, lie in {aside} now."
+            message = f"Checkpoints of an earlier run, beyond step {max(0, self._own_step(state))}, lie in {aside} now."
             self.stages.voice.tell(Notification(code="set_aside", title="Checkpoints set aside", message=message))
+
+    def _own_step(self, state: TrainState) -> int:
+        """The last step of this output folder that belongs to the run; -1 where it goes on from a checkpoint elsewhere."""
+        elsewhere = state.newest_checkpoint and Path(state.newest_checkpoint).resolve().parent != self.output_dir.resolve()
+        return -1 if elsewhere else state.step
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         self._announce_if_whole(state)

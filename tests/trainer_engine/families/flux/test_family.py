@@ -13,8 +13,8 @@ from PIL import Image
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux.models import tiny_flux
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Drawing
 from trainer_engine.families.flux.card import CARD
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack

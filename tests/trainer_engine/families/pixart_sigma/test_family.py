@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
-from trainer_engine.caches.hashes import FileHashes
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Drawing, load_family, unwrap
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_engine.caches.hashes import FileHashes
+from trainer_engine.datasets.hashes import FileHashes
 
 
 def written(path: Path, content: bytes) -> Path:

@@ -1,0 +1,154 @@
+"""Which checkpoint a run goes on from, and whether it may. The engine asks, and ``validate`` before it. Standard library only.
+
+``resume_from_checkpoint`` is a name (``checkpoint-500``, ``latest``), which means a checkpoint of this run's ``output_dir``; a path, which
+means that folder wherever it lies; or an address, whose checkpoint was fetched into ``output_dir`` before anything here is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.contract.base_weights import BaseWeights, base_differences, read_base
+from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, folders, read_manifest, verify
+from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.identity import identity_differences, named
+from trainer_engine.contract.remote_checkpoint import is_remote
+from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
+
+LATEST = "latest"
+MOST_NAMED = 5
+Samples = Mapping[str, Mapping[str, str]]
+"""Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint that verified."""
+
+    folder: Path
+    step: int
+    state: Mapping[str, Any]
+    """``training_state.json``."""
+
+    @property
+    def base(self) -> BaseWeights | None:
+        """The base weights that it was trained with; None for checkpoints of older versions, which do not say."""
+        return read_base(self.state.get("base"))
+
+    def is_of(self, output_dir: Path) -> bool:
+        """Whether it lies in the run's own output folder."""
+        return self.folder.resolve().parent == output_dir.resolve()
+
+
+class NoSuchCheckpoint(CheckpointUnusable):
+    """There is no checkpoint where one was named."""
+
+
+def is_path(wanted: str) -> bool:
+    """Whether ``resume_from_checkpoint`` is a path, and neither a name nor an address."""
+    return not is_remote(wanted) and ("/" in wanted or wanted.startswith("~"))
+
+
+def choose(
+    output_dir: Path, wanted: str, *, on_bad: Callable[[str, list[str]], None], check: Callable[[Path], list[str]] = verify
+) -> SavedRun | None:
+    """The checkpoint that ``resume_from_checkpoint`` asks for; None for a fresh start.
+
+    ``latest`` walks back to the newest that verifies; ``on_bad`` hears (name, what is wrong) of each one in ``output_dir`` that does not.
+    ``check`` says what is wrong with a checkpoint's files.
+    Raises CheckpointUnusable where one is asked for by name or path and is missing or broken.
+    """
+    if not wanted:
+        return None
+    if wanted == LATEST:
+        for folder in folders(output_dir):
+            problems = check(folder)
+            if not problems:
+                return _open(folder)
+            on_bad(folder.name, problems)
+        return None
+    if is_path(wanted):
+        path = Path(wanted).expanduser().resolve()
+        if path.parent != output_dir.resolve():
+            return _by_path(path, check)
+        wanted = path.name
+    return _by_name(output_dir, wanted.rstrip("/").rpartition("/")[2], on_bad, check)
+
+
+def _by_path(folder: Path, check: Callable[[Path], list[str]]) -> SavedRun:
+    inside = [found.name for found in folders(folder)]
+    hint = f"give one of those in it: {', '.join(inside)}" if inside else "give the folder of a checkpoint, or a name in output_dir"
+    if not folder.is_dir():
+        raise NoSuchCheckpoint(f"There is no folder {folder} to go on from.", hint=hint)
+    if not (folder / MANIFEST).is_file():
+        raise NoSuchCheckpoint(f"The folder {folder} is no checkpoint: it holds no {MANIFEST}.", hint=hint)
+    problems = check(folder)
+    if problems:
+        raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MOST_NAMED])}", hint="choose another checkpoint")
+    return _open(folder)
+
+
+def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], None], check: Callable[[Path], list[str]]) -> SavedRun:
+    there = [folder.name for folder in folders(output_dir)]
+    hint = f"there are: {', '.join(there)}" if there else f"there is no checkpoint in {output_dir}"
+    if name not in there:
+        raise NoSuchCheckpoint(f"There is no checkpoint {name!r} in {output_dir}.", hint=hint)
+    problems = check(output_dir / name)
+    if problems:
+        on_bad(name, problems)
+        raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
+    return _open(output_dir / name)
+
+
+def _open(folder: Path) -> SavedRun:
+    try:
+        state = read_small_json(folder / STATE_FILE, LARGEST_LIST_BYTES)
+        if not isinstance(state, dict):
+            raise ValueError("it is no object")
+        return SavedRun(folder, int(read_manifest(folder)["step"]), state)
+    except (OSError, ValueError) as error:
+        raise CheckpointUnusable(f"{folder.name} holds no training state: {error}") from error
+
+
+def refuse_other_run(saved: SavedRun, identity: Mapping[str, Any], base: BaseWeights | None = None) -> None:
+    """Raises CheckpointUnusable where the checkpoint is of another model, optimizer or adapter, or of other base weights."""
+    theirs = saved.state.get("identity")
+    differing = identity_differences(theirs if isinstance(theirs, dict) else {}, identity)
+    if base is not None and saved.base is not None:
+        differing += base_differences(saved.base, base)
+    if differing:
+        raise CheckpointUnusable(
+            f"{saved.folder.name} in {saved.folder.parent} belongs to another run: {'; '.join(differing)}.",
+            hint="put it back as it was, or choose another output_dir, or leave resume_from_checkpoint empty for a fresh start"
+            + ("; init_lora starts a new run from the weights of an adapter" if identity.get("model_type") == "lora" else ""),
+        )
+
+
+def without_base(saved: SavedRun) -> str:
+    """What is said of a checkpoint that an older version saved."""
+    name = saved.folder.name
+    return f"{name} is of an older version and does not say which base weights it was trained with; they are not compared."
+
+
+def differences(saved: SavedRun, layout: Mapping[str, Any], old_samples: Samples, samples: Samples) -> list[str]:
+    """What differs in batches and datasets, as sentences; the caller decides whether that may be."""
+    found = saved.state.get("layout")
+    theirs = found if isinstance(found, dict) else {}
+    differing = [f"{name} was {theirs.get(name)} and is {value}" for name, value in layout.items() if theirs.get(name) != value]
+    for id in sorted({*old_samples, *samples}):
+        differing += _dataset_difference(id, old_samples.get(id), samples.get(id))
+    return differing
+
+
+def _dataset_difference(id: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> list[str]:
+    if old is None or new is None:
+        return [f"dataset {id} is {'new' if old is None else 'gone'}"]
+    changes = {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+    }
+    return [f"dataset {id}: {len(names)} {word} ({named(names)})" for word, names in changes.items() if names]

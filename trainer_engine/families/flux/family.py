@@ -90,8 +90,8 @@ class Flux(Family):
         if self._text is None:
             clip = self.parts.load_clip(self.devices.text, self.options.model.clip_skip)
             t5 = self.parts.load_t5(self.devices.text)
-            self.place(clip, self.options.precision.text_encoder_1_precision)
-            self.place(t5, self.options.precision.text_encoder_2_precision)
+            self.place(clip, self.options.precision.text_encoder_1_precision, part="text_encoder")
+            self.place(t5, self.options.precision.text_encoder_2_precision, part="text_encoder_2")
             self._text = (clip, t5, *self.parts.load_tokenizers())
         return self._text
 

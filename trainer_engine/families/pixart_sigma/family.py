@@ -82,7 +82,7 @@ class PixArtSigma(Family):
 
     def _load_text(self) -> T5EncoderModel:
         encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
         return encoder
 
     def free_encoders(self) -> None:

@@ -69,7 +69,7 @@ SECTION = "PixArt 900M at 1024 px"
 NOISE: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
 
 
-def options_for(*, batch_size: int, checkpointing: bool, backend: str) -> TrainingOptions:
+def options_for(*, batch_size: int, checkpointing: bool, backend: str, clip: str = "value") -> TrainingOptions:
     return parse_options(
         {
             "model_family": "pixart_sigma",
@@ -83,6 +83,8 @@ def options_for(*, batch_size: int, checkpointing: bool, backend: str) -> Traini
             "optimizer": "adamw_bf16",
             "mixed_precision": "bf16",
             "learning_rate": 1e-5,
+            "max_grad_norm": 0.01,
+            "grad_clip_method": clip,
         }
     )
 
@@ -126,7 +128,13 @@ def engine_step(subject: Subject, network: nn.Module, options: TrainingOptions) 
     )
 
 
-def bare_loop(network: PixArtTransformer2DModel, optimizer: torch.optim.Optimizer, batch: Batch, compiled: bool) -> Callable[[int], None]:
+def bare_loop(
+    network: PixArtTransformer2DModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    compiled: bool,
+    clip: Callable[[list[nn.Parameter], float], object] = torch.nn.utils.clip_grad_value_,
+) -> Callable[[int], None]:
     """The same arithmetic over tensors that lie on the card: nothing is loaded, seeded, checked or told."""
     call = torch.compile(network, backend="inductor") if compiled else network
     alphas = DDPMScheduler.from_config(NOISE).alphas_cumprod.to(network.device)
@@ -150,7 +158,7 @@ def bare_loop(network: PixArtTransformer2DModel, optimizer: torch.optim.Optimize
     def steps(number: int) -> None:
         for _ in range(number):
             forward().backward()
-            torch.nn.utils.clip_grad_value_(parameters, 0.01)
+            clip(parameters, 0.01)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -64,6 +64,7 @@ class Case:
     compiled: bool
     flavour: str = "dev"
     checkpointing: bool = True
+    clip: str = "value"
 
     @property
     def words(self) -> str:
@@ -133,6 +134,8 @@ def options_for(case: Case) -> TrainingOptions:
             "optimizer": "adamw_bf16",
             "mixed_precision": "bf16",
             "learning_rate": 1e-5,
+            "max_grad_norm": 2.0,
+            "grad_clip_method": case.clip,
         }
     )
 
@@ -217,6 +220,11 @@ def forward_over(network: nn.Module, batch: Batch, call: Callable[..., Any]) -> 
     return forward
 
 
+CLIPS: Mapping[str, Callable[[list[nn.Parameter], float], object]] = MappingProxyType(
+    {"value": torch.nn.utils.clip_grad_value_, "norm": torch.nn.utils.clip_grad_norm_}
+)
+
+
 def bare_steps(subject: Subject, case: Case, network: nn.Module) -> Callable[[int], None]:
     """Forward, backward, clip, optimizer over the same modules: nothing is loaded, seeded, checked or told."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -227,7 +235,7 @@ def bare_steps(subject: Subject, case: Case, network: nn.Module) -> Callable[[in
     def steps(how_many: int) -> None:
         for _ in range(how_many):
             forward().backward()
-            torch.nn.utils.clip_grad_value_(parameters, 2.0)
+            CLIPS[case.clip](parameters, 2.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -15,7 +15,7 @@ from trainer_engine.batches.sampler import Item
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.randomness import derived_seed, sample_noise
+from trainer_engine.objectives.randomness import derived_seed, sample_noise, seed_network
 from trainer_engine.processes import Processes
 
 QUARTERS = 4
@@ -79,7 +79,7 @@ class Measuring:
     def _loss(self, batch: Batch, item: Item, point: int) -> Tensor:
         device = self.family.devices.device
         # What a network draws by itself is the same each time, too.
-        torch.manual_seed(_seed(item.sample.name, point, "network"))
+        seed_network(_seed(item.sample.name, point, "network"), device)
         batch = (batch.pinned() if device.type == "cuda" else batch).to(device)
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.family.devices.autocast():

@@ -41,7 +41,7 @@ class Autoencoder:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32 on the CPU: (mode - shift) x scale. The most likely latents, not a sample:
         the cache holds what the image is. ``exact`` computes in float32."""
         with _computing_in(self.model, torch.float32 if exact else None) as vae:
-            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+            latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
             return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).cpu()
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class Autoencoder:
 
     def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
         with _computing_in(self.model, dtype) as vae:
-            unscaled = latents.to(vae.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+            unscaled = latents.to(self._device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
             pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
             return pixels
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.families import FamilyCard, find_card
 from trainer_engine.contract.identity import adapter_targets
 from trainer_engine.contract.options import TrainingOptions
@@ -20,7 +22,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import Devices
 from trainer_engine.families.loading import PartFinder
 from trainer_engine.pictures import Picture
-from trainer_engine.quantization import is_quantised, quantise
+from trainer_engine.quantization import Quantiser, exact_layers_message, is_quantised
 
 PromptEmbedding = dict[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension, as the cache stores them."""
@@ -80,6 +82,8 @@ class Family(ABC):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         self.options = options
         self.devices = devices
+        self.report: Callable[[Notification], None] = lambda _: None
+        """Takes what people should know about weights that were loaded."""
 
     # ---- the encoders: used for the caches, then freed ----
 
@@ -134,17 +138,32 @@ class Family(ABC):
         denoiser = self.load_network(rounded or self.devices.network, folder)
         if denoiser.dtype != self.devices.network:
             denoiser.to(self.devices.network)
-        self.place(denoiser, self.options.precision.base_model_precision)
+        self.place(denoiser, self.options.precision.base_model_precision, part=self.denoiser_folder, in_autocast=True)
         denoiser.train().requires_grad_(self.options.model.model_type == "full")
         if self.options.model.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         return denoiser
 
-    def place(self, module: nn.Module, precision: str) -> nn.Module:
-        """A module on its device, its weights in the precision that an option names."""
+    def place(self, module: nn.Module, precision: str, *, part: str, in_autocast: bool = False) -> nn.Module:
+        """A module on its device, its weights in the precision that an option names; ``part`` is its name in a pipeline.
+
+        Layers that the quantised kernels do not take stay as they are, and are reported. ``in_autocast``: the module computes in
+        ``devices.autocast``.
+        """
         if not is_quantised(precision):
             return module.to(self.devices.device)
-        quantise(module, precision, self.devices.device, on_cpu=self.options.precision.quantize_via == "cpu")
+        how = (self.devices.autocast, self.devices.compute) if in_autocast else (nullcontext, None)
+        exact = Quantiser(precision, self.devices.device, self.options.precision.quantize_via == "cpu", *how).apply(module)
+        if exact:
+            self.report(
+                Notification(
+                    code="layers_not_quantised",
+                    title="Layers not quantised",
+                    message=exact_layers_message(part, precision, exact),
+                    severity=Severity.WARNING,
+                    details={"part": part, "precision": precision, "layers": [asdict(one) for one in exact]},
+                )
+            )
         return module
 
     def adapter_targets(self) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def _load_family(around: Surroundings) -> tuple[Family, Objective]:
         _refuse_float16_on_cpu(devices)
         family = around.processes.first_then_others(lambda: load_family(around.options, devices))
         objective = make_objective(family.prediction_type, family.scheduler_config(), around.options.objective)
+    family.report = around.stages.voice.tell
     for note in (*devices.notes, note_on_precision(around.options.optimizer, devices.weights)):
         if note:
             around.stages.voice.tell(Notification(code="precision", message=note))

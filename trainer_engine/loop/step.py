@@ -19,7 +19,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.loop.state import StepOutcome
 from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.randomness import derived_seed
+from trainer_engine.objectives.randomness import derived_seed, seed_network
 from trainer_engine.optimizers import set_learning_rate
 from trainer_engine.processes import Processes
 
@@ -69,7 +69,7 @@ class Step:
         """Forward and backward over one batch; the mean loss of its samples, float32 on the device."""
         is_last = number == len(batches.passes) - 1
         # Whatever a network draws by itself follows from the step too, so that a resumed run draws it again.
-        torch.manual_seed(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"))
+        seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
         with nullcontext() if is_last else self.processes.without_exchange(self.network):
             loss = self.loss(batches.passes[number].to(self.devices.device))
             self.scaler.scale(loss / len(batches.passes)).backward()

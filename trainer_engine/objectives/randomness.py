@@ -14,6 +14,18 @@ from torch import Tensor
 from trainer_engine.seeds import derived_seed
 
 
+def seed_network(seed: int, device: torch.device) -> None:
+    """Give a network on ``device`` (dropout and the like) the random numbers that ``torch.manual_seed(seed)`` would give it.
+
+    NOTE: that function seeds every kind of device that this PyTorch knows, and for one that was never used it formats the whole call
+    stack: 0.1 to 0.2 ms in every pass of a run on a CPU.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)
+
+
 def sample_generators(seed: int, step: int, indices: Sequence[int], purpose: str = "noise") -> list[torch.Generator]:
     """One CPU generator a sample. ``indices`` count over the whole optimizer step, every rank and accumulation pass;
     ``purpose`` keeps independent uses (noise, timestep, dropout) from drawing the same numbers."""

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import traceback
+
+import pytest
 import torch
 
-from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise
+from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise, seed_network
 
 
 def test_two_ranks_draw_what_one_rank_with_twice_the_batch_draws() -> None:
@@ -33,3 +36,20 @@ def test_noise_is_standard_normal() -> None:
 def test_a_derived_seed_is_the_same_on_every_machine() -> None:
     assert derived_seed(42, 7, 0, "noise") == derived_seed(42, 7, 0, "noise") < 2**63
     assert derived_seed(42, 7, 0, "noise") != derived_seed(42, 70, "noise")
+
+
+def test_a_network_is_seeded_with_the_numbers_that_torch_itself_would_give_it() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(2**62 + 5)
+        wanted = torch.rand(4)
+        seed_network(2**62 + 5, torch.device("cpu"))
+        assert torch.equal(torch.rand(4), wanted)
+
+
+def test_seeding_a_network_formats_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise AssertionError("the call stack was formatted")
+
+    monkeypatch.setattr(traceback, "format_stack", refuse)
+    with torch.random.fork_rng():
+        seed_network(1, torch.device("cpu"))

@@ -49,7 +49,8 @@ class PrecisionOptions(OptionGroup):
     base_model_precision: Literal["no_change", "bf16", "fp16", "fp32", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"] = option(
         "no_change",
         "Type in which the base weights are kept. The quantised types are for adapters, whose base is frozen. bf16, fp16 and fp32 name the "
-        "type of weights that are loaded; what is trained is stored as mixed_precision and optimizer say.",
+        "type of weights that are loaded; what is trained is stored as mixed_precision and optimizer say. Layers that a quantised "
+        "kernel does not compute rightly keep their own weights, and the run names them.",
         synonyms=EMPTY,
         later=LATER,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,10 +23,12 @@ from trainer_engine.families.flux.drawing import LateGuidance, ReferencePipeline
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.parts import Parts
 from trainer_engine.families.flux.result import pipeline_plan
-from trainer_engine.families.flux.tokens import attention_mask, unpack, with_references
+from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
 from trainer_engine.families.pipeline_folder import write_pipeline
 
 CLIP_TOKENS = 77
+KEPT_POSITIONS = 128
+"""Combinations of image sizes whose positions stay on the device; 4,096 tokens take 25 or 49 kB."""
 
 
 class Flux(Family):
@@ -43,6 +45,7 @@ class Flux(Family):
         self.own = options.of_family(FluxOptions)
         self.parts = Parts(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
 
     @property
@@ -87,8 +90,8 @@ class Flux(Family):
         if self._text is None:
             clip = self.parts.load_clip(self.devices.text, self.options.model.clip_skip)
             t5 = self.parts.load_t5(self.devices.text)
-            self.place(clip, self.options.precision.text_encoder_1_precision)
-            self.place(t5, self.options.precision.text_encoder_2_precision)
+            self.place(clip, self.options.precision.text_encoder_1_precision, part="text_encoder")
+            self.place(t5, self.options.precision.text_encoder_2_precision, part="text_encoder_2")
             self._text = (clip, t5, *self.parts.load_tokenizers())
         return self._text
 
@@ -114,9 +117,10 @@ class Flux(Family):
     ) -> Tensor:
         """The velocity. ``timesteps`` (B,) are sigma in [0, 1]; references follow the image in the sequence, and what is said of them
         is dropped."""
-        network, dtype = unwrap(denoiser), self.devices.network
-        device = network.device
-        tokens, places = with_references(noisy_latents.to(device, dtype), [one.to(device, dtype) for one in references])
+        # NOTE: not the network's own ``device``: diffusers asks every module for it, thousands in this network, at each call.
+        network, device, dtype = unwrap(denoiser), self.devices.device, self.devices.network
+        images = [image.to(device, dtype) for image in (noisy_latents, *references)]
+        tokens = packed(images)
         height, width = noisy_latents.shape[-2:]
         output = denoiser(
             hidden_states=tokens,
@@ -125,7 +129,7 @@ class Flux(Family):
             pooled_projections=prompts["pooled"].to(device, dtype),
             encoder_hidden_states=prompts["embeds"].to(device, dtype),
             txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
-            img_ids=places.to(device, dtype),
+            img_ids=self._positions(tuple((image.shape[-2], image.shape[-1]) for image in images), device, dtype),
             joint_attention_kwargs=self._attention(prompts["mask"].to(device), tokens.shape[1]),
             return_dict=False,
         )[0]

@@ -32,11 +32,14 @@ def positions(height: int, width: int, image: int = 0) -> Tensor:
     return torch.stack([torch.full_like(rows, image), rows, columns], dim=-1).reshape(-1, 3).float()
 
 
-def with_references(latents: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(tokens (B, N, 4 C), positions (N, 3)) of what is drawn and then of the references, each with an image number of its own."""
-    images = [latents, *references]
-    tokens = torch.cat([pack(image) for image in images], dim=1)
-    return tokens, torch.cat([positions(image.shape[-2], image.shape[-1], number) for number, image in enumerate(images)])
+def packed(images: Sequence[Tensor]) -> Tensor:
+    """(B, N, 4 C): the tokens of what is generated (B, C, h, w), then those of its references (B, C, h_i, w_i)."""
+    return torch.cat([pack(image) for image in images], dim=1)
+
+
+def positions_of(sizes: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(N, 3) positions on ``device`` of images of these sizes, (h_i, w_i) in latent cells; each has an image number of its own."""
+    return torch.cat([positions(height, width, number) for number, (height, width) in enumerate(sizes)]).to(device, dtype)
 
 
 def attention_mask(prompt: Tensor, image_tokens: int) -> Tensor:

@@ -82,7 +82,7 @@ class PixArtSigma(Family):
 
     def _load_text(self) -> T5EncoderModel:
         encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
         return encoder
 
     def free_encoders(self) -> None:
@@ -117,8 +117,8 @@ class PixArtSigma(Family):
 
         This family looks at no references: its card says so, and datasets with them are refused.
         """
-        network = unwrap(denoiser)
-        device, dtype = network.device, self.devices.network
+        # NOTE: not the network's own ``device``: diffusers asks every module for it, hundreds in this network, at each call.
+        network, device, dtype = unwrap(denoiser), self.devices.device, self.devices.network
         latents = noisy_latents.to(device, dtype)
         output = denoiser(
             latents,
@@ -189,8 +189,9 @@ def _size_conditions(network: nn.Module, latents: Tensor) -> dict[str, Tensor | 
     if not network.use_additional_conditions:
         return {"resolution": None, "aspect_ratio": None}
     height, width = (edge * CARD.vae_scale_factor for edge in latents.shape[-2:])
-    sizes = latents.new_tensor([[height, width]]).repeat(len(latents), 1)
-    return {"resolution": sizes, "aspect_ratio": latents.new_tensor([[height / width]]).repeat(len(latents), 1)}
+    # Filled on the device: a list of numbers would be copied there from the host in every pass.
+    rows, columns, aspects = (latents.new_full((len(latents), 1), value) for value in (height, width, height / width))
+    return {"resolution": torch.cat([rows, columns], dim=1), "aspect_ratio": aspects}
 
 
 @contextmanager

@@ -1,0 +1,109 @@
+"""What the engine adds to a step on the host: operators and time at full depth and tiny width, beside a bare loop over the same modules."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.bench import gpu, gpu_flux
+from tests.bench.gpu import Subject
+from tests.bench.gpu_flux import CLIPS, FLUX, Case
+from tests.bench.table import Table, ratio_of
+from trainer_engine.batches.loader import StepBatches
+from trainer_engine.optimizers import build_optimizer
+
+SECTION = "host"
+AIM = "102 % or less"
+PIXART_DEPTH = 28
+WARM_UP = 2
+Work = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The engine's step and a bare loop that does the same arithmetic."""
+
+    name: str
+    subject: Subject
+    engine: Work
+    bare: Work
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts the operators that reach the dispatcher, those of the backward pass and of the optimizer included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        self.operators += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operators_of(work: Work) -> int:
+    with OperatorCount() as counter:
+        work(1)
+    return counter.operators
+
+
+def pixart(layers: int = PIXART_DEPTH, *, rounds: int = 12, steps: int = 5) -> Pair:
+    """Every weight of PixArt learns, in bf16 with adamw_bf16."""
+    narrow = {"num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 16, "sample_size": 8}
+    architecture = {**gpu.PIXART_900M, **narrow, "num_layers": layers}
+    subject = Subject(torch.device("cpu"), architecture, latent_edge=8, tokens=8, steps=steps, rounds=rounds)
+    options = gpu.options_for(batch_size=1, checkpointing=False, backend="no", clip="norm")
+    batch, numbers = gpu.make_batch(subject, 1, 0), count()
+    step = gpu.engine_step(subject, gpu.make_network(subject, False), options)
+
+    def engine(how_many: int) -> None:
+        for _ in range(how_many):
+            step.take(StepBatches(next(numbers), 0, (batch,), 1))
+
+    network = gpu.make_network(subject, False)
+    bare = gpu.bare_loop(network, build_optimizer(options.optimizer, network.parameters()), batch, compiled=False, clip=CLIPS["norm"])
+    return Pair(f"PixArt, {layers} layers, full, bf16", subject, engine, bare)
+
+
+def flux(double: int = int(FLUX["num_layers"]), single: int = int(FLUX["num_single_layers"]), *, rounds: int = 12, steps: int = 5) -> Pair:
+    """A standard adapter of Flux learns, on a bf16 base."""
+    narrow = {"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6)}
+    texts = {"joint_attention_dim": 16, "pooled_projection_dim": 16}
+    architecture = {**FLUX, **narrow, **texts, "num_layers": double, "num_single_layers": single}
+    subject = Subject(torch.device("cpu"), architecture, latent_edge=8, tokens=8, steps=steps, rounds=rounds)
+    case = Case("no_change", compiled=False, checkpointing=False, clip="norm")
+    engine, network = gpu_flux.engine_steps(subject, case)
+    return Pair(f"Flux, {double} and {single} blocks, LoRA, bf16", subject, engine, gpu_flux.bare_steps(subject, case, network))
+
+
+def processor_seconds(pair: Pair, work: Work) -> float:
+    """Seconds a step that this process computed: other work on the machine does not count."""
+    began = time.process_time()
+    work(pair.subject.steps)
+    return (time.process_time() - began) / pair.subject.steps
+
+
+def measure(table: Table, pair: Pair) -> None:
+    """Two rows: operators of a step, and the ratio of the times; the loops take turns, so that both see the same machine."""
+    for work in (pair.engine, pair.bare):
+        work(WARM_UP)
+    ours, bare = operators_of(pair.engine), operators_of(pair.bare)
+    table.add(SECTION, f"operators a step ({pair.name})", f"{ours}", beside=f"bare loop: {bare} ({100 * (ours - bare) / bare:+.2f} %)")
+    gc.collect()
+    times = [(processor_seconds(pair, pair.engine), processor_seconds(pair, pair.bare)) for _ in range(pair.subject.rounds)]
+    middle = statistics.median(engine for engine, _ in times)
+    ratio = ratio_of([engine for engine, _ in times], [bare for _, bare in times])
+    table.add(SECTION, f"processor time a step ({pair.name})", f"{1000 * middle:.0f} ms; {ratio} of the bare loop's", aim=AIM)
+
+
+def run(table: Table) -> None:
+    for make in (pixart, flux):
+        measure(table, make())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import exists
 from training.estimates import size
 
 OUTPUT = "output_dir"

@@ -9,22 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 
 OPERATOR = "operator"
+FLAGS = {"is_active": True, "is_staff": True, "is_superuser": True}
 ADMIN = "/admin"
 
 
 def local_operator() -> User:
-    """The one account, made on first use: superuser, no password."""
+    """The one account, made on first use: superuser, no password.
+
+    Its flags are put right on every use: nobody could log in to do so.
+    """
     users = get_user_model()
-    operator, _ = users.objects.get_or_create(
-        username=OPERATOR,
-        defaults={"is_staff": True, "is_superuser": True, "password": "!"},
-    )
+    operator, _ = users.objects.get_or_create(username=OPERATOR, defaults={**FLAGS, "password": "!"})
+    if any(getattr(operator, name) is not value for name, value in FLAGS.items()):
+        users.objects.filter(pk=operator.pk).update(**FLAGS)
+        operator.refresh_from_db()
     return operator
+
+
+def may_do_all(user: User | AnonymousUser) -> bool:
+    """Whether this user of a session may see every page of the admin."""
+    return user.is_authenticated and all(getattr(user, name) for name in FLAGS)
 
 
 class LocalOperatorMiddleware:
@@ -34,6 +43,6 @@ class LocalOperatorMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.path.startswith(ADMIN) and not request.user.is_authenticated:
+        if request.path.startswith(ADMIN) and not may_do_all(request.user):
             request.user = SimpleLazyObject(local_operator)  # type: ignore[assignment]
         return self.get_response(request)

@@ -31,7 +31,7 @@ USE_I18N = False
 INSTALLED_APPS = [
     "simpletuner_site",  # first: its templates stand before those of the packages
     "daphne",
-    "django.contrib.admin",
+    "simpletuner_site.admin_site.OperatorAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

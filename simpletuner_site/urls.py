@@ -9,11 +9,6 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, 
 from simpletuner_site.health import HealthView
 from simpletuner_site.home_page import HomePageView
 
-admin.site.site_header = "SimpleTuner"
-admin.site.site_title = "SimpleTuner"
-admin.site.index_title = "Environments and runs"
-admin.site.site_url = "/"
-
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
     re_path(r"^health/?$", HealthView.as_view(), name="health"),

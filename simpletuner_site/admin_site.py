@@ -1,0 +1,105 @@
+"""The admin site: our own models alone, and nothing in an address but what its pages offer.
+
+Whoever passes the guard is the operator, who may change every row that the admin shows. So a package's own admin is a risk: the
+task queue's would schedule any Python function. ``register`` leaves such admins out, whichever package brings them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.apps import AdminConfig
+from django.contrib.admin.filters import SimpleListFilter
+from django.core.exceptions import BadRequest, ValidationError
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, URLResolver
+
+if TYPE_CHECKING:
+    ModelAdminBase = admin.ModelAdmin[Any]
+else:  # Django's admin classes take no parameters when they run
+    ModelAdminBase = admin.ModelAdmin
+
+OWN_APPS = frozenset({"environments", "training"})
+SERVED = frozenset({"index", "jsi18n", "app_list"})
+"""The site-wide pages that lead somewhere: there is no login, no password and no page of the public site for a row."""
+MOST_SEARCH_WORDS = 20
+"""SQLite refuses an expression that is nested deeper than 1,000, and each word is searched for in every field."""
+MOST_SORT_COLUMNS = 20
+
+
+class OfferedLookups(ModelAdminBase):
+    """A model's admin that takes from a request what its own pages offer, and answers 400 to the rest.
+
+    Django lets an address filter by any lookup of any field; ``__regex`` alone would let one request hold the process for ever.
+    """
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Only the parameters of the list's own filters."""
+        offered: set[str] = set()
+        for one in self.list_filter:
+            if isinstance(one, type) and issubclass(one, SimpleListFilter):
+                offered.add(str(one.parameter_name))
+            elif isinstance(one, str):
+                offered |= {one, f"{one}__exact", f"{one}__isnull"}
+        return lookup in offered
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
+        """Raises BadRequest for more words than a database can look for."""
+        if len(search_term.split()) > MOST_SEARCH_WORDS:
+            raise BadRequest(f"Search for at most {MOST_SEARCH_WORDS} words.")
+        return super().get_search_results(request, queryset, search_term)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if request.GET.get("o", "").count(".") >= MOST_SORT_COLUMNS:
+            raise BadRequest(f"Sort by at most {MOST_SORT_COLUMNS} columns.")
+        return super().changelist_view(request, extra_context)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The row; an empty ``_to_field`` is none."""
+        return super().get_object(request, object_id, from_field or None)
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *rest: Any) -> HttpResponse | None:
+        """A selection that names no row does nothing and says so."""
+        try:
+            return super().response_action(request, queryset, *rest)
+        except ValidationError:
+            messages.error(request, "The selection names something that is no row. Nothing was done.")
+            return None
+
+
+def _bounded(admin_class: type[ModelAdminBase]) -> type[ModelAdminBase]:
+    return type(admin_class.__name__, (OfferedLookups, admin_class), {"__module__": admin_class.__module__, "__doc__": admin_class.__doc__})
+
+
+class OperatorSite(admin.AdminSite):
+    """The admin for the one person at the keyboard."""
+
+    site_header = site_title = "SimpleTuner"
+    index_title = "Environments and runs"
+    site_url = "/"
+
+    def register(
+        self, model_or_iterable: type[Model] | Iterable[type[Model]], admin_class: type[ModelAdminBase] | None = None, **options: Any
+    ) -> None:
+        """Register those of the models that are ours; a package's own are left out without a word."""
+        models = [model_or_iterable] if isinstance(model_or_iterable, type) else list(model_or_iterable)
+        own = [model for model in models if model._meta.app_label in OWN_APPS]
+        if own:
+            super().register(own, _bounded(admin_class or ModelAdminBase), **options)
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        """The guard decides who may talk; there is no login to send anybody to."""
+        return True
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        """Without the pages of log-in, log-out, passwords and foreign rows."""
+        return [one for one in super().get_urls() if isinstance(one, URLResolver) or one.name in SERVED or one.name is None]
+
+
+class OperatorAdminConfig(AdminConfig):
+    """``django.contrib.admin`` with ``OperatorSite`` as its site."""
+
+    default_site = "simpletuner_site.admin_site.OperatorSite"

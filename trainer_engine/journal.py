@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.contract.events import Event, decode, encode
 
 BLOCK_BYTES = 1 << 16
@@ -31,7 +32,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Raises OSError where the file cannot be opened."""
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
         self.next_seq = _next_seq(self._descriptor)
 
     def tell(self, event: Event) -> None:

@@ -11,7 +11,9 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
 from trainer_engine.loop.assemble import assemble
@@ -39,9 +41,11 @@ def train(
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
     scripts: ScriptContext = WITHOUT_SCRIPTS,
+    places: PlaceRule = EVERYWHERE,
 ) -> tuple[ExitCode, int]:
     """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start.
+    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start, ``places``
+    where it may write.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -54,7 +58,7 @@ def train(
             painted(RunFolder(media.parent), heard, is_first=environment.is_first) as painter,
             closing(scripts.open(options, heard, requests)) as started,
         ):
-            stages = Stages(heard)
+            stages = Stages(heard, lambda: refuse_closed_places(places, options, dataloader))
             around = Surroundings(options, dataloader, processes, stages, requests, media, at_start, memory_estimate, painter, started)
             return _fit(assemble(around), options, heard, requests)
     except (RuntimeError, MemoryError) as error:

@@ -38,7 +38,7 @@ def choose(output_dir: Path, wanted: str, *, on_bad: Callable[[str, list[str]], 
     for folder in folders(output_dir):
         problems = verify(folder)
         if not problems:
-            return _open(folder)
+            return open_saved(folder)
         on_bad(folder.name, problems)
     return None
 
@@ -52,14 +52,17 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
     if problems:
         on_bad(name, problems)
         raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
-    return _open(output_dir / name)
+    return open_saved(output_dir / name)
 
 
-def _open(folder: Path) -> SavedRun:
+def open_saved(folder: Path) -> SavedRun:
+    """The state in a checkpoint's folder. Raises CheckpointUnusable."""
     try:
         state = json.loads((folder / STATE_FILE).read_bytes())
+        if not isinstance(state, dict) or not isinstance(state.get("identity", {}), dict):
+            raise ValueError("it is not an object with an identity")
         return SavedRun(folder, int(read_manifest(folder)["step"]), state)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointUnusable(f"{folder.name} holds no training state: {error}") from error
 
 

@@ -24,7 +24,7 @@ from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.besides import callbacks, publishing_of
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.evaluations import history_of
-from trainer_engine.loop.parts import Parts
+from trainer_engine.loop.parts import Parts, identity
 from trainer_engine.loop.publishing import bring_wanted
 from trainer_engine.loop.restoring import find_checkpoint, restore
 from trainer_engine.loop.scoring import make_scoring
@@ -86,7 +86,7 @@ def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
         if is_remote(around.options.checkpointing.resume_from_checkpoint):
             with around.processes.first_alone() as is_first:
                 if is_first:
-                    bring_wanted(around.options, around.requests, advance)
+                    bring_wanted(around.options, identity(around.options, family), around.requests, advance)
         return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
 
 

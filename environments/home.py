@@ -12,5 +12,10 @@ from environments.paths import Home
 def current_home() -> Home:
     """As the settings have it now."""
     return Home(
-        Path(settings.HOME), hooks=settings.HOOK_FOLDERS, any_script=settings.ALLOW_SCRIPTS, script_variables=settings.SCRIPT_VARIABLES
+        Path(settings.HOME),
+        hooks=settings.HOOK_FOLDERS,
+        any_script=settings.ALLOW_SCRIPTS,
+        script_variables=settings.SCRIPT_VARIABLES,
+        more_roots=settings.ROOTS,
+        hub_folders=settings.HUB_FOLDERS,
     )

@@ -18,6 +18,7 @@ from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, PRIVATE_MODE, wr
 from trainer_engine.contract.errors import Problem
 
 FOLDER = "written"
+WEBHOOKS_FOLDER = "webhooks"
 KEPT_NAMES = {LYCORIS_FILE: (CONFIG_FILE, DATASETS_FILE), DATASETS_FILE: (CONFIG_FILE, LYCORIS_FILE)}
 """Usual name of a file -> names in an environment's folder that belong to other files."""
 
@@ -35,7 +36,7 @@ def replace_problem(path: Path, option: str, *, name: str, usual: str, home: Hom
     if real.suffix != ".json":
         message = f"{path} does not end in .json."
         return Problem.error(option, "not_json", message, got=str(path), expected="a path that ends in .json")
-    owner = _environment_of(real, home)
+    owner = name if real.parent == Path(os.path.realpath(home.config / name)) else _environment_of(real, home)
     if owner is not None and real.name in KEPT_NAMES[usual]:
         message = f"{path} is the name of another file of the environment {owner!r}."
         return Problem.error(option, "config_file", message, got=str(path), expected=f"another name, such as {usual}")
@@ -66,10 +67,11 @@ def write_own_text(path: Path, text: str, *, home: Home, is_new: bool) -> None:
 
 
 def _environment_of(real: Path, home: Home) -> str | None:
-    """The environment in whose folder a file lies."""
+    """The environment in whose folder a file lies; stored webhooks have a folder of their own too."""
     config = Path(os.path.realpath(home.config))
     parts = real.relative_to(config).parts if real.is_relative_to(config) else ()
-    return parts[0] if len(parts) > 1 and (config / parts[0] / CONFIG_FILE).exists() else None
+    is_one = len(parts) > 1 and (parts[0] == WEBHOOKS_FOLDER or (config / parts[0] / CONFIG_FILE).exists())
+    return parts[0] if is_one else None
 
 
 def _record(real: Path, home: Home) -> Path:

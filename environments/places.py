@@ -87,8 +87,8 @@ class Home:
         )
 
     def _closed(self) -> Iterator[ClosedPlace]:
-        for folder in SYSTEM_FOLDERS:
-            yield ClosedPlace(path=_real(Path(folder)), reason=Reason.SYSTEM, reading=True)
+        for name in SYSTEM_FOLDERS:
+            yield ClosedPlace(path=_real(Path(name)), reason=Reason.SYSTEM, reading=True)
         yield ClosedPlace(path=_real(self.state), reason=Reason.STATE, reading=True)
         for folder in self.hub_folders:
             yield ClosedPlace(path=_real(folder), reason=Reason.HUB_CACHE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from environments import secret_store
-from environments.config_files import read_text, write_text
+from environments.config_files import read_text, writable, write_text
 from environments.json_text import BadJson, parse_json, write_json
 from environments.names import is_name
 from environments.paths import Home, Kind, resolve
@@ -110,6 +110,7 @@ def take_in(name: str, home: Home) -> tuple[Any, list[Problem]]:
 def forget(name: str, home: Home) -> None:
     """Raises OSError."""
     secret_store.forget(home, secret_store.of_webhook(name))
+    writable(home, stored_folder(home))
     (stored_folder(home) / f"{name}.json").unlink(missing_ok=True)
 
 

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, PRIVATE_MODE
+
 SETTINGS = "simpletuner_site.settings"
+DATABASE = "simpletuner.sqlite3"
 
 
-def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False) -> None:
+def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, roots: Sequence[Path] = ()) -> None:
     """Make ``config/`` and ``state/``, and set Django up. The processes that this one starts inherit the choice.
 
     A new ``config/`` gets a sample of webhook targets, which a person may edit and name in ``webhook_config``.
 
-    Raises OSError where the home cannot be written.
+    Raises OSError where the home cannot be written, and BadEnvironment where the variables do not go together.
     """
     home = home.expanduser().absolute()
     is_new = not (home / "config").exists()
-    for name in ("config", "state", "state/hooks"):
-        (home / name).mkdir(parents=True, exist_ok=True)
+    make_folders(home)
+    if not os.environ.get("DATABASE_URL"):
+        _make_database_private(home / "state" / DATABASE)
     os.environ["SIMPLETUNER_HOME"] = str(home)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
     if slots is not None:
         os.environ["SIMPLETUNER_SLOTS"] = str(slots)
     if allow_scripts:
         os.environ["SIMPLETUNER_ALLOW_SCRIPTS"] = "1"
+    if roots:
+        listed = [os.environ.get("SIMPLETUNER_ROOTS", ""), *(str(root.expanduser().absolute()) for root in roots)]
+        os.environ["SIMPLETUNER_ROOTS"] = os.pathsep.join(filter(None, listed))
+    from simpletuner_site.environment import read_environment
+    from simpletuner_site.place_checks import check_places
+
+    check_places(read_environment())
     import django
 
     django.setup()
@@ -33,3 +46,20 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False) -
         from environments.webhook_targets import place_sample
 
         place_sample(Home(home))
+
+
+def make_folders(home: Path) -> None:
+    """``config/`` and ``state/``; what lies in ``state/`` is readable by this account alone. Raises OSError."""
+    (home / "config").mkdir(parents=True, exist_ok=True)
+    for folder in (home / "state", home / "state" / "hooks"):
+        folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+    with suppress(PermissionError):  # it belongs to another account, and stays as that one has it
+        (home / "state").chmod(PRIVATE_FOLDER_MODE)
+
+
+def _make_database_private(file: Path) -> None:
+    """SQLite gives the files beside a database the mode of the database."""
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
+    for path in (file, *(file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm"))):
+        with suppress(FileNotFoundError, PermissionError):
+            path.chmod(PRIVATE_MODE)

@@ -35,11 +35,17 @@ def add_allow_scripts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-scripts", action="store_true", help=help_text)
 
 
+def add_root(parser: argparse.ArgumentParser) -> None:
+    help_text = "a further folder for data, models, caches and results; may be given several times (also: SIMPLETUNER_ROOTS)"
+    parser.add_argument("--root", type=Path, action="append", default=[], metavar="DIR", help=help_text)
+
+
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Shared with ``manage.py server``."""
     parser.add_argument("--port", type=whole_number(1, 65535), default=DEFAULT_PORT, help=f"port to serve (default: {DEFAULT_PORT})")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; only those of this machine (default: 127.0.0.1)")
     add_home(parser)
+    add_root(parser)
     parser.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
     add_allow_scripts(parser)
 
@@ -55,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     worker = commands.add_parser("worker", help="start and follow runs without serving the API")
     add_home(worker)
+    add_root(worker)
     worker.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
     add_allow_scripts(worker)
     worker.add_argument("--under-server", action="store_true", help=argparse.SUPPRESS)
@@ -100,7 +107,7 @@ def run_server(arguments: argparse.Namespace) -> int:
 
     try:
         address = loopback_address(arguments.host)
-        boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts)
+        boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts, roots=arguments.root)
         return serve(address, arguments.port)
     except (CannotServe, BadEnvironment, OSError) as error:
         print(f"simpletuner server: {error}", file=sys.stderr)
@@ -109,10 +116,15 @@ def run_server(arguments: argparse.Namespace) -> int:
 
 def run_worker(arguments: argparse.Namespace) -> int:
     from simpletuner_site.boot import boot
+    from simpletuner_site.environment import BadEnvironment
     from simpletuner_site.migrations_state import migrate_if_needed
     from simpletuner_site.worker import run_worker as work
 
-    boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts)
+    try:
+        boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts, roots=arguments.root)
+    except (BadEnvironment, OSError) as error:
+        print(f"simpletuner worker: {error}", file=sys.stderr)
+        return EXIT_USAGE
     if not arguments.under_server:
         migrate_if_needed()
     return work(under_server=arguments.under_server)

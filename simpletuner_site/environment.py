@@ -7,6 +7,7 @@
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
 ``SIMPLETUNER_LOG_LEVEL``       ``INFO`` where unset
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
+``SIMPLETUNER_ROOTS``           folders, separated by colons, that paths may lead to besides the usual ones: the same as ``--root``
 ``SIMPLETUNER_HOOKS``           folders, separated by colons, whose programs runs may start, besides ``state/hooks``
 ``SIMPLETUNER_HOOKS_ENV``       names, separated by commas, of variables that these programs get: ``REPLICATE_API_TOKEN``
 ``SIMPLETUNER_ALLOW_SCRIPTS``   ``1`` lets runs start every program: the same as ``--allow-scripts``
@@ -44,9 +45,12 @@ class ProcessEnvironment:
     database_url: str = ""
     redis_url: str = ""
     private_webhooks: bool = False
+    roots: tuple[Path, ...] = ()
     hooks: tuple[Path, ...] = ()
     hooks_env: tuple[str, ...] = ()
     allow_scripts: bool = False
+    hub_folders: tuple[Path, ...] = ()
+    """Where the Hugging Face libraries keep tokens and models, by the variables that they read."""
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvironment:
@@ -62,18 +66,26 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         database_url=variables.get("DATABASE_URL", ""),
         redis_url=variables.get("REDIS_URL", ""),
         private_webhooks=_switch(variables, "SIMPLETUNER_PRIVATE_WEBHOOKS"),
-        hooks=_folders(variables.get("SIMPLETUNER_HOOKS", "")),
+        roots=_folders(variables, "SIMPLETUNER_ROOTS"),
+        hooks=_folders(variables, "SIMPLETUNER_HOOKS"),
         hooks_env=_names(variables.get("SIMPLETUNER_HOOKS_ENV", "")),
         allow_scripts=_switch(variables, "SIMPLETUNER_ALLOW_SCRIPTS"),
+        hub_folders=_hub_folders(variables),
     )
 
 
-def _folders(text: str) -> tuple[Path, ...]:
-    found = tuple(Path(part.strip()).expanduser() for part in text.split(os.pathsep) if part.strip())
+def _folders(variables: Mapping[str, str], name: str) -> tuple[Path, ...]:
+    found = tuple(Path(part.strip()).expanduser() for part in variables.get(name, "").split(os.pathsep) if part.strip())
     for folder in found:
-        if not folder.is_absolute() or folder == Path(folder.anchor):
-            raise BadEnvironment(f"SIMPLETUNER_HOOKS lists {folder}; every folder must be absolute, and not the whole disk")
+        if not folder.is_absolute() or Path(os.path.realpath(folder)) == Path(folder.anchor):
+            raise BadEnvironment(f"{name} lists {folder}; every folder must be absolute, and not the whole disk")
     return found
+
+
+def _hub_folders(variables: Mapping[str, str]) -> tuple[Path, ...]:
+    usual = Path(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    named = (variables.get("HF_HOME") or usual, variables.get("HF_HUB_CACHE"))
+    return tuple(Path(folder).expanduser() for folder in named if folder)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
+
 KEY_BYTES = 48
 
 
@@ -15,7 +17,7 @@ def load_secret_key(state: Path) -> str:
     try:
         return _read(path)
     except FileNotFoundError:
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
     fresh = state / f"secret_key.{os.getpid()}"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
 from typing import IO, Any
+
+from trainer_engine.contract.atomic import PRIVATE_MODE
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def check_port(address: str, port: int) -> None:
 
 def claim_home(state: Path) -> IO[str]:
     """A lock that lives as long as the file stays open: two servers on one home would start every run twice."""
-    file = (state / "server.lock").open("a")
+    file = os.fdopen(os.open(state / "server.lock", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE), "a")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

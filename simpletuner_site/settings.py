@@ -160,7 +160,9 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     ],
 }
 
-# ---- scripts of runs ----
+# ---- places and scripts of runs ----
+ROOTS: tuple[Path, ...] = PROCESS.roots
+HUB_FOLDERS: tuple[Path, ...] = PROCESS.hub_folders
 HOOK_FOLDERS: tuple[Path, ...] = PROCESS.hooks
 ALLOW_SCRIPTS = PROCESS.allow_scripts
 SCRIPT_VARIABLES: tuple[str, ...] = PROCESS.hooks_env

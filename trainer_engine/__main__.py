@@ -20,6 +20,7 @@ from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineErro
 from trainer_engine.contract.events import ErrorEvent, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
 from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
+from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment, read_environment
 from trainer_engine.journal import Journal, Silence, Voice
 from trainer_engine.last_words import Reserve, leave_journal, leave_report, patient_stream
@@ -62,7 +63,9 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         from trainer_engine.loop.run import train
 
         scripts = ScriptContext(job.scripts, job.job_id)
-        code, step = train(options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, scripts, journal)
+        code, step = train(
+            options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, scripts, journal, job.places
+        )
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
     except Stopped:
@@ -102,6 +105,7 @@ def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tup
     dataloader, problems = parse_dataloader(job.datasets, options)
     if errors_in(problems):
         raise DatasetUnusable(errors_in(problems))
+    refuse_closed_places(job.places, options, dataloader)
     return options, dataloader, job
 
 

@@ -29,12 +29,6 @@ from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import utc_now
 from trainer_engine.host_copies import Copy, HostCopies
 
-OPTIMIZER_DOCUMENT = "optimizer.json"
-OPTIMIZER_TENSORS = "optimizer.safetensors"
-SAMPLES_FILE = "samples.json"
-EVALUATIONS_FILE = "evaluations.json"
-"""Every evaluation of the run so far; not there where there was none."""
-EMA_TENSORS = "ema/weights.safetensors"
 SPARE_BYTES = 16 << 20
 """What configuration files and the file system itself may need besides."""
 

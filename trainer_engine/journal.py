@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.contract.events import Event, ImageEvent, StageEvent, StageStatus, decode, encode, utc_now
 
 BLOCK_BYTES = 1 << 16
@@ -39,7 +40,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Raises OSError where the file cannot be opened."""
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
         self.next_seq = _next_seq(self._descriptor)
         self._waiting: deque[tuple[Event, str]] = deque()
         self._torn_at: int | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.contract.run import RunFolder
 
 ENGINE_MODULE = "trainer_engine"
@@ -107,7 +108,7 @@ def start(
     that it gets of this process. Raises OSError where it cannot be started.
     """
     environment = passed_environment(also=also) | (extra_environment or {})
-    with folder.log.open("ab") as log:
+    with os.fdopen(os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE), "ab") as log:
         child = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,

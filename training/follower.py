@@ -146,6 +146,7 @@ class Follower:
                 datasets=job.datasets,
                 memory_estimate=memory_numbers(job.plan),
                 scripts=current_home().script_rule,
+                places=current_home().place_rule,
             )
             spec.write(folder)
             argv, extra = launch_command(Path(job.run_dir), parse_options(job.options))

@@ -17,6 +17,7 @@ from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.files import is_folder
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.secrets import hidden_problems
+from trainer_engine.contract.run_places import place_problems, written_folders
 from trainer_engine.contract.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
@@ -46,6 +47,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     options, card = resolved.options, resolved.card
     if options is None or card is None:
         return PreflightReport(resolved, problems)
+    problems += place_problems(home.place_rule, options, resolved.dataloader)
     problems += _folder_problems(options, resolved.dataloader)
     problems += _data_is_safe(options, resolved.dataloader)
     hub = weights.HubSettings.of(variables)
@@ -146,25 +148,17 @@ def _preview_problems(options: TrainingOptions, card: FamilyCard, hub: weights.H
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
     """Folders that the run will write to."""
-    wanted = {"output_dir": options.run.output_dir}
-    for name in ("cache_dir", "cache_dir_vae", "cache_dir_text"):
-        if getattr(options.data, name):
-            wanted[name] = getattr(options.data, name)
-    for images in dataloader.sets_of_images if dataloader else ():
-        wanted[images.option("cache_dir_vae")] = str(images.cache_dir_vae)
-    for text in dataloader.text_sets if dataloader else ():
-        wanted[text.option("cache_dir")] = str(text.cache_dir)
     refused: list[Path] = []
-    for option, folder in wanted.items():
-        if any(Path(folder).is_relative_to(above) for above in refused):
+    for option, path in written_folders(options, dataloader).items():
+        if any(path.is_relative_to(above) for above in refused):
             continue
-        existing = nearest_existing(Path(folder))
+        folder, existing = str(path), nearest_existing(path)
         if not is_folder(existing):
             yield Problem.error(
                 option, "not_a_folder", f"{existing} is a file, so {folder} cannot be made.", got=folder, expected="a folder"
             )
         elif not os.access(existing, os.W_OK | os.X_OK):
-            refused.append(Path(folder))
+            refused.append(path)
             message = f"{folder} cannot be written to: this account may not write in {existing}."
             yield Problem.error(option, "not_writable", message, got=folder, expected="a folder that can be written to")
 

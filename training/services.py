@@ -61,6 +61,8 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
         if environment
         else []
     )
+    found = {(problem.option, problem.code) for problem in report.problems}
+    broken = [problem for problem in broken if (problem.option, problem.code) not in found]
     problems = [*broken, *report.problems, *webhook_problems(report.webhooks)]
     return PreflightReport(report.resolved, problems, report.understood, report.webhooks)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from environments.paths import Home
 from environments.resolve import ResolvedRun, resolve_run
 from environments.secret_options import with_secrets
+from simpletuner_site.boot import make_folders
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
@@ -34,8 +35,7 @@ def train(config: Path, home: Path | None = None) -> int:
     except (UnreadableConfig, BadEnvironment) as error:
         console.print(f"[red]✗[/] {error}", highlight=False)
         return ExitCode.CONFIGURATION
-    for name in ("config", "state"):
-        (place.root / name).mkdir(parents=True, exist_ok=True)
+    make_folders(place.root)
     with console.status("Checking the configuration and the datasets"):
         report = examine_run(resolved, place)
     print_problems(console, report)
@@ -47,8 +47,8 @@ def train(config: Path, home: Path | None = None) -> int:
 def open_config(config: Path, home: Path | None) -> tuple[Home, ResolvedRun]:
     """The run that a file describes, and the home that its paths start from. Raises UnreadableConfig, BadEnvironment."""
     root, values, process = home_of_config(config, home), read_config(config), read_environment()
-    # A person's own shell can start every program anyway.
-    place = Home(root, hooks=process.hooks, any_script=True, script_variables=process.hooks_env)
+    # A person's own shell can start every program and reach every path anyway.
+    place = Home(root, hooks=process.hooks, any_script=True, any_place=True, script_variables=process.hooks_env)
     return place, resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {})
 
 

@@ -178,6 +178,15 @@ def test_a_replaced_file_keeps_mode_and_owner(api: Api) -> None:
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) == (0o640, owner)
 
 
+def test_files_of_an_environment_whose_folder_lies_elsewhere_are_its_own(api: Api, person: Path) -> None:
+    api.create(**KONTEXT)
+    shutil.move(api.home / "config/demo", person / "demo")
+    (api.home / "config/demo").symlink_to(person / "demo")
+    assert put_adapter(api, "demo/lycoris_config.json")[0] == 200
+    assert json.loads((person / "demo/lycoris_config.json").read_text()) == GOOD
+    assert api.post("/demo/dataloader")["dataloader"]["previous"]
+
+
 def test_a_folder_of_an_environment_that_leads_elsewhere_is_judged_by_its_real_place(api: Api, person: Path) -> None:
     api.create()
     (person / ".config").mkdir()

@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-FILES = {"transformer/weights.safetensors": b"w" * 5000, "optimizer.safetensors": b"o" * 3000, "training_state.json": b"{}"}
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+FILES = {WEIGHTS: b"w" * 5000, "optimizer.safetensors": b"o" * 3000, "training_state.json": b"{}"}
 
 
 def write_checkpoint(output_dir: Path, step: int, files: dict[str, bytes] | None = None, **facts: object) -> Path:

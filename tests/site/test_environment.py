@@ -32,6 +32,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "SIMPLETUNER_LOG_LEVEL": "debug",
             "DATABASE_URL": "postgres://db/simpletuner",
             "REDIS_URL": "redis://cache",
+            "SIMPLETUNER_ROOTS": "/srv/data:/scratch/me",
+            "HF_HOME": "/models/hf",
+            "HF_HUB_CACHE": "/models/hub",
             "SIMPLETUNER_HOOKS": "/opt/hooks: /srv/more hooks:",
             "SIMPLETUNER_HOOKS_ENV": "REPLICATE_API_TOKEN, WAVESPEED_API_KEY",
             "SIMPLETUNER_ALLOW_SCRIPTS": "1",
@@ -44,6 +47,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert found.log_level == "DEBUG"
     assert found.database_url == "postgres://db/simpletuner"
     assert found.redis_url == "redis://cache"
+    assert found.roots == (Path("/srv/data"), Path("/scratch/me"))
+    assert found.hub_folders == (Path("/models/hf"), Path("/models/hub"))
     assert found.hooks == (Path("/opt/hooks"), Path("/srv/more hooks"))
     assert found.hooks_env == ("REPLICATE_API_TOKEN", "WAVESPEED_API_KEY")
     assert found.allow_scripts is True
@@ -57,9 +62,17 @@ def test_slots_that_cannot_be_meant_are_refused_by_name(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("SIMPLETUNER_HOOKS", "hooks"), ("SIMPLETUNER_HOOKS", "/"), ("SIMPLETUNER_HOOKS_ENV", "A=1"), ("SIMPLETUNER_ALLOW_SCRIPTS", "yes")],
+    [
+        ("SIMPLETUNER_ROOTS", "data"),
+        ("SIMPLETUNER_ROOTS", "/"),
+        ("SIMPLETUNER_ROOTS", "/proc/self/root"),
+        ("SIMPLETUNER_HOOKS", "hooks"),
+        ("SIMPLETUNER_HOOKS", "/"),
+        ("SIMPLETUNER_HOOKS_ENV", "A=1"),
+        ("SIMPLETUNER_ALLOW_SCRIPTS", "yes"),
+    ],
 )
-def test_a_rule_about_scripts_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:
+def test_a_rule_about_scripts_or_folders_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:
     with pytest.raises(BadEnvironment, match=name):
         read_environment({name: text})
 

@@ -35,6 +35,7 @@ def is_running(pid: int) -> bool:
 def test_listed_scripts_run_and_end_with_a_cancelled_run(tmp_path: Path) -> None:
     opt, home = tmp_path / "opt/hooks", tmp_path / "home"
     program(opt / "tell.sh", TELL)
+    opt.chmod(0o555)  # it lies in the folder for temporary files, where runs may write
     program(home / "state/hooks/hang.sh", HANG)
     variables = {
         "SIMPLETUNER_HOOKS": str(opt),

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
+from trainer_engine.contract.checkpoint_files import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.host_copies import Copy
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""An adapter's weights, in a checkpoint and as a result."""
-LYCORIS_FILE = "lycoris_config.json"
+__all__ = ["ADAPTER_FILE", "LYCORIS_FILE", "Trainable"]
 
 
 class Trainable(ABC):

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.file import adapter_bytes
 from trainer_engine.contract.atomic import means_full, write_atomically
+from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
 from trainer_engine.exporting.adapter_file import sort_by_module
 from trainer_engine.exporting.conversion import to_comfyui
 from trainer_engine.host_copies import Copy, as_it_is
 
 AVERAGED = "ema"
-EXACT_FILE = "adapter_parameters.safetensors"
 MOST_NAMED = 3
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,22 @@ from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_j
 MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"
 """Where a run stood, and what a run that goes on from it must agree on (``identity``)."""
+OPTIMIZER_DOCUMENT = "optimizer.json"
+OPTIMIZER_TENSORS = "optimizer.safetensors"
+SAMPLES_FILE = "samples.json"
+EVALUATIONS_FILE = "evaluations.json"
+"""Every evaluation of the run so far; not there where there was none."""
+EMA_TENSORS = "ema/weights.safetensors"
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""As diffusers calls it."""
+EXACT_FILE = "adapter_parameters.safetensors"
+"""An adapter bit for bit, where the library's own file does not hold it."""
+LYCORIS_FILE = "lycoris_config.json"
+TOP_FILES = frozenset(
+    (STATE_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, EVALUATIONS_FILE, EMA_TENSORS, ADAPTER_FILE, EXACT_FILE, LYCORIS_FILE)
+)
+WEIGHTS_FILE = re.compile(r"(transformer|unet)/(config\.json|diffusion_pytorch_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?)")
+"""What diffusers saves of a network, whole or in parts."""
 VERSION = 1
 ROLLING = "-rolling"
 """Ends the name of a checkpoint that was saved besides the usual ones; those are kept and removed by a limit of their own."""
@@ -66,6 +82,11 @@ def step_of(name: str) -> int:
     if found is None:
         raise ValueError(f"{name!r} is no name of a checkpoint")
     return int(found[1])
+
+
+def foreign_files(names: Iterable[str]) -> list[str]:
+    """Names, besides the manifest's, that no file of a checkpoint has: what is fetched holds weights and numbers, never programs."""
+    return [name for name in names if name not in TOP_FILES and not WEIGHTS_FILE.fullmatch(name)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

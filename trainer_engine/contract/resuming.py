@@ -67,7 +67,7 @@ def choose(
         for folder in folders(output_dir):
             problems = check(folder)
             if not problems:
-                return _open(folder)
+                return open_saved(folder)
             on_bad(folder.name, problems)
         return None
     if is_path(wanted):
@@ -88,7 +88,7 @@ def _by_path(folder: Path, check: Callable[[Path], list[str]]) -> SavedRun:
     problems = check(folder)
     if problems:
         raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MOST_NAMED])}", hint="choose another checkpoint")
-    return _open(folder)
+    return open_saved(folder)
 
 
 def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], None], check: Callable[[Path], list[str]]) -> SavedRun:
@@ -100,14 +100,15 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
     if problems:
         on_bad(name, problems)
         raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
-    return _open(output_dir / name)
+    return open_saved(output_dir / name)
 
 
-def _open(folder: Path) -> SavedRun:
+def open_saved(folder: Path) -> SavedRun:
+    """The state in a checkpoint's folder. Raises CheckpointUnusable."""
     try:
         state = read_small_json(folder / STATE_FILE, LARGEST_LIST_BYTES)
-        if not isinstance(state, dict):
-            raise ValueError("it is no object")
+        if not isinstance(state, dict) or not isinstance(state.get("identity", {}), dict):
+            raise ValueError("it is not an object with an identity")
         return SavedRun(folder, int(read_manifest(folder)["step"]), state)
     except (OSError, ValueError) as error:
         raise CheckpointUnusable(f"{folder.name} holds no training state: {error}") from error

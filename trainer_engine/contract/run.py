@@ -21,7 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, write_atomically
+from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.scripts.rule import NOTHING, ScriptRule
 
 PROTOCOL = 1
@@ -70,9 +71,9 @@ class RunFolder:
         return self.path / "curves.svg"
 
     def create(self) -> RunFolder:
-        """Make the folder and its parts; harmless when they exist."""
+        """Make the folder and its parts, for this account alone; harmless when they exist."""
         for folder in (self.path, self.commands, self.media):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
         return self
 
 
@@ -99,6 +100,8 @@ class JobSpec(_Document):
     """What the checks before the start expect on each device: ``bytes``, ``low_bytes``, ``high_bytes``; said beside the peak at the end."""
     scripts: ScriptRule = NOTHING
     """Which programs the run may start."""
+    places: PlaceRule = EVERYWHERE
+    """Where the run may read and write."""
 
     def write(self, folder: RunFolder) -> None:
         write_atomically(folder.job_file, self.model_dump_json(indent=2).encode())

@@ -14,6 +14,7 @@ from trainer_engine.batches.sources import make_sampler
 from trainer_engine.contract.base_weights import base_weights
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.contract.identity import run_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
@@ -90,7 +91,9 @@ def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
         if is_remote(around.options.checkpointing.resume_from_checkpoint):
             with around.processes.first_alone() as is_first:
                 if is_first:
-                    bring_wanted(around.options, around.requests, advance)
+                    bring_wanted(
+                        around.options, run_identity(around.options, family.card, family.prediction_type), around.requests, advance
+                    )
         return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
 
 

@@ -15,9 +15,16 @@ from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
-from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
+from trainer_engine.checkpoints import Content
 from trainer_engine.contract.base_weights import BaseWeights, base_document
-from trainer_engine.contract.checkpoint_files import STATE_FILE
+from trainer_engine.contract.checkpoint_files import (
+    EMA_TENSORS,
+    EVALUATIONS_FILE,
+    OPTIMIZER_DOCUMENT,
+    OPTIMIZER_TENSORS,
+    SAMPLES_FILE,
+    STATE_FILE,
+)
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.identity import layout_of, run_identity
 from trainer_engine.contract.options import TrainingOptions

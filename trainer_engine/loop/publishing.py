@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.publishing_names import run_name
@@ -30,8 +31,11 @@ def make_publishing(
     return Publishing(uploads, run_name(options), dict(results), troubles, stages, processes, requests, on_uploaded)
 
 
-def bring_wanted(options: TrainingOptions, requests: Requests, advance: Advance) -> None:
-    """The checkpoint that ``resume_from_checkpoint`` names by an address, into ``output_dir``. Raises CheckpointUnusable, and Stopped."""
+def bring_wanted(options: TrainingOptions, identity: Mapping[str, Any], requests: Requests, advance: Advance) -> None:
+    """The checkpoint that ``resume_from_checkpoint`` names by an address, into ``output_dir``, if it is of a run of this identity.
+
+    Raises CheckpointUnusable, and Stopped.
+    """
 
     def moved(done: int, total: int) -> None:
         requests.raise_if_stopped()
@@ -40,4 +44,4 @@ def bring_wanted(options: TrainingOptions, requests: Requests, advance: Advance)
     expected = {"model_family": options.model.model_family, "model_type": options.model.model_type}
     targets, _ = read_targets(options)
     address, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
-    bring_checkpoint(address, output_dir, targets, expected, moved)
+    bring_checkpoint(address, output_dir, targets, expected, moved, identity)

@@ -7,9 +7,16 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE
 from trainer_engine.contract.base_weights import base_weights, moved_sources
-from trainer_engine.contract.checkpoint_files import MANIFEST, newest_verified
+from trainer_engine.contract.checkpoint_files import (
+    EMA_TENSORS,
+    EVALUATIONS_FILE,
+    MANIFEST,
+    OPTIMIZER_DOCUMENT,
+    OPTIMIZER_TENSORS,
+    SAMPLES_FILE,
+    newest_verified,
+)
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.identity import layout_of, run_identity

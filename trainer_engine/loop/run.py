@@ -11,7 +11,9 @@ from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Journal, Voice
 from trainer_engine.loop.assemble import assemble
@@ -41,10 +43,11 @@ def train(
     memory_estimate: Mapping[str, int] = NOTHING,
     scripts: ScriptContext = WITHOUT_SCRIPTS,
     journal: Journal | None = None,
+    places: PlaceRule = EVERYWHERE,
 ) -> tuple[ExitCode, int]:
     """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start; ``journal`` is the
-    file behind ``voice``: while it cannot be written the run does as ``disk_low_action`` says.
+    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start, ``places``
+    where it may write; ``journal`` is the file behind ``voice``: while it cannot be written the run does as ``disk_low_action`` says.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -57,7 +60,7 @@ def train(
             painted(RunFolder(media.parent), heard, is_first=environment.is_first) as painter,
             closing(scripts.open(options, heard, requests)) as started,
         ):
-            stages = Stages(heard)
+            stages = Stages(heard, lambda: refuse_closed_places(places, options, dataloader))
             room = JournalRoom(journal, options.checkpointing, requests, started) if journal else None
             around = Surroundings(
                 options, dataloader, processes, stages, requests, media, at_start, memory_estimate, painter, started, room

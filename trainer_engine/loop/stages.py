@@ -16,16 +16,39 @@ Advance = Callable[[int, int], None]
 """(done, of how many)"""
 
 
-class Stages:
-    """Says what the run is at."""
+STAGES_THAT_WRITE = frozenset(
+    (
+        StageKey.DATA_BACKEND,
+        StageKey.TEXT_EMBED_CACHE,
+        StageKey.VAE_CACHE,
+        StageKey.RESUME_CHECKPOINT,
+        StageKey.BENCHMARK_BASE_MODEL,
+        StageKey.VALIDATION,
+        StageKey.FINAL_VALIDATION,
+        StageKey.CHECKPOINT_SAVE,
+        StageKey.MODEL_SAVE,
+        StageKey.PUBLISHING,
+    )
+)
 
-    def __init__(self, voice: Voice) -> None:
+
+def nothing() -> None:
+    """For a run that may write everywhere."""
+
+
+class Stages:
+    """Says what the run is at. ``before_writing`` is called before each stage that writes files, and may refuse it by raising."""
+
+    def __init__(self, voice: Voice, before_writing: Callable[[], None] = nothing) -> None:
         self.voice = voice
+        self._before_writing = before_writing
 
     @contextmanager
     def stage(self, key: StageKey, label: str = "", *, failure: Severity = Severity.ERROR) -> Iterator[Advance]:
         """A stage as long as the block; it fails with the block, and ``failure`` says how bad that is. Yields what is to be called as it
         moves on."""
+        if key in STAGES_THAT_WRITE:
+            self._before_writing()
         progress = _Progress(self.voice, key, label)
         progress.tell(StageStatus.RUNNING)
         try:

@@ -54,7 +54,10 @@ def perform(task: Task) -> Outcome:
         store: Store = open_store(PublishTarget(**task.target))
         guard_connections()  # not before: boto3 has just asked for the role of the machine, where nothing else is asked
         if task.action == "fetch":
-            return Outcome(fetch_checkpoint(store, task.remote, Path(task.folder), task.expected, lambda total: Progress(total).moved))
+            name = fetch_checkpoint(
+                store, task.remote, Path(task.folder), task.expected, lambda total: Progress(total).moved, task.identity
+            )
+            return Outcome(name)
         folder = Path(task.folder)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Outcome(store.send(folder, task.remote, Progress(total).moved))

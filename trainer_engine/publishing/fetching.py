@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.contract.atomic import sync_folder
-from trainer_engine.contract.checkpoint_files import MANIFEST, check_manifest, checkpoint_name, read_manifest, verify
+from trainer_engine.contract.checkpoint_files import MANIFEST, check_manifest, checkpoint_name, foreign_files, read_manifest, verify
 from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.resuming import open_saved, refuse_other_run
 from trainer_engine.publishing.base import Moved, Store, StoreError
 from trainer_engine.publishing.places import incoming_folder
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 LARGEST_MANIFEST = 16 << 20
 MOST_FILES = 10_000
+MOST_NAMED = 5
 SPARE_BYTES = 64 << 20
 
 
-def fetch_checkpoint(store: Store, remote: str, output_dir: Path, expected: Mapping[str, str], progress: Callable[[int], Moved]) -> str:
+def fetch_checkpoint(
+    store: Store,
+    remote: str,
+    output_dir: Path,
+    expected: Mapping[str, str],
+    progress: Callable[[int], Moved],
+    identity: Mapping[str, Any] = NOTHING,
+) -> str:
     """The name of the checkpoint, which lies whole in ``output_dir`` then. ``progress`` is told the bytes in all.
 
+    ``expected`` is what its manifest must say, ``identity`` what its training state must agree on with the run.
     Files that an earlier try has brought are not fetched again. Raises StoreError: for a store that cannot be read, and for a checkpoint
-    that is broken, of another run, or larger than the disk.
+    that is broken, of another run, larger than the disk, or that holds files which no checkpoint has.
     """
     content = store.read(f"{remote}/{MANIFEST}", LARGEST_MANIFEST)
     manifest = _checked(content, remote, expected)
@@ -32,6 +46,7 @@ def fetch_checkpoint(store: Store, remote: str, output_dir: Path, expected: Mapp
         _refuse_another(output_dir / name, manifest)
         return name
     incoming = incoming_folder(output_dir, name)
+    _refuse_a_link(incoming, output_dir)
     _forget_another(incoming, content)
     left = {path: entry for path, entry in manifest["files"].items() if not _is_here(incoming / path, entry)}
     total = sum(entry["size"] for entry in left.values())
@@ -43,6 +58,7 @@ def fetch_checkpoint(store: Store, remote: str, output_dir: Path, expected: Mapp
     problems = verify(incoming)
     if problems:
         raise StoreError(f"{name} does not verify: {' '.join(problems[:3])}", hopeless=True)
+    _refuse_another_run(incoming, identity)
     for folder in [path for path in incoming.rglob("*") if path.is_dir()]:
         sync_folder(folder)
     incoming.replace(output_dir / name)
@@ -61,10 +77,30 @@ def _checked(content: bytes, remote: str, expected: Mapping[str, str]) -> dict[s
         raise StoreError(f"{remote} holds {name}, which is not what its address says.", hopeless=True)
     if len(manifest["files"]) > MOST_FILES:
         raise StoreError(f"{name} has {len(manifest['files'])} files; no checkpoint has so many.", hopeless=True)
+    foreign = foreign_files(manifest["files"])
+    if foreign:
+        named = ", ".join(foreign[:MOST_NAMED]) + (f" and {len(foreign) - MOST_NAMED} more" if len(foreign) > MOST_NAMED else "")
+        hint = "give the address of a checkpoint as it was saved; other files do not belong beside it"
+        raise StoreError(f"{remote} lists files that no checkpoint has: {named}.", hint=hint, hopeless=True)
     differing = [f"{key} was {manifest.get(key)} and is {value}" for key, value in expected.items() if manifest.get(key) != value]
     if differing:
         raise StoreError(f"{remote} belongs to another run: {'; '.join(differing)}.", hint="give the address of another one", hopeless=True)
     return manifest
+
+
+def _refuse_a_link(incoming: Path, output_dir: Path) -> None:
+    """The hidden folder is this program's: one that leads elsewhere was put there by somebody else."""
+    if Path(os.path.realpath(incoming)) != incoming_folder(Path(os.path.realpath(output_dir)), incoming.name):
+        raise StoreError(f"{incoming} leads elsewhere.", hint="remove the link", hopeless=True)
+
+
+def _refuse_another_run(incoming: Path, identity: Mapping[str, Any]) -> None:
+    """What the run would refuse to go on from does not get a checkpoint's name; what was fetched of it goes."""
+    try:
+        refuse_other_run(open_saved(incoming), identity)
+    except CheckpointUnusable as error:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise StoreError(error.message, hint=error.hint, hopeless=True) from error
 
 
 def _refuse_another(there: Path, manifest: Mapping[str, Any]) -> None:

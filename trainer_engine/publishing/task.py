@@ -30,6 +30,8 @@ class Task:
     """Folder at the store; empty for its top."""
     expected: Mapping[str, str] = field(default_factory=dict)
     """Of a fetch: what the manifest must say."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Of a fetch: what the checkpoint's training state must agree on with the run."""
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -25,6 +25,8 @@ class Command(BaseCommand):
         for name in ("home", "slots"):
             if options[name] is not None:
                 command += [f"--{name}", str(options[name])]
+        for root in options["root"]:
+            command += ["--root", str(root)]
         command += ["--allow-scripts"] if options["allow_scripts"] else []
         sys.stdout.flush()
         os.execv(sys.executable, command)

@@ -16,7 +16,7 @@ from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_option
 from trainer_engine import checkpoints, retention
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract import commands
-from trainer_engine.contract.checkpoint_files import MANIFEST, list_checkpoints, verify
+from trainer_engine.contract.checkpoint_files import MANIFEST, foreign_files, list_checkpoints, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.dataloader import parse_dataloader
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, ExitCode, NonFiniteLoss
@@ -145,6 +145,7 @@ def test_written_while_later_steps_change_the_weights_it_has_the_bytes_of_one_th
     trainer.fit()
     assert written_at[:3] == [False, False, False], "step 3 was taken before a byte of checkpoint-2 was written"
     ours, theirs = files(tmp_path / "beside/checkpoint-2"), files(tmp_path / "waiting/checkpoint-2")
+    assert foreign_files(ours) == [], "a checkpoint of this name could not be fetched"
     assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
     assert files(tmp_path / "beside/checkpoint-4") == files(tmp_path / "waiting/checkpoint-4")
     assert ours != files(tmp_path / "beside/checkpoint-4")
@@ -162,6 +163,7 @@ def test_a_snapshot_of_every_kind_of_adapter_is_what_it_was_when_it_was_taken(tm
         torch._foreach_add_(trainable.parameters, 1.0)
     save(tmp_path / "copied")
     assert files(tmp_path / "copied") == files(tmp_path / "live") != {}
+    assert foreign_files(str(Path(trainable.folder, name)) for name in files(tmp_path / "live")) == []
 
 
 def test_a_model_that_is_loaded_while_a_checkpoint_is_written_changes_none_of_its_bytes(tmp_path: Path) -> None:

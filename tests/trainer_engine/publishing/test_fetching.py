@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.checkpoint_folder import FILES, manifest_of, write_checkpoint
+from tests.helpers.checkpoint_folder import FILES, WEIGHTS, manifest_of, write_checkpoint
 from tests.helpers.object_store import ObjectServer
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable
@@ -81,7 +81,7 @@ def test_what_is_missing_is_told(tmp_path: Path, store: ObjectServer) -> None:
         (json.dumps(manifest_of(FILES, 6)).encode(), "holds checkpoint-6"),
         (json.dumps(manifest_of(FILES, 5, model_family="flux")).encode(), "model_family was flux and is pixart_sigma"),
         (json.dumps(manifest_of(FILES, 5, model_type="lora")).encode(), "model_type was lora and is full"),
-        (json.dumps({**manifest_of({}, 5), "files": {"huge": {"sha256": "0" * 64, "size": 10**15}}}).encode(), "MB left"),
+        (json.dumps({**manifest_of({}, 5), "files": {WEIGHTS: {"sha256": "0" * 64, "size": 10**15}}}).encode(), "MB left"),
         (b" " * ((16 << 20) + 1), "larger than"),
     ],
 )
@@ -92,6 +92,61 @@ def test_a_manifest_that_cannot_be_right_is_refused_before_anything_is_fetched(
     store.put("runs/checkpoint-5/manifest.json", content)
     assert words in refusal(store, tmp_path / "here")
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.py",
+        "transformer/run.py",
+        "transformer/deeper/config.json",
+        "hooks/config.json",
+        "transformer/weights.bin",
+        "pytorch_model.bin",
+        "ema/weights.safetensors.py",
+        ".bashrc",
+        "training_state.json/x",
+        "config.json",
+        "transformer/diffusion_pytorch_model.safetensors\n",
+        "transformer/../run.py",
+        "./run.py",
+        "x/",
+        "run.py ",
+        "manifest.json.part",
+        "Training_State.json",
+    ],
+)
+def test_a_checkpoint_with_a_foreign_file_is_refused_before_anything_is_fetched(tmp_path: Path, store: ObjectServer, name: str) -> None:
+    put(store, write_checkpoint(tmp_path / "far", 5))
+    store.put("runs/checkpoint-5/manifest.json", json.dumps(manifest_of({**FILES, name: b"#!/bin/sh"}, 5)).encode())
+    message = refusal(store, tmp_path / "here")
+    assert "lists files that no checkpoint has" in message or "does not say which files" in message
+    assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("state", [b"{}", b'{"identity": {"optimizer": "lion"}}', b"[]", b"no JSON", b'{"identity": [1]}'])
+def test_a_checkpoint_of_another_run_takes_no_place(tmp_path: Path, store: ObjectServer, state: bytes) -> None:
+    put(store, write_checkpoint(tmp_path / "far", 5, {**FILES, "training_state.json": state}))
+    targets, _ = parse_publishing(store.entry())
+    with pytest.raises(CheckpointUnusable):
+        bringing.bring_checkpoint(ADDRESS, tmp_path / "here", targets, EXPECTED, lambda *_: None, {"optimizer": "adamw"})
+    assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == []
+
+
+def test_a_checkpoint_of_the_same_identity_takes_its_place(tmp_path: Path, store: ObjectServer) -> None:
+    put(store, write_checkpoint(tmp_path / "far", 5, {**FILES, "training_state.json": b'{"identity": {"optimizer": "adamw"}}'}))
+    targets, _ = parse_publishing(store.entry())
+    name = bringing.bring_checkpoint(ADDRESS, tmp_path / "here", targets, EXPECTED, lambda *_: None, {"optimizer": "adamw"})
+    assert verify(tmp_path / "here" / name) == []
+
+
+def test_a_hidden_folder_that_leads_elsewhere_is_not_written_to(tmp_path: Path, store: ObjectServer) -> None:
+    put(store, write_checkpoint(tmp_path / "far", 5))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "here/.publishing").symlink_to(tmp_path / "victim")
+    assert "leads elsewhere" in refusal(store, tmp_path / "here")
+    assert list((tmp_path / "victim").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -109,7 +164,7 @@ def test_a_damaged_file_is_refused(
 
 def test_a_download_that_broke_off_goes_on_with_what_is_missing(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
-    first, last = "runs/checkpoint-5/transformer/weights.safetensors", "runs/checkpoint-5/training_state.json"
+    first, last = f"runs/checkpoint-5/{WEIGHTS}", "runs/checkpoint-5/training_state.json"
     store.client.delete_object(Bucket="trained", Key=last)
     assert "HTTP 404" in refusal(store, tmp_path / "here")
     store.put(last, FILES["training_state.json"])

@@ -8,6 +8,10 @@ from enum import Enum, IntEnum
 from typing import ClassVar
 
 LONGEST_SHOWN = 200
+LONGEST_SENTENCE = 2_000
+"""Characters of an option's name, a message, an expectation or a hint: all of them may repeat what was sent."""
+MOST_PROBLEMS = 100
+"""Problems in one answer; what a person mends one by one."""
 
 
 class Level(str, Enum):
@@ -59,6 +63,12 @@ class Problem:
     """What to do next."""
     level: Level = Level.ERROR
 
+    def __post_init__(self) -> None:
+        for name in ("option", "message", "expected", "hint"):
+            text = getattr(self, name)
+            if len(text) > LONGEST_SENTENCE:
+                object.__setattr__(self, name, f"{text[:LONGEST_SENTENCE]}…")
+
     @classmethod
     def error(cls, option: str, code: str, message: str, *, got: object = None, expected: str = "", hint: str = "") -> Problem:
         return cls(option, code, message, "" if got is None else shown(got), expected, hint, Level.ERROR)
@@ -91,6 +101,16 @@ def errors_in(problems: Sequence[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.level is Level.ERROR]
 
 
+def limited(problems: Sequence[Problem]) -> list[Problem]:
+    """The first ``MOST_PROBLEMS``, and after them one that counts the rest."""
+    left_out = len(problems) - MOST_PROBLEMS
+    if left_out <= 0:
+        return list(problems)
+    shown = list(problems[:MOST_PROBLEMS])
+    message = f"{left_out} more problems are not listed."
+    return [*shown, Problem("problems", "more_problems", message, got=str(left_out), hint="solve these first", level=shown[-1].level)]
+
+
 class EngineError(Exception):
     """A run cannot go on, and we know why. The class says what the user can do."""
 
@@ -107,7 +127,7 @@ class _Problems(EngineError):
     """An error that carries every problem found."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(limited(problems))
         super().__init__("; ".join(str(problem) for problem in self.problems), hint=hint)
 
 

@@ -23,7 +23,7 @@ from environments.names import is_name
 from environments.paths import Home
 from environments.secret_options import keep_secrets
 from trainer_engine.contract.dataloader.recognise import are_datasets
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, limited
 from trainer_engine.contract.options.secrets import hide_options
 
 HAND = "hand"
@@ -110,7 +110,7 @@ def unusable(name: str, file: ConfigFile, checked: CheckedConfig | None) -> list
     """Why a ``config.json`` cannot be used; empty where it can."""
     if file.problem is not None:
         return [file.problem]
-    return checked.errors if checked else []
+    return limited(checked.errors) if checked else []
 
 
 def _has_changed(row: Environment, file: ConfigFile, datasets: TextFile | None) -> bool:

@@ -11,7 +11,7 @@ from environments.config_files import LYCORIS_FILE, TextFile, read_text
 from environments.datasets_file import new_file
 from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, resolve
-from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.errors import Level, Problem, errors_in, limited
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.lycoris import NOT_AN_ADAPTER, is_like_an_adapter, parse_lycoris
 
@@ -71,11 +71,11 @@ def read_adapter_file(path: Path, home: Home) -> tuple[Any, Problem | None]:
 def checked(document: object, card: FamilyCard | None) -> dict[str, Any]:
     """What there is to say about an adapter file: ``valid``, and sentences; ``problems`` are the errors as data."""
     _, problems = parse_lycoris(document, card)
-    errors = errors_in(problems)
-    others = [str(problem) for problem in problems if problem not in errors]
+    errors = limited(errors_in(problems))
+    others = limited([problem for problem in problems if problem.level is not Level.ERROR])
     return {
         "valid": not errors,
         "errors": [str(problem) for problem in errors],
-        "warnings": others,
+        "warnings": [str(problem) for problem in others],
         "problems": [problem.as_dict() for problem in errors],
     }

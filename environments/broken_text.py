@@ -12,8 +12,9 @@ import re
 from trainer_engine.contract.options import REGISTRY
 from trainer_engine.contract.secrets import HIDDEN, hidden_address
 
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+", re.IGNORECASE)
-QUOTE = re.compile(r"(\\*)([\"'])")
+# NOTE: each pattern is linear in the text, which may be megabytes of anything: runs are bounded, or tried from their first character alone.
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>\\]+", re.IGNORECASE)
+QUOTE = re.compile(r"(?<!\\)(\\*)([\"'])")
 LITERAL = re.compile(r"null|true|false|-?[0-9][0-9.eE+-]*")
 AFTER_VALUE = re.compile(r"\s*(?:$|[}\]\\\"']|,\s*(?:$|[{}\[\]\\\"']))")
 """What stands behind a value that ends where it seems to."""
@@ -22,7 +23,9 @@ AFTER_VALUE = re.compile(r"\s*(?:$|[}\]\\\"']|,\s*(?:$|[{}\[\]\\\"']))")
 def _field() -> re.Pattern[str]:
     names = sorted({name for spec in REGISTRY.values() for name in spec.secret}, key=len, reverse=True)
     any_of_them = "|".join(name.replace("_", "[-_]") for name in names)
-    return re.compile(rf"(?<![a-z0-9])(?:{any_of_them})\s*(?P<level>\\*)(?:[\s\\\"']*[:=]+|[\"'])\s*", re.IGNORECASE)
+    # A lookahead with a reference to its group is Python 3.10's way to match a run once and never shorter.
+    run = r"(?=(?P<spaces>\s*))(?P=spaces)(?=(?P<level>\\*))(?P=level)"
+    return re.compile(rf"(?<![a-z0-9])(?:{any_of_them}){run}(?:[\s\\\"']*[:=]+|[\"'])\s*", re.IGNORECASE)
 
 
 FIELD = _field()

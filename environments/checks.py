@@ -10,7 +10,7 @@ from environments.config_files import without_marks
 from environments.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, resolve
 from environments.script_options import resolve_scripts
-from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.errors import Level, Problem, limited
 from trainer_engine.contract.families import find_card
 from trainer_engine.contract.options import REGISTRY, canonical_name, check_options, normalise
 from trainer_engine.contract.visiting_adapter import hub_file
@@ -54,10 +54,10 @@ def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
         if problem.level is Level.ERROR and not _can_wait(problem, named):
             errors.append(problem)
         elif problem.level is Level.NOTE:
-            suggestions.append(str(problem))
+            suggestions.append(problem)
         else:
-            warnings.append(str(problem))
-    return CheckedConfig(values, errors, warnings, suggestions)
+            warnings.append(problem)
+    return CheckedConfig(values, errors, [str(one) for one in limited(warnings)], [str(one) for one in limited(suggestions)])
 
 
 def _can_wait(problem: Problem, named: Collection[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rest_framework.exceptions import APIException
 
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, limited
 
 
 class EnvironmentRefused(APIException):
@@ -16,7 +16,7 @@ class EnvironmentRefused(APIException):
 
     def __init__(self, detail: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(detail)
-        self.problems = tuple(problems)
+        self.problems = tuple(limited(problems))
 
 
 class EnvironmentProblems(EnvironmentRefused):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -19,7 +19,7 @@ from environments.json_text import BadJson, parse_json
 from environments.models import Environment
 from environments.names import name_problem
 from environments.resolve import resolve_run
-from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.errors import Level, Problem, limited
 from trainer_engine.contract.families import cards
 from trainer_engine.contract.options import GROUPS, REGISTRY, OptionSpec
 from trainer_engine.contract.secrets import hide
@@ -214,8 +214,10 @@ def str_of(problem: Problem) -> str:
     return f"{problem.message}{expected}{' Hint: ' + problem.hint + '.' if problem.hint else ''}"
 
 
-def problem_list(problems: Iterable[Problem]) -> SafeString:
+def problem_list(problems: Sequence[Problem]) -> SafeString:
     """Problems as a list whose entries are coloured by their level."""
     words = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "note"}
-    items = format_html_join("", '<li class="problem-{}">{}</li>', ((words[problem.level], str_of(problem)) for problem in problems))
+    items = format_html_join(
+        "", '<li class="problem-{}">{}</li>', ((words[problem.level], str_of(problem)) for problem in limited(problems))
+    )
     return format_html('<ul class="problems">{}</ul>', items)

@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 DEEPEST = 64
 """Levels of nesting; configurations need four."""
+MOST_VALUES = 100_000
+"""Keys and values in one document; the largest configuration holds a few hundred."""
 
 
 class BadJson(ValueError):
@@ -34,10 +36,14 @@ def _refuse_constant(word: str) -> NoReturn:
 
 
 def _check(value: Any) -> None:
-    """Depth and characters, without recursion: what is looked at may be nested as deep as the parser goes."""
+    """Depth, size and characters, without recursion: what is looked at may be nested as deep as the parser goes."""
     waiting: list[tuple[Any, int]] = [(value, 1)]
+    seen = 0
     while waiting:
         item, depth = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise BadJson(f"holds more than {MOST_VALUES} keys and values")
         if depth > DEEPEST:
             raise BadJson(f"nested deeper than {DEEPEST} levels")
         if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):

@@ -10,7 +10,7 @@ from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, limited
 
 
 def answer_exception(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -25,7 +25,7 @@ def answer_exception(error: Exception, context: dict[str, Any]) -> Response | No
     if carried is not None:
         response.data = {"detail": _detail_of(error), "problems": [_as_dict(problem) for problem in carried]}
     elif isinstance(error, ValidationError):
-        problems = list(_field_problems(error.get_full_details()))
+        problems = limited(list(_field_problems(error.get_full_details())))
         response.data = {"detail": "; ".join(str(problem) for problem in problems), "problems": [p.as_dict() for p in problems]}
         response.status_code = 422
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rest_framework.exceptions import APIException
 
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, limited
 from training.preflight_report import PreflightReport
 
 
@@ -15,7 +15,7 @@ class TrainingRefused(APIException):
 
     def __init__(self, detail: str, problems: tuple[Problem, ...] = ()) -> None:
         super().__init__(detail)
-        self.problems = problems
+        self.problems = tuple(limited(problems))
 
 
 class CannotStart(TrainingRefused):

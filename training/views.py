@@ -14,6 +14,7 @@ from environments import services as environments
 from environments.config_files import dashed
 from environments.parsers import JsonBody
 from trainer_engine.contract.commands import Command
+from trainer_engine.contract.errors import limited
 from trainer_engine.contract.options import REGISTRY
 from training import requests, schema, serializers, services
 from training.errors import CannotStart
@@ -38,9 +39,9 @@ def report_answer(report: PreflightReport, detail: str) -> dict[str, Any]:
     return {
         "valid": not report.errors,
         "detail": detail,
-        "problems": [problem.as_dict() for problem in report.errors],
-        "warnings": [problem.as_dict() for problem in report.warnings],
-        "notes": [problem.as_dict() for problem in report.notes],
+        "problems": [problem.as_dict() for problem in limited(report.errors)],
+        "warnings": [problem.as_dict() for problem in limited(report.warnings)],
+        "notes": [problem.as_dict() for problem in limited(report.notes)],
         "understood": report.understood,
     }
 

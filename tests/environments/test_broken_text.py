@@ -73,3 +73,21 @@ def test_plain_values_end_where_they_do() -> None:
     text = '{"token": null, "secret": 12, "seed": 7}'
     assert without_secrets_in_text(text) == '{"token": "***", "secret": "***", "seed": 7}'
     assert without_secrets_in_text(None) is None
+
+
+RUNS = {
+    "spaces after a name": "token" + " " * 2_000_000,
+    "backslashes after a name": "token" + "\\" * 2_000_000,
+    "backslashes in a value": "token='" + "\\" * 2_000_000,
+    "letters": "a" * 4_000_000,
+    "digits": "token=-" + "1e" * 2_000_000,
+    "quotes": "token='" + "\\'" * 1_000_000,
+    "names": "token" * 800_000,
+    "addresses": "http://" * 500_000,
+}
+
+
+@pytest.mark.parametrize("text", RUNS.values(), ids=RUNS)
+def test_megabytes_of_one_character_are_read_in_linear_time(text: str) -> None:
+    """A pattern that goes back over a run would take hours here, and hold the whole process."""
+    assert without_secrets_in_text(text) is not None

@@ -14,6 +14,8 @@ LONGEST_TEXTS = {"option": 200, "message": 1000, "got": 240, "expected": 1500, "
 """Characters of each text of a problem."""
 MOST_IN_A_MESSAGE = 20
 """Problems that the message of an error lists; the error holds all of them as data."""
+MOST_PROBLEMS = 100
+"""Problems in one answer; what a person mends one by one."""
 
 
 class Level(str, Enum):
@@ -101,6 +103,16 @@ def errors_in(problems: Sequence[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.level is Level.ERROR]
 
 
+def limited(problems: Sequence[Problem]) -> list[Problem]:
+    """The first ``MOST_PROBLEMS``, and after them one that counts the rest."""
+    left_out = len(problems) - MOST_PROBLEMS
+    if left_out <= 0:
+        return list(problems)
+    shown = list(problems[:MOST_PROBLEMS])
+    message = f"{left_out} more problems are not listed."
+    return [*shown, Problem("problems", "more_problems", message, got=str(left_out), hint="solve these first", level=shown[-1].level)]
+
+
 class EngineError(Exception):
     """A run cannot go on, and we know why. The class says what the user can do."""
 
@@ -117,7 +129,7 @@ class _Problems(EngineError):
     """An error that carries every problem found."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(limited(problems))
         listed = "; ".join(str(problem) for problem in self.problems[:MOST_IN_A_MESSAGE])
         rest = len(self.problems) - MOST_IN_A_MESSAGE
         super().__init__(f"{listed}; and {rest} more" if rest > 0 else listed, hint=hint)

@@ -5,7 +5,6 @@ The library takes any keyword and ignores those that it does not know; here ever
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.lycoris_algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
 from trainer_engine.contract.lycoris_patterns import pattern_problems
+from trainer_engine.contract.suggestions import Suggestions
 
 WHOLE_MATRIX_RANK = 10_000
 """What ``linear_dim`` is taken for where ``full_matrix`` lets it be left out."""
@@ -114,7 +114,9 @@ def parse_lycoris(
     if document and _known_keys().isdisjoint(document):
         message = "The file holds none of the keys of an adapter file."
         return None, [Problem.error(OPTION, NOT_AN_ADAPTER, message, expected='{"algo": "lokr", ...}')]
-    problems = [*_algorithm(document), *_numbers(document), *_arguments(document), *_preset(document, card), *contradictions(document)]
+    suggestions = Suggestions()
+    problems = [*_algorithm(document), *_numbers(document), *_arguments(document, suggestions)]
+    problems += [*_preset(document, card, suggestions), *contradictions(document)]
     problems += pattern_problems(document, modules)
     if errors_in(problems):
         return None, problems
@@ -159,7 +161,7 @@ def _numbers(document: Mapping[str, Any]) -> Iterator[Problem]:
             yield _problem(key, "wrong_value", f"{key} is not {expected}.", got=value, expected=expected)
 
 
-def _arguments(document: Mapping[str, Any]) -> Iterator[Problem]:
+def _arguments(document: Mapping[str, Any], suggestions: Suggestions) -> Iterator[Problem]:
     scheduled = SCHEDULED if str(document.get("algo", "")).lower() == "tlora" else {}
     known = {**ARGUMENTS, **scheduled}
     for key, value in document.items():
@@ -170,7 +172,7 @@ def _arguments(document: Mapping[str, Any]) -> Iterator[Problem]:
         elif key in SCHEDULED:
             yield _problem(key, "not_for_algorithm", f"{key} belongs to the algorithm tlora.", got=value, expected="nothing")
         else:
-            yield _unknown(key, key, [*OWN_KEYS, *known])
+            yield _unknown(key, key, [*OWN_KEYS, *known], suggestions)
 
 
 def _checked(path: str, value: Any, check: Check) -> Iterator[Problem]:
@@ -179,13 +181,12 @@ def _checked(path: str, value: Any, check: Check) -> Iterator[Problem]:
         yield _problem(path, "wrong_value", f"{path} is not {expected}.", got=value, expected=expected)
 
 
-def _unknown(path: str, name: str, known: list[str]) -> Problem:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else ""
+def _unknown(path: str, name: str, known: list[str], suggestions: Suggestions) -> Problem:
+    hint = suggestions.nearest(name, known)
     return _problem(path, "unknown_key", f"There is no key {name!r}.", got=name, expected=f"one of {', '.join(sorted(known))}", hint=hint)
 
 
-def _preset(document: Mapping[str, Any], card: FamilyCard | None) -> Iterator[Problem]:
+def _preset(document: Mapping[str, Any], card: FamilyCard | None, suggestions: Suggestions) -> Iterator[Problem]:
     preset = document.get("apply_preset")
     if not preset and preset in (None, {}):
         message = "The adapter file has no apply_preset: every linear layer and convolution is adapted."
@@ -202,13 +203,13 @@ def _preset(document: Mapping[str, Any], card: FamilyCard | None) -> Iterator[Pr
             elif key.endswith("target_module"):
                 yield from _classes(path, value, card)
         elif key in MAPS:
-            yield from _overrides(path, value, card if key == "module_algo_map" else None)
+            yield from _overrides(path, value, card if key == "module_algo_map" else None, suggestions)
         elif key in FLAGS:
             yield from _checked(path, value, FLAG)
         elif key in WITHOUT_EFFECT:
             yield Problem.note(f"{OPTION}.{path}", "no_effect", "Text encoders are not adapted; the key has no effect.", got=value)
         else:
-            yield _unknown(path, key, [*LISTS, *MAPS, *FLAGS])
+            yield _unknown(path, key, [*LISTS, *MAPS, *FLAGS], suggestions)
 
 
 def _classes(path: str, names: list[str], card: FamilyCard | None) -> Iterator[Problem]:
@@ -221,7 +222,7 @@ def _classes(path: str, names: list[str], card: FamilyCard | None) -> Iterator[P
             yield _problem(path, "unknown_class", message, got=name, expected=f"one of {', '.join(card.module_classes)}")
 
 
-def _overrides(path: str, value: Any, card: FamilyCard | None) -> Iterator[Problem]:
+def _overrides(path: str, value: Any, card: FamilyCard | None, suggestions: Suggestions) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
         yield _problem(path, "not_an_object", f"{path} is no object.", got=value, expected='an object: {"FeedForward": {"factor": 8}}')
         return
@@ -239,7 +240,7 @@ def _overrides(path: str, value: Any, card: FamilyCard | None) -> Iterator[Probl
             elif key in IN_MAPS:
                 yield from _checked(where, one, IN_MAPS[key])
             else:
-                yield _unknown(where, key, ["algo", *IN_MAPS])
+                yield _unknown(where, key, ["algo", *IN_MAPS], suggestions)
 
 
 def _build(document: Mapping[str, Any], card: FamilyCard | None) -> LycorisConfig:

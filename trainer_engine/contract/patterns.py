@@ -25,6 +25,8 @@ WALL_SECONDS = 30.0
 MEMORY_BYTES = 1024**3
 PLAIN_EXPRESSION = re.compile(r"[\w.-]*", re.ASCII)
 PLAIN_GLOB = re.compile(r"[^*?\[]*")
+MOST_MATCHED_HERE = 50
+"""Plain patterns; more of them go to the helper as well, which has limits."""
 HELPERS = threading.BoundedSemaphore(2)
 """Helper processes that one server runs at the same time."""
 
@@ -47,7 +49,8 @@ def judge(patterns: Sequence[str], names: Collection[str], *, as_globs: bool) ->
     The patterns after one that is too slow have no verdict: its time was theirs as well.
     """
     plain = PLAIN_GLOB if as_globs else PLAIN_EXPRESSION
-    judged = {one: Verdict(_plain_matches(one, names, as_globs)) for one in patterns if plain.fullmatch(one)}
+    here = [one for one in patterns if plain.fullmatch(one)] if len(patterns) <= MOST_MATCHED_HERE else []
+    judged = {one: Verdict(_plain_matches(one, names, as_globs)) for one in here}
     others = [one for one in dict.fromkeys(patterns) if one not in judged]
     if others:
         judged |= _judged_by_helper(others, names, as_globs)

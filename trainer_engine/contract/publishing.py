@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.json_entries import entries_of, read_json
 from trainer_engine.contract.secrets import HIDDEN
+from trainer_engine.contract.suggestions import Suggestions
 
 OPTION = "publishing_config"
 HUB = "hub"
@@ -130,11 +130,12 @@ class PublishTarget:
 def parse_publishing(document: object, where: str = OPTION) -> tuple[list[PublishTarget], list[Problem]]:
     """The targets of a list or one object, and everything that is wrong with them."""
     entries, problems = entries_of(document, where, "Stores", MOST_TARGETS)
+    suggestions = Suggestions()
     targets: list[PublishTarget] = []
     for number, entry in enumerate(entries):
         place = f"{where}[{number}]"
         fields, found = _one_spelling(entry, place)
-        found += _problems_of(fields, place)
+        found += _problems_of(fields, place, suggestions)
         problems += found
         if not errors_in(found):
             targets.append(_target(fields, number))
@@ -178,13 +179,12 @@ def _one_spelling(entry: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
     return fields, problems
 
 
-def _problems_of(fields: Mapping[str, Any], where: str) -> Iterator[Problem]:
+def _problems_of(fields: Mapping[str, Any], where: str, suggestions: Suggestions) -> Iterator[Problem]:
     provider = PROVIDERS.get(str(fields.get("provider", "")).strip().lower())
     if provider is None:
         words = ", ".join(sorted({*PROVIDERS.values()}))
         got = str(fields.get("provider", ""))
-        near = difflib.get_close_matches(got.lower(), list(PROVIDERS), n=1)
-        hint = f"did you mean {near[0]}?" if near else ""
+        hint = suggestions.nearest(got.lower(), PROVIDERS)
         code = "unknown_provider" if got else "missing"
         # What is like no store is not repeated: "type" has another meaning in other files of the user's.
         shown = got if near else None
@@ -193,8 +193,7 @@ def _problems_of(fields: Mapping[str, Any], where: str) -> Iterator[Problem]:
     allowed = ("provider", "name", "base_path", *FIELDS[provider])
     for name in fields:
         if name not in allowed:
-            near = difflib.get_close_matches(name, [*allowed, *ALIASES], n=1)
-            hint = f"did you mean {near[0]}?" if near else ""
+            hint = suggestions.nearest(name, [*allowed, *ALIASES])
             message = f"{provider} has no field {name!r}."
             yield Problem.error(f"{where}.{name[:60]}", "unknown_field", message, expected=", ".join(allowed), hint=hint)
     for name, value in fields.items():

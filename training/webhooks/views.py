@@ -18,7 +18,7 @@ from environments.errors import FilesNotWritable
 from environments.home import current_home
 from environments.names import name_problem
 from environments.parsers import JsonBody
-from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.errors import Problem, errors_in, limited
 from trainer_engine.contract.events import EventType, utc_now
 from trainer_engine.contract.webhooks import MOST_TARGETS, WebhookTarget
 from training import requests, schema
@@ -86,7 +86,7 @@ def shown(name: str, document: Any, problems: Iterable[Problem]) -> dict[str, An
         "name": name,
         "path": f"config/{webhook_targets.FOLDER}/{name}.json",
         "config": webhook_targets.shown(document),
-        "problems": [problem.as_dict() for problem in problems],
+        "problems": [problem.as_dict() for problem in limited(list(problems))],
     }
 
 

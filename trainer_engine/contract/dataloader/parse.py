@@ -15,10 +15,13 @@ from trainer_engine.contract.dataloader.reading import Draft, Locate
 from trainer_engine.contract.dataloader.recognise import is_like_a_dataset
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.options import REGISTRY, TrainingOptions
+from trainer_engine.contract.suggestions import Suggestions
 
 OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", "write_batch_size", "vae_batch_size")
+MOST_ENTRIES = 1_000
+"""Entries are compared with one another."""
 AUTOMATIC_TEXT_SET = "text-embeds"
 
 
@@ -100,7 +103,7 @@ def parse_dataloader(
     that the file gives into absolute ones. Datasets with an error are left out of the answer, so that the others can still
     be looked at; where there are errors nothing may be trained.
     """
-    if not isinstance(document, list) or not document:
+    if not isinstance(document, list) or not document or len(document) > MOST_ENTRIES:
         return Dataloader((), ()), [_wrong_document(document)]
     objects = [entry for entry in document if isinstance(entry, Mapping) and entry]
     if objects and not any(is_like_a_dataset(entry) for entry in objects):
@@ -138,6 +141,9 @@ def _wrong_document(document: object) -> Problem:
     expected = "a JSON list with at least one dataset of images"
     if document == []:
         return Problem.error(OPTION, "empty_list", "The dataloader file lists no dataset.", got="[]", expected=expected)
+    if isinstance(document, list):
+        message = f"The dataloader file lists {len(document)} datasets."
+        return Problem.error(OPTION, "too_many", message, got=len(document), expected=f"at most {MOST_ENTRIES}")
     message = "The dataloader file is not a list of datasets."
     hint = "put the dataset into square brackets: [{...}]" if isinstance(document, Mapping) else ""
     return Problem.error(OPTION, "not_a_list", message, got=type(document).__name__, expected=expected, hint=hint)
@@ -157,14 +163,14 @@ def _no_images(disabled: int) -> Problem:
 
 
 def _drafts(document: list[Any], around: Surroundings, locate: Locate | None) -> tuple[list[Draft], list[Problem]]:
-    drafts, problems = [], []
+    drafts, problems, suggestions = [], [], Suggestions()
     for position, raw in enumerate(document):
         if not isinstance(raw, Mapping):
             message = f"Entry {position} of the dataloader file is not an object."
             expected = 'an object: {"id": ..., "instance_data_dir": ...}'
             problems.append(Problem.error(f"{OPTION}[{position}]", "not_an_object", message, got=type(raw).__name__, expected=expected))
             continue
-        draft = Draft(position, raw, {"model_family": around.family, "output_dir": around.output_dir}, locate)
+        draft = Draft(position, raw, {"model_family": around.family, "output_dir": around.output_dir}, locate, suggestions=suggestions)
         reading.read_id(draft)
         draft.placeholders = {**draft.placeholders, "id": draft.id}
         drafts.append(draft)

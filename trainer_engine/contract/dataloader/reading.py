@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from trainer_engine.contract.dataloader.fields import (
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.options.values import parse_float, parse_text, parse_value
+from trainer_engine.contract.suggestions import Suggestions
 
 Locate = Callable[[str, str, str], "str | Problem"]
 """(path as written, problem name, field) -> the absolute path it means, or why it means none."""
@@ -50,6 +50,8 @@ class Draft:
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    suggestions: Suggestions = field(default_factory=Suggestions)
+    """Shared by all entries of a file."""
 
     @property
     def title(self) -> str:
@@ -114,8 +116,7 @@ def read_names(draft: Draft) -> None:
         if name in names:
             continue
         if name not in known_names():
-            near = difflib.get_close_matches(name, sorted(known_names()), n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else "docs/datasets.md lists every field"
+            hint = draft.suggestions.nearest(name, sorted(known_names()), otherwise="docs/datasets.md lists every field")
             what = f"a dataset has no field {name[:100]!r}."
             draft.error(name[:100], "unknown_field", what, got=value, expected="the name of a field", hint=hint)
         elif name in later():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,14 +10,14 @@ from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
 from trainer_engine.contract.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.contract.options.rules import broken_rules
 from trainer_engine.contract.options.values import parse_value, problem_with, shown_value
+from trainer_engine.contract.suggestions import Suggestions
 
 EMPTY_WORDS = (None, "", "none", "null")
 
 
-def unknown_option(name: str, known: Iterable[str]) -> Problem:
+def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:
     """The problem of a name that no list holds, with the nearest that does."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "docs/options.md lists every option"
+    hint = suggestions.nearest(name, known, otherwise="docs/options.md lists every option")
     return Problem.error(name[:100], "unknown_option", f"There is no option {name[:100]!r}.", expected="the name of an option", hint=hint)
 
 
@@ -66,6 +65,7 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
     Options of the format that have no code yet are left out when they hold their default, and are a problem otherwise.
     """
     typed: dict[str, Any] = {}
+    suggestions, known = Suggestions(), [*REGISTRY, *not_available()]
     named, problems = _one_spelling(values)
     for name, value in named.items():
         if name in REGISTRY:
@@ -77,7 +77,7 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             problem = _not_available(name, value)
             problems.extend([problem] if problem else [])
         else:
-            problems.append(unknown_option(name, [*REGISTRY, *not_available()]))
+            problems.append(unknown_option(name, known, suggestions))
     return typed, problems
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.option import OptionSpec
 from trainer_engine.contract.secrets import hide
+from trainer_engine.contract.suggestions import Suggestions
 
 LARGEST_WHOLE = 10**18
 """Whole numbers stay below this, as text and in JSON, so that sums and products of them can still be divided."""
@@ -93,8 +93,7 @@ def parse_choice(spec: OptionSpec, value: object) -> str:
         return str(choice)
     if choice in spec.later:
         raise WrongValue(f"{choice} is known, not available yet", code="not_available", hint=f"available: {', '.join(spec.choices)}")
-    near = difflib.get_close_matches(text.lower(), spec.choices, n=1)
-    raise WrongValue("is not one of the choices", code="not_a_choice", hint=f"did you mean {near[0]}?" if near else "")
+    raise WrongValue("is not one of the choices", code="not_a_choice", hint=Suggestions().nearest(text.lower(), spec.choices))
 
 
 def parse_json_text(value: object) -> str:

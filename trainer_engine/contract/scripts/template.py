@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from string import Formatter
+
+from trainer_engine.contract.suggestions import Suggestions
 
 
 class BadTemplate(ValueError):
@@ -82,8 +83,7 @@ def _placeholders(argument: str) -> list[str]:
 
 
 def _unknown(name: str, known: Collection[str]) -> BadTemplate:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {{{near[0]}}}?" if near else "docs/hooks.md lists the placeholders"
+    hint = Suggestions().nearest(name, known, otherwise="docs/hooks.md lists the placeholders", form="{{{}}}")
     return BadTemplate(f"has a placeholder that there is not: {{{name}}}", code="unknown_placeholder", hint=hint)
 
 

@@ -114,7 +114,22 @@ def unusable(name: str, file: ConfigFile, checked: CheckedConfig | None) -> list
 
 
 def _has_changed(row: Environment, file: ConfigFile, datasets: TextFile | None) -> bool:
-    return file.file.sha256 != row.config_sha256 or (datasets.sha256 if datasets else "") != row.datasets_sha256
+    return _is_exposed(row) or file.file.sha256 != row.config_sha256 or (datasets.sha256 if datasets else "") != row.datasets_sha256
+
+
+def _is_exposed(row: Environment) -> bool:
+    """Whether an older version stored something in the row and its file that is secret now."""
+    return hide_options(row.config) != row.config
+
+
+def _hide_what_is_exposed(row: Environment, home: Home, *, is_unchanged: bool) -> None:
+    """Move secrets of a row into the store, and write its file anew where that still says the same."""
+    try:
+        row.config = keep_secrets(home, row.name, row.config)
+        if is_unchanged:
+            row.config_sha256 = write_config(home, row.name, row.config)
+    except OSError as error:
+        logger.warning("secrets of %s stay in its file: %s", row.name, error.strerror)
 
 
 def _take_in(row: Environment, file: ConfigFile, home: Home) -> None:
@@ -131,7 +146,10 @@ def _take_in(row: Environment, file: ConfigFile, home: Home) -> None:
 
 def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | None:
     """What was done to the row; None where it stays as it was."""
-    if file.file.sha256 == row.config_sha256:
+    is_unchanged = file.file.sha256 == row.config_sha256
+    if _is_exposed(row):
+        _hide_what_is_exposed(row, home, is_unchanged=is_unchanged)
+    if is_unchanged:
         return None
     if not file.file.sha256 and file.problem is None:
         # NOTE: only the API and the admin delete environments; a file that is gone comes back from the row.

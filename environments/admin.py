@@ -16,6 +16,7 @@ from environments.admin_actions import ObjectAction, add_object_action, find_obj
 from environments.errors import EnvironmentRefused
 from environments.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
 from environments.models import Environment, Revision
+from trainer_engine.contract.options.secrets import hide_options
 
 if TYPE_CHECKING:
     EnvironmentAdminBase = admin.ModelAdmin[Environment]
@@ -199,7 +200,7 @@ class RevisionAdmin(RevisionAdminBase):
 
     @admin.display(description="config.json")
     def configuration(self, revision: Revision) -> str:
-        return format_html("<pre>{}</pre>", json.dumps(revision.config, indent=2, ensure_ascii=False))
+        return format_html("<pre>{}</pre>", json.dumps(hide_options(revision.config), indent=2, ensure_ascii=False))
 
     @admin.display(description="Datasets file")
     def datasets(self, revision: Revision) -> str:

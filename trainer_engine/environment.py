@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
+from trainer_engine.contract.addresses import PRIVATE_VARIABLE
 from trainer_engine.contract.secrets import VARIABLE
 from trainer_engine.contract.trackers import wandb_knows_us
 
@@ -44,6 +45,12 @@ def read_environment(variables: MutableMapping[str, str] | None = None) -> Envir
         use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
         secrets=json.loads(variables.pop(VARIABLE, "{}")),
     )
+
+
+def private_networks_are_open(variables: Mapping[str, str] | None = None) -> bool:
+    """Whether uploads and downloads of a run may go to private networks, as the server's operator said."""
+    variables = os.environ if variables is None else variables
+    return variables.get(PRIVATE_VARIABLE, "").strip().lower() in ("1", "true")
 
 
 def script_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -27,13 +27,14 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.model_files import HINT, unsafe_files
 from trainer_engine.datasets.hashes import FileHashes
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 PART_FILES = ("*.safetensors", *DESCRIPTIONS)
 BARE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json")
-MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-"""Of a repository that is one model of transformers, the better ones first."""
+MODEL_WEIGHTS = "model*.safetensors"
+"""Of a repository that is one model of transformers."""
 OTHER_VARIANTS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*.non_ema.*", "*.ema.*")
 
 
@@ -106,15 +107,20 @@ def find_file(source: Source, file: str) -> Path:
 def find_model(source: Source) -> Part:
     """A source that is one model of transformers, with its tokenizer and processor beside the weights.
 
-    Downloads what is not here yet; pickled weights only where there are no others. Raises ModelUnavailable where the source cannot be had.
+    Downloads what is not here yet. Raises ModelUnavailable where the source cannot be had, and where its weights are no safetensors.
     """
-    if source.is_local:
-        return Part(source, _local_folder(source))
-    for weights in MODEL_WEIGHTS:
-        folder = _download(source, [*DESCRIPTIONS, weights])
-        if any(folder.glob(weights)):
-            break
-    return Part(source, folder)
+    part = Part(source, _local_folder(source) if source.is_local else _download(source, [*DESCRIPTIONS, MODEL_WEIGHTS]))
+    refuse_unsafe(part)
+    if not part.weights():
+        raise ModelUnavailable(f"{source.name} holds no weights in safetensors.", hint=HINT)
+    return part
+
+
+def refuse_unsafe(part: Part) -> None:
+    """Look at a part before any library does. Raises ModelUnavailable where it asks for more than to have its safetensors read."""
+    found = next(unsafe_files(part.folder), None)
+    if found is not None:
+        raise ModelUnavailable(f"The part {part.folder.name} of {part.source.name} is not loaded: {found}.", hint=found.hint)
 
 
 def _local_folder(source: Source) -> Path:
@@ -166,10 +172,11 @@ def _hub_errors(source: Source) -> Iterator[None]:
 
 @contextmanager
 def loading(part: Part) -> Iterator[None]:
-    """Around ``from_pretrained``: broken, missing or foreign weights become ModelUnavailable that names the part."""
+    """Around ``from_pretrained``: unsafe, broken, missing or foreign files become ModelUnavailable that names the part."""
+    refuse_unsafe(part)
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "out of memory" in str(error).lower():
             raise
         raise ModelUnavailable(

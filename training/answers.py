@@ -11,7 +11,10 @@ from typing import Any
 from trainer_engine.contract.best_checkpoint import best_of
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
 from trainer_engine.contract.option import holds_json
+from trainer_engine.contract.options.secrets import hide_options
 from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
+from trainer_engine.contract.publishing import OPTION as PUBLISHING
+from trainer_engine.contract.webhooks import OPTION as WEBHOOKS
 from training import desk, media
 from training.models import Event, Job, Status
 
@@ -56,7 +59,9 @@ def files_behind(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown_options(job: Job) -> dict[str, Any]:
     """The options of a job as anybody may see them: by name, without dashes."""
-    return {**job.options, **job.plan.get(FILES, {})}
+    with_secrets = {name: job.options[name] for name in (WEBHOOKS, PUBLISHING) if job.options.get(name)}
+    # Rows of older versions hold the paths of webhooks.
+    return {**job.options, **hide_options(with_secrets), **job.plan.get(FILES, {})}
 
 
 def job_info(job: Job) -> dict[str, Any]:

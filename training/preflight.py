@@ -28,6 +28,7 @@ from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_adapter import adapter_problems
 from training.preflight_evaluation import understood_evaluation
+from training.preflight_models import model_problems
 from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import find_saved_run, other_run_problems, progress_problems
@@ -60,6 +61,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += _process_problems(options, home, variables)
     sources = _model_sources(options, card)
     problems += [found for name, source in sources.items() if (found := weights.check_access(name, source, options.model.revision, hub))]
+    problems += model_problems(options, card, hub)
     problems += _preview_problems(options, card, hub)
     problems += scoring_problems(options, hub)
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)

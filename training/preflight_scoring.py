@@ -11,9 +11,12 @@ from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.scoring import CLIP
 from trainer_engine.contract.small_files import read_small_json
 from training import weights
+from training.preflight_models import folder_problems
 
 OPTION = "pretrained_evaluation_model_name_or_path"
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors",)
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+"""Of a repository: the one file, or the list of several."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 EXPECTED = "a CLIP model such as openai/clip-vit-large-patch14-336"
 
@@ -24,15 +27,26 @@ def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iter
     source = options.scoring.pretrained_evaluation_model_name_or_path
     folder = weights.find_weights(source, None, hub)
     if folder is None:
-        found = weights.check_access(OPTION, source, None, hub)
+        found = weights.check_access(OPTION, source, None, hub) or _without_safetensors(source, hub)
         yield from [found] if found else []
     elif not is_folder(folder):
         yield Problem.error(OPTION, "not_found", f"There is no folder {source}.", got=source, expected=EXPECTED)
     elif (kind := _model_type(folder)) != CLIP:
         says = f"its config.json says model_type {kind!r}" if kind else "it has no config.json that says so"
         yield Problem.error(OPTION, "not_a_clip_model", f"{source} is no CLIP model: {says}.", got=source, expected=EXPECTED)
+    elif unsafe := list(folder_problems(OPTION, source, folder)):
+        yield from unsafe
     elif Path(source).is_absolute():  # of a repository, what is missing is downloaded
         yield from _gaps(folder, source)
+
+
+def _without_safetensors(source: str, hub: weights.HubSettings) -> Problem | None:
+    """A problem where the hub says that a repository has no weights in safetensors."""
+    answers = [weights.check_file(OPTION, source, file, hub) for file in WEIGHT_FILES]
+    if not all(answer is not None and answer.code == "not_found" for answer in answers):
+        return None
+    message = f"The repository {source} holds no weights in safetensors, and no others are loaded."
+    return Problem.error(OPTION, "unsafe_model", message, got=source, expected=EXPECTED, hint="convert a copy of it, or name another model")
 
 
 def _model_type(folder: Path) -> str:

@@ -100,7 +100,9 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
 def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings, file: str = "") -> Problem | None:
     """``file``: what has to be there; empty where the repository itself is enough."""
     address = f"{hub.endpoint}/{source}/resolve/{quote(revision or 'main', safe='')}/{quote(file or 'model_index.json')}"
-    request = urllib.request.Request(address, method="HEAD", headers={"Authorization": f"Bearer {hub.token}"} if hub.token else {})
+    request = urllib.request.Request(address, method="HEAD")
+    if hub.token:
+        request.add_unredirected_header("Authorization", f"Bearer {hub.token}")  # files lie on other machines, which get no token
     try:
         urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:

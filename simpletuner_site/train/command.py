@@ -17,6 +17,7 @@ from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
+from trainer_engine.contract.addresses import PRIVATE_VARIABLE
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
@@ -25,6 +26,9 @@ from training.estimates import memory_numbers
 from training.launch import UnreadableAccelerateConfig, launch_command
 from training.preflight import examine_run
 from training.preflight_report import PreflightReport
+
+OPEN = {PRIVATE_VARIABLE: "1"}
+"""A person's own shell may reach what it likes; only a server closes private networks."""
 
 
 def train(config: Path, home: Path | None = None) -> int:
@@ -76,7 +80,7 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     if report.webhooks:
         console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
-    identity = engine_process.start(folder, command, variables | for_engine(secrets_of(resolved.values)), spec.scripts.variables)
+    identity = engine_process.start(folder, command, variables | OPEN | for_engine(secrets_of(resolved.values)), spec.scripts.variables)
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
         ignore_interrupts()

@@ -11,9 +11,11 @@ import pytest
 from django.test import Client
 
 from environments import secret_store, services
+from environments.config_files import write_config
 from environments.forms import datasets_of
 from environments.home import current_home
 from environments.models import Environment, Revision
+from environments.paths import Home
 from environments.secret_options import holds_the_same, with_secrets
 from environments.secret_store import of_environment
 from tests.environments.conftest import Api
@@ -221,3 +223,23 @@ def test_starting_with_what_is_stored_changes_nothing_however_it_is_written(api:
     assert stored(made.name) == other
     assert Revision.objects.filter(environment_name=made.name).count() == 2
     assert services.record_run_config(None, values).name != made.name
+
+
+def test_an_address_that_an_older_version_stored_moves_into_the_store(api: Api) -> None:
+    """What is secret now was none: the row, its file, the answers and the revisions stop showing it, and nothing is lost."""
+    api.create()
+    document = [{"webhook_type": "raw", "callback_url": "https://example.com/swordfish"}]
+    row = Environment.objects.get()
+    row.config = {**row.config, "webhook_config": json.dumps(document)}
+    row.config_sha256 = write_config(Home(api.home), "demo", row.config)
+    row.save()
+    Revision.objects.update(config=row.config)
+    for _ in range(2):
+        assert json.loads(api.get("/demo")["config"]["--webhook_config"])[0]["callback_url"] == "https://example.com/***"
+    assert "swordfish" not in (api.home / "config/demo/config.json").read_text()
+    assert "swordfish" not in json.dumps(Environment.objects.get().config)
+    assert Revision.objects.count() == 1
+    full = with_secrets(Home(api.home), "demo", Environment.objects.get().config)
+    assert json.loads(full["webhook_config"]) == document
+    api.put("demo", seed=5)
+    assert json.loads(with_secrets(Home(api.home), "demo", Environment.objects.get().config)["webhook_config"]) == document

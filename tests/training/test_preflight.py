@@ -175,3 +175,44 @@ def test_huge_files_and_pipes_are_refused_by_their_option(training: Training, op
         answer = training.post("/validate", {**training.form, option: f"config/{name}"})
         assert answer.status_code == 422
         assert [option.lstrip("-")] == [problem["option"] for problem in answer.json()["problems"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": {"a": "diffusion_pytorch_model.bin"}}'),
+        ("text_encoder/pytorch_model.bin", ""),
+        ("text_encoder/config.json", '{"quantization_config": {"quant_method": "bitsandbytes"}}'),
+        ("vae/config.json", '{"quantization_config": {"quant_method": "bitsandbytes"}}'),
+    ],
+)
+def test_a_model_that_asks_for_more_than_safetensors_cannot_be_started(training: Training, file: str, content: str) -> None:
+    (training.home / "model" / file).write_text(content)
+    answer = training.post("/validate", training.form)
+    assert answer.status_code == 422
+    (problem,) = answer.json()["problems"]
+    assert (problem["option"], problem["code"]) == ("pretrained_model_name_or_path", "unsafe_model")
+    assert file.partition("/")[0] in problem["message"] and file.partition("/")[2] in problem["message"]
+
+
+def test_the_token_of_the_hub_does_not_follow_a_redirect(tmp_path: Path) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class Redirecting(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            seen.append((self.path, self.headers.get("Authorization")))
+            self.send_response(302 if len(seen) == 1 else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Be quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reached = hub(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_TOKEN="hf_secret")
+        assert weights.check_access("pretrained_model_name_or_path", "a/open", None, reached) is None
+        server.shutdown()
+    assert seen[0][1] == "Bearer hf_secret" and seen[1] == ("/elsewhere", None)

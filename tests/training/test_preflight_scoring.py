@@ -20,7 +20,7 @@ def write_clip(folder: Path, *, kind: Any = "clip", without: str = "") -> Path:
     folder.mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         if name != without:
-            (folder / name).write_text(json.dumps({"model_type": kind}) if name == "config.json" else "")
+            (folder / name).write_text({"config.json": json.dumps({"model_type": kind}), "preprocessor_config.json": "{}"}.get(name, ""))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Network addresses that nothing is ever posted to or fetched from, whoever asks for it."""
+"""Network addresses that are posted to and fetched from: the one rule of the server, its checks, and the processes of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses whose last four bytes are the IPv4 address that a gateway connects to."""
+SHARED = ipaddress.ip_network("100.64.0.0/10")
+"""Of carriers and overlay networks (RFC 6598)."""
+PRIVATE_VARIABLE = "SIMPLETUNER_PRIVATE_WEBHOOKS"
+"""Names the variable that opens private networks: to the server, and to the engines that it starts."""
 METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
 """Where clouds hand out the keys of the machine."""
 
@@ -33,3 +37,21 @@ def never_asked(address: Address) -> bool:
     """Whether it is link-local, or the metadata service of a cloud."""
     inner = unwrapped(address)
     return inner in METADATA or inner.is_link_local
+
+
+def closed_because(address: Address, *, private: bool, loopback: bool = True) -> str:
+    """Why nothing is posted to an address or fetched from it, as the end of a sentence; empty where it is open.
+
+    ``private``, ``loopback``: whether the server's operator opened these networks.
+    """
+    inner = unwrapped(address)
+    if never_asked(inner):
+        return "which is where machines get their keys from; that is never allowed"
+    if inner.is_multicast or inner.is_unspecified or (inner.is_reserved and not inner.is_loopback):
+        return "which is no machine's own address"
+    if inner.is_loopback:
+        return "" if loopback else "this machine, which is not allowed while the server serves others"
+    shared = isinstance(inner, ipaddress.IPv4Address) and inner in SHARED
+    if (inner.is_private or shared) and not private:
+        return "in a private network; start the server with SIMPLETUNER_PRIVATE_WEBHOOKS=1 to allow these"
+    return ""

@@ -37,6 +37,7 @@ class _Extra:
     secret: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
+    secret_paths: tuple[str, ...] = ()
 
 
 def option(
@@ -54,6 +55,7 @@ def option(
     secret: tuple[str, ...] = (),
     addresses: tuple[str, ...] = (),
     places: tuple[str, ...] = (),
+    secret_paths: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option. ``default`` is ``...`` for one that must be given.
 
@@ -61,9 +63,10 @@ def option(
     format that have no code behind them yet: they are refused by name instead of as a typing error. ``json`` marks text that holds
     JSON or the path of a JSON file; lists and objects are taken too, and kept as text. ``secret`` names the fields of that JSON
     that nobody is shown, ``addresses`` those that are addresses: passwords in them are hidden too. The secrets beside them are kept
-    for the same machine alone, which ``places`` decide besides the addresses (``contract/secrets.py``).
+    for the same machine alone, which ``places`` decide besides the addresses (``contract/secrets.py``). ``secret_paths`` names the
+    addresses of which nothing but the host may be seen.
     """
-    extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places)
+    extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths)
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})  # type: ignore[dict-item]
 
 
@@ -93,6 +96,8 @@ class OptionSpec:
     """Fields of its JSON that are addresses."""
     places: tuple[str, ...] = ()
     """Fields of its JSON that decide, besides the addresses, which machine is spoken to."""
+    secret_paths: tuple[str, ...] = ()
+    """Addresses in its JSON of which nothing but the host may be seen: services keep their keys in the path."""
 
     @property
     def expected(self) -> str:
@@ -159,4 +164,5 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         secret=extra.secret,
         addresses=extra.addresses,
         places=extra.places,
+        secret_paths=extra.secret_paths,
     )

@@ -187,7 +187,7 @@ def _problems_of(fields: Mapping[str, Any], where: str, suggestions: Suggestions
         hint = suggestions.nearest(got.lower(), PROVIDERS)
         code = "unknown_provider" if got else "missing"
         # What is like no store is not repeated: "type" has another meaning in other files of the user's.
-        shown = got if near else None
+        shown = got if hint else None
         yield Problem.error(f"{where}.provider", code, "provider says which store it is.", got=shown, expected=words, hint=hint)
         return
     allowed = ("provider", "name", "base_path", *FIELDS[provider])

@@ -34,14 +34,14 @@ def hidden_address(url: object, *, path_is_password: bool = False) -> str:
         return HIDDEN
     shown = f"[{host}]" if ":" in host else host
     place = f"{parts.scheme}://{HIDDEN + '@' if parts.username or parts.password else ''}{shown}{f':{port}' if port else ''}"
-    if path_is_password or host in PASSWORD_HOSTS:
+    if (path_is_password or host in PASSWORD_HOSTS) and (parts.path.strip("/") or parts.query or parts.fragment):
         return f"{place}/{HIDDEN}"
     return place + parts.path + (f"?{HIDDEN}" if parts.query or parts.fragment else "")
 
 
-def is_open(url: object) -> bool:
+def is_open(url: object, *, path_is_password: bool = False) -> bool:
     """Whether no part of an address is a password."""
-    return isinstance(url, str) and hidden_address(url).lower() == url.lower()
+    return isinstance(url, str) and hidden_address(url, path_is_password=path_is_password).lower() == url.lower()
 
 
 def hide(spec: OptionSpec, value: object) -> str:
@@ -68,7 +68,7 @@ def reveal(spec: OptionSpec, value: object, stored: str) -> str:
         document, known = read_document(text), read_document(stored)
         donors = known if isinstance(known, list) else [known]
         entries = document if isinstance(document, list) else [document]
-        found = [_revealed_entry(spec, entry, place, donors) for place, entry in enumerate(entries)]
+        found = _revealed(spec, entries, donors)
         return _dumped(found if isinstance(document, list) else found[0])
     except (ValueError, RecursionError):
         return text
@@ -121,8 +121,15 @@ def _hidden_field(spec: OptionSpec, key: str, value: Any) -> Any:
     if _is_named(spec.secret, key):
         return HIDDEN if value not in (None, "", [], {}) else value
     if _is_named(spec.addresses, key) and value:
-        return value if is_open(value) or HIDDEN in str(value) else hidden_address(value)
+        alone = _is_named(spec.secret_paths, key)
+        is_shown = is_open(value, path_is_password=alone) or _is_hidden_address(value, path_is_password=alone)
+        return value if is_shown else hidden_address(value, path_is_password=alone)
     return _hidden(spec, value)
+
+
+def _is_hidden_address(value: object, *, path_is_password: bool) -> bool:
+    """Whether an address is one that was hidden before, which hides the same again."""
+    return isinstance(value, str) and HIDDEN in value and value in (HIDDEN, hidden_address(value, path_is_password=path_is_password))
 
 
 def _places(spec: OptionSpec, value: Any, where: str) -> Iterator[str]:
@@ -143,18 +150,38 @@ def _stands_for_something(spec: OptionSpec, key: str, value: Any) -> bool:
     return _is_named(spec.addresses, key) and isinstance(value, str) and HIDDEN in value
 
 
-def _revealed_entry(spec: OptionSpec, entry: Any, place: int, donors: Sequence[Any]) -> Any:
-    """From the stored entry that is most alike, at the same place: a secret does not follow to another machine."""
-    if not any(_places(spec, entry, "")):
-        return entry
-    candidates: list[tuple[int, int, Any]] = []
+def _revealed(spec: OptionSpec, entries: Sequence[Any], donors: Sequence[Any]) -> list[Any]:
+    """Entries with what is stored for them: of the stored entry that is most alike, on the same machine.
+
+    Where several are equally alike, entries that look the same keep their order; where that says nothing, because there are more of
+    one than of the other, the ``***`` stay: nobody is posted to by mistake.
+    """
+    found, taken = list(entries), set[int]()
+    waiting = {place: _best(spec, entry, donors) for place, entry in enumerate(entries) if any(_places(spec, entry, ""))}
+    for place, best in waiting.items():
+        if len(best) == 1:
+            taken |= best.keys()
+            found[place] = next(iter(best.values()))
+    for place, best in waiting.items():
+        group = [other for other, theirs in waiting.items() if theirs.keys() == best.keys()]
+        left = [number for number in best if number not in taken]
+        same = all(revealed == next(iter(best.values())) for revealed in best.values())
+        if len(best) > 1 and (same or len(left) == len(group)):
+            found[place] = best[left[group.index(place)] if len(left) == len(group) else next(iter(best))]
+    return found
+
+
+def _best(spec: OptionSpec, entry: Any, donors: Sequence[Any]) -> dict[int, Any]:
+    """Number of a stored entry -> the entry with its secrets, for those that are most alike; a secret stays with its machine."""
+    candidates: dict[int, tuple[int, Any]] = {}
     for number, donor in enumerate(donors):
         revealed = _merged(spec, entry, donor)
         if isinstance(donor, dict) and not any(_places(spec, revealed, "")) and _machine(spec, revealed) == _machine(spec, donor):
             shown = _hidden(spec, donor)
             alike = sum(key in shown and shown[key] == item for key, item in entry.items()) - len(shown.keys() - entry.keys())
-            candidates.append((alike, -abs(number - place), revealed))
-    return max(candidates, key=lambda one: one[:2])[2] if candidates else entry
+            candidates[number] = (alike, revealed)
+    most = max((alike for alike, _ in candidates.values()), default=0)
+    return {number: revealed for number, (alike, revealed) in candidates.items() if alike == most}
 
 
 def _merged(spec: OptionSpec, sent: Any, stored: Any) -> Any:
@@ -168,7 +195,8 @@ def _merged(spec: OptionSpec, sent: Any, stored: Any) -> Any:
 def _merged_field(spec: OptionSpec, key: str, sent: Any, stored: Any) -> Any:
     if not _stands_for_something(spec, key, sent):
         return _merged(spec, sent, stored)
-    return stored if stored and _hidden_field(spec, key, stored) == sent else sent
+    # The second is how older versions showed an address, which clients and rows may still have.
+    return stored if stored and sent in (_hidden_field(spec, key, stored), hidden_address(stored)) else sent
 
 
 def _machine(spec: OptionSpec, entry: Mapping[str, Any]) -> list[tuple[str, str]]:

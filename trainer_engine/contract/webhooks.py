@@ -19,7 +19,8 @@ OPTION = "webhook_config"
 KINDS = ("raw", "discord", "slack", "template")
 ADDRESS = {"raw": "callback_url", "discord": "webhook_url", "slack": "webhook_url", "template": "callback_url"}
 """Which field holds the address."""
-PASSWORD_IN_PATH = ("discord", "slack")
+CHATS = ("discord", "slack")
+"""Kinds that are read by people."""
 LOG_LEVELS = {
     "debug": Severity.DEBUG,
     "info": Severity.INFO,
@@ -62,8 +63,8 @@ class WebhookTarget:
         return asdict(self)
 
     def shown(self) -> dict[str, Any]:
-        """Without what nobody should see: of Discord's and Slack's addresses the path is the password."""
-        address = hidden_address(self.url, path_is_password=self.kind in PASSWORD_IN_PATH)
+        """Without what nobody should see: of every address the path and the query, in which services keep their keys."""
+        address = hidden_address(self.url, path_is_password=True)
         hidden = {name: HIDDEN for name in ("auth_token", "secret") if getattr(self, name)}
         return {**self.as_dict(), "url": address, **hidden}
 
@@ -149,7 +150,13 @@ def _address_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterat
     except ValueError:
         is_right = False
     if not is_right:
-        yield Problem.error(f"{where}.{name}", "not_an_address", f"{name} is no web address.", got=hidden_address(url), expected=expected)
+        yield Problem.error(
+            f"{where}.{name}",
+            "not_an_address",
+            f"{name} is no web address.",
+            got=hidden_address(url, path_is_password=True),
+            expected=expected,
+        )
 
 
 def _template_problems(entry: Mapping[str, Any], kind: str, where: str) -> Iterator[Problem]:

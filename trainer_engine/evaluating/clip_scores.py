@@ -36,7 +36,7 @@ class ClipScorer:
         """``name``: a repository id or a folder. Raises ModelUnavailable."""
         part = find_model(Source(name))
         _refuse_other_models(part)
-        model = load_text_encoder(CLIPModel, part, torch.float32, pickled=not any(part.folder.glob("*.safetensors")))
+        model = load_text_encoder(CLIPModel, part, torch.float32)
         return cls(name, model, load_tokenizer(CLIPProcessor, part), device)
 
     @property

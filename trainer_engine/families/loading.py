@@ -41,14 +41,19 @@ def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any
     return model
 
 
-def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype, *, pickled: bool = False) -> Any:
-    """A transformers model, frozen, to be asked only. ``pickled``: its weights are no safetensors; nothing in them but tensors is taken.
-
-    Raises ModelUnavailable.
-    """
-    how = {"use_safetensors": not pickled, "local_files_only": True, "output_loading_info": True, "weights_only": True}
+def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
+    """A transformers model, frozen, to be asked only. Raises ModelUnavailable."""
     with loading(part):
-        encoder, info = cls.from_pretrained(part.folder, dtype=dtype, variant=part.variant, **how)
+        encoder, info = cls.from_pretrained(
+            part.folder,
+            dtype=dtype,
+            variant=part.variant,
+            use_safetensors=True,
+            weights_only=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     refuse_gaps(part, list(info["missing_keys"]), [str(entry) for entry in info["mismatched_keys"]])
     return encoder.eval().requires_grad_(False)
 
@@ -56,7 +61,7 @@ def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype, *, pickled
 def load_tokenizer(cls: type[Any], part: Part) -> Any:
     """Raises ModelUnavailable."""
     with loading(part):
-        return cls.from_pretrained(part.folder, local_files_only=True)
+        return cls.from_pretrained(part.folder, trust_remote_code=False, local_files_only=True)
 
 
 def stored_dtype(part: Part) -> torch.dtype:

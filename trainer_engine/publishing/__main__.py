@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.environment import private_networks_are_open
 from trainer_engine.publishing.base import Store, StoreError
-from trainer_engine.publishing.connecting import guard_connections
+from trainer_engine.publishing.connecting import ConnectionRule, Guard
 from trainer_engine.publishing.fetching import fetch_checkpoint
 from trainer_engine.publishing.stores import open_store
 from trainer_engine.publishing.task import Outcome, Task
@@ -51,8 +52,10 @@ def end_with_the_run() -> None:
 def perform(task: Task) -> Outcome:
     """Never raises for what a store does."""
     try:
-        store: Store = open_store(PublishTarget(**task.target))
-        guard_connections()  # not before: boto3 has just asked for the role of the machine, where nothing else is asked
+        target = PublishTarget(**task.target)
+        rule = ConnectionRule.of(target, private=private_networks_are_open())
+        store: Store = open_store(target, rule)
+        Guard(rule).stand()  # not before: boto3 has just asked for the role of the machine, where nothing else is asked
         if task.action == "fetch":
             name = fetch_checkpoint(
                 store, task.remote, Path(task.folder), task.expected, lambda total: Progress(total).moved, task.identity

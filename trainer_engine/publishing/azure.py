@@ -11,7 +11,7 @@ from azure.storage.blob import BlobServiceClient
 
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
-from trainer_engine.publishing.connecting import refuse_closed
+from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, refuse_closed
 
 HASH = "sha256"
 HOPELESS = frozenset((400, 401, 403, 404, 405))
@@ -21,7 +21,7 @@ BLOCK_BYTES = 8 << 20
 class AzureStore(ObjectStore):
     """One container."""
 
-    def __init__(self, target: PublishTarget) -> None:
+    def __init__(self, target: PublishTarget, rule: ConnectionRule = CLOSED) -> None:
         """Raises StoreError where the connection string is none."""
         self.target = target
         options: dict[str, Any] = {
@@ -36,7 +36,7 @@ class AzureStore(ObjectStore):
                 service = BlobServiceClient.from_connection_string(target.connection_string, **options)
             else:
                 service = BlobServiceClient(target.blob_address, credential=target.account_key or None, **options)
-            refuse_closed(service.url)
+            refuse_closed(service.url, rule)
             self.container = service.get_container_client(target.bucket)
 
     def _name(self, path: str) -> str:

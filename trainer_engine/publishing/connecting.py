@@ -1,51 +1,121 @@
-"""Which machines the process that uploads connects to: none that hands out the keys of machines, whatever library asks.
+"""Which machines the process that uploads and fetches connects to: those that ``validate`` allows, whatever a name means by then.
 
-The libraries of the stores look their names up themselves, each time they connect, by ``socket.getaddrinfo``. What they are given
-is checked there, so that a name that means another address by then does not get around it.
+The libraries of the stores look names up themselves, each time they connect. The answers of ``socket.getaddrinfo`` are checked, and
+so is the address of every connection that is made, by whatever way a library came to it.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from trainer_engine.contract.addresses import PORTS, addresses_in, never_asked
+from trainer_engine.contract.addresses import PORTS, addresses_in, closed_because
+from trainer_engine.contract.publishing import AZURE, PublishTarget
+from trainer_engine.contract.remote_checkpoint import HTTP
 from trainer_engine.publishing.base import StoreError
 
 looked_up = socket.getaddrinfo
+connected = socket.socket.connect
+connected_ex = socket.socket.connect_ex
+NETWORKS = (socket.AF_INET, socket.AF_INET6)
 
 
 class ClosedAddress(OSError):
-    """A name means a machine that is never asked."""
+    """A name means a machine that is not asked."""
 
 
-def open_addresses(host: Any, *rest: Any, **named: Any) -> list[Any]:
-    """``socket.getaddrinfo``. Raises ClosedAddress where any address of the host is one that nothing is ever asked of."""
-    found = looked_up(host, *rest, **named)
-    for address in addresses_in(found):
-        if never_asked(address):
-            raise ClosedAddress(f"{host} is {address}, where machines get their keys from: it is never asked")
-    return found
+@dataclass(frozen=True)
+class ConnectionRule:
+    """What may be connected to. Metadata services and link-local addresses never are."""
+
+    private: bool = False
+    """Whether private networks are open: the server's operator says so, and nobody else."""
+    exempt: frozenset[str] = frozenset()
+    """Hosts that the operator chose: proxies. They may lie in a private network."""
+
+    def with_proxies(self) -> ConnectionRule:
+        """The same rule with the proxies of the process's environment exempt."""
+        hosts = (urlsplit(address if "://" in address else f"//{address}").hostname for address in getproxies().values())
+        return ConnectionRule(self.private, self.exempt | {host for host in hosts if host})
+
+    @classmethod
+    def of(cls, target: PublishTarget, *, private: bool) -> ConnectionRule:
+        """Of a target whose address stands in a configuration; that of others is the operator's or the provider's own."""
+        is_named = bool(target.endpoint_url) or target.provider in (AZURE, HTTP)
+        return cls(private or not is_named).with_proxies()
+
+    def refuse(self, host: str, found: Collection[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> None:
+        """Raises ClosedAddress where any of a host's addresses is closed."""
+        for address in found:
+            reason = closed_because(address, private=self.private or host in self.exempt)
+            if reason:
+                raise ClosedAddress(f"{host} is {address}, {reason}")
 
 
-def guard_connections() -> None:
-    """For this whole process, from here to its end."""
-    socket.getaddrinfo = open_addresses
+class Guard:
+    """Stands between the libraries of a process and the network, from ``stand`` to the end of the process."""
+
+    def __init__(self, rule: ConnectionRule) -> None:
+        self.rule = rule
+        self._exempt_addresses: set[str] = set()
+
+    def stand(self) -> None:
+        socket.getaddrinfo = self.open_addresses
+        guard = self
+
+        def connect(self: socket.socket, place: Any) -> None:
+            guard.refuse_peer(self, place)
+            connected(self, place)
+
+        def connect_ex(self: socket.socket, place: Any) -> int:
+            guard.refuse_peer(self, place)
+            return connected_ex(self, place)
+
+        socket.socket.connect = connect  # type: ignore[method-assign]
+        socket.socket.connect_ex = connect_ex  # type: ignore[method-assign]
+
+    def open_addresses(self, host: Any, *rest: Any, **named: Any) -> list[Any]:
+        """``socket.getaddrinfo``. Raises ClosedAddress where any address of the host is closed."""
+        found = looked_up(host, *rest, **named)
+        name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+        self.rule.refuse(name, addresses_in(found))
+        if name in self.rule.exempt:
+            self._exempt_addresses |= {str(address) for address in addresses_in(found)}
+        return found
+
+    def refuse_peer(self, connection: socket.socket, place: Any) -> None:
+        """Raises ClosedAddress for a closed address that a connection is about to be made to."""
+        if connection.family not in NETWORKS or not isinstance(place, tuple):
+            return
+        host = str(place[0]).partition("%")[0]
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            self.open_addresses(host, None)  # a name: the system would look it up itself
+            return
+        ConnectionRule(self.rule.private or host in self._exempt_addresses).refuse(host, [address])
 
 
-def address_of(host: str, port: int) -> str:
-    """One address of a host. Raises StoreError where any of them is never asked, OSError or UnicodeError where there is none."""
+CLOSED = ConnectionRule()
+
+
+def address_of(host: str, port: int, rule: ConnectionRule) -> str:
+    """One address of a host. Raises StoreError where any of them is closed, OSError or UnicodeError where there is none."""
     try:
-        return str(addresses_in(open_addresses(host, port, type=socket.SOCK_STREAM))[0])
+        return str(addresses_in(Guard(rule).open_addresses(host, port, type=socket.SOCK_STREAM))[0])
     except ClosedAddress as error:
         raise StoreError(f"{error}.", hopeless=True) from error
 
 
-def refuse_closed(url: str) -> None:
-    """Raises StoreError for an address that is never asked, before anything is tried there."""
+def refuse_closed(url: str, rule: ConnectionRule) -> None:
+    """Raises StoreError for an address that is closed, before anything is tried there."""
     parts = urlsplit(url)
     try:
-        address_of(parts.hostname or "", parts.port or PORTS[parts.scheme])
+        address_of(parts.hostname or "", parts.port or PORTS[parts.scheme], rule)
     except (OSError, UnicodeError):
         return  # a name that nobody knows now: the library will say so, and is tried again

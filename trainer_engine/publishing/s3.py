@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
-from trainer_engine.publishing.connecting import refuse_closed
+from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, refuse_closed
 
 HASH = "sha256"
 """Name of the metadata that an object's hash is kept in."""
@@ -31,7 +31,7 @@ CODE = re.compile(r"\(([A-Za-z0-9]+)\) when calling")
 class S3Store(ObjectStore):
     """One bucket."""
 
-    def __init__(self, target: PublishTarget) -> None:
+    def __init__(self, target: PublishTarget, rule: ConnectionRule = CLOSED) -> None:
         """Raises StoreError where a profile is not there."""
         self.target = target
         self.bucket = target.bucket
@@ -56,10 +56,12 @@ class S3Store(ObjectStore):
             self.client = session.client(
                 "s3", region_name=region, endpoint_url=target.endpoint_url or None, use_ssl=target.use_ssl, config=config
             )
-        refuse_closed(self.client.meta.endpoint_url)
+        refuse_closed(self.client.meta.endpoint_url, rule)
         self.client.meta.events.register("before-sign.s3", self._add_headers)
         threshold = LARGEST_SINGLE_PART if target.force_single_part else PART_BYTES
-        self.transfer = TransferConfig(multipart_threshold=threshold, multipart_chunksize=PART_BYTES, max_concurrency=4)
+        # "classic": the other client connects by itself, past the guard of this process.
+        how: dict[str, Any] = {"max_concurrency": 4, "preferred_transfer_client": "classic"}
+        self.transfer = TransferConfig(multipart_threshold=threshold, multipart_chunksize=PART_BYTES, **how)
 
     def _add_headers(self, request: Any, **_: Any) -> None:
         for name, value in self.target.request_headers.items():

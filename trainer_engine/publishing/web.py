@@ -12,7 +12,7 @@ import httpx
 from trainer_engine.contract.addresses import PORTS
 from trainer_engine.contract.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Store, StoreError
-from trainer_engine.publishing.connecting import address_of
+from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, address_of
 
 HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
 
@@ -20,7 +20,8 @@ HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
 class WebStore(Store):
     """Files below ``endpoint_url``."""
 
-    def __init__(self, target: PublishTarget) -> None:
+    def __init__(self, target: PublishTarget, rule: ConnectionRule = CLOSED) -> None:
+        self.rule = rule
         self.base = target.endpoint_url.rstrip("/")
 
     def send(self, folder: Path, remote: str, moved: Moved) -> str:
@@ -50,7 +51,7 @@ class WebStore(Store):
         port = parts.port or PORTS[parts.scheme]
         headers = {"Host": parts.netloc, "User-Agent": "SimpleTuner", "Accept-Encoding": "identity"}
         try:
-            address = address_of(host, port)
+            address = address_of(host, port, self.rule)
             shown = f"[{address}]" if ":" in address else address
             url = f"{parts.scheme}://{shown}:{port}{parts.path}"
             with (

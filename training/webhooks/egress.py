@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
-from trainer_engine.contract.addresses import PORTS, Address, addresses_in, never_asked, unwrapped
+from trainer_engine.contract.addresses import PORTS, Address, addresses_in, closed_because
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.webhooks import OPTION, WebhookTarget
 
-SHARED = ipaddress.ip_network("100.64.0.0/10")
 MOST_TRIED = 4
 """Addresses of one name that are tried one after the other."""
 
@@ -73,7 +71,7 @@ def _basic(parts: SplitResult) -> str:
 
 def refuse(host: str, address: Address) -> None:
     """Raises EgressRefused for an address that no webhook may reach."""
-    reason = _reason(unwrapped(address))
+    reason = _reason(address)
     if reason:
         raise EgressRefused(f"{host} is {address}, {reason}")
 
@@ -84,16 +82,7 @@ def _is_open(switch: str) -> bool:
 
 
 def _reason(address: Address) -> str:
-    if never_asked(address):
-        return "which is where machines get their keys from; that is never allowed"
-    if address.is_multicast or address.is_unspecified or (address.is_reserved and not address.is_loopback):
-        return "which is no machine's own address"
-    if address.is_loopback:
-        return "" if _is_open("WEBHOOKS_TO_LOOPBACK") else "this machine, which is not allowed while the server serves others"
-    shared = isinstance(address, ipaddress.IPv4Address) and address in SHARED
-    if (address.is_private or shared) and not _is_open("WEBHOOKS_TO_PRIVATE"):
-        return "in a private network; start the server with SIMPLETUNER_PRIVATE_WEBHOOKS=1 to allow these"
-    return ""
+    return closed_because(address, private=_is_open("WEBHOOKS_TO_PRIVATE"), loopback=_is_open("WEBHOOKS_TO_LOOPBACK"))
 
 
 def webhook_problems(targets: Iterable[WebhookTarget]) -> Iterator[Problem]:

@@ -10,8 +10,7 @@ from uuid import UUID
 
 from trainer_engine.contract.events import EventType
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.webhooks import PASSWORD_IN_PATH as CHATS
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.contract.webhooks import CHATS, WebhookTarget
 from training.models import Job, WebhookChannel, WebhookDelivery
 
 USUAL_INTERVAL = 10

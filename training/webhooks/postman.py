@@ -166,7 +166,7 @@ def pause_after(failures: int) -> float:
 
 def _tell(channel: WebhookChannel, reason: str, *, given_up: bool) -> None:
     """A warning in the run's log; a run that has ended keeps its last word."""
-    address = channel.target["url"]
+    address = WebhookTarget(**channel.target).shown()["url"]
     rest = "this event is given up" if given_up else "posts are kept and tried again for a day"
     draft = log.warning_draft("webhook_failing", f"Events do not arrive at {address}: {reason}; {rest}. Training is not held up.")
     with transaction.atomic():

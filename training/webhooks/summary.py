@@ -8,6 +8,7 @@ from django.db.models import Count, Q, QuerySet
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from trainer_engine.contract.webhooks import WebhookTarget
 from training.models import Delivery, Job, WebhookChannel, WebhookDelivery
 
 SHOWN_DEAD_LETTERS = 20
@@ -28,7 +29,7 @@ def summary(job: Job) -> SafeString:
 
 
 def _row(channel: WebhookChannel) -> SafeString:
-    shown = channel.target
+    shown = WebhookTarget(**channel.target).shown()
     counted = (str(getattr(channel, status.value)) for status in (Delivery.DELIVERED, Delivery.PENDING, Delivery.DEAD))
     waits = f"{channel.next_attempt_at:%Y-%m-%d %H:%M:%S}" if channel.failures else ""
     cells = (str(channel.place), f"{shown['kind']} {shown['url']}", shown["log_level"], *counted, str(channel.failures), waits)

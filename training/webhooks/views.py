@@ -182,7 +182,7 @@ class JobWebhooks(APIView):
 
 def _channel(channel: WebhookChannel) -> dict[str, Any]:
     waits = channel.next_attempt_at.isoformat() if channel.failures else None
-    return {**channel.target, "place": channel.place, "failures": channel.failures, "next_attempt_at": waits}
+    return {**WebhookTarget(**channel.target).shown(), "place": channel.place, "failures": channel.failures, "next_attempt_at": waits}
 
 
 def _row(delivery: WebhookDelivery) -> dict[str, Any]:

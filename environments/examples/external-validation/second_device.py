@@ -63,7 +63,9 @@ def device_of(name: str) -> torch.device:
 def load(base: str, checkpoint: Path, dtype: torch.dtype) -> DiffusionPipeline:
     """The base model's pipeline with what the checkpoint learned, on the CPU. Raises Trouble."""
     try:
-        pipeline = DiffusionPipeline.from_pretrained(base, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+        pipeline = DiffusionPipeline.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise Trouble(f"the base model {base} cannot be loaded: {str(error).partition(chr(10))[0]}") from error
     name = next((name for name in NETWORKS if hasattr(pipeline, name)), "")
@@ -76,7 +78,7 @@ def load(base: str, checkpoint: Path, dtype: torch.dtype) -> DiffusionPipeline:
             for weight, merged in merged_weights(network, adapter).items():
                 network.get_parameter(weight).copy_(merged)
     elif (checkpoint / name).is_dir():
-        setattr(pipeline, name, type(network).from_pretrained(checkpoint / name, use_safetensors=True))
+        setattr(pipeline, name, type(network).from_pretrained(checkpoint / name, use_safetensors=True, local_files_only=True))
     else:
         raise Trouble(f"{checkpoint} holds neither {ADAPTER} nor a folder {name}")
     return pipeline.to(dtype=dtype)

@@ -38,7 +38,7 @@ def found(sent: Any, stored: Any, spec: OptionSpec = SPEC) -> Any:
 
 
 def test_what_holds_no_secret_is_left_as_it_was_written() -> None:
-    text = '[ {"webhook_type":"raw",  "callback_url":"https://example.com/x", "auth_token": ""} ]'
+    text = '[ {"webhook_type":"raw",  "callback_url":"https://example.com/", "auth_token": ""} ]'
     assert hide(SPEC, text) == text
     assert secrets_of({"webhook_config": text, "seed": 7}) == {}
 
@@ -52,6 +52,7 @@ def test_what_holds_no_secret_is_left_as_it_was_written() -> None:
         ("https://discord.com/api/webhooks/1/x", "https://discord.com/***"),
         ("https://hooks.slack.com/services/T/B/x", "https://hooks.slack.com/***"),
         ("http://[::1]:9/a?b", "http://[::1]:9/a?***"),
+        ("https://example.com", "https://example.com"),
         ("hunter2", "***"),
         ("https://[hunter2", "***"),
     ],
@@ -85,14 +86,36 @@ def test_what_was_shown_comes_back_as_it_was() -> None:
 
 
 def test_entries_find_their_own_secrets_wherever_they_stand() -> None:
-    stored = [raw("one", auth_token="1"), raw("two", auth_token="2"), raw("two", auth_token="3", log_level="error")]
+    stored = [raw("one", auth_token="1"), raw("two", auth_token="2", log_level="debug"), raw("two", auth_token="3", log_level="error")]
     first, second, third = shown(stored)
     tokens = [entry["auth_token"] for entry in found([third, first], stored)]
     assert tokens == ["3", "1"]
-    changed = found([{**second, "log_level": "debug"}], stored)
+    changed = found([{**second, "message_prefix": "lab"}], stored)
     assert changed[0]["auth_token"] == "2"
     new = raw("new", auth_token="4")
     assert [entry["auth_token"] for entry in found([new, *shown(stored)], stored)] == ["4", "1", "2", "3"]
+
+
+def test_of_a_webhook_only_the_host_is_shown() -> None:
+    stored = [raw(f"{KEY}?token={TOKEN}", webhook_type=kind, auth_token="") for kind in ("raw", "template")]
+    seen = shown(stored)
+    assert [entry["callback_url"] for entry in seen] == ["https://example.com/***"] * 2
+    assert found(seen, stored) == stored and found(seen[1:], stored) == stored[1:]
+    assert found([{**seen[0], "log_level": "error"}, seen[1]], stored)[0]["callback_url"] == stored[0]["callback_url"]
+    assert still_hidden(SPEC, json.dumps([{**seen[0], "callback_url": "https://example.org/***"}])) == ["[0].callback_url"]
+
+
+def test_entries_that_look_alike_keep_their_order_and_are_never_exchanged() -> None:
+    stored = [raw("one", auth_token="1"), raw("two", auth_token="2"), raw("three", auth_token="3", log_level="error")]
+    first, second, third = shown(stored)
+    assert first == second
+    assert found([first, second, third], stored) == stored
+    assert found([third, first, second], stored) == [stored[2], stored[0], stored[1]]
+    new = raw("new", auth_token="4")
+    assert found([new, first, second, third], stored) == [new, *stored]
+    assert found([second], stored) == [second], "which of the two is meant cannot be known"
+    assert still_hidden(SPEC, json.dumps(found([second], stored)))
+    assert found([first], [stored[0], stored[0]]) == stored[:1]
 
 
 def test_a_secret_does_not_follow_to_another_machine() -> None:
@@ -168,3 +191,15 @@ def test_options_are_known_by_any_spelling_and_others_left_alone() -> None:
 
 def test_an_engine_is_told_of_no_webhook() -> None:
     assert for_engine({"webhook_config": json.dumps([raw()]), "webhook targets": "[]"}) == {}
+
+
+def test_an_address_as_older_versions_showed_it_is_still_understood() -> None:
+    stored = [raw(f"hook?key={KEY}", auth_token="")]
+    older = [{**stored[0], "callback_url": "https://example.com/hook?***"}]
+    assert found(older, stored) == stored
+    assert shown(older) == shown(stored) == [{**stored[0], "callback_url": "https://example.com/***"}]
+
+
+@pytest.mark.parametrize("url", ["https://e.com/hunter2?***", "https://e.com/***?hunter2", "https://hunter2:***@e.com/***", "***hunter2"])
+def test_three_stars_within_an_address_show_nothing_else_of_it(url: str) -> None:
+    assert TOKEN not in hide(SPEC, [{"webhook_type": "raw", "callback_url": url}])

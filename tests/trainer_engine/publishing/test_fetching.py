@@ -20,6 +20,7 @@ from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.publishing import PublishTarget, parse_publishing
 from trainer_engine.publishing import bringing
 from trainer_engine.publishing.base import StoreError
+from trainer_engine.publishing.connecting import ConnectionRule, address_of
 from trainer_engine.publishing.fetching import fetch_checkpoint
 from trainer_engine.publishing.web import WebStore
 
@@ -215,5 +216,14 @@ def test_redirects_are_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]"])
 def test_addresses_that_hand_out_keys_are_never_asked(tmp_path: Path, host: str) -> None:
     store = WebStore(PublishTarget("http", endpoint_url=f"http://{host}"))
-    with pytest.raises(StoreError, match="never asked"):
+    with pytest.raises(StoreError, match="never allowed"):
         fetch_checkpoint(store, "checkpoint-5", tmp_path, EXPECTED, lambda total: lambda count: None)
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "[fd00::1]", "100.64.1.1", "[::ffff:192.168.1.1]"])
+def test_private_networks_are_asked_only_where_the_operator_opened_them(tmp_path: Path, host: str) -> None:
+    store = WebStore(PublishTarget("http", endpoint_url=f"http://{host}"))
+    with pytest.raises(StoreError, match="private network") as refused:
+        fetch_checkpoint(store, "checkpoint-5", tmp_path, EXPECTED, lambda total: lambda count: None)
+    assert refused.value.hopeless
+    assert address_of(host.strip("[]"), 80, ConnectionRule(private=True))

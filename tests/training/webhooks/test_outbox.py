@@ -198,6 +198,28 @@ def test_the_posts_of_a_run_are_shown_without_secrets(home: Path, receiver: Rece
     assert client.get("/api/training/jobs/nobody/webhooks").status_code == 404
 
 
+@pytest.mark.parametrize("kind", ["raw", "template", "discord", "slack"])
+def test_the_address_of_a_failing_webhook_is_posted_to_nobody(home: Path, receiver: Receiver, client: Any, kind: str) -> None:
+    """The path and the query of an address are where services keep their keys."""
+    secret = receiver.url.replace("/hook", "/swordfish?key=hunter2")
+    job = job_with(home, WebhookTarget(kind, secret, template="{title}"), WebhookTarget("raw", receiver.url))
+    receiver.behaviour = 500
+    for number in range(4):
+        say(job, f"event {number}")
+        deliver_all()
+    receiver.behaviour = 200
+    deliver_all(rounds=3)
+    assert Event.objects.filter(job=job, payload__data__code="webhook_failing").exists()
+    seen = [
+        *(came.body.decode() for came in receiver.arrived),
+        *(json.dumps(event.payload) for event in Event.objects.filter(job=job)),
+        client.get(f"/api/training/jobs/{job.pk}/webhooks").content.decode(),
+        json.dumps(list(WebhookChannel.objects.values_list("target", flat=True))),
+    ]
+    assert len(seen) > 8 and not any(word in text for text in seen for word in ("swordfish", "hunter2"))
+    assert {came.path for came in receiver.arrived} == {"/swordfish?key=hunter2", "/hook"}
+
+
 FAULTS: list[int | str] = [500, "redirect", "refuse", "hang", "trickle", 404, 429]
 
 
@@ -206,7 +228,7 @@ def test_a_webhook_that_fails_for_a_thousand_steps_loses_nothing(home: Path, rec
     monkeypatch.setattr(posting, "TOTAL_SECONDS", 0.6)
     job = job_with(home, WebhookTarget("raw", receiver.url))
     other = receiver.url.replace("/hook", "/other")
-    WebhookChannel.objects.create(job=job, place=1, target=WebhookTarget("raw", other).shown())
+    WebhookChannel.objects.create(job=job, place=1, target=WebhookTarget("raw", other).as_dict())  # as older versions stored it
     for number, fault in enumerate(FAULTS):
         receiver.behaviour = fault
         start = datetime(2026, 1, 1, tzinfo=dt_timezone.utc) + timedelta(seconds=143 * number)

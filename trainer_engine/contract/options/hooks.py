@@ -25,6 +25,7 @@ class HooksOptions(OptionGroup):
         json=True,
         secret=("auth_token", "secret", "webhook_url"),
         addresses=("callback_url", "webhook_url"),
+        secret_paths=("callback_url",),
         places=("webhook_type",),
     )
     webhook_reporting_interval: int | None = option(

@@ -12,7 +12,7 @@ import os
 import stat
 from typing import Any, BinaryIO
 
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.json_reading import DuplicateKey, read_document
 
 LARGEST_BYTES = 4 << 20
 """Of a file that people write: configurations, datasets, prompts, adapters."""
@@ -84,5 +84,7 @@ def read_small_json(path: str | os.PathLike[str], largest: int = LARGEST_BYTES) 
         return read_document(read_small_text(path, largest))
     except json.JSONDecodeError as error:
         raise UnreadableFile(f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except DuplicateKey as error:
+        raise UnreadableFile(str(error)) from None
     except ValueError:
         raise UnreadableFile("its JSON is nested too deep, or holds a number that is too long") from None

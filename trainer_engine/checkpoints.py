@@ -26,11 +26,11 @@ from trainer_engine.contract.checkpoint_files import (
 from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import utc_now
+from trainer_engine.contract.resuming import SAMPLES_FILE as SAMPLES_FILE
 from trainer_engine.host_copies import Copy, HostCopies
 
 OPTIMIZER_DOCUMENT = "optimizer.json"
 OPTIMIZER_TENSORS = "optimizer.safetensors"
-SAMPLES_FILE = "samples.json"
 EVALUATIONS_FILE = "evaluations.json"
 """Every evaluation of the run so far; not there where there was none."""
 EMA_TENSORS = "ema/weights.safetensors"

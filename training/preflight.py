@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from training import estimates, weights
 from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_adapter import adapter_problems
+from training.preflight_data import data_problems
 from training.preflight_evaluation import understood_evaluation
 from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
@@ -36,8 +37,10 @@ QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_e
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
-def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None) -> PreflightReport:
-    """Look at everything that a run would meet. Needs no database."""
+def examine_run(
+    resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None, waits_for: Collection[str] = frozenset()
+) -> PreflightReport:
+    """Look at everything that a run would meet. Needs no database. ``waits_for``: ids of the runs that a queue would let end first."""
     variables = passed_environment() if variables is None else variables
     problems = list(resolved.problems)
     options, card = resolved.options, resolved.card
@@ -67,6 +70,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
     report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
+    problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
     problems += progress_problems(saved, options, understood["steps"]) if saved else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))

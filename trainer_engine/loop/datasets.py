@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from trainer_engine.batches.collate import reference_cache
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
@@ -19,6 +18,7 @@ from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.buckets import fill_buckets
+from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
@@ -49,6 +49,10 @@ class Prepared:
     """Captions of held-out images, for validations to draw."""
     held_out: tuple[Item, ...] = ()
     """Images that are evaluated on."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By dataset id: the fields that decide how its samples are trained."""
+    dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    """By dataset id: samples that could not be encoded."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
@@ -60,23 +64,32 @@ class Prepared:
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
         return {
-            source.id: {sample.name: _fingerprint(sample, source) for bucket in source.buckets for sample in bucket}
+            source.id: {sample.name: self._fingerprint(sample, source) for bucket in source.buckets for sample in bucket}
             for source in self.sources
         }
 
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """As ``sample_names``, of the samples that could not be encoded."""
+        return {
+            source.id: {sample.name: self._fingerprint(sample, source) for sample in self.dropped[source.id]}
+            for source in self.sources
+            if self.dropped.get(source.id)
+        }
 
-def _fingerprint(sample: Sample, source: DataSource) -> str:
-    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions)
-    parts += (source.passes, source.at_least, source.weight)
-    for set_id, reference in sample.references:
-        parts += (set_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    def _fingerprint(self, sample: Sample, source: DataSource) -> str:
+        drawn = (source.passes, source.at_least, source.weight)
+        return fingerprint(source.id, sample, drawn, lambda cache, one: self.latents[cache].contents.get(one.name, ""))
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
     """An image that cannot be encoded is left out, and so is one with such a reference."""
     known = latents[found.entry.id].addresses
     return [sample for sample in found.samples if sample.name in known and _has_references(found.entry.id, sample, latents)]
+
+
+def _dropped(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
+    usable = {sample.name for sample in _usable(found, latents)}
+    return [sample for sample in found.samples if sample.name not in usable]
 
 
 def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> bool:
@@ -119,7 +132,10 @@ class Preparation:
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:
             self.stages.voice.tell(copies)
-        return Prepared(tuple(source for source in sources if source.samples), latents, captions, prompts, edits, lent, held_out)
+        settings = {found.entry.id: settings_of(found.entry) for found in drawn}
+        dropped = {found.entry.id: _dropped(found, latents) for found in drawn}
+        trained = tuple(source for source in sources if source.samples)
+        return Prepared(trained, latents, captions, prompts, edits, lent, held_out, settings, dropped)
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))

@@ -111,6 +111,8 @@ class Parts:
             "schedule": {"name": self.options.schedule.lr_scheduler, "learning_rate": state.learning_rate},
             "identity": run_identity(self.options, self.family.card, self.family.prediction_type),
             "base": base_document(self.base),
+            "settings": self.prepared.settings,
+            "left_out": self.prepared.left_out(),
             "layout": layout_of(self.options, self.processes),
             "scaler": self.step.scaler.state_dict(),
             "average_updates": self.average.updates if self.average is not None else None,

@@ -25,6 +25,7 @@ from training.launch import UnreadableAccelerateConfig, launch_command, process_
 from training.preflight_adapter import adapter_problems
 from training.preflight_data import data_problems
 from training.preflight_evaluation import understood_evaluation
+from training.preflight_output import output_problems
 from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import find_saved_run, other_run_problems, progress_problems
@@ -47,6 +48,7 @@ def examine_run(
     if options is None or card is None:
         return PreflightReport(resolved, problems)
     problems += _folder_problems(options, resolved.dataloader)
+    problems += output_problems(options, waits_for)
     problems += _data_is_safe(options, resolved.dataloader)
     hub = weights.HubSettings.of(variables)
     saved = find_saved_run(options, problems)

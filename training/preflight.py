@@ -25,6 +25,7 @@ from training.launch import UnreadableAccelerateConfig, launch_command, process_
 from training.preflight_adapter import adapter_problems
 from training.preflight_data import data_problems
 from training.preflight_evaluation import understood_evaluation
+from training.preflight_init import init_problems
 from training.preflight_output import output_problems
 from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
@@ -66,6 +67,7 @@ def examine_run(
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     problems += visiting_problems(options, card, base, hub)
+    problems += init_problems(options, card, weights.layer_shapes(base) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     told = {problem.option for problem in problems}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from trainer_engine.contract.atomic import means_full, why_not_written
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.events import ErrorEvent, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
+from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
 from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
 from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment, read_environment
@@ -55,10 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Requests) -> ExitReport:
     journal = voice if isinstance(voice, Journal) else None
+    locked = ExitStack()
     try:
         requests.listen()
         voice.tell(StatusEvent(status="starting", message="The engine has started."))
         options, dataloader, job = read_job(folder, environment.secrets)
+        if environment.is_first:  # on every host the others wait for it, and end with it
+            locked.enter_context(claim_output(options, job, voice))
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
@@ -84,6 +88,8 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         if means_full(error):
             return _failed(voice, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
         return _failed(voice, Unforeseen(f"{type(error).__name__}: {error}", hint="the run's log has the traceback"))
+    finally:
+        locked.close()
 
 
 class Unforeseen(EngineError):
@@ -107,6 +113,17 @@ def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tup
         raise DatasetUnusable(errors_in(problems))
     refuse_closed_places(job.places, options, dataloader)
     return options, dataloader, job
+
+
+@contextmanager
+def claim_output(options: TrainingOptions, job: JobSpec, voice: Voice) -> Iterator[None]:
+    """No other run writes into ``output_dir`` while the block lasts. Raises OutputInUse."""
+    output_dir = Path(options.run.output_dir)
+    with claimed(output_dir, Holder.here(job.job_id, job.environment)) as has_lock:
+        if not has_lock:
+            message = f"The file system of {output_dir} has no locks: nothing keeps a second run from writing there."
+            voice.tell(Notification(code="no_lock", title="No lock", message=message, severity=Severity.WARNING))
+        yield
 
 
 def _stopped_early(voice: Voice) -> ExitReport:

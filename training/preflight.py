@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ from training.disk_uses import download_use, run_uses
 from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_adapter import adapter_problems
+from training.preflight_data import data_problems
 from training.preflight_evaluation import understood_evaluation
+from training.preflight_init import init_problems
 from training.preflight_models import model_problems
+from training.preflight_output import output_problems
 from training.preflight_publishing import publishing_problems
 from training.preflight_report import PreflightReport
 from training.preflight_resume import find_saved_run, other_run_problems, progress_problems
@@ -41,8 +44,10 @@ QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_e
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
-def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None) -> PreflightReport:
-    """Look at everything that a run would meet. Needs no database."""
+def examine_run(
+    resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None, waits_for: Collection[str] = frozenset()
+) -> PreflightReport:
+    """Look at everything that a run would meet. Needs no database. ``waits_for``: ids of the runs that a queue would let end first."""
     variables = passed_environment() if variables is None else variables
     problems = list(resolved.problems)
     options, card = resolved.options, resolved.card
@@ -50,6 +55,7 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
         return PreflightReport(resolved, problems)
     problems += place_problems(home.place_rule, options, resolved.dataloader)
     problems += _folder_problems(options, resolved.dataloader)
+    problems += output_problems(options, waits_for)
     problems += _data_is_safe(options, resolved.dataloader)
     hub = weights.HubSettings.of(variables)
     saved = find_saved_run(options, problems)
@@ -68,12 +74,14 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = weights.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     problems += visiting_problems(options, card, base, hub)
+    problems += init_problems(options, card, weights.layer_shapes(base) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     told = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
     report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
+    problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
         *cache_uses(options, card, resolved.dataloader, report),
         *download_use(sources["pretrained_model_name_or_path"], base, options, card, hub),

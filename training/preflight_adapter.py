@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,19 @@ def _standard(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, t
     option = "peft_lora_target_modules" if own else card.lora_target_option or "model_family"
     if shapes is None:
         return
-    matched = {name: shape for name, shape in shapes.items() if name.endswith(tuple(f".{one}" for one in own or card.lora_targets[chosen]))}
-    matched |= {name: shapes[name] for name in own or card.lora_targets[chosen] if name in shapes}
+    matched = on_layers(own or card.lora_targets[chosen], shapes)
     if not matched:
         endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
         message = "No module of the base model has such a name: nothing would be trained."
         yield Problem.error(option, "nothing_matched", message, got=own or chosen, expected=f"endings such as {', '.join(endings[:12])}")
     yield from _ranks("lora_rank", options.adapter.lora_rank, matched)
+
+
+def on_layers(targets: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layers that a standard adapter is put on."""
+    wanted = tuple(targets)
+    endings = tuple(f".{one}" for one in wanted)
+    return {name: shape for name, shape in shapes.items() if name in wanted or name.endswith(endings)}
 
 
 def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
@@ -91,12 +97,12 @@ def _ranks_of_classes(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...
     for cls in dict.fromkeys([*config.preset["target_module"], *overrides]):
         how = overrides.get(cls, {})
         if how.get("algo", config.algo) in LIMITED_BY_LAYER:
-            by_rank.setdefault(how.get("dim", config.linear_dim), {}).update(_of_class(cls, shapes))
+            by_rank.setdefault(how.get("dim", config.linear_dim), {}).update(of_class(cls, shapes))
     for rank, layers in by_rank.items():
         yield from _ranks(f"{OPTION}.linear_dim", rank, layers)
 
 
-def _of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The layers in modules of a class, as far as their names tell."""
     marks = [mark for ending, mark in CLASS_MARKS.items() if cls.endswith(ending)]
     return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}

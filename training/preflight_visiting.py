@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from trainer_engine.contract.adapter_files import UnusableAdapter, open_adapter
 from trainer_engine.contract.adapter_keys import keys_by_module, split_key
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.families import FamilyCard
@@ -51,10 +52,9 @@ def _local_file(path: Path) -> Path:
 
 def _header_problems(file: Path, source: VisitingSource, card: FamilyCard, base: Path | None) -> Iterator[Problem]:
     try:
-        tensors = weights.shapes_in(file)
-    except weights.BROKEN_HEADER as error:
-        message = f"{file.name} cannot be read as safetensors: {error}"
-        yield Problem.error(source.place, "not_safetensors", message, got=source.path, expected="a .safetensors file")
+        tensors = {name: tensor.shape for name, tensor in open_adapter(file).tensors.items()}
+    except UnusableAdapter as error:
+        yield Problem.error(source.place, error.code, error.message, got=source.path, expected="a .safetensors file", hint=error.hint)
         return
     layers = weights.layer_shapes(base) if base else None
     if layers:

@@ -52,7 +52,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
     if environment is not None:
         stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
     resolved = resolve_run(home, stored, sent)
-    report = examine_run(resolved, home)
+    report = examine_run(resolved, home, waits_for={str(pk) for pk in desk.occupied().values_list("pk", flat=True)})
     broken = (
         [
             Problem.error(problem["option"], problem["code"], problem["message"], hint=problem.get("hint", ""))

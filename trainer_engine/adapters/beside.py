@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.file import adapter_bytes
+from trainer_engine.contract.adapter_files import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
+from trainer_engine.contract.adapter_fit import FittingAdapter, WantedAdapter, fit
 from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
@@ -23,7 +25,6 @@ from trainer_engine.exporting.conversion import to_comfyui
 from trainer_engine.host_copies import Copy, as_it_is
 
 AVERAGED = "ema"
-MOST_NAMED = 3
 
 
 class AdapterBeside(Trainable):
@@ -49,8 +50,12 @@ class AdapterBeside(Trainable):
         """What a reader of the file needs besides the tensors."""
 
     @abstractmethod
-    def load(self, path: Path) -> None:
-        """Take over an adapter file. Raises CheckpointUnusable where it is of another adapter."""
+    def wanted(self) -> WantedAdapter:
+        """What a file must hold to be taken over."""
+
+    @abstractmethod
+    def load(self, found: FittingAdapter) -> None:
+        """Take over a file that fits."""
 
     def save(self, folder: Path) -> None:
         self.snapshot(as_it_is)(folder)
@@ -80,30 +85,20 @@ class AdapterBeside(Trainable):
         """Take over an adapter file, exactly where what ``save`` wrote lies beside it. Raises CheckpointUnusable."""
         exact_file = path.with_name(EXACT_FILE)
         try:
-            self.load(path)
+            header = open_adapter(find_adapter(path))
+            refuse_not_finite(header)
+            self.load(fit(header, self.wanted(), [name for name, _ in self.network.named_modules()]))
             if path.name == ADAPTER_FILE and exact_file.is_file():
-                exact = load_file(exact_file)
-                with torch.no_grad():
-                    for name, parameter in self.named_parameters:
-                        parameter.copy_(exact[name])
+                self._take_exactly(load_file(exact_file))
+        except UnusableAdapter as error:
+            raise CheckpointUnusable(error.message, hint=error.hint) from error
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointUnusable(f"The adapter {_named(path)} does not fit this run: {error}") from error
+            raise CheckpointUnusable(f"The adapter {_named(path)} does not fit this run: {_first_line(error)}") from error
 
-    def refuse_other_keys(self, path: Path, wanted: set[str], found: set[str]) -> None:
-        """Raises CheckpointUnusable where a file lacks or has keys that the adapter has not or lacks."""
-        if wanted != found:
-            missing, strange = sorted(wanted - found), sorted(found - wanted)
-            told = [
-                f"{len(keys)} {what} ({', '.join(keys[:MOST_NAMED])})"
-                for keys, what in ((missing, "missing"), (strange, "unknown"))
-                if keys
-            ]
-            raise CheckpointUnusable(f"The adapter {_named(path)} is another one: keys {', '.join(told)}.")
-
-    def refuse_other_scale(self, path: Path, wanted: float, found: float) -> None:
-        """Raises CheckpointUnusable where a file's adapter acts with another strength than this one would give its weights."""
-        if not math.isclose(wanted, found, rel_tol=1e-3):
-            raise CheckpointUnusable(f"The adapter {_named(path)} is another one: its alpha is {found:g}, and here it is {wanted:g}.")
+    def _take_exactly(self, parameters: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named_parameters:
+                parameter.copy_(parameters[name])
 
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
         folder = output_dir / AVERAGED if averaged else output_dir
@@ -136,6 +131,12 @@ def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]
         name, most = min(too_large, key=lambda item: item[1])
         message = f"{option} is larger than the rank of {len(too_large)} layers; the smallest is {name} with {most}."
         raise InvalidOptions([Problem.error(option, "rank_too_large", message, expected=f"at most {most}")])
+
+
+def _first_line(error: Exception) -> str:
+    """Of what a library says: it may go on for pages."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _named(path: Path) -> str:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
+from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.beside import AdapterBeside
 from trainer_engine.adapters.card import adapter_card
 from trainer_engine.adapters.full import Full
 from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.modelspec import modelspec
 from trainer_engine.adapters.standard import StandardAdapter
+from trainer_engine.contract.adapter_files import UnusableAdapter, find_adapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import OPTION, unfit
@@ -91,7 +92,8 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
 def _start_from(adapter: AdapterBeside, path: Path) -> None:
     """init_lora: the weights of another adapter of the same form."""
     try:
-        adapter.start_from(path / ADAPTER_FILE if path.is_dir() else path)
+        adapter.start_from(find_adapter(path))
+    except UnusableAdapter as error:
+        raise InvalidOptions([Problem.error("init_lora", error.code, error.message, got=str(path), hint=error.hint)]) from error
     except CheckpointUnusable as error:
-        expected = "an adapter of the same rank, alpha, algorithm and targets"
-        raise InvalidOptions([Problem.error("init_lora", "does_not_fit", error.message, got=str(path), expected=expected)]) from error
+        raise InvalidOptions([Problem.error("init_lora", "does_not_fit", error.message, got=str(path), hint=error.hint)]) from error

@@ -21,15 +21,19 @@ from torch import Tensor, nn
 from trainer_engine.adapters.base import LYCORIS_FILE
 from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
 from trainer_engine.adapters.varying_rank import fewer_ranks_in_noise, one_rank_a_pass
+from trainer_engine.contract.adapter_fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.lycoris import LycorisConfig
 from trainer_engine.contract.lycoris_algorithms import OPTION
+from trainer_engine.contract.lycoris_fit import wanted_lycoris
 
 CHILD = "lycoris"
 """Name under which the adapter hangs in the network, so that its parameters are the network's."""
 QUANTISED_CLASSES = {"Linear": "QLinear"}
 """What layers are called once they have been quantised; an adapter file means them too."""
+LINEAR_PARTS = ("lokr_w1", "lokr_w1_a", "hada_w1_a", "diff", "diff_b")
+"""Tensors into which files with ComfyUI's keys have the multiplier worked; of a LoRA it is in the alpha."""
 LIMITED_BY_LAYER = ("LoConModule", "DyLoraModule", "GLoRAModule", "TLoraModule")
 """Modules whose rank cannot be above that of their layer."""
 
@@ -78,12 +82,31 @@ class LycorisAdapter(AdapterBeside):
     def metadata(self) -> dict[str, str]:
         return {"lycoris_config": json.dumps(dict(self.config.document), sort_keys=True)}
 
-    def load(self, path: Path) -> None:
-        tensors, mine = load_file(path), self.tensors()
-        self.refuse_other_keys(path, set(mine), set(tensors))
-        for key in (key for key in mine if key.endswith(".alpha")):
-            self.refuse_other_scale(path, float(mine[key]), float(tensors[key]))
-        self.net.load_state_dict(self._in_blocks(tensors), strict=False)
+    def wanted(self) -> WantedAdapter:
+        names = {module: name for name, module in self.network.named_modules()}
+        mine = self.tensors()
+        wanted = {}
+        for lora in self.net.loras:
+            prefix = f"{lora.lora_name}."
+            own = {key.removeprefix(prefix): tensor for key, tensor in mine.items() if key.startswith(prefix)}
+            parts = {CANONICAL.get(part, part): tuple(tensor.shape) for part, tensor in own.items()}
+            alpha = float(own["alpha"]) if "alpha" in own else None
+            wanted[names[lora.org_module[0]]] = WantedModule(parts, alpha)
+        return wanted_lycoris(wanted, self.config)
+
+    def load(self, found: FittingAdapter) -> None:
+        tensors, mine = load_file(found.header.path), self.tensors()
+        names = {module: name for name, module in self.network.named_modules()}
+        taken = {}
+        for lora in self.net.loras:
+            keys, prefix = found.keys[names[lora.org_module[0]]], f"{lora.lora_name}."
+            for key in (key for key in mine if key.startswith(prefix)):
+                part = CANONICAL.get(key.removeprefix(prefix), key.removeprefix(prefix))
+                if part in keys and part != "alpha":
+                    scale = found.divided_by if part in LINEAR_PARTS else 1.0
+                    tensor = tensors[keys[part]]
+                    taken[key] = (tensor / scale if scale != 1 else tensor).reshape(mine[key].shape)
+        self.net.load_state_dict(self._in_blocks(taken), strict=False)
 
     def _in_blocks(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The library writes the blocks of dylora as one LoRA, and cannot read that."""

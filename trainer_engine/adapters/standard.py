@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
+from trainer_engine.contract.adapter_fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
+from trainer_engine.contract.adapter_keys import split_key
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.options.adapter import AdapterOptions
 
 PREFIX = "transformer."
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers looks for rank and alpha."""
+OWN_NAMES = {"dora_scale": "lora_magnitude_vector"}
 NAME = "default"
 """PEFT's own name of the one adapter that there is."""
 
@@ -62,14 +63,24 @@ class StandardAdapter(AdapterBeside):
         stated[f"{PREFIX}target_modules"] = sorted(config["target_modules"])
         return {METADATA_KEY: json.dumps(stated, sort_keys=True)}
 
-    def load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as file:
-            stated = json.loads((file.metadata() or {}).get(METADATA_KEY) or "{}")
-        tensors = {key.removeprefix(PREFIX): tensor for key, tensor in load_file(path).items()}
-        self.refuse_other_keys(path, {key.removeprefix(PREFIX) for key in self.tensors()}, set(tensors))
-        set_peft_model_state_dict(self.network, tensors, adapter_name=NAME)
+    def wanted(self) -> WantedAdapter:
+        parts: dict[str, dict[str, tuple[int, ...]]] = {}
+        for key, tensor in self.tensors().items():
+            name, part = split_key(key)
+            parts.setdefault(name, {})[CANONICAL.get(part, part)] = tuple(tensor.shape)
         alpha = float(self.config.lora_alpha)
-        self.refuse_other_scale(path, alpha, float(stated.get(f"{PREFIX}lora_alpha", alpha)))
+        return standard_adapter({name: WantedModule(shapes, alpha) for name, shapes in parts.items()})
+
+    def load(self, found: FittingAdapter) -> None:
+        tensors = load_file(found.header.path)
+        mine = {key.removeprefix(PREFIX): tensor for key, tensor in self.tensors().items()}
+        state = {}
+        for module, keys in found.keys.items():
+            for part, key in keys.items():
+                name = f"{module}.{OWN_NAMES.get(part, part)}"
+                if part != "alpha":
+                    state[name] = tensors[key].reshape(mine[name].shape)
+        set_peft_model_state_dict(self.network, state, adapter_name=NAME)
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:

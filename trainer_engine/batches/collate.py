@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer_engine.batches.sampler import GlobalBatch, Item
+from trainer_engine.datasets.fingerprints import reference_cache
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import PromptBatch, PromptEmbedding
 from trainer_engine.objectives.base import Objective
@@ -56,11 +57,6 @@ class Share:
         """Indices of this process's samples."""
         size = len(batch) // self.processes
         return range(self.rank * size, (self.rank + 1) * size)
-
-
-def reference_cache(source: str, set_id: str) -> str:
-    """Under which name the latents of a set's references are read: how they are cut depends on both sets."""
-    return f"{source} with {set_id}"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class LatentCache:
         self.seed = seed
         self.addresses: dict[str, str] = {}
         """Name of a sample -> address, for every sample that is not left out."""
+        self.contents: dict[str, str] = {}
+        """Name of a sample -> sha256 of its file, where that could be read."""
         self.left_out: list[tuple[Sample, str]] = []
         """Samples that cannot be trained on, and why: found while caching."""
         self.made = 0
@@ -44,9 +46,10 @@ class LatentCache:
 
     def address(self, sample: Sample) -> str:
         """Depends on the file's bytes, the geometry and the autoencoder. Raises OSError where the file cannot be read."""
+        self.contents[sample.name] = content = self.store.hashes.of(Path(sample.path))
         return address_of(
             "latents",
-            image=self.store.hashes.of(Path(sample.path)),
+            image=content,
             resized=list(sample.resized),
             target=list(sample.target),
             window=list(crop_window(sample, self.seed)),

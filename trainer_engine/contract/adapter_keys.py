@@ -1,34 +1,52 @@
-"""The keys of an adapter file: which layer each belongs to. No torch: a start looks at them too."""
+"""The keys of an adapter file: which layer each belongs to, whichever program wrote it. No torch: a start looks at them too."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 LYCORIS_PREFIX = "lycoris_"
+MANGLED_PREFIXES = (LYCORIS_PREFIX, "lora_transformer_", "lora_unet_")
+"""Of LyCORIS and kohya, whose keys have underscores for the dots of a module's name."""
+PEFT_PREFIX = "base_model.model."
 COMPONENT_PREFIXES = ("transformer.", "unet.", "diffusion_model.")
-WITH_DOTS = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weight", "lora_mid.weight")
+SPELLINGS: Mapping[str, str] = {
+    "lora.down.weight": "lora_down.weight",
+    "lora.up.weight": "lora_up.weight",
+    "lora_A.default.weight": "lora_A.weight",
+    "lora_B.default.weight": "lora_B.weight",
+    "lora_magnitude_vector.weight": "lora_magnitude_vector",
+    "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
+}
+"""Names that older versions of the libraries gave to tensors of a module."""
+WITH_DOTS = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weight", "lora_mid.weight", *SPELLINGS)
 """Names of tensors of a module that hold a dot themselves."""
 
 
 def split_key(key: str) -> tuple[str, str]:
     """``transformer.blocks.0.to_q.lora_A.weight`` -> (``blocks.0.to_q``, ``lora_A.weight``)."""
+    if key.startswith(MANGLED_PREFIXES):
+        name, _, part = key.partition(".")
+        return name, SPELLINGS.get(part, part)
     part = next((part for part in WITH_DOTS if key.endswith(f".{part}")), key.rpartition(".")[2])
-    name = key[: -len(part) - 1]
+    name = key[: -len(part) - 1].removeprefix(PEFT_PREFIX)
     prefix = next((prefix for prefix in COMPONENT_PREFIXES if name.startswith(prefix)), "")
-    return name.removeprefix(prefix), part
+    return name.removeprefix(prefix), SPELLINGS.get(part, part)
 
 
 def keys_by_module(keys: Iterable[str], module_names: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(module -> its parts -> their keys, keys that belong to no module). LyCORIS keys have lost their dots, which only the names of the
-    network's modules can give back."""
+    """(module -> its parts -> their keys, keys that belong to no module). Keys of LyCORIS and kohya have lost their dots, which only the
+    names of the network's modules can give back; a name that could be two modules is none."""
     known = set(module_names)
-    mangled: Mapping[str, str] = {name.replace(".", "_"): name for name in known}
+    counted = Counter(name.replace(".", "_") for name in known)
+    mangled = {flat: name for name in known if counted[flat := name.replace(".", "_")] == 1}
     modules: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for key in keys:
         name, part = split_key(key)
-        module = mangled.get(name.removeprefix(LYCORIS_PREFIX)) if name.startswith(LYCORIS_PREFIX) else name
-        if module in known:
+        prefix = next((prefix for prefix in MANGLED_PREFIXES if name.startswith(prefix)), None)
+        module = name if prefix is None else mangled.get(name.removeprefix(prefix))
+        if module in known and part not in modules.get(module, {}):
             modules.setdefault(module, {})[part] = key
         else:
             strangers.append(key)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.contract.base_weights import BaseWeights, base_differences, read_base
-from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, folders, read_manifest, verify
+from trainer_engine.contract.checkpoint_files import MANIFEST, SAMPLES_FILE, STATE_FILE, folders, read_manifest, verify
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.identity import identity_differences, named
 from trainer_engine.contract.remote_checkpoint import is_remote
@@ -20,6 +21,9 @@ from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_j
 
 LATEST = "latest"
 MOST_NAMED = 5
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+LARGEST_SAMPLES_BYTES = 1 << 30
+"""Of ``samples.json``: tens of millions of samples."""
 Samples = Mapping[str, Mapping[str, str]]
 """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
 
@@ -134,14 +138,77 @@ def without_base(saved: SavedRun) -> str:
     return f"{name} is of an older version and does not say which base weights it was trained with; they are not compared."
 
 
-def differences(saved: SavedRun, layout: Mapping[str, Any], old_samples: Samples, samples: Samples) -> list[str]:
-    """What differs in batches and datasets, as sentences; the caller decides whether that may be."""
+def data_differences(saved: SavedRun, layout: Mapping[str, Any], samples: Samples, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What differs in batches and datasets, as sentences; the caller decides whether that may be. Raises CheckpointUnusable.
+
+    ``settings``: dataset id -> the fields that decide how its samples are trained, which say why samples have changed.
+    """
+    theirs = saved.state.get("settings")
+    return differences(saved, layout, read_samples(saved), samples, theirs if isinstance(theirs, dict) else {}, settings)
+
+
+def read_samples(saved: SavedRun) -> Samples:
+    """What the checkpoint was trained on. Raises CheckpointUnusable."""
+    try:
+        document = read_small_json(saved.folder / SAMPLES_FILE, LARGEST_SAMPLES_BYTES)
+        if not isinstance(document, dict) or not all(isinstance(one, dict) for one in document.values()):
+            raise ValueError("it holds no datasets")
+    except (OSError, ValueError) as error:
+        raise CheckpointUnusable(f"{saved.folder.name} does not say which samples it was trained on: {error}") from error
+    return document
+
+
+def left_out_of(saved: SavedRun, set_id: str) -> Mapping[str, str]:
+    """The samples of a set that the run had to leave out, and what they were: images that could not be decoded or encoded."""
+    found = saved.state.get("left_out")
+    left_out = found.get(set_id) if isinstance(found, dict) else None
+    return left_out if isinstance(left_out, dict) else {}
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two fingerprints of a sample say the same. What its files hold is compared where both say it."""
+    shape, _, content = one.partition(" ")
+    other_shape, _, other_content = other.partition(" ")
+    return shape == other_shape and (content == other_content or not content or not other_content)
+
+
+def changed_data(saved: SavedRun, differing: list[str]) -> str:
+    """What is said where the run goes on all the same."""
+    return f"The data has changed since {saved.folder.name}: {'; '.join(differing)}. The order of samples starts anew."
+
+
+def refuse_changed_data(saved: SavedRun, differing: list[str]) -> None:
+    """Raises CheckpointUnusable where something differs."""
+    if differing:
+        raise CheckpointUnusable(
+            f"The data of {saved.folder.name} was another: {'; '.join(differing)}.",
+            hint="put it back as it was, start afresh in another output_dir, or set i_know_what_i_am_doing to go on with the new order",
+        )
+
+
+def differences(
+    saved: SavedRun,
+    layout: Mapping[str, Any],
+    old_samples: Samples,
+    samples: Samples,
+    old_settings: Mapping[str, Mapping[str, Any]] = NOTHING,
+    settings: Mapping[str, Mapping[str, Any]] = NOTHING,
+) -> list[str]:
+    """As ``data_differences``, of samples that were read."""
     found = saved.state.get("layout")
     theirs = found if isinstance(found, dict) else {}
     differing = [f"{name} was {theirs.get(name)} and is {value}" for name, value in layout.items() if theirs.get(name) != value]
     for id in sorted({*old_samples, *samples}):
-        differing += _dataset_difference(id, old_samples.get(id), samples.get(id))
+        found = _dataset_difference(id, old_samples.get(id), samples.get(id))
+        if found:
+            differing += _settings_difference(id, old_settings.get(id, {}), settings.get(id, {}))
+        differing += found
     return differing
+
+
+def _settings_difference(id: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    changed = [name for name in new if name in old and old[name] != new[name]]
+    return [f"dataset {id}: {name} was {old[name]} and is {new[name]}" for name in changed]
 
 
 def _dataset_difference(id: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> list[str]:
@@ -150,6 +217,6 @@ def _dataset_difference(id: str, old: Mapping[str, str] | None, new: Mapping[str
     changes = {
         "added": sorted(new.keys() - old.keys()),
         "removed": sorted(old.keys() - new.keys()),
-        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+        "changed": sorted(name for name in old.keys() & new.keys() if not is_same(old[name], new[name])),
     }
     return [f"dataset {id}: {len(names)} {word} ({named(names)})" for word, names in changes.items() if names]

@@ -36,6 +36,11 @@ class FileHashes:
         self._remember(key, status.st_size, status.st_mtime_ns, digest)
         return digest
 
+    def known(self, path: str, size: int, mtime_ns: int) -> str | None:
+        """What is remembered of a file that was seen at this size and time; nothing is read or written."""
+        known = self._known.get(path)
+        return known[2] if known and known[:2] == (size, mtime_ns) else None
+
     def _remember(self, key: str, size: int, mtime_ns: int, digest: str) -> None:
         line = json.dumps([key, size, mtime_ns, digest], ensure_ascii=False) + "\n"
         with self._lock:

@@ -30,7 +30,7 @@ from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.evaluations import history_of
 from trainer_engine.loop.parts import Parts
 from trainer_engine.loop.publishing import bring_wanted
-from trainer_engine.loop.restoring import find_checkpoint, restore
+from trainer_engine.loop.restoring import compare_data, find_checkpoint, restore
 from trainer_engine.loop.scoring import make_scoring
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
@@ -48,6 +48,8 @@ def assemble(around: Surroundings) -> Trainer:
     scoring = make_scoring(around)
     saved = _find_checkpoint(around, family)  # before the caches, which may take hours: it may have to be refused
     prepared = Preparation(around.options, family, around.processes, around.stages, around.requests).run(around.dataloader)
+    if saved:
+        compare_data(saved, around.options, around.processes.count, prepared, around.stages.voice)
     with around.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
         parts = _parts(around, family, objective, prepared, trainable)

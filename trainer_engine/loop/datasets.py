@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from trainer_engine.batches.collate import reference_cache
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
@@ -21,7 +21,7 @@ from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSe
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.datasets.fingerprints import set_fingerprints
+from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
@@ -54,6 +54,10 @@ class Prepared:
     """Captions of held-out images, for validations to draw."""
     held_out: tuple[Item, ...] = ()
     """Images that are evaluated on."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By dataset id: the fields that decide how its samples are trained."""
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """As ``sample_names``, of the samples that could not be encoded."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
@@ -68,21 +72,25 @@ class Prepared:
         return names
 
 
-def _samples_file(sources: Sequence[DataSource]) -> FixedFile:
-    return FixedFile.of_json(
-        {
-            source.id: set_fingerprints(
-                chain.from_iterable(source.buckets), passes=source.passes, at_least=source.at_least, weight=source.weight
-            )
-            for source in sources
-        }
-    )
+def _fingerprints(source: DataSource, samples: Iterable[Sample], latents: Mapping[str, LatentCache]) -> dict[str, str]:
+    """Name of each of these samples of a set -> its fingerprint."""
+    drawn = (source.passes, source.at_least, source.weight)
+
+    def content_of(cache: str, sample: Sample) -> str:
+        return latents[cache].contents.get(sample.name, "")
+
+    return {sample.name: fingerprint(source.id, sample, drawn, content_of) for sample in samples}
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
     """An image that cannot be encoded is left out, and so is one with such a reference."""
     known = latents[found.entry.id].addresses
     return [sample for sample in found.samples if sample.name in known and _has_references(found.entry.id, sample, latents)]
+
+
+def _dropped(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
+    usable = {sample.name for sample in _usable(found, latents)}
+    return [sample for sample in found.samples if sample.name not in usable]
 
 
 def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> bool:
@@ -125,8 +133,24 @@ class Preparation:
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:
             self.stages.voice.tell(copies)
-        sources = tuple(source for source in sources if source.samples)
-        return Prepared(sources, _samples_file(sources), latents, captions, prompts, edits, lent, held_out)
+        samples = {source.id: _fingerprints(source, chain.from_iterable(source.buckets), latents) for source in sources if source.samples}
+        dropped = {
+            source.id: _fingerprints(source, lost, latents)
+            for source, found in zip(sources, drawn, strict=True)
+            if source.samples and (lost := _dropped(found, latents))
+        }
+        return Prepared(
+            sources=tuple(source for source in sources if source.samples),
+            samples_file=FixedFile.of_json(samples),
+            latents=latents,
+            captions=captions,
+            prompts=prompts,
+            edits=edits,
+            eval_prompts=lent,
+            held_out=held_out,
+            settings={found.entry.id: settings_of(found.entry) for found in drawn},
+            left_out=dropped,
+        )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))

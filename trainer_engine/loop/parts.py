@@ -119,6 +119,8 @@ class Parts:
             "schedule": {"name": self.options.schedule.lr_scheduler, "learning_rate": state.learning_rate},
             "identity": run_identity(self.options, self.family.card, self.family.prediction_type),
             "base": base_document(self.base),
+            "settings": self.prepared.settings,
+            "left_out": self.prepared.left_out,
             "layout": layout_of(self.options, self.processes),
             ORDER_KEY: ORDER_VERSION,
             "scaler": self.step.scaler.state_dict(),

@@ -14,18 +14,27 @@ from trainer_engine.contract.checkpoint_files import (
     MANIFEST,
     OPTIMIZER_DOCUMENT,
     OPTIMIZER_TENSORS,
-    SAMPLES_FILE,
     newest_verified,
 )
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.contract.identity import layout_of, run_identity
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.resuming import LATEST, SavedRun, choose, differences, refuse_other_run, without_base
+from trainer_engine.contract.resuming import (
+    LATEST,
+    SavedRun,
+    changed_data,
+    choose,
+    data_differences,
+    refuse_changed_data,
+    refuse_other_run,
+    without_base,
+)
 from trainer_engine.contract.sample_order import order_change
 from trainer_engine.families.base import Family
 from trainer_engine.hub import hub_cache
 from trainer_engine.journal import Voice
+from trainer_engine.loop.datasets import Prepared
 from trainer_engine.loop.parts import Parts
 from trainer_engine.packing import unpack_optimizer
 from trainer_engine.retention import remove
@@ -81,9 +90,18 @@ def _delete_invalid(output_dir: Path, names: list[str], voice: Voice) -> None:
             voice.tell(Notification(code="checkpoint_removed", title="Checkpoint removed", message=message, severity=Severity.WARNING))
 
 
+def compare_data(saved: SavedRun, options: TrainingOptions, processes: int, prepared: Prepared, voice: Voice) -> None:
+    """Raises CheckpointUnusable where batches or datasets are others than then, unless the options say that this is meant."""
+    differing = data_differences(saved, layout_of(options, processes), prepared.sample_names(), prepared.settings)
+    if not options.run.i_know_what_i_am_doing:
+        refuse_changed_data(saved, differing)
+    if differing:
+        message = changed_data(saved, differing)
+        voice.tell(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
+
+
 def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     """Optimizer, average, loss scale and position; the weights were loaded from the checkpoint. Raises CheckpointUnusable."""
-    _compare_data(parts, saved, voice)
     changed = order_change(saved.state)
     if changed:
         voice.tell(Notification(code="order_changed", title="Order of samples changed", message=changed, severity=Severity.WARNING))
@@ -127,18 +145,3 @@ def _restore_history(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     reason = history.reason_to_stop(parts.options.evaluation)
     if reason:
         parts.state.end_early(reason)
-
-
-def _compare_data(parts: Parts, saved: SavedRun, voice: Voice) -> None:
-    old = json.loads((saved.folder / SAMPLES_FILE).read_bytes())
-    differing = differences(saved, layout_of(parts.options, parts.processes), old, parts.prepared.sample_names())
-    if not differing:
-        return
-    told = "; ".join(differing)
-    if not parts.options.run.i_know_what_i_am_doing:
-        raise CheckpointUnusable(
-            f"The data of {saved.folder.name} was another: {told}.",
-            hint="put it back as it was, start afresh in another output_dir, or set i_know_what_i_am_doing to go on with the new order",
-        )
-    message = f"The data has changed since {saved.folder.name}: {told}. The order of samples starts anew."
-    voice.tell(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))

@@ -1,0 +1,151 @@
+"""Datasets and batches that changed since a checkpoint are refused by ``validate``, in the words of the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from tests.helpers.checked_runs import checked, codes, refusal
+from tests.helpers.pictures import draw_pictures
+from tests.helpers.tiny_run import tiny_datasets, train_here
+from trainer_engine.contract.errors import CheckpointUnusable
+
+LORA: dict[str, Any] = {"model_type": "lora", "lora_rank": 2, "max_train_steps": 2, "caption_strategy": "textfile"}
+LONGER = {**LORA, "max_train_steps": 3}
+Change = Callable[[Path], dict[str, Any]]
+
+
+def pictures(place: Path) -> list[Path]:
+    return sorted((place / "images").rglob("*.bmp"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A run of two steps on bitmaps, whose size in bytes follows from their size in pixels."""
+    tiny_datasets(tmp_path)
+    for path in sorted((tmp_path / "images").rglob("*.png")):
+        Image.open(path).convert("RGB").save(path.with_suffix(".bmp"))
+        path.unlink()
+    for path in pictures(tmp_path):
+        path.with_suffix(".txt").write_text(f"a picture of {path.stem}")
+    train_here(tmp_path, **LORA)
+    return tmp_path
+
+
+def added(place: Path) -> dict[str, Any]:
+    shutil.copy(pictures(place)[0], place / "images/new.bmp")
+    (place / "images/new.txt").write_text("new")
+    return {}
+
+
+def removed(place: Path) -> dict[str, Any]:
+    pictures(place)[0].unlink()
+    return {}
+
+
+def caption_edited(place: Path) -> dict[str, Any]:
+    pictures(place)[0].with_suffix(".txt").write_text("another")
+    return {}
+
+
+def replaced_by_as_many_bytes(place: Path) -> dict[str, Any]:
+    path = pictures(place)[0]
+    size = path.stat().st_size
+    with Image.open(path) as image:
+        ImageOps.invert(image).save(path)
+    assert path.stat().st_size == size
+    return {}
+
+
+def undecodable(place: Path) -> dict[str, Any]:
+    draw_pictures(place / "images/broken", count=1, size=(96, 96))
+    (picture,) = (place / "images/broken").glob("*.png")
+    content = bytearray(picture.read_bytes())
+    content[60:-60] = bytes(len(content) - 120)
+    target = pictures(place)[0]
+    target.write_bytes(bytes(content))
+    picture.unlink()
+    return {}
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "added": (added, "1 added (new.bmp)"),
+    "removed": (removed, "1 removed ("),
+    "caption": (caption_edited, "1 changed ("),
+    "same number of bytes": (replaced_by_as_many_bytes, "1 changed ("),
+    "undecodable": (undecodable, "1 removed ("),
+    "id": (lambda place: {"datasets": tiny_datasets(place, id="renamed")}, "dataset renamed is new"),
+    "repeats": (lambda place: {"datasets": tiny_datasets(place, repeats=3)}, "dataset pictures: repeats was 0 and is 3"),
+    "probability": (lambda place: {"datasets": tiny_datasets(place, probability=0.5)}, "probability was 1.0 and is 0.5"),
+    "crop": (lambda place: {"datasets": tiny_datasets(place, crop=True, crop_style="center")}, "crop_style was random and is center"),
+    "resolution": (lambda place: {"resolution": 0.02}, "dataset pictures: resolution was 64"),
+    "batch": (lambda place: {"train_batch_size": 1}, "samples in a pass was 2 and is 1"),
+    "accumulation": (lambda place: {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1 and is 2"),
+    "seed": (lambda place: {"seed": 8}, "seed was 7 and is 8"),
+    "sampling": (lambda place: {"data_backend_sampling": "uniform"}, "data_backend_sampling was auto-weighting"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_validate_refuses_changed_data_in_the_engine_s_words(place: Path, name: str) -> None:
+    change, said = CHANGES[name]
+    options = {**LONGER, **({"resolution_type": "area"} if name == "resolution" else {}), **change(place)}
+    problem = refusal(checked(place, **options))
+    assert (problem.option, problem.code) == ("resume_from_checkpoint", "data_changed") and said in problem.message
+    assert "i_know_what_i_am_doing" in problem.hint
+    with pytest.raises(CheckpointUnusable) as refused:
+        train_here(place, **options)
+    assert refused.value.message == problem.message
+    report = checked(place, **options, i_know_what_i_am_doing=True)
+    assert not report.errors and "data_changed" in {one.code for one in report.warnings}
+
+
+def test_more_processes_are_another_layout(place: Path) -> None:
+    assert "samples in a pass was 2 and is 4" in refusal(checked(place, **LONGER, num_processes=2)).message
+
+
+def test_data_that_was_only_moved_or_touched_is_the_same(place: Path) -> None:
+    for path in pictures(place):
+        os.utime(path)
+    assert not checked(place, **LONGER).errors
+    shutil.move(place / "images", place / "elsewhere")
+    (place / "images").mkdir()
+    datasets = tiny_datasets(place, instance_data_dir=str(place / "elsewhere"))
+    assert not checked(place, **LONGER, datasets=datasets).errors
+    assert train_here(place, **LONGER, datasets=datasets).step == 3
+
+
+def test_an_image_that_never_could_be_decoded_is_not_new(tmp_path: Path) -> None:
+    datasets = tiny_datasets(tmp_path)
+    picture = sorted((tmp_path / "images").glob("*.png"))[0]
+    content = bytearray(picture.read_bytes())
+    content[60:-60] = bytes(len(content) - 120)
+    picture.write_bytes(bytes(content))
+    plain = {**LORA, "caption_strategy": "filename"}
+    train_here(tmp_path, datasets=datasets, **plain)
+    state = json.loads((tmp_path / "output/checkpoint-2/training_state.json").read_text())
+    assert list(state["left_out"]["pictures"]) == [picture.name]
+    assert not checked(tmp_path, datasets=datasets, **{**plain, "max_train_steps": 3}).errors
+
+
+def test_contents_of_an_older_checkpoint_are_not_compared(place: Path) -> None:
+    """Which holds shapes alone."""
+    samples = place / "output/checkpoint-2/samples.json"
+    old = {
+        set_id: {name: one.partition(" ")[0] for name, one in found.items()} for set_id, found in json.loads(samples.read_text()).items()
+    }
+    samples.write_text(json.dumps(old))
+    manifest = samples.with_name("manifest.json")
+    listed = json.loads(manifest.read_text())
+    del listed["files"]["samples.json"]
+    manifest.write_text(json.dumps(listed))
+    replaced_by_as_many_bytes(place)
+    report = checked(place, **LONGER)
+    assert not report.errors and "data_changed" not in codes(report)

@@ -1,0 +1,121 @@
+"""Whether the datasets are those that a checkpoint was trained on, told from the scan that ``validate`` makes in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.contract.errors import CheckpointUnusable, Problem, errors_in
+from trainer_engine.contract.identity import layout_of
+from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.contract.resuming import (
+    SavedRun,
+    changed_data,
+    data_differences,
+    is_same,
+    left_out_of,
+    read_samples,
+    refuse_changed_data,
+)
+from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.datasets.images import BrokenImage, content_hash, open_rgb
+from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.samples import Sample
+
+OPTION = "resume_from_checkpoint"
+MOST_READ_BYTES = 512 << 20
+"""Of files whose content nobody remembers: a second or two. The engine reads them all."""
+MOST_DECODED = 32
+"""Images that are new or changed, and may be ones that nobody can train on."""
+
+
+def data_problems(
+    saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
+) -> Iterator[Problem]:
+    """What the engine would say once it has filled the caches."""
+    if errors_in(report.problems):
+        return
+    contents = _Contents.of(report, dataloader)
+    drawn = [found for found in report.sets if found.entry.is_trained]
+    wanted = options.checkpointing.resume_from_checkpoint
+    try:
+        samples = {found.entry.id: _samples(found, report, options, contents, saved) for found in drawn}
+        there = {set_id: found for set_id, found in samples.items() if found}
+        differing = data_differences(saved, layout_of(options, processes), there, {one.entry.id: settings_of(one.entry) for one in drawn})
+        if not options.run.i_know_what_i_am_doing:
+            refuse_changed_data(saved, differing)
+    except CheckpointUnusable as error:
+        expected = "the datasets and batches that the checkpoint was trained with"
+        yield Problem.error(OPTION, "data_changed", error.message, got=wanted, expected=expected, hint=error.hint)
+        return
+    if differing:
+        yield Problem.warning(OPTION, "data_changed", changed_data(saved, differing), got=wanted)
+    if contents.skipped:
+        message = f"The contents of {contents.skipped} images are compared when the run starts: their sizes and captions are as they were."
+        yield Problem.note(OPTION, "contents_not_compared", message, got=wanted)
+
+
+@dataclass
+class _Contents:
+    """What files hold, as the caches remember it; of few others it is read."""
+
+    hashes: dict[str, FileHashes]
+    read_bytes: int = 0
+    skipped: int = 0
+    _read: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, report: DatasetReport, dataloader: Dataloader) -> _Contents:
+        hashes = {}
+        for found in report.sets:
+            hashes[found.entry.id] = FileHashes(Path(found.entry.vae_cache, "hashes.jsonl"))
+            for one in dataloader.references_of(found.entry):
+                hashes[reference_cache(found.entry.id, one.id)] = FileHashes(Path(one.vae_cache, "hashes.jsonl"))
+        return cls(hashes)
+
+    def __call__(self, cache: str, sample: Sample) -> str:
+        known = self.hashes[cache].known(sample.path, sample.size_bytes, sample.mtime_ns)
+        if known:
+            return known
+        if sample.path not in self._read:
+            self._read[sample.path] = self._look(sample)
+        return self._read[sample.path]
+
+    def _look(self, sample: Sample) -> str:
+        if self.read_bytes + sample.size_bytes > MOST_READ_BYTES:
+            self.skipped += 1
+            return ""
+        self.read_bytes += sample.size_bytes
+        try:
+            return content_hash(sample.path)
+        except BrokenImage:
+            return ""
+
+
+def _samples(found: SetReport, report: DatasetReport, options: TrainingOptions, contents: _Contents, saved: SavedRun) -> dict[str, str]:
+    """Name -> fingerprint of the samples that the engine would train on. Raises CheckpointUnusable."""
+    entry = found.entry
+    repeated = options.data.allow_dataset_oversubscription and not entry.repeats
+    drawn = (entry.repeats + 1, report.effective.samples if repeated else 0, entry.probability)
+    samples = {sample.name: fingerprint(entry.id, sample, drawn, contents) for sample in found.samples}
+    for name, was in left_out_of(saved, entry.id).items():
+        if name in samples and is_same(samples[name], str(was)):
+            del samples[name]
+    old = read_samples(saved).get(entry.id, {})
+    fresh = [one for one in found.samples if one.name in samples and not is_same(samples[one.name], str(old.get(one.name, "")))]
+    for sample in fresh[:MOST_DECODED]:
+        if not _is_decodable(sample):
+            del samples[sample.name]
+    return samples
+
+
+def _is_decodable(sample: Sample) -> bool:
+    try:
+        for one in (sample, *(reference.sample for reference in sample.references)):
+            open_rgb(one.path)
+    except BrokenImage:
+        return False
+    return True

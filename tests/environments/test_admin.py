@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +19,7 @@ from rest_framework.exceptions import APIException
 from environments import admin_actions, services
 from environments.admin_actions import ObjectAction, add_object_action
 from environments.creation import NewEnvironment
+from environments.examples import find_example, shipped_examples
 from environments.models import Environment, Revision
 from trainer_engine.contract.options import REGISTRY
 
@@ -75,6 +78,13 @@ class Browser:
         assert not unknown, f"the page has no field {unknown}"
         fields = {name: value.removeprefix("\n") for name, value in fields.items() if name != "action"}
         answer = self.client.post(ENVIRONMENTS + path, {**fields, **changes, "_continue": "1"}, follow=True)
+        assert answer.status_code == 200
+        return answer.content.decode()
+
+    def press(self, path: str, button: str, **changes: str) -> str:
+        """Fill the form of a page in and press the button that does something besides."""
+        fields = {name: value.removeprefix("\n") for name, value in Fields(self.page(path)).values.items()}
+        answer = self.client.post(ENVIRONMENTS + path, {**fields, **changes, "_act": button}, follow=True)
         assert answer.status_code == 200
         return answer.content.decode()
 
@@ -202,12 +212,67 @@ def test_folders_made_by_hand_are_in_the_list(browser: Browser) -> None:
 
 
 def test_activating_is_a_button_that_goes_when_it_is_done(browser: Browser, demo: Environment) -> None:
-    button = f"{ENVIRONMENTS}{demo.pk}/do/activate/"
+    button = 'value="activate"'
     assert button in browser.page(f"{demo.pk}/change/")
-    answer = browser.client.post(button, follow=True)
-    assert "Runs start from demo now" in answer.content.decode()
+    assert "Runs start from demo now" in browser.press(f"{demo.pk}/change/", "activate")
     assert Environment.objects.get().is_active
     assert button not in browser.page(f"{demo.pk}/change/")
+
+
+def test_a_button_keeps_what_was_typed_into_the_page(browser: Browser, demo: Environment) -> None:
+    browser.press(f"{demo.pk}/change/", "activate", **options(max_train_steps="77"))
+    assert stored()["max_train_steps"] == 77 and Environment.objects.get().is_active
+
+
+def test_a_button_does_nothing_while_a_value_is_wrong(browser: Browser, demo: Environment) -> None:
+    page = browser.press(f"{demo.pk}/change/", "activate", **options(max_train_steps="many"))
+    assert 'value="many"' in page and 'id="id_option_max_train_steps_error"' in page
+    assert not Environment.objects.get().is_active and stored()["max_train_steps"] == 1000
+
+
+def test_saving_is_what_the_enter_key_does(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    assert page.index('name="_save"') < page.index('name="_act"'), "a browser presses the first button of a form"
+
+
+def test_what_was_typed_stays_on_a_page_that_cannot_be_stored(browser: Browser, demo: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("environments.services.write_config", refuse)
+        page = browser.send(f"{demo.pk}/change/", **options(max_train_steps="77"))
+    assert 'value="77"' in page and "No space left" in page and "Nothing was saved" in page
+    assert stored()["max_train_steps"] == 1000
+
+
+@pytest.mark.parametrize("example", [example.name for example in shipped_examples()])
+def test_every_example_makes_an_environment_from_the_form_as_it_comes(browser: Browser, example: str) -> None:
+    browser.send("add/", name="demo", example=example)
+    wanted = find_example(example)
+    assert wanted is not None and stored()["model_type"] == wanted.config["model_type"]
+
+
+def test_a_family_alone_makes_what_the_api_makes(browser: Browser) -> None:
+    browser.send("add/", name="demo", model_family="flux")
+    assert stored()["model_type"] == "lora"
+
+
+def test_empty_fields_say_what_the_family_takes(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    assert re.search(r'name="option_max_grad_norm"[^>]*placeholder="default: 0.01"', page)
+    assert "— default: epsilon" in page
+    services.create_environment(NewEnvironment("flux", "flux"), actor="test")
+    page = browser.page(f"{Environment.objects.get(name='flux').pk}/change/")
+    assert re.search(r'name="option_max_grad_norm"[^>]*placeholder="default: 2"', page)
+    assert re.search(r'name="option_validation_guidance"[^>]*placeholder="default: 3.5"', page)
+    assert "— default: flow_matching" in page
+
+
+def test_help_texts_keep_their_angle_brackets(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    assert "checkpoint-&lt;step&gt;-rolling" in page and "&lt;output_dir&gt;" in page
+    assert "<step>" not in page and "<output_dir>" not in page and "&amp;lt;" not in page
 
 
 def test_a_button_is_pressed_not_followed(browser: Browser, demo: Environment) -> None:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+GROUP_BYTES = 64 * 2**20
+"""Float32 copies of shorter weights that an update holds at a time, unless one weight alone is larger."""
+
 
 class MovingAverage:
     """m <- d m + (1 - d) w, with d rising to ``decay`` over the first updates so that the start is forgotten: d_n = (1 + n) / (10 + n).
@@ -20,7 +23,24 @@ class MovingAverage:
         self.update_interval = update_interval
         self.updates = 0
         self._network = network
-        self._average = {name: weight.detach().float().clone() for name, weight in _trained(network)}
+        # NOTE: kept, because a walk over the modules of a large network takes milliseconds of every step.
+        self._weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+        self._average = {name: weight.detach().float().clone() for name, weight in self._weights.items()}
+        self._groups = [([self._average[name] for name in names], [self._weights[name] for name in names]) for names in self._name_groups()]
+
+    def _name_groups(self) -> Iterator[list[str]]:
+        """The weights in their order, as many together as fit into ``GROUP_BYTES`` in float32; those in float32 need no copies."""
+        names: list[str] = []
+        copied = 0
+        for name, weight in self._weights.items():
+            own = 0 if weight.dtype == torch.float32 else self._average[name].nbytes
+            if names and copied + own > GROUP_BYTES:
+                yield names
+                names, copied = [], 0
+            names.append(name)
+            copied += own
+        if names:
+            yield names
 
     def after_step(self, step: int) -> None:
         """Take in the weights after optimizer step ``step`` (from 1), if it is one of those that count."""
@@ -30,19 +50,24 @@ class MovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [weight.detach().float() for _, weight in _trained(self._network)]
-        torch._foreach_lerp_(list(self._average.values()), weights, 1 - decay)
+        for averages, weights in self._groups:
+            torch._foreach_lerp_(averages, [weight.detach().float() for weight in weights], 1 - decay)
         self.updates += 1
 
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:
         """The network with the average as its weights, for the length of the block."""
-        live = {name: weight.detach().clone() for name, weight in _trained(self._network)}
+        live = {name: weight.detach().clone() for name, weight in self._weights.items()}
         try:
-            _copy_into(self._network, self._average)
+            self._put(self._average)
             yield self._network
         finally:
-            _copy_into(self._network, live)
+            self._put(live)
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """The average by parameter name, float32."""
@@ -53,13 +78,3 @@ class MovingAverage:
         for name, average in self._average.items():
             average.copy_(tensors[name])
         self.updates = updates
-
-
-def _trained(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, weight) for name, weight in network.named_parameters() if weight.requires_grad)
-
-
-@torch.no_grad()
-def _copy_into(network: nn.Module, values: Mapping[str, Tensor]) -> None:
-    for name, weight in _trained(network):
-        weight.copy_(values[name])

@@ -8,7 +8,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from trainer_engine.contract.place_rule import ClosedPlace, PlaceRule, Reason
@@ -99,15 +99,15 @@ class Home:
         yield from (ClosedPlace(path=path, reason=Reason.INSTALLATION) for path in installation(_real(self.root)))
 
 
-def installation(home: str) -> Iterator[str]:
+@lru_cache(maxsize=8)
+def installation(home: str) -> tuple[str, ...]:
     """Real folders and files of this project and of the Python that runs it. A home may be the checkout: then its code alone counts."""
     prefixes = (sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "scripts")))
-    yield from dict.fromkeys(path for path in map(os.path.realpath, prefixes) if path != os.path.sep)
-    for name in (*PACKAGES, *CODE_BESIDE):
-        if (INSTALLED / name).exists():
-            yield str(INSTALLED / name)
+    found = dict.fromkeys(path for path in map(os.path.realpath, prefixes) if path != os.path.sep)
+    code = [INSTALLED / name for name in (*PACKAGES, *CODE_BESIDE) if (INSTALLED / name).exists()]
     if (INSTALLED / "pyproject.toml").is_file():
-        yield from (str(INSTALLED), str(INSTALLED / ".git")) if home != str(INSTALLED) else (str(INSTALLED / ".git"),)
+        code += [INSTALLED / ".git", *([INSTALLED] if home != str(INSTALLED) else [])]
+    return (*found, *map(str, code))
 
 
 def _real(path: Path) -> str:

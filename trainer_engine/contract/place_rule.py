@@ -109,9 +109,11 @@ class PlaceRule(BaseModel):
 
     def _closed(self, real: Path, root: str | None, *, writing: bool) -> PlaceRefusal | None:
         asked = [place for place in self.closed if writing or place.reading]
+        numbers = {_number(step) for step in (real, *real.parents)} - {None}
         for place in asked:
             opened = root is not None and place.reason in OPENED_BY_ROOT and _is_deeper(root, place.path)
-            if not opened and (_is_below(real, place.path) or _is_same_folder(real, place.path)):
+            # By its number a folder is known under other names too: a bind mount, or other letters where case means nothing.
+            if not opened and (_is_below(real, place.path) or _number(Path(place.path)) in numbers):
                 hint = "choose another folder"
                 if place.reason in OPENED_BY_ROOT:
                     hint += f", or let whoever starts the server allow one that lies in it: {SETTING}"
@@ -119,18 +121,16 @@ class PlaceRule(BaseModel):
         return None
 
     def _in_dot_folder(self, real: Path, root: str | None, *, writing: bool) -> PlaceRefusal | None:
-        """For what is, or lies in, a dot file or folder of a home that no root opens. Written to are dot folders further down neither."""
+        """For dot files and folders of a home, and for writing also those further down. A root inside the home opens what lies in it."""
         home = _deepest(real, (*self.homes, *_homes_on_the_way(real)))
-        opened = root is not None and home is not None and _is_deeper(root, home)
-        if home is None or (opened and not writing):
+        if home is None or (root is not None and _is_deeper(root, home)):
             return None
-        start = root if opened and root is not None else home
-        parts = real.relative_to(start).parts
+        parts = real.relative_to(home).parts
         looked_at = parts if writing else parts[:1]
         number = next((number for number, part in enumerate(looked_at) if part.startswith(".")), None)
         if number is None or (not writing and _deepest(real, self.models) is not None):
             return None
-        message = f"lies in {Path(start, *parts[: number + 1])}, a dot folder of a home, where programs keep keys and settings"
+        message = f"lies in {Path(home, *parts[: number + 1])}, a dot folder of a home, where programs keep keys and settings"
         hint = f"choose a folder without a dot, or let whoever starts the server allow this one: {SETTING}"
         return PlaceRefusal(message, hint)
 
@@ -139,11 +139,11 @@ EVERYWHERE = PlaceRule(anywhere=True)
 
 
 def _is_below(real: Path, folder: str) -> bool:
-    return real.is_relative_to(folder)
+    return f"{real}/".startswith(folder if folder.endswith("/") else f"{folder}/")
 
 
 def _is_deeper(one: str, other: str) -> bool:
-    return one != other and Path(one).is_relative_to(other)
+    return one != other and _is_below(Path(one), other)
 
 
 def _deepest(real: Path, folders: Iterable[str]) -> str | None:
@@ -157,16 +157,8 @@ def _homes_on_the_way(real: Path) -> Iterator[str]:
             yield str(Path(parent, real.relative_to(parent).parts[0]))
 
 
-def _is_same_folder(real: Path, closed: str) -> bool:
-    """Whether a folder on the way is the closed one under another name: a bind mount, or other letters where case means nothing."""
-    try:
-        wanted = Path(closed).stat()
-    except OSError:
-        return False
-    return any(_identity(step) == (wanted.st_dev, wanted.st_ino) for step in (real, *real.parents))
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
+def _number(path: Path) -> tuple[int, int] | None:
+    """Device and number of what lies at a path; None where nothing does that could be looked at."""
     try:
         status = path.stat()
     except OSError:

@@ -13,6 +13,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from environments import services as environments
+from environments.config_files import without_marks
 from environments.home import current_home
 from environments.models import Environment
 from environments.resolve import resolve_run
@@ -48,7 +49,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
     """Everything that is right or wrong with the form over the environment (default: the active one). Writes nothing."""
     environment = environment or environments.active()
     home = current_home()
-    stored, sent = dict(environment.config) if environment else {}, dict(submitted)
+    stored, sent = dict(environment.config) if environment else {}, without_marks(submitted)
     if environment is not None:
         stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
     resolved = resolve_run(home, stored, sent)

@@ -55,9 +55,17 @@ def dashed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_marks(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values without the fields that only a form needs: ``__active_tab__`` and its like."""
+    """Values out of their wrapper, and without the fields that only a form needs: ``__active_tab__`` and its like."""
+    values = unwrapped(values)
     marks = {key for key in values if len(key.lstrip("-")) > 4 and key.lstrip("-").startswith("__") and key.endswith("__")}
     return {key: value for key, value in values.items() if key not in marks}
+
+
+def unwrapped(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a configuration that was exported: ``{"_metadata": {...}, "config": {...}}`` holds them as ``config``."""
+    config = values.get("config")
+    is_wrapper = isinstance(config, Mapping) and all(key == "config" or key.startswith("_") for key in values)
+    return unwrapped(config) if is_wrapper and isinstance(config, Mapping) else values
 
 
 def folder_of(home: Home, name: str) -> Path:

@@ -80,6 +80,11 @@ class UpdateEnvironmentSerializer(Sent):
     description = Text(required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT)
     tags = serializers.ListField(child=Text(max_length=100), required=False, allow_null=True, max_length=MOST_TAGS)
 
+    def to_internal_value(self, data: Any) -> Any:
+        """What an export holds beside the configuration says where it came from: the address says where it goes."""
+        kept = {name: value for name, value in data.items() if name != "_metadata"} if isinstance(data, dict) else data
+        return super().to_internal_value(kept)
+
     def validate_config(self, value: Any) -> Any:
         if not isinstance(value, dict):
             raise serializers.ValidationError("The configuration is not an object of option: value.", code="not_an_object")

@@ -23,6 +23,7 @@ from environments.config_files import (
     read_config,
     remove_files,
     set_aside,
+    without_marks,
     write_config,
     write_text,
 )
@@ -134,7 +135,7 @@ def update_environment(
     Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
     """
     find(name)
-    checked = check_config(with_secrets(current_home(), name, config), current_home())
+    checked = check_config(with_secrets(current_home(), name, without_marks(config)), current_home())
     if errors := checked.errors + hidden_problems(checked.values):
         raise EnvironmentProblems.of(errors)
     with change() as home:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
+import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
@@ -11,6 +14,10 @@ from trainer_engine.contract.addresses import PRIVATE_VARIABLE
 from trainer_engine.contract.secrets import VARIABLE
 from trainer_engine.contract.trackers import wandb_knows_us
 
+HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+KEY = re.compile(r"(?:TOKEN|KEY|SECRETS?|PASSWORD|CREDENTIALS?|JWT)$", re.IGNORECASE)
+"""The end of the name of a variable that holds a key."""
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 """No tokens, no keys, no proxies: what a script needs besides is listed by the server's operator."""
 
@@ -37,7 +44,9 @@ class Environment:
 
 def read_environment(variables: MutableMapping[str, str] | None = None) -> Environment:
     """Raises ValueError where a number is none. The secrets are taken out: no program that the engine starts inherits them."""
-    variables = os.environ if variables is None else variables
+    if variables is None:
+        variables = os.environ
+        _wipe(VARIABLE)
     return Environment(
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
@@ -45,6 +54,33 @@ def read_environment(variables: MutableMapping[str, str] | None = None) -> Envir
         use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
         secrets=json.loads(variables.pop(VARIABLE, "{}")),
     )
+
+
+def _wipe(name: str) -> None:
+    """Overwrite a variable where the system keeps what a process was started with: ``/proc/<pid>/environ`` shows that for ever.
+
+    Python has its own copy. Does nothing where the system keeps no such block.
+    """
+    if not sys.platform.startswith("linux") or name not in os.environ:
+        return
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype, getenv.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    place = getenv(os.fsencode(name))
+    if place:
+        ctypes.memset(place, ord("x"), len(ctypes.string_at(place)))
+
+
+def helper_environment(*, with_network: bool = False, with_hub: bool = False) -> dict[str, str]:
+    """The variables of this process for a process that helps it: no keys.
+
+    ``with_network``: with proxies, whose addresses may hold a password. ``with_hub``: with the login of the hub.
+    """
+    withheld = () if with_network else PROXIES
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (with_hub and name in HUB_KEYS) or not (KEY.search(name) or name.lower() in withheld)
+    }
 
 
 def private_networks_are_open(variables: Mapping[str, str] | None = None) -> bool:

@@ -36,6 +36,8 @@ PASSED_PREFIXES = (
     "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "ROCR_", "HIP_", "HSA_",
     "XDG_", "WANDB_", "SLURM_",
 )  # fmt: skip
+NEVER_PASSED = ("SLURM_JWT",)
+"""Keys that no engine needs, whatever their names begin with."""
 LAST_THREADS_SECONDS = 2.0
 """A process that was killed counts as dead before the last of its threads has gone, and says only then how it ended."""
 MOST_REMEMBERED = 100
@@ -60,7 +62,8 @@ def passed_environment(variables: dict[str, str] | None = None, also: Collection
     """
     variables = dict(os.environ) if variables is None else variables
     passed = {*PASSED_VARIABLES, *also}
-    return {name: value for name, value in variables.items() if name in passed or name.startswith(PASSED_PREFIXES)}
+    prefixed = {name for name in variables if name.startswith(PASSED_PREFIXES) and name not in NEVER_PASSED}
+    return {name: value for name, value in variables.items() if name in passed or name in prefixed}
 
 
 def boot_id() -> str:
@@ -104,12 +107,17 @@ def is_alive(identity: EngineIdentity) -> bool:
 
 
 def start(
-    folder: RunFolder, argv: Sequence[str], extra_environment: dict[str, str] | None = None, also: Collection[str] = ()
+    folder: RunFolder,
+    argv: Sequence[str],
+    extra_environment: dict[str, str] | None = None,
+    also: Collection[str] = (),
+    withheld: Collection[str] = (),
 ) -> EngineIdentity:
     """Start an engine in a session of its own: what kills the server does not kill the run. ``also``: names of further variables
-    that it gets of this process. Raises OSError where it cannot be started.
+    that it gets of this process; ``withheld``: of those that it does not get. Raises OSError where it cannot be started.
     """
-    environment = passed_environment(also=also) | (extra_environment or {})
+    passed = passed_environment(also=also)
+    environment = {name: value for name, value in passed.items() if name in also or name not in withheld} | (extra_environment or {})
     with os.fdopen(os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE), "ab") as log:
         child = subprocess.Popen(
             list(argv),

@@ -15,6 +15,7 @@ from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec
 from training import ending, engine_process, job_secrets, leases
 from training.ending import Ending
+from training.engine_keys import keys_without_use
 from training.enqueue import enqueue_follow
 from training.estimates import memory_numbers
 from training.ingest import ingest
@@ -149,8 +150,10 @@ class Follower:
                 places=current_home().place_rule,
             )
             spec.write(folder)
-            argv, extra = launch_command(Path(job.run_dir), parse_options(job.options))
-            return engine_process.start(folder, argv, extra | job_secrets.variables_for_engine(job), spec.scripts.variables)
+            options = parse_options(job.options)
+            argv, extra = launch_command(Path(job.run_dir), options)
+            variables, withheld = extra | job_secrets.variables_for_engine(job), keys_without_use(options)
+            return engine_process.start(folder, argv, variables, spec.scripts.variables, withheld)
         except (OSError, UnreadableAccelerateConfig) as error:
             ending.finish(job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         except InvalidOptions as error:

@@ -62,7 +62,7 @@ class _PlainLoader(yaml.SafeLoader):
     """Refuses anchors and aliases: a few hundred bytes with them stand for gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None):
             raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read", event.start_mark)
         return super().compose_node(parent, index)

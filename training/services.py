@@ -13,6 +13,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from environments import services as environments
+from environments.config_files import without_marks
 from environments.home import current_home
 from environments.models import Environment
 from environments.resolve import resolve_run
@@ -51,7 +52,8 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
     """Everything that is right or wrong with the form over the environment (default: the active one). Writes nothing."""
     environment = environment or environments.active()
     home = current_home()
-    stored, sent = laid_under(environment.config, submitted) if environment else {}, dict(submitted)
+    sent = without_marks(submitted)
+    stored = laid_under(environment.config, sent) if environment else {}
     if environment is not None:
         stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
     resolved = resolve_run(home, stored, sent)

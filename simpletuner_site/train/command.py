@@ -22,6 +22,7 @@ from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training import engine_process
+from training.engine_keys import keys_without_use
 from training.estimates import memory_numbers
 from training.launch import UnreadableAccelerateConfig, launch_command
 from training.preflight import examine_run
@@ -80,7 +81,13 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     if report.webhooks:
         console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
-    identity = engine_process.start(folder, command, variables | OPEN | for_engine(secrets_of(resolved.values)), spec.scripts.variables)
+    identity = engine_process.start(
+        folder,
+        command,
+        variables | OPEN | for_engine(secrets_of(resolved.values)),
+        spec.scripts.variables,
+        keys_without_use(options),
+    )
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
         ignore_interrupts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from environments.config_files import without_marks
 from environments.json_text import BadJson, parse_json
 from trainer_engine.contract.small_files import read_small
 
@@ -23,7 +24,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UnreadableConfig(f"{path} is {error}.") from error
     if not isinstance(document, dict):
         raise UnreadableConfig(f"{path} must hold a JSON object of options, not a {type(document).__name__}.")
-    return document
+    return without_marks(document)
 
 
 def home_of_config(path: Path, home: Path | None) -> Path:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from trainer_engine.__main__ import read_job
 from trainer_engine.contract.run import JobSpec, RunFolder
 from trainer_engine.contract.secrets import VARIABLE
-from trainer_engine.environment import read_environment
+from trainer_engine.environment import helper_environment, read_environment
 
 PROGRAM = """
 import os, subprocess, sys
@@ -40,3 +42,34 @@ def test_secrets_take_the_place_of_what_the_job_hides(tmp_path: Path) -> None:
     found, _, _ = read_job(folder, {"webhook_config": json.dumps(whole)})
     assert json.loads(found.hooks.webhook_config) == whole
     assert "hunter2" not in str(found.non_default())  # what trackers are given
+
+
+def test_the_environment_that_the_system_shows_holds_no_secret() -> None:
+    program = """
+import os
+from trainer_engine.environment import read_environment
+assert read_environment().secrets == {"webhook_config": "hunter2"}
+print(open("/proc/self/environ", "rb").read().decode(), open(f"/proc/{os.getpid()}/cmdline").read())
+"""
+    environment = os.environ | {VARIABLE: json.dumps({"webhook_config": "hunter2"}), "AFTER": "seen"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "AFTER=seen" in done.stdout and "PATH=" in done.stdout
+    assert "hunter2" not in done.stdout.partition("import os")[0]
+
+
+def test_a_helper_of_the_engine_gets_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"HF_TOKEN": "a", "HUGGING_FACE_HUB_TOKEN": "b", "WANDB_API_KEY": "c", "REPLICATE_API_TOKEN": "d", "AWS_SECRET_ACCESS_KEY": "e"}
+    others = {
+        "HF_HOME": "/hf",
+        "HTTPS_PROXY": "http://u:p@proxy",
+        "http_proxy": "http://proxy",
+        "AWS_PROFILE": "me",
+        "OMP_NUM_THREADS": "1",
+    }
+    for name, value in {**keys, **others}.items():
+        monkeypatch.setenv(name, value)
+    alone, uploading = helper_environment(), helper_environment(with_network=True)
+    assert not keys.keys() & {*alone, *uploading}
+    assert "PATH" in alone and not {"HTTPS_PROXY", "http_proxy"} & alone.keys()
+    assert others.items() <= uploading.items()
+    assert keys.keys() & helper_environment(with_network=True, with_hub=True).keys() == {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.json_reading import read_document
 from trainer_engine.contract.option import OptionSpec, holds_json
-from trainer_engine.contract.redaction import HIDDEN
+from trainer_engine.contract.redaction import HIDDEN as HIDDEN
 
 VARIABLE = "SIMPLETUNER_SECRETS"
 """Names the variable in which an engine is given the secrets that it needs: a JSON object of option -> text."""

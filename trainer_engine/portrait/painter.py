@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.environment import helper_environment
 from trainer_engine.journal import Voice
 
 REST_FOR_WORK = 60.0
@@ -73,7 +74,10 @@ class Painter:
         self._has_news = False
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, *options, str(self.folder.path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", MODULE, *options, str(self.folder.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=helper_environment(),
             )
         except OSError as error:
             self._fail(str(error))

@@ -12,6 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainer_engine.contract.publishing import HUB
+from trainer_engine.environment import helper_environment
+
 MODULE = "trainer_engine.publishing"
 BROKE_OFF = "the process that moved the files ended without a word"
 
@@ -65,7 +68,11 @@ class Mover:
 
     def __init__(self, task: Task) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=helper_environment(with_network=True, with_hub=task.target.get("provider") == HUB),
+            start_new_session=True,
         )
         assert self.process.stdin is not None
         try:

@@ -7,12 +7,11 @@ from typing import Any
 
 from trainer_engine.contract.booleans import WrongValue
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
+from trainer_engine.contract.options.gone import GONE, gone_problem, means_default
 from trainer_engine.contract.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.contract.options.rules import broken_rules
 from trainer_engine.contract.options.values import parse_value, problem_with, shown_value
 from trainer_engine.contract.suggestions import Suggestions
-
-EMPTY_WORDS = (None, "", "none", "null")
 
 
 def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:
@@ -21,22 +20,9 @@ def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) ->
     return Problem.error(name[:100], "unknown_option", f"There is no option {name[:100]!r}.", expected="the name of an option", hint=hint)
 
 
-def _means_default(value: object, default: object) -> bool:
-    """Whether a value sent for an option without code is the default of the format, as a type or as text."""
-    word = value.strip().lower() if isinstance(value, str) else value
-    if default is None or default is False:
-        return word in EMPTY_WORDS or word is False or word in ("false", "no", "off", "0")
-    if word in (None, ""):
-        return True
-    try:
-        return float(str(word)) == float(str(default))
-    except ValueError:
-        return str(word).lower() == str(default).lower()
-
-
 def _not_available(name: str, value: object) -> Problem | None:
     default = not_available()[name]
-    if _means_default(value, default):
+    if means_default(name, value, default):
         return None
     expected = f"its default, {default!r}" if default is not None else "nothing"
     hint = "leave it out; it has no effect here yet"
@@ -76,6 +62,8 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
         elif name in not_available():
             problem = _not_available(name, value)
             problems.extend([problem] if problem else [])
+        elif name in GONE:
+            problems.append(gone_problem(name, value))
         else:
             problems.append(unknown_option(name, known, suggestions))
     return typed, problems

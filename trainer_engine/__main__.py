@@ -17,7 +17,17 @@ from pydantic import ValidationError
 from trainer_engine.contract.atomic import means_full
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
+from trainer_engine.contract.events import (
+    REASON_IN_ERROR,
+    ErrorEvent,
+    Notification,
+    Severity,
+    StageEvent,
+    StageKey,
+    StageStatus,
+    StatusEvent,
+    utc_now,
+)
 from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
@@ -42,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         requests = Requests(folder)
         report = _run(folder, environment, journal, requests)
         try:
-            journal.tell(StatusEvent(status=report.status, message=report.message))
+            journal.tell(StatusEvent(status=report.status, message=REASON_IN_ERROR if report.error_code else report.message))
             journal.sync()
             report.write(folder)
         except OSError as error:
@@ -61,11 +71,11 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        code, step = train(
+        code, step, message = train(
             options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, ScriptContext(job.scripts, job.job_id)
         )
         requests.training_ends()
-        return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
+        return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}. {message}".rstrip(), step=step)
     except Stopped:
         requests.training_ends()
         return _stopped_early(voice)
@@ -128,7 +138,7 @@ def _failed(voice: Voice, error: EngineError) -> ExitReport:
     print(f"{error.code}: {error.message} {error.hint}", file=sys.stderr)
     try:
         voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
-        voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
+        voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=REASON_IN_ERROR, severity=Severity.ERROR))
     except OSError as full:
         print(f"The journal does not take what happened: {full}", file=sys.stderr)
     return _report(error.exit_code, error.message, error_code=error.code, hint=error.hint)

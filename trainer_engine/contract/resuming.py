@@ -23,6 +23,7 @@ LATEST = "latest"
 MOST_NAMED = 5
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SAMPLES_FILE = "samples.json"
+MORE_TO_TRAIN = "Raise max_train_steps or num_train_epochs, or set resume_from_checkpoint empty to train anew."
 Samples = Mapping[str, Mapping[str, str]]
 """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
 
@@ -70,7 +71,7 @@ def choose(
         for folder in folders(output_dir):
             problems = check(folder)
             if not problems:
-                return _open(folder)
+                return open_checkpoint(folder)
             on_bad(folder.name, problems)
         return None
     if is_path(wanted):
@@ -91,7 +92,7 @@ def _by_path(folder: Path, check: Callable[[Path], list[str]]) -> SavedRun:
     problems = check(folder)
     if problems:
         raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MOST_NAMED])}", hint="choose another checkpoint")
-    return _open(folder)
+    return open_checkpoint(folder)
 
 
 def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], None], check: Callable[[Path], list[str]]) -> SavedRun:
@@ -103,10 +104,11 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
     if problems:
         on_bad(name, problems)
         raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
-    return _open(output_dir / name)
+    return open_checkpoint(output_dir / name)
 
 
-def _open(folder: Path) -> SavedRun:
+def open_checkpoint(folder: Path) -> SavedRun:
+    """What a folder with verified files says of its run. Raises CheckpointUnusable."""
     try:
         state = json.loads((folder / STATE_FILE).read_bytes())
         if not isinstance(state, dict):

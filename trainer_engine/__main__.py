@@ -17,7 +17,17 @@ from pydantic import ValidationError
 from trainer_engine.contract.atomic import means_full, why_not_written
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
+from trainer_engine.contract.events import (
+    REASON_IN_ERROR,
+    ErrorEvent,
+    Notification,
+    Severity,
+    StageEvent,
+    StageKey,
+    StageStatus,
+    StatusEvent,
+    utc_now,
+)
 from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
@@ -48,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return report.exit_code
     with journal, closing(Reserve(folder)) as reserve:
         report = _run(folder, environment, journal, Requests(folder))
-        journal.tell(StatusEvent(status=report.status, message=report.message))
+        journal.tell(StatusEvent(status=report.status, message=REASON_IN_ERROR if report.error_code else report.message))
         leave_journal(journal, reserve)
         leave_report(folder, report, reserve)
     return report.exit_code
@@ -67,11 +77,11 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         from trainer_engine.loop.run import train
 
         scripts = ScriptContext(job.scripts, job.job_id)
-        code, step = train(
+        code, step, message = train(
             options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, scripts, journal, job.places
         )
         requests.training_ends()
-        return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
+        return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}. {message}".rstrip(), step=step)
     except Stopped:
         requests.training_ends()
         return _stopped_early(voice)
@@ -134,7 +144,7 @@ def _stopped_early(voice: Voice) -> ExitReport:
 def _failed(voice: Voice, error: EngineError) -> ExitReport:
     print(f"{error.code}: {error.message} {error.hint}", file=sys.stderr)
     voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
-    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
+    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=REASON_IN_ERROR, severity=Severity.ERROR))
     return _report(error.exit_code, error.message, error_code=error.code, hint=error.hint)
 
 

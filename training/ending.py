@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from trainer_engine.contract.checkpoint_files import newest_verified
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.events import EventType, Severity
+from trainer_engine.contract.events import REASON_IN_ERROR, EventType, Severity
 from trainer_engine.contract.run import ExitReport, RunFolder
 from training import engine_process, log
 from training.engine_process import EngineIdentity
@@ -122,7 +122,7 @@ def _cause(error_code: str, exit_status: int | None) -> str:
 
 def finish(job: Job, ending: Ending) -> bool:
     """The terminal status, its reason and its events, in one transaction: nothing follows them in the log. Whether this call did it."""
-    drafts = [log.status_draft(ending.status, ending.message)]
+    drafts = [log.status_draft(ending.status, REASON_IN_ERROR if ending.status is Status.ERROR else ending.message)]
     if ending.status is Status.ERROR:
         told = job.events.filter(type=EventType.ERROR.value, seq__isnull=False).exists()
         drafts = ([] if told else [log.error_draft(ending.error_code, ending.message, ending.hint)]) + drafts

@@ -12,7 +12,7 @@ from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.identity import run_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.remote_checkpoint import is_remote
-from trainer_engine.contract.resuming import NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
+from trainer_engine.contract.resuming import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
 
 OPTION = "resume_from_checkpoint"
 
@@ -61,8 +61,7 @@ def progress_problems(saved: SavedRun, options: TrainingOptions, steps: int) -> 
     if left:
         yield Problem.note(OPTION, "goes_on", message, got=wanted)
     else:
-        hint = "raise max_train_steps or num_train_epochs, or set resume_from_checkpoint empty to train anew"
-        yield Problem.warning(OPTION, "already_finished", message, got=wanted, hint=hint)
+        yield Problem.warning(OPTION, "already_finished", message, got=wanted, hint=MORE_TO_TRAIN)
     is_own = saved.is_of(output_dir)
     later = [folder.name for folder in folders(output_dir) if not is_own or step_of(folder.name) > saved.step]
     if later and left:

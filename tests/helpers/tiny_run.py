@@ -201,5 +201,5 @@ def train_here(
 
     heard = Listener(ask)
     ask(0)
-    code, step = train(chosen, dataloader, read_environment({}), heard, Requests(folder), folder.media)
+    code, step, _ = train(chosen, dataloader, read_environment({}), heard, Requests(folder), folder.media)
     return HereRun(code, step, Path(chosen.run.output_dir), heard)

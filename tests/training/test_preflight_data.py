@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.helpers.checked_runs import checked, codes, refusal
+from tests.helpers.models import tiny_model
 from tests.helpers.pictures import draw_pictures
 from tests.helpers.tiny_run import tiny_datasets, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
@@ -149,3 +150,44 @@ def test_contents_of_an_older_checkpoint_are_not_compared(place: Path) -> None:
     replaced_by_as_many_bytes(place)
     report = checked(place, **LONGER)
     assert not report.errors and "data_changed" not in codes(report)
+
+
+def edits(place: Path) -> list[dict[str, Any]]:
+    """Pairs of an edit and its reference, as bitmaps."""
+    for name, colour in (("edits", "red"), ("references", "blue")):
+        (place / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (80, 96), colour).save(place / name / f"{number}.bmp")
+    common = {"type": "local", "crop": True, "crop_style": "center", "cache_dir_vae": str(place / "cache/edits")}
+    return [
+        {"id": "edits", "instance_data_dir": str(place / "edits"), "conditioning_data": ["references"], **common},
+        {
+            "id": "references",
+            "type": "local",
+            "dataset_type": "conditioning",
+            "conditioning_type": "reference_strict",
+            "instance_data_dir": str(place / "references"),
+            "cache_dir_vae": str(place / "cache/references"),
+        },
+        {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "cache/text")},
+    ]
+
+
+def test_a_reference_that_was_replaced_by_as_many_bytes_is_changed_data(tmp_path: Path) -> None:
+    datasets = edits(tmp_path)
+    options: dict[str, Any] = {
+        "model_family": "flux",
+        "model_flavour": "kontext",
+        "model": str(tiny_model("flux", flavour="kontext")),
+        "model_type": "lora",
+        "lora_rank": 2,
+    }
+    train_here(tmp_path, datasets=datasets, max_train_steps=1, **options)
+    longer = {**options, "max_train_steps": 2}
+    assert not checked(tmp_path, datasets=datasets, **longer).errors
+    Image.new("RGB", (80, 96), "green").save(tmp_path / "references/2.bmp")
+    problem = refusal(checked(tmp_path, datasets=datasets, **longer))
+    assert "dataset edits: 1 changed (2.bmp)" in problem.message
+    with pytest.raises(CheckpointUnusable) as refused:
+        train_here(tmp_path, datasets=datasets, **longer)
+    assert refused.value.message == problem.message

@@ -143,6 +143,10 @@ class StageEvent(Event):
         return {"stage": {"key": self.key.value, "label": label, "status": self.status.value, "progress": progress}}
 
 
+REASON_IN_ERROR = "The error event says why."
+"""Message of the other events of a failure: its reason is said once."""
+
+
 class StatusEvent(Event):
     """The run changed its state: ``starting``, ``running``, ``stopping``, ``completed``, ``stopped``, ``error``."""
 

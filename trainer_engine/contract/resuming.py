@@ -24,6 +24,7 @@ MOST_NAMED = 5
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 LARGEST_SAMPLES_BYTES = 1 << 30
 """Of ``samples.json``: tens of millions of samples."""
+MORE_TO_TRAIN = "Raise max_train_steps or num_train_epochs, or set resume_from_checkpoint empty to train anew."
 Samples = Mapping[str, Mapping[str, str]]
 """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
 
@@ -71,7 +72,7 @@ def choose(
         for folder in folders(output_dir):
             problems = check(folder)
             if not problems:
-                return open_saved(folder)
+                return open_checkpoint(folder)
             on_bad(folder.name, problems)
         return None
     if is_path(wanted):
@@ -92,7 +93,7 @@ def _by_path(folder: Path, check: Callable[[Path], list[str]]) -> SavedRun:
     problems = check(folder)
     if problems:
         raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MOST_NAMED])}", hint="choose another checkpoint")
-    return open_saved(folder)
+    return open_checkpoint(folder)
 
 
 def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], None], check: Callable[[Path], list[str]]) -> SavedRun:
@@ -104,11 +105,11 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
     if problems:
         on_bad(name, problems)
         raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
-    return open_saved(output_dir / name)
+    return open_checkpoint(output_dir / name)
 
 
-def open_saved(folder: Path) -> SavedRun:
-    """The state in a checkpoint's folder. Raises CheckpointUnusable."""
+def open_checkpoint(folder: Path) -> SavedRun:
+    """What a folder with verified files says of its run. Raises CheckpointUnusable."""
     try:
         state = read_small_json(folder / STATE_FILE, LARGEST_LIST_BYTES)
         if not isinstance(state, dict) or not isinstance(state.get("identity", {}), dict):

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
+from trainer_engine.contract.resuming import MORE_TO_TRAIN
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment
@@ -20,6 +22,7 @@ from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.journal_room import JournalRoom
 from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.out_of_memory import out_of_memory_numbers, ran_out_of_memory
@@ -33,6 +36,16 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 WITHOUT_SCRIPTS = ScriptContext()
 
 
+class Ended(NamedTuple):
+    """How a run ended by itself."""
+
+    code: ExitCode
+    step: int
+    """Optimizer steps done."""
+    message: str = ""
+    """What is worth saying besides; empty where nothing is."""
+
+
 def train(
     options: TrainingOptions,
     dataloader: Dataloader,
@@ -44,8 +57,8 @@ def train(
     scripts: ScriptContext = WITHOUT_SCRIPTS,
     journal: Journal | None = None,
     places: PlaceRule = EVERYWHERE,
-) -> tuple[ExitCode, int]:
-    """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
+) -> Ended:
+    """How it ended. ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
     the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start, ``places``
     where it may write; ``journal`` is the file behind ``voice``: while it cannot be written the run does as ``disk_low_action`` says.
 
@@ -82,18 +95,24 @@ def train(
         processes.leave()
 
 
-def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Requests) -> tuple[ExitCode, int]:
-    state = trainer.state
+def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Requests) -> Ended:
+    state, message = trainer.state, ""
     requests.training_begins()
     if state.is_finished:
-        message = f"Nothing is left to train: the checkpoint has {state.step} steps, and the run asks for {state.total_steps}."
-        message = f"Nothing is left to train. {state.ended_early}" if state.ended_early else message
+        message = _nothing_left(state)
         voice.tell(Notification(code="already_finished", title="Already finished", message=message))
         if trainer.has_results():
-            return ExitCode.COMPLETED, state.step
+            return Ended(ExitCode.COMPLETED, state.step, message)
     voice.tell(StatusEvent(status="running", message=f"Training from step {state.step} to {state.total_steps}."))
     trainer.fit()
     if state.failure and not state.is_finished:
         saved = f" {Path(state.newest_checkpoint).name} was saved after step {state.step}." if state.newest_checkpoint else ""
         raise DiskFull(state.failure + saved, hint="free some space there, then start again to continue from the newest checkpoint")
-    return (ExitCode.COMPLETED if state.is_finished else ExitCode.STOPPED), state.step
+    return Ended(ExitCode.COMPLETED if state.is_finished else ExitCode.STOPPED, state.step, message)
+
+
+def _nothing_left(state: TrainState) -> str:
+    if state.ended_early:
+        return f"Nothing is left to train. {state.ended_early}"
+    name, steps = Path(state.newest_checkpoint).name, f"{max(0, state.total_steps - state.step)} of {state.total_steps} steps are left"
+    return f"Nothing was trained: the run goes on from {name}, and {steps}. {MORE_TO_TRAIN}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from trainer_engine.contract.events import Severity, StageEvent, StageKey, StageStatus
+from trainer_engine.contract.events import REASON_IN_ERROR, Severity, StageEvent, StageKey, StageStatus
 from trainer_engine.journal import Voice
 from trainer_engine.stopping import Stopped
 
@@ -54,7 +54,8 @@ class Stages:
         try:
             yield progress.advance
         except Exception as error:
-            progress.tell(StageStatus.FAILED, message=str(error), severity=failure)
+            ends_the_run = failure is Severity.ERROR  # then an error event follows
+            progress.tell(StageStatus.FAILED, message=REASON_IN_ERROR if ends_the_run else str(error), severity=failure)
             raise
         except Stopped:
             progress.tell(StageStatus.FAILED, message="The run was stopped.", severity=Severity.WARNING)

@@ -14,7 +14,7 @@ from trainer_engine.contract.atomic import sync_folder
 from trainer_engine.contract.checkpoint_files import MANIFEST, check_manifest, checkpoint_name, foreign_files, read_manifest, verify
 from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import CheckpointUnusable
-from trainer_engine.contract.resuming import open_saved, refuse_other_run
+from trainer_engine.contract.resuming import open_checkpoint, refuse_other_run
 from trainer_engine.publishing.base import Moved, Store, StoreError
 from trainer_engine.publishing.places import incoming_folder
 
@@ -97,7 +97,7 @@ def _refuse_a_link(incoming: Path, output_dir: Path) -> None:
 def _refuse_another_run(incoming: Path, identity: Mapping[str, Any]) -> None:
     """What the run would refuse to go on from does not get a checkpoint's name; what was fetched of it goes."""
     try:
-        refuse_other_run(open_saved(incoming), identity)
+        refuse_other_run(open_checkpoint(incoming), identity)
     except CheckpointUnusable as error:
         shutil.rmtree(incoming, ignore_errors=True)
         raise StoreError(error.message, hint=error.hint, hopeless=True) from error

@@ -1,0 +1,27 @@
+"""What a run's last words are: a failure's reason once, and that nothing was left to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.helpers.tiny_run import run_tiny, start_tiny_run
+from trainer_engine.contract.errors import ExitCode
+
+
+def test_a_refusal_before_the_first_step_is_said_once(tmp_path: Path) -> None:
+    run_tiny(tmp_path, "first", max_train_steps=1)
+    refused = start_tiny_run(tmp_path, "second", max_train_steps=2, seed=8)
+    assert refused.wait() == ExitCode.CONFIGURATION
+    report = refused.report()
+    assert report is not None and "seed was 7 and is 8" in report.message
+    lines = refused.folder.journal.read_text(encoding="utf-8").splitlines()
+    (told,) = [line for line in lines if "seed was 7 and is 8" in line]
+    assert '"error"' in told
+    assert [entry.extra["stage"]["status"] for entry in refused.of_type("lifecycle.stage")][-1] == "failed"
+
+
+def test_a_run_that_has_nothing_left_to_train_says_so_at_its_end(tmp_path: Path) -> None:
+    run_tiny(tmp_path, "first", max_train_steps=1)
+    again = run_tiny(tmp_path, "second", max_train_steps=1).report()
+    assert again is not None and again.exit_code == ExitCode.COMPLETED
+    assert "goes on from checkpoint-1, and 0 of 1 steps are left" in again.message and "max_train_steps" in again.message

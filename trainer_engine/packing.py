@@ -55,12 +55,16 @@ def pack_optimizer(optimizer: Optimizer, names: Sequence[str]) -> tuple[Any, dic
 def unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Put a packed state back. Scalars such as step counters return to the CPU, the rest to the parameters' devices.
 
-    Numbers that the optimizer was made with (betas, decay) stay as they are: what the run asks for now counts.
+    Numbers that the optimizer was made with (betas, decay) stay as they are: what the run asks for now counts. A run continues with the
+    kernels of its checkpoint, fused or not, so that its numbers stay the same; only ``fused: false`` counts at once.
     KeyError or ValueError where the state is not that of such an optimizer over such parameters.
     """
     index = {name: number for number, name in enumerate(names)}
     state = {index[name]: values for name, values in unpack(document["state"], tensors).items()}
     groups = unpack(document["groups"], tensors)
+    for group, current in zip(groups, optimizer.param_groups, strict=False):
+        if current.get("fused") is False:
+            group["fused"] = False
     kept = {number: dict(values) for number, values in state.items()}
     arguments = set(inspect.signature(type(optimizer).__init__).parameters) - {"lr"}
     asked = [{key: value for key, value in group.items() if key in arguments and _is_number(value)} for group in optimizer.param_groups]

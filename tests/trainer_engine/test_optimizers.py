@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.models import tiny_family
+from tests.trainer_engine.adapters.test_numerics import our_loss
+from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.options import REGISTRY, check_options
-from trainer_engine.contract.options.optimizer import ARGUMENTS, WITHOUT_BETAS, OptimizerOptions
+from trainer_engine.contract.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, WITHOUT_BETAS, OptimizerOptions
 from trainer_engine.optimizers import RULES, build_optimizer, evaluating, note_on_precision, set_learning_rate, start_training
 from trainer_engine.packing import all_finite, pack, pack_optimizer, unpack, unpack_optimizer
 
@@ -144,6 +150,112 @@ def test_a_state_that_went_through_json_and_tensors_goes_on_with_the_same_bytes(
     unpack_optimizer(second, NAMES, json.loads(json.dumps(document)), {key: value.clone() for key, value in tensors.items()})
     take_steps(second, halted, range(3, 6))
     assert all(torch.equal(one, other) for one, other in zip(straight, halted, strict=True))
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators, and answers reads of numbers that lie on the ``meta`` device, which stands for a GPU here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        self.count += 1
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
+            self.reads += 1
+            return 1.0
+        return func(*args, **(kwargs or {}))
+
+
+def in_a_step(name: str, tensors: int, device: str) -> Operators:
+    """What the second step over so many tensors does."""
+    weights = [nn.Parameter(torch.ones(8, 8, device=device)) for _ in range(tensors)]
+    optimizer = build_optimizer(options(optimizer=name), weights)
+    start_training(optimizer)
+    for _ in range(2):
+        for weight in weights:
+            weight.grad = torch.ones(8, 8, device=device)
+        with Operators() as seen:
+            optimizer.step()
+    return seen
+
+
+@pytest.mark.parametrize("name", ON_A_CPU)
+def test_optimizers_that_read_from_the_device_for_each_tensor_are_those_that_validate_names(name: str) -> None:
+    few, many = in_a_step(name, 1, "meta").reads, in_a_step(name, 5, "meta").reads
+    assert (many > few) == (name in READS_EVERY_TENSOR)
+    _, problems = check_options({"model_family": "pixart_sigma", "model_type": "full", "optimizer": name})
+    assert (("optimizer", "reads_every_tensor") in {(one.option, one.code) for one in problems}) == (name in READS_EVERY_TENSOR)
+    assert (name in REGISTRY["optimizer"].help.partition("turns that off.")[2]) == (name in READS_EVERY_TENSOR)
+
+
+@pytest.mark.parametrize("name", ["torch-adam", "torch-adamw"])
+def test_adam_updates_all_weights_in_one_operator_where_type_and_device_allow(name: str) -> None:
+    assert in_a_step(name, 20, "cpu").count == in_a_step(name, 1, "cpu").count
+    for dtype in (torch.float32, torch.bfloat16):
+        assert build_optimizer(options(optimizer=name), parameters(dtype)).param_groups[0]["fused"]
+
+
+@pytest.mark.parametrize("config", [{"fused": False}, {"fused": None}, {"foreach": True}])
+def test_what_is_asked_of_the_kernels_of_adamw_wins(config: dict[str, Any]) -> None:
+    group = build_optimizer(options(optimizer="torch-adamw", optimizer_config=config), parameters()).param_groups[0]
+    assert not group["fused"] and group["foreach"] == config.get("foreach")
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [torch.ones(3, 4, dtype=torch.float16), torch.ones(3, 4).t(), torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)],
+    ids=["float16", "transposed", "channels-last"],
+)
+def test_weights_that_the_fused_kernel_does_not_take_get_the_plain_one(weight: torch.Tensor) -> None:
+    weights = [*parameters(), nn.Parameter(weight)]
+    assert not build_optimizer(options(optimizer="torch-adamw"), weights).param_groups[0]["fused"]
+
+
+@pytest.mark.parametrize("kind", ["full", "standard", "lokr"])
+def test_gradients_lie_in_memory_as_their_weights_do(kind: str, tmp_path: Path) -> None:
+    values = {"full": {}, "standard": STANDARD, "lokr": lycoris(tmp_path, **LOKR)}[kind]
+    trainable = make_trainable(tiny_family(**values), None)
+    our_loss(tiny_family(), trainable.network).backward()
+    assert trainable.parameters
+    for weight in trainable.parameters:
+        assert weight.grad is not None and weight.is_contiguous() and weight.grad.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_kernel_takes_the_steps_of_the_plain_one_up_to_rounding(dtype: torch.dtype) -> None:
+    fused, plain = parameters(dtype), parameters(dtype)
+    take_steps(build_optimizer(options(optimizer="torch-adamw"), fused), fused, range(20))
+    take_steps(build_optimizer(options(optimizer="torch-adamw", optimizer_config={"fused": False}), plain), plain, range(20))
+    for weight, other in zip(fused, plain, strict=True):
+        # bfloat16 has 8 bits, and the plain kernel rounds after each operator.
+        assert torch.allclose(weight, other, atol=1e-6 if dtype == torch.float32 else 2**-5)
+
+
+def resumed(first: dict[str, Any], then: dict[str, Any]) -> tuple[list[nn.Parameter], Optimizer]:
+    """Three steps with one configuration, saved, and three more of an optimizer that was built with another."""
+    weights = parameters()
+    before = build_optimizer(options(optimizer="torch-adamw", optimizer_config=first), weights)
+    take_steps(before, weights, range(3))
+    document, tensors = pack_optimizer(before, NAMES)
+    after = build_optimizer(options(optimizer="torch-adamw", optimizer_config=then), weights)
+    unpack_optimizer(after, NAMES, json.loads(json.dumps(document)), {key: value.clone() for key, value in tensors.items()})
+    take_steps(after, weights, range(3, 6))
+    return weights, after
+
+
+def test_a_run_that_began_without_the_fused_kernel_continues_with_the_same_bits() -> None:
+    plain = parameters()
+    take_steps(build_optimizer(options(optimizer="torch-adamw", optimizer_config={"fused": None}), plain), plain, range(6))
+    weights, optimizer = resumed({"fused": None}, {})
+    assert not optimizer.param_groups[0]["fused"]
+    assert all(torch.equal(one, other) for one, other in zip(weights, plain, strict=True))
+
+
+def test_the_fused_kernel_is_left_on_resume_where_that_is_asked() -> None:
+    weights, optimizer = resumed({}, {"fused": False})
+    assert optimizer.param_groups[0]["fused"] is False and all(bool(weight.isfinite().all()) for weight in weights)
+    assert resumed({}, {})[1].param_groups[0]["fused"] is True
 
 
 def test_a_state_of_other_parameters_is_refused() -> None:

@@ -41,6 +41,14 @@ class AdapterBeside(Trainable):
         self.describe: Callable[[int, Path], str] | None = None
         """(step, output folder) -> the README.md of a result."""
 
+    @property
+    def multiplier(self) -> float:
+        """How strongly the adapter acts in training, beside what its own file says."""
+        return 1.0
+
+    def perturb(self, scale: float) -> None:
+        """Start away from doing nothing (init_lokr_norm), where the adapter's algorithm has such a start."""
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The adapter under the keys of its file."""

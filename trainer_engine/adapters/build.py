@@ -6,14 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.beside import AdapterBeside
 from trainer_engine.adapters.card import adapter_card
 from trainer_engine.adapters.full import Full
-from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.modelspec import modelspec
-from trainer_engine.adapters.standard import StandardAdapter
 from trainer_engine.contract.adapter_files import UnusableAdapter, find_adapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
@@ -39,7 +38,7 @@ def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
         adapter.restore(checkpoint)
     elif options.adapter.init_lora:
         _start_from(adapter, Path(options.adapter.init_lora))
-    elif options.adapter.init_lokr_norm and isinstance(adapter, LycorisAdapter):
+    elif options.adapter.init_lokr_norm:
         adapter.perturb(options.adapter.init_lokr_norm)
     return adapter
 
@@ -57,19 +56,26 @@ def _make_adapter(family: Family) -> AdapterBeside:
     }
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derived_seed(options.run.seed, "adapter"))
-        if options.adapter.lora_type == "standard":
-            adapter: AdapterBeside = StandardAdapter(network, options.adapter, family.adapter_targets(), facts)
-        else:
-            last = 1.0 if family.prediction_type == "flow_matching" else float(family.scheduler_config().get("num_train_timesteps", 1000))
-            adapter = LycorisAdapter(
-                network, read_lycoris(family, {name for name, _ in network.named_modules()}), facts, last_timestep=last
-            )
+        adapter = _attach(family, network, facts)
     network.to(device)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefix = family.card.comfyui_prefix
-    multiplier = adapter.config.multiplier if isinstance(adapter, LycorisAdapter) else 1.0
-    adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, multiplier)
+    adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)
     return adapter
+
+
+def _attach(family: Family, network: nn.Module, facts: dict[str, str]) -> AdapterBeside:
+    """NOTE: imported here, because each adapter loads a library that takes up to half a second, and a run needs one or none."""
+    options = family.options
+    if options.adapter.lora_type == "standard":
+        from trainer_engine.adapters.standard import StandardAdapter
+
+        return StandardAdapter(network, options.adapter, family.adapter_targets(), facts)
+    from trainer_engine.adapters.lycoris import LycorisAdapter
+
+    last = 1.0 if family.prediction_type == "flow_matching" else float(family.scheduler_config().get("num_train_timesteps", 1000))
+    modules = {name for name, _ in network.named_modules()}
+    return LycorisAdapter(network, read_lycoris(family, modules), facts, last_timestep=last)
 
 
 def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:

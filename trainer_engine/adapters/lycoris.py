@@ -71,6 +71,10 @@ class LycorisAdapter(AdapterBeside):
         super().__init__(network, facts)
         self.may_skip = any(isinstance(lora, DyLoraModule) or lora.module_dropout for lora in self.net.loras)
 
+    @property
+    def multiplier(self) -> float:
+        return self.config.multiplier
+
     def tensors(self) -> dict[str, Tensor]:
         return {key: tensor.detach() for key, tensor in self.net.state_dict().items()}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
 from trainer_engine.contract.errors import ModelUnavailable
@@ -132,6 +131,8 @@ def _split_of(tensors: Tensors) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _fits(tensors: Tensors, factor: int) -> bool:
+    from peft.tuners.lokr.layer import factorization  # half a second, which most runs do not need
+
     return all(tuple(factorization(pair[0] * pair[1], factor)) == pair for pair in _split_of(tensors))
 
 

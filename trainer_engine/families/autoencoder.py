@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,19 +16,25 @@ class ImageNotFinite(ValueError):
 
 
 class Autoencoder:
-    """Loaded when it is first needed. Convolutions are up to twice as fast with the channels last in memory."""
+    """Loaded when it is first needed. Convolutions are up to twice as fast with the channels last in memory.
+
+    One thread at a time computes with it: while the run generates images, the thread that prepares batches may have to encode an image
+    whose cache entry is damaged, in another type.
+    """
 
     def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device) -> None:
         self._load = load
         self._device = device
         self._vae: AutoencoderKL | None = None
+        self._computing = threading.RLock()
 
     @property
     def model(self) -> AutoencoderKL:
-        if self._vae is None:
-            vae = self._load().eval().requires_grad_(False)
-            self._vae = vae.to(self._device, memory_format=torch.channels_last)
-        return self._vae
+        vae = self._vae  # another thread may let go of it at any time
+        if vae is None:
+            vae = self._load().eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+            self._vae = vae
+        return vae
 
     @property
     def is_loaded(self) -> bool:
@@ -40,7 +47,7 @@ class Autoencoder:
     def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32 on the CPU: (mode - shift) x scale. The most likely latents, not a sample:
         the cache holds what the image is. ``exact`` computes in float32."""
-        with _computing_in(self.model, torch.float32 if exact else None) as vae:
+        with self._computing, _computing_in(self.model, torch.float32 if exact else None) as vae:
             latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
             return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).cpu()
 
@@ -59,7 +66,7 @@ class Autoencoder:
         raise ImageNotFinite("its pixels are not finite")
 
     def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
-        with _computing_in(self.model, dtype) as vae:
+        with self._computing, _computing_in(self.model, dtype) as vae:
             unscaled = latents.to(self._device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
             pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
             return pixels

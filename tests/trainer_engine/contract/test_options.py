@@ -252,3 +252,7 @@ def test_a_threshold_that_is_no_size_and_a_script_for_a_low_disk_are_refused() -
 def test_rolling_checkpoints_that_are_never_due_are_told() -> None:
     _, problems = check_options({**COMPLETE, "checkpointing_rolling_steps": 100, "checkpoint_step_interval": 50})
     assert ("checkpointing_rolling_steps", "never_due") in [(problem.option, problem.code) for problem in problems]
+
+
+def test_batches_are_prepared_ahead_unless_a_configuration_says_otherwise() -> None:
+    assert REGISTRY["dataloader_prefetch"].default is True

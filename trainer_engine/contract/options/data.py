@@ -38,8 +38,14 @@ class DataOptions(OptionGroup):
     vae_batch_size: int = option(4, "Images encoded together while caching.", ge=1)
     text_encoder_batch_size: int = option(1, "Captions encoded together while caching.", ge=1)
     max_workers: int = option(32, "Threads that read and decode files while caching, at most.", ge=1)
-    dataloader_prefetch: bool = option(False, "Prepare batches ahead in a thread.")
-    dataloader_prefetch_qlen: int = option(10, "Batches kept ready by dataloader_prefetch.", ge=1)
+    dataloader_prefetch: bool = option(
+        True, "Prepare batches ahead in a thread, so that steps do not wait for the disk. Changes neither their order nor their numbers."
+    )
+    dataloader_prefetch_qlen: int = option(
+        10,
+        "Batches kept ready by dataloader_prefetch in host memory: latents, noise and embeddings of train_batch_size samples.",
+        ge=1,
+    )
     data_backend_sampling: Literal["auto-weighting", "uniform"] = option(
         "auto-weighting",
         "How the next batch's dataset is chosen: by probability times the batches that it has left in the epoch, or by probability alone.",

@@ -87,6 +87,8 @@ WITHOUT_BETAS = frozenset(
 """Optimizers whose rule has no betas."""
 SCHEDULE_FREE = frozenset(["adamw_schedulefree"])
 """Optimizers that replace the learning-rate curve: after the warm-up the rate stays at its peak."""
+READS_EVERY_TENSOR = ("prodigy", "torch-adafactor", "torch-asgd", "optimi-stableadamw")
+"""Optimizers that read numbers from the device for each tensor in each step, so that a GPU stands still each time."""
 
 
 class OptimizerOptions(OptionGroup):
@@ -134,7 +136,11 @@ class OptimizerOptions(OptionGroup):
     ] = option(
         "adamw_bf16",
         "Update rule. adamw_bf16 keeps bfloat16 weights with Kahan summation, so that small steps count; on float32 weights it is AdamW. "
-        "prodigy finds the rate itself and wants learning_rate=1. Those that begin with bnb- need bitsandbytes and a GPU.",
+        "prodigy finds the rate itself and wants learning_rate=1. Those that begin with bnb- need bitsandbytes and a GPU. "
+        "torch-adamw and torch-adam update all weights in one fused operator where type and device allow; "
+        "optimizer_config=fused=false turns that off. "
+        f"{', '.join(READS_EVERY_TENSOR[:-1])} and {READS_EVERY_TENSOR[-1]} read from the device for every tensor in every step, "
+        "which makes a GPU wait.",
         later=LATER,
     )
     learning_rate: float = option(4e-7, "Peak learning rate.", gt=0, le=1)

@@ -13,7 +13,7 @@ from trainer_engine.contract.families import FamilyCard, cards, find_card, known
 from trainer_engine.contract.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.contract.options.evaluation_rules import early_stop_has_evaluations, evaluations_fit_the_run
 from trainer_engine.contract.options.objective import ObjectiveOptions
-from trainer_engine.contract.options.optimizer import ARGUMENTS, SCHEDULE_FREE, WITHOUT_BETAS
+from trainer_engine.contract.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.options.publishing_rules import publishing_fits_together, stores_are_right
 from trainer_engine.contract.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule
@@ -250,8 +250,11 @@ def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
 
 
 def optimizer_follows_its_options(values: Values) -> Iterator[Problem]:
-    """Betas for a rule without any, and a curve for a rule that replaces it, have no effect; a library may be missing."""
+    """Betas for a rule without any, and a curve for a rule that replaces it, have no effect; a rule may be slow, a library missing."""
     chosen = values["optimizer"]
+    if chosen in READS_EVERY_TENSOR:
+        message = f"{chosen} reads from the device for every weight tensor in every step: a GPU waits each time."
+        yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen, hint="torch-adamw and adamw_bf16 do not")
     if chosen in WITHOUT_BETAS and values["optimizer_beta1"] is not None:
         yield Problem.note("optimizer_beta1", "no_effect", f"{chosen} has no betas.", got=values["optimizer_beta1"])
     if chosen in SCHEDULE_FREE and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):

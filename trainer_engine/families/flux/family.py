@@ -87,13 +87,14 @@ class Flux(Family):
         ]
 
     def _text_encoders(self) -> tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-        if self._text is None:
+        text = self._text
+        if text is None:
             clip = self.parts.load_clip(self.devices.text, self.options.model.clip_skip)
             t5 = self.parts.load_t5(self.devices.text)
             self.place(clip, self.options.precision.text_encoder_1_precision, part="text_encoder")
             self.place(t5, self.options.precision.text_encoder_2_precision, part="text_encoder_2")
-            self._text = (clip, t5, *self.parts.load_tokenizers())
-        return self._text
+            self._text = text = (clip, t5, *self.parts.load_tokenizers())
+        return text
 
     def free_encoders(self) -> None:
         self.autoencoder.free()

@@ -65,9 +65,10 @@ class PixArtSigma(Family):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
         """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
-        if self._text is None:
-            self._text = self._load_text(), self.parts.load_tokenizer()
-        encoder, tokenizer = self._text
+        text = self._text
+        if text is None:
+            self._text = text = self._load_text(), self.parts.load_tokenizer()
+        encoder, tokenizer = text
         tokens = tokenizer(
             [prompt.lower().strip() for prompt in prompts],
             padding="max_length",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +40,20 @@ SPARE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
+class FixedFile:
+    """A file that is the same in every checkpoint of a run: encoded and hashed once."""
+
+    content: bytes
+    sha256: str
+
+    @classmethod
+    def of_json(cls, document: object) -> FixedFile:
+        # NOTE: without indent, json.dumps takes its C encoder, which is some ten times as fast.
+        content = (json.dumps(document, sort_keys=True) + "\n").encode("ascii")
+        return cls(content, hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
 class Content:
     """What goes into a checkpoint."""
 
@@ -57,6 +72,8 @@ class Content:
     rolling: bool = False
     documents: Mapping[str, Any] = field(default_factory=dict)
     """File name -> JSON."""
+    fixed: Mapping[str, FixedFile] = field(default_factory=dict)
+    """By file name."""
     tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """File name -> tensors."""
     evaluation: Mapping[str, Any] | None = None
@@ -64,8 +81,9 @@ class Content:
 
     @property
     def size_bytes(self) -> int:
-        """What the tensors need on disk."""
-        return self.weights_bytes + sum(tensor.nbytes for file in self.tensors.values() for tensor in file.values())
+        """What the tensors and the fixed files need on disk."""
+        tensors = sum(tensor.nbytes for file in self.tensors.values() for tensor in file.values())
+        return self.weights_bytes + tensors + sum(len(file.content) for file in self.fixed.values())
 
     @property
     def name(self) -> str:
@@ -119,8 +137,10 @@ def _write(staging: Path, content: Content) -> None:
         save_file({key: tensor.cpu() for key, tensor in tensors.items()}, path)
     for name, document in content.documents.items():
         (staging / name).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name, file in content.fixed.items():
+        (staging / name).write_bytes(file.content)
     files = {str(path.relative_to(staging)): path for path in sorted(staging.rglob("*")) if path.is_file()}
-    entries = {name: {"sha256": _synced_hash(path), "size": path.stat().st_size} for name, path in files.items()}
+    entries = {name: {"sha256": _synced_hash(path, content.fixed.get(name)), "size": path.stat().st_size} for name, path in files.items()}
     for folder in [path for path in staging.rglob("*") if path.is_dir()]:
         sync_folder(folder)
     _write_manifest(staging / MANIFEST, content, entries)
@@ -147,10 +167,10 @@ def _write_manifest(path: Path, content: Content, entries: Mapping[str, Any]) ->
         os.fsync(stream.fileno())
 
 
-def _synced_hash(path: Path) -> str:
+def _synced_hash(path: Path, known: FixedFile | None) -> str:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
-    return sha256_of(path)
+    return known.sha256 if known else sha256_of(path)
 
 
 def _take_place(staging: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import resource
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer_engine.checkpoints import Content, save_checkpoint
+from trainer_engine.checkpoints import Content, FixedFile, save_checkpoint
 from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, newest_verified, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
 from trainer_engine.resuming import SavedRun, choose, differences, refuse_other_run
@@ -329,3 +330,14 @@ def test_what_is_held_does_not_follow_the_tensors(tmp_path: Path) -> None:
     held = content(1, tensors={"optimizer.safetensors": {"a": tensor}}).held()
     tensor.zero_()
     assert held.tensors["optimizer.safetensors"]["a"].tolist() == [1, 1, 1, 1]
+
+
+def test_a_file_that_never_changes_is_encoded_once_and_verifies_in_every_checkpoint(tmp_path: Path) -> None:
+    fixed = FixedFile.of_json({"set": {"b.png": "1", "a\udcff.png": "2"}})
+    infos = [save_checkpoint(tmp_path, content(step, fixed={"samples.json": fixed})) for step in (1, 2)]
+    for info in infos:
+        assert verify(info.path) == []
+        assert json.loads((info.path / "samples.json").read_bytes()) == {"set": {"a\udcff.png": "2", "b.png": "1"}}
+    (infos[0].path / "samples.json").write_bytes(fixed.content.replace(b"1", b"3"))
+    assert verify(infos[0].path) and verify(infos[1].path) == []
+    assert content(1, fixed={"samples.json": fixed}).size_bytes == content(1).size_bytes + len(fixed.content)

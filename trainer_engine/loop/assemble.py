@@ -11,6 +11,7 @@ from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
+from trainer_engine.checkpoints import FixedFile
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.contract.options import TrainingOptions
@@ -135,7 +136,8 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
-    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, history)
+    samples_file = FixedFile.of_json(prepared.sample_names())
+    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, samples_file, history)
 
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:

@@ -15,7 +15,15 @@ from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
-from trainer_engine.checkpoints import EMA_TENSORS, EVALUATIONS_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, Content
+from trainer_engine.checkpoints import (
+    EMA_TENSORS,
+    EVALUATIONS_FILE,
+    OPTIMIZER_DOCUMENT,
+    OPTIMIZER_TENSORS,
+    SAMPLES_FILE,
+    Content,
+    FixedFile,
+)
 from trainer_engine.contract.checkpoint_files import STATE_FILE
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.identity import adapter_identity
@@ -44,6 +52,8 @@ class Parts:
     loader: Loader
     step: Step
     state: TrainState
+    samples_file: FixedFile
+    """``samples.json`` of every checkpoint: made once, since samples do not change during a run."""
     history: History = field(default_factory=History)
     visitors: Sequence[VisitingAdapter] = ()
     """Adapters that only draw; no checkpoint holds anything of them."""
@@ -79,9 +89,9 @@ class Parts:
             documents={
                 STATE_FILE: self._training_state(state),
                 OPTIMIZER_DOCUMENT: document,
-                SAMPLES_FILE: self.prepared.sample_names(),
                 **({EVALUATIONS_FILE: self.history.as_document()} if self.history.evaluations else {}),
             },
+            fixed={SAMPLES_FILE: self.samples_file},
             tensors=tensors,
             evaluation=self.history.of_checkpoint(state.step),
         )

@@ -41,6 +41,7 @@ from trainer_engine.host_copies import HostCopies, room_for
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.datasets import Prepared
 from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
@@ -553,3 +554,21 @@ def test_a_run_that_waits_for_space_can_be_stopped_and_saves_if_it_fits(tmp_path
 def test_a_run_in_the_background_ends_as_completed(tmp_path: Path) -> None:
     run: HereRun = train_here(tmp_path, max_train_steps=3, checkpoint_step_interval=1)
     assert run.code is ExitCode.COMPLETED and saved(run.heard) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def test_samples_are_looked_at_once_in_a_run_however_many_checkpoints_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[dict[str, dict[str, str]]] = []
+    sample_names = Prepared.sample_names
+
+    def counted(self: Prepared) -> dict[str, dict[str, str]]:
+        looks.append(sample_names(self))
+        return looks[-1]
+
+    monkeypatch.setattr(Prepared, "sample_names", counted)
+    run = train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=4)
+    saved = list_checkpoints(run.output_dir)
+    assert len(saved) == 4 and all(verify(info.path) == [] for info in saved)
+    (found,) = looks
+    assert len(found["pictures"]) == 8
+    (content,) = {(info.path / "samples.json").read_bytes() for info in saved}
+    assert json.loads(content) == found

@@ -20,6 +20,20 @@ STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
 WEBP_EXIF, WEBP_XMP = 0x08, 0x04
 FIRST_READ_BYTES = 8192
 TAIL_BYTES = 1024
+MOST_MARKERS = 5_000
+"""Markers and fill bytes of a JPEG before its size; files have some dozens."""
+MOST_CHUNKS = 100_000
+"""Chunks of a PNG that are walked."""
+CHUNK_FRAME_BYTES = 12
+"""Length, name and checksum of a chunk."""
+LOOKED_AT_BYTES = 48
+"""Of a chunk of text: enough to see what kind of text it is."""
+TRIED_FROM_THE_END = 16
+TEXT_CHUNKS = (b"zTXt", b"iTXt", b"tEXt")
+
+
+class EndlessFile(ValueError):
+    """A file that is made to be read for ever; the message says how."""
 
 
 class Header(NamedTuple):
@@ -33,7 +47,7 @@ class Header(NamedTuple):
 
 
 def read_header(stream: BinaryIO, size_bytes: int) -> Header | None:
-    """The header of a JPEG, PNG or WebP; None for other formats, and where anything is unusual. Raises OSError."""
+    """The header of a JPEG, PNG or WebP; None for other formats, and where anything is unusual. Raises OSError, EndlessFile."""
     start = stream.read(FIRST_READ_BYTES)
     if start.startswith(JPEG_START):
         return _jpeg(stream, start, size_bytes)
@@ -68,27 +82,56 @@ def _png(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
     if len(start) < 33 or start[12:16] != b"IHDR":
         return None
     width, height = struct.unpack_from(">II", start, 16)
-    if not width or not height or _png_has_other_chunks(start):
+    pixels = _png_pixels(start)
+    if not width or not height or pixels is None or _png_is_turned_later(stream, pixels, size_bytes):
         return None
     return Header(width, height, PNG_END in _tail(stream, start, size_bytes))
 
 
-def _png_has_other_chunks(start: bytes) -> bool:
-    """Whether orientation or animation may change the size, or the pixels begin too late to tell."""
+def _png_pixels(start: bytes) -> int | None:
+    """Where the pixels begin; None where a chunk before them may change the size, or they begin too late to tell."""
     position = 8
     while position + 8 <= len(start):
         length, kind = struct.unpack_from(">I4s", start, position)
         if kind == b"IDAT":
-            # An eXIf chunk may also follow the pixels; PNG says it should precede them, and writers do so.
+            return position
+        if kind == b"acTL" or _may_hold_orientation(kind, start[position + 8 : position + 8 + LOOKED_AT_BYTES]):
+            return None
+        position += CHUNK_FRAME_BYTES + int(length)
+    return None
+
+
+def _may_hold_orientation(kind: bytes, content: bytes) -> bool:
+    return kind == b"eXIf" or (kind in TEXT_CHUNKS and content.startswith((b"Raw profile type exif", b"XML:com.adobe.xmp")))
+
+
+def _png_is_turned_later(stream: BinaryIO, position: int, size_bytes: int) -> bool:
+    """Whether a chunk after the pixels may hold an orientation; the decoder reads these too, so that the picture will be opened turned.
+
+    ``position``: of the first pixels. Raises EndlessFile.
+    """
+    position = _late_pixels(stream, position, size_bytes)
+    for _ in range(MOST_CHUNKS):
+        stream.seek(position)
+        head = stream.read(8 + LOOKED_AT_BYTES)
+        if len(head) < 8 or head[4:8] == b"IEND":
             return False
-        if kind in (b"eXIf", b"acTL", b"zTXt", b"iTXt", b"tEXt") and _may_hold_exif(kind, start[position + 8 : position + 48]):
+        if _may_hold_orientation(head[4:8], head[8:]):
             return True
-        position += 12 + int(length)
-    return True
+        position += CHUNK_FRAME_BYTES + int(struct.unpack_from(">I", head)[0])
+    raise EndlessFile(f"its pixels lie in more than {MOST_CHUNKS} pieces")
 
 
-def _may_hold_exif(kind: bytes, content: bytes) -> bool:
-    return kind in (b"eXIf", b"acTL") or content.startswith((b"Raw profile type exif", b"XML:com.adobe.xmp"))
+def _late_pixels(stream: BinaryIO, first: int, size_bytes: int) -> int:
+    """A chunk of pixels near the last one, so that few are walked: writers make all of them but the last equally long."""
+    stream.seek(first)
+    frame = CHUNK_FRAME_BYTES + int(struct.unpack_from(">I", stream.read(8))[0])
+    for number in range((size_bytes - first - 8) // frame, 0, -1)[:TRIED_FROM_THE_END]:
+        stream.seek(first + number * frame)
+        head = stream.read(8)
+        if head[4:] == b"IDAT" and struct.unpack_from(">I", head)[0] + CHUNK_FRAME_BYTES <= frame:
+            return first + number * frame
+    return first
 
 
 def _riff_bytes(start: bytes) -> int:
@@ -115,7 +158,7 @@ def _webp(start: bytes, size_bytes: int) -> Header | None:
 
 def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
     position, orientation, data, offset = 2, 1, start, 0
-    while True:
+    for _ in range(MOST_MARKERS):
         if position - offset + 10 > len(data):
             stream.seek(position)
             data, offset = stream.read(FIRST_READ_BYTES), position
@@ -145,6 +188,8 @@ def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
             else:
                 orientation = exif_orientation(segment) or orientation
         position += 2 + length
+    else:
+        return None
     if not width or not height:
         return None
     whole = JPEG_END in _tail(stream, start, size_bytes)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import zlib
@@ -17,7 +18,7 @@ from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import EngineError, ExitCode
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.geometry import Size
-from trainer_engine.datasets.headers import ORIENTATION, TURNED, Header, is_cut_off, read_header
+from trainer_engine.datasets.headers import ORIENTATION, TURNED, EndlessFile, Header, is_cut_off, read_header
 from trainer_engine.datasets.sources.local import printable, reason_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 LARGEST_PIXELS = 2**27
 """134 megapixels, 400 MB once decoded: above every camera, below what a crafted file would unpack to."""
+MOST_READS = 20_000
+"""Pieces that a header is read in; usual ones are read in less than a hundred."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 """Decoders that may see a file; a name proves nothing, and some of the others start programs."""
 WHITE = (255, 255, 255)
@@ -56,6 +59,8 @@ def measure(path: str, size_bytes: int) -> Size:
             header = read_header(stream, size_bytes)
     except OSError as error:
         raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
+    except EndlessFile as error:
+        raise BrokenImage(path, str(error)) from error
     if header is None:
         header = _header_by_pillow(path, size_bytes)
     size = header.width, header.height
@@ -73,16 +78,42 @@ def _refuse_bombs(path: str, size: Size) -> None:
 
 
 def _header_by_pillow(path: str, size_bytes: int) -> Header:
+    _refuse_endless(path)
     with _open(path) as image:
-        try:
-            # Of a TIFF, Pillow tells the size after turning it.
-            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED
-        except DECODING_ERRORS:
-            turned = False
         width, height = image.size
+        _refuse_bombs(path, image.size)
+        try:
+            # Of a TIFF, Pillow tells the size after turning it. Of a PNG, it decodes the pixels to see what follows them.
+            turned, readable = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED, True
+        except DECODING_ERRORS:
+            turned, readable = False, False
     with open(path, "rb") as stream:
-        whole = not is_cut_off(stream, size_bytes)
+        whole = readable and not is_cut_off(stream, size_bytes)
     return Header(height, width, whole) if turned else Header(width, height, whole)
+
+
+class _FewReads(io.BufferedReader):
+    """A file that ends with OSError what reads it in endless small pieces."""
+
+    left = MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("its header has no end")
+        return super().read(size)
+
+
+def _refuse_endless(path: str) -> None:
+    """Raises BrokenImage where the header is made to be read for ever: Pillow walks markers, chunks and comments one by one."""
+    with _FewReads(io.FileIO(path)) as stream:
+        try:
+            Image.open(stream, formats=FORMATS)
+        except OSError as error:
+            if stream.left < 0:
+                raise BrokenImage(path, str(error)) from error
+        except (*DECODING_ERRORS, Image.DecompressionBombError, MemoryError):
+            return  # opening it again gives the reason
 
 
 def _open(path: str) -> Image.Image:

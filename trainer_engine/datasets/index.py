@@ -21,7 +21,7 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.datasets.images import BrokenImage, measure
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, list_images
 
-VERSION = 1
+VERSION = 2
 CHUNK_FILES = 128
 MOST_THREADS = 8
 

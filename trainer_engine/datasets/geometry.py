@@ -26,7 +26,8 @@ Size = tuple[int, int]
 
 SQUARE_EDGES_PX = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}
 SQUARE_TOLERANCE_MEGAPIXELS = 0.05
-SMALLEST_ASPECT = 0.01
+SMALLEST_ASPECT, LARGEST_ASPECT = 0.01, 100.0
+"""Narrower and wider pictures are trained at these: what is beyond falls away at both ends."""
 
 
 def round_to_multiple(pixels: float, alignment: int) -> int:
@@ -35,8 +36,13 @@ def round_to_multiple(pixels: float, alignment: int) -> int:
 
 
 def aspect_of(size: Size, rounding: int) -> float:
-    """Width / height, rounded; never 0, however narrow the image."""
-    return max(round(size[0] / size[1], rounding), SMALLEST_ASPECT)
+    """Width / height, rounded, and within the limits, however narrow or wide the image."""
+    return min(max(round(size[0] / size[1], rounding), SMALLEST_ASPECT), LARGEST_ASPECT)
+
+
+def is_beyond_limits(size: Size) -> bool:
+    """Whether an image is narrower or wider than what is trained."""
+    return not SMALLEST_ASPECT <= size[0] / size[1] <= LARGEST_ASPECT
 
 
 def as_megapixels(value: float, resolution_type: str) -> float:

@@ -18,6 +18,7 @@ from trainer_engine.datasets.buckets import Bucket, Effective, count_buckets, fi
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
+from trainer_engine.datasets.remarks import remarks
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shares import SetNumbers, shares
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, printable, reason_of
@@ -300,6 +301,7 @@ def _findings(report: SetReport, effective: Effective) -> Iterator[Problem]:
             make = Problem.warning if broken else Problem.note
             message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named(files)}."
             yield make(option, code, message, hint="mend or remove them" if broken else "")
+    yield from remarks(entry, report.samples)
     if not report.samples:
         what = "evaluated" if entry.is_held_out else "trained"
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."

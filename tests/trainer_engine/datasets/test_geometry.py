@@ -170,5 +170,13 @@ def test_drawn_aspects_follow_their_weights(draw: float) -> None:
 
 
 @given(size=SIZES, rounding=st.integers(1, 9))
-def test_no_aspect_is_zero(size: Size, rounding: int) -> None:
-    assert geometry.aspect_of(size, rounding) > 0
+def test_narrow_and_wide_images_are_limited_alike(size: Size, rounding: int) -> None:
+    aspect = geometry.aspect_of(size, rounding)
+    assert 0.01 <= aspect <= 100
+    assert geometry.is_beyond_limits(size) == geometry.is_beyond_limits((size[1], size[0]))
+
+
+@pytest.mark.parametrize("length", [3_000, 10_000, 1_000_000])
+def test_a_panorama_is_trained_at_the_area_asked_for(length: int) -> None:
+    wide, high = (geometry.target_size(geometry.aspect_of(size, 2), 1.0, "area", 64) for size in ((length, 1), (1, length)))
+    assert wide == (high[1], high[0]) == (10240, 128)

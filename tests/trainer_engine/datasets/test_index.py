@@ -59,7 +59,7 @@ def test_a_file_of_the_same_length_and_another_time_is_read_again(folder: Path, 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"version":1,"files":{"0.png":[1]}}', b'{"version":0,"files":{}}', b'{"version":1,"files":[]}', b"\xff\xfe"],
+    [b"", b"{", b"[]", b'{"version":2,"files":{"0.png":[1]}}', b'{"version":0,"files":{}}', b'{"version":2,"files":[]}', b"\xff\xfe"],
 )
 def test_a_damaged_memory_costs_time_and_nothing_else(folder: Path, tmp_path: Path, content: bytes) -> None:
     first = discover(str(folder), index_dir=tmp_path / "index")

@@ -254,3 +254,12 @@ def test_the_share_of_each_set_is_said(tmp_path: Path, sampling: str, at_start: 
     assert small["share"]["of_epoch"] + large["share"]["of_epoch"] == pytest.approx(1)
     assert small["share"]["of_epoch"] == pytest.approx(16 / 24)
     assert large["share"]["text"].endswith("33.3 % over the whole epoch")
+
+
+def test_pictures_beyond_the_limits_of_aspects_are_named(tmp_path: Path) -> None:
+    paint(tmp_path / "set", wide=(1500, 1), narrow=(1, 1500), usual=(100, 100))
+    report = report_of(entry(tmp_path / "set"))
+    [note] = report.problems
+    assert (note.code, note.level) == ("extreme_aspect", Level.NOTE)
+    assert "narrow.png; wide.png" in note.message and "usual" not in note.message
+    assert [sample.target for sample in only(report).samples] == [(64, 6400), (64, 64), (6400, 64)]

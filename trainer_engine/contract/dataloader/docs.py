@@ -35,7 +35,8 @@ Every text may hold `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or 
 3. The aspect (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area` the edge of a square of
    `resolution` megapixels is stretched by the aspect; squares of 0.25, 0.5, 1, 2 and 4 megapixels have edges of 512, 768, 1024, 1536 and
    2048 pixels. `pixel_area` is the same with the edge of that square in pixels. With `pixel` the shorter edge is `resolution`. Edges are
-   multiples of `aspect_bucket_alignment`.
+   multiples of `aspect_bucket_alignment`. Pictures narrower than 0.01 or wider than 100 are trained at these aspects; `validate` names
+   them.
 4. The image is scaled until it just covers the target. Where `crop` is on and the image is larger than `maximum_image_size`, and only
    then, it is scaled to `target_downsample_size` instead, or as far as covering the target needs.
 5. `crop_style` says which part is kept. Without `crop` too, since edges are whole multiples, some pixels of one edge fall away.

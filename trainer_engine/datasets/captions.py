@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 from trainer_engine.contract.dataloader import ImageSet
 from trainer_engine.datasets.sources.local import reason_of
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20
+NEWLINE = re.compile(r"\r\n|\r|\n")
+"""What editors write at the end of a line. Other separators of Unicode (U+0085, U+2028, form feed) are part of a caption."""
 
 
 class NoCaption(ValueError):
@@ -50,7 +53,7 @@ def from_text_file(image_path: str, *, split: bool) -> tuple[str, ...]:
         raise NoCaption(f"its .txt file cannot be read: {reason_of(error)}") from error
     if len(content) > LONGEST_CAPTION_FILE_BYTES:
         raise NoCaption("its .txt file is larger than a megabyte")
-    lines = [line.strip() for line in _decode(content).splitlines()]
+    lines = [line.strip() for line in NEWLINE.split(_decode(content))]
     captions = tuple(line for line in lines if line) if split else ("\n".join(lines).strip(),)
     if not any(captions):
         raise NoCaption("its .txt file is empty")
@@ -58,10 +61,24 @@ def from_text_file(image_path: str, *, split: bool) -> tuple[str, ...]:
 
 
 def _decode(content: bytes) -> str:
-    """UTF-8 with or without a byte order mark, or UTF-16 with one. Raises NoCaption."""
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    """UTF-8 with or without a byte order mark, or UTF-16 with one or plainly so. Raises NoCaption."""
     try:
-        text = content.decode(encoding)
+        text = content.decode(_encoding(content))
     except UnicodeDecodeError:
         raise NoCaption("its .txt file is not UTF-8 text") from None
-    return text.replace("\0", "")
+    if "\0" in text:
+        raise NoCaption("its .txt file holds zero bytes: it is UTF-16 without a byte order mark, or no text; save it as UTF-8")
+    return text
+
+
+def _encoding(content: bytes) -> str:
+    """Of two bytes a character, every second one zero, nothing but UTF-16 of Western letters can be."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    even, odd = content[::2], content[1::2]
+    if len(even) == len(odd) > 0:
+        if not any(odd) and all(even):
+            return "utf-16-le"
+        if not any(even) and all(odd):
+            return "utf-16-be"
+    return "utf-8-sig"

@@ -41,6 +41,9 @@ def test_a_name_without_text_is_no_caption(tmp_path: Path) -> None:
         captions(tmp_path, "___.jpg")
 
 
+UNICODE_LINES = "one\u0085line\u2028of\u2029a\x0bcaption\x0c, all\x1c of it"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -48,7 +51,10 @@ def test_a_name_without_text_is_no_caption(tmp_path: Path) -> None:
         (b"\xef\xbb\xbfa cat\r\n\r\n  a tabby \r\n", ("a cat", "a tabby")),
         ("ein Käfer\n".encode(), ("ein Käfer",)),
         ("ein Käfer\n".encode("utf-16"), ("ein Käfer",)),
-        (b"a\0b", ("ab",)),
+        ("a cat\n".encode("utf-16-le"), ("a cat",)),
+        ("a cat\r\nein K\u00e4fer".encode("utf-16-be"), ("a cat", "ein K\u00e4fer")),
+        (b"a cat\ra dog", ("a cat", "a dog")),
+        (UNICODE_LINES.encode(), (UNICODE_LINES,)),
     ],
 )
 def test_lines_of_a_text_file_are_alternatives(tmp_path: Path, content: bytes, expected: tuple[str, ...]) -> None:
@@ -69,7 +75,17 @@ def test_text_files_lie_beside_their_images_in_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "no .txt"), (b"", "empty"), (b" \r\n\n", "empty"), (b"\xff\xfa\x00", "UTF-8"), (b"x" * 2_000_000, "larger")],
+    [
+        (None, "no .txt"),
+        (b"", "empty"),
+        (b" \r\n\n", "empty"),
+        (b"\xff\xfa\x00", "UTF-8"),
+        (b"x" * 2_000_000, "larger"),
+        (b"a\0b", "UTF-16 without a byte order mark"),
+        ("\u043a\u043e\u0442 \u0438 \u043f\u0451\u0441".encode("utf-16-le"), "UTF-"),
+        ("\u732b \u3068 \u72ac\n".encode("utf-16-le"), "UTF-"),
+        ("a cat".encode("utf-32"), "zero bytes"),
+    ],
 )
 def test_a_text_file_that_says_nothing_is_named(tmp_path: Path, content: bytes | None, word: str) -> None:
     if content is not None:

@@ -30,6 +30,8 @@ class Pairing:
     """The rules of the references as a set of their own; for ``reference_loose``."""
     missing: list[str] = field(default_factory=list)
     """Images without a reference."""
+    ambiguous: list[str] = field(default_factory=list)
+    """Images with several references that could be theirs, with the names of these."""
     unlike: list[str] = field(default_factory=list)
     """Pairs of different size under ``reference_strict``, with both sizes."""
     unusable: list[str] = field(default_factory=list)
@@ -41,28 +43,31 @@ class Pairing:
         self._by_stem: dict[str, list[ImageFile]] = {}
         for file in self.found.images:
             self._by_stem.setdefault(os.path.splitext(file.name)[0], []).append(file)
-        self._broken = {file.name: file.reason for file in self.found.left_out}
+        self._broken = {os.path.splitext(file.name)[0]: file for file in self.found.left_out}
 
     def reference_of(self, sample: Sample) -> Reference | None:
         """None where there is no usable one; why not is kept for ``problems``."""
-        file = self._partner(sample.name)
-        if file is None:
-            broken = self._broken.get(sample.name)
+        found = self._partners(sample.name)
+        self.used.update(file.name for file in found)
+        if len(found) > 1:
+            self.ambiguous.append(f"{printable(sample.name)} ({', '.join(printable(file.name) for file in found)})")
+            return None
+        if not found:
+            broken = self._broken.get(os.path.splitext(sample.name)[0])
             if broken:
-                self.unusable.append(f"{printable(sample.name)} ({broken})")
+                self.unusable.append(f"{printable(broken.name)} ({broken.reason})")
             else:
                 self.missing.append(printable(sample.name))
             return None
-        self.used.add(file.name)
+        [file] = found
         made = self._strict(sample, file) if self.references.conditioning_type == "reference_strict" else self._loose(file)
         return Reference(self.references.id, made) if made else None
 
-    def _partner(self, name: str) -> ImageFile | None:
-        """The same name first, then the same one with another ending."""
+    def _partners(self, name: str) -> list[ImageFile]:
+        """The reference of the same name, else those of the same one with another ending."""
         if name in self._by_name:
-            return self._by_name[name]
-        alike = self._by_stem.get(os.path.splitext(name)[0], [])
-        return alike[0] if len(alike) == 1 else None
+            return [self._by_name[name]]
+        return self._by_stem.get(os.path.splitext(name)[0], [])
 
     def _strict(self, sample: Sample, file: ImageFile) -> Sample | None:
         if (file.width, file.height) != (sample.width, sample.height):
@@ -95,6 +100,10 @@ class Pairing:
             message = f"{told}: {len(self.missing)} images of {images.id} have no reference in {folder}: {_named(self.missing)}."
             hint = "give each image a reference of the same name, or remove the image"
             yield Problem.error(option, "missing_reference", message, got=folder, expected="a reference of the same name", hint=hint)
+        if self.ambiguous:
+            message = f"{told}: {len(self.ambiguous)} images of {images.id} have several references in {folder}: {_named(self.ambiguous)}."
+            hint = "keep one of them, or give it the whole name of the image, ending included"
+            yield Problem.error(option, "several_references", message, got=folder, expected="one reference of the same name", hint=hint)
         if self.unlike:
             message = f"{told}: {len(self.unlike)} references have another size than their image: {_named(self.unlike)}."
             hint = "use conditioning_type=reference_loose for references of any size"

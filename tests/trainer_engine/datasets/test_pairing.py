@@ -98,6 +98,18 @@ def test_everything_that_is_wrong_with_pairs_is_told_at_once(tmp_path: Path) -> 
     assert [sample.name for sample in report.sets[0].samples] == ["good.png"]
 
 
+def test_two_references_of_one_name_are_told_as_that(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", {"two.webp": (96, 96), "exact.png": (96, 96), "torn.png": (96, 96)})
+    paint(tmp_path / "refs", {"two.png": (96, 96), "two.jpg": (96, 96), "exact.png": (96, 96)})
+    (tmp_path / "refs/torn.jpg").write_bytes(b"no picture")
+    report, problems = looked_at(tmp_path, document(tmp_path))
+    option = "dataloader[1].instance_data_dir"
+    assert told(problems) == {(option, "several_references"), (option, "broken_reference")}
+    text = " ".join(problem.message for problem in problems)
+    assert "two.webp (two.jpg, two.png)" in text and "torn.jpg" in text
+    assert [sample.name for sample in report.sets[0].samples] == ["exact.png"]
+
+
 def test_loose_references_have_sizes_of_their_own_which_keep_buckets_apart(tmp_path: Path) -> None:
     paint(tmp_path / "edits", dict.fromkeys(("a.png", "b.png", "c.png"), (96, 96)))
     paint(tmp_path / "refs", {"a.png": (192, 96), "b.png": (192, 96), "c.png": (96, 96)})

@@ -29,7 +29,8 @@ Every text may hold `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or 
 ## How an image becomes a sample
 
 1. Files are found by their endings in the folder and the folders in it; hidden ones are skipped. Broken files, and those without a caption,
-   are named by `validate` and left out. `max_num_samples` takes a part of them, always the same for the same `id`.
+   are named by `validate` and left out. A `.txt` file is UTF-8, or UTF-16 with a byte order mark; its lines end with newlines alone, other
+   separators of Unicode are part of a caption. `max_num_samples` takes a part of them, always the same for the same `id`.
 2. Images below `minimum_image_size` are left out: by area for `area` and `pixel_area` (squares also by their shorter edge), by the shorter
    edge for `pixel`. The size is that of the picture upright, as its EXIF orientation says.
 3. The aspect (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area` the edge of a square of
@@ -73,8 +74,8 @@ and the order is then another.
 
 A set of images names sets of `dataset_type` `conditioning` in `conditioning_data`; an entry with a `conditioning_type` is one of these,
 whatever else it says. The partner of an image lies under the same name, folders included, with the same ending or another. An image without
-a partner, and with `reference_strict` a partner of another size, is an error; a reference without an image is a warning. The option
-`conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or with one at a time.
+a partner, with several of other endings, or with `reference_strict` with a partner of another size, is an error; a reference without an
+image is a warning. The option `conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or with one at a time.
 
 ## Sets that are held out
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+from trainer_engine.contract.json_keys import DuplicateKey, unique_keys
+
 DEEPEST = 64
 """Levels of nesting; configurations need four."""
 
@@ -14,15 +16,19 @@ class BadJson(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that the text holds. Raises BadJson, also for numbers, characters and depths that nothing here could store."""
+    """The value that the text holds. Raises BadJson, also for a key that stands twice, and for numbers, characters and depths that
+    nothing here could store."""
     try:
-        value = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text, parse_constant=_refuse_constant)
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(decoded, parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise BadJson(f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
         raise BadJson(f"not valid JSON: byte {error.start} is not UTF-8") from None
     except RecursionError:
         raise BadJson(f"nested deeper than {DEEPEST} levels") from None
+    except DuplicateKey as error:
+        raise BadJson(f"not usable JSON: {error}") from None
     except ValueError as error:
         raise BadJson(f"not valid JSON: {error}") from None
     _check(value)

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
+from trainer_engine.contract.json_keys import unique_keys
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.contract.options import TrainingOptions
@@ -68,7 +69,7 @@ def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Ite
 def _lycoris(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
     path = Path(options.adapter.lycoris_config)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         message = f"The adapter file {path} cannot be read: {error}"
         yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")

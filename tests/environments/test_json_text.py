@@ -26,6 +26,9 @@ from environments.json_text import DEEPEST, BadJson, parse_json, write_json
         ("[" * 100_000, "deeper"),
         ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "deeper"),
         ("1" * 5000, "not valid JSON"),
+        ('{"id": 1, "b": 2, "id": 1}', "the key 'id' stands twice"),
+        ('[{"a": {"b": [], "b": []}}]', "the key 'b' stands twice"),
+        ('{"repeats": 1, "repe\\u0061ts": 2}', "the key 'repeats' stands twice"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_with_its_place(text: str | bytes, says: str) -> None:

@@ -15,6 +15,7 @@ from trainer_engine.adapters.lycoris import LycorisAdapter
 from trainer_engine.adapters.modelspec import modelspec
 from trainer_engine.adapters.standard import StandardAdapter
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
+from trainer_engine.contract.json_keys import unique_keys
 from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_algorithms import OPTION, unfit
 from trainer_engine.families.base import Family
@@ -72,7 +73,7 @@ def read_lycoris(family: Family) -> LycorisConfig:
     """The adapter file that the options name. Raises InvalidOptions."""
     path = Path(family.options.adapter.lycoris_config)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         message = f"The adapter file {path} cannot be read: {error}"
         raise InvalidOptions([Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")]) from error

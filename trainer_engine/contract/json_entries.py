@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.json_keys import unique_keys
 
 
 def read_json(text: str, where: str) -> tuple[object, list[Problem]]:
     """The document in an option's text."""
     try:
-        return json.loads(text), []
+        return json.loads(text, object_pairs_hook=unique_keys), []
     except (ValueError, RecursionError) as error:
         return None, [Problem.error(where, "not_json", f"This is not valid JSON: {error}", expected="a list of objects")]
 

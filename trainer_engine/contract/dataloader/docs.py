@@ -75,7 +75,8 @@ and the order is then another.
 A set of images names sets of `dataset_type` `conditioning` in `conditioning_data`; an entry with a `conditioning_type` is one of these,
 whatever else it says. The partner of an image lies under the same name, folders included, with the same ending or another. An image without
 a partner, with several of other endings, or with `reference_strict` with a partner of another size, is an error; a reference without an
-image is a warning. The option `conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or with one at a time.
+image is a warning. The option `conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or
+with one at a time.
 
 ## Sets that are held out
 

@@ -15,7 +15,7 @@ from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.residents import Residents
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.images import PIXEL_RULE, crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 
@@ -46,6 +46,7 @@ class LatentCache:
         """Depends on the file's bytes, the geometry and the autoencoder. Raises OSError where the file cannot be read."""
         return address_of(
             "latents",
+            pixels=PIXEL_RULE,
             image=self.store.hashes.of(Path(sample.path)),
             resized=list(sample.resized),
             target=list(sample.target),

@@ -13,6 +13,7 @@ from trainer_engine.contract.identity import run_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.remote_checkpoint import is_remote
 from trainer_engine.contract.resuming import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
+from training.preflight_order import order_problems
 
 OPTION = "resume_from_checkpoint"
 
@@ -46,6 +47,7 @@ def other_run_problems(saved: SavedRun, options: TrainingOptions, card: FamilyCa
     except CheckpointUnusable as error:
         yield Problem.error(OPTION, "other_run", error.message, got=wanted, expected="a checkpoint of such a run", hint=error.hint)
         return
+    yield from order_problems(saved.state, wanted)
     if saved.base is None:
         yield Problem.note(OPTION, "base_not_compared", without_base(saved), got=wanted)
         return

@@ -15,7 +15,7 @@ from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.residents import Residents
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.images import PIXEL_RULE, crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 
@@ -49,6 +49,7 @@ class LatentCache:
         self.contents[sample.name] = content = self.store.hashes.of(Path(sample.path))
         return address_of(
             "latents",
+            pixels=PIXEL_RULE,
             image=content,
             resized=list(sample.resized),
             target=list(sample.target),

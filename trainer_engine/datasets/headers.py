@@ -15,15 +15,22 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_START = b"\xff\xd8\xff"
 JPEG_END = b"\xff\xd9"
+PROFILE_MARKER, PROFILE_NAME = 0xE2, b"ICC_PROFILE\0"
+MOST_PROFILE_PARTS = 256
+"""They are counted in a byte."""
+INCOMPLETE = b"incomplete"
+"""In place of a profile of which parts are missing, and which no decoder takes."""
+JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
-WEBP_EXIF, WEBP_XMP = 0x08, 0x04
+WEBP_EXIF, WEBP_XMP, WEBP_PROFILE = 0x08, 0x04, 0x20
 FIRST_READ_BYTES = 8192
 TAIL_BYTES = 1024
 MOST_MARKERS = 5_000
 """Markers and fill bytes of a JPEG before its size; files have some dozens."""
 MOST_CHUNKS = 100_000
 """Chunks of a PNG that are walked."""
+MOST_CHUNKS_BEFORE_PIXELS = 1_000
 CHUNK_FRAME_BYTES = 12
 """Length, name and checksum of a chunk."""
 LOOKED_AT_BYTES = 48
@@ -44,6 +51,12 @@ class Header(NamedTuple):
     height: int
     whole: bool
     """Whether the file's end mark was seen; without it the pixels may be incomplete."""
+    profile: bytes = b""
+    """The colour profile of a JPEG."""
+    mode: str = "RGB"
+    """``L``, ``RGB`` or ``CMYK``, where there is a profile."""
+    names_colours: bool = False
+    """Whether the file names a colour space besides: what it is has to be read from it."""
 
 
 def read_header(stream: BinaryIO, size_bytes: int) -> Header | None:
@@ -85,7 +98,22 @@ def _png(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
     pixels = _png_pixels(start)
     if not width or not height or pixels is None or _png_is_turned_later(stream, pixels, size_bytes):
         return None
-    return Header(width, height, PNG_END in _tail(stream, start, size_bytes))
+    names_colours = any(kind in start[:pixels] for kind in (b"iCCP", b"cICP"))
+    return Header(width, height, PNG_END in _tail(stream, start, size_bytes), names_colours=names_colours)
+
+
+def read_cicp(stream: BinaryIO) -> bytes:
+    """The content of the cICP chunk of a PNG, which lies before the pixels; empty where there is none. Raises OSError."""
+    position = len(PNG_START)
+    for _ in range(MOST_CHUNKS_BEFORE_PIXELS):
+        stream.seek(position)
+        head = stream.read(12)
+        if len(head) < 12 or head[4:8] in (b"IDAT", b"IEND"):
+            return b""
+        if head[4:8] == b"cICP":
+            return head[8:12]
+        position += CHUNK_FRAME_BYTES + int(struct.unpack_from(">I", head)[0])
+    return b""
 
 
 def _png_pixels(start: bytes) -> int | None:
@@ -153,11 +181,13 @@ def _webp(start: bytes, size_bytes: int) -> Header | None:
         height = int.from_bytes(start[27:30], "little") + 1
     else:
         return None
-    return Header(width, height, whole) if width and height else None
+    names_colours = kind == b"VP8X" and bool(start[20] & WEBP_PROFILE)
+    return Header(width, height, whole, names_colours=names_colours) if width and height else None
 
 
 def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
     position, orientation, data, offset = 2, 1, start, 0
+    profile: list[bytes] = []
     for _ in range(MOST_MARKERS):
         if position - offset + 10 > len(data):
             stream.seek(position)
@@ -176,10 +206,12 @@ def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
             continue
         (length,) = struct.unpack_from(">H", data, here + 2)
         if marker in FRAME_MARKERS:
-            height, width = struct.unpack_from(">HH", data, here + 5)
+            height, width, components = struct.unpack_from(">HHB", data, here + 5)
             break
         if length < 2 or marker in (0xD9, 0xDA):
             return None
+        if marker == PROFILE_MARKER and len(profile) < MOST_PROFILE_PARTS:
+            profile.append(_segment(stream, data, here + 4, offset, length - 2))
         if marker == 0xE1:
             segment = _segment(stream, data, here + 4, offset, length - 2)
             if segment.startswith(b"http://ns.adobe.com/xap"):
@@ -193,7 +225,16 @@ def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
     if not width or not height:
         return None
     whole = JPEG_END in _tail(stream, start, size_bytes)
-    return Header(height, width, whole) if orientation in TURNED else Header(width, height, whole)
+    width, height = (height, width) if orientation in TURNED else (width, height)
+    return Header(width, height, whole, _joined_profile(profile), JPEG_MODES.get(components, "RGB"))
+
+
+def _joined_profile(segments: list[bytes]) -> bytes:
+    """The profile in segments that are numbered and counted (ICC.1:2022 annex B.4)."""
+    parts = sorted(segment for segment in segments if segment.startswith(PROFILE_NAME) and len(segment) > len(PROFILE_NAME) + 2)
+    if parts and parts[0][len(PROFILE_NAME) + 1] != len(parts):
+        return INCOMPLETE
+    return b"".join(part[len(PROFILE_NAME) + 2 :] for part in parts)
 
 
 def _segment(stream: BinaryIO, data: bytes, here: int, offset: int, length: int) -> bytes:

@@ -10,15 +10,16 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import EngineError, ExitCode
 from trainer_engine.datasets import geometry
+from trainer_engine.datasets.colour import as_srgb, colour_trouble
 from trainer_engine.datasets.geometry import Size
-from trainer_engine.datasets.headers import ORIENTATION, TURNED, EndlessFile, Header, is_cut_off, read_header
+from trainer_engine.datasets.headers import ORIENTATION, TURNED, EndlessFile, Header, is_cut_off, read_cicp, read_header
 from trainer_engine.datasets.sources.local import printable, reason_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ MOST_READS = 20_000
 """Pieces that a header is read in; usual ones are read in less than a hundred."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 """Decoders that may see a file; a name proves nothing, and some of the others start programs."""
+PIXEL_RULE = 2
+"""Bumped whenever a file gives other pixels than before: latents of the old ones are not found then. 2: converted to sRGB."""
 WHITE = (255, 255, 255)
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
 """What decoders raise on damaged files; Pillow lets them all through."""
@@ -49,8 +52,22 @@ class BrokenImage(EngineError):
         self.reason = reason
 
 
+class Look(NamedTuple):
+    """What a file says without its pixels being decoded."""
+
+    size: Size
+    """(width, height) as shown."""
+    remark: str
+    """Why its colours are taken as they are though it names others; empty where nothing is wrong."""
+
+
 def measure(path: str, size_bytes: int) -> Size:
-    """(width, height) as shown, from the header alone. Raises BrokenImage.
+    """(width, height) as shown, from the header alone. Raises BrokenImage."""
+    return look_at(path, size_bytes).size
+
+
+def look_at(path: str, size_bytes: int) -> Look:
+    """Size and colours from the header. Raises BrokenImage.
 
     Pixels are decoded only where the file's end looks cut off, to find out whether it is.
     """
@@ -68,7 +85,31 @@ def measure(path: str, size_bytes: int) -> Size:
     if not header.whole:
         with _decode(path):
             pass
-    return size
+    return Look(size, _colour_remark(path, header))
+
+
+def _colour_remark(path: str, header: Header) -> str:
+    if header.profile:
+        return colour_trouble(header.mode, header.profile)
+    if not header.names_colours:
+        return ""
+    with _open(path) as image:
+        return colour_trouble(_colour_mode(image), _profile_of(image), _cicp_of(image, path))
+
+
+def _profile_of(image: Image.Image) -> bytes:
+    return image.info.get("icc_profile") or b""
+
+
+def _cicp_of(image: Image.Image, path: str) -> bytes:
+    """The content of a PNG's cICP chunk; Pillow does not read it. Raises BrokenImage."""
+    if image.format != "PNG":
+        return b""
+    try:
+        with open(path, "rb") as stream:
+            return read_cicp(stream)
+    except OSError as error:
+        raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
 
 
 def _refuse_bombs(path: str, size: Size) -> None:
@@ -87,9 +128,11 @@ def _header_by_pillow(path: str, size_bytes: int) -> Header:
             turned, readable = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED, True
         except DECODING_ERRORS:
             turned, readable = False, False
+        names_colours = bool(_profile_of(image) or _cicp_of(image, path))
     with open(path, "rb") as stream:
         whole = readable and not is_cut_off(stream, size_bytes)
-    return Header(height, width, whole) if turned else Header(width, height, whole)
+    width, height = (height, width) if turned else (width, height)
+    return Header(width, height, whole, names_colours=names_colours)
 
 
 class _FewReads(io.BufferedReader):
@@ -147,25 +190,45 @@ def _decode(path: str) -> Image.Image:
 
 
 def open_rgb(path: str) -> Image.Image:
-    """The picture as people see it: first frame, turned upright, 8 bits RGB, transparency on white. Raises BrokenImage."""
+    """The picture as people see it: first frame, turned upright, sRGB in 8 bits, transparency on white. Raises BrokenImage."""
     with _decode(path) as image:
         try:
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return _as_rgb(ImageOps.exif_transpose(image), _profile_of(image), _cicp_of(image, path))
         except (*DECODING_ERRORS, MemoryError) as error:
             raise BrokenImage(path, f"its pixels cannot be converted: {error}") from error
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image.copy()
+def _as_rgb(image: Image.Image, profile: bytes, cicp: bytes) -> Image.Image:
+    """On white where it is transparent."""
+    shown = as_srgb(_colours(image), profile, cicp)
+    if not _is_transparent(image):
+        return shown
+    opaque = Image.new("RGB", image.size, WHITE)
+    opaque.paste(shown, mask=image.convert("RGBA").getchannel("A"))
+    return opaque
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _colour_mode(image: Image.Image) -> str:
+    """Which of L, RGB and CMYK a picture is in, its transparency aside."""
+    if image.mode in ("L", "LA", "La", "1", "F") or image.mode.startswith("I"):
+        return "L"
+    return "CMYK" if image.mode == "CMYK" else "RGB"
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """The picture without its transparency, 8 bits a channel, in its colour mode and its own colour space."""
+    mode = _colour_mode(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _eight_bits(image).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        opaque = Image.new("RGB", image.size, WHITE)
-        shown = image.convert("RGBA")
-        opaque.paste(shown, mask=shown.getchannel("A"))
-        return opaque
-    return image.convert("RGB")
+        return _eight_bits(image)
+    if mode == "RGB" and _is_transparent(image):
+        return image.convert("RGBA").convert("RGB")
+    if image.mode == "La":
+        return image.convert("LA").convert("L")
+    return image.copy() if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

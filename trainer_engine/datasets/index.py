@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.json_reading import read_document
-from trainer_engine.datasets.images import BrokenImage, measure
+from trainer_engine.datasets.images import BrokenImage, look_at
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, list_images
 
 VERSION = 2
@@ -38,6 +38,8 @@ class ImageFile(NamedTuple):
     mtime_ns: int
     width: int
     height: int
+    remark: str = ""
+    """What people should know about it though it is used."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Discovery:
 
 
 Measured = tuple[int, int, int, int, str]
-"""size in bytes, mtime in ns, width, height, reason why it is broken or an empty text."""
+"""Size in bytes, mtime in ns, width, height; a remark, or, where width and height are 0, the reason why it is broken."""
 
 
 def discover(
@@ -92,11 +94,11 @@ def _silent(label: str, current: int, total: int) -> None:
 def _sorted_out(files: Iterable[FoundFile], known: dict[str, Measured], left_out: Sequence[LeftOut], opened: int) -> Discovery:
     images, broken = [], list(left_out)
     for name, size_bytes, mtime_ns in files:
-        _, _, width, height, reason = known[name]
-        if reason:
-            broken.append(LeftOut(name, reason, broken=True))
+        _, _, width, height, remark = known[name]
+        if width:
+            images.append(ImageFile(name, size_bytes, mtime_ns, width, height, remark))
         else:
-            images.append(ImageFile(name, size_bytes, mtime_ns, width, height))
+            broken.append(LeftOut(name, remark, broken=True))
     return Discovery(images, sorted(broken), opened)
 
 
@@ -112,10 +114,10 @@ def _measure_all(root: str, files: list[FoundFile], threads: int, on_progress: P
 
 def _measure(root: str, file: FoundFile) -> tuple[str, Measured]:
     try:
-        width, height = measure(os.path.join(root, file.name), file.size_bytes)
+        (width, height), remark = look_at(os.path.join(root, file.name), file.size_bytes)
     except BrokenImage as broken:
         return file.name, (file.size_bytes, file.mtime_ns, 0, 0, broken.reason)
-    return file.name, (file.size_bytes, file.mtime_ns, width, height, "")
+    return file.name, (file.size_bytes, file.mtime_ns, width, height, remark)
 
 
 def _index_name(root: str) -> str:

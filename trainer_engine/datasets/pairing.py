@@ -83,6 +83,7 @@ class Pairing:
             captions=(),
             drawn_as=sample.name,
             references=(),
+            remark=file.remark,
         )
 
     def _loose(self, file: ImageFile) -> Sample | None:

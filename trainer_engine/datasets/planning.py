@@ -56,6 +56,7 @@ class Planner:
             crop=crop,
             bucket=bucket,
             captions=captions,
+            remark=file.remark,
         )
 
     def aspect(self, name: str, size: Size) -> float:

@@ -21,8 +21,19 @@ def remarks(entry: ImageSet, samples: Sequence[Sample]) -> Iterator[Problem]:
     if extreme and (not entry.crop or entry.crop_aspect == "preserve"):
         message = f"dataset {entry.id}: {len(extreme)} images are narrower or wider than is trained, and lose both ends: {_named(extreme)}."
         yield Problem.note(option, "extreme_aspect", message, expected=f"an aspect (width / height) of {LIMITS}")
+    looked_at = [*samples, *(reference.sample for sample in samples for reference in sample.references)]
+    remarked = [sample for sample in looked_at if sample.remark]
+    if remarked:
+        named = _listed([f"{printable(sample.name)} ({sample.remark})" for sample in remarked])
+        message = f"dataset {entry.id}: the colours of {len(remarked)} images are taken as they are: {named}."
+        hint = "save them in sRGB where their colours matter"
+        yield Problem.note(option, "colours_not_converted", message, hint=hint)
 
 
 def _named(samples: Sequence[Sample]) -> str:
-    names = "; ".join(printable(sample.name) for sample in samples[:MOST_NAMED])
-    return f"{names}; and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else names
+    return _listed([printable(sample.name) for sample in samples])
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = "; ".join(names[:MOST_NAMED])
+    return f"{shown}; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown

@@ -54,6 +54,8 @@ class Sample:
     """The name that places random crops where it is not its own: that of the image a reference belongs to."""
     references: tuple[Reference, ...] = ()
     """What the network sees besides, one of each conditioning set."""
+    remark: str = ""
+    """What people should know about the file, such as a colour profile that cannot be used."""
 
     @property
     def path(self) -> str:

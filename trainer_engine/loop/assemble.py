@@ -11,6 +11,7 @@ from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
+from trainer_engine.checkpoints import FixedFile
 from trainer_engine.contract.base_weights import base_weights
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
@@ -144,8 +145,9 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
+    samples_file = FixedFile.of_json(prepared.sample_names())
     base = base_weights(options.model, family.card, hub_cache())
-    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, history, base)
+    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, samples_file, history, base)
 
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:

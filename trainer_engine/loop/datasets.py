@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,7 +15,6 @@ from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
-from trainer_engine.checkpoints import FixedFile
 from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
@@ -40,8 +38,6 @@ class Prepared:
     """Datasets that can be trained on."""
 
     sources: tuple[DataSource, ...]
-    samples_file: FixedFile
-    """``samples.json`` of every checkpoint: made once, since samples do not change during a run."""
     latents: Mapping[str, LatentCache]
     """By dataset id."""
     captions: Mapping[str, PromptCache]
@@ -56,8 +52,8 @@ class Prepared:
     """Images that are evaluated on."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By dataset id: the fields that decide how its samples are trained."""
-    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """As ``sample_names``, of the samples that could not be encoded."""
+    dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    """By dataset id: samples that could not be encoded."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
@@ -68,18 +64,19 @@ class Prepared:
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
-        names: dict[str, dict[str, str]] = json.loads(self.samples_file.content)
-        return names
+        return {source.id: self._fingerprints(source, chain.from_iterable(source.buckets)) for source in self.sources}
 
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """As ``sample_names``, of the samples that could not be encoded."""
+        return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
-def _fingerprints(source: DataSource, samples: Iterable[Sample], latents: Mapping[str, LatentCache]) -> dict[str, str]:
-    """Name of each of these samples of a set -> its fingerprint."""
-    drawn = (source.passes, source.at_least, source.weight)
+    def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
+        drawn = (source.passes, source.at_least, source.weight)
 
-    def content_of(cache: str, sample: Sample) -> str:
-        return latents[cache].contents.get(sample.name, "")
+        def content_of(cache: str, sample: Sample) -> str:
+            return self.latents[cache].contents.get(sample.name, "")
 
-    return {sample.name: fingerprint(source.id, sample, drawn, content_of) for sample in samples}
+        return {sample.name: fingerprint(source.id, sample, drawn, content_of) for sample in samples}
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
@@ -133,15 +130,8 @@ class Preparation:
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:
             self.stages.voice.tell(copies)
-        samples = {source.id: _fingerprints(source, chain.from_iterable(source.buckets), latents) for source in sources if source.samples}
-        dropped = {
-            source.id: _fingerprints(source, lost, latents)
-            for source, found in zip(sources, drawn, strict=True)
-            if source.samples and (lost := _dropped(found, latents))
-        }
         return Prepared(
             sources=tuple(source for source in sources if source.samples),
-            samples_file=FixedFile.of_json(samples),
             latents=latents,
             captions=captions,
             prompts=prompts,
@@ -149,7 +139,7 @@ class Preparation:
             eval_prompts=lent,
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in drawn},
-            left_out=dropped,
+            dropped={found.entry.id: _dropped(found, latents) for found in drawn},
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:

@@ -15,7 +15,7 @@ from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
-from trainer_engine.checkpoints import Content
+from trainer_engine.checkpoints import Content, FixedFile
 from trainer_engine.contract.base_weights import BaseWeights, base_document
 from trainer_engine.contract.checkpoint_files import (
     EMA_TENSORS,
@@ -52,6 +52,8 @@ class Parts:
     loader: Loader
     step: Step
     state: TrainState
+    samples_file: FixedFile
+    """``samples.json`` of every checkpoint: made once, since samples do not change during a run."""
     history: History = field(default_factory=History)
     base: BaseWeights = field(default_factory=dict)
     """What the run is trained beside, or began from."""
@@ -96,7 +98,7 @@ class Parts:
                 OPTIMIZER_DOCUMENT: document,
                 **({EVALUATIONS_FILE: self.history.as_document()} if self.history.evaluations else {}),
             },
-            fixed={SAMPLES_FILE: self.prepared.samples_file},
+            fixed={SAMPLES_FILE: self.samples_file},
             tensors=tensors,
             evaluation=self.history.of_checkpoint(state.step),
         )
@@ -120,7 +122,7 @@ class Parts:
             "identity": run_identity(self.options, self.family.card, self.family.prediction_type),
             "base": base_document(self.base),
             "settings": self.prepared.settings,
-            "left_out": self.prepared.left_out,
+            "left_out": self.prepared.left_out(),
             "layout": layout_of(self.options, self.processes),
             ORDER_KEY: ORDER_VERSION,
             "scaler": self.step.scaler.state_dict(),

@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.helpers.models import tiny_family, tiny_pixart
 from tests.helpers.pictures import draw_pictures
 from tests.helpers.samples import sample_of, samples_of
+from trainer_engine.caches import latents
 from trainer_engine.caches.decoding import batches_by_size, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder, trouble_with
 from trainer_engine.caches.latents import LatentCache, cache_latents
@@ -50,6 +51,16 @@ def test_a_second_run_makes_nothing_and_loads_no_encoder(tmp_path: Path, picture
     assert (second.made, second.reused) == (0, 10)
     assert not family.autoencoder.is_loaded
     assert all(torch.equal(first.read(sample), second.read(sample)) for sample in samples)
+
+
+def test_latents_of_pixels_that_were_read_by_another_rule_are_made_again(
+    tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = samples_of(pictures)
+    monkeypatch.setattr(latents, "PIXEL_RULE", latents.PIXEL_RULE - 1)
+    cached(tiny_family(), samples, tmp_path / "cache")
+    monkeypatch.undo()
+    assert (cached(tiny_family(), samples, tmp_path / "cache").made, len(samples)) == (10, 10)
 
 
 def test_sizes_are_encoded_apart(tmp_path: Path) -> None:

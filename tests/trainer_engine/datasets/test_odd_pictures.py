@@ -42,7 +42,8 @@ class Counted(io.BytesIO):
 def test_pixels_in_many_pieces_are_passed_over_at_once() -> None:
     content = png(picture().resize((300, 200)), piece=16)
     stream = Counted(content)
-    assert read_header(stream, len(content)) == (300, 200, True)
+    found = read_header(stream, len(content))
+    assert found is not None and found[:3] == (300, 200, True)
     assert content.count(b"IDAT") > 20 and stream.reads < 10
 
 

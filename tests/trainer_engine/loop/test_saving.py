@@ -34,8 +34,6 @@ from trainer_engine.contract.events import (
 from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
-from trainer_engine.datasets import fingerprints
-from trainer_engine.datasets.samples import Sample
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
@@ -43,6 +41,7 @@ from trainer_engine.host_copies import HostCopies, room_for
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.datasets import Prepared
 from trainer_engine.loop.disk_space import DiskSpace
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
@@ -560,17 +559,18 @@ def test_a_run_in_the_background_ends_as_completed(tmp_path: Path) -> None:
 
 
 def test_samples_are_looked_at_once_in_a_run_however_many_checkpoints_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[str] = []
-    one_fingerprint = fingerprints._fingerprint
+    looks: list[dict[str, dict[str, str]]] = []
+    sample_names = Prepared.sample_names
 
-    def counted(sample: Sample, of_set: tuple[int, int, float]) -> str:
-        hashed.append(sample.name)
-        return one_fingerprint(sample, of_set)
+    def counted(self: Prepared) -> dict[str, dict[str, str]]:
+        looks.append(sample_names(self))
+        return looks[-1]
 
-    monkeypatch.setattr(fingerprints, "_fingerprint", counted)
+    monkeypatch.setattr(Prepared, "sample_names", counted)
     run = train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=4)
     saved = list_checkpoints(run.output_dir)
     assert len(saved) == 4 and all(verify(info.path) == [] for info in saved)
-    assert len(hashed) == len(set(hashed)) == 8
+    (found,) = looks
+    assert len(found["pictures"]) == 8
     (content,) = {(info.path / "samples.json").read_bytes() for info in saved}
-    assert sorted(json.loads(content)["pictures"]) == sorted(hashed)
+    assert json.loads(content) == found

@@ -85,8 +85,13 @@ of images, `conditioning_data` included; `repeats` and `probability` have no eff
 the middle instead, so that what is measured is the same under every seed. The first `num_eval_images` of its images, by name, are what the
 evaluation loss is measured on: [evaluation.md](evaluation.md). `validate` warns of held-out images that are trained on as well.
 
-Pictures are read in 8 bits RGB: the first frame of a moving one, transparency on white, deeper grey scaled to 8 bits. Pictures of more than
-134 megapixels are refused.
+## Pixels
+
+Pictures are read as sRGB in 8 bits: the first frame of a moving one, transparency on white, deeper grey scaled to 8 bits. Colour profiles
+(Display P3, Adobe RGB, those of printing presses and grey ones) and the cICP chunk of a PNG are converted to sRGB, perceptually. A profile
+that is damaged or made for other pictures, and HDR brightness (PQ, HLG), are left: the numbers of the file are taken as sRGB, and
+`validate` names the files in a note. Pictures of more than 134 megapixels are refused. Latents that were cached before this rule are made
+again.
 """
 
 SPECIAL = {

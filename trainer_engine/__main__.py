@@ -9,11 +9,12 @@ import argparse
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainer_engine.contract.atomic import means_full
+from trainer_engine.contract.atomic import means_full, why_not_written
 from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.events import ErrorEvent, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
@@ -21,6 +22,7 @@ from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
 from trainer_engine.environment import Environment, read_environment
 from trainer_engine.journal import Journal, Silence, Voice
+from trainer_engine.last_words import Reserve, leave_journal, leave_report, patient_stream
 from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests, Stopped
 
@@ -35,20 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
     environment = read_environment()
     if not environment.is_first:
         return _run(folder, environment, Silence(), Requests(None)).exit_code
-    folder.exit_file.unlink(missing_ok=True)
-    with Journal(folder.journal) as journal:
-        requests = Requests(folder)
-        report = _run(folder, environment, journal, requests)
-        try:
-            journal.tell(StatusEvent(status=report.status, message=report.message))
-            journal.sync()
-            report.write(folder)
-        except OSError as error:
-            print(f"The run folder does not take the end of the run: {error}", file=sys.stderr)
+    try:
+        folder.exit_file.unlink(missing_ok=True)
+        journal = Journal(folder.journal)
+    except OSError as error:
+        report = _failed(Silence(), DiskFull(why_not_written(folder.path, error), hint="free some space there and start again"))
+        leave_report(folder, report)
+        return report.exit_code
+    with journal, closing(Reserve(folder)) as reserve:
+        report = _run(folder, environment, journal, Requests(folder))
+        journal.tell(StatusEvent(status=report.status, message=report.message))
+        leave_journal(journal, reserve)
+        leave_report(folder, report, reserve)
     return report.exit_code
 
 
 def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Requests) -> ExitReport:
+    journal = voice if isinstance(voice, Journal) else None
     try:
         requests.listen()
         voice.tell(StatusEvent(status="starting", message="The engine has started."))
@@ -56,9 +61,8 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        code, step = train(
-            options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, ScriptContext(job.scripts, job.job_id)
-        )
+        scripts = ScriptContext(job.scripts, job.job_id)
+        code, step = train(options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, scripts, journal)
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}.", step=step)
     except Stopped:
@@ -108,11 +112,8 @@ def _stopped_early(voice: Voice) -> ExitReport:
 
 def _failed(voice: Voice, error: EngineError) -> ExitReport:
     print(f"{error.code}: {error.message} {error.hint}", file=sys.stderr)
-    try:
-        voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
-        voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
-    except OSError as full:
-        print(f"The journal does not take what happened: {full}", file=sys.stderr)
+    voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
+    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=error.message, severity=Severity.ERROR))
     return _report(error.exit_code, error.message, error_code=error.code, hint=error.hint)
 
 
@@ -122,4 +123,5 @@ def _report(code: ExitCode, message: str, *, error_code: str | None = None, hint
 
 
 if __name__ == "__main__":
+    sys.stdout, sys.stderr = patient_stream(sys.stdout), patient_stream(sys.stderr)
     sys.exit(main())

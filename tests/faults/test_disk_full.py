@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.served_runs import ENDLESS, ServedRuns
+from tests.helpers.live_server import start_server
+from tests.helpers.served_runs import ENDLESS, ServedRuns, wait_until
+from tests.helpers.small_disk import fill_up, small_file_system
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 
 MEGABYTE = 1 << 20
@@ -18,18 +20,19 @@ MEGABYTE = 1 << 20
 @pytest.fixture
 def small_disk(runs: ServedRuns, tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MB and 400 files."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if not shutil.which("mount"):
-        pytest.skip("there is no mount command")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=400", "tmpfs", str(disk)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
+    with small_file_system(tmp_path / "disk", megabytes=64) as disk:
         yield disk
-    finally:
         runs.end_all()
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture
+def runs_on_a_small_home(tmp_path: Path) -> Iterator[ServedRuns]:
+    """A server whose home is a small disk; data, caches and results lie on a large one."""
+    with small_file_system(tmp_path / "disk", megabytes=32) as disk, start_server(disk / "home") as server:
+        served = ServedRuns(server, tmp_path / "data")
+        yield served
+        (disk / "filler").unlink(missing_ok=True)
+        served.end_all()
 
 
 def use_up_space(disk: Path, leave: int) -> None:
@@ -91,3 +94,43 @@ def test_a_save_that_cannot_fit_is_not_even_begun(runs: ServedRuns, small_disk: 
     use_up_space(small_disk, leave=MEGABYTE)
     check_end(runs, job_id, output)
     assert "to be free" in runs.job(job_id)["job_info"]["error"]
+
+
+def test_a_full_home_costs_no_training_and_the_reason_is_found(runs_on_a_small_home: ServedRuns) -> None:
+    runs = runs_on_a_small_home
+    job_id = runs.start("output", max_train_steps=ENDLESS, checkpoint_step_interval=ENDLESS)
+    runs.wait_for_step(job_id, 3)
+    filler = fill_up(runs.server.home.parent)
+    wait_until(lambda: not runs.engine(job_id), "an engine that has ended")
+    saved = list_checkpoints(runs.output("output"))
+    assert saved and verify(saved[0].path) == []
+    filler.unlink()
+    job = runs.wait_for_end(job_id)
+    assert (job["status"], job["job_info"]["error_code"]) == ("error", "disk_full"), (job, runs.log(job_id))
+    assert "is full" in job["job_info"]["error"] and saved[0].name in job["job_info"]["error"]
+    runs.check_log(job_id)
+    assert runs.announced(job_id) == [saved[0].name]
+
+    again = runs.start("output", max_train_steps=saved[0].step + 2)
+    assert runs.wait_for_end(again)["status"] == "completed", runs.log(again)
+    assert runs.steps(again) == [saved[0].step + 1, saved[0].step + 2]
+
+
+def test_a_run_that_is_to_wait_continues_once_the_home_has_room(runs_on_a_small_home: ServedRuns) -> None:
+    runs = runs_on_a_small_home
+    job_id = runs.start("output", max_train_steps=1000, checkpoint_step_interval=ENDLESS, disk_low_action="wait")
+    runs.wait_for_step(job_id, 3)
+    filler = fill_up(runs.server.home.parent)
+    journal = runs.folder(job_id).journal
+    wait_until(lambda: stands_still(journal), "a journal that takes no more")
+    assert runs.engine(job_id)
+    filler.unlink()
+    assert runs.wait_for_end(job_id)["status"] == "completed", runs.log(job_id)
+    assert runs.steps(job_id) == list(range(1, 1001))
+    runs.check_log(job_id)
+
+
+def stands_still(path: Path) -> bool:
+    size = path.stat().st_size
+    time.sleep(1)
+    return path.stat().st_size == size

@@ -19,6 +19,15 @@ def means_full(error: BaseException) -> bool:
     return any(sign in str(error) for sign in RUST_SIGNS)
 
 
+def why_not_written(folder: Path, error: OSError) -> str:
+    """One sentence about a folder that does not take a file, without the file's name."""
+    if means_full(error):
+        return f"The disk of {folder} is full."
+    if error.errno == errno.EROFS:
+        return f"The disk of {folder} can only be read."
+    return f"{folder} cannot be written: {error.strerror or error}."
+
+
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write beside, fsync, rename, fsync the folder: after a power cut the old file or the new one is there, never half of one.
 

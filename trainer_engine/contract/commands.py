@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from enum import Enum
+from pathlib import Path
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.run import RunFolder
@@ -29,16 +30,28 @@ def request(folder: RunFolder, command: Command) -> None:
 
 
 def take(folder: RunFolder) -> list[Command]:
-    """Remove what was asked and say it, oldest first, each command once. Files that are no commands stay where they are."""
+    """Remove what was asked and say it, oldest first, each command once. Files that are no commands stay where they are.
+
+    On a disk that does not let a command be removed only a stop is heard: it may be said again.
+    """
     try:
         names = sorted(entry.name for entry in os.scandir(folder.commands) if entry.name.endswith(SUFFIX))
-    except FileNotFoundError:
+    except OSError:
         return []
     known = {command.value: command for command in Command}
     taken: dict[Command, None] = {}
     for name in names:
         command = known.get(name[: -len(SUFFIX)].rsplit("-", 1)[-1])
-        if command is not None and not name.startswith("."):
-            (folder.commands / name).unlink(missing_ok=True)
+        if command is None or name.startswith("."):
+            continue
+        if _remove(folder.commands / name) or command is Command.STOP:
             taken[command] = None
     return list(taken)
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True

@@ -7,6 +7,7 @@
 ``media/``            images that events name
 ``train.log``         stdout and stderr, for people; never parsed
 ``exit.json``         how it ended, written last
+``reserve``           space that the engine holds for its last lines and ``exit.json`` on a full disk; removed at the end
 ``grid.png``          every validation image, made anew from time to time by ``trainer_engine.portrait``
 ``curves.svg``        loss and learning rate, made with it
 ====================  ==========================================================================================
@@ -24,6 +25,10 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.scripts.rule import NOTHING, ScriptRule
 
 PROTOCOL = 1
+RESERVED_BYTES = 1 << 20
+"""Of the file ``reserve``."""
+PICTURE_SECONDS = 120.0
+"""The curves of a run that validates and saves nothing are drawn so often."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ class RunFolder:
     @property
     def exit_file(self) -> Path:
         return self.path / "exit.json"
+
+    @property
+    def reserve(self) -> Path:
+        return self.path / "reserve"
 
     @property
     def grid(self) -> Path:
@@ -119,7 +128,10 @@ class ExitReport(_Document):
     """ISO 8601, UTC."""
 
     def write(self, folder: RunFolder) -> None:
-        write_atomically(folder.exit_file, self.model_dump_json(indent=2).encode())
+        write_atomically(folder.exit_file, self.as_bytes())
+
+    def as_bytes(self) -> bytes:
+        return self.model_dump_json(indent=2).encode()
 
     @classmethod
     def read(cls, folder: RunFolder) -> ExitReport | None:

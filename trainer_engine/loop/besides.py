@@ -20,6 +20,7 @@ from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.callbacks.finishing import Finishing
 from trainer_engine.loop.callbacks.finite import FiniteWatch
 from trainer_engine.loop.callbacks.hooking import Hooking
+from trainer_engine.loop.callbacks.journal_watch import JournalWatch
 from trainer_engine.loop.callbacks.memory import MemoryWatch
 from trainer_engine.loop.callbacks.portraying import Portraying
 from trainer_engine.loop.callbacks.progress import Progress
@@ -77,6 +78,7 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing, scorin
             Progress(voice, processes.device),
             MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
             FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
+            *([JournalWatch(around.journal_room)] if around.journal_room is not None else []),
             Commanding(voice, around.requests, processes),
             checkpointing,
             evaluations,

@@ -8,14 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trainer_engine.contract.dataloader import Dataloader
-from trainer_engine.contract.errors import ExitCode, OutOfMemory
+from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.environment import Environment
-from trainer_engine.journal import Voice
+from trainer_engine.journal import Journal, Voice
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
+from trainer_engine.loop.journal_room import JournalRoom
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
@@ -39,9 +40,11 @@ def train(
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
     scripts: ScriptContext = WITHOUT_SCRIPTS,
+    journal: Journal | None = None,
 ) -> tuple[ExitCode, int]:
     """(how it ended, optimizer steps done). ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start.
+    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start; ``journal`` is the
+    file behind ``voice``: while it cannot be written the run does as ``disk_low_action`` says.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -55,8 +58,16 @@ def train(
             closing(scripts.open(options, heard, requests)) as started,
         ):
             stages = Stages(heard)
-            around = Surroundings(options, dataloader, processes, stages, requests, media, at_start, memory_estimate, painter, started)
-            return _fit(assemble(around), options, heard, requests)
+            room = JournalRoom(journal, options.checkpointing, requests, started) if journal else None
+            around = Surroundings(
+                options, dataloader, processes, stages, requests, media, at_start, memory_estimate, painter, started, room
+            )
+            if room:
+                room.insist()
+            ended = _fit(assemble(around), options, heard, requests)
+            if room:
+                room.settle()
+            return ended
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -79,4 +90,7 @@ def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Req
             return ExitCode.COMPLETED, state.step
     voice.tell(StatusEvent(status="running", message=f"Training from step {state.step} to {state.total_steps}."))
     trainer.fit()
+    if state.failure and not state.is_finished:
+        saved = f" {Path(state.newest_checkpoint).name} was saved after step {state.step}." if state.newest_checkpoint else ""
+        raise DiskFull(state.failure + saved, hint="free some space there, then start again to continue from the newest checkpoint")
     return (ExitCode.COMPLETED if state.is_finished else ExitCode.STOPPED), state.step

@@ -46,6 +46,8 @@ class TrainState:
     should_stop: bool = False
     ended_early: str = ""
     """Why the run is finished before its last step; empty where it is not."""
+    failure: str = ""
+    """Why the run saves and ends with an error; empty where it does not. Known to the first process alone."""
     checkpoint_asked: bool = False
     validation_asked: bool = False
     newest_checkpoint: str = ""

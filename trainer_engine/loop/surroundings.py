@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer_engine.contract.dataloader import Dataloader
 from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.loop.journal_room import JournalRoom
 from trainer_engine.loop.stages import Stages
 from trainer_engine.portrait.painter import Painter
 from trainer_engine.processes import Processes
@@ -33,3 +34,5 @@ class Surroundings:
     """Who draws the picture of the run; None where nobody does."""
     scripts: Scripts | None = None
     """Programs that the run starts; None for a run that starts none."""
+    journal_room: JournalRoom | None = None
+    """What a run does while its journal cannot be written; None on other processes than the first."""

@@ -16,7 +16,7 @@ class RunFacts:
     project: str
     name: str
     folder: Path
-    """Of the tracker's own files; it exists."""
+    """Of the tracker's own files; it exists once a tracker is made."""
     settings: Mapping[str, Any]
     """Options of the run that differ from their defaults."""
     is_online: bool

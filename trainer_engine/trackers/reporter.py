@@ -47,6 +47,7 @@ class Reporter:
 
     def _work(self) -> None:
         try:
+            self._facts.folder.mkdir(parents=True, exist_ok=True)
             tracker = self._make(self._facts)
             while (told := self._waiting.get()) is not None:
                 told(tracker)

@@ -102,7 +102,6 @@ def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
 
 def _facts(options: TrainingOptions, environment: Environment) -> RunFacts:
     folder = Path(options.run.output_dir, options.reporting.logging_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     reporting = options.reporting
     return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.wandb_knows_us)
 

@@ -58,7 +58,8 @@ class CheckpointingOptions(OptionGroup):
     disk_low_action: Literal["stop", "wait", "script"] = option(
         "stop",
         "Where less space is free: stop ends the run with the error disk_full; wait pauses it until there is space, or until it is asked "
-        "to stop; script runs the program of disk_low_script, and ends the run like stop where there is too little space even then.",
+        "to stop; script runs the program of disk_low_script, and ends the run like stop where there is too little space even then. "
+        "The same is done when the disk of the run's journal takes no more; the run saves a checkpoint in output_dir before it ends.",
     )
     disk_low_script: str = option(
         "",

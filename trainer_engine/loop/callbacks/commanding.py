@@ -21,9 +21,12 @@ class Commanding(Callback):
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         asked = self.requests.take_up()
+        if state.failure:
+            asked.add(Command.STOP)
         checkpoint, validate, stop = self.processes.any_of([command in asked for command in Command])
         state.checkpoint_asked |= checkpoint
         state.validation_asked |= validate
         if stop and not state.should_stop and not state.is_finished:
             state.should_stop = True
-            self.voice.tell(StatusEvent(status="stopping", message=f"Asked to stop after step {state.step}; saving first."))
+            why = state.failure or f"Asked to stop after step {state.step}."
+            self.voice.tell(StatusEvent(status="stopping", message=f"{why} Saving first."))

@@ -1,0 +1,95 @@
+"""A disk that takes no journal costs no training: the run saves and ends, or waits, as disk_low_action says."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.served_runs import wait_until
+from tests.helpers.small_disk import fill_up, small_file_system
+from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
+from trainer_engine.contract.checkpoint_files import verify
+from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.run import JobSpec, RunFolder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_file_system(tmp_path / "disk", megabytes=8) as mounted:
+        yield mounted
+
+
+def start(place: Path, disk: Path, **options: Any) -> TinyRun:
+    """A run whose folder lies on the small disk, its data and results elsewhere."""
+    folder = RunFolder(disk / "run").create()
+    chosen = tiny_options(place, **{"max_train_steps": 400, "checkpoint_step_interval": 1000, **options})
+    JobSpec(job_id="run", options=chosen, datasets=tiny_datasets(place)).write(folder)
+    if not folder.log.is_symlink():
+        folder.log.symlink_to(place / "train.log")  # so that a test can read it while the disk is full
+    return start_run(folder)
+
+
+def check_journal(run: TinyRun) -> list[int]:
+    """Numbers without gaps, steps without gaps; the steps."""
+    assert [entry.seq for entry in run.entries()] == list(range(len(run.entries())))
+    steps = [int(entry.data["step"]) for entry in run.of_type("training.progress")]
+    assert steps == list(range(1, len(steps) + 1))
+    return steps
+
+
+def test_a_run_that_is_not_to_wait_saves_and_ends_with_the_reason(tmp_path: Path, disk: Path) -> None:
+    run = start(tmp_path, disk)
+    run.wait_for("training.progress", count=3)
+    fill_up(disk)
+    assert run.wait() == ExitCode.DISK, run.log()
+    saved = run.newest_checkpoint()
+    assert verify(saved.path) == []
+    report = run.report()
+    assert report is not None and report.error_code == "disk_full" and str(disk) in report.message and saved.name in report.message
+    assert check_journal(run)[-1] == saved.step < 400
+    assert Path(run.of_type("training.checkpoint")[-1].extra["checkpoint"]["path"]) == saved.path
+
+    (disk / "filler").unlink()
+    again = start(tmp_path, disk, max_train_steps=saved.step + 2)
+    assert again.wait() == 0, again.log()
+    assert again.newest_checkpoint().step == saved.step + 2
+
+
+def test_a_run_that_is_to_wait_continues_by_itself(tmp_path: Path, disk: Path) -> None:
+    run = start(tmp_path, disk, disk_low_action="wait")
+    run.wait_for("training.progress", count=3)
+    filler = fill_up(disk)
+    wait_until(lambda: "disk_low" in run.log(), "a run that waits")
+    seen = len(run.of_type("training.progress"))
+    assert run.process.poll() is None
+    filler.unlink()
+    assert run.wait() == ExitCode.COMPLETED, run.log()
+    assert check_journal(run) == list(range(1, 401)) and seen < 400
+    codes = [entry.data.get("code") for entry in run.of_type("notification")]
+    assert codes.count("disk_low") == codes.count("disk_space_again") == 1
+
+
+def test_a_run_that_waits_saves_when_it_is_asked_to_stop(tmp_path: Path, disk: Path) -> None:
+    run = start(tmp_path, disk, disk_low_action="wait")
+    run.wait_for("training.progress", count=3)
+    fill_up(disk)
+    wait_until(lambda: "disk_low" in run.log(), "a run that waits")
+    run.send(signal.SIGTERM)
+    assert run.wait() == ExitCode.STOPPED, run.log()
+    report = run.report()
+    assert report is not None and report.status == "stopped"
+    assert check_journal(run)[-1] == run.newest_checkpoint().step
+
+
+def test_a_run_whose_folder_is_full_from_the_start_says_so_before_it_loads_anything(tmp_path: Path, disk: Path) -> None:
+    folder = RunFolder(disk / "run").create()
+    JobSpec(job_id="run", options=tiny_options(tmp_path), datasets=tiny_datasets(tmp_path)).write(folder)
+    folder.log.touch()
+    fill_up(disk)
+    run = start_run(folder)
+    assert run.wait() == ExitCode.DISK
+    assert not run.output_dir.exists()

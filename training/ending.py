@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from trainer_engine.contract.checkpoint_files import newest_verified
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.events import EventType
+from trainer_engine.contract.events import EventType, Severity
 from trainer_engine.contract.run import ExitReport, RunFolder
 from training import engine_process, log
 from training.engine_process import EngineIdentity
@@ -23,6 +24,12 @@ from training.models import Job, Status
 INTERRUPTED = "interrupted"
 STOP_TIMEOUT = "stop_timeout"
 BURIAL_SECONDS = 2.0
+WORDS_OF_CODE = {
+    ExitCode.DISK: ("disk_full", "The engine ended because a disk did not take what it had to write.", "free some space and start again"),
+    ExitCode.OUT_OF_MEMORY: ("out_of_memory", "The engine ended because memory ran out.", "look at the job's log"),
+    ExitCode.NON_FINITE: ("non_finite_loss", "The engine ended because loss or gradients were not finite.", "look at the job's log"),
+}
+"""What an exit code alone says, where neither report nor journal could be written."""
 STATUS_OF_CODE = {ExitCode.COMPLETED: Status.COMPLETED, ExitCode.STOPPED: Status.STOPPED}
 
 
@@ -46,12 +53,14 @@ def read_report(folder: RunFolder) -> ExitReport | None:
         return None
 
 
-def conclude(job: Job, *, error_code: str = INTERRUPTED, killed_by: int | None = None) -> bool:
+def conclude(job: Job, *, error_code: str = INTERRUPTED, exit_status: int | None = None) -> bool:
     """End a job whose process is gone and whose journal is in the log. Whether this call ended it."""
     report = read_report(job.folder)
-    ending = from_report(report) if report else without_report(job, error_code, killed_by)
+    ending = from_report(report) if report else without_report(job, error_code, exit_status)
     ended = finish(job, ending)
     release_engine(job.pk, job.engine, job.folder)
+    with suppress(OSError):
+        job.folder.reserve.unlink(missing_ok=True)  # of an engine that was killed
     return ended
 
 
@@ -62,26 +71,52 @@ def from_report(report: ExitReport) -> Ending:
     return Ending(status, report.message or "Training failed.", report.error_code or "failure", report.hint)
 
 
-def without_report(job: Job, error_code: str, killed_by: int | None) -> Ending:
-    """The process died before it could say why."""
-    if job.status == Status.STOPPING and job.progress is None and error_code == INTERRUPTED:
-        return Ending(Status.STOPPED, "Stopped before the first step; there was nothing to save.")
+def without_report(job: Job, error_code: str, exit_status: int | None) -> Ending:
+    """What can be found out of a process that left no report: what its journal said last, how it ended, what it saved.
+
+    ``exit_status``: its exit code, negative for a signal; None if that is not known.
+    """
+    if exit_status in STATUS_OF_CODE:
+        status = STATUS_OF_CODE[ExitCode(exit_status)]
+        return Ending(status, f"Training {status.label}; its report could not be written.")
     newest = newest_verified(Path(job.output_dir))
     kept = f"The newest whole checkpoint is {newest.name}; its hashes were checked." if newest else "There is no checkpoint."
+    checkpoint = newest.name if newest else ""
+    said = _last_error(job) if error_code == INTERRUPTED else None
+    if said is not None:
+        code, message, hint = said
+        return Ending(Status.ERROR, f"{message} {kept}", code, hint, checkpoint)
+    if exit_status in WORDS_OF_CODE and error_code == INTERRUPTED:
+        code, message, hint = WORDS_OF_CODE[ExitCode(exit_status)]
+        return Ending(Status.ERROR, f"{message} {kept}", code, hint, checkpoint)
+    if job.status == Status.STOPPING and job.progress is None and error_code == INTERRUPTED:
+        return Ending(Status.STOPPED, "Stopped before the first step; there was nothing to save.")
     hint = "Start again with resume_from_checkpoint=latest to go on from it." if newest else "Look at the job's log, and start again."
-    return Ending(Status.ERROR, f"{_cause(error_code, killed_by)} {kept}", error_code, hint, newest.name if newest else "")
+    return Ending(Status.ERROR, f"{_cause(error_code, exit_status)} {kept}", error_code, hint, checkpoint)
 
 
-def _cause(error_code: str, killed_by: int | None) -> str:
+def _last_error(job: Job) -> tuple[str, str, str] | None:
+    """Code, message and hint of the error that the engine's journal ends with."""
+    errors = job.events.filter(type=EventType.ERROR.value, severity=Severity.ERROR.value, seq__isnull=False)
+    last = errors.order_by("index").last()
+    if last is None:
+        return None
+    data = last.payload.get("data") or {}
+    return str(data.get("code") or "failure"), str(last.payload.get("message") or "Training failed."), str(data.get("hint") or "")
+
+
+def _cause(error_code: str, exit_status: int | None) -> str:
     if error_code == STOP_TIMEOUT:
         return "The engine did not end in time after it was asked to stop, and was killed."
-    if killed_by is None:
+    if exit_status is None:
         return "The engine's process is gone and left no word why."
+    if exit_status >= 0:
+        return f"The engine's process ended with exit code {exit_status} and left no word why."
     try:
-        name = signal.Signals(killed_by).name
+        name = signal.Signals(-exit_status).name
     except ValueError:
-        name = f"signal {killed_by}"
-    guess = " This is what the system does when memory runs out." if killed_by == signal.SIGKILL else ""
+        name = f"signal {-exit_status}"
+    guess = " This is what the system does when memory runs out." if -exit_status == signal.SIGKILL else ""
     return f"The engine's process was killed ({name}).{guess}"
 
 

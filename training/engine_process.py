@@ -35,8 +35,9 @@ PASSED_PREFIXES = (
 )  # fmt: skip
 LAST_THREADS_SECONDS = 2.0
 """A process that was killed counts as dead before the last of its threads has gone, and says only then how it ended."""
+MOST_REMEMBERED = 100
 CHILDREN: list[subprocess.Popen[bytes]] = []
-"""Engines that this process started and has to bury."""
+"""Engines that this process started and has to bury; how those that ended last did so is remembered."""
 
 
 @dataclass(frozen=True)
@@ -123,22 +124,24 @@ def start(
 
 def bury_children() -> None:
     """Take the zombies of ended engines out of the process table."""
-    CHILDREN[:] = [child for child in CHILDREN if child.poll() is None]
+    ended = [child for child in CHILDREN if child.poll() is not None]
+    for child in ended[:-MOST_REMEMBERED]:
+        CHILDREN.remove(child)
 
 
-def death_signal(identity: EngineIdentity) -> int | None:
-    """The signal that killed an engine, while that can still be learnt; None where it is not known or there was none."""
-    for child in CHILDREN:
+def exit_status(identity: EngineIdentity) -> int | None:
+    """The exit code of an engine that is gone, negative for the signal that killed it; None where that can no longer be learnt."""
+    for child in reversed(CHILDREN):
         if child.pid == identity.pid:
             try:
-                code = child.wait(LAST_THREADS_SECONDS)
+                return child.wait(LAST_THREADS_SECONDS)
             except subprocess.TimeoutExpired:
                 return None
-            return -code if code < 0 else None
     fields = _stat_fields(identity.pid)
     if fields is None or fields[0] != "Z" or int(fields[19]) != identity.started_at or len(fields) < 50:
         return None
-    return int(fields[49]) & 0x7F or None
+    # The system shows 0 to whoever may not know it.
+    return os.waitstatus_to_exitcode(int(fields[49])) or None
 
 
 def processes_of(folder: RunFolder) -> Iterator[psutil.Process]:

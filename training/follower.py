@@ -101,11 +101,11 @@ class Follower:
     def _conclude(self, error_code: str) -> bool:
         """The process is gone: what it wrote last goes into the log, then the job ends. Always False."""
         identity = self.job.engine
-        killed_by = engine_process.death_signal(identity) if identity else None
+        exit_status = engine_process.exit_status(identity) if identity else None
         if not self._read():
             return False
         self.job.refresh_from_db()
-        ending.conclude(self.job, error_code=error_code, killed_by=killed_by)
+        ending.conclude(self.job, error_code=error_code, exit_status=exit_status)
         return False
 
     def _has_overstayed(self) -> bool:

@@ -86,9 +86,9 @@ def _answer_interrupt(count: int, identity: EngineIdentity, folder: RunFolder, s
 
 
 def exit_code(identity: EngineIdentity, folder: RunFolder) -> int:
-    """As the engine reported it; where it could not, as the shell would say it of a signal."""
+    """As the engine reported it; where it could not, its process's exit code, or what the shell would say of a signal."""
     report = ExitReport.read(folder)
     if report is not None:
         return report.exit_code
-    number = engine_process.death_signal(identity)
-    return 128 + number if number else ExitCode.FAILURE
+    status = engine_process.exit_status(identity)
+    return ExitCode.FAILURE if status is None else status if status >= 0 else 128 - status

@@ -33,7 +33,8 @@ from trainer_engine.contract.run import ExitReport, RunFolder  # noqa: E402
 
 
 class FakeEngine:
-    """Behaviours: ``completes``, ``fails``, ``dies`` (no word), ``deaf`` (ignores SIGTERM), ``lingers`` (says its last word and stays)."""
+    """Behaviours: ``completes``, ``fails``, ``dies`` (no word), ``deaf`` (ignores SIGTERM), ``lingers`` (says its last word and stays),
+    ``fails_unreported`` (its journal says why, there is no report), ``fails_mute`` (nothing but its exit code)."""
 
     def __init__(self, folder: RunFolder, behaviour: str, steps: int, seconds_per_step: float) -> None:
         self.folder, self.behaviour, self.steps, self.seconds_per_step = folder, behaviour, steps, seconds_per_step
@@ -65,6 +66,10 @@ class FakeEngine:
             if self.behaviour == "fails" and step == 3:
                 self.emit(ErrorEvent(code="out_of_memory", title="Training failed", message="8 GiB were not enough", hint="smaller batch"))
                 return self.end(ExitCode.OUT_OF_MEMORY, "error", step)
+            if self.behaviour == "fails_unreported" and step == 3:
+                self.emit(ErrorEvent(code="disk_full", title="Training failed", message="The disk is full.", hint="free some space"))
+            if self.behaviour in ("fails_unreported", "fails_mute") and step == 3:
+                return int(ExitCode.DISK)
         path = self.folder.path / f"checkpoint-{self.steps}"
         self.emit(CheckpointEvent(path=str(path), label="final", step=self.steps, is_final=True, size_bytes=7))
         return self.end(ExitCode.COMPLETED, "completed", self.steps)

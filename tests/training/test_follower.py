@@ -83,6 +83,28 @@ def test_an_engine_that_says_why_it_failed_is_believed(tmp_path: Path) -> None:
     assert job.events.filter(type="error").count() == 1
 
 
+@pytest.mark.parametrize(("behaviour", "message"), [("fails_unreported", "The disk is full."), ("fails_mute", "a disk did not take")])
+def test_a_job_whose_engine_could_not_write_its_report_says_what_else_is_known(tmp_path: Path, behaviour: str, message: str) -> None:
+    job = leased_job(tmp_path)
+    start_fake(job, behaviour)
+    job.folder.reserve.touch()
+    job = follow(job)
+    assert (job.status, job.error_code) == (Status.ERROR, "disk_full")
+    assert message in job.message and job.hint
+    assert job.events.filter(type="error").count() == 1
+    assert not job.folder.reserve.exists(), "an engine that is gone needs no reserve"
+
+
+def test_an_exit_code_is_known_after_the_process_was_buried(tmp_path: Path) -> None:
+    job = leased_job(tmp_path)
+    identity = start_fake(job, "fails_mute")
+    deadline = time.monotonic() + 20
+    while engine_process.is_alive(identity) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    engine_process.bury_children()
+    assert engine_process.exit_status(identity) == 60
+
+
 def test_a_stop_saves_and_ends_stopped(tmp_path: Path) -> None:
     job = leased_job(tmp_path, status=Status.RUNNING)
     start_fake(job, steps=10_000)

@@ -118,7 +118,7 @@ def test_a_process_is_not_taken_for_another_and_a_zombie_is_dead(tmp_path: Path)
     while engine_process.is_alive(identity) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not engine_process.is_alive(identity)
-    assert engine_process.death_signal(identity) == 9
+    assert engine_process.exit_status(identity) == -9
     engine_process.bury_children()
     assert not Path(f"/proc/{identity.pid}").exists()
 

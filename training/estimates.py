@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -33,7 +32,6 @@ ERROR_SHARE = 0.35
 """Of the modelled part, either way."""
 HELD_ON_CPU = 2.2
 """On a CPU the C library keeps freed blocks for later: the process may grow to so many times what is in use."""
-BYTES_OF_EMBEDDING = 4096 * 2
 PATCH = 2
 
 
@@ -138,10 +136,8 @@ def estimate_memory(
     return Memory(counted, tokens * width * computing * kept, slack)
 
 
-def estimate_disk(
-    options: TrainingOptions, parameters: int, report: DatasetReport, card: FamilyCard, *, steps: int, encoder_bytes: int
-) -> dict[str, int]:
-    """Bytes of the parts of what a run writes."""
+def estimate_disk(options: TrainingOptions, parameters: int, *, steps: int, encoder_bytes: int) -> dict[str, int]:
+    """Bytes of what a run keeps in ``output_dir``, by kind."""
     average = 4 if options.run.use_ema else 0
     learning = trained_parameters(options, parameters)
     checkpoint = learning * (weight_bytes(options) + state_bytes(options) + average)
@@ -151,33 +147,12 @@ def estimate_disk(
         kept += _kept(steps // chosen.checkpointing_rolling_steps, chosen.checkpoints_rolling_total_limit)
     is_full = options.model.model_type == "full"
     pipeline = learning * weight_bytes(options) + (encoder_bytes if is_full and options.checkpointing.save_text_encoder else 0)
-    cells = sum(bucket.images * bucket.size[0] * bucket.size[1] // card.vae_scale_factor**2 for one in report.sets for bucket in one.counts)
-    images = sum(bucket.images for one in report.sets for bucket in one.counts)
-    caches = cells * card.latent_channels * 4 + images * min(card.tokens_of(options.model.model_flavour), 300) * BYTES_OF_EMBEDDING
-    return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline, "caches": caches}
+    return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline}
 
 
 def _kept(saved: int, limit: int) -> int:
     """Checkpoints of one kind that lie there at once: the oldest goes after the new one has come."""
     return min(saved, limit + 1) if limit > 0 else saved
-
-
-def disk_answer(parts: Mapping[str, int], free: int) -> dict[str, Any]:
-    total = parts["checkpoints"] + parts["pipeline"] + parts["caches"]
-    text = f"about {size(total)} for checkpoints, result and caches; {size(free)} are free"
-    return {**{f"{name}_bytes": number for name, number in parts.items()}, "bytes": total, "free_bytes": free, "text": text}
-
-
-def check_disk(parts: Mapping[str, int], free: int, folder: Path) -> list[Problem]:
-    least = parts["checkpoint"] + parts["pipeline"]
-    total = parts["checkpoints"] + parts["pipeline"] + parts["caches"]
-    if free < least:
-        message = f"{folder} has {size(free)} free; one checkpoint and the result alone take {size(least)}."
-        return [Problem.error("output_dir", "disk_too_small", message, hint="free space, or choose a folder on another disk")]
-    if free < total:
-        message = f"{folder} has {size(free)} free; with all the checkpoints that are kept the run takes {size(total)}."
-        return [Problem.warning("output_dir", "disk_is_tight", message, hint="lower checkpoints_total_limit, or free space")]
-    return []
 
 
 def check_memory(memory: Memory, processes: int, variables: Mapping[str, str]) -> list[Problem]:

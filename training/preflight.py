@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from trainer_engine.contract.options.secrets import hidden_problems
 from trainer_engine.contract.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
+from training.cache_stock import CACHED, cache_uses
+from training.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
+from training.disk_uses import download_use, run_uses
 from training.engine_process import passed_environment
 from training.launch import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.preflight_adapter import adapter_problems
@@ -66,12 +68,23 @@ def examine_run(resolved: ResolvedRun, home: Home, variables: Mapping[str, str] 
     problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
     report = examine(resolved.dataloader, options, card, processes=process_count(options))
     problems += report.problems
-    understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables)
+    uses = [
+        *cache_uses(options, card, resolved.dataloader, report),
+        *download_use(sources["pretrained_model_name_or_path"], base, options, card, hub),
+    ]
+    understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables, home, uses)
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 
 def _understand(
-    options: TrainingOptions, card: FamilyCard, report: DatasetReport, base: Path | None, source: str, variables: Mapping[str, str]
+    options: TrainingOptions,
+    card: FamilyCard,
+    report: DatasetReport,
+    base: Path | None,
+    source: str,
+    variables: Mapping[str, str],
+    home: Home,
+    uses: Sequence[DiskUse],
 ) -> tuple[dict[str, Any], list[Problem]]:
     """What the run would be, in numbers, and what the machine says to them."""
     summary = report.summary()
@@ -82,9 +95,10 @@ def _understand(
     shapes = weights.layer_shapes(base) if base else None
     memory = estimates.estimate_memory(options, parameters, report, card, shapes, on_cpu=not visible_gpus(variables))
     encoder_bytes = sum(weights.folder_bytes(base / folder) for folder in card.text_encoder_folders) if base else 0
-    disk = estimates.estimate_disk(options, parameters, report, card, steps=steps, encoder_bytes=encoder_bytes)
+    disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)
+    disks = file_systems([*run_uses(options, home, disk, steps), *uses])
+    disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)
-    free = shutil.disk_usage(nearest_existing(output_dir)).free
     evaluation, notes = understood_evaluation(options, report, steps)
     understood = {
         **summary,
@@ -95,10 +109,15 @@ def _understand(
         "batch_size": options.run.train_batch_size * report.effective.processes,
         "effective_batch_size": summary["samples_per_step"],
         "memory": with_copy(memory.as_dict(), disk["checkpoint"]),
-        "disk": estimates.disk_answer(disk, free),
+        "disk": disk_answer(disk, disks, output_dir),
     }
-    problems = notes + estimates.check_memory(memory, report.effective.processes, variables) + list(saving_problems(options, free))
-    return understood, problems + estimates.check_disk(disk, free, output_dir) + list(_speed_notes(options, variables))
+    problems = (
+        notes
+        + estimates.check_memory(memory, report.effective.processes, variables)
+        + list(saving_problems(options, free_bytes(output_dir)))
+    )
+    problems += [problem for one in disks if (problem := one.problem())]
+    return understood, problems + list(_speed_notes(options, variables))
 
 
 def _model_sources(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
@@ -120,11 +139,6 @@ def _preview_problems(options: TrainingOptions, card: FamilyCard, hub: weights.H
     if found is not None:
         hint = found.hint or "training goes on without previews"
         yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=card.preview_decoder, hint=hint)
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path itself, or the closest folder above it that is there."""
-    return next(one for one in (path, *path.parents) if one.exists())
 
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:

@@ -108,15 +108,6 @@ def test_no_database_is_needed(training: Training, django_assert_num_queries: An
         assert not examine(training).errors
 
 
-def test_a_disk_that_is_too_small_is_refused_with_numbers(training: Training) -> None:
-    parts = {"checkpoint": 100, "checkpoints": 500, "pipeline": 50, "caches": 10}
-    folder = training.home
-    assert estimates.check_disk(parts, 1000, folder) == []
-    assert estimates.check_disk(parts, 300, folder)[0].level is Level.WARNING
-    refused = estimates.check_disk(parts, 149, folder)[0]
-    assert refused.level is Level.ERROR and "149 B" in refused.message and "150 B" in refused.message
-
-
 def test_what_cannot_fit_into_memory_is_refused(training: Training) -> None:
     (training.home / "model" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     write_model(training.home / "huge")

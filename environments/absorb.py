@@ -61,10 +61,9 @@ def datasets_text(config: dict[str, object], home: Home) -> TextFile | None:
 def record(row: Environment, action: str, actor: str, home: Home, *, replaced_text: str | None = None) -> Revision:
     """Keep the environment as it is now. Inside the transaction of the change."""
     datasets = datasets_text(row.config, home)
-    last = Revision.objects.filter(environment_name=row.name).order_by("-number").first()
     return Revision.objects.create(
         environment_name=row.name,
-        number=last.number + 1 if last else 1,
+        number=(newest_revision(row.name) or 0) + 1,
         action=action,
         actor=actor,
         description=row.description,
@@ -73,6 +72,11 @@ def record(row: Environment, action: str, actor: str, home: Home, *, replaced_te
         datasets_text=datasets.text if datasets else None,
         replaced_text=without_secrets_in_text(replaced_text),
     )
+
+
+def newest_revision(name: str) -> int | None:
+    """The number of the last revision of a name; None for a new one."""
+    return Revision.objects.filter(environment_name=name).order_by("-number").values_list("number", flat=True).first()
 
 
 def remember_files(row: Environment, home: Home) -> None:

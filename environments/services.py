@@ -11,7 +11,7 @@ from typing import Any
 from django.db import transaction
 
 from environments import secret_store
-from environments.absorb import absorb, absorb_all, datasets_text, record, remember_files
+from environments.absorb import absorb, absorb_all, datasets_text, newest_revision, record, remember_files
 from environments.adapter_file import OPTION as ADAPTER_OPTION
 from environments.adapter_file import find_adapter_file, uses_lycoris
 from environments.checks import CheckedConfig, check_config
@@ -33,6 +33,7 @@ from environments.home import current_home
 from environments.json_text import write_json
 from environments.models import Action, Environment
 from environments.paths import Home
+from environments.run_changes import RunRecord, changes, to_store
 from environments.run_names import name_for_run
 from environments.secret_options import holds_the_same, keep_secrets, with_secrets
 from environments.starter import starter_datasets
@@ -254,7 +255,7 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
     return Regenerated(row, target, previous)
 
 
-def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environment:
+def record_run_config(name: str | None, values: Mapping[str, Any]) -> RunRecord:
     """Write the configuration that a run starts with into its environment; without one, into an environment made for the run.
 
     ``values`` are environment and form laid over one another, checked already. Raises EnvironmentNotFound, FilesNotWritable.
@@ -262,16 +263,20 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> Environmen
     if name is not None:
         find(name)
     with change() as home:
-        if name is not None:
-            row = _locked(name)
-            if not holds_the_same(home, name, row.config, values) or row.file_problems:
-                _write_row(row, dict(values), Action.STARTED, "run", home)
-            return row
-        return _environment_for_run(dict(values), home)
+        if name is None:
+            return RunRecord(_environment_for_run(to_store(values, {}), home))
+        row = _locked(name)
+        stored = to_store(values, row.config)
+        if holds_the_same(home, name, row.config, stored) and not row.file_problems:
+            return RunRecord(row)
+        secrets = secret_store.read(home, secret_store.of_environment(name))
+        changed, revision = changes(row.config, secrets, stored), newest_revision(name)
+        _write_row(row, stored, Action.STARTED, "run", home)
+        return RunRecord(row, changed, revision)
 
 
 def _environment_for_run(values: dict[str, Any], home: Home) -> Environment:
-    description = "Made for a run that was started without an environment."
+    description = "Made for a run that was started without an environment of its base model."
     same = [row for row in Environment.objects.filter(description=description) if holds_the_same(home, row.name, row.config, values)]
     if same:
         return same[0]

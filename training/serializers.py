@@ -34,12 +34,25 @@ class ValidationSerializer(serializers.Serializer[object]):
     understood = serializers.DictField(help_text="datasets, steps, epochs, batches, memory, disk")
 
 
+class ChangedOptionSerializer(serializers.Serializer[object]):
+    """An option that a start wrote into its environment. ``from`` and ``to`` are null where nothing is set, ``***`` where it is secret."""
+
+    option = serializers.CharField()
+    to = serializers.JSONField(allow_null=True)
+
+    def get_fields(self) -> dict[str, serializers.Field]:  # type: ignore[type-arg]
+        # ``from`` is a word of the language, so it cannot be the name of an attribute.
+        return {**super().get_fields(), "from": serializers.JSONField(allow_null=True)}
+
+
 class StartedSerializer(serializers.Serializer[object]):
     """A job that was accepted."""
 
     job_id = serializers.UUIDField()
     status = serializers.CharField()
     queue_position = serializers.IntegerField(allow_null=True)
+    changed = ChangedOptionSerializer(many=True, help_text="What the start changed in the environment that it started from.")
+    revision = serializers.IntegerField(allow_null=True, help_text="The environment's revision before that; null where nothing changed.")
 
 
 class JobInfoSerializer(serializers.Serializer[object]):

@@ -16,6 +16,7 @@ from environments import services as environments
 from environments.home import current_home
 from environments.models import Environment
 from environments.resolve import resolve_run
+from environments.run_changes import RunRecord, is_one_off, laid_under
 from environments.secret_options import with_secrets
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
@@ -42,13 +43,15 @@ class Started:
     """From 1 where it has to wait for a run that is under way; None where it is about to start."""
     report: PreflightReport | None
     """What the checks said; None where the key had been used."""
+    record: RunRecord | None = None
+    """What the start changed in the environment; None where the key had been used."""
 
 
 def check(submitted: Mapping[str, Any], environment: Environment | None = None) -> PreflightReport:
     """Everything that is right or wrong with the form over the environment (default: the active one). Writes nothing."""
     environment = environment or environments.active()
     home = current_home()
-    stored, sent = dict(environment.config) if environment else {}, dict(submitted)
+    stored, sent = laid_under(environment.config, submitted) if environment else {}, dict(submitted)
     if environment is not None:
         stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
     resolved = resolve_run(home, stored, sent)
@@ -71,29 +74,31 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
     known = Job.objects.filter(idempotency_key=key).first() if key else None
     if known is not None:
         return Started(known, desk.position(known), None)
-    environment = environment or environments.active()
-    report = check(submitted, environment)
+    active = environment or environments.active()
+    report = check(submitted, active)
     if report.errors or report.resolved.options is None:
         raise CannotStart(report)
+    one_off = environment is None and active is not None and is_one_off(active.config, submitted)
+    record: RunRecord | None = None
     try:
-        job = _queue(report, environment, key)
+        job, record = _queue(report, None if one_off else active, key)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         job = Job.objects.get(idempotency_key=key)
-    return Started(job, desk.position(job), report)
+    return Started(job, desk.position(job), report, record)
 
 
-def _queue(report: PreflightReport, environment: Environment | None, key: str) -> Job:
+def _queue(report: PreflightReport, environment: Environment | None, key: str) -> tuple[Job, RunRecord]:
     resolved = report.resolved
     assert resolved.options is not None  # the caller saw no error
     with transaction.atomic():
         desk.lock()
-        row = environments.record_run_config(environment.name if environment else None, resolved.given)
+        record = environments.record_run_config(environment.name if environment else None, resolved.given)
         job_id = uuid.uuid4()
         job = Job.objects.create(
             id=job_id,
             number=desk.next_number(),
-            environment=row.name,
+            environment=record.environment.name,
             options=hide_options(resolved.values),
             datasets=resolved.datasets,
             plan=report.understood,
@@ -106,7 +111,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
         outbox.open_channels(job, targets, resolved.options.hooks.webhook_reporting_interval)
         log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)
-    return job
+    return job, record
 
 
 def stop_training(job: Job) -> Job:

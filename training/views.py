@@ -109,8 +109,14 @@ class Start(RunView):
         job = started.job
         about_to_start = job.status == Status.QUEUED and started.queue_position is None
         status = Status.STARTING.value if about_to_start else job.status
-        data = {"job_id": str(job.pk), "status": status, "queue_position": started.queue_position}
-        answer = Answer(data, template="training/started.html")
+        data = {
+            "job_id": str(job.pk),
+            "status": status,
+            "queue_position": started.queue_position,
+            "changed": [one.as_dict() for one in started.record.changed] if started.record else [],
+            "revision": started.record.revision if started.record else None,
+        }
+        answer = Answer(data, template="training/started.html", context={"environment": job.environment})
         answer["X-Job-Id"] = str(job.pk)
         return answer
 

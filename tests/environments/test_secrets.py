@@ -210,14 +210,14 @@ def test_the_page_of_an_answer_repeats_no_secret(api: Api, wrong: dict[str, str]
 def test_starting_with_what_is_stored_changes_nothing_however_it_is_written(api: Api) -> None:
     compact = json.dumps(TARGETS, separators=(",", ":"))
     values = {"model_family": "pixart_sigma", "model_type": "full", "webhook_config": compact}
-    made = services.record_run_config(None, values)
+    made = services.record_run_config(None, values).environment
     assert SECRET not in everything(api)
     for text in (compact, json.dumps(TARGETS)):
-        assert services.record_run_config(None, {**values, "webhook_config": text}).name == made.name
+        assert services.record_run_config(None, {**values, "webhook_config": text}).environment.name == made.name
         services.record_run_config(made.name, {**values, "webhook_config": text})
     assert Revision.objects.filter(environment_name=made.name).count() == 1
     other = [{**TARGETS[0], "auth_token": "another"}, TARGETS[1]]
     services.record_run_config(made.name, {**values, "webhook_config": json.dumps(other)})
     assert stored(made.name) == other
     assert Revision.objects.filter(environment_name=made.name).count() == 2
-    assert services.record_run_config(None, values).name != made.name
+    assert services.record_run_config(None, values).environment.name != made.name

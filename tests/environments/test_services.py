@@ -77,16 +77,16 @@ def test_a_run_writes_its_configuration_into_its_environment(home: Path) -> None
 
 
 def test_a_run_without_an_environment_gets_one_that_is_not_active(home: Path) -> None:
-    made = services.record_run_config(None, VALUES)
+    made = services.record_run_config(None, VALUES).environment
     assert (made.name, made.is_active, made.config) == ("inline-demo", False, VALUES)
     assert json.loads((home / "config" / "inline-demo" / "config.json").read_text())["--max_train_steps"] == 200
     assert services.active() is None
 
 
 def test_the_same_run_again_uses_the_same_environment_and_another_one_does_not(home: Path) -> None:
-    first = services.record_run_config(None, VALUES)
-    assert services.record_run_config(None, VALUES).pk == first.pk
-    assert services.record_run_config(None, {**VALUES, "seed": 1}).name == "inline-demo-2"
+    first = services.record_run_config(None, VALUES).environment
+    assert services.record_run_config(None, VALUES).environment.pk == first.pk
+    assert services.record_run_config(None, {**VALUES, "seed": 1}).environment.name == "inline-demo-2"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_same_run_again_uses_the_same_environment_and_another_one_does_not(h
     ],
 )
 def test_any_output_folder_gives_a_name(home: Path, output_dir: str, name: str) -> None:
-    assert services.record_run_config(None, {**VALUES, "output_dir": output_dir}).name == name
+    assert services.record_run_config(None, {**VALUES, "output_dir": output_dir}).environment.name == name
 
 
 def test_the_text_of_the_datasets_can_be_written_with_the_configuration(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from django_q.models import OrmQ
 
 from environments import services as environments
 from environments.creation import NewEnvironment
+from environments.models import Revision
 from tests.training.conftest import Training
 from training.models import Job, Status
 
@@ -190,3 +192,88 @@ def test_a_file_where_text_is_wanted_is_refused(training: Training) -> None:
 
     answer = training.post("/validate", {**training.form, "--output_dir": SimpleUploadedFile("x.txt", b"x")})
     assert answer.status_code == 422 and answer.json()["problems"][0]["option"] == "output_dir"
+
+
+def make_active(training: Training, name: str = "demo") -> None:
+    new = NewEnvironment(name=name, model_family="pixart_sigma", model_type="full", description="")
+    environments.create_environment(new, actor="test")
+    config = {option.lstrip("-"): value for option, value in training.form.items() if not option.startswith("__")}
+    environments.update_environment(name, config=config, actor="test")
+    environments.activate(name, actor="test")
+
+
+def stored(training: Training, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((training.home / "config" / name / "config.json").read_text())
+    return document
+
+
+def test_a_start_says_what_it_changed_in_the_environment_and_which_revision_undoes_it(training: Training) -> None:
+    make_active(training)
+    before = Revision.objects.filter(environment_name="demo").latest("number")
+    said = training.post("/start", {"--learning_rate": "0.5", "--max_train_steps": "30"}).json()
+    assert said["changed"] == [
+        {"option": "learning_rate", "from": None, "to": 0.5},
+        {"option": "max_train_steps", "from": 20, "to": 30},
+    ]
+    assert said["revision"] == before.number
+    assert before.config["max_train_steps"] == 20 and "learning_rate" not in before.config
+    again = training.post("/start", {"--learning_rate": "0.5"}).json()
+    assert (again["changed"], again["revision"]) == ([], None)
+    text = training.post("/start", {"--learning_rate": "0.25"}, accept="*/*").content.decode()
+    assert "Changed in demo" in text and "learning_rate: 0.5 → 0.25" in text and f"revision {before.number + 1} " in text
+
+
+def test_what_a_start_changed_is_escaped_and_hides_secrets(training: Training) -> None:
+    make_active(training)
+    text = training.post("/start", {"--validation_prompt": "<b>bold</b>"}, accept="*/*").content.decode()
+    assert "&lt;b&gt;bold" in text and "<b>bold" not in text
+    said = training.post(
+        "/start", {"--webhook_config": '[{"type": "raw", "callback_url": "http://127.0.0.1:9/x", "auth_token": "s3cret"}]'}
+    )
+    assert "s3cret" not in said.content.decode()
+
+
+def test_consent_is_not_stored_for_the_next_start(training: Training) -> None:
+    make_active(training)
+    said = training.post("/start", {"--i_know_what_i_am_doing": "true"}).json()
+    assert (said["changed"], said["revision"]) == ([], None)
+    assert Job.objects.get().options["i_know_what_i_am_doing"] is True
+    assert "--i_know_what_i_am_doing" not in stored(training, "demo")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"--model_flavour": "600M-1024"},
+        {"--pretrained_model_name_or_path": "another"},
+        {"--pretrained_model_name_or_path": "another", "--model_family": "PixArt_Sigma"},
+    ],
+)
+def test_a_form_of_another_base_is_a_one_off(training: Training, changes: dict[str, str]) -> None:
+    make_active(training)
+    shutil.copytree(training.home / "model", training.home / "another")
+    before = stored(training, "demo")
+    answer = training.post("/start", {"--max_train_steps": "30", **changes})
+    assert answer.status_code == 200, answer.content
+    said = answer.json()
+    assert (said["changed"], said["revision"]) == ([], None)
+    job = Job.objects.get()
+    assert job.environment != "demo" and job.options["max_train_steps"] == 30
+    assert stored(training, "demo") == before
+    active = environments.active()
+    assert active is not None and active.name == "demo"
+    assert stored(training, job.environment)["--max_train_steps"] == 30
+
+
+def test_a_form_that_names_the_same_base_again_is_no_one_off(training: Training) -> None:
+    make_active(training)
+    same = {"--model_family": "pixart_sigma", "--pretrained_model_name_or_path": training.form["--pretrained_model_name_or_path"] + "/"}
+    assert training.post("/start", {**same, "--max_train_steps": "30"}).status_code == 200
+    assert Job.objects.get().environment == "demo"
+
+
+def test_values_of_another_familys_model_are_not_laid_under_a_form(training: Training) -> None:
+    make_active(training)
+    said = training.post("/validate", {"--model_family": "flux", "--model_type": "lora"}).json()
+    base = [found for found in (*said["problems"], *said["notes"], *said["warnings"]) if "pretrained_model" in found["option"]]
+    assert all(training.form["--pretrained_model_name_or_path"] not in found["message"] for found in base)

@@ -8,7 +8,7 @@ from environments.paths import Home
 from environments.publishing_targets import load_publishing, publishing_file
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, is_installed
+from trainer_engine.contract.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, how_to_install, is_installed
 from trainer_engine.contract.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate
 from trainer_engine.contract.secrets import hidden_address
 from training.webhooks.egress import EgressRefused, resolve
@@ -32,7 +32,7 @@ def publishing_problems(options: TrainingOptions, home: Home, hub: HubSettings) 
 def _store_problems(target: PublishTarget, where: str) -> Iterator[Problem]:
     if not is_installed(target.provider):
         message = f"{target.provider} needs the library {LIBRARIES[target.provider]}, which is not installed here."
-        hint = "pip install 'simpletuner[publishing]'"
+        hint = how_to_install(target.provider)
         yield Problem.error(f"{where}.provider", "not_installed", message, got=target.provider, hint=hint)
     if target.endpoint_url:
         yield from _address_problems(target.endpoint_url, f"{where}.endpoint_url")

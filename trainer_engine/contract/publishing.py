@@ -154,6 +154,11 @@ def parse_publishing_text(text: str, where: str = OPTION) -> tuple[list[PublishT
     return ([], problems) if problems else parse_publishing(document, where)
 
 
+def how_to_install(provider: str) -> str:
+    """The command that installs what a store is spoken to with: packages are named as their modules are, with hyphens."""
+    return f"pip install {LIBRARIES[provider].replace('.', '-')}"
+
+
 def is_installed(provider: str) -> bool:
     """Whether the library of a store is here. Nothing of it is run."""
     library = LIBRARIES.get(provider, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from trainer_engine.contract.publishing import AZURE, B2, DROPBOX, HUB, LIBRARIES, S3, PublishTarget, is_installed
+from trainer_engine.contract.publishing import AZURE, B2, DROPBOX, HUB, LIBRARIES, S3, PublishTarget, how_to_install, is_installed
 from trainer_engine.contract.remote_checkpoint import HTTP
 from trainer_engine.publishing.base import Store, StoreError
 
@@ -13,7 +13,7 @@ def open_store(target: PublishTarget) -> Store:
     """Raises StoreError where its library is missing, or the credentials are of no shape."""
     library = LIBRARIES.get(target.provider)
     if library and not is_installed(target.provider):
-        raise StoreError(f"{target.provider} needs the library {library}.", hint="pip install 'simpletuner[publishing]'", hopeless=True)
+        raise StoreError(f"{target.provider} needs the library {library}.", hint=how_to_install(target.provider), hopeless=True)
     return OPENERS[target.provider](target)
 
 

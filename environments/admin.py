@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import escape, format_html, format_html_join
 from rest_framework.exceptions import APIException
 
 from environments import services
@@ -114,7 +114,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         if obj is None:
             return [(None, {"fields": ("name", "description", "model_family", "model_flavour", "model_type", "example")})]
         groups = [
-            (group.capitalize(), {"fields": fields, "description": text, "classes": () if group in OPEN_GROUPS else ("collapse",)})
+            (group.capitalize(), {"fields": fields, "description": escape(text), "classes": () if group in OPEN_GROUPS else ("collapse",)})
             for group, text, fields in option_groups()
         ]
         about = (None, {"fields": ("name", "state", "description", "tags_text")})

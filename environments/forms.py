@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django import forms
-from django.utils.html import format_html, format_html_join
+from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from environments.checks import check_config
@@ -18,6 +18,7 @@ from environments.home import current_home
 from environments.json_text import BadJson, parse_json
 from environments.models import Environment
 from environments.names import name_problem
+from environments.option_defaults import effective_defaults
 from environments.resolve import resolve_run
 from trainer_engine.contract.errors import Level, Problem
 from trainer_engine.contract.families import cards
@@ -48,14 +49,27 @@ class SecretInput(forms.TextInput):
 
 def option_field(spec: OptionSpec) -> forms.Field:
     """The form field of an option. Empty means: not in the configuration, so that the default counts."""
-    default = "must be given" if spec.required else f"default: {_text(spec.default)}" if spec.default not in (None, "") else "default: none"
-    words = ("true", "false") if spec.kind == "bool" else spec.choices
-    if words:
+    default = default_in_words(spec, spec.default)
+    # The admin puts help texts into the page as they are; they speak of <output_dir>.
+    label, help_text = spec.name, escape(spec.help)
+    if words := words_of(spec):
         choices = [("", f"— {default}"), *((word, word) for word in words)]
-        return forms.ChoiceField(required=False, choices=choices, label=spec.name, help_text=spec.help)
+        return forms.ChoiceField(required=False, choices=choices, label=label, help_text=help_text)
     attributes = {"placeholder": default, "class": "vTextField"}
     widget = SecretInput(spec, attrs=attributes) if spec.secret else forms.TextInput(attrs=attributes)
-    return forms.CharField(required=False, strip=False, label=spec.name, help_text=spec.help, widget=widget)
+    return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
+
+
+def words_of(spec: OptionSpec) -> Sequence[str]:
+    """The values that a list offers; none for an option that is typed."""
+    return ("true", "false") if spec.kind == "bool" else spec.choices
+
+
+def default_in_words(spec: OptionSpec, default: Any) -> str:
+    """What an empty field says of itself."""
+    if spec.required:
+        return "must be given"
+    return "default: none" if default in (None, "") else f"default: {_text(default)}"
 
 
 def _text(value: Any) -> str:
@@ -71,7 +85,7 @@ class NewEnvironmentForm(ModelForm):
 
     model_family = forms.ChoiceField(required=False, help_text="Family of the base model; may come from the example.")
     model_flavour = forms.ChoiceField(required=False, help_text="Named weights of the family.")
-    model_type = forms.ChoiceField(required=False, help_text="What is trained.")
+    model_type = forms.ChoiceField(required=False, help_text="lora: an adapter, small beside the model. full: every weight of the model.")
     example = forms.ChoiceField(required=False, help_text="A shipped template to begin with.")
 
     class Meta:
@@ -85,13 +99,13 @@ class NewEnvironmentForm(ModelForm):
         types = sorted({model_type for card in cards().values() for model_type in card.model_types})
         self._choose("model_family", [(card.name, card.title) for card in cards().values()])
         self._choose("model_flavour", flavours)
-        self._choose("model_type", [(word, word) for word in types], empty=None)
+        self._choose("model_type", [(word, word) for word in types], empty="— the example's, else lora")
         self._choose("example", [(example.name, example.name) for example in shipped_examples()])
 
-    def _choose(self, name: str, choices: list[Any], *, empty: str | None = "—") -> None:
+    def _choose(self, name: str, choices: list[Any], *, empty: str = "—") -> None:
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)
-        field.choices = [*([("", empty)] if empty else []), *choices]
+        field.choices = [("", empty), *choices]
 
     @property
     def wanted(self) -> NewEnvironment:
@@ -132,9 +146,19 @@ class EnvironmentFormBase(ModelForm):
         self.initial["tags_text"] = ", ".join(self.instance.tags)
         self.initial[DATASETS] = datasets_of(self.instance)
         self.initial.update({f"{PREFIX}{name}": _text(value) for name, value in config.items() if value is not None})
-        self.fields[DATASETS].help_text = str(locate(config, current_home()).path or "data_backend_config names no file.")
+        self._show_defaults(config)
+        self.fields[DATASETS].help_text = escape(locate(config, current_home()).path or "data_backend_config names no file.")
         if not self.is_bound:
             self._tell_problems(config)
+
+    def _show_defaults(self, config: Mapping[str, Any]) -> None:
+        """Let each empty field say what this configuration takes for it."""
+        for name, default in effective_defaults(config).items():
+            field, words = self.fields[f"{PREFIX}{name}"], default_in_words(REGISTRY[name], default)
+            if isinstance(field, forms.ChoiceField):
+                field.choices = [("", f"— {words}"), *((word, word) for word in words_of(REGISTRY[name]))]
+            else:
+                field.widget.attrs["placeholder"] = words
 
     def _tell_problems(self, config: Mapping[str, Any]) -> None:
         """Put what a start would say beside the fields that it is about."""

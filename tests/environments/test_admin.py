@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from rest_framework.exceptions import APIException
 from environments import admin_actions, services
 from environments.admin_actions import ObjectAction, add_object_action
 from environments.creation import NewEnvironment
+from environments.examples import find_example, shipped_examples
 from environments.models import Environment, Revision
 from trainer_engine.contract.options import REGISTRY
 
@@ -208,6 +210,35 @@ def test_activating_is_a_button_that_goes_when_it_is_done(browser: Browser, demo
     assert "Runs start from demo now" in answer.content.decode()
     assert Environment.objects.get().is_active
     assert button not in browser.page(f"{demo.pk}/change/")
+
+
+@pytest.mark.parametrize("example", [example.name for example in shipped_examples()])
+def test_every_example_makes_an_environment_from_the_form_as_it_comes(browser: Browser, example: str) -> None:
+    browser.send("add/", name="demo", example=example)
+    wanted = find_example(example)
+    assert wanted is not None and stored()["model_type"] == wanted.config["model_type"]
+
+
+def test_a_family_alone_makes_what_the_api_makes(browser: Browser) -> None:
+    browser.send("add/", name="demo", model_family="flux")
+    assert stored()["model_type"] == "lora"
+
+
+def test_empty_fields_say_what_the_family_takes(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    assert re.search(r'name="option_max_grad_norm"[^>]*placeholder="default: 0.01"', page)
+    assert "— default: epsilon" in page
+    services.create_environment(NewEnvironment("flux", "flux"), actor="test")
+    page = browser.page(f"{Environment.objects.get(name='flux').pk}/change/")
+    assert re.search(r'name="option_max_grad_norm"[^>]*placeholder="default: 2"', page)
+    assert re.search(r'name="option_validation_guidance"[^>]*placeholder="default: 3.5"', page)
+    assert "— default: flow_matching" in page
+
+
+def test_help_texts_keep_their_angle_brackets(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    assert "checkpoint-&lt;step&gt;-rolling" in page and "&lt;output_dir&gt;" in page
+    assert "<step>" not in page and "<output_dir>" not in page and "&amp;lt;" not in page
 
 
 def test_a_button_is_pressed_not_followed(browser: Browser, demo: Environment) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import escape, format_html, format_html_join
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 else:
     EnvironmentAdminBase = RevisionAdminBase = admin.ModelAdmin
 
+ACT = "_act"
+"""Name of the buttons that save and then do something; the value is the action's slug."""
 OPEN_GROUPS = ("model", "run", "optimizer")
 REVISIONS_SHOWN = 10
+REFUSED = "environment_was_refused"
+"""Attribute of a request whose form was good and could not be stored."""
 
 
 def actor_of(request: HttpRequest) -> str:
@@ -44,7 +49,15 @@ def _activate(request: HttpRequest, environment: Environment) -> str:
     return f"Runs start from {environment.name} now."
 
 
-add_object_action(ObjectAction("activate", "Activate", _activate, applies=lambda environment: not environment.is_active))
+add_object_action(ObjectAction("activate", "Save and activate", _activate, applies=lambda environment: not environment.is_active))
+
+
+class Refused:
+    """Mixed into a form whose values were found good and could not be stored: it is not saved again."""
+
+    def clean(self) -> dict[str, Any]:
+        super().clean()  # type: ignore[misc]
+        raise ValidationError("Nothing was saved; the reason stands above.")
 
 
 @admin.register(Environment)
@@ -57,6 +70,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
     readonly_fields = ("name", "state", "history")
     change_form_template = "environments/admin/change_form.html"
     actions = None
+    save_on_top = True
 
     @admin.display(description="active")
     def active_mark(self, environment: Environment) -> str:
@@ -103,7 +117,8 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         return format_html("<ul>{}</ul>", format_html_join("", '<li><a href="{}">r{}</a> {} · {} · {}</li>', rows))
 
     def get_form(self, request: HttpRequest, obj: Environment | None = None, change: bool = False, **kwargs: Any) -> Any:
-        kwargs["form"] = EnvironmentForm if obj else NewEnvironmentForm
+        form = EnvironmentForm if obj else NewEnvironmentForm
+        kwargs["form"] = type(form.__name__, (Refused, form), {}) if getattr(request, REFUSED, False) else form
         kwargs["fields"] = ("description",) if obj else ("name", "description")
         return super().get_form(request, obj, change, **kwargs)
 
@@ -141,7 +156,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
     ) -> HttpResponse:
         environment = self.get_object(request, object_id)
         applying = [action for action in object_actions() if environment and action.applies(environment)]
-        context = {**(extra_context or {}), "object_actions": applying}
+        context = {**(extra_context or {}), "object_actions": applying, "act": ACT}
         return super().change_view(request, object_id, form_url, context)
 
     def act(self, request: HttpRequest, object_id: str, slug: str) -> HttpResponse:
@@ -150,16 +165,30 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         if environment is None or action is None:
             raise Http404
         if request.method == "POST" and self.has_change_permission(request, environment):
-            try:
-                messages.success(request, action.run(request, environment))
-            except APIException as error:
-                tell(request, error)
+            self._run(request, environment, action)
         return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[environment.pk]))
+
+    def _run(self, request: HttpRequest, environment: Environment, action: ObjectAction) -> None:
+        try:
+            messages.success(request, action.run(request, environment))
+        except APIException as error:
+            tell(request, error)
+
+    def response_change(self, request: HttpRequest, obj: Environment) -> HttpResponse:
+        """After a page was saved: do what its button says besides."""
+        action = find_object_action(request.POST.get(ACT, ""))
+        if action is None:
+            return super().response_change(request, obj)
+        messages.success(request, f"Saved {obj.name}.")
+        self._run(request, services.find(obj.name), action)
+        return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[obj.pk]))
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
         if not isinstance(form, EnvironmentFormBase):
             obj.pk = services.create_environment(form.wanted, actor=actor_of(request)).pk
             obj.refresh_from_db()
+            return
+        if not form.has_changed() and not obj.file_problems:
             return
         cleaned = form.cleaned_data
         _, checked = services.update_environment(
@@ -176,11 +205,13 @@ class EnvironmentAdmin(EnvironmentAdminBase):
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> Any:
+        """A page that cannot be saved is shown again with what was typed into it."""
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except EnvironmentRefused as error:
             tell(request, error)
-            return HttpResponseRedirect(request.get_full_path())
+            setattr(request, REFUSED, True)
+            return super().changeform_view(request, object_id, form_url, extra_context)
 
     def has_delete_permission(self, request: HttpRequest, obj: Environment | None = None) -> bool:
         return super().has_delete_permission(request, obj) and not (obj and obj.is_active)

@@ -1,4 +1,7 @@
-"""Buttons on an environment's admin page. Other apps add theirs when Django is ready; this app imports none of them."""
+"""Buttons on an environment's admin page. Each saves the page and then does something.
+
+Other apps add theirs when Django is ready; this app imports none of them.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def start_environment(request: HttpRequest, environment: Environment) -> str:
     return f"Training {environment.name} as job {started.job.pk}.{waits}"
 
 
-add_object_action(ObjectAction("start", "Start training", start_environment, is_primary=True))
+add_object_action(ObjectAction("start", "Save and start", start_environment, is_primary=True))
 
 
 class ReadOnly:

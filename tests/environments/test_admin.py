@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterator
@@ -77,6 +78,13 @@ class Browser:
         assert not unknown, f"the page has no field {unknown}"
         fields = {name: value.removeprefix("\n") for name, value in fields.items() if name != "action"}
         answer = self.client.post(ENVIRONMENTS + path, {**fields, **changes, "_continue": "1"}, follow=True)
+        assert answer.status_code == 200
+        return answer.content.decode()
+
+    def press(self, path: str, button: str, **changes: str) -> str:
+        """Fill the form of a page in and press the button that does something besides."""
+        fields = {name: value.removeprefix("\n") for name, value in Fields(self.page(path)).values.items()}
+        answer = self.client.post(ENVIRONMENTS + path, {**fields, **changes, "_act": button}, follow=True)
         assert answer.status_code == 200
         return answer.content.decode()
 
@@ -204,12 +212,38 @@ def test_folders_made_by_hand_are_in_the_list(browser: Browser) -> None:
 
 
 def test_activating_is_a_button_that_goes_when_it_is_done(browser: Browser, demo: Environment) -> None:
-    button = f"{ENVIRONMENTS}{demo.pk}/do/activate/"
+    button = 'value="activate"'
     assert button in browser.page(f"{demo.pk}/change/")
-    answer = browser.client.post(button, follow=True)
-    assert "Runs start from demo now" in answer.content.decode()
+    assert "Runs start from demo now" in browser.press(f"{demo.pk}/change/", "activate")
     assert Environment.objects.get().is_active
     assert button not in browser.page(f"{demo.pk}/change/")
+
+
+def test_a_button_keeps_what_was_typed_into_the_page(browser: Browser, demo: Environment) -> None:
+    browser.press(f"{demo.pk}/change/", "activate", **options(max_train_steps="77"))
+    assert stored()["max_train_steps"] == 77 and Environment.objects.get().is_active
+
+
+def test_a_button_does_nothing_while_a_value_is_wrong(browser: Browser, demo: Environment) -> None:
+    page = browser.press(f"{demo.pk}/change/", "activate", **options(max_train_steps="many"))
+    assert 'value="many"' in page and 'id="id_option_max_train_steps_error"' in page
+    assert not Environment.objects.get().is_active and stored()["max_train_steps"] == 1000
+
+
+def test_saving_is_what_the_enter_key_does(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    assert page.index('name="_save"') < page.index('name="_act"'), "a browser presses the first button of a form"
+
+
+def test_what_was_typed_stays_on_a_page_that_cannot_be_stored(browser: Browser, demo: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("environments.services.write_config", refuse)
+        page = browser.send(f"{demo.pk}/change/", **options(max_train_steps="77"))
+    assert 'value="77"' in page and "No space left" in page and "Nothing was saved" in page
+    assert stored()["max_train_steps"] == 1000
 
 
 @pytest.mark.parametrize("example", [example.name for example in shipped_examples()])

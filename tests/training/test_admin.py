@@ -57,6 +57,27 @@ def test_an_environment_is_started_by_its_button(training: Training, client: Cli
     assert Job.objects.get().environment == "demo"
 
 
+def test_starting_from_the_page_trains_the_values_that_were_typed(training: Training, client: Client) -> None:
+    environments.create_environment(NewEnvironment(name="demo", model_family="pixart_sigma", model_type="full"), actor="test")
+    config = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")}
+    row, _ = environments.update_environment("demo", config=config, actor="test")
+    address = f"/admin/environments/environment/{row.pk}/change/"
+    assert b"Save and start" in client.get(address).content
+    sent = {f"option_{name}": value for name, value in config.items()} | {"option_max_train_steps": "100", "tags_text": "", "_act": "start"}
+    datasets = (training.home / "config" / "datasets.json").read_text()
+    page = client.post(address, {**sent, "datasets_text": datasets, "description": ""}, follow=True).content.decode()
+    assert "Saved demo." in page and "Training demo as job" in page
+    assert Job.objects.get().options["max_train_steps"] == 100
+
+
+def test_a_job_without_pictures_says_when_they_appear(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert "after the first validation or checkpoint, or after 120 seconds of training" in page
+    answer = client.get(f"/api/training/jobs/{job.pk}/curves.svg", headers={"Accept": "application/json"})
+    assert answer.status_code == 404 and "after the first validation or checkpoint" in answer.json()["detail"]
+
+
 def test_the_schema_names_every_call_and_every_option(home: Path, client: Client) -> None:
     from trainer_engine.contract.options import REGISTRY
 

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from training import answers, pictures
 from training.models import Job
+from training.pictures import CURVES_APPEAR, GRIDS_APPEAR
 
 SHOWN_CHECKPOINTS = 5
 NOTHING = "–"
@@ -67,12 +68,12 @@ def _state(path: str, is_final: bool) -> str:
 
 def curves(job: Job) -> SafeString:
     alternative = "Loss and learning rate over the steps"
-    return _picture(job, job.folder.curves, "training-job-curves", alternative, "drawn once a step was taken")
+    return _picture(job, job.folder.curves, "training-job-curves", alternative, CURVES_APPEAR)
 
 
 def grid(job: Job) -> SafeString:
     alternative = "Every validation image: a row for each validation, a column for each prompt"
-    return _picture(job, job.folder.grid, "training-job-grid", alternative, "drawn once there is a validation image")
+    return _picture(job, job.folder.grid, "training-job-grid", alternative, GRIDS_APPEAR)
 
 
 def _picture(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
@@ -80,5 +81,5 @@ def _picture(job: Job, path: Path, view: str, alternative: str, when: str) -> Sa
     if path.is_file():
         return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
     if not job.has_ended:
-        return format_html("{}", f"{when}; open this page again then".capitalize())
+        return format_html("{}", f"Pictures {when}; reload this page then.")
     return format_html("None. Where there is something to draw, <code>{}</code> draws it.", pictures.command(job))

@@ -12,6 +12,7 @@ from django.utils.http import http_date
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from trainer_engine.contract.run import PICTURE_SECONDS
 from training import requests, schema
 from training.errors import TrainingRefused
 from training.models import Job
@@ -23,6 +24,8 @@ HEADERS = {
     # An SVG is a document: opened by itself it may look as it says, and do nothing.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
 }
+CURVES_APPEAR = f"appear after the first validation or checkpoint, or after {PICTURE_SECONDS:.0f} seconds of training"
+GRIDS_APPEAR = "appear after the first validation image"
 FILE = {"type": "string", "format": "binary"}
 
 
@@ -36,20 +39,20 @@ class NoPicture(TrainingRefused):
 
     status_code = 404
 
-    def __init__(self, job: Job, name: str, what: str) -> None:
+    def __init__(self, job: Job, name: str, when: str) -> None:
         if job.has_ended:
-            super().__init__(f"There is no {name} of this job. Where it has {what}, this command draws it: {command(job)}")
+            super().__init__(f"There is no {name} of this job. This command draws it from the job's journal: {command(job)}")
         else:
-            super().__init__(f"There is no {name} of this job yet: it is drawn once the job has {what}.")
+            super().__init__(f"There is no {name} of this job yet; pictures of a run {when}.")
 
 
-def sent(request: Request, job: Job, path: Path, content_type: str, what: str) -> HttpResponseBase:
+def sent(request: Request, job: Job, path: Path, content_type: str, when: str) -> HttpResponseBase:
     """The file, or that it is the one that the client has. Raises NoPicture."""
     try:
         with path.open("rb") as stream:
             content, modified = stream.read(), os.fstat(stream.fileno())
     except OSError:
-        raise NoPicture(job, path.name, what) from None
+        raise NoPicture(job, path.name, when) from None
     etag, seconds = f'"{modified.st_mtime_ns:x}-{len(content):x}"', int(modified.st_mtime)
     headers = {**HEADERS, "ETag": etag, "Last-Modified": http_date(seconds)}
     response = HttpResponse(content, content_type=content_type, headers=headers)
@@ -64,7 +67,7 @@ class JobGrid(APIView):
     @schema.described("training_job_grid", "All validation images of a run as one PNG", FILE, 404, media_type="image/png")
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
-        return sent(request, job, job.folder.grid, "image/png", "drawn a validation image")
+        return sent(request, job, job.folder.grid, "image/png", GRIDS_APPEAR)
 
 
 class JobCurves(APIView):
@@ -75,4 +78,4 @@ class JobCurves(APIView):
     @schema.described("training_job_curves", "Loss and learning rate of a run as an SVG", FILE, 404, media_type="image/svg+xml")
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
-        return sent(request, job, job.folder.curves, "image/svg+xml", "taken a step")
+        return sent(request, job, job.folder.curves, "image/svg+xml", CURVES_APPEAR)

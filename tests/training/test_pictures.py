@@ -105,4 +105,4 @@ def test_the_admin_says_how_the_pictures_of_an_old_run_are_drawn(home: Path, cli
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     assert "<img" not in page and page.count(f"trainer_engine.portrait {job.run_dir}") == 2
     waiting = make_job(tmp_path)
-    assert "once a step was taken" in client.get(f"/admin/training/job/{waiting.pk}/change/").content.decode()
+    assert "after the first validation or checkpoint" in client.get(f"/admin/training/job/{waiting.pk}/change/").content.decode()

@@ -69,7 +69,7 @@ def leave_report(folder: RunFolder, report: ExitReport, reserve: Reserve | None 
         try:
             report.write(folder)
         except OSError:
-            if reserve is None:
+            if reserve is None or not reserve.path.exists():
                 raise
             reserve.become(report.as_bytes(), folder)
     except OSError as error:

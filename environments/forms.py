@@ -52,13 +52,17 @@ def option_field(spec: OptionSpec) -> forms.Field:
     default = default_in_words(spec, spec.default)
     # The admin puts help texts into the page as they are; they speak of <output_dir>.
     label, help_text = spec.name, escape(spec.help)
-    words = ("true", "false") if spec.kind == "bool" else spec.choices
-    if words:
+    if words := words_of(spec):
         choices = [("", f"— {default}"), *((word, word) for word in words)]
         return forms.ChoiceField(required=False, choices=choices, label=label, help_text=help_text)
     attributes = {"placeholder": default, "class": "vTextField"}
     widget = SecretInput(spec, attrs=attributes) if spec.secret else forms.TextInput(attrs=attributes)
     return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
+
+
+def words_of(spec: OptionSpec) -> Sequence[str]:
+    """The values that a list offers; none for an option that is typed."""
+    return ("true", "false") if spec.kind == "bool" else spec.choices
 
 
 def default_in_words(spec: OptionSpec, default: Any) -> str:
@@ -152,7 +156,7 @@ class EnvironmentFormBase(ModelForm):
         for name, default in effective_defaults(config).items():
             field, words = self.fields[f"{PREFIX}{name}"], default_in_words(REGISTRY[name], default)
             if isinstance(field, forms.ChoiceField):
-                field.choices = [("", f"— {words}"), *list(field.choices)[1:]]
+                field.choices = [("", f"— {words}"), *((word, word) for word in words_of(REGISTRY[name]))]
             else:
                 field.widget.attrs["placeholder"] = words
 

@@ -8,13 +8,12 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
-from trainer_engine.contract.run import ExitReport, RunFolder
+from trainer_engine.contract.run import RESERVED_BYTES, ExitReport, RunFolder
 from trainer_engine.journal import Journal
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # of the standard library from Python 3.12 on
 
-RESERVED_BYTES = 1 << 20
 REPORT_BYTES = 1 << 14
 """The part that is kept until ``exit.json`` is written."""
 
@@ -70,7 +69,7 @@ def leave_report(folder: RunFolder, report: ExitReport, reserve: Reserve | None 
         try:
             report.write(folder)
         except OSError:
-            if reserve is None:
+            if reserve is None or not reserve.path.exists():
                 raise
             reserve.become(report.as_bytes(), folder)
     except OSError as error:

@@ -10,8 +10,8 @@ from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.validation import ValidationOptions
 from trainer_engine.contract.prompt_library import built_in_library, library_of
+from trainer_engine.contract.run import RESERVED_BYTES
 from trainer_engine.contract.trackers import parse_trackers
-from trainer_engine.last_words import RESERVED_BYTES
 from training.disk import OUTPUT, DiskUse
 from training.weights import HubSettings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainer_engine.contract.run import ExitReport, RunFolder
 from training import engine_process, log
 from training.engine_process import EngineIdentity
 from training.enqueue import enqueue_next
+from training.journal import last_entry
 from training.models import Job, Status
 
 INTERRUPTED = "interrupted"
@@ -30,7 +32,7 @@ WORDS_OF_CODE = {
     ExitCode.NON_FINITE: ("non_finite_loss", "The engine ended because loss or gradients were not finite.", "look at the job's log"),
 }
 """What an exit code alone says, where neither report nor journal could be written."""
-STATUS_OF_CODE = {ExitCode.COMPLETED: Status.COMPLETED, ExitCode.STOPPED: Status.STOPPED}
+STATUS_OF_CODE: Mapping[int | None, Status] = {ExitCode.COMPLETED: Status.COMPLETED, ExitCode.STOPPED: Status.STOPPED}
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def without_report(job: Job, error_code: str, exit_status: int | None) -> Ending
 
     ``exit_status``: its exit code, negative for a signal; None if that is not known.
     """
-    if exit_status in STATUS_OF_CODE:
-        status = STATUS_OF_CODE[ExitCode(exit_status)]
-        return Ending(status, f"Training {status.label}; its report could not be written.")
+    ended_well = _last_status(job) or STATUS_OF_CODE.get(exit_status)
+    if ended_well and error_code == INTERRUPTED:
+        return Ending(ended_well, f"Training {ended_well.label}; its report could not be written.")
     newest = newest_verified(Path(job.output_dir))
     kept = f"The newest whole checkpoint is {newest.name}; its hashes were checked." if newest else "There is no checkpoint."
     checkpoint = newest.name if newest else ""
@@ -93,6 +95,14 @@ def without_report(job: Job, error_code: str, exit_status: int | None) -> Ending
         return Ending(Status.STOPPED, "Stopped before the first step; there was nothing to save.")
     hint = "Start again with resume_from_checkpoint=latest to go on from it." if newest else "Look at the job's log, and start again."
     return Ending(Status.ERROR, f"{_cause(error_code, exit_status)} {kept}", error_code, hint, checkpoint)
+
+
+def _last_status(job: Job) -> Status | None:
+    """Completed or stopped, where these are the last words of the engine's journal."""
+    last = last_entry(job.folder.journal)
+    if last is None or last.type != EventType.STATUS.value:
+        return None
+    return {status.value: status for status in STATUS_OF_CODE.values()}.get(str(last.data.get("status")))
 
 
 def _last_error(job: Job) -> tuple[str, str, str] | None:

@@ -50,6 +50,19 @@ def read_entries(path: Path, offset: int) -> Reading:
     return Reading(tuple(entries), offset + len(chunk))
 
 
+def last_entry(path: Path) -> JournalEntry | None:
+    """The last whole line of a journal; None where there is none that can be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - CHUNK_BYTES))
+            tail = stream.read()
+    except OSError:
+        return None
+    lines = tail[: tail.rfind(b"\n") + 1].splitlines()
+    entry = _decode(lines[-1], 0) if lines else None
+    return entry if isinstance(entry, JournalEntry) else None
+
+
 def _whole_lines(stream: BinaryIO) -> bytes:
     """A chunk, cut after its last line's end; a line longer than the chunk is read until its end."""
     chunk = stream.read(CHUNK_BYTES)

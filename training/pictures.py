@@ -12,7 +12,7 @@ from django.utils.http import http_date
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from trainer_engine.portrait.painter import LONGEST_REST_SECONDS
+from trainer_engine.contract.run import PICTURE_SECONDS
 from training import requests, schema
 from training.errors import TrainingRefused
 from training.models import Job
@@ -24,7 +24,7 @@ HEADERS = {
     # An SVG is a document: opened by itself it may look as it says, and do nothing.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
 }
-CURVES_APPEAR = f"appear after the first validation or checkpoint, or after {LONGEST_REST_SECONDS:.0f} seconds of training"
+CURVES_APPEAR = f"appear after the first validation or checkpoint, or after {PICTURE_SECONDS:.0f} seconds of training"
 GRIDS_APPEAR = "appear after the first validation image"
 FILE = {"type": "string", "format": "binary"}
 

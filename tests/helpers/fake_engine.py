@@ -34,7 +34,8 @@ from trainer_engine.contract.run import ExitReport, RunFolder  # noqa: E402
 
 class FakeEngine:
     """Behaviours: ``completes``, ``fails``, ``dies`` (no word), ``deaf`` (ignores SIGTERM), ``lingers`` (says its last word and stays),
-    ``fails_unreported`` (its journal says why, there is no report), ``fails_mute`` (nothing but its exit code)."""
+    ``fails_unreported`` (its journal says why, there is no report), ``fails_mute`` (nothing but its exit code),
+    ``completes_unreported`` (its journal says so, there is no report)."""
 
     def __init__(self, folder: RunFolder, behaviour: str, steps: int, seconds_per_step: float) -> None:
         self.folder, self.behaviour, self.steps, self.seconds_per_step = folder, behaviour, steps, seconds_per_step
@@ -84,6 +85,8 @@ class FakeEngine:
 
     def end(self, code: ExitCode, status: str, step: int) -> int:
         self.emit(StatusEvent(status=status))
+        if self.behaviour == "completes_unreported":
+            return int(code)
         failed = status == "error"
         ExitReport(
             exit_code=int(code),

@@ -11,9 +11,9 @@ import pytest
 
 from tests.helpers.small_disk import fill_up, small_file_system
 from trainer_engine.contract.events import Notification, decode, utc_now
-from trainer_engine.contract.run import ExitReport, RunFolder
+from trainer_engine.contract.run import RESERVED_BYTES, ExitReport, RunFolder
 from trainer_engine.journal import Journal
-from trainer_engine.last_words import RESERVED_BYTES, Reserve, leave_journal, leave_report
+from trainer_engine.last_words import Reserve, leave_journal, leave_report
 
 REPORT = ExitReport(exit_code=60, status="error", error_code="disk_full", message="The disk is full.", finished_at=utc_now())
 

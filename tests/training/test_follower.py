@@ -95,6 +95,19 @@ def test_a_job_whose_engine_could_not_write_its_report_says_what_else_is_known(t
     assert not job.folder.reserve.exists(), "an engine that is gone needs no reserve"
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_run_that_completed_and_could_not_write_its_report_has_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_restarted: bool
+) -> None:
+    job = leased_job(tmp_path)
+    start_fake(job, "completes_unreported")
+    if is_restarted:  # another server's engine: how its process ended is not known
+        monkeypatch.setattr(engine_process, "CHILDREN", [])
+    job = follow(job)
+    assert (job.status, job.error_code) == (Status.COMPLETED, "")
+    assert "could not be written" in job.message
+
+
 def test_an_exit_code_is_known_after_the_process_was_buried(tmp_path: Path) -> None:
     job = leased_job(tmp_path)
     identity = start_fake(job, "fails_mute")

@@ -26,6 +26,10 @@ from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.scripts.rule import NOTHING, ScriptRule
 
 PROTOCOL = 1
+RESERVED_BYTES = 1 << 20
+"""Of the file ``reserve``."""
+PICTURE_SECONDS = 120.0
+"""The curves of a run that validates and saves nothing are drawn so often."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainer_engine.contract.events import ErrorEvent, Severity
-from trainer_engine.contract.run import RunFolder
+from trainer_engine.contract.run import PICTURE_SECONDS, RunFolder
 from trainer_engine.environment import helper_environment
 from trainer_engine.journal import Voice
 
 REST_FOR_WORK = 60.0
 """Seconds of rest for each second that the last picture kept a processor busy."""
 SHORTEST_REST_SECONDS = 5.0
-LONGEST_REST_SECONDS = 120.0
+LONGEST_REST_SECONDS = PICTURE_SECONDS
 """The curves grow also where nothing is validated or saved; then the picture is made anew after this, if the rest is over."""
 LAST_SECONDS = 20.0
 """How long the end of a run waits for its last picture; that is drawn to its end all the same."""

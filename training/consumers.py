@@ -17,7 +17,7 @@ from django.db import DatabaseError
 
 from training import stream
 from training.backpressure import ClientTooSlow, grant_farewell, wait_for_reader
-from training.errors import BadValue, JobNotFound, TrainingRefused
+from training.errors import BadValue, TooManyStreams, TrainingRefused
 from training.models import Job
 from training.requests import LARGEST_INDEX, named_job, whole_number
 from training.stream import Frame, Place
@@ -100,6 +100,9 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
             listening.cancel()
 
     async def wanted_place(self) -> Place:
+        """Where to begin. Raises TooManyStreams, BadValue, JobNotFound."""
+        if stream.HUB.is_full:
+            raise TooManyStreams
         query = dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1")))
         headers = {name.lower(): value.decode("latin-1") for name, value in self.scope["headers"]}
         last_event_id = headers.get(RESUME.encode()) or query.get("last_event_id", "")
@@ -175,7 +178,7 @@ class EventSource(Streaming):
             await self._refuse(405, {"detail": f'Method "{self.scope["method"]}" not allowed.', "problems": []})
         try:
             place = await self.wanted_place()
-        except (BadValue, JobNotFound) as refusal:
+        except TrainingRefused as refusal:
             problems = [problem.as_dict() for problem in refusal.problems]
             await self._refuse(refusal.status_code, {"detail": str(refusal.detail), "problems": problems})
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]

@@ -29,7 +29,7 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": NO_STREAM_HERE, "reason": "There is no stream at this address."})
 
 
-def build_application() -> Application:
+def build_application() -> Guard:
     """The guard stands outside everything, so that no route can be left out of it."""
     # A Django streaming response pins one thread a stream; the consumer does not, so it is asked first.
     pages = QuickReads(BodyLimit(django_application, settings.BIGGEST_BODY_BYTES))

@@ -1,8 +1,12 @@
-"""The longest body that is read: more is answered with 413 before any of it reaches a view."""
+"""The longest body that is read: more is answered with 413 before any of it reaches a view.
+
+``edge`` refuses it sooner, while it comes; this holds where another server runs the application.
+"""
 
 from __future__ import annotations
 
-from simpletuner_site.guard import Application, Message, Receive, Scope, Send, header_values, send_json
+from simpletuner_site.edge.refusals import too_long
+from simpletuner_site.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
 
 
 class BodyTooLong(Exception):
@@ -20,7 +24,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
-        if self._announced(scope) > self.limit_bytes:
+        if announced_bytes(scope) > self.limit_bytes:
             await self._refuse(send)
             return
         has_started = False
@@ -45,10 +49,6 @@ class BodyLimit:
             if not has_started:
                 await self._refuse(send)
 
-    def _announced(self, scope: Scope) -> int:
-        lengths = [int(value) for value in header_values(scope, b"content-length") if value.strip().isdecimal()]
-        return max(lengths, default=0)
-
     async def _refuse(self, send: Send) -> None:
-        limit = f"{self.limit_bytes / 1024**2:g} MiB"
-        await send_json(send, 413, {"detail": f"The body is longer than {limit}, the most that is read.", "problems": []})
+        refusal = too_long(self.limit_bytes)
+        await send_json(send, refusal.status, {"detail": refusal.detail, "problems": []})

@@ -1,5 +1,7 @@
 """Who may talk: a check in front of everything, HTTP and WebSocket, every method, every path.
 
+``edge`` asks the same guard as soon as a request's headers are there; here it holds whichever server runs the application.
+
 A page in somebody's browser can reach a server on loopback, by a form that posts across sites or by a host name that is made to
 resolve to 127.0.0.1. Programs such as curl send none of the headers that give a browser away, so they pass.
 """
@@ -21,6 +23,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_SITE = frozenset({"same-origin", "none"})
+PAGES = frozenset({"/", "/docs", "/docs/", "/redoc", "/redoc/", "/admin"})
+PAGE_TREES = ("/admin/",)
 
 
 class Guard:
@@ -54,7 +58,7 @@ class Guard:
             if not same_host(origin, hosts[0]):
                 return f"Requests from pages of another origin are refused: {origin}."
         for site in header_values(scope, b"sec-fetch-site"):
-            if site.strip().lower() not in OWN_SITE:
+            if site.strip().lower() not in OWN_SITE and not follows_link_to_page(scope):
                 return f"Requests from pages of another site are refused (Sec-Fetch-Site: {site})."
         return ""
 
@@ -66,9 +70,30 @@ class Guard:
         return name in LOOPBACK_NAMES or name in self.allowed_hosts or f"{name}:{port}" in self.allowed_hosts
 
 
+def follows_link_to_page(scope: Scope) -> bool:
+    """Whether a browser opens one of our pages in a tab of its own, as by a link in a chat.
+
+    No page does anything when it is only looked at, and none can be put into a frame. The API is no page.
+    """
+    path = str(scope.get("path", ""))
+    return (
+        scope["type"] == "http"
+        and scope.get("method") == "GET"
+        and (path in PAGES or path.startswith(PAGE_TREES))
+        and header_values(scope, b"sec-fetch-mode") == ["navigate"]
+        and header_values(scope, b"sec-fetch-dest") == ["document"]
+    )
+
+
 def header_values(scope: Scope, name: bytes) -> list[str]:
     """Every value sent under a header name; names are compared in lower case, as ASGI gives them."""
     return [value.decode("latin-1") for key, value in scope.get("headers", ()) if key.lower() == name]
+
+
+def announced_bytes(scope: Scope) -> int:
+    """The length that the headers announce; 0 where they announce none."""
+    lengths = [int(value) for value in header_values(scope, b"content-length") if value.strip().isdecimal() and len(value) < 20]
+    return max(lengths, default=0)
 
 
 def is_loopback(client: tuple[str, int] | list[Any] | None) -> bool:

@@ -9,7 +9,10 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simpletuner_site.edge.gate import Gate
 
 from trainer_engine.contract.atomic import PRIVATE_MODE
 
@@ -17,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK_ADDRESSES = {"localhost": "127.0.0.1", "": "127.0.0.1"}
 STREAMS_CLOSE_SECONDS = 0.2
+STREAMS_OF_CONNECTIONS = 0.75
+"""The share of connections that streams of events may hold; the others stay free for short requests."""
+WAITING_CONNECTIONS = 512
+"""That the kernel holds before they are accepted."""
 
 
 class CannotServe(Exception):
@@ -74,19 +81,20 @@ def serve(address: str, port: int) -> int:
 
 
 def _run_daphne(address: str, port: int) -> None:
-    import daphne.server  # installs the reactor, so it comes before anything of Twisted
+    from simpletuner_site.edge.server import Server  # isort: skip  # installs the reactor, so it comes before anything of Twisted
+    from django.urls import get_resolver
     from twisted.internet import reactor
 
     from simpletuner_site.asgi import application
-    from simpletuner_site.web_request import leave_forms_to_django
+    from simpletuner_site.quiet import freeze_garbage, share_interpreter
     from simpletuner_site.worker_keeper import WorkerKeeper
 
-    leave_forms_to_django()
     keeper = WorkerKeeper()
     interface = address.replace(":", "\\:")
-    server = daphne.server.Server(
+    server = Server(
+        _gate(),
         application=application,
-        endpoints=[f"tcp:port={port}:interface={interface}"],
+        endpoints=[f"tcp:port={port}:interface={interface}:backlog={WAITING_CONNECTIONS}"],
         websocket_timeout=-1,  # a stream lasts as long as its client wants
         websocket_connect_timeout=10,
         application_close_timeout=5,
@@ -96,11 +104,30 @@ def _run_daphne(address: str, port: int) -> None:
     running: Any = reactor
     running.callWhenRunning(keeper.start)
     running.callWhenRunning(_say_where, address, port)
+    share_interpreter()
+    get_resolver().url_patterns  # noqa: B018  # loads every view, which the first request would do otherwise
+    freeze_garbage()
     running.addSystemEventTrigger("before", "shutdown", _close_streams)
     try:
         server.run()
     finally:
         keeper.stop()
+
+
+def _gate() -> Gate:
+    """The rules and the limits of every connection."""
+    from django.conf import settings
+
+    from simpletuner_site.asgi import application
+    from simpletuner_site.edge.descriptors import connection_limit, raise_descriptor_limit
+    from simpletuner_site.edge.gate import Gate, Limits
+    from simpletuner_site.edge.rules import RequestRules
+    from training import stream
+
+    connections = connection_limit(raise_descriptor_limit())
+    stream.HUB.most_streams = int(connections * STREAMS_OF_CONNECTIONS)
+    limits = Limits(connections=connections, longest_body_bytes=settings.BIGGEST_BODY_BYTES)
+    return Gate(limits, RequestRules(application, settings.BIGGEST_BODY_BYTES).refusal)
 
 
 def _say_where(address: str, port: int) -> None:

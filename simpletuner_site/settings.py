@@ -175,7 +175,7 @@ STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # no collectstatic: what the packages ship is served from where it lies
 
 SESSION_COOKIE_SAMESITE = "Strict"
-CSRF_COOKIE_SAMESITE = "Strict"
+CSRF_COOKIE_SAMESITE = "Lax"  # a link that opens a page must not replace the token of the pages that are open
 SESSION_COOKIE_NAME = "simpletuner_session"
 CSRF_COOKIE_NAME = "simpletuner_csrf"
 X_FRAME_OPTIONS = "DENY"

@@ -31,7 +31,11 @@ def backlog_bytes(send: Callable[..., Any]) -> int:
     """Bytes given to Daphne's connection and not yet taken by the kernel; 0 under a server that is not Daphne."""
     protocol = _protocol(send)
     channel = getattr(protocol, "channel", None) or protocol
-    transport = getattr(channel, "transport", None)
+    return unsent_bytes(getattr(channel, "transport", None))
+
+
+def unsent_bytes(transport: Any) -> int:
+    """Bytes given to a Twisted transport and not yet taken by the kernel."""
     waiting = len(getattr(transport, "dataBuffer", b"")) - int(getattr(transport, "offset", 0))
     return waiting + int(getattr(transport, "_tempDataLen", 0))
 

@@ -49,3 +49,12 @@ class BadValue(TrainingRefused):
 
     def __init__(self, option: str, message: str, *, got: object, expected: str) -> None:
         super().__init__(message, (Problem.error(option, "bad_value", message, got=got, expected=expected),))
+
+
+class TooManyStreams(TrainingRefused):
+    """The streams hold as many connections as they may."""
+
+    status_code = 503
+
+    def __init__(self) -> None:
+        super().__init__("Too many streams of events are open. Close one, or ask /api/training/events instead.")

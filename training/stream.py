@@ -25,8 +25,11 @@ TAIL_SECONDS = 0.025
 SLOW_TAIL_SECONDS = 0.1
 """For databases that have to be asked."""
 KEEP_ALIVE_SECONDS = 15.0
-PAGE = 500
+PAGE = 100
+"""Events of a reading: some milliseconds, so that whoever replays a long log holds nobody else up."""
 READERS = 2
+MOST_STREAMS = 500
+"""At once, in a server that says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +85,33 @@ class Hub:
 
     def __init__(self) -> None:
         self.is_closing = False
+        self.most_streams = MOST_STREAMS
         self._streams = 0
         self._ticket = asyncio.Event()
         self._readings: dict[Place, asyncio.Future[Page]] = {}
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="event-reader")
         self._tail: Tail | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether another stream would take what is left for other requests."""
+        return self._streams >= self.most_streams
+
     async def follow(self, place: Place) -> AsyncIterator[tuple[Frame, ...]]:
         """Everything from a place on, for ever; an empty tuple every 15 s of silence. Ends when the server closes."""
         self._enter()
         try:
+            clock = asyncio.get_running_loop().time
+            said_at = clock()
             while not self.is_closing:
                 ticket = self._ticket
                 page = await self._read(place)
                 if page.frames:
                     yield page.frames
-                elif page.next_place == place and not await _woken(ticket):
+                    said_at = clock()
+                elif page.next_place == place and not await _woken(ticket, said_at + KEEP_ALIVE_SECONDS - clock()):
                     yield ()
+                    said_at = clock()
                 place = page.next_place
         finally:
             self._leave()
@@ -136,9 +149,10 @@ class Hub:
             self._tail = None
 
 
-async def _woken(ticket: asyncio.Event) -> bool:
+async def _woken(ticket: asyncio.Event, seconds: float) -> bool:
+    """Whether the log grew in time; the growth may have been another job's, so the silence is measured by the caller."""
     try:
-        await asyncio.wait_for(ticket.wait(), KEEP_ALIVE_SECONDS)
+        await asyncio.wait_for(ticket.wait(), seconds)
     except asyncio.TimeoutError:
         return False
     return True

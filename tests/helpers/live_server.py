@@ -38,6 +38,8 @@ class LiveServer:
     environment: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     """Further ones of the command line."""
+    open_files: int | None = None
+    """The limit of open files, soft and hard, as ``ulimit -n`` sets it."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,6 +62,8 @@ class LiveServer:
         environment |= {"PYTHONPATH": str(REPOSITORY), **self.environment}
         command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(self.port), "--home", str(self.home)]
         command += [*(["--slots", str(self.slots)] if self.slots else []), *self.arguments]
+        if self.open_files:
+            command = ["/bin/sh", "-c", f'ulimit -n {self.open_files}; exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -161,7 +165,8 @@ def start_server(
     port: int | None = None,
     environment: dict[str, str] | None = None,
     arguments: tuple[str, ...] = (),
+    open_files: int | None = None,
 ) -> LiveServer:
     """A server that answers and has a worker. ``environment`` is added to the variables of this process (``{"HF_HOME": …}``)."""
     home.mkdir(parents=True, exist_ok=True)
-    return LiveServer(home, port or free_port(), slots, environment or {}, arguments=arguments).start()
+    return LiveServer(home, port or free_port(), slots, environment or {}, arguments=arguments, open_files=open_files).start()

@@ -1,0 +1,257 @@
+"""One connection: Twisted's HTTP channel, judged when a request's headers are there and bounded in time and size.
+
+Daphne calls the application when a body has arrived whole, so whatever has to happen sooner happens here. A body is held in
+memory: one that could be long needs one of the gate's few places.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from enum import Enum
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from daphne.http_protocol import WebRequest
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from simpletuner_site.edge.gate import Gate
+from simpletuner_site.edge.refusals import Refusal, response_bytes, too_long
+from simpletuner_site.guard import Scope
+from training.backpressure import unsent_bytes
+
+UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "The request could not be read as HTTP/1.1.")
+LONG_HEAD = Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and the headers are longer than 16 KiB.")
+BAD_TARGET = Refusal(HTTPStatus.BAD_REQUEST, "The request target must begin with a slash: GET /health HTTP/1.1.")
+SLOW_HEAD = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The headers of the request did not arrive in time.")
+SLOW_BODY = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The body of the request did not arrive in time.")
+CROWDED = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open. Try again in a moment.", retry_after_seconds=1)
+BUSY = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many long requests are under way. Try again in a moment.", retry_after_seconds=1)
+LONGEST_LENGTH_DIGITS = 18
+CLOSED: Any = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
+
+
+class Phase(Enum):
+    """What a connection waits for. The value orders who leaves first when the server is full."""
+
+    CLOSING = 0
+    """The client, to take what was answered or to stop sending."""
+    IDLE = 1
+    """The client, to ask something."""
+    HEAD = 2
+    BODY = 3
+    ANSWERING = 4
+    """The application. Never cut short: a stream of events lasts for days."""
+
+
+class Request(WebRequest):  # type: ignore[misc]
+    """A request whose body is counted while it comes."""
+
+    received_bytes = 0
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = io.BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        if self.channel.takes_body(self.received_bytes):
+            self.content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """What Twisted does, less its own reading of forms: it answers one that it cannot read with an empty 400; Django says why."""
+        self.content.seek(0, 0)
+        self.args: dict[bytes, list[bytes]] = {}
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.process()
+
+
+HTTPChannel: Any = http.HTTPChannel  # hardly any of it is typed
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection of the gate."""
+
+    timeOut = None  # the gate looks after times
+    requestFactory = Request
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+        self._phase = Phase.IDLE
+        self.since = time.monotonic()
+        self._is_refused = False
+        self._dropped_bytes = 0
+        self._unsent = 0
+
+    # ---- what the gate asks ----
+    @property
+    def is_open(self) -> bool:
+        return bool(self.transport.connected)
+
+    @property
+    def rank(self) -> int | None:
+        return None if self._is_upgraded or self._phase is Phase.ANSWERING else self._phase.value
+
+    @property
+    def _is_upgraded(self) -> bool:
+        """Whether this is a WebSocket now, which looks after itself by pings."""
+        return getattr(self.transport, "protocol", self) is not self
+
+    def evict(self) -> None:
+        self._close_now(CROWDED if self._phase in (Phase.HEAD, Phase.BODY) else None)
+
+    def _close_now(self, refusal: Refusal | None) -> None:
+        """Free the descriptor at once: Twisted accepts many connections in one turn, and would close them all without any left."""
+        self._is_refused = True
+        if refusal is not None:
+            self.transport.writeSomeData(response_bytes(refusal))
+        self.transport.connectionLost(CLOSED)
+
+    def look(self, now: float) -> None:
+        if self._is_upgraded:
+            return
+        limits, waited = self._gate.limits, now - self.since
+        if self._phase is Phase.IDLE and waited > limits.idle_seconds:
+            self.loseConnection()
+        elif self._phase is Phase.HEAD and waited > limits.head_seconds:
+            self.refuse(SLOW_HEAD)
+        elif self._phase is Phase.BODY:
+            received = self.requests[-1].received_bytes
+            if waited > limits.body_seconds + received / limits.body_bytes_a_second:
+                self.refuse(SLOW_BODY)
+        elif self._phase is Phase.CLOSING:
+            self._look_at_closing(now, waited)
+
+    def _look_at_closing(self, now: float, waited: float) -> None:
+        unsent, before = unsent_bytes(self.transport), self._unsent
+        self._unsent = unsent
+        if unsent < before:
+            self.since = now
+        elif waited > (self._gate.limits.linger_seconds if self._is_refused and not unsent else self._gate.limits.stall_seconds):
+            self.transport.abortConnection()
+
+    # ---- refusing ----
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer, and listen a little longer: closing at once would make the kernel throw the answer away."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._gate.return_body_place(self)
+        for request in self.requests:
+            request.content = None
+        head_only = getattr(self, "_command", b"") == b"HEAD"
+        self.transport.write(response_bytes(refusal, as_page=self._asks_for_page(), without_body=head_only))
+        self._enter(Phase.CLOSING)
+        self.transport.loseWriteConnection()
+
+    def _asks_for_page(self) -> bool:
+        accepted = self.requests[-1].requestHeaders.getRawHeaders(b"accept", [b""]) if self.requests else [b""]
+        return b"text/html" in b",".join(accepted)
+
+    def _drop(self, data: bytes) -> None:
+        """Nothing of a refused request is kept, and not much of it is read."""
+        self._dropped_bytes += len(data)
+        if self._dropped_bytes > 2 * self._gate.limits.longest_body_bytes:
+            self.transport.abortConnection()
+
+    def _judge(self) -> Refusal | None:
+        """What the headers alone decide."""
+        request = self.requests[-1]
+        target = self._path.partition(b"?")[0]
+        if not target.startswith(b"/"):
+            return BAD_TARGET
+        peer = self.transport.getPeer()
+        names = request.requestHeaders.getAllRawHeaders()
+        upgrade = request.requestHeaders.getRawHeaders(b"upgrade", [b""])[0]
+        scope: Scope = {
+            "type": "websocket" if upgrade.lower() == b"websocket" else "http",
+            "method": self._command.decode("ascii"),
+            "path": unquote(target.decode("latin-1")),
+            "headers": [(name.lower(), value) for name, values in names for value in values],
+            "client": (peer.host, peer.port),
+        }
+        refusal = self._gate.refusal(scope)
+        if refusal is None and (self.length or 0) > self._gate.limits.small_body_bytes and not self._gate.take_body_place(self):
+            return BUSY
+        return refusal
+
+    def takes_body(self, received_bytes: int) -> bool:
+        """Whether more of a body may be kept, after so many bytes of it."""
+        limits = self._gate.limits
+        if self._is_refused:
+            return False
+        if received_bytes > limits.longest_body_bytes:
+            self.refuse(too_long(limits.longest_body_bytes))
+        elif received_bytes > limits.small_body_bytes and not self._gate.take_body_place(self):
+            self.refuse(BUSY)
+        return not self._is_refused
+
+    # ---- what Twisted calls ----
+    def _enter(self, phase: Phase) -> None:
+        self._phase, self.since = phase, time.monotonic()
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if not self._gate.enter(self):
+            self._close_now(CROWDED)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._is_refused:
+            self._drop(data)
+            return
+        if self._phase is Phase.IDLE:
+            self._enter(Phase.HEAD)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        if not self._is_refused:
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self._is_refused:
+            self._drop(data)
+        else:
+            super().rawDataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(LONG_HEAD)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(LONG_HEAD if self._receivedHeaderSize > self.totalHeadersSize else UNREADABLE)
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        if header == b"Content-Length" and len(data) > LONGEST_LENGTH_DIGITS:
+            self.refuse(too_long(self._gate.limits.longest_body_bytes))
+            return False
+        return bool(super()._maybeChooseTransferDecoder(header, data))
+
+    def allHeadersReceived(self) -> None:
+        refusal = self._judge()
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self._enter(Phase.BODY)
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        if not self._is_refused:
+            self._enter(Phase.ANSWERING)
+            super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        self._gate.return_body_place(self)
+        self._enter(Phase.IDLE)
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:
+        if self._phase is not Phase.CLOSING:
+            self._enter(Phase.CLOSING)
+        super().loseConnection()
+
+    def connectionLost(self, reason: Any) -> None:
+        self._gate.leave(self)
+        super().connectionLost(reason)

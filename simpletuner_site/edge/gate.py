@@ -1,0 +1,111 @@
+"""What all connections share: the limits, and who makes room for whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from simpletuner_site.edge.refusals import Refusal
+from simpletuner_site.guard import Scope
+
+SWEEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much, how many and how long."""
+
+    connections: int
+    longest_body_bytes: int
+    small_body_bytes: int = 64 * 1024
+    """A body up to this size is always taken; one that is longer needs one of the places."""
+    long_bodies: int = 8
+    """Longer bodies that may be under way or in work at once; each is held in memory."""
+    idle_seconds: float = 60.0
+    """Between two requests of a connection, and before the first."""
+    head_seconds: float = 10.0
+    """From the first byte of a request to the end of its headers."""
+    body_seconds: float = 20.0
+    """For a body; each ``body_bytes_a_second`` that arrive add one second."""
+    body_bytes_a_second: int = 64 * 1024
+    linger_seconds: float = 2.0
+    """A refused client that still sends is listened to for so long, so that it gets to read the answer."""
+    stall_seconds: float = 15.0
+    """A connection that is to be closed is cut when its client has taken nothing of the answer for so long."""
+
+
+class Connection(Protocol):
+    """What the gate asks of a connection."""
+
+    since: float
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def rank(self) -> int | None:
+        """Who leaves first, lowest first; None while the server works for this connection or streams to it."""
+
+    def look(self, now: float) -> None:
+        """Act on what has lasted too long."""
+
+    def evict(self) -> None:
+        """Close now, to make room."""
+
+
+class Gate:
+    """Counts connections and long bodies. Everything runs on the reactor's thread."""
+
+    def __init__(self, limits: Limits, refusal: Callable[[Scope], Refusal | None]) -> None:
+        self.limits = limits
+        self.refusal = refusal
+        self._connections: set[Connection] = set()
+        self._long_bodies: set[Any] = set()
+
+    def enter(self, connection: Connection) -> bool:
+        """Count a new connection; False where nothing can make room for it.
+
+        Whoever waits for its client leaves before anybody whom the server works for, so that idle connections lock nobody out.
+        """
+        if len(self._connections) >= self.limits.connections and not self._make_room():
+            return False
+        self._connections.add(connection)
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._long_bodies.discard(connection)
+
+    def take_body_place(self, connection: Connection) -> bool:
+        """Whether a long body may come in on this connection."""
+        if connection not in self._long_bodies and len(self._long_bodies) >= self.limits.long_bodies:
+            return False
+        self._long_bodies.add(connection)
+        return True
+
+    def return_body_place(self, connection: Connection) -> None:
+        self._long_bodies.discard(connection)
+
+    def sweep(self) -> None:
+        """Look at every connection; called once a second."""
+        now = time.monotonic()
+        for connection in list(self._connections):
+            if connection.is_open:
+                connection.look(now)
+            else:  # it became a WebSocket, whose end Twisted tells to the WebSocket alone
+                self.leave(connection)
+
+    def _make_room(self) -> bool:
+        for connection in [one for one in self._connections if not one.is_open]:
+            self.leave(connection)
+        if len(self._connections) < self.limits.connections:
+            return True
+        ranked = [(rank, one.since, one) for one in self._connections if (rank := one.rank) is not None]
+        if not ranked:
+            return False
+        _, _, victim = min(ranked, key=lambda entry: entry[:2])
+        self.leave(victim)
+        victim.evict()
+        return True

@@ -1,0 +1,53 @@
+"""Daphne with the gate in front of it, and an end that comes whatever still runs."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import daphne.server  # installs the reactor, so it comes before anything of Twisted
+from daphne.http_protocol import HTTPFactory
+from twisted.internet import defer, reactor, task
+from twisted.web import http
+
+from simpletuner_site.edge.channel import Channel
+from simpletuner_site.edge.gate import SWEEP_SECONDS, Gate
+
+CANCEL_SECONDS = 2.0
+"""A view's thread cannot be cancelled: the end of the server waits so long for it and no longer."""
+
+
+class EdgeFactory(HTTPFactory):  # type: ignore[misc]
+    """Makes a channel of the gate for each connection."""
+
+    def buildProtocol(self, addr: Any) -> Channel:
+        channel = Channel(self.server.gate)
+        channel.factory = self
+        return channel
+
+
+class Server(daphne.server.Server):  # type: ignore[misc]
+    """Serves an application behind a gate."""
+
+    def __init__(self, gate: Gate, **options: Any) -> None:
+        super().__init__(**options)
+        self.gate = gate
+
+    def run(self) -> None:
+        daphne.server.HTTPFactory = EdgeFactory  # the name that Daphne's own ``run`` looks up
+        for status in HTTPStatus:  # Twisted does not know them all
+            http.RESPONSES.setdefault(status.value, status.phrase.encode())
+        clock: Any = reactor
+        clock.callWhenRunning(task.LoopingCall(self.gate.sweep).start, SWEEP_SECONDS, now=False)
+        super().run()
+
+    def kill_all_applications(self) -> Any:
+        """Cancel what still runs. Daphne's own method fails as soon as one connection has sent half a request."""
+        applications = [details.get("application_instance") for details in self.connections.values()]
+        waiting = [one for one in applications if one is not None and not one.done()]
+        for one in waiting:
+            one.cancel()
+        if not waiting:
+            return None
+        return defer.Deferred.fromFuture(asyncio.ensure_future(asyncio.wait(waiting, timeout=CANCEL_SECONDS)))

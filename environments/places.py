@@ -94,9 +94,21 @@ class Home:
             yield ClosedPlace(path=_real(folder), reason=Reason.HUB_CACHE)
             for name in KEY_FILES:
                 yield ClosedPlace(path=_real(folder / name), reason=Reason.KEYS, reading=True)
+        yield from (ClosedPlace(path=path, reason=Reason.DOT_FOLDER, reading=True) for path in self._linked_dot_folders())
         for hooks in self.hook_folders:
             yield ClosedPlace(path=_real(hooks), reason=Reason.HOOKS)
         yield from (ClosedPlace(path=path, reason=Reason.INSTALLATION) for path in installation(_real(self.root)))
+
+    def _linked_dot_folders(self) -> Iterator[str]:
+        """Where dot files of the user's home lead that are links, ``~/.bashrc -> dotfiles/bashrc``; not what holds models or a root."""
+        try:
+            links = [entry.path for entry in os.scandir(Path.home()) if entry.name.startswith(".") and entry.is_symlink()]
+        except OSError:
+            return
+        kept = [_real(folder) for folder in (self.root, *self.roots, *self.more_roots, *self.hub_folders)]
+        for target in map(os.path.realpath, links):
+            if not any(Path(folder).is_relative_to(target) for folder in kept):
+                yield target
 
 
 @lru_cache(maxsize=8)

@@ -175,9 +175,9 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
 
 def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
     """The pictures that a run draws may not lie among the images that it reads: they would be trained on."""
-    output_dir = Path(options.run.output_dir)
+    output_dir = Path(os.path.realpath(options.run.output_dir))
     for images in dataloader.sets_of_images if dataloader else ():
-        if output_dir.is_relative_to(images.instance_data_dir):
+        if output_dir.is_relative_to(os.path.realpath(images.instance_data_dir)):
             message = f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} reads: pictures would become data."
             yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
 

@@ -58,3 +58,15 @@ def test_a_job_takes_the_rule_of_places_along(training: Training, monkeypatch: p
     spec = JobSpec.read(RunFolder(Path(job.run_dir)))
     assert spec.places == current_home().place_rule and not spec.places.anywhere
     assert not spec.places.may_write(training.home / "state" / "hooks" / "checkpoint-5")
+
+
+def test_two_names_of_one_folder_are_one_where_pictures_would_become_data(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links of the owner that lead out of every root are kept as they were given."""
+    monkeypatch.setattr("environments.places.default_roots", lambda: ())
+    (training.home / "pictures").rename(tmp_path / "pictures")
+    for name in ("pictures", "other"):
+        (training.home / name).symlink_to(tmp_path / "pictures")
+    found = problems(training, **{"--output_dir": "other/output"})
+    assert ("output_dir", "among_images") in [(problem["option"], problem["code"]) for problem in found]

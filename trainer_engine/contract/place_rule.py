@@ -30,6 +30,7 @@ class Reason(str, Enum):
     HOOKS = "a hooks folder, whose programs runs may start"
     HUB_CACHE = "the cache of the Hugging Face hub, which only downloads write to"
     KEYS = "a file of keys"
+    DOT_FOLDER = "what a dot file or folder of a home links to"
 
 
 OPENED_BY_ROOT = frozenset((Reason.SYSTEM, Reason.INSTALLATION))

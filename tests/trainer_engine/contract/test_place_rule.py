@@ -79,6 +79,25 @@ def test_dot_folders_of_a_home_are_closed_to_reading(place: Home, tmp_path: Path
     assert "a dot folder of a home" in said(place, tmp_path / "me" / path, writing=False)
 
 
+@pytest.mark.parametrize("path", ["me/.bashrc", "me/dotfiles/bashrc", "me/.keys/id", "opt/keys/id"])
+def test_what_a_dot_file_links_to_is_closed_too(place: Home, tmp_path: Path, path: str) -> None:
+    (tmp_path / "me/dotfiles").mkdir()
+    (tmp_path / "opt/keys").mkdir()
+    (tmp_path / "me/.bashrc").symlink_to("dotfiles/bashrc")
+    (tmp_path / "me/.keys").symlink_to(tmp_path / "opt/keys")
+    for writing in (True, False):
+        assert "what a dot file or folder of a home links to" in said(place, tmp_path / path, writing=writing)
+    assert not said(place, tmp_path / "me/dotfiles/other") and not said(place, tmp_path / "opt/other")
+
+
+def test_models_in_a_cache_that_is_a_link_may_be_read(place: Home, tmp_path: Path) -> None:
+    (tmp_path / "me/.cache").rename(tmp_path / "opt/cache")
+    (tmp_path / "me/.cache").symlink_to(tmp_path / "opt/cache")
+    hub = tmp_path / "me/.cache/huggingface"
+    assert not said(place, hub / "hub/models--a--b", writing=False) and said(place, hub / "hub/models--a--b")
+    assert "a file of keys" in said(place, tmp_path / "opt/cache/huggingface/token", writing=False)
+
+
 def test_downloaded_models_may_be_read_and_not_written_and_tokens_neither(place: Home, tmp_path: Path) -> None:
     hub = tmp_path / "me/.cache/huggingface"
     assert not said(place, hub / "hub/models--a--b/snapshots/main", writing=False)

@@ -23,7 +23,6 @@ HEADERS = {
     # An SVG is a document: opened by itself it may look as it says, and do nothing.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
 }
-FILE = {"type": "string", "format": "binary"}
 
 
 def command(job: Job) -> str:
@@ -61,7 +60,14 @@ class JobGrid(APIView):
 
     content_negotiation_class = FileNegotiation
 
-    @schema.described("training_job_grid", "All validation images of a run as one PNG", FILE, 404, media_type="image/png")
+    @schema.described(
+        "training_job_grid",
+        "All validation images of a run as one PNG",
+        schema.BINARY,
+        404,
+        parameters=[schema.JOB_PATH],
+        media_types=("image/png",),
+    )
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
         return sent(request, job, job.folder.grid, "image/png", "drawn a validation image")
@@ -72,7 +78,14 @@ class JobCurves(APIView):
 
     content_negotiation_class = FileNegotiation
 
-    @schema.described("training_job_curves", "Loss and learning rate of a run as an SVG", FILE, 404, media_type="image/svg+xml")
+    @schema.described(
+        "training_job_curves",
+        "Loss and learning rate of a run as an SVG",
+        {"type": "string"},
+        404,
+        parameters=[schema.JOB_PATH],
+        media_types=("image/svg+xml",),
+    )
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
         return sent(request, job, job.folder.curves, "image/svg+xml", "taken a step")

@@ -20,7 +20,7 @@ class RefusalSerializer(serializers.Serializer[object]):
     """Every error as JSON."""
 
     detail = serializers.CharField()
-    problems = TrainingProblemSerializer(many=True, required=False)
+    problems = TrainingProblemSerializer(many=True)
 
 
 class ValidationSerializer(serializers.Serializer[object]):
@@ -32,6 +32,15 @@ class ValidationSerializer(serializers.Serializer[object]):
     warnings = TrainingProblemSerializer(many=True)
     notes = TrainingProblemSerializer(many=True)
     understood = serializers.DictField(help_text="datasets, steps, epochs, batches, memory, disk")
+
+
+class InvalidSerializer(RefusalSerializer):
+    """Why a run cannot be started; ``valid`` and what follows only if the request itself could be read."""
+
+    valid = serializers.BooleanField(required=False)
+    warnings = TrainingProblemSerializer(many=True, required=False)
+    notes = TrainingProblemSerializer(many=True, required=False)
+    understood = serializers.DictField(required=False)
 
 
 class StartedSerializer(serializers.Serializer[object]):

@@ -12,9 +12,21 @@ from environments import services
 from environments.adapter_file import checked, find_adapter_file
 from environments.errors import EnvironmentProblems
 from environments.home import current_home
-from environments.schema import described
-from environments.views import ACTOR, ConfigurationView
+from environments.schema import NAME, WITH_BODY, described
+from environments.views import ACTOR, NAMED, ConfigurationView
 from trainer_engine.contract.families import FamilyCard, find_card
+
+EXAMPLE = {"algo": "lokr", "multiplier": 1, "linear_dim": 16, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention"]}}
+ADAPTER_SHAPE = {
+    "type": "object",
+    "description": "The adapter file itself, or `config` with the file in it.",
+    "additionalProperties": True,
+    "example": EXAMPLE,
+}
+CHECKED_SHAPE = {
+    "description": "Any JSON: the adapter file, or an object with it as `config` and a `model_family` whose class names are checked.",
+    "example": EXAMPLE,
+}
 
 
 def document_of(data: Any) -> Any:
@@ -31,7 +43,7 @@ class EnvironmentAdapter(ConfigurationView):
 
     serializer_class = shapes.AdapterSerializer
 
-    @described("configs_lycoris_get", "Show an environment's LyCORIS file", shapes.AdapterShownSerializer, 404, 422)
+    @described("configs_lycoris_get", "Show an environment's LyCORIS file", shapes.AdapterShownSerializer, *NAMED, 422, parameters=[NAME])
     def get(self, request: Request, name: str) -> Response:
         environment = services.find(name)
         found = find_adapter_file(environment.config, name, current_home())
@@ -44,13 +56,11 @@ class EnvironmentAdapter(ConfigurationView):
         "configs_lycoris_put",
         "Replace an environment's LyCORIS file",
         shapes.AdapterWrittenSerializer,
-        400,
-        404,
+        *WITH_BODY,
+        *NAMED,
         409,
-        413,
-        415,
-        422,
-        request=shapes.AdapterSerializer,
+        request=ADAPTER_SHAPE,
+        parameters=[NAME],
     )
     def put(self, request: Request, name: str) -> Response:
         document = document_of(request.data)
@@ -72,9 +82,7 @@ class AdapterValidation(ConfigurationView):
 
     serializer_class = shapes.AdapterSerializer
 
-    @described(
-        "configs_lycoris_validate", "Check a LyCORIS file", shapes.AdapterCheckedSerializer, 400, 413, 415, request=shapes.AdapterSerializer
-    )
+    @described("configs_lycoris_validate", "Check a LyCORIS file", shapes.AdapterCheckedSerializer, *WITH_BODY, request=CHECKED_SHAPE)
     def post(self, request: Request) -> Response:
         family = request.data.get("model_family") if isinstance(request.data, dict) and "config" in request.data else None
         return Response(checked(document_of(request.data), card_of(family)))

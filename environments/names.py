@@ -12,6 +12,8 @@ RESERVED = frozenset(
     {"active", "examples", "templates", "environments", "webhooks", "dataloader", "lycoris", "import", "validate", "from-template"}
 )
 """Words that stand beside ``{name}`` in addresses."""
+SCHEMA_PATTERN = rf"^(?!.*\.\.)(?!({'|'.join(sorted(RESERVED))})$)[A-Za-z0-9]([A-Za-z0-9._-]{{0,62}}[A-Za-z0-9_-])?$"
+"""The rule of ``name_problem`` for the OpenAPI schema, in the words of JSON Schema."""
 EXPECTED = "1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from environments.names import LONGEST
+from environments.names import LONGEST, SCHEMA_PATTERN
 
 LONGEST_TEXT = 4000
 MOST_TAGS = 64
@@ -22,6 +23,14 @@ class Text(serializers.CharField):
         if not isinstance(data, str):
             self.fail("invalid")
         return str(super().to_internal_value(data))
+
+
+@extend_schema_field({"type": "string", "pattern": SCHEMA_PATTERN, "minLength": 1, "maxLength": LONGEST})
+class Name(Text):
+    """A new environment's name; its rule is ``names.name_problem``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=200, **kwargs)
 
 
 class Sent(serializers.Serializer[Any]):
@@ -49,7 +58,7 @@ class Sent(serializers.Serializer[Any]):
 class CreateEnvironmentSerializer(Sent):
     """A new environment."""
 
-    name = Text(max_length=200, help_text=f"1 to {LONGEST} letters, digits, dots, dashes and underscores.")
+    name = Name(help_text=f"1 to {LONGEST} letters, digits, dots, dashes and underscores.")
     model_family = Text(required=False, max_length=100, help_text="Family of the base model; may come from the example.")
     model_flavour = Text(required=False, allow_null=True, allow_blank=True, max_length=200, help_text="Named weights of the family.")
     model_type = Text(
@@ -230,13 +239,6 @@ class ActivatedSerializer(MessageSerializer):
     """The name that is active now."""
 
     active = serializers.CharField()
-
-
-class ExportedSerializer(serializers.Serializer[Any]):
-    """A configuration to keep elsewhere."""
-
-    _metadata = MetaSerializer()
-    config = ConfigField()
 
 
 class RegeneratedSerializer(MessageSerializer):

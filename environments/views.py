@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
@@ -18,18 +18,20 @@ from environments.datasets_file import locate
 from environments.errors import EnvironmentNotFound, EnvironmentProblems
 from environments.examples import shipped_examples
 from environments.home import current_home
-from environments.parsers import JsonBody
+from environments.parsers import FormBody, JsonBody
 from environments.schema import described
 from trainer_engine.contract.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 
 ACTOR = "api"
+NAMED = (404, 405)
+"""Refusals of addresses with a name: it is unknown, or a word that stands for another call."""
 
 
 class ConfigurationView(APIView):
     """What the views of this part have in common. ``serializer_class`` gives the browsable API its form."""
 
-    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    parser_classes = (JsonBody, FormParser, FormBody)
     serializer_class: type[Serializer[Any]] = shapes.Sent
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer[Any]:
@@ -91,11 +93,8 @@ class EnvironmentCollection(ConfigurationView):
         "configs_create",
         "Create an environment",
         shapes.CreatedSerializer,
-        400,
+        *schema.WITH_BODY,
         409,
-        413,
-        415,
-        422,
         request=shapes.CreateEnvironmentSerializer,
     )
     def post(self, request: Request) -> Response:
@@ -134,7 +133,7 @@ class ConfigurationDetail(ConfigurationView):
             "tags": environment.tags,
         }
 
-    @described("configs_get", "Show an environment", shapes.EnvironmentSerializer, 404)
+    @described("configs_get", "Show an environment", shapes.EnvironmentSerializer, *NAMED, parameters=[schema.NAME])
     def get(self, request: Request, name: str) -> Response:
         return Response(answers.shown(services.find(name)))
 
@@ -142,13 +141,11 @@ class ConfigurationDetail(ConfigurationView):
         "configs_update",
         "Replace an environment's configuration",
         shapes.UpdatedSerializer,
-        400,
-        404,
+        *schema.WITH_BODY,
+        *NAMED,
         409,
-        413,
-        415,
-        422,
         request=shapes.UpdateEnvironmentSerializer,
+        parameters=[schema.NAME],
     )
     def put(self, request: Request, name: str) -> Response:
         services.find(name)
@@ -162,7 +159,7 @@ class ConfigurationDetail(ConfigurationView):
         message = f"Configuration '{name}' updated successfully"
         return Response({"message": message, "metadata": answers.meta(environment), "validation": checked.advice})
 
-    @described("configs_delete", "Delete an environment", shapes.MessageSerializer, 404, 409)
+    @described("configs_delete", "Delete an environment", shapes.MessageSerializer, *NAMED, 409, parameters=[schema.NAME])
     def delete(self, request: Request, name: str) -> Response:
         services.delete_environment(name, actor=ACTOR)
         return Response({"message": f"Configuration '{name}' deleted"})
@@ -171,7 +168,7 @@ class ConfigurationDetail(ConfigurationView):
 class Activation(ConfigurationView):
     """Make an environment the one that runs start from."""
 
-    @described("configs_activate", "Activate an environment", shapes.ActivatedSerializer, 404)
+    @described("configs_activate", "Activate an environment", shapes.ActivatedSerializer, *NAMED, 409, parameters=[schema.NAME])
     def post(self, request: Request, name: str) -> Response:
         services.activate(name, actor=ACTOR)
         return Response({"message": f"Configuration '{name}' is now active", "active": name})
@@ -180,7 +177,14 @@ class Activation(ConfigurationView):
 class Export(ConfigurationView):
     """A configuration to keep elsewhere."""
 
-    @described("configs_export", "Export an environment", shapes.ExportedSerializer, 404, 422, parameters=[schema.INCLUDE_METADATA])
+    @described(
+        "configs_export",
+        "Export an environment",
+        schema.EXPORT_SHAPE,
+        *NAMED,
+        422,
+        parameters=[schema.NAME, schema.INCLUDE_METADATA],
+    )
     def get(self, request: Request, name: str) -> Response:
         text = request.query_params.get("include_metadata", "true")
         try:
@@ -204,13 +208,11 @@ class Dataloader(ConfigurationView):
         "configs_dataloader",
         "Regenerate the datasets file",
         shapes.RegeneratedSerializer,
-        400,
-        404,
+        *schema.WITH_BODY,
+        *NAMED,
         409,
-        413,
-        415,
-        422,
         request=shapes.RegenerateDataloaderSerializer,
+        parameters=[schema.NAME],
     )
     def post(self, request: Request, name: str) -> Response:
         services.find(name)

@@ -13,9 +13,19 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from environments.schema import EVERYWHERE, JSON, refusals
+from environments.serializers import ErrorSerializer
 from simpletuner_site import __version__
 from simpletuner_site.worker_state import read_worker_state
 
+HEALTH = inline_serializer(
+    "Health",
+    {
+        "status": serializers.ChoiceField(["healthy", "unhealthy"]),
+        "version": serializers.CharField(),
+        "checks": serializers.DictField(child=serializers.DictField(), help_text="database, workers, disk"),
+    },
+)
 SCARCE_DISK_BYTES = 1024**3
 
 
@@ -52,14 +62,7 @@ class HealthView(APIView):
         summary="Health of the server",
         description="`status` is `healthy` while the database answers; what else needs attention stands under `checks`.",
         tags=["training"],
-        responses=inline_serializer(
-            "Health",
-            {
-                "status": serializers.ChoiceField(["healthy", "unhealthy"]),
-                "version": serializers.CharField(),
-                "checks": serializers.DictField(child=serializers.DictField(), help_text="database, workers, disk"),
-            },
-        ),
+        responses={(200, JSON): HEALTH, (503, JSON): HEALTH, **refusals(EVERYWHERE, ErrorSerializer)},
     )
     def get(self, request: Request) -> Response:
         checks = {"database": check_database(), "workers": check_workers(), "disk": check_disk()}

@@ -26,7 +26,6 @@ HEADERS = {
 }
 CURVES_APPEAR = f"appear after the first validation or checkpoint, or after {PICTURE_SECONDS:.0f} seconds of training"
 GRIDS_APPEAR = "appear after the first validation image"
-FILE = {"type": "string", "format": "binary"}
 
 
 def command(job: Job) -> str:
@@ -64,7 +63,14 @@ class JobGrid(APIView):
 
     content_negotiation_class = FileNegotiation
 
-    @schema.described("training_job_grid", "All validation images of a run as one PNG", FILE, 404, media_type="image/png")
+    @schema.described(
+        "training_job_grid",
+        "All validation images of a run as one PNG",
+        schema.BINARY,
+        404,
+        parameters=[schema.JOB_PATH],
+        media_types=("image/png",),
+    )
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
         return sent(request, job, job.folder.grid, "image/png", GRIDS_APPEAR)
@@ -75,7 +81,14 @@ class JobCurves(APIView):
 
     content_negotiation_class = FileNegotiation
 
-    @schema.described("training_job_curves", "Loss and learning rate of a run as an SVG", FILE, 404, media_type="image/svg+xml")
+    @schema.described(
+        "training_job_curves",
+        "Loss and learning rate of a run as an SVG",
+        {"type": "string"},
+        404,
+        parameters=[schema.JOB_PATH],
+        media_types=("image/svg+xml",),
+    )
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
         return sent(request, job, job.folder.curves, "image/svg+xml", CURVES_APPEAR)

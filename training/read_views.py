@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from django.http import FileResponse, HttpResponse, HttpResponseBase
-from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from environments.parsers import JsonBody
+from environments.parsers import FormBody, JsonBody
 from environments.paths import expanded, wrong_text
+from environments.schema import WITH_BODY
 from trainer_engine.contract.checkpoint_files import verify
 from training import answers, desk, media, quick_reads, requests, schema, serializers
 from training.errors import TrainingRefused
@@ -67,7 +68,9 @@ class StreamView(APIView):
         {"type": "string", "description": "`event:` type, `data:` event, `id:` its index. WebSocket frames: `{job_id, event}`."},
         404,
         422,
+        426,
         parameters=[schema.JOB_ID, schema.SINCE, schema.MEDIA],
+        media_types=("text/event-stream",),
     )
     def get(self, request: Request) -> Response:
         raise NotStreaming
@@ -76,7 +79,7 @@ class StreamView(APIView):
 class CheckpointsView(APIView):
     """What a run has saved."""
 
-    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    parser_classes = (JsonBody, FormParser, FormBody)
     PARAMETERS = [schema.JOB_ID, schema.OUTPUT_DIR]
 
     @schema.described("training_checkpoints", "Checkpoints of a run", serializers.CheckpointListSerializer, 404, parameters=PARAMETERS)
@@ -87,15 +90,12 @@ class CheckpointsView(APIView):
         "training_checkpoints_list",
         "Checkpoints of a run",
         serializers.CheckpointListSerializer,
-        400,
         404,
-        415,
-        422,
-        parameters=PARAMETERS,
-        request=schema.forms(schema.JOB_FORM),
+        *WITH_BODY,
+        request=schema.forms(schema.CHECKPOINTS_FORM),
     )
     def post(self, request: Request) -> Response:
-        fields = {name.lstrip("-"): value for name, value in requests.submitted(request).items()} if request.data else {}
+        fields = {name.lstrip("-"): value for name, value in requests.submitted(request).items()}
         return Response(answers.checkpoints(self._job({**request.query_params.dict(), **fields})))
 
     def _job(self, asked: Any) -> Job | None:
@@ -146,7 +146,7 @@ class CheckpointVerdict(APIView):
         "Check the hashes of a checkpoint",
         serializers.CheckpointVerdictSerializer,
         404,
-        parameters=[schema.JOB_ID],
+        parameters=[schema.CHECKPOINT, schema.JOB_ID],
     )
     def get(self, request: Request, name: str) -> Response:
         job = requests.job_of(request.query_params.get("job_id"))
@@ -171,7 +171,7 @@ class JobList(APIView):
 class JobDetail(APIView):
     """One run, in the shape of ``status``."""
 
-    @schema.described("training_job", "State of one run", serializers.StatusSerializer, 404)
+    @schema.described("training_job", "State of one run", serializers.StatusSerializer, 404, parameters=[schema.JOB_PATH])
     def get(self, request: Request, job_id: str) -> Response:
         return Response(answers.job_status(requests.named_job(job_id)))
 
@@ -181,7 +181,14 @@ class JobLog(APIView):
 
     content_negotiation_class = FileNegotiation
 
-    @schema.described("training_job_log", "The engine's output as text", {"type": "string"}, 404)
+    @schema.described(
+        "training_job_log",
+        "The engine's output as text",
+        {"type": "string"},
+        404,
+        parameters=[schema.JOB_PATH],
+        media_types=("text/plain",),
+    )
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         path = requests.named_job(job_id).folder.log
         try:
@@ -198,7 +205,15 @@ class JobMedia(APIView):
 
     content_negotiation_class = FileNegotiation
 
-    @schema.described("training_job_media", "An image of an event", {"type": "string", "format": "binary"}, 404)
+    @schema.described(
+        "training_job_media",
+        "An image of an event",
+        schema.BINARY,
+        404,
+        422,
+        parameters=[schema.JOB_PATH, schema.EVENT_INDEX, schema.PLACE],
+        media_types=("image/png", "image/jpeg", "image/webp", "image/gif", "application/octet-stream"),
+    )
     def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:
         job = requests.named_job(job_id)
         event = job.events.filter(index=requests.whole_number(index, "index", default=0)).first()

@@ -15,6 +15,8 @@ from training.selection import current_job, find_job
 LARGEST_INDEX = 2**63 - 1
 DEFAULT_PAGE = 2_000
 LARGEST_PAGE = 10_000
+UUID_OR_EMPTY = "^([0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})?$"
+"""An empty ``job_id`` in an address means the current job, as a missing one does."""
 BROWSER_FIELDS = ("csrfmiddlewaretoken",)
 
 
@@ -68,7 +70,7 @@ def job_of(text: str | None) -> Job | None:
 
 def body_job(request: Request) -> Job | None:
     """The job that a body names, with or without dashes, else the current or last one. Raises JobNotFound, BadValue."""
-    fields = {name.lstrip("-"): value for name, value in submitted(request).items()} if request.data else {}
+    fields = {name.lstrip("-"): value for name, value in submitted(request).items()}
     value = fields.get("job_id")
     if value is not None and not isinstance(value, str):
         raise BadValue("job_id", "job_id is not text.", got=value, expected="the id of a job")

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 
+from environments.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
 from trainer_engine.contract.options import REGISTRY, OptionSpec
 from training import serializers
+from training.requests import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, UUID_OR_EMPTY
 
 F = TypeVar("F", bound=Callable[..., Any])
 TYPES: dict[str, dict[str, Any]] = {
@@ -21,16 +23,27 @@ TYPES: dict[str, dict[str, Any]] = {
     "json": {"type": "string", "contentMediaType": "application/json"},
 }
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded", "application/json")
+FORM_TYPES = (JSON, "multipart/form-data", "application/x-www-form-urlencoded")
 KEY_HEADER = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="Sending the same key again gives the same job again."
 )
-JOB_ID = OpenApiParameter("job_id", str, description="Which job; the running one, else the last, where it is left out.")
-SINCE = OpenApiParameter("since_index", int, default=0, description="First index wanted.")
-LIMIT = OpenApiParameter("limit", int, default=2000, description="Most events in one answer.")
-MEDIA = OpenApiParameter("media", str, enum=["data", "url"], default="data", description="Images as data URIs or as links.")
+NO_FORMAT = OpenApiParameter("format", exclude=True)
+"""``?format=`` is for the browsable API; programs say what they want with ``Accept``."""
+JOB_PATH = OpenApiParameter("job_id", {"type": "string", "format": "uuid"}, OpenApiParameter.PATH, description="Id of the job.")
+JOB_ID = OpenApiParameter(
+    "job_id", {"type": "string", "pattern": UUID_OR_EMPTY}, description="Which job; the running one, else the last, if it is left out."
+)
+INDEX: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": LARGEST_INDEX}
+SINCE = OpenApiParameter("since_index", {**INDEX, "default": 0}, description="First index wanted.")
+LIMIT = OpenApiParameter(
+    "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE}, description="Most events in one answer."
+)
+MEDIA = OpenApiParameter("media", str, enum=["data", "url", ""], default="data", description="Images as data URIs or as links.")
 OUTPUT_DIR = OpenApiParameter("output_dir", str, description="Output folder of a job of this server; no other folder is looked at.")
-HTML = OpenApiResponse(response={"type": "string"}, description="An HTML snippet (the default); JSON with `Accept: application/json`.")
+EVENT_INDEX = OpenApiParameter("index", INDEX, OpenApiParameter.PATH, description="Index of the event.")
+PLACE = OpenApiParameter("place", INDEX, OpenApiParameter.PATH, description="Which image of the event, from 0.")
+CHECKPOINT = OpenApiParameter("name", str, OpenApiParameter.PATH, description="`checkpoint-` and the step.")
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
 def field(spec: OptionSpec) -> dict[str, Any]:
@@ -57,11 +70,12 @@ def option_fields() -> dict[str, Any]:
 
 
 def forms(shape: dict[str, Any]) -> dict[str, Any]:
-    """The same fields as multipart, urlencoded and JSON."""
+    """The same fields as JSON, multipart and urlencoded."""
     return dict.fromkeys(FORM_TYPES, shape)
 
 
-JOB_FORM: dict[str, Any] = {"type": "object", "properties": {"job_id": {"type": "string", "format": "uuid"}}}
+JOB_FORM: dict[str, Any] = {"type": "object", "properties": {"job_id": {"type": ["string", "null"], "pattern": UUID_OR_EMPTY}}}
+CHECKPOINTS_FORM: dict[str, Any] = {**JOB_FORM, "properties": {**JOB_FORM["properties"], "output_dir": {"type": ["string", "null"]}}}
 
 
 def described(
@@ -72,17 +86,24 @@ def described(
     html: bool = False,
     request: Any = None,
     parameters: list[OpenApiParameter] | None = None,
-    refused: Any = None,
-    media_type: str = "application/json",
+    refused: Any = serializers.RefusalSerializer,
+    media_types: tuple[str, ...] = (JSON,),
 ) -> Callable[[F], F]:
-    """Tag, summary, answer and refusals of one call."""
-    responses: dict[Any, Any] = {(200, media_type): answer}
-    if html:
-        responses[(200, "text/html")] = HTML
-    for code in (403, *errors):
-        responses[(code, "application/json")] = refused if code == 422 and refused is not None else serializers.RefusalSerializer
-        if html and code != 403:
-            responses[(code, "text/html")] = HTML
+    """Tag, summary, answer and refusals of one call.
+
+    ``html``: it answers with a snippet unless JSON is asked for. ``refused``: the shape of 422. ``media_types``: of the answer.
+    """
+    kinds = (JSON, HTML) if html else (JSON,)
+    others = sorted({*EVERYWHERE, *errors} - {403, 422})
+    responses: dict[Any, Any] = {(200, kind): answer for kind in media_types}
+    responses |= {(200, HTML): SNIPPET} if html else {}
+    responses |= refusals((403,), serializers.RefusalSerializer) | refusals(others, serializers.RefusalSerializer, kinds)
+    responses |= refusals((422,), refused, kinds) if 422 in errors else {}
     return extend_schema(
-        operation_id=operation, summary=summary, tags=["training"], request=request, responses=responses, parameters=parameters or []
+        operation_id=operation,
+        summary=summary,
+        tags=["training"],
+        request=request,
+        responses=responses,
+        parameters=[*(parameters or []), NO_FORMAT],
     )

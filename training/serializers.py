@@ -20,7 +20,7 @@ class RefusalSerializer(serializers.Serializer[object]):
     """Every error as JSON."""
 
     detail = serializers.CharField()
-    problems = TrainingProblemSerializer(many=True, required=False)
+    problems = TrainingProblemSerializer(many=True)
 
 
 class ValidationSerializer(serializers.Serializer[object]):
@@ -43,6 +43,15 @@ class ChangedOptionSerializer(serializers.Serializer[object]):
     def get_fields(self) -> dict[str, serializers.Field]:  # type: ignore[type-arg]
         # ``from`` is a word of the language, so it cannot be the name of an attribute.
         return {**super().get_fields(), "from": serializers.JSONField(allow_null=True)}
+
+
+class InvalidSerializer(RefusalSerializer):
+    """Why a run cannot be started; ``valid`` and what follows only if the request itself could be read."""
+
+    valid = serializers.BooleanField(required=False)
+    warnings = TrainingProblemSerializer(many=True, required=False)
+    notes = TrainingProblemSerializer(many=True, required=False)
+    understood = serializers.DictField(required=False)
 
 
 class StartedSerializer(serializers.Serializer[object]):

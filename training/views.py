@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.parsers import FormParser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -12,7 +12,8 @@ from rest_framework.views import APIView
 
 from environments import services as environments
 from environments.config_files import dashed
-from environments.parsers import JsonBody
+from environments.parsers import FormBody, JsonBody
+from environments.schema import WITH_BODY
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import limited
 from trainer_engine.contract.options import REGISTRY
@@ -23,14 +24,14 @@ from training.preflight_report import PreflightReport
 from training.renderers import Answer, PageRenderer, SnippetNegotiation, SnippetRenderer
 
 KEY_HEADER = "Idempotency-Key"
-COMMAND_ERRORS = (400, 404, 413, 415, 422)
+COMMAND_ERRORS = (404, *WITH_BODY)
 
 
 class SnippetView(APIView):
     """A call that a form or a program may make."""
 
     renderer_classes = (SnippetRenderer, JSONRenderer, PageRenderer)
-    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    parser_classes = (JsonBody, FormParser, FormBody)
     content_negotiation_class = SnippetNegotiation
     refusal = "Request Refused"
 
@@ -64,13 +65,10 @@ class Validate(RunView):
         "training_validate",
         "Check a configuration without starting it",
         serializers.ValidationSerializer,
-        400,
-        413,
-        415,
-        422,
+        *WITH_BODY,
         html=True,
         request=schema.forms(schema.option_fields()),
-        refused=serializers.ValidationSerializer,
+        refused=serializers.InvalidSerializer,
     )
     def post(self, request: Request) -> Response:
         report = services.check(requests.submitted(request))
@@ -91,15 +89,12 @@ class Start(RunView):
         "training_start",
         "Start a run",
         serializers.StartedSerializer,
-        400,
+        *WITH_BODY,
         409,
-        413,
-        415,
-        422,
         html=True,
         request=schema.forms(schema.option_fields()),
         parameters=[schema.KEY_HEADER],
-        refused=serializers.ValidationSerializer,
+        refused=serializers.InvalidSerializer,
     )
     def post(self, request: Request) -> Response:
         try:
@@ -125,17 +120,14 @@ class Start(RunView):
 class Stop(APIView):
     """End the run after a verified checkpoint."""
 
-    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    parser_classes = (JsonBody, FormParser, FormBody)
 
     @schema.described(
         "training_stop",
         "Stop: save and end",
         serializers.RunMessageSerializer,
-        400,
         404,
-        413,
-        415,
-        422,
+        *WITH_BODY,
         request=schema.forms(schema.JOB_FORM),
     )
     def post(self, request: Request) -> Response:
@@ -150,7 +142,7 @@ class Stop(APIView):
 class CommandView(APIView):
     """Asks the run for something between two steps."""
 
-    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    parser_classes = (JsonBody, FormParser, FormBody)
     command: ClassVar[Command]
     words: ClassVar[str]
 
@@ -192,11 +184,8 @@ class Cancel(SnippetView):
         "training_cancel",
         "Cancel: end now, save nothing",
         serializers.RunMessageSerializer,
-        400,
         404,
-        413,
-        415,
-        422,
+        *WITH_BODY,
         html=True,
         request=schema.forms(schema.JOB_FORM),
     )

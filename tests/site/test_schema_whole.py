@@ -56,3 +56,28 @@ def test_it_is_of_version_3_1_and_names_itself(schema: Any) -> None:
     assert schema["info"]["title"] == "SimpleTuner" and schema["info"]["version"]
     assert {tag["name"] for tag in schema["tags"]} == {"configurations", "training"}
     assert all(set(operation["tags"]) <= {"configurations", "training"} for operation in operations(schema))
+
+
+def test_a_client_needs_neither_a_login_nor_an_address(schema: Any) -> None:
+    assert schema["security"] == [] and not any("security" in operation for operation in operations(schema))
+    assert schema["servers"][0]["url"] == "/"
+    assert {"contact", "license"} <= set(schema["info"])
+
+
+def test_answers_that_are_no_json_are_declared_as_what_they_are(schema: Any) -> None:
+    kinds = {operation["operationId"]: list(operation["responses"]["200"]["content"]) for operation in operations(schema)}
+    assert kinds["training_job_log"] == ["text/plain"]
+    assert kinds["training_events_stream"] == ["text/event-stream"]
+    assert kinds["training_job_grid"] == ["image/png"] and "image/png" in kinds["training_job_media"]
+    assert kinds["training_validate"] == ["application/json", "text/html"]
+
+
+def test_no_address_can_be_taken_for_another(schema: Any) -> None:
+    """As a linter sees it: two addresses whose parts are equal, or of which one is a parameter."""
+    addresses = [path.strip("/").split("/") for path in schema["paths"]]
+    for place, one in enumerate(addresses):
+        for other in addresses[place + 1 :]:
+            pairs = list(zip(one, other, strict=False)) if len(one) == len(other) else [("a", "b")]
+            alike = [a == b or "{" in a or "{" in b for a, b in pairs]
+            mixed = any("{" in a and "{" not in b for a, b in pairs) and any("{" in b and "{" not in a for a, b in pairs)
+            assert not (all(alike) and mixed), (one, other)

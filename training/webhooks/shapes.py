@@ -34,7 +34,7 @@ class WebhookSerializer(serializers.Serializer[object]):
 
     name = serializers.CharField()
     path = serializers.CharField(help_text="What --webhook_config names it by.")
-    config = serializers.JSONField(help_text="The targets as they were sent, secrets as ***; PUT takes it back.", allow_null=True)
+    config = serializers.JSONField(help_text="The targets as they were sent, secrets as ***; PUT takes it back.")
     problems = TrainingProblemSerializer(many=True)
 
 

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from rest_framework.parsers import FormParser, MultiPartParser
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -17,7 +18,8 @@ from environments import webhook_targets
 from environments.errors import FilesNotWritable
 from environments.home import current_home
 from environments.names import name_problem
-from environments.parsers import JsonBody
+from environments.parsers import FormBody, JsonBody
+from environments.schema import NAME_SHAPE, WITH_BODY
 from trainer_engine.contract.errors import Problem, errors_in, limited
 from trainer_engine.contract.events import EventType, utc_now
 from trainer_engine.contract.webhooks import MOST_TARGETS, WebhookTarget
@@ -30,6 +32,7 @@ from training.webhooks.messages import compose
 from training.webhooks.posting import post
 
 MOST_SHOWN = 500
+WEBHOOK_NAME = OpenApiParameter("name", NAME_SHAPE, OpenApiParameter.PATH, description="Name of the stored targets.")
 TEST_EVENT: dict[str, Any] = {
     "index": 0,
     "type": EventType.NOTIFICATION.value,
@@ -108,13 +111,19 @@ class StoredWebhook(APIView):
 
     parser_classes = (JsonBody,)
 
-    @schema.described("webhook_get", "Show stored targets", shapes.WebhookSerializer, 404, 422)
+    @schema.described("webhook_get", "Show stored targets", shapes.WebhookSerializer, 404, 422, parameters=[WEBHOOK_NAME])
     def get(self, request: Request, name: str) -> Response:
         document, _, problems = stored(name)
         return Response(shown(name, document, problems))
 
     @schema.described(
-        "webhook_put", "Store targets under a name", shapes.WebhookSerializer, 400, 413, 415, 422, request=shapes.WEBHOOK_BODY
+        "webhook_put",
+        "Store targets under a name",
+        shapes.WebhookSerializer,
+        *WITH_BODY,
+        409,
+        request=shapes.WEBHOOK_BODY,
+        parameters=[WEBHOOK_NAME],
     )
     def put(self, request: Request, name: str) -> Response:
         home, sent = current_home(), request.data
@@ -129,7 +138,7 @@ class StoredWebhook(APIView):
             webhook_targets.store(name, document, home)
         return Response(shown(name, document, problems))
 
-    @schema.described("webhook_delete", "Forget stored targets", shapes.WebhookMessageSerializer, 404, 422)
+    @schema.described("webhook_delete", "Forget stored targets", shapes.WebhookMessageSerializer, 404, 409, 422, parameters=[WEBHOOK_NAME])
     def delete(self, request: Request, name: str) -> Response:
         stored(name)
         with changing():
@@ -140,9 +149,9 @@ class StoredWebhook(APIView):
 class WebhookTest(APIView):
     """Posts one event to each stored target, now, and says what came of it."""
 
-    parser_classes = (JsonBody, FormParser, MultiPartParser)
+    parser_classes = (JsonBody, FormParser, FormBody)
 
-    @schema.described("webhook_test", "Post a test event", shapes.WebhookTestSerializer, 400, 404, 413, 415, 422)
+    @schema.described("webhook_test", "Post a test event", shapes.WebhookTestSerializer, 404, 422, parameters=[WEBHOOK_NAME])
     def post(self, request: Request, name: str) -> Response:
         _, targets, problems = stored(name)
         if errors_in(problems):
@@ -161,7 +170,9 @@ def _try(target: WebhookTarget) -> dict[str, Any]:
 class JobWebhooks(APIView):
     """What became of a run's posts: counts, targets, the newest dead letters, and what waits."""
 
-    @schema.described("training_job_webhooks", "Webhook deliveries of a run", shapes.JobWebhooksSerializer, 404)
+    @schema.described(
+        "training_job_webhooks", "Webhook deliveries of a run", shapes.JobWebhooksSerializer, 404, parameters=[schema.JOB_PATH]
+    )
     def get(self, request: Request, job_id: str) -> Response:
         job = requests.named_job(job_id)
         rows = WebhookDelivery.objects.filter(channel__job=job).select_related("channel")

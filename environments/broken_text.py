@@ -20,7 +20,7 @@ AFTER_VALUE = re.compile(r"\s*(?:$|[}\]\\\"']|,\s*(?:$|[{}\[\]\\\"']))")
 
 
 def _field() -> re.Pattern[str]:
-    names = sorted({name for spec in REGISTRY.values() for name in spec.secret}, key=len, reverse=True)
+    names = sorted({name for spec in REGISTRY.values() for name in (*spec.secret, *spec.secret_paths)}, key=len, reverse=True)
     any_of_them = "|".join(name.replace("_", "[-_]") for name in names)
     return re.compile(rf"(?<![a-z0-9])(?:{any_of_them})\s*(?P<level>\\*)(?:[\s\\\"']*[:=]+|[\"'])\s*", re.IGNORECASE)
 

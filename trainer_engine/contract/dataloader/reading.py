@@ -117,7 +117,8 @@ def read_names(draft: Draft) -> None:
             near = difflib.get_close_matches(name, sorted(known_names()), n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "docs/datasets.md lists every field"
             what = f"a dataset has no field {name[:100]!r}."
-            draft.error(name[:100], "unknown_field", what, got=value, expected="the name of a field", hint=hint)
+            # The value of a name that is like none may be of another file: it is not repeated.
+            draft.error(name[:100], "unknown_field", what, got=value if near else None, expected="the name of a field", hint=hint)
         elif name in later():
             if not _is_default(value, later()[name]):
                 what = f"{name} is known, not available yet."

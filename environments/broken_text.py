@@ -21,7 +21,7 @@ AFTER_VALUE = re.compile(r"\s*(?:$|[}\]\\\"']|,\s*(?:$|[{}\[\]\\\"']))")
 
 
 def _field() -> re.Pattern[str]:
-    names = sorted({name for spec in REGISTRY.values() for name in spec.secret}, key=len, reverse=True)
+    names = sorted({name for spec in REGISTRY.values() for name in (*spec.secret, *spec.secret_paths)}, key=len, reverse=True)
     any_of_them = "|".join(name.replace("_", "[-_]") for name in names)
     # A lookahead with a reference to its group is Python 3.10's way to match a run once and never shorter.
     run = r"(?=(?P<spaces>\s*))(?P=spaces)(?=(?P<level>\\*))(?P=level)"

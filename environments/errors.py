@@ -35,7 +35,7 @@ class EnvironmentNotFound(EnvironmentRefused):
     status_code = 404
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"Configuration '{name}' not found")
+        super().__init__(f"Configuration '{name[:100]}' not found")
 
 
 class EnvironmentExists(EnvironmentRefused):

@@ -91,8 +91,9 @@ class UpdateEnvironmentSerializer(Sent):
 
     def to_internal_value(self, data: Any) -> Any:
         """What an export holds beside the configuration says where it came from: the address says where it goes."""
-        kept = {name: value for name, value in data.items() if name != "_metadata"} if isinstance(data, dict) else data
-        return super().to_internal_value(kept)
+        if isinstance(data, dict) and "_metadata" in data:
+            data = {name: value for name, value in data.items() if name != "_metadata"}
+        return super().to_internal_value(data)
 
     def validate_config(self, value: Any) -> Any:
         if not isinstance(value, dict):

@@ -18,7 +18,7 @@ WEIGHTS = ("*.safetensors",)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 """Of a repository: the one file, or the list of several."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-EXPECTED = "a CLIP model such as openai/clip-vit-large-patch14-336"
+EXPECTED = "a CLIP model in safetensors, such as openai/clip-vit-large-patch14"
 
 
 def scoring_problems(options: TrainingOptions, hub: weights.HubSettings) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ STORE = {
     "request_headers": {"X-One": f"{SECRET}}}]", "X-Two": f'"{SECRET}\\'},
     "endpoint_url": "https://s3.example/",
 }
-TARGET = {"webhook_type": "raw", "auth_token": f'{SECRET}"', "n": 1, "callback_url": "https://example.com/hook"}
+TARGET = {"webhook_type": "raw", "auth_token": f'{SECRET}"', "n": 1, "callback_url": f"https://example.com/{SECRET}?x=1"}
 
 
 def documents() -> Iterator[str]:
@@ -46,9 +46,9 @@ def test_whatever_is_broken_no_secret_is_left(text: str) -> None:
 def test_what_is_no_secret_stays(text: str) -> None:
     text = re.sub(r"(?:, *|,\s*)\\*.request_headers.*?}\]?[^}]*?}", "", text, flags=re.DOTALL)
     cleaned = without_secrets_in_text(text) or ""
-    for word in ("--seed", "trained", "https://s3.example/", "raw", "https://example.com/hook"):
+    for word in ("--seed", "trained", "https://s3.example/", "raw"):
         assert word in cleaned
-    assert cleaned.count("***") == 2
+    assert cleaned.count("***") == 3
     json.loads(cleaned)
 
 

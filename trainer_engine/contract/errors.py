@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import ClassVar
 
-from trainer_engine.contract.redaction import repeated, without_passwords
+from trainer_engine.contract.redaction import repeated
 
 LONGEST_SHOWN = 200
 LONGEST_TEXTS = {"option": 200, "message": 1000, "got": 240, "expected": 1500, "hint": 600}
 """Characters of each text of a problem."""
+LONGEST_MESSAGE = 4000
+"""Characters of an error of the engine: what it repeats of a foreign file has no limit of its own."""
 MOST_IN_A_MESSAGE = 20
 """Problems that the message of an error lists; the error holds all of them as data."""
 MOST_PROBLEMS = 100
@@ -120,9 +122,9 @@ class EngineError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(without_passwords(message))
-        self.message = without_passwords(message)
-        self.hint = without_passwords(hint)
+        self.message = repeated(message, LONGEST_MESSAGE)
+        self.hint = repeated(hint, LONGEST_MESSAGE)
+        super().__init__(self.message)
 
 
 class _Problems(EngineError):

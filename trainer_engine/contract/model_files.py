@@ -33,6 +33,9 @@ CODE_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_co
 ADAPTER_CONFIG = "adapter_config.json"
 HINT = "only safetensors are loaded: convert the weights, or use a copy of the model that has them"
 DEEPEST = 16
+MOST_LISTS = 8
+"""Indexes of shards in one folder: one, or one a variant."""
+LARGEST_READ_WHOLE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ def unsafe_files(folder: Path) -> Iterator[UnsafeFile]:
         yield from _unfit(folder / name)
     if ADAPTER_CONFIG in names:
         yield UnsafeFile(ADAPTER_CONFIG, "puts an adapter of its own on the model", "remove it, and give the adapter as init_lora")
-    for name in names:
-        if "index" in name and name.endswith(".json"):
-            yield from _foreign_shards(folder / name)
+    lists = [name for name in names if "index" in name and SAFE in name and name.endswith(".json")]
+    if len(lists) > MOST_LISTS:
+        yield UnsafeFile(lists[0], f"is one of {len(lists)} lists of files of weights", "remove those of other models")
+    for name in lists[:MOST_LISTS]:
+        yield from _foreign_shards(folder / name)
     pickled = [name for name in names if name.endswith(PICKLED)]
     if pickled and not any(name.endswith(SAFE) for name in names):
         yield UnsafeFile(pickled[0], "holds the only weights here, and they are not safetensors", HINT)
@@ -77,14 +82,12 @@ def _unfit(path: Path) -> Iterator[UnsafeFile]:
         return
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         yield UnsafeFile(path.name, "is not a file", "remove it from the folder of the model")
-    elif path.suffix in READ_WHOLE and status.st_size > LARGEST_LIST_BYTES:
-        yield UnsafeFile(path.name, f"is larger than {LARGEST_LIST_BYTES >> 20} MiB", "use the files of the model as they were published")
+    elif path.suffix in READ_WHOLE and status.st_size > LARGEST_READ_WHOLE:
+        yield UnsafeFile(path.name, f"is larger than {LARGEST_READ_WHOLE >> 20} MiB", "use the files of the model as they were published")
 
 
 def _foreign_shards(path: Path) -> Iterator[UnsafeFile]:
-    """Of an index of safetensors alone: an index of pickled shards beside safetensors is never read."""
-    if SAFE not in path.name:
-        return
+    """Of an index of safetensors: an index of pickled shards beside safetensors is never read."""
     try:
         document = read_small_json(path, LARGEST_LIST_BYTES)
     except UnreadableFile as error:

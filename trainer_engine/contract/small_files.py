@@ -16,8 +16,8 @@ from trainer_engine.contract.json_reading import DuplicateKey, read_document
 
 LARGEST_BYTES = 4 << 20
 """Of a file that people write: configurations, datasets, prompts, adapters."""
-LARGEST_LIST_BYTES = 64 << 20
-"""Of a file that programs write: the index of a model's shards, a tokenizer, the state of a checkpoint."""
+LARGEST_LIST_BYTES = 16 << 20
+"""Of a file that programs write: the index of a model's shards, the manifest or the state of a checkpoint."""
 
 
 class UnreadableFile(OSError):

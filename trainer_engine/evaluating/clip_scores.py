@@ -97,5 +97,5 @@ def _refuse_other_models(part: Part) -> None:
     if kind != MODEL_TYPE:
         raise ModelUnavailable(
             f"{part.source.name} is no CLIP model: its config.json says model_type {kind!r}.",
-            hint="set pretrained_evaluation_model_name_or_path to one such as openai/clip-vit-large-patch14-336",
+            hint="set pretrained_evaluation_model_name_or_path to one such as openai/clip-vit-large-patch14",
         )

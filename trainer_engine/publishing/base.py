@@ -11,6 +11,8 @@ from pathlib import Path
 
 from trainer_engine.contract.checkpoint_files import MANIFEST
 from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.errors import LONGEST_MESSAGE
+from trainer_engine.contract.redaction import repeated
 
 Moved = Callable[[int], None]
 """Is told how many more bytes have gone over the line."""
@@ -20,8 +22,8 @@ class StoreError(Exception):
     """A store did not do what it was asked to. The message holds no secret."""
 
     def __init__(self, message: str, *, hint: str = "", hopeless: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = repeated(message, LONGEST_MESSAGE)
+        super().__init__(self.message)
         self.hint = hint
         self.hopeless = hopeless
         """Whether trying again is of no use before something is changed."""

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainer_engine.contract.model_files import unsafe_files
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES
+from trainer_engine.contract.model_files import LARGEST_READ_WHOLE, unsafe_files
 
 
 def write_part(folder: Path, **files: Any) -> Path:
@@ -77,8 +76,15 @@ def test_pipes_and_huge_texts_are_refused(tmp_path: Path) -> None:
     folder = write_part(tmp_path / "part")
     os.mkfifo(folder / "vocab.txt")
     with (folder / "tokenizer.json").open("wb") as stream:
-        stream.truncate(LARGEST_LIST_BYTES + 1)
+        stream.truncate(LARGEST_READ_WHOLE + 1)
     assert [str(found) for found in unsafe_files(folder)] == ["tokenizer.json is larger than 64 MiB", "vocab.txt is not a file"]
+
+
+def test_an_index_of_many_megabytes_is_not_parsed(tmp_path: Path) -> None:
+    folder = write_part(tmp_path / "part")
+    with (folder / "model.safetensors.index.json").open("wb") as stream:
+        stream.truncate(17 << 20)
+    assert [str(found) for found in unsafe_files(folder)] == ["model.safetensors.index.json cannot be read: it is larger than 16 MiB"]
 
 
 def test_a_folder_that_is_not_there_has_nothing_unsafe(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_engine.contract.errors import LONGEST_TEXTS, InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.contract.errors import LONGEST_TEXTS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.contract.redaction import without_passwords
+from trainer_engine.publishing.base import StoreError
 
 PASSWORD = "hunter2"
 
@@ -50,6 +51,11 @@ def test_an_error_of_the_engine_repeats_no_password() -> None:
     assert PASSWORD not in str(ModelUnavailable(f"http://u:{PASSWORD}@h is no folder", hint=f"look at http://u:{PASSWORD}@h"))
     many = InvalidOptions([Problem.error(f"option_{n}", "wrong", "It is wrong.") for n in range(1000)])
     assert len(many.message) < 2000 and "980 more" in many.message and len(many.problems) == 1000
+
+
+def test_what_an_error_of_the_engine_repeats_of_a_foreign_file_is_short() -> None:
+    for error in (CheckpointUnusable("x" * 10_000_000, hint="y" * 10_000_000), StoreError("x" * 10_000_000)):
+        assert len(str(error)) < 5000 and len(error.message) < 5000 and len(error.hint) < 5000
 
 
 def test_a_hostile_text_is_searched_in_linear_time() -> None:

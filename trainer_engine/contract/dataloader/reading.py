@@ -118,7 +118,8 @@ def read_names(draft: Draft) -> None:
         if name not in known_names():
             hint = draft.suggestions.nearest(name, sorted(known_names()), otherwise="docs/datasets.md lists every field")
             what = f"a dataset has no field {name[:100]!r}."
-            draft.error(name[:100], "unknown_field", what, got=value, expected="the name of a field", hint=hint)
+            # The value of a name that is like none may be of another file: it is not repeated.
+            draft.error(name[:100], "unknown_field", what, got=value if near else None, expected="the name of a field", hint=hint)
         elif name in later():
             if not _is_default(value, later()[name]):
                 what = f"{name} is known, not available yet."

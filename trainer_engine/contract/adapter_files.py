@@ -136,11 +136,14 @@ def _no_header(path: Path, start: bytes, size: int) -> UnusableAdapter | None:
 
 def _tensor(entry: Mapping[str, object], data: int) -> StoredTensor:
     shape, offsets = entry["shape"], entry["data_offsets"]
-    assert isinstance(shape, list) and isinstance(offsets, list)
-    begin, end = (int(one) for one in offsets)
-    if not 0 <= begin <= end or not all(isinstance(one, int) and one >= 0 for one in shape):
+    if not (isinstance(shape, list) and isinstance(offsets, list) and all(isinstance(one, int) for one in (*shape, *offsets))):
+        raise ValueError("a tensor has no shape or place")
+    begin, end = offsets
+    dtype = str(entry["dtype"])
+    size = math.prod(shape) * np.dtype(EXPONENTS[dtype][0]).itemsize if dtype in EXPONENTS else end - begin
+    if not 0 <= begin <= end or min(shape, default=0) < 0 or size != end - begin:
         raise ValueError("a tensor lies nowhere")
-    return StoredTensor(str(entry["dtype"]), tuple(shape), data + begin, data + end)
+    return StoredTensor(dtype, tuple(shape), data + begin, data + end)
 
 
 def not_finite(header: AdapterHeader) -> Iterator[str]:

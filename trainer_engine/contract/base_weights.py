@@ -79,7 +79,7 @@ def prediction_type(model: ModelOptions, card: FamilyCard, cache: Path) -> str |
     folder = _find(model, card, cache, "scheduler")
     try:
         config = json.loads((folder / "scheduler_config.json").read_bytes()) if folder else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return str(config.get("prediction_type", card.objective)) if isinstance(config, dict) else None
 
@@ -152,7 +152,7 @@ def _text_digest(path: Path) -> str:
     if path.name in ("config.json", "scheduler_config.json"):
         try:
             document = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
             told = {key: value for key, value in document.items() if not key.startswith("_") and key not in NOT_CONTENT}

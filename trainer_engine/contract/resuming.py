@@ -15,7 +15,7 @@ from typing import Any
 
 from trainer_engine.contract.base_weights import BaseWeights, base_differences, read_base
 from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, folders, read_manifest, verify
-from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.errors import CheckpointUnusable, shown
 from trainer_engine.contract.identity import identity_differences, named
 from trainer_engine.contract.remote_checkpoint import is_remote
 
@@ -23,6 +23,9 @@ LATEST = "latest"
 MOST_NAMED = 5
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SAMPLES_FILE = "samples.json"
+LARGEST_STATE_BYTES = 64 << 20
+LARGEST_SAMPLES_BYTES = 512 << 20
+"""Some five million samples."""
 MORE_TO_TRAIN = "Raise max_train_steps or num_train_epochs, or set resume_from_checkpoint empty to train anew."
 Samples = Mapping[str, Mapping[str, str]]
 """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
@@ -110,12 +113,22 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
 def open_checkpoint(folder: Path) -> SavedRun:
     """What a folder with verified files says of its run. Raises CheckpointUnusable."""
     try:
-        state = json.loads((folder / STATE_FILE).read_bytes())
+        state = _read_json(folder / STATE_FILE, LARGEST_STATE_BYTES)
         if not isinstance(state, dict):
             raise ValueError("it is no object")
         return SavedRun(folder, int(read_manifest(folder)["step"]), state)
     except (OSError, ValueError) as error:
         raise CheckpointUnusable(f"{folder.name} holds no training state: {error}") from error
+
+
+def _read_json(path: Path, largest: int) -> Any:
+    """Raises OSError and ValueError."""
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path.name} has more than {largest >> 20} MiB")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
 
 
 def refuse_other_run(saved: SavedRun, identity: Mapping[str, Any], base: BaseWeights | None = None) -> None:
@@ -150,7 +163,7 @@ def data_differences(saved: SavedRun, layout: Mapping[str, Any], samples: Sample
 def read_samples(saved: SavedRun) -> Samples:
     """What the checkpoint was trained on. Raises CheckpointUnusable."""
     try:
-        document = json.loads((saved.folder / SAMPLES_FILE).read_bytes())
+        document = _read_json(saved.folder / SAMPLES_FILE, LARGEST_SAMPLES_BYTES)
         if not isinstance(document, dict) or not all(isinstance(one, dict) for one in document.values()):
             raise ValueError("it holds no datasets")
     except (OSError, ValueError) as error:
@@ -197,7 +210,9 @@ def differences(
     """As ``data_differences``, of samples that were read."""
     found = saved.state.get("layout")
     theirs = found if isinstance(found, dict) else {}
-    differing = [f"{name} was {theirs.get(name)} and is {value}" for name, value in layout.items() if theirs.get(name) != value]
+    differing = [
+        f"{name} was {shown(theirs.get(name))} and is {shown(value)}" for name, value in layout.items() if theirs.get(name) != value
+    ]
     for id in sorted({*old_samples, *samples}):
         found = _dataset_difference(id, old_samples.get(id), samples.get(id))
         if found:
@@ -208,7 +223,7 @@ def differences(
 
 def _settings_difference(id: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     changed = [name for name in new if name in old and old[name] != new[name]]
-    return [f"dataset {id}: {name} was {old[name]} and is {new[name]}" for name in changed]
+    return [f"dataset {id}: {name} was {shown(old[name])} and is {shown(new[name])}" for name in changed]
 
 
 def _dataset_difference(id: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> list[str]:

@@ -95,6 +95,8 @@ def test_every_spelling_of_the_same_adapter_begins_with_the_same_weights(tmp_pat
         save_file(spelt(tensors), tmp_path / "made.safetensors")
         found = begun(tmp_path, tmp_path / "made.safetensors")
         assert found.keys() == tensors.keys() and all(torch.equal(found[key], tensors[key]) for key in tensors), name
+        drawing = {"validation_disable": False, "validation_adapter_path": str(tmp_path / "made.safetensors")}
+        assert checked(tmp_path, **LORA, **drawing).errors == [], name
     assert all(torch.equal(one, tensors[key]) for key, one in begun(tmp_path, folder).items())
 
 

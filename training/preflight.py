@@ -12,7 +12,7 @@ from environments.paths import Home
 from environments.resolve import ResolvedRun
 from environments.webhook_targets import load_webhooks
 from trainer_engine.contract.dataloader import Dataloader
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.files import is_folder
 from trainer_engine.contract.options import TrainingOptions
@@ -59,7 +59,9 @@ def examine_run(
     problems += _data_is_safe(options, resolved.dataloader)
     hub = weights.HubSettings.of(variables)
     saved = find_saved_run(options, problems)
-    problems += other_run_problems(saved, options, card, hub.cache) if saved else []
+    refused = list(other_run_problems(saved, options, card, hub.cache)) if saved else []
+    problems += refused
+    saved = None if errors_in(refused) else saved  # what else differs says nothing new
     problems += publishing_problems(options, home, hub)
     problems += _precision_problems(options, variables)
     problems += _quantisation_problems(options, variables)

@@ -18,7 +18,7 @@ from trainer_engine.contract.resuming import SavedRun
 from training.preflight_adapter import CLASS_MARKS, of_class, on_layers
 
 OPTION = "init_lora"
-MOST_READ_BYTES = 256 << 20
+MOST_READ_BYTES = 128 << 20
 """Of larger files the engine says whether every weight is finite."""
 
 

@@ -60,7 +60,8 @@ def test_pictures_of_the_run_may_not_lie_among_the_images(training: Training) ->
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(training: Training, wanted: str) -> None:
     folder = write_checkpoint(training.home / "output" / "run", 20)
     remember(folder, IDENTITY)
-    assert codes(training, resume_from_checkpoint=wanted) == []
+    assert codes(training, resume_from_checkpoint=wanted) == [("resume_from_checkpoint", "data_changed")]
+    assert codes(training, resume_from_checkpoint=wanted, i_know_what_i_am_doing="true") == []
     assert codes(training, resume_from_checkpoint=wanted, optimizer="torch-adamw") == [("resume_from_checkpoint", "other_run")]
     assert codes(training, resume_from_checkpoint=wanted, use_ema="true") == [("resume_from_checkpoint", "other_run")]
     assert codes(training, resume_from_checkpoint=wanted, mixed_precision="bf16") == [("resume_from_checkpoint", "other_run")]
@@ -86,6 +87,7 @@ def test_a_state_that_cannot_be_read_is_refused_as_the_engine_does_it(training: 
 
 def remember(folder: Path, identity: dict[str, Any]) -> None:
     (folder / "training_state.json").write_text(json.dumps({"identity": identity}))
+    (folder / "samples.json").write_text("{}")
 
 
 def test_a_quantised_type_that_the_device_lacks_is_told() -> None:

@@ -207,7 +207,8 @@ def _alpha(fitting: FittingAdapter, module: str) -> float | None:
     pattern = stated.get("alpha_pattern")
     alpha = pattern.get(module) if isinstance(pattern, dict) else None
     alpha = stated.get("lora_alpha") if alpha is None else alpha
-    return float(alpha) if isinstance(alpha, (int, float)) else float(header.tensors[keys["lora_A.weight"]].shape[0])
+    rank = header.tensors[keys["lora_A.weight"]].shape[:1]
+    return float(alpha) if isinstance(alpha, (int, float)) else float(rank[0]) if rank else None
 
 
 def wanted_lora(layers: Mapping[str, Shape], modules: Iterable[str], rank: int, alpha: float, *, use_dora: bool) -> WantedAdapter:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.contract.errors import shown
 from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.options.adapter import parse_targets
@@ -74,7 +75,7 @@ def identity_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
     """Sentences of what was something else. What a checkpoint of an older version does not say is not compared."""
     differing = [name for name, value in ours.items() if name in theirs and theirs[name] != value]
     return [
-        _targets_difference(theirs[name], ours[name]) if name == TARGETS else f"{name} was {theirs[name]} and is {ours[name]}"
+        _targets_difference(theirs[name], ours[name]) if name == TARGETS else f"{name} was {shown(theirs[name])} and is {shown(ours[name])}"
         for name in differing
     ]
 

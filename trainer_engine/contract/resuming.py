@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer_engine.contract.base_weights import BaseWeights, base_differences, read_base
 from trainer_engine.contract.checkpoint_files import MANIFEST, SAMPLES_FILE, STATE_FILE, folders, read_manifest, verify
-from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.errors import CheckpointUnusable, shown
 from trainer_engine.contract.identity import identity_differences, named
 from trainer_engine.contract.remote_checkpoint import is_remote
 from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
@@ -198,7 +198,9 @@ def differences(
     """As ``data_differences``, of samples that were read."""
     found = saved.state.get("layout")
     theirs = found if isinstance(found, dict) else {}
-    differing = [f"{name} was {theirs.get(name)} and is {value}" for name, value in layout.items() if theirs.get(name) != value]
+    differing = [
+        f"{name} was {shown(theirs.get(name))} and is {shown(value)}" for name, value in layout.items() if theirs.get(name) != value
+    ]
     for id in sorted({*old_samples, *samples}):
         found = _dataset_difference(id, old_samples.get(id), samples.get(id))
         if found:
@@ -209,7 +211,7 @@ def differences(
 
 def _settings_difference(id: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     changed = [name for name in new if name in old and old[name] != new[name]]
-    return [f"dataset {id}: {name} was {old[name]} and is {new[name]}" for name in changed]
+    return [f"dataset {id}: {name} was {shown(old[name])} and is {shown(new[name])}" for name in changed]
 
 
 def _dataset_difference(id: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> list[str]:

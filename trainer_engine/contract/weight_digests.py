@@ -47,7 +47,7 @@ def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tupl
     """(start, length) of what is read, in the file's order; the table of tensors goes into the digest first."""
     try:
         table, data = _table(stream)
-    except (ValueError, TypeError, KeyError, AttributeError, struct.error):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         step = max(BLOCK_BYTES, size // BLOCKS)
         yield from ((start, BLOCK_BYTES) for start in range(0, size, step))
         return

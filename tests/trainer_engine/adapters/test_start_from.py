@@ -95,6 +95,8 @@ def test_every_spelling_of_the_same_adapter_begins_with_the_same_weights(tmp_pat
         save_file(spelt(tensors), tmp_path / "made.safetensors")
         found = begun(tmp_path, tmp_path / "made.safetensors")
         assert found.keys() == tensors.keys() and all(torch.equal(found[key], tensors[key]) for key in tensors), name
+        drawing = {"validation_disable": False, "validation_adapter_path": str(tmp_path / "made.safetensors")}
+        assert checked(tmp_path, **LORA, **drawing).errors == [], name
     assert all(torch.equal(one, tensors[key]) for key, one in begun(tmp_path, folder).items())
 
 
@@ -119,6 +121,18 @@ def test_a_result_with_comfyui_s_keys_is_begun_from(tmp_path: Path, how: dict[st
     found = begun(tmp_path, comfy / ADAPTER_FILE, **options)
     for key, tensor in wanted.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=0)
+
+
+BROKEN_HEADERS = (
+    b"[]", b"null", b'{"a": []}', b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}', b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
+    b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}', b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": "ab"}}',
+    b'{"__metadata__": 3, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"[" * 100_000, b"\xff\xfe",
+)  # fmt: skip
+
+
+def framed(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + bytes(64)
 
 
 def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], Any], str, str]]:
@@ -165,6 +179,14 @@ def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], An
         "page": (lambda path: path.write_bytes(b"<!DOCTYPE html><html>" + bytes(100)), "is not a safetensors file", ".safetensors"),
         "empty": (lambda path: path.write_bytes(b""), "it has 0 bytes", "copy it again"),
         "json": (lambda path: path.write_bytes(b'\x08\0\0\0\0\0\0\0{"a": 1}'), "header cannot be understood", ".safetensors"),
+        **{
+            f"header {number}": (
+                lambda path, header=header: path.write_bytes(framed(header)),
+                "header cannot be understood",
+                ".safetensors",
+            )
+            for number, header in enumerate(BROKEN_HEADERS)
+        },
         "no tensors": (lambda path: save_file({}, path), "holds no tensors", "adapter"),
         "folder": (lambda path: path.mkdir(), f"holds no {ADAPTER_FILE}", "give the file"),
     }

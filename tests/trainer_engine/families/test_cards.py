@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.helpers.models import tiny_model
+from trainer_engine.contract.base_weights import base_weights, component_digest
 from trainer_engine.contract.families import FORMAT_FAMILIES, FamilyCard, cards, find_card
 from trainer_engine.contract.lycoris import parse_lycoris
 from trainer_engine.contract.options import REGISTRY, check_options, parse_options
@@ -138,3 +140,15 @@ def test_the_folder_holds_what_a_family_needs(card: FamilyCard) -> None:
     assert family.card is card
     assert family.__doc__
     assert all(card.lora_targets.values())
+
+
+@every_family
+def test_the_components_that_a_checkpoint_is_compared_by_are_those_that_are_loaded(card: FamilyCard, tmp_path: Path) -> None:
+    own, other = str(tiny_model(card.name)), str(tiny_model(card.name, seed=1))
+    replaced = {"pretrained_vae_model_name_or_path": other, "pretrained_t5_model_name_or_path": own}
+    for more in ({}, replaced):
+        family = family_of(card, **more)
+        found = base_weights(family.options.model, card, tmp_path)
+        wanted = {name: component_digest(family.parts.find(name).folder) for name in card.components}
+        assert {name: component.digest for name, component in found.items()} == wanted and all(wanted.values())
+    assert card.network_folder == family.denoiser_folder

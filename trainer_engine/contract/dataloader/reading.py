@@ -119,7 +119,7 @@ def read_names(draft: Draft) -> None:
             hint = draft.suggestions.nearest(name, sorted(known_names()), otherwise="docs/datasets.md lists every field")
             what = f"a dataset has no field {name[:100]!r}."
             # The value of a name that is like none may be of another file: it is not repeated.
-            draft.error(name[:100], "unknown_field", what, got=value if near else None, expected="the name of a field", hint=hint)
+            draft.error(name[:100], "unknown_field", what, got=value if hint else None, expected="the name of a field", hint=hint)
         elif name in later():
             if not _is_default(value, later()[name]):
                 what = f"{name} is known, not available yet."

@@ -19,7 +19,7 @@ from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineErro
 from trainer_engine.contract.events import ErrorEvent, Severity, StageEvent, StageKey, StageStatus, StatusEvent, utc_now
 from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
-from trainer_engine.environment import Environment, read_environment
+from trainer_engine.environment import Environment, read_environment, wait_passively
 from trainer_engine.journal import Journal, Silence, Voice
 from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.stopping import Requests, Stopped
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_folder", type=Path)
     folder = RunFolder(parser.parse_args(arguments).run_folder.resolve()).create()
     environment = read_environment()
+    wait_passively()
     if not environment.is_first:
         return _run(folder, environment, Silence(), Requests(None)).exit_code
     folder.exit_file.unlink(missing_ok=True)

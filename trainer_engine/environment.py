@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 from trainer_engine.contract.secrets import VARIABLE
 from trainer_engine.contract.trackers import wandb_knows_us
 
 SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 """No tokens, no keys, no proxies: what a script needs besides is listed by the server's operator."""
+
+ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA, of AMD, and of Windows in its Linux put there."""
+PASSIVE_WAITING: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"})
+"""The first is for GNU's OpenMP, which PyTorch's wheels bring along, the second for Intel's and LLVM's besides."""
+WAITING_VARIABLES = (*PASSIVE_WAITING, "GOMP_SPINCOUNT", "KMP_LIBRARY")
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,33 @@ def read_environment(variables: MutableMapping[str, str] | None = None) -> Envir
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
         wandb_knows_us=wandb_knows_us(variables),
-        use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
+        use_cpu=_says_cpu(variables),
         secrets=json.loads(variables.pop(VARIABLE, "{}")),
     )
+
+
+def wait_passively(variables: MutableMapping[str, str] | None = None, files: Collection[str] = ACCELERATOR_FILES) -> bool:
+    """Let threads that wait for others sleep, where the run computes on a CPU and nobody chose how they wait; whether that was set.
+
+    By default they spin: beside other work on the machine each barrier of a step burns the time that the last thread needs to be
+    scheduled. The libraries read this once, when they are loaded, so it has to be called before PyTorch is imported.
+    """
+    variables = os.environ if variables is None else variables
+    if any(name in variables for name in WAITING_VARIABLES) or not _computes_on_cpu(variables, files):
+        return False
+    variables.update(PASSIVE_WAITING)
+    return True
+
+
+def _computes_on_cpu(variables: Mapping[str, str], files: Collection[str]) -> bool:
+    """Told from outside PyTorch, which is not loaded yet: there is no accelerator, or the run may not use it."""
+    if _says_cpu(variables) or variables.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return True
+    return sys.platform != "darwin" and not any(Path(file).exists() for file in files)
+
+
+def _says_cpu(variables: Mapping[str, str]) -> bool:
+    return variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
 def script_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:

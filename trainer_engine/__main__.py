@@ -32,7 +32,7 @@ from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
 from trainer_engine.contract.run_places import refuse_closed_places
-from trainer_engine.environment import Environment, read_environment
+from trainer_engine.environment import Environment, read_environment, wait_passively
 from trainer_engine.journal import Journal, Silence, Voice
 from trainer_engine.last_words import Reserve, leave_journal, leave_report, patient_stream
 from trainer_engine.scripts.context import ScriptContext
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_folder", type=Path)
     folder = RunFolder(parser.parse_args(arguments).run_folder.resolve()).create()
     environment = read_environment()
+    wait_passively()
     if not environment.is_first:
         return _run(folder, environment, Silence(), Requests(None)).exit_code
     try:

@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 from trainer_engine.contract.addresses import PRIVATE_VARIABLE
 from trainer_engine.contract.secrets import VARIABLE
@@ -20,6 +22,12 @@ KEY = re.compile(r"(?:TOKEN|KEY|SECRETS?|PASSWORD|CREDENTIALS?|JWT)$", re.IGNORE
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 """No tokens, no keys, no proxies: what a script needs besides is listed by the server's operator."""
+
+ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA, of AMD, and of Windows in its Linux put there."""
+PASSIVE_WAITING: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"})
+"""The first is for GNU's OpenMP, which PyTorch's wheels bring along, the second for Intel's and LLVM's besides."""
+WAITING_VARIABLES = (*PASSIVE_WAITING, "GOMP_SPINCOUNT", "KMP_LIBRARY")
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def read_environment(variables: MutableMapping[str, str] | None = None) -> Envir
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
         wandb_knows_us=wandb_knows_us(variables),
-        use_cpu=variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"),
+        use_cpu=_says_cpu(variables),
         secrets=json.loads(variables.pop(VARIABLE, "{}")),
     )
 
@@ -87,6 +95,30 @@ def private_networks_are_open(variables: Mapping[str, str] | None = None) -> boo
     """Whether uploads and downloads of a run may go to private networks, as the server's operator said."""
     variables = os.environ if variables is None else variables
     return variables.get(PRIVATE_VARIABLE, "").strip().lower() in ("1", "true")
+
+
+def wait_passively(variables: MutableMapping[str, str] | None = None, files: Collection[str] = ACCELERATOR_FILES) -> bool:
+    """Let threads that wait for others sleep, where the run computes on a CPU and nobody chose how they wait; whether that was set.
+
+    By default they spin: beside other work on the machine each barrier of a step burns the time that the last thread needs to be
+    scheduled. The libraries read this once, when they are loaded, so it has to be called before PyTorch is imported.
+    """
+    variables = os.environ if variables is None else variables
+    if any(name in variables for name in WAITING_VARIABLES) or not _computes_on_cpu(variables, files):
+        return False
+    variables.update(PASSIVE_WAITING)
+    return True
+
+
+def _computes_on_cpu(variables: Mapping[str, str], files: Collection[str]) -> bool:
+    """Told from outside PyTorch, which is not loaded yet: there is no accelerator, or the run may not use it."""
+    if _says_cpu(variables) or variables.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return True
+    return sys.platform != "darwin" and not any(Path(file).exists() for file in files)
+
+
+def _says_cpu(variables: Mapping[str, str]) -> bool:
+    return variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
 def script_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -34,7 +34,7 @@ PASSED_VARIABLES = frozenset(
 PASSED_PREFIXES = (
     "LC_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "DIFFUSERS_", "SAFETENSORS_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_",
     "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "ROCR_", "HIP_", "HSA_",
-    "XDG_", "WANDB_", "SLURM_",
+    "XDG_", "WANDB_", "SLURM_", "GOMP_",
 )  # fmt: skip
 NEVER_PASSED = ("SLURM_JWT",)
 """Keys that no engine needs, whatever their names begin with."""

@@ -13,6 +13,7 @@ from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.identity import adapter_identity
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.remote_checkpoint import is_remote
+from training.preflight_order import order_problems
 
 OPTION = "resume_from_checkpoint"
 LATEST = "latest"
@@ -31,7 +32,8 @@ def resume_problems(options: TrainingOptions, card: FamilyCard) -> Iterator[Prob
             expected = "latest, or the name of a checkpoint there"
             yield Problem.error(OPTION, "no_such_checkpoint", message, got=wanted, expected=expected)
         return
-    theirs = _identity_of(chosen)
+    state = _state_of(chosen)
+    theirs = state.get("identity", {})
     differing = [
         f"{name} was {theirs.get(name)} and is {value}" for name, value in _identity(options, card).items() if theirs.get(name) != value
     ]
@@ -39,6 +41,8 @@ def resume_problems(options: TrainingOptions, card: FamilyCard) -> Iterator[Prob
         message = f"{chosen.name} in {output_dir} belongs to another run: {'; '.join(differing)}."
         hint = "choose another output_dir, or send an empty resume_from_checkpoint for a fresh start"
         yield Problem.error(OPTION, "other_run", message, got=wanted, expected="a checkpoint of such a run", hint=hint)
+    elif state:
+        yield from order_problems(state, wanted)
 
 
 def _choose(there: list[CheckpointInfo], wanted: str) -> CheckpointInfo | None:
@@ -61,10 +65,10 @@ def _identity(options: TrainingOptions, card: FamilyCard) -> dict[str, Any]:
     return {**known, "prediction_type": options.model.prediction_type} if options.model.prediction_type else known
 
 
-def _identity_of(checkpoint: CheckpointInfo) -> dict[str, Any]:
+def _state_of(checkpoint: CheckpointInfo) -> dict[str, Any]:
     """Empty where the state cannot be read: the engine says what is wrong with the files."""
     try:
-        identity = json.loads((checkpoint.path / STATE_FILE).read_bytes())["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
+        state = json.loads((checkpoint.path / STATE_FILE).read_bytes())
+    except (OSError, ValueError):
         return {}
-    return identity if isinstance(identity, dict) else {}
+    return state if isinstance(state, dict) and isinstance(state.get("identity", {}), dict) else {}

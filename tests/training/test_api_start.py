@@ -28,6 +28,7 @@ def test_a_right_configuration_is_valid_and_told_in_numbers(training: Training) 
     understood = said["understood"]
     assert (understood["steps"], understood["epochs"], understood["effective_batch_size"]) == (20, 4, 1)
     assert understood["datasets"][0]["usable"] == 6
+    assert understood["datasets"][0]["share"] == {"at_start": 1.0, "of_epoch": 1.0, "text": "100 % of the batches"}
     assert understood["model"]["parameters"] == 1000
     assert understood["memory"]["low_bytes"] <= understood["memory"]["bytes"] <= understood["memory"]["high_bytes"]
     assert understood["disk"]["free_bytes"] > understood["disk"]["bytes"]
@@ -39,6 +40,7 @@ def test_bare_curl_gets_a_green_snippet(training: Training) -> None:
     assert answer["Content-Type"].startswith("text/html")
     text = answer.content.decode()
     assert "alert alert-success" in text and "Configuration Valid" in text and "20 optimizer steps" in text
+    assert "6 of 6 files usable; 100 % of the batches" in text
 
 
 def test_every_problem_is_told_at_once_in_both_tongues(training: Training) -> None:

@@ -71,7 +71,7 @@ def colour_trouble(mode: str, profile: bytes, cicp: bytes = b"") -> str:
     return ""
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a profile to sRGB; None where the profile is sRGB. Raises UnusableColours."""
     if len(profile) > LARGEST_PROFILE_BYTES:

@@ -88,8 +88,8 @@ def bucket_batches(size: int, count: int, batch: int, seed: int) -> Integers:
     earlier ones, with its own.
     """
     raw = np.random.PCG64(seed)
-    passes = [_shuffled(raw.random_raw(size)) for _ in range(-(-count // size))]
-    order = np.concatenate(passes)[:count]
+    passes = -(-count // size)
+    order = np.argsort(raw.random_raw(passes * size).reshape(passes, size), axis=1, kind="stable").ravel()[:count]
     missing = -count % batch
     if missing:
         start = count - count % batch

@@ -52,12 +52,18 @@ def as_srgb(image: Image.Image, profile: bytes, cicp: bytes = b"") -> Image.Imag
         if cicp:
             profile, image = profile_of_cicp(cicp), _full_range(image, cicp)
         transform = find_transform(profile, image.mode) if profile else None
+        if transform is not None:
+            return _applied(transform, image.convert("RGB") if profile[16:20] == b"RGB " else image)
     except UnusableColours:
-        return image.convert("RGB")
-    if transform is None:
-        return image.convert("RGB")
-    source = image.convert("RGB") if profile[16:20] == b"RGB " else image
-    return cast(Image.Image, ImageCms.applyTransform(source, transform))
+        pass  # measuring has said so
+    return image.convert("RGB")
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    try:
+        return cast(Image.Image, ImageCms.applyTransform(image, transform))
+    except ImageCms.PyCMSError as error:
+        raise UnusableColours("its colour profile is damaged") from error
 
 
 def colour_trouble(mode: str, profile: bytes, cicp: bytes = b"") -> str:
@@ -71,7 +77,7 @@ def colour_trouble(mode: str, profile: bytes, cicp: bytes = b"") -> str:
     return ""
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a profile to sRGB; None where the profile is sRGB. Raises UnusableColours."""
     if len(profile) > LARGEST_PROFILE_BYTES:
@@ -94,7 +100,7 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Raises UnusableColours where what comes out is no picture any more."""
     probe = _probe(mode)
     plain = probe.convert("RGB")
-    shown = cast(Image.Image, ImageCms.applyTransform(probe, transform))
+    shown = _applied(transform, probe)
     white, black = shown.getpixel((0, 0)), shown.getpixel((1, 0))
     assert isinstance(white, tuple) and isinstance(black, tuple)
     if min(white) < DIMMEST_WHITE or max(black) > BRIGHTEST_BLACK:

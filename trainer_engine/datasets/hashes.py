@@ -61,9 +61,9 @@ def _read_index(index: Path) -> dict[str, tuple[int, int, str]]:
     known: dict[str, tuple[int, int, str]] = {}
     if not index.exists():
         return known
-    for line in index.read_bytes().decode("utf-8", "surrogateescape").splitlines():
+    for line in index.read_bytes().splitlines():  # of bytes: a path may hold U+2028, which ends no line here
         try:
-            key, size, mtime_ns, digest = json.loads(line)
+            key, size, mtime_ns, digest = json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError:
             continue
         known[str(key)] = (int(size), int(mtime_ns), str(digest))

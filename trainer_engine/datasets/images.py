@@ -98,7 +98,8 @@ def _colour_remark(path: str, header: Header) -> str:
 
 
 def _profile_of(image: Image.Image) -> bytes:
-    return image.info.get("icc_profile") or b""
+    found = image.info.get("icc_profile")
+    return found if isinstance(found, bytes) else b""  # a crafted TIFF may hold numbers there
 
 
 def _cicp_of(image: Image.Image, path: str) -> bytes:

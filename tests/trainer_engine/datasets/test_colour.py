@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from tests.helpers import profiles
 from tests.helpers.odd_pictures import chunk, encoded, exif, png
 from tests.helpers.profiles import meant_in_srgb
 from tests.trainer_engine.datasets.test_report import entry, report_of
 from trainer_engine.contract.errors import Level
-from trainer_engine.datasets.colour import colour_trouble
+from trainer_engine.datasets.colour import as_srgb, colour_trouble
 from trainer_engine.datasets.images import look_at, open_rgb
 
 SPACES = {"p3": profiles.display_p3, "adobe": profiles.adobe_rgb}
@@ -163,12 +164,29 @@ def test_validate_names_the_pictures_whose_colours_are_taken_as_they_are(tmp_pat
         assert "noise.png (its colour profile is damaged)" in note.message and "good.png" not in note.message
 
 
-@given(place=st.integers(0, 479), value=st.integers(0, 255), mode=st.sampled_from(["RGB", "L", "CMYK"]))
-@settings(max_examples=150, deadline=None)
-def test_a_profile_with_a_flipped_byte_is_used_or_said(place: int, value: int, mode: str) -> None:
-    profile = bytearray(profiles.display_p3())
-    profile[place % len(profile)] = value
-    assert isinstance(colour_trouble(mode, bytes(profile)), str)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=4),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    make=st.sampled_from([profiles.display_p3, profiles.cmyk, lambda: profiles.grey(1.8)]),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_profile_with_flipped_bytes_is_used_or_said(places: list[tuple[int, int]], mode: str, make: Callable[[], bytes]) -> None:
+    profile = bytearray(make())
+    for place, value in places:
+        profile[place % len(profile)] = value
+    image = Image.new(mode, (5, 4))
+    shown = as_srgb(image, bytes(profile))
+    assert (shown.mode, shown.size) == ("RGB", (5, 4))
+    if colour_trouble(mode, bytes(profile)):
+        assert shown.tobytes() == image.convert("RGB").tobytes()
+
+
+def test_a_profile_of_numbers_in_a_tiff_is_passed_over(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[34675] = (1, 2, 3)
+    tags.tagtype[34675] = TiffTags.SHORT
+    content = encoded(colours(), "TIFF", tiffinfo=tags)
+    assert np.array_equal(opened(tmp_path, content), np.asarray(colours())) and remark(tmp_path, content) == ""
 
 
 def test_large_profiles_of_a_jpeg_lie_in_many_segments(tmp_path: Path) -> None:

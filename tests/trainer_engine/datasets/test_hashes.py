@@ -66,3 +66,12 @@ def test_files_of_the_hub_cache_are_known_by_their_name(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FileHashes(tmp_path / "hashes.jsonl").of(tmp_path / "gone.png")
+
+
+def test_a_path_with_separators_of_unicode_is_remembered(tmp_path: Path) -> None:
+    path = written(tmp_path / "one\u2028line\u0085of\x0ca name.png", b"before")
+    first = FileHashes(tmp_path / "hashes.jsonl").of(path)
+    status = path.stat()
+    path.write_bytes(b"beyond")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert FileHashes(tmp_path / "hashes.jsonl").of(path) == first, "the same size and time: it is not read again"

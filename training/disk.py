@@ -88,7 +88,15 @@ def file_systems(uses: Iterable[DiskUse]) -> list[FileSystem]:
 
 def nearest_existing(path: Path) -> Path:
     """The path itself, or the closest folder above it that is there."""
-    return next(one for one in (path, *path.parents) if one.exists())
+    return next(one for one in (path, *path.parents) if _exists(one))
+
+
+def _exists(path: Path) -> bool:
+    """False as well for what this account may not look at: the folder above it is there then."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def free_bytes(folder: Path) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -94,9 +95,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="also write the results here")
     chosen = parser.parse_args(arguments)
     if not is_isolated() and can_isolate():
-        return enter(list(arguments))
+        enter(list(arguments))
     if not is_isolated():
         print("Without root there is no network to attack: inner addresses are left out.", file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the server ends with this program
     results = run(chosen.names)
     if chosen.json:
         chosen.json.write_text(json.dumps([asdict(result) for result in results], indent=1))

@@ -6,11 +6,11 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 METADATA = "169.254.169.254"
 PRIVATE = "10.66.0.1"
@@ -31,20 +31,17 @@ def can_isolate() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0 and all(shutil.which(tool) for tool in ("unshare", "ip", "mount"))
 
 
-def enter(arguments: list[str]) -> int:
-    """Run this program again inside a network and a mount namespace of its own; its exit code."""
-    resolver = Path(tempfile.mkdtemp(prefix="names-")) / "resolv.conf"
+def enter(arguments: list[str]) -> NoReturn:
+    """Become this program inside a network and a mount namespace of its own."""
+    resolver = Path(tempfile.mkdtemp(prefix="simpletuner-names-")) / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     real = os.path.realpath("/etc/resolv.conf")
     script = (
         f"ip link set lo up && ip addr add {METADATA}/32 dev lo && ip addr add {PRIVATE}/32 dev lo && "
-        f'mount --bind {resolver} {real} && exec "$@"'
+        f'mount --bind {resolver} {real} && rm -r {resolver.parent} && exec "$@"'
     )
     command = ["unshare", "--net", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "tests.security", *arguments]
-    try:
-        return subprocess.run(command, env={**os.environ, MARK: "1"}, check=False).returncode
-    finally:
-        shutil.rmtree(resolver.parent, ignore_errors=True)
+    os.execvpe(command[0], command, {**os.environ, MARK: "1"})
 
 
 class NameServer(threading.Thread):

@@ -40,6 +40,7 @@ class StartedSerializer(serializers.Serializer[object]):
     job_id = serializers.UUIDField()
     status = serializers.CharField()
     queue_position = serializers.IntegerField(allow_null=True)
+    warnings = TrainingProblemSerializer(many=True, help_text="What a person should look at, although the run was accepted.")
 
 
 class JobInfoSerializer(serializers.Serializer[object]):

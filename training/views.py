@@ -109,7 +109,8 @@ class Start(RunView):
         job = started.job
         about_to_start = job.status == Status.QUEUED and started.queue_position is None
         status = Status.STARTING.value if about_to_start else job.status
-        data = {"job_id": str(job.pk), "status": status, "queue_position": started.queue_position}
+        warnings = [problem.as_dict() for problem in started.report.warnings] if started.report else []
+        data = {"job_id": str(job.pk), "status": status, "queue_position": started.queue_position, "warnings": warnings}
         answer = Answer(data, template="training/started.html")
         answer["X-Job-Id"] = str(job.pk)
         return answer

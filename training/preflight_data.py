@@ -42,7 +42,7 @@ def data_problems(
     drawn = [found for found in report.sets if found.entry.is_trained]
     wanted = options.checkpointing.resume_from_checkpoint
     try:
-        samples = {found.entry.id: _samples(found, report, options, contents, saved) for found in drawn}
+        samples = {found.entry.id: _samples(found, contents, saved) for found in drawn}
         there = {set_id: found for set_id, found in samples.items() if found}
         differing = data_differences(saved, layout_of(options, processes), there, {one.entry.id: settings_of(one.entry) for one in drawn})
         if not options.run.i_know_what_i_am_doing:
@@ -95,11 +95,10 @@ class _Contents:
             return ""
 
 
-def _samples(found: SetReport, report: DatasetReport, options: TrainingOptions, contents: _Contents, saved: SavedRun) -> dict[str, str]:
+def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str, str]:
     """Name -> fingerprint of the samples that the engine would train on. Raises CheckpointUnusable."""
     entry = found.entry
-    repeated = options.data.allow_dataset_oversubscription and not entry.repeats
-    drawn = (entry.repeats + 1, report.effective.samples if repeated else 0, entry.probability)
+    drawn = (entry.repeats + 1, found.at_least, entry.probability)
     samples = {sample.name: fingerprint(entry.id, sample, drawn, contents) for sample in found.samples}
     for name, was in left_out_of(saved, entry.id).items():
         if name in samples and is_same(samples[name], str(was)):

@@ -59,7 +59,7 @@ def progress_problems(saved: SavedRun, options: TrainingOptions, steps: int) -> 
     """Where the run would go on, and whether anything is left of it. ``steps``: of the whole run."""
     wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
     left = max(0, steps - saved.step)
-    message = f"The run goes on from {saved.folder}: {left} of {steps} steps are left."
+    message = f"The run goes on from {saved.folder.name}: {left} of {steps} steps left. The checkpoint lies in {saved.folder.parent}."
     if left:
         yield Problem.note(OPTION, "goes_on", message, got=wanted)
     else:

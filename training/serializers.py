@@ -62,6 +62,7 @@ class StartedSerializer(serializers.Serializer[object]):
     queue_position = serializers.IntegerField(allow_null=True)
     changed = ChangedOptionSerializer(many=True, help_text="What the start changed in the environment that it started from.")
     revision = serializers.IntegerField(allow_null=True, help_text="The environment's revision before that; null where nothing changed.")
+    warnings = TrainingProblemSerializer(many=True, help_text="What a person should look at, although the run was accepted.")
 
 
 class JobInfoSerializer(serializers.Serializer[object]):

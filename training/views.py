@@ -111,6 +111,7 @@ class Start(RunView):
             "queue_position": started.queue_position,
             "changed": [one.as_dict() for one in started.record.changed] if started.record else [],
             "revision": started.record.revision if started.record else None,
+            "warnings": [problem.as_dict() for problem in started.report.warnings] if started.report else [],
         }
         answer = Answer(data, template="training/started.html", context={"environment": job.environment})
         answer["X-Job-Id"] = str(job.pk)

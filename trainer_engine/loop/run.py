@@ -114,5 +114,5 @@ def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Req
 def _nothing_left(state: TrainState) -> str:
     if state.ended_early:
         return f"Nothing is left to train. {state.ended_early}"
-    name, steps = Path(state.newest_checkpoint).name, f"{max(0, state.total_steps - state.step)} of {state.total_steps} steps are left"
-    return f"Nothing was trained: the run goes on from {name}, and {steps}. {MORE_TO_TRAIN}"
+    name, left = Path(state.newest_checkpoint).name, max(0, state.total_steps - state.step)
+    return f"Nothing was trained: the run goes on from {name}: {left} of {state.total_steps} steps left. {MORE_TO_TRAIN}"

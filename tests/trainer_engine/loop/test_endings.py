@@ -24,4 +24,4 @@ def test_a_run_that_has_nothing_left_to_train_says_so_at_its_end(tmp_path: Path)
     run_tiny(tmp_path, "first", max_train_steps=1)
     again = run_tiny(tmp_path, "second", max_train_steps=1).report()
     assert again is not None and again.exit_code == ExitCode.COMPLETED
-    assert "goes on from checkpoint-1, and 0 of 1 steps are left" in again.message and "max_train_steps" in again.message
+    assert "goes on from checkpoint-1: 0 of 1 steps left" in again.message and "max_train_steps" in again.message

@@ -1,4 +1,4 @@
-"""A second run in an output folder is refused by name, whoever starts it; one that waits in the queue is accepted."""
+"""Starting into an output folder that is in use, or whose run is finished."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.helpers.checked_runs import checked, refusal
 from tests.helpers.jobs import make_job
 from tests.helpers.tiny_run import start_run, start_tiny_run, write_job
 from tests.training.conftest import Training
+from tests.training.test_api_read import write_checkpoint
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.output_lock import Holder, claimed
 from training.models import Status
@@ -48,3 +49,15 @@ def test_a_run_that_waits_for_one_of_this_server_is_accepted_with_a_note(trainin
         notes = training.post("/validate", training.form).json()["notes"]
         assert [note["code"] for note in notes if note["option"] == "output_dir"] == ["waits_for_run"]
         assert training.start()["status"] == "queued"
+
+
+def test_a_start_that_has_nothing_left_to_train_says_so(training: Training) -> None:
+    folder = write_checkpoint(training.home / "output/run", 20)
+    (folder / "training_state.json").write_text("{}")
+    (folder / "samples.json").write_text("{}")
+    form = {**training.form, "--i_know_what_i_am_doing": "true"}
+    answer = training.post("/start", form).json()
+    assert "already_finished" in [warning["code"] for warning in answer["warnings"]]
+    page = training.post("/start", form, accept="text/html").content.decode()
+    assert "goes on from checkpoint-20: 0 of 20 steps left" in page
+    assert training.start(**{"--resume_from_checkpoint": ""})["warnings"] == []

@@ -15,6 +15,7 @@ from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_optio
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.run import JobSpec, RunFolder
+from trainer_engine.contract.scripts import EVERYTHING
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def start(place: Path, disk: Path, **options: Any) -> TinyRun:
     """A run whose folder lies on the small disk, its data and results elsewhere."""
     folder = RunFolder(disk / "run").create()
     chosen = tiny_options(place, **{"max_train_steps": 400, "checkpoint_step_interval": 1000, **options})
-    JobSpec(job_id="run", options=chosen, datasets=tiny_datasets(place)).write(folder)
+    JobSpec(job_id="run", options=chosen, datasets=tiny_datasets(place), scripts=EVERYTHING).write(folder)
     if not folder.log.is_symlink():
         folder.log.symlink_to(place / "train.log")  # so that a test can read it while the disk is full
     return start_run(folder)
@@ -83,6 +84,19 @@ def test_a_run_that_waits_saves_when_it_is_asked_to_stop(tmp_path: Path, disk: P
     report = run.report()
     assert report is not None and report.status == "stopped"
     assert check_journal(run)[-1] == run.newest_checkpoint().step
+
+
+def test_a_script_that_frees_space_lets_the_run_continue(tmp_path: Path, disk: Path) -> None:
+    script = tmp_path / "tidy.sh"
+    script.write_text(f"#!/bin/sh\nrm {disk}/filler\n")
+    script.chmod(0o755)
+    run = start(tmp_path, disk, disk_low_action="script", disk_low_script=str(script))
+    run.wait_for("training.progress", count=3)
+    fill_up(disk)
+    assert run.wait() == ExitCode.COMPLETED, run.log()
+    assert check_journal(run) == list(range(1, 401))
+    codes = [entry.data.get("code") for entry in run.of_type("notification")]
+    assert "script_completed" in codes and not (disk / "filler").exists()
 
 
 def test_a_run_whose_folder_is_full_from_the_start_says_so_before_it_loads_anything(tmp_path: Path, disk: Path) -> None:

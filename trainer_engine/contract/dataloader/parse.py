@@ -20,6 +20,8 @@ OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", "write_batch_size", "vae_batch_size")
 AUTOMATIC_TEXT_SET = "text-embeds"
+MOST_DATASETS = 1000
+"""Entries of a file; each is compared with the others."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ def parse_dataloader(
     """
     if not isinstance(document, list) or not document:
         return Dataloader((), ()), [_wrong_document(document)]
+    if len(document) > MOST_DATASETS:
+        message, expected = f"The dataloader file lists {len(document)} datasets.", f"at most {MOST_DATASETS}"
+        return Dataloader((), ()), [Problem.error(OPTION, "too_many", message, got=len(document), expected=expected)]
     objects = [entry for entry in document if isinstance(entry, Mapping) and entry]
     if objects and not any(is_like_a_dataset(entry) for entry in objects):
         return Dataloader((), ()), [_other_document()]

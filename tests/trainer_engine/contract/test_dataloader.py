@@ -449,3 +449,8 @@ def test_the_example_of_the_page_is_valid() -> None:
     example = page().split("```json")[1].split("```")[0]
     _, problems = parse_dataloader(json.loads(example), OPTIONS)
     assert problems == []
+
+
+def test_a_file_of_thousands_of_datasets_is_one_problem() -> None:
+    _, problems = parse_dataloader([{**IMAGES, "id": f"set-{number}"} for number in range(1001)], OPTIONS)
+    assert [(problem.option, problem.code) for problem in problems] == [("dataloader", "too_many")]

@@ -22,6 +22,7 @@ PASSWORD = "hunter2"
         ("http://u:hunter2/more@h/x", "http://***@h/x"),
         ("/home/me/http:/u:hunter2@h/x", "/home/me/http:/***@h/x"),
         ("//u:hunter2@h/x", "//***@h/x"),
+        ("There is no checkpoint u:hunter2@h in /out.", "There is no checkpoint ***@h in /out."),
         ("http:\\\\u:hunter2@h", "http:\\\\***@h"),
         ("'http://u:hunter2@h' and http://hunter2@h", "'http://***@h' and http://***@h"),
         ("https://h/x?token=hunter2&v=1", "https://h/x?token=***&v=1"),
@@ -33,7 +34,19 @@ def test_credentials_in_an_address_are_hidden(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
 
 
-@pytest.mark.parametrize("text", ["/data/me@work/x", "me@host", "https://h:8000/a@b", "owner/name@main", "https://h/x?v=1", "C:/a/b@c"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/me@work/x",
+        "me@host",
+        "https://h:8000/a@b",
+        "owner/name@main",
+        "owner/name:file.safetensors",
+        "10:30",
+        "https://h/x?v=1",
+        "C:/a/b@c",
+    ],
+)
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert without_passwords(text) == text
 

@@ -23,6 +23,8 @@ INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instan
 MOST_ENTRIES = 1_000
 """Entries are compared with one another."""
 AUTOMATIC_TEXT_SET = "text-embeds"
+MOST_DATASETS = 1000
+"""Entries of a file; each is compared with the others."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,9 @@ def parse_dataloader(
     """
     if not isinstance(document, list) or not document or len(document) > MOST_ENTRIES:
         return Dataloader((), ()), [_wrong_document(document)]
+    if len(document) > MOST_DATASETS:
+        message, expected = f"The dataloader file lists {len(document)} datasets.", f"at most {MOST_DATASETS}"
+        return Dataloader((), ()), [Problem.error(OPTION, "too_many", message, got=len(document), expected=expected)]
     objects = [entry for entry in document if isinstance(entry, Mapping) and entry]
     if objects and not any(is_like_a_dataset(entry) for entry in objects):
         return Dataloader((), ()), [_other_document()]

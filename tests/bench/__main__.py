@@ -10,7 +10,10 @@ from pathlib import Path
 
 from tests.bench.table import HEAD, Table
 
-SECTIONS = ("server", "journey", "watching", "training", "host", "adapters", "saving", "caching", "order", "gpu", "gpu_flux")
+SECTIONS = (
+    *("server", "latency", "journey", "watching", "training", "host", "adapters"),
+    *("saving", "stall", "plan", "caching", "gpu", "gpu_flux"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"<!-- bench -->.*<!-- /bench -->", re.DOTALL)
 

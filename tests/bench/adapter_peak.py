@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
 import psutil
 
 from tests.bench import adapters
+from tests.bench.table import highest_resident_bytes
 from trainer_engine.contract.families import find_card
 from trainer_engine.datasets.report import examine
 from training.estimates import estimate_memory
 from training.weights import count_parameters, layer_shapes
 
 STEPS = 6
-
-
-def highest_resident_bytes() -> int:
-    """Of this process. On Linux not from getrusage: what that says begins with what the process was forked from held."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def main(place: Path, kind: str, who: str, batch_size: int) -> None:

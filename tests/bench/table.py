@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,3 +61,12 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Ours over theirs, pair by pair: median, with the range; a shared machine drifts, and a pair drifts together."""
     pairs = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     return f"{100 * statistics.median(pairs):.1f} % ({100 * min(pairs):.1f} to {100 * max(pairs):.1f})"
+
+
+def highest_resident_bytes() -> int:
+    """Of this process. On Linux not from getrusage: what that says begins with what the process was forked from held."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,40 @@
+"""The benchmarks' own code, on subjects so small that a test takes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench import host, plan
+from tests.bench.__main__ import SECTIONS
+from tests.bench.latency import latencies
+from tests.bench.table import Table
+
+WRK = """Running 8s test @ http://127.0.0.1:8000/api/training/status
+  Latency Distribution
+     50%  830.00us
+     75%    1.10ms
+     90%    1.50ms
+     99%    3.40ms
+  9000 requests in 8.00s, 9.00MB read
+"""
+
+
+def test_the_percentiles_of_wrk_are_read_in_milliseconds() -> None:
+    assert latencies(WRK) == pytest.approx({50: 0.83, 99: 3.4})
+
+
+def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
+    table = Table()
+    for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1)):
+        host.measure(table, pair)
+    assert len(table.rows) == 4
+    assert all("bare loop" in row.beside + row.value for row in table.rows)
+
+
+def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:
+    assert set(plan.measure(samples=400, buckets=4)) == {"first", "next", "bytes"}
+    assert sum(len(bucket) for bucket in plan.source_of(400, 4).buckets) == 400
+
+
+def test_every_section_can_be_asked_for_by_its_name() -> None:
+    assert {"host", "plan", "stall", "latency"} <= set(SECTIONS)

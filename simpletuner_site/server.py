@@ -79,9 +79,11 @@ def serve(address: str, port: int) -> int:
 
 def _run_daphne(address: str, port: int) -> None:
     from simpletuner_site.edge.server import Server  # isort: skip  # installs the reactor, so it comes before anything of Twisted
+    from django.urls import get_resolver
     from twisted.internet import reactor
 
     from simpletuner_site.asgi import application
+    from simpletuner_site.quiet import freeze_garbage, share_interpreter
     from simpletuner_site.worker_keeper import WorkerKeeper
 
     keeper = WorkerKeeper()
@@ -99,6 +101,9 @@ def _run_daphne(address: str, port: int) -> None:
     running: Any = reactor
     running.callWhenRunning(keeper.start)
     running.callWhenRunning(_say_where, address, port)
+    share_interpreter()
+    get_resolver().url_patterns  # noqa: B018  # loads every view, which the first request would do otherwise
+    freeze_garbage()
     running.addSystemEventTrigger("before", "shutdown", _close_streams)
     try:
         server.run()

@@ -13,6 +13,7 @@ import time
 
 from django.conf import settings
 
+from simpletuner_site.quiet import freeze_garbage
 from simpletuner_site.worker_state import write_worker_state
 
 STDIN = 0
@@ -26,6 +27,7 @@ def run_worker(*, under_server: bool) -> int:
     write_worker_state(settings.STATE_DIR, os.getpid())
     if under_server:
         threading.Thread(target=_leave_with_server, daemon=True).start()
+    freeze_garbage()  # also keeps the pages that the forked processes share from being written to
     cluster = Cluster()  # takes SIGTERM and SIGINT, and stops the tree
     cluster.start()
     while cluster.sentinel.is_alive():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -27,6 +27,7 @@ GOING_AWAY, SERVER_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013
 REFUSED = 4000
 """Added to an HTTP status gives the close code of a refused WebSocket: 4404, 4422."""
 FAREWELL_SECONDS = 0.1
+BATCH_FRAMES, BATCH_CHARACTERS = 20, 32 * 1024
 RESUME = "last-event-id"
 
 
@@ -60,6 +61,20 @@ def _resumed(last_event_id: str, named: UUID | None) -> tuple[UUID | None, int] 
     if (named is not None and named != job_id) or not Job.objects.filter(pk=job_id).exists():
         return None
     return job_id, int(index_text) + 1
+
+
+def batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Frames in order, some at a time: enough to be worth a message, too few to hold the event loop."""
+    batch: list[Frame] = []
+    size = 0
+    for frame in frames:
+        batch.append(frame)
+        size += len(frame.text)
+        if size > BATCH_CHARACTERS or len(batch) >= BATCH_FRAMES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class Streaming(AsyncConsumer):  # type: ignore[misc]
@@ -116,9 +131,10 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
         code = GOING_AWAY
         try:
             async for frames in stream.HUB.follow(place):
-                for frame in frames:
-                    await self.send_frame(frame, is_bound=place.is_bound)
+                for batch in batches(frames):
+                    await self.send_frames(batch, is_bound=place.is_bound)
                     await wait_for_reader(self.base_send)
+                    await asyncio.sleep(0)  # what others ask comes between two batches
                 if not frames:
                     await self.send_silence()
         except ClientTooSlow:
@@ -129,7 +145,7 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
             code = SERVER_ERROR
         await self.send_end(code)
 
-    async def send_frame(self, frame: Frame, *, is_bound: bool) -> None:
+    async def send_frames(self, frames: Sequence[Frame], *, is_bound: bool) -> None:
         raise NotImplementedError
 
     async def send_silence(self) -> None:
@@ -157,8 +173,9 @@ class EventSocket(Streaming):
     async def websocket_disconnect(self, message: Mapping[str, Any]) -> None:
         raise StopConsumer
 
-    async def send_frame(self, frame: Frame, *, is_bound: bool) -> None:
-        await self.send({"type": "websocket.send", "text": f'{{"job_id":"{frame.job_id}","event":{frame.text}}}'})
+    async def send_frames(self, frames: Sequence[Frame], *, is_bound: bool) -> None:
+        for frame in frames:
+            await self.send({"type": "websocket.send", "text": f'{{"job_id":"{frame.job_id}","event":{frame.text}}}'})
 
     async def send_end(self, code: int) -> None:
         await self.send({"type": "websocket.close", "code": code})
@@ -189,9 +206,12 @@ class EventSource(Streaming):
     async def http_disconnect(self, message: Mapping[str, Any]) -> None:
         raise StopConsumer
 
-    async def send_frame(self, frame: Frame, *, is_bound: bool) -> None:
-        name = str(frame.index) if is_bound else f"{frame.job_id}:{frame.index}"
-        await self._send_text(f"event: {frame.type}\nid: {name}\ndata: {frame.text}\n\n")
+    async def send_frames(self, frames: Sequence[Frame], *, is_bound: bool) -> None:
+        lines = []
+        for frame in frames:
+            name = str(frame.index) if is_bound else f"{frame.job_id}:{frame.index}"
+            lines.append(f"event: {frame.type}\nid: {name}\ndata: {frame.text}\n\n")
+        await self._send_text("".join(lines))
 
     async def send_silence(self) -> None:
         await self._send_text(": still here\n\n")

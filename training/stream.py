@@ -25,7 +25,8 @@ TAIL_SECONDS = 0.025
 SLOW_TAIL_SECONDS = 0.1
 """For databases that have to be asked."""
 KEEP_ALIVE_SECONDS = 15.0
-PAGE = 500
+PAGE = 100
+"""Events of a reading: some milliseconds, so that whoever replays a long log holds nobody else up."""
 READERS = 2
 MOST_STREAMS = 500
 """At once, in a server that says nothing else."""

@@ -14,6 +14,7 @@ from django.urls import re_path  # noqa: E402
 
 from simpletuner_site.body_limit import BodyLimit  # noqa: E402
 from simpletuner_site.guard import Application, Guard, Receive, Scope, Send  # noqa: E402
+from simpletuner_site.turns import Turns  # noqa: E402
 
 django_application = cast(Application, get_asgi_application())  # sets Django up: what follows may import models
 
@@ -32,7 +33,7 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
 def build_application() -> Guard:
     """The guard stands outside everything, so that no route can be left out of it."""
     # A Django streaming response pins one thread a stream; the consumer does not, so it is asked first.
-    pages = QuickReads(BodyLimit(django_application, settings.BIGGEST_BODY_BYTES))
+    pages = QuickReads(BodyLimit(Turns(django_application), settings.BIGGEST_BODY_BYTES))
     http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]
     sockets = URLRouter([*websocket_urlpatterns, re_path(r"", close_socket)])  # type: ignore[arg-type]
     router = cast(Application, ProtocolTypeRouter({"http": http, "websocket": sockets}))

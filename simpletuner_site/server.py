@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK_ADDRESSES = {"localhost": "127.0.0.1", "": "127.0.0.1"}
 STREAMS_CLOSE_SECONDS = 0.2
+LAST_SECONDS = 3.0
 STREAMS_OF_CONNECTIONS = 0.75
 """The share of connections that streams of events may hold; the others stay free for short requests."""
 WAITING_CONNECTIONS = 512
@@ -77,7 +79,15 @@ def serve(address: str, port: int) -> int:
     with claim_home(settings.STATE_DIR):
         migrate_if_needed()
         _run_daphne(address, port)
+    _end_soon()
     return 0
+
+
+def _end_soon() -> None:
+    """Python waits at its end for the threads of views that still run; this does not let it wait for ever."""
+    last = threading.Timer(LAST_SECONDS, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 def _run_daphne(address: str, port: int) -> None:

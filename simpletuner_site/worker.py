@@ -6,7 +6,9 @@ worker's standard input is a pipe that the server holds open: when the server is
 
 from __future__ import annotations
 
+import logging
 import os
+import select
 import signal
 import threading
 import time
@@ -16,7 +18,12 @@ from django.conf import settings
 from simpletuner_site.quiet import freeze_garbage
 from simpletuner_site.worker_state import write_worker_state
 
+logger = logging.getLogger(__name__)
+
 STDIN = 0
+TRACEBACK_BYTES = 64 * 1024
+SERVER_GRACE_SECONDS = 12.0
+"""More than an orderly end takes: streams are closed, views get two seconds, the worker four."""
 ORPHAN_GRACE_SECONDS = 2.0
 
 
@@ -36,11 +43,32 @@ def run_worker(*, under_server: bool) -> int:
 
 
 def _leave_with_server() -> None:
-    """Wait for the end of the pipe, then stop; runs are in sessions of their own and stay alive."""
+    """Wait for the end of the pipe, then stop; runs are in sessions of their own and stay alive.
+
+    The server writes into the pipe as soon as a signal asks it to end, even while nothing of its Python code can run: one that is
+    still there a while later is killed from here.
+    """
     # NOTE: not through sys.stdin, whose lock a forked child would inherit as held, and wait for when it closes its copy.
-    while os.read(STDIN, 1):
-        pass
+    server = os.getppid()
+    stood_at = os.read(STDIN, TRACEBACK_BYTES)
+    if stood_at:
+        stood_at += _read_until(time.monotonic() + SERVER_GRACE_SECONDS)
+        if os.getppid() == server:
+            text = stood_at.decode(errors="replace")
+            logger.error("the server did not end within %g s after it was asked to, and is killed. %s", SERVER_GRACE_SECONDS, text)
+            os.kill(server, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN_GRACE_SECONDS)
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _read_until(deadline: float) -> bytes:
+    """What still comes through the pipe, until it ends or time is up."""
+    read = b""
+    while select.select([STDIN], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(STDIN, TRACEBACK_BYTES)
+        if not part:
+            break
+        read += part
+    return read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -39,6 +40,8 @@ class WorkerKeeper:
 
     def stop(self) -> None:
         """End the worker and its whole tree; returns when nothing of it is left."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            faulthandler.unregister(number)
         with self._lock:
             self._should_stop.set()
             process = self._process
@@ -67,7 +70,13 @@ class WorkerKeeper:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
+        assert process.stdin is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Written by the signal's handler in C, before any Python code runs: a thread that holds the interpreter for ever, such
+            # as a regular expression that never ends, cannot keep the worker from hearing of it.
+            faulthandler.register(number, file=process.stdin, all_threads=True, chain=True)
+        return process
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()

@@ -33,7 +33,8 @@ LARGEST_PAGE_BYTES = 16 * 1024 * 1024
 """Images are large: a page of events ends where it has grown to this."""
 FILES = "files"
 """Key of a job's plan: option -> the file that it was given as."""
-TEXT_COLUMNS = ("index", "type", "timestamp", "severity", "text")
+COLUMNS = ("index", "type", "timestamp", "severity", "payload")
+TEXT_COLUMNS = (*COLUMNS[:-1], "text")
 MEDIA_MARKS = tuple(f'"{key}"' for key in media.ATTACHMENTS)
 
 

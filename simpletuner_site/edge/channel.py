@@ -25,12 +25,15 @@ from training.backpressure import unsent_bytes
 
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "The request could not be read as HTTP/1.1.")
 LONG_HEAD = Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and the headers are longer than 16 KiB.")
-BAD_TARGET = Refusal(HTTPStatus.BAD_REQUEST, "The request target must begin with a slash: GET /health HTTP/1.1.")
+BAD_TARGET = Refusal(HTTPStatus.BAD_REQUEST, "The request target must be ASCII and begin with a slash: GET /health HTTP/1.1.")
+SOCKET_BODY = Refusal(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body.")
 SLOW_HEAD = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The headers of the request did not arrive in time.")
 SLOW_BODY = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The body of the request did not arrive in time.")
 CROWDED = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open. Try again in a moment.", retry_after_seconds=1)
 BUSY = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many long requests are under way. Try again in a moment.", retry_after_seconds=1)
 LONGEST_LENGTH_DIGITS = 18
+ROOT_PATH = b"daphne-root-path"
+"""By this header a client would tell Daphne, which believes it, under which path the application lies."""
 CLOSED: Any = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
 
 
@@ -162,8 +165,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """What the headers alone decide."""
         request = self.requests[-1]
         target = self._path.partition(b"?")[0]
-        if not target.startswith(b"/"):
+        if not target.startswith(b"/") or not self._path.isascii():
             return BAD_TARGET
+        request.requestHeaders.removeHeader(ROOT_PATH)
         peer = self.transport.getPeer()
         names = request.requestHeaders.getAllRawHeaders()
         upgrade = request.requestHeaders.getRawHeaders(b"upgrade", [b""])[0]
@@ -175,6 +179,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             "client": (peer.host, peer.port),
         }
         refusal = self._gate.refusal(scope)
+        if refusal is None and scope["type"] == "websocket" and self.length != 0:
+            return SOCKET_BODY
         if refusal is None and (self.length or 0) > self._gate.limits.small_body_bytes and not self._gate.take_body_place(self):
             return BUSY
         return refusal

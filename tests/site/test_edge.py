@@ -167,6 +167,15 @@ UNREADABLE: dict[str, tuple[int, bytes]] = {
     "http 1.0 without a host": (403, b"GET / HTTP/1.0\r\n\r\n"),
     "long line": (431, b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n"),
     "long header": (431, head("GET / HTTP/1.1", *(f"X-{number}: {'a' * 1000}" for number in range(20)))),
+    "a query that is not ascii": (400, b"GET /?\xa0 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "upgrade with a body": (400, head(f"GET {STREAM} HTTP/1.1", "Upgrade: websocket", "Content-Length: 5") + b"abcde"),
+    "upgrade with chunks": (400, head(f"GET {STREAM} HTTP/1.1", "Upgrade: websocket", "Transfer-Encoding: chunked") + b"1\r\na\r\n"),
+    "folded host": (403, b"GET / HTTP/1.1\r\nHost: localhost\r\n evil.example\r\n\r\n"),
+    "folded origin": (403, head("GET / HTTP/1.1", "Origin:", " http://evil.example")),
+    "space before the colon": (400, b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n"),
+    "a zero byte": (400, b"GET / HTTP/1.1\r\nHost: localhost\0\r\n\r\n"),
+    "501 headers": (400, head("GET / HTTP/1.1", *["A: b"] * 501)),
+    "long trailers": (400, head("POST / HTTP/1.1", "Transfer-Encoding: chunked") + b"0\r\n" + b"X: y\r\n" * 12_000 + b"\r\n"),
     "foreign upgrade with a body": (403, head(f"GET {STREAM} HTTP/1.1", "Upgrade: websocket", "Content-Length: 5", host="evil") + b"abcde"),
 }  # fmt: skip
 
@@ -202,6 +211,12 @@ def test_pipelined_requests_are_answered_in_order(server: LiveServer) -> None:
 def test_http_1_0_is_served_and_closed(server: LiveServer) -> None:
     answer = exchange(server, b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
     assert b" 200 " in answer[:20] and b'"healthy"' in answer
+
+
+@pytest.mark.parametrize("path", [b"/evil", b"http://evil.example", b"/\xff"])
+def test_a_client_cannot_say_where_the_application_lies(server: LiveServer, path: bytes) -> None:
+    answer = exchange(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nDaphne-Root-Path: " + path + b"\r\n\r\n")
+    assert status_of(answer) == 200 and b"evil" not in answer and b'href="/admin/"' in answer
 
 
 NAVIGATION = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accept": "text/html"}

@@ -11,6 +11,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from environments.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
 from trainer_engine.contract.options import REGISTRY, OptionSpec
 from training import serializers
+from training.renderers import FORMATS
 from training.requests import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, UUID_OR_EMPTY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +29,14 @@ KEY_HEADER = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="Sending the same key again gives the same job again."
 )
 NO_FORMAT = OpenApiParameter("format", exclude=True)
-"""``?format=`` is for the browsable API; programs say what they want with ``Accept``."""
+"""Of calls that answer in one form, ``?format=`` is for the browsable API."""
+FORMAT = OpenApiParameter(
+    "format",
+    str,
+    enum=FORMATS,
+    default="json",
+    description="`json` is what clients made from this schema send. Without it `Accept` decides, and `*/*` means an HTML snippet.",
+)
 JOB_PATH = OpenApiParameter("job_id", {"type": "string", "format": "uuid"}, OpenApiParameter.PATH, description="Id of the job.")
 JOB_ID = OpenApiParameter(
     "job_id", {"type": "string", "pattern": UUID_OR_EMPTY}, description="Which job; the running one, else the last, if it is left out."
@@ -105,5 +113,5 @@ def described(
         tags=["training"],
         request=request,
         responses=responses,
-        parameters=[*(parameters or []), NO_FORMAT],
+        parameters=[*(parameters or []), FORMAT if html else NO_FORMAT],
     )

@@ -51,6 +51,8 @@ OUTPUT_DIR = OpenApiParameter("output_dir", str, description="Output folder of a
 EVENT_INDEX = OpenApiParameter("index", INDEX, OpenApiParameter.PATH, description="Index of the event.")
 PLACE = OpenApiParameter("place", INDEX, OpenApiParameter.PATH, description="Which image of the event, from 0.")
 CHECKPOINT = OpenApiParameter("name", str, OpenApiParameter.PATH, description="`checkpoint-` and the step.")
+EXAMPLE = {"--max_train_steps": 200, "--num_train_epochs": 0}
+"""What Swagger fills its form with; without it, that is the default of every option."""
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
@@ -74,6 +76,7 @@ def option_fields() -> dict[str, Any]:
         "description": "Names work with and without dashes. What is left out comes from the active environment.",
         "properties": properties,
         "additionalProperties": True,
+        "example": EXAMPLE,
     }
 
 

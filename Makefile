@@ -9,13 +9,14 @@ KEEP ?=
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all test-faults lint format bench docs install clean
+.PHONY: help demo test test-all test-faults lint lint-schema format bench docs install clean
 
 help:
 	@echo "make demo         train a small model through the API, with pictures to look at (KEEP=1 leaves the server running)"
 	@echo "make test         the fast tests            make test-all      every test"
 	@echo "make test-faults  kill processes, fill disks, break files"
 	@echo "make lint         style, types, imports, generated documents"
+	@echo "make lint-schema  redocly and spectral over the OpenAPI schema (needs npx)"
 	@echo "make bench        a table of numbers        make docs          write the generated documents again"
 
 install: $(STAMP)
@@ -47,6 +48,9 @@ lint: $(STAMP)
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -m trainer_engine.contract.options.docs | diff docs/options.md -
 	$(BIN)/python -m trainer_engine.contract.dataloader.docs | diff docs/datasets.md -
+
+lint-schema: $(STAMP)
+	$(BIN)/python -m pytest tests/site/test_schema_linters.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -100,10 +100,9 @@ class CheckpointsView(APIView):
 
     def _job(self, asked: Any) -> Job | None:
         """Never an arbitrary path of the server: an output folder means the newest job that wrote there."""
-        folder, job_id = asked.get("output_dir"), asked.get("job_id")
+        folder, job_id = (requests.text_or_none(asked, name) for name in ("output_dir", "job_id"))
         if not folder or job_id:
-            return requests.job_of(str(job_id) if job_id else None)
-        folder = str(folder)
+            return requests.job_of(job_id)
         is_path = wrong_text(folder, "output_dir") is None
         job = Job.objects.filter(output_dir=str(expanded(folder))).order_by("-number").first() if is_path else None
         if job is None:

@@ -14,6 +14,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 ERROR_TEMPLATE = "training/refused.html"
+FORMATS = ("json", "snippet", "api")
+"""What ``?format=`` can be; it wins over ``Accept``."""
+
+
+def _means_json(request: Request, accept: str) -> bool:
+    return "application/json" in accept or (request.method == "OPTIONS" and "xhtml" not in accept)
 
 
 class Answer(Response):
@@ -77,9 +83,11 @@ class SnippetNegotiation(BaseContentNegotiation):
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
         accept = request.META.get("HTTP_ACCEPT", "*/*").lower()
         wanted = request.query_params.get("format")
-        if wanted == "json" or "application/json" in accept or (request.method == "OPTIONS" and "xhtml" not in accept):
+        if wanted not in (None, *FORMATS):
+            raise NotAcceptable(f"There is no format {wanted[:100]!r}: {', '.join(FORMATS)}.")
+        if wanted == "json" or (wanted is None and _means_json(request, accept)):
             kind: type[BaseRenderer] = JSONRenderer
-        elif "application/xhtml+xml" in accept or wanted == "api":
+        elif wanted != "snippet" and ("application/xhtml+xml" in accept or wanted == "api"):
             kind = PageRenderer
         else:
             kind = SnippetRenderer

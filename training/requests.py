@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
@@ -70,8 +71,12 @@ def job_of(text: str | None) -> Job | None:
 
 def body_job(request: Request) -> Job | None:
     """The job that a body names, with or without dashes, else the current or last one. Raises JobNotFound, BadValue."""
-    fields = {name.lstrip("-"): value for name, value in submitted(request).items()}
-    value = fields.get("job_id")
+    return job_of(text_or_none({name.lstrip("-"): value for name, value in submitted(request).items()}, "job_id"))
+
+
+def text_or_none(fields: Mapping[str, Any], name: str) -> str | None:
+    """A field that is text if it is there. Raises BadValue."""
+    value = fields.get(name)
     if value is not None and not isinstance(value, str):
-        raise BadValue("job_id", "job_id is not text.", got=value, expected="the id of a job")
-    return job_of(value)
+        raise BadValue(name, f"{name} is not text.", got=value, expected="text")
+    return value

@@ -11,6 +11,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from environments.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
 from trainer_engine.contract.options import REGISTRY, OptionSpec
 from training import serializers
+from training.renderers import FORMATS
 from training.requests import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, UUID_OR_EMPTY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +29,14 @@ KEY_HEADER = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="Sending the same key again gives the same job again."
 )
 NO_FORMAT = OpenApiParameter("format", exclude=True)
-"""``?format=`` is for the browsable API; programs say what they want with ``Accept``."""
+"""Of calls that answer in one form, ``?format=`` is for the browsable API."""
+FORMAT = OpenApiParameter(
+    "format",
+    str,
+    enum=FORMATS,
+    default="json",
+    description="`json` is what clients made from this schema send. Without it `Accept` decides, and `*/*` means an HTML snippet.",
+)
 JOB_PATH = OpenApiParameter("job_id", {"type": "string", "format": "uuid"}, OpenApiParameter.PATH, description="Id of the job.")
 JOB_ID = OpenApiParameter(
     "job_id", {"type": "string", "pattern": UUID_OR_EMPTY}, description="Which job; the running one, else the last, if it is left out."
@@ -43,6 +51,8 @@ OUTPUT_DIR = OpenApiParameter("output_dir", str, description="Output folder of a
 EVENT_INDEX = OpenApiParameter("index", INDEX, OpenApiParameter.PATH, description="Index of the event.")
 PLACE = OpenApiParameter("place", INDEX, OpenApiParameter.PATH, description="Which image of the event, from 0.")
 CHECKPOINT = OpenApiParameter("name", str, OpenApiParameter.PATH, description="`checkpoint-` and the step.")
+EXAMPLE = {"--max_train_steps": 200, "--num_train_epochs": 0}
+"""What Swagger fills its form with; without it, that is the default of every option."""
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
@@ -66,6 +76,7 @@ def option_fields() -> dict[str, Any]:
         "description": "Names work with and without dashes. What is left out comes from the active environment.",
         "properties": properties,
         "additionalProperties": True,
+        "example": EXAMPLE,
     }
 
 
@@ -105,5 +116,5 @@ def described(
         tags=["training"],
         request=request,
         responses=responses,
-        parameters=[*(parameters or []), NO_FORMAT],
+        parameters=[*(parameters or []), FORMAT if html else NO_FORMAT],
     )

@@ -90,3 +90,4 @@ def test_the_schema_names_every_call_and_every_option(home: Path, client: Client
     for kind in ("multipart/form-data", "application/json", "application/x-www-form-urlencoded"):
         assert {f"--{name}" for name in REGISTRY} <= set(start["requestBody"]["content"][kind]["schema"]["properties"])
     assert {"200", "403", "422"} <= set(start["responses"])
+    assert len(start["requestBody"]["content"]["application/json"]["schema"]["example"]) < 10

@@ -24,6 +24,7 @@ from trainer_engine.contract.options.registry import not_available
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 NOT_STREAMING = 426
+TOGETHER = 16
 OPTIONS = [*REGISTRY, *not_available()]
 DEEP = [name for name, spec in REGISTRY.items() if spec.kind in ("str", "json", "mapping") and not spec.choices]
 """Options whose text gets past the parser, to code that opens, resolves, compiles or computes."""
@@ -83,12 +84,22 @@ def spread(places: list[str], share: int) -> Iterator[tuple[str, str]]:
 def send_options(training: Training, failures: Failures, share: int) -> None:
     form = complete(training)
     adapter = {"model_type": '"lora"', "lora_type": '"lycoris"', "lycoris_config": '"config/lycoris.json"'}
-    for option, value in spread(OPTIONS if share == 1 else DEEP, share):
+    for number, (option, value) in enumerate(spread(DEEP, share)):
         changed = document({**form, **(adapter if option == "lycoris_config" else {}), option: value})
         failures.call("POST", "/api/training/validate", changed, name=f"validate {option}")
-        if share == 1:
+        if number % 8 == 0:
             failures.call("PUT", "/api/configs/demo", f'{{"config":{changed}}}', name=f"put {option}")
             failures.call("POST", "/api/training/start", changed, name=f"start {option}")
+
+
+def send_plain_options(training: Training, failures: Failures, share: int) -> None:
+    """Numbers, switches and choices: the parser looks at each of them, whatever else is wrong."""
+    form = complete(training)
+    plain = [name for name in OPTIONS if name not in DEEP]
+    for start in range(0, len(plain), TOGETHER):
+        for value in as_json()[start // TOGETHER % share :: share]:
+            changed = document({**form, **dict.fromkeys(plain[start : start + TOGETHER], value)})
+            failures.call("POST", "/api/training/validate", changed, name=f"validate {plain[start]}...")
 
 
 def send_adapters(training: Training, failures: Failures, share: int) -> None:
@@ -161,21 +172,22 @@ def send_bodies(training: Training, failures: Failures, share: int) -> None:
                     failures.call(method, named, body, kind=kind, name=f"{method} {address} {kind[:30]} {body[:20]!r}")
 
 
-SENDERS = {send_options: 16, send_adapters: 24, send_datasets: 64, send_addresses: 80, send_bodies: 16}
-"""Fast tests send each place one value in so many, and each value to some places; the full cross product is a test of faults."""
+FAST = {send_options: 16, send_plain_options: 16, send_adapters: 24, send_datasets: 64, send_addresses: 80, send_bodies: 16}
+"""Fast tests send each place one value in so many, so that every value is sent somewhere."""
+WHOLE = {send_options: 1, send_plain_options: 1, send_adapters: 2, send_datasets: 4, send_addresses: 8, send_bodies: 1}
 
 
-@pytest.mark.parametrize(("send", "share"), SENDERS.items(), ids=lambda one: getattr(one, "__name__", None))
+@pytest.mark.parametrize(("send", "share"), FAST.items(), ids=lambda one: getattr(one, "__name__", None))
 def test_no_value_ends_in_an_error_of_the_server(send: Any, share: int, training: Training, failures: Failures) -> None:
     failures.call("POST", "/api/configs/environments", '{"name":"demo","model_family":"pixart_sigma"}', name="setup")
     send(training, failures, share)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("send", SENDERS, ids=lambda send: send.__name__)
-def test_no_value_anywhere_ends_in_an_error_of_the_server(send: Any, training: Training, failures: Failures) -> None:
+@pytest.mark.parametrize(("send", "share"), WHOLE.items(), ids=lambda one: getattr(one, "__name__", None))
+def test_no_value_anywhere_ends_in_an_error_of_the_server(send: Any, share: int, training: Training, failures: Failures) -> None:
     failures.call("POST", "/api/configs/environments", '{"name":"demo","model_family":"pixart_sigma"}', name="setup")
-    send(training, failures, 1)
+    send(training, failures, share)
 
 
 def test_one_value_for_every_option_at_once(training: Training, failures: Failures) -> None:

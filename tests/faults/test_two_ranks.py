@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -60,7 +61,9 @@ def test_two_ranks_share_the_held_out_images_and_measure_what_one_does(runs: Ser
         assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
         notes = [event["data"] for event in runs.events(job_id) if event["type"] == "notification"]
         told[job_id] = [note["details"]["metrics"] for note in notes if note["code"] == "evaluation"]
-    assert told[one][0] == told[two][0] and len(told[one]) == len(told[two]) == 3
+    assert len(told[one]) == len(told[two]) == 3
+    # The same arithmetic in three processes: only the kernels' rounding may differ, by how memory lies and by the number of threads.
+    assert told[one][0] == pytest.approx(told[two][0], rel=1e-5)
     torch.testing.assert_close(list(told[two][-1].values()), list(told[one][-1].values()), rtol=1e-3, atol=1e-5)
     runs.check_nothing_left(two)
 

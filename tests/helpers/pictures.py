@@ -6,7 +6,7 @@ import colorsys
 import random
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 SHAPES = ("circle", "square", "triangle")
 
@@ -36,3 +36,9 @@ def draw_pictures(
             path.with_suffix(".txt").write_text(f"a {shape}, number {number}", encoding="utf-8")
         drawn.append(path)
     return drawn
+
+
+def levels_apart(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference of two images of one size in any channel of any pixel, of 255 levels."""
+    assert one.size == other.size and one.mode == other.mode
+    return max(high for _, high in ImageChops.difference(one, other).getextrema())

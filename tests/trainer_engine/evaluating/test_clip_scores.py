@@ -226,7 +226,10 @@ def test_a_cached_repository_is_loaded_offline(tmp_path: Path) -> None:
     image = pictures(tmp_path)[0]
     place_in_hub_cache(tiny_clip(), "some-org/clip", tmp_path / "hf")
     answer = load_elsewhere("some-org/clip", image, HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
-    assert float(answer.removeprefix("SCORED ")) == ClipScorer.load(str(tiny_clip()), CPU).scores([(image, "a cat")])[0]
+    # Another process and another file: the weights may lie in memory in another way, and kernels round by that.
+    assert float(answer.removeprefix("SCORED ")) == pytest.approx(
+        ClipScorer.load(str(tiny_clip()), CPU).scores([(image, "a cat")])[0], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("pickled", [False, True])

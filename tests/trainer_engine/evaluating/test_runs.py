@@ -91,7 +91,7 @@ def test_pooled_sets_are_one_series_and_one_set_can_be_chosen(tmp_path: Path) ->
     both = train_here(tmp_path, datasets=datasets, output_dir=str(tmp_path / "both"), **RUN)
     pooled = train_here(tmp_path, datasets=datasets, output_dir=str(tmp_path / "pooled"), eval_dataset_pooling=True, **RUN)
     chosen = train_here(tmp_path, datasets=datasets, output_dir=str(tmp_path / "chosen"), eval_dataset_id="two", **RUN)
-    assert losses(both) == losses(pooled)
+    assert losses(both) == pytest.approx(losses(pooled), rel=1e-6)  # means of means, and one mean: other sums
     first, last = evaluations(both)[0]["metrics"], evaluations(chosen)[0]["metrics"]
     assert "eval_loss/one" not in last and first["eval_loss/two"] == last["eval_loss/two"]
     assert evaluations(pooled)[0]["metrics"]["eval_loss/all"] == evaluations(pooled)[0]["loss"]
@@ -102,7 +102,8 @@ def test_the_numbers_do_not_depend_on_how_the_run_trains(tmp_path: Path) -> None
     changes = {"train_batch_size": 4, "seed": 8, "snr_gamma": 5.0, "loss_type": "huber", "caption_dropout_probability": 0.0}
     datasets = with_held_out(tmp_path, crop=True, crop_style="random", crop_aspect="preserve")
     other = train_here(tmp_path, datasets=datasets, output_dir=str(tmp_path / "other"), **(RUN | {"max_train_steps": 1} | changes))
-    assert losses(one)[0] == losses(other)[0]
+    # Embeddings are made in other batches, whose kernels may round in another way.
+    assert losses(one)[0] == pytest.approx(losses(other)[0], rel=1e-5)
 
 
 def test_fractions_of_an_epoch_are_an_interval_and_so_are_both_together(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers.models import tiny_model
+from tests.helpers.pictures import levels_apart
 from tests.helpers.tiny_run import HereRun, start_run, start_tiny_run, train_here, write_job
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
@@ -351,7 +353,9 @@ def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
     for _, name in wanted:
         if name.startswith("step_0_"):
             ours, theirs = (one.output_dir / "validation_images" / name for one in (alone, run))
-            assert ours.read_bytes() == theirs.read_bytes()
+            with Image.open(ours) as one_process, Image.open(theirs) as two_processes:
+                # Not bit for bit: kernels round by how memory lies, which differs between processes.
+                assert levels_apart(one_process, two_processes) <= 1
 
 
 def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_samples_timestep_is_its_own() -> None:
     ours = objective()
     both = ours.sample_timesteps(sample_generators(7, 3, [0, 1], "timestep"), SHAPE)
     second = ours.sample_timesteps(sample_generators(7, 3, [1], "timestep"), SHAPE)
-    assert torch.equal(both[1:], second)
+    assert torch.allclose(both[1:], second, rtol=1e-6)  # vectorised functions round by the size of the batch
 
 
 def test_the_loss_without_options_is_the_mean_squared_error() -> None:

@@ -11,6 +11,7 @@ from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from tests.helpers.models import tiny_model
+from tests.helpers.pictures import levels_apart
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.caches.hashes import FileHashes
@@ -95,7 +96,8 @@ def test_a_drawn_image_is_the_pipelines() -> None:
     ).images[0]
     assert heard == [1, 2, 3]
     assert isinstance(ours, Image.Image)
-    assert ours.tobytes() == wanted.tobytes()
+    # Loaded by two libraries, the weights lie in memory in two ways, and kernels round by that: a level of 255 at most.
+    assert levels_apart(ours, wanted) <= 1
 
 
 def test_every_reference_changes_the_image() -> None:
@@ -156,7 +158,8 @@ def test_true_guidance_is_the_pipelines() -> None:
         num_inference_steps=3,
         guidance_scale=3.5,
     ).images[0]
-    assert drawn_with_true_guidance(true_guidance=2.5) == wanted.tobytes()
+    # Weights that two libraries loaded lie in memory in two ways, and kernels round by that: a level of 255 at most.
+    assert levels_apart(Image.frombytes("RGB", wanted.size, drawn_with_true_guidance(true_guidance=2.5)), wanted) <= 1
 
 
 def test_true_guidance_begins_after_the_steps_that_are_left_alone() -> None:

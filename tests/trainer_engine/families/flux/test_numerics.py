@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from tests.helpers.models import tiny_model
+from tests.helpers.pictures import levels_apart
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.flux.family import Flux
@@ -144,4 +146,5 @@ def test_drawing_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
         guidance_scale=2.5,
         generator=torch.Generator().manual_seed(11),
     ).images[0]
-    assert ours.tobytes() == wanted.tobytes()
+    # Weights that two libraries loaded lie in memory in two ways, and kernels round by that: a level of 255 at most.
+    assert isinstance(ours, Image.Image) and levels_apart(ours, wanted) <= 1

@@ -155,7 +155,8 @@ def test_another_autoencoder_and_text_encoder_can_stand_in(tmp_path: Path) -> No
         pretrained_t5_model_name_or_path=str(tmp_path / "t5"),
     )
     assert family.encode_images(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 8, 8)
-    assert torch.equal(family.encode_prompts(["a cat"])[0]["embeds"], tiny_family().encode_prompts(["a cat"])[0]["embeds"])
+    (ours,), (usual,) = family.encode_prompts(["a cat"]), tiny_family().encode_prompts(["a cat"])
+    assert torch.allclose(ours["embeds"], usual["embeds"], atol=1e-5)  # weights of two files may lie in memory in two ways
 
 
 def test_a_prompt_beyond_the_limit_is_cut_off() -> None:

@@ -82,7 +82,8 @@ def test_embeddings_equal_those_of_the_pipeline() -> None:
     pipeline = PixArtSigmaPipeline.from_pretrained(tiny_pixart())
     embeds, mask, _, _ = pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
     for ours, theirs, kept in zip(tiny_family().encode_prompts(PROMPTS), embeds, mask, strict=True):
-        assert torch.equal(ours["embeds"], theirs[: int(kept.sum())])
+        # Not bit for bit: weights that two libraries loaded lie in memory in two ways, and kernels round by that.
+        assert torch.allclose(ours["embeds"], theirs[: int(kept.sum())], atol=1e-5)
 
 
 def test_padding_changes_nothing() -> None:

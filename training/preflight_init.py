@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
 from trainer_engine.contract.lycoris_fit import wanted_lycoris, wanted_module
 from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.resuming import SavedRun
+from trainer_engine.contract.small_files import read_small_json
 from training.preflight_adapter import CLASS_MARKS, of_class, on_layers
 
 OPTION = "init_lora"
@@ -62,8 +62,8 @@ def _wanted(options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Sha
         alpha = adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha
         return wanted_lora(layers, modules, adapter.lora_rank, float(alpha), use_dora=adapter.use_dora) if modules else None
     try:
-        document = json.loads(Path(adapter.lycoris_config).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_small_json(adapter.lycoris_config)
+    except OSError:
         return None
     config, problems = parse_lycoris(document, card)
     return None if config is None or errors_in(problems) else _wanted_of_classes(config, layers)

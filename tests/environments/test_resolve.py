@@ -212,7 +212,8 @@ def test_a_run_is_started_with_what_the_prompt_library_holds(place: Home) -> Non
         (b'{"a": "\\ud800"}', "user_prompt_library", "invalid_json"),
         (b'{"a": 1}', "user_prompt_library.a", "wrong_type"),
         (b'{"../a": "x"}', "user_prompt_library", "unsafe_shortname"),
-        (b'{"a": "x", "a": "y"}', "user_prompt_library", "same_file_name"),
+        (b'{"a": "x", "a": "y"}', "user_prompt_library", "invalid_json"),
+        (b'{"a": "x", "A": "y"}', "user_prompt_library", "same_file_name"),
     ],
 )
 def test_a_prompt_library_that_cannot_be_used_is_told(place: Home, content: bytes, option: str, code: str) -> None:

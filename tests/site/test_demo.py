@@ -72,7 +72,7 @@ def test_everything_lies_in_one_folder(tmp_path: Path) -> None:
 def test_wherever_it_lies_its_server_may_use_it(tmp_path: Path) -> None:
     place = Place(tmp_path)
     home = Home(place.root, roots=())
-    assert all(home.holds(path.resolve()) for path in (place.pictures, place.output, place.caches))
+    assert all(home.place_rule.may_write(path.resolve()) for path in (place.pictures, place.output, place.caches))
 
 
 def test_a_folder_of_somebody_else_is_never_emptied(tmp_path: Path) -> None:

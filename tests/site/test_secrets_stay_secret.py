@@ -110,7 +110,7 @@ def test_a_secret_is_found_in_the_store_alone(runs: ServedRuns, receiver: Receiv
     store = home / "state/secrets"
     assert [path for path in holders(home, runs.place) if store not in path.parents] == []
     kept = {path.relative_to(store).as_posix() for path in holders(store)}
-    assert kept == {"webhooks/lab.json", "environments/put.json", "environments/hand.json", f"jobs/{job_id}.json"}
+    assert kept == {"webhooks/lab.json", *(f"environments/{name}.json" for name in ("put", "hand", "run")), f"jobs/{job_id}.json"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in store.rglob("*.json")} == {0o600}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (store, *store.iterdir()) if path.is_dir()} == {0o700}
     seen = list(answers(runs, job_id))

@@ -97,7 +97,11 @@ def _refuse_a_link(incoming: Path, output_dir: Path) -> None:
 def _refuse_another_run(incoming: Path, identity: Mapping[str, Any]) -> None:
     """What the run would refuse to go on from does not get a checkpoint's name; what was fetched of it goes."""
     try:
-        refuse_other_run(open_checkpoint(incoming), identity)
+        saved = open_checkpoint(incoming)
+        if identity and not saved.state.get("identity"):
+            hint = "give the address of a checkpoint as it was saved"
+            raise CheckpointUnusable(f"{incoming.name} does not say which run it is of.", hint=hint)
+        refuse_other_run(saved, identity)
     except CheckpointUnusable as error:
         shutil.rmtree(incoming, ignore_errors=True)
         raise StoreError(error.message, hint=error.hint, hopeless=True) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_engine.contract.errors import LONGEST_TEXTS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.contract.errors import LONGEST_TEXTS, MOST_PROBLEMS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.contract.redaction import without_passwords
 from trainer_engine.publishing.base import StoreError
 
@@ -63,7 +63,7 @@ def test_a_problem_repeats_neither_passwords_nor_long_texts() -> None:
 def test_an_error_of_the_engine_repeats_no_password() -> None:
     assert PASSWORD not in str(ModelUnavailable(f"http://u:{PASSWORD}@h is no folder", hint=f"look at http://u:{PASSWORD}@h"))
     many = InvalidOptions([Problem.error(f"option_{n}", "wrong", "It is wrong.") for n in range(1000)])
-    assert len(many.message) < 2000 and "980 more" in many.message and len(many.problems) == 1000
+    assert len(many.message) < 2000 and "81 more" in many.message and len(many.problems) == MOST_PROBLEMS + 1
 
 
 def test_what_an_error_of_the_engine_repeats_of_a_foreign_file_is_short() -> None:

@@ -14,6 +14,7 @@ from tests.helpers.small_disk import fill_up, small_file_system
 from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.output_lock import LOCK_FILE
 from trainer_engine.contract.run import JobSpec, RunFolder
 from trainer_engine.contract.scripts import EVERYTHING
 
@@ -106,4 +107,4 @@ def test_a_run_whose_folder_is_full_from_the_start_says_so_before_it_loads_anyth
     fill_up(disk)
     run = start_run(folder)
     assert run.wait() == ExitCode.DISK
-    assert not run.output_dir.exists()
+    assert [path.name for path in run.output_dir.iterdir()] == [LOCK_FILE]

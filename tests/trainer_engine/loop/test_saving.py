@@ -259,8 +259,8 @@ def test_an_error_of_a_step_is_the_one_told_whatever_becomes_of_the_checkpoint_t
     with_callback(trainer, closing)
     with pytest.raises(NonFiniteLoss):
         trainer.fit()
-    stages = [(event.status, event.message) for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE]
-    assert stages[-1] == (StageStatus.FAILED, "nobody thought of this")
+    assert [event.status for event in voice.of(StageEvent) if event.key is StageKey.CHECKPOINT_SAVE][-1] is StageStatus.FAILED
+    assert [event.message for event in voice.of(ErrorEvent)] == ["checkpoint-2 was not saved: nobody thought of this"]
     assert closing.closed and not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoints")]
 
 

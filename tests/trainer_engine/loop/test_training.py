@@ -44,10 +44,10 @@ def test_a_run_tells_its_story_in_order(tmp_path: Path) -> None:
     assert run.code is ExitCode.COMPLETED
     assert stages(run) == [
         "init_load_base_model",
+        "init_resume_checkpoint",
         "init_data_backend",
         "init_text_embed_cache",
         "init_vae_cache",
-        "init_resume_checkpoint",
         "init_prepare_models",
         "benchmark_base_model",
         "checkpoint_save",

@@ -102,6 +102,10 @@ class Checkpointing(Callback):
         with suppress(EngineError, OSError):
             if saved is not None and failure is not None:
                 self._under_way = None
+                message = f"{saved.content.name} was not saved: {failure}"
+                self.stages.voice.tell(
+                    ErrorEvent(code="checkpoint_failed", title="Checkpoint not saved", message=message, severity=Severity.WARNING)
+                )
                 saved.stage.__exit__(type(failure), failure, failure.__traceback__)
             self.settle(state)
         self._writer.shutdown()

@@ -50,9 +50,13 @@ def absorb(name: str, home: Home) -> Environment | None:
 
 def absorb_all(home: Home) -> list[Environment]:
     """Every environment, as ``absorb`` gives it, in the order of their names."""
-    names = {*Environment.objects.values_list("name", flat=True), *names_on_disk(home)}
-    found = (absorb(name, home) for name in sorted(names))
+    found = (absorb(name, home) for name in sorted(names_taken(home)))
     return [environment for environment in found if environment is not None]
+
+
+def names_taken(home: Home) -> set[str]:
+    """The name of every environment, whether a row or a folder holds it."""
+    return {*Environment.objects.values_list("name", flat=True), *names_on_disk(home)}
 
 
 def datasets_text(config: dict[str, object], home: Home) -> TextFile | None:

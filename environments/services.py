@@ -11,7 +11,16 @@ from typing import Any
 from django.db import transaction
 
 from environments import secret_store
-from environments.absorb import absorb, absorb_all, datasets_text, newest_revision, own_datasets_file, record, remember_files
+from environments.absorb import (
+    absorb,
+    absorb_all,
+    datasets_text,
+    names_taken,
+    newest_revision,
+    own_datasets_file,
+    record,
+    remember_files,
+)
 from environments.adapter_file import OPTION as ADAPTER_OPTION
 from environments.adapter_file import find_adapter_file, uses_lycoris
 from environments.checks import CheckedConfig, check_config
@@ -295,6 +304,6 @@ def _environment_for_run(values: dict[str, Any], home: Home) -> Environment:
     same = [row for row in Environment.objects.filter(description=description) if holds_the_same(home, row.name, row.config, values)]
     if same:
         return same[0]
-    row = Environment.objects.create(name=name_for_run(values, absorb_all(home)), description=description)
+    row = Environment.objects.create(name=name_for_run(values, names_taken(home)), description=description)
     _write_row(row, values, Action.STARTED, "run", home)
     return row

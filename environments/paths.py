@@ -102,6 +102,9 @@ def wrong_text(text: object, option: str) -> Problem | None:
         return Problem.error(option, "not_text", f"{option} is not a path.", got=text, expected=expected)
     if not text.strip():
         return Problem.error(option, "missing", f"{option} is empty.", got=text, expected=expected)
+    if "://" in text:
+        message = f"{option} is an address, which is no path on this machine."
+        return Problem.error(option, "not_a_path", message, got=text, expected=expected)
     try:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError:

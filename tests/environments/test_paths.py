@@ -175,6 +175,7 @@ def test_keys_in_the_users_home_are_closed(place: Home, monkeypatch: pytest.Monk
         ("", "missing"),
         ("   ", "missing"),
         ("a\0b", "not_a_path"),
+        ("http://me:word@host.invalid/x", "not_a_path"),
         ("\ud800", "not_a_path"),
         ("x" * 256, "too_long"),
         ("ü" * 128, "too_long"),

@@ -81,22 +81,26 @@ class Target:
         """A client that waits that long for an answer, and asks for JSON."""
         return httpx.Client(base_url=self.server.url, timeout=seconds, **({"headers": JSON} | how))
 
+    def form(self, output: str, **options: Any) -> dict[str, Any]:
+        """Everything that a quick run needs, and these options over it."""
+        return self.runs.form(output) | options
+
     def environment(self, **options: Any) -> str:
         """The name of a new environment with these options over those of a quick run."""
         self.environments += 1
         name = f"victim-{self.environments}"
-        config = {f"--{key}": value for key, value in self.runs.form(f"out-{self.environments}", **options).items()}
+        config = {f"--{key}": value for key, value in self.form(f"out-{self.environments}", **options).items()}
         new = {"name": name, "model_family": "pixart_sigma", "model_type": "full"}
         self.post("/api/configs/environments", json=new).raise_for_status()
         self.put(f"/api/configs/{name}", {"name": name, "config": config})
         return name
 
     def validate(self, output: str = "validated", **options: Any) -> httpx.Response:
-        return self.post("/api/training/validate", data=self.runs.form(output, **options))
+        return self.post("/api/training/validate", data=self.form(output, **options))
 
     def start_run(self, output: str, **options: Any) -> tuple[httpx.Response, dict[str, Any]]:
         """The answer to a start and, where it was accepted, the job at its end."""
-        answer = self.post("/api/training/start", data=self.runs.form(output, **options))
+        answer = self.post("/api/training/start", data=self.form(output, **options))
         if answer.status_code != 200:
             return answer, {}
         job_id = answer.json()["job_id"]

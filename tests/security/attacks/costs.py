@@ -52,7 +52,7 @@ def attack_files_that_are_huge(target: Target) -> list[str]:
         "publishing_config": {},
         "validation_adapter_config": {"validation_disable": "false"},
     }.items():
-        form = target.runs.form("huge", **{option: str(huge), **more})
+        form = target.form("huge", **{option: str(huge), **more})
         through += _costs(target, option, "POST", "/api/training/validate", data=form)
     huge.unlink()
     return through
@@ -64,7 +64,7 @@ def attack_aliases_of_yaml(target: Target) -> list[str]:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
     bomb.write_text("\n".join([*levels, "num_processes: *a8", ""]))
-    form = target.runs.form("bomb", accelerate_config=str(bomb))
+    form = target.form("bomb", accelerate_config=str(bomb))
     return _costs(target, "aliases", "POST", "/api/training/validate", data=form)
 
 
@@ -72,7 +72,7 @@ def attack_many_unknown_names(target: Target) -> list[str]:
     """Twenty thousand names that nobody knows, in an adapter file, an environment and a form."""
     names = {f"unknown_{number}": 1 for number in range(20_000)}
     through = _costs(target, "adapter keys", "POST", "/api/configs/lycoris/validate", json={"algo": "lokr", **names})
-    through += _costs(target, "options", "POST", "/api/training/validate", json=target.runs.form("many") | names)
+    through += _costs(target, "options", "POST", "/api/training/validate", json=target.form("many") | names)
     name = target.environment()
     body = {"name": name, "config": {f"--{key}": value for key, value in names.items()}}
     return through + _costs(target, "options of an environment", "PUT", f"/api/configs/{name}", json=body)
@@ -90,4 +90,4 @@ def attack_a_picture_of_one_byte(target: Target) -> list[str]:
     ]
     file = target.place / "ones.json"
     file.write_text(json.dumps(datasets))
-    return _costs(target, "four pictures", "POST", "/api/training/validate", data=target.runs.form("ones", data_backend_config=str(file)))
+    return _costs(target, "four pictures", "POST", "/api/training/validate", data=target.form("ones", data_backend_config=str(file)))

@@ -33,7 +33,7 @@ def attack_known_500s(target: Target) -> list[str]:
         through += _bad(target, f"checkpoints of {folder[:20]!r}", "GET", "/api/training/checkpoints", params={"output_dir": folder})
         through += _bad(target, f"checkpoints of {folder[:20]!r}", "POST", "/api/training/checkpoints", json={"output_dir": folder})
     for option in ("post_upload_script", "post_checkpoint_script", "validation_external_script", "disk_low_script"):
-        form = target.runs.form("long", **{option: "x" * 300, "validation_method": "external-script", "disk_low_action": "script"})
+        form = target.form("long", **{option: "x" * 300, "validation_method": "external-script", "disk_low_action": "script"})
         through += _bad(target, f"{option} of 300 bytes", "POST", "/api/training/validate", data=form)
     through += _bad(target, "a repeat count beyond C", "POST", "/api/configs/lycoris/validate", json=pattern)
     return through

@@ -114,7 +114,7 @@ def attack_reading_files_out(target: Target) -> list[str]:
         }.items():
             how = {option: str(path), **more}
             environment = target.environment(**how)
-            answers = [target.validate("read", **how).text, target.post("/api/training/start", data=target.runs.form("read", **how)).text]
+            answers = [target.validate("read", **how).text, target.post("/api/training/start", data=target.form("read", **how)).text]
             shown = (
                 _everything_shown(target, environment) if option in ("data_backend_config", "lycoris_config", "user_prompt_library") else ""
             )

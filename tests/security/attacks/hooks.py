@@ -104,7 +104,7 @@ def attack_writing_where_programs_lie(target: Target) -> list[str]:
         for option in ("output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text", "logging_dir"):
             if target.validate("closed", **{option: str(folder)}).status_code != 422:
                 through.append(f"{option} may be {what}")
-        datasets = json.loads(Path(target.runs.form("x")["data_backend_config"]).read_text())
+        datasets = json.loads(Path(target.form("x")["data_backend_config"]).read_text())
         for index, field in ((0, "cache_dir_vae"), (1, "cache_dir")):
             changed = [dict(one) for one in datasets]
             changed[index][field] = str(folder)
@@ -140,7 +140,7 @@ def attack_hooks_below_a_writable_root(target: Target) -> list[str]:
     except RuntimeError:
         return []
     code = server.post(
-        "/api/training/validate", data=target.runs.form("x", output_dir=str(hooks)), headers={"Accept": "application/json"}
+        "/api/training/validate", data=target.form("x", output_dir=str(hooks)), headers={"Accept": "application/json"}
     ).status_code
     server.stop()
     return [] if code == 422 else ["a hooks folder is an output_dir"]

@@ -13,6 +13,7 @@ from tests.helpers.live_server import start_server
 from tests.helpers.served_runs import ENDLESS, ServedRuns, wait_until
 from tests.helpers.small_disk import fill_up, small_file_system
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
+from trainer_engine.contract.output_lock import LOCK_FILE
 
 MEGABYTE = 1 << 20
 
@@ -62,7 +63,7 @@ def check_end(runs: ServedRuns, job_id: str, output: Path) -> str:
     assert '"exit_code": 60' in runs.folder(job_id).exit_file.read_text().replace('"exit_code":60', '"exit_code": 60')
     whole = list_checkpoints(output)
     assert whole and all(verify(info.path) == [] for info in whole)
-    assert not list(output.glob(".*")), "nothing half-written is left"
+    assert {path.name for path in output.glob(".*")} <= {LOCK_FILE}, "nothing half-written is left"
     newest = Path(runs.announced(job_id)[-1]).name
     assert newest == whole[0].name, "no announced checkpoint is lost"
     runs.check_log(job_id)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.models import tiny_pixart
-from tests.helpers.served_runs import ServedRuns
+from tests.helpers.served_runs import JSON, ServedRuns
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 
 
@@ -45,10 +45,11 @@ def test_resume_walks_back_from_a_damaged_checkpoint_names_it_and_loses_nothing_
     assert runs.weights("flipped", 12) == straight
 
     flip_a_byte(runs.output("flipped") / "checkpoint-12/transformer/diffusion_pytorch_model.safetensors")
-    named = runs.start("flipped", max_train_steps=14, resume_from_checkpoint="checkpoint-12")
-    job = runs.wait_for_end(named)
-    assert (job["status"], job["job_info"]["error_code"]) == ("error", "checkpoint_unusable"), "asked for by name: nothing else will do"
-    assert "checkpoint-12" in job["job_info"]["error"]
+    form = runs.form("flipped", max_train_steps=14, resume_from_checkpoint="checkpoint-12")
+    refused = runs.server.post("/api/training/start", data=form, headers=JSON)
+    (problem,) = refused.json()["problems"]
+    assert (refused.status_code, problem["code"]) == (422, "checkpoint_unusable"), "asked for by name: nothing else will do"
+    assert "checkpoint-12" in problem["message"]
 
 
 def test_a_damaged_cache_entry_is_noticed_set_aside_and_made_again(runs: ServedRuns) -> None:

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := .venv.stamp
 KEEP ?=
-# Processes of the fast tests; each takes up to 1 GB of memory.
+# Processes of the tests; each takes up to 1 GB of memory.
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
@@ -37,7 +37,7 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest
 
 test-faults: $(STAMP)
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

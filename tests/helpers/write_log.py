@@ -1,6 +1,7 @@
 """Write into the log of a server's home from another process: ``SIMPLETUNER_HOME=… python write_log.py COMMAND …``.
 
-``new STATUS`` makes a job and prints its id; ``events JOB COUNT SECONDS BYTES`` appends events; ``move JOB STATUS`` ends it.
+``new STATUS`` makes a job and prints its id; ``events JOB COUNT SECONDS BYTES`` appends events; ``fill JOB COUNT`` appends steps at once;
+``move JOB STATUS`` ends it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,21 @@ import django  # noqa: E402
 django.setup()
 
 from tests.helpers.jobs import make_job  # noqa: E402
-from trainer_engine.contract.events import Notification  # noqa: E402
+from trainer_engine.contract.events import Notification, ProgressEvent  # noqa: E402
 from training import log  # noqa: E402
 from training.models import Job, Status  # noqa: E402
+
+SHOWN = {
+    "epoch": 1,
+    "loss": 0.5,
+    "learning_rate": 1e-4,
+    "grad_norm": 1.0,
+    "samples_per_second": 4.0,
+    "seconds_per_step": 0.25,
+    "eta_seconds": 9,
+}
+AT_ONCE = 2_000
+"""Events of one transaction."""
 
 
 def main(command: str, *arguments: str) -> None:
@@ -29,6 +42,11 @@ def main(command: str, *arguments: str) -> None:
     elif command == "move":
         job = Job.objects.get(pk=arguments[0])
         assert log.move(job.pk, Status(arguments[1]), [log.status_draft(Status(arguments[1]))])
+    elif command == "fill":
+        job_id, count = Job.objects.get(pk=arguments[0]).pk, int(arguments[1])
+        for first in range(0, count, AT_ONCE):
+            steps = range(first, min(count, first + AT_ONCE))
+            log.append(job_id, [log.from_server(ProgressEvent(step=step + 1, total_steps=count, **SHOWN)) for step in steps])
     elif command == "events":
         job_id, count, seconds, size = Job.objects.get(pk=arguments[0]).pk, int(arguments[1]), float(arguments[2]), int(arguments[3])
         for _ in range(count):

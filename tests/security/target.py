@@ -175,5 +175,7 @@ def status_of(answer: bytes) -> int:
     return int(first[1]) if len(first) > 1 and first[1].isdigit() else 0
 
 
-def json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def store_at(address: str) -> str:
+    """``publishing_config`` of one bucket there, which is read without a login."""
+    keys = {"access_key": "a", "secret_key": "b"}
+    return json.dumps([{"provider": "s3", "bucket": "b", **keys, "endpoint_url": address, "public_base_url": address}])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.live_server import start_server
-from tests.security.target import Target
+from tests.security.target import Target, store_at
 
 CHECKPOINT = "checkpoint-5"
 
@@ -64,15 +64,7 @@ def attack_a_fetched_program(target: Target) -> list[str]:
             shutil.rmtree(bucket, ignore_errors=True)
             _poisoned_checkpoint(bucket, canary, name)
             with _bucket(bucket) as address:
-                store = {
-                    "provider": "s3",
-                    "bucket": "b",
-                    "access_key": "a",
-                    "secret_key": "b",
-                    "endpoint_url": address,
-                    "public_base_url": address,
-                }
-                how = {"resume_from_checkpoint": f"{address}/{CHECKPOINT}", "publishing_config": json.dumps([store])}
+                how = {"resume_from_checkpoint": f"{address}/{CHECKPOINT}", "publishing_config": store_at(address)}
                 target.start_run("fetched", output_dir=str(folder), **how)
             left = folder / CHECKPOINT / name
             if left.exists():

@@ -12,7 +12,7 @@ from typing import Any
 from tests.helpers.receiver import receiving
 from tests.helpers.served_runs import wait_until
 from tests.security.names import METADATA, PRIVATE, REBINDING, is_isolated
-from tests.security.target import Target
+from tests.security.target import Target, store_at
 
 SECRET = "k3y-in-a-path"
 PORT = 80
@@ -73,15 +73,7 @@ def attack_inner_addresses(target: Target) -> list[str]:
             target.start_run("inner", webhook_config=hook, max_train_steps=1)
             target.put("/api/configs/webhooks/inner", json.loads(hook))
             target.post("/api/configs/webhooks/inner/test", json={})
-            store = {
-                "provider": "s3",
-                "bucket": "b",
-                "access_key": "a",
-                "secret_key": "b",
-                "endpoint_url": address,
-                "public_base_url": address,
-            }
-            how: dict[str, Any] = {"publishing_config": json.dumps([store]), "checkpoint_step_interval": 1}
+            how: dict[str, Any] = {"publishing_config": store_at(address), "checkpoint_step_interval": 1}
             target.start_run("stored", max_train_steps=1, **how)
             target.start_run("fetched", resume_from_checkpoint=f"{address}/checkpoint-5", **how)
         return [f"{one} was reached" for one in dict.fromkeys(came)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.helpers.live_server import start_server
-from tests.helpers.served_runs import ENDLESS, ServedRuns, wait_until
+from tests.helpers.served_runs import ENDED, ENDLESS, ServedRuns, wait_until
 from tests.helpers.small_disk import fill_up, small_file_system
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.output_lock import LOCK_FILE
@@ -44,15 +46,17 @@ def use_up_space(disk: Path, leave: int) -> None:
 
 def use_up_files(disk: Path, leave: int) -> None:
     """No more than ``leave`` files and folders can be made; there is space enough."""
-    made: list[Path] = []
-    try:
-        while True:
-            made.append(disk / f"small-{len(made)}")
-            made[-1].touch()
-    except OSError:
-        made.pop()
-    for path in made[len(made) - leave :]:
-        path.unlink()
+    for _ in range(os.statvfs(disk).f_ffree - leave):
+        try:
+            (disk / f"small-{uuid4().hex}").touch()
+        except OSError:
+            return
+
+
+def keep_files_used_up(runs: ServedRuns, job_id: str, disk: Path, leave: int) -> bool:
+    """Whether the run has ended. A save that was under way removes an older checkpoint: the files that this frees are taken too."""
+    use_up_files(disk, leave)
+    return runs.status(job_id) in ENDED
 
 
 def check_end(runs: ServedRuns, job_id: str, output: Path) -> str:
@@ -77,7 +81,7 @@ def test_a_disk_that_fills_up_in_a_save_keeps_the_older_checkpoint_and_the_run_g
     output = small_disk / "output"
     job_id = runs.start(str(output), max_train_steps=ENDLESS, checkpoint_step_interval=40, checkpoints_total_limit=2)
     runs.wait_for_checkpoint(job_id)
-    use_up_files(small_disk, leave)
+    wait_until(lambda: keep_files_used_up(runs, job_id, small_disk, leave), "the end of a run on a disk without files")
     newest = check_end(runs, job_id, output)
 
     for path in small_disk.glob("small-*"):

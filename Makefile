@@ -46,8 +46,8 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py check --fail-level WARNING
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
-	$(BIN)/python -m trainer_engine.contract.options.docs | diff docs/options.md -
-	$(BIN)/python -m trainer_engine.contract.dataloader.docs | diff docs/datasets.md -
+	$(BIN)/python -m trainer_engine.config.options.docs | diff docs/options.md -
+	$(BIN)/python -m trainer_engine.config.datasets.docs | diff docs/datasets.md -
 
 lint-schema: $(STAMP)
 	$(BIN)/python -m pytest tests/site/test_schema_linters.py
@@ -60,8 +60,8 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
 docs: $(STAMP)
-	$(BIN)/python -m trainer_engine.contract.options.docs > docs/options.md.new && mv docs/options.md.new docs/options.md
-	$(BIN)/python -m trainer_engine.contract.dataloader.docs > docs/datasets.md.new && mv docs/datasets.md.new docs/datasets.md
+	$(BIN)/python -m trainer_engine.config.options.docs > docs/options.md.new && mv docs/options.md.new docs/options.md
+	$(BIN)/python -m trainer_engine.config.datasets.docs > docs/datasets.md.new && mv docs/datasets.md.new docs/datasets.md
 
 clean:
 	rm -rf $(VENV) $(STAMP) demo-output bench-output build *.egg-info

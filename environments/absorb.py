@@ -22,9 +22,9 @@ from environments.models import Action, Environment, Revision
 from environments.names import is_name
 from environments.paths import Home
 from environments.secret_options import keep_secrets
-from trainer_engine.contract.dataloader.recognise import are_datasets
+from trainer_engine.config.datasets.recognise import are_datasets
+from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract.errors import Problem, limited
-from trainer_engine.contract.options.secrets import hide_options
 
 HAND = "hand"
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from environments.config_files import LYCORIS_FILE, TextFile, read_text
 from environments.datasets_file import new_file
 from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, resolve
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.lycoris.config_file import NOT_AN_ADAPTER, is_like_an_adapter, parse_lycoris
 from trainer_engine.contract.errors import Level, Problem, errors_in, limited
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.lycoris import NOT_AN_ADAPTER, is_like_an_adapter, parse_lycoris
 
 OPTION = "lycoris_config"
 LORA_TYPE = "lycoris"

@@ -14,7 +14,7 @@ from environments.errors import EnvironmentProblems
 from environments.home import current_home
 from environments.schema import NAME, WITH_BODY, described
 from environments.views import ACTOR, NAMED, ConfigurationView
-from trainer_engine.contract.families import FamilyCard, find_card
+from trainer_engine.config.families import FamilyCard, find_card
 
 EXAMPLE = {"algo": "lokr", "multiplier": 1, "linear_dim": 16, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention"]}}
 ADAPTER_SHAPE = {

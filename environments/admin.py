@@ -17,7 +17,7 @@ from environments.admin_actions import ObjectAction, add_object_action, find_obj
 from environments.errors import EnvironmentRefused
 from environments.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
 from environments.models import Environment, Revision
-from trainer_engine.contract.options.secrets import hide_options
+from trainer_engine.config.options.secrets import hide_options
 
 if TYPE_CHECKING:
     EnvironmentAdminBase = admin.ModelAdmin[Environment]

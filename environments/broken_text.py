@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from trainer_engine.contract.options import REGISTRY
-from trainer_engine.contract.secrets import HIDDEN, hidden_address
+from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.secrets import HIDDEN, hidden_address
 
 # NOTE: each pattern is linear in the text, which may be megabytes of anything: runs are bounded, or tried from their first character alone.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>\\]+", re.IGNORECASE)

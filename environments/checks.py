@@ -10,10 +10,11 @@ from environments.config_files import without_marks
 from environments.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home, Kind, resolve
 from environments.script_options import resolve_scripts
+from trainer_engine.config.adapters.validation_adapter import hub_file
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options import REGISTRY, canonical_name
+from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level, Problem, limited
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import REGISTRY, canonical_name, check_options, normalise
-from trainer_engine.contract.visiting_adapter import hub_file
 
 MENDED_BY_A_FORM = frozenset({"no_length", "two_lengths"})
 """An environment may be stored with these, because the form of a start is laid over it."""

@@ -14,9 +14,9 @@ from environments.examples import Example, find_example, shipped_examples
 from environments.names import name_problem
 from environments.paths import Home
 from environments.starter import plain, starter_config, starter_datasets
+from trainer_engine.config.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.config.options import REGISTRY
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.families import FamilyCard, cards, find_card, known_but_missing
-from trainer_engine.contract.options import REGISTRY
 
 
 @dataclass(frozen=True)

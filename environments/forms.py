@@ -20,10 +20,10 @@ from environments.models import Environment
 from environments.names import name_problem
 from environments.option_defaults import effective_defaults
 from environments.resolve import resolve_run
+from trainer_engine.config.families import cards
+from trainer_engine.config.options import GROUPS, REGISTRY, OptionSpec
+from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Level, Problem, limited
-from trainer_engine.contract.families import cards
-from trainer_engine.contract.options import GROUPS, REGISTRY, OptionSpec
-from trainer_engine.contract.secrets import hide
 
 if TYPE_CHECKING:
     ModelForm = forms.ModelForm[Environment]

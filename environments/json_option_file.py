@@ -5,8 +5,8 @@ from __future__ import annotations
 from environments.config_files import read_text
 from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, ResolvedPath, resolve
+from trainer_engine.config.option import holds_json
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.option import holds_json
 
 
 def read_json_option(text: str, option: str, expected: str, home: Home) -> tuple[str, ResolvedPath | None] | Problem:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import REGISTRY
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options import REGISTRY
 
 
 def effective_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from environments.places import SHIPPED_SCRIPTS, Home, default_roots
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.place_rule import PlaceRefusal
+from trainer_engine.contract.path_rule import PlaceRefusal
 
 __all__ = ["SHIPPED_SCRIPTS", "Home", "Kind", "Origin", "ResolvedPath", "default_roots", "expanded", "outside", "resolve"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from trainer_engine.contract.place_rule import ClosedPlace, PlaceRule, Reason
-from trainer_engine.contract.scripts import ScriptRule
+from trainer_engine.contract.hooks import ScriptRule
+from trainer_engine.contract.path_rule import ClosedPlace, PlaceRule, Reason
 
 PACKAGES = ("environments", "training", "simpletuner_site", "trainer_engine")
 CODE_BESIDE = ("tests", "docs", "manage.py", "Makefile")

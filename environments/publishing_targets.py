@@ -5,9 +5,9 @@ from __future__ import annotations
 from environments.config_files import read_text
 from environments.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, ResolvedPath, resolve
+from trainer_engine.config.option import holds_json
+from trainer_engine.config.publishing import OPTION, PublishTarget, parse_publishing, parse_publishing_text
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.option import holds_json
-from trainer_engine.contract.publishing import OPTION, PublishTarget, parse_publishing, parse_publishing_text
 
 
 def publishing_file(text: object, home: Home) -> ResolvedPath | Problem | None:

@@ -21,15 +21,16 @@ from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.publishing_targets import publishing_file
 from environments.script_options import resolve_scripts
 from environments.visiting_adapters import resolve_adapter, resolve_visiting
-from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
+from trainer_engine.config.adapters.validation_adapter import CONFIG as VISITING
+from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.options import REGISTRY, TrainingOptions
+from trainer_engine.config.parse import check_options, normalise
+from trainer_engine.config.prompt_library import EXPECTED as LIBRARY_EXPECTED
+from trainer_engine.config.prompt_library import OPTION as PROMPT_LIBRARY
+from trainer_engine.config.publishing import OPTION as PUBLISHING
+from trainer_engine.config.resuming.choice import is_path
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.families import FamilyCard, find_card
-from trainer_engine.contract.options import REGISTRY, TrainingOptions, check_options, normalise
-from trainer_engine.contract.prompt_library import EXPECTED as LIBRARY_EXPECTED
-from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
-from trainer_engine.contract.publishing import OPTION as PUBLISHING
-from trainer_engine.contract.resuming import is_path
-from trainer_engine.contract.visiting_adapter import CONFIG as VISITING
 
 RESUME = "resume_from_checkpoint"
 

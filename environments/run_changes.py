@@ -8,9 +8,9 @@ from typing import Any
 
 from environments.config_files import without_marks
 from environments.models import Environment
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import normalise
-from trainer_engine.contract.options.secrets import hide_options, secrets_of
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options.secrets import hide_options, secrets_of
+from trainer_engine.config.parse import normalise
 
 CONSENT = ("i_know_what_i_am_doing",)
 """Words that are meant for one start: they are not stored for the next."""

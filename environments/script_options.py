@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from environments.paths import SHIPPED_SCRIPTS, Home, expanded, wrong_text
+from trainer_engine.config.options.hooks import ONLY_WITH, SCRIPT_OPTIONS
+from trainer_engine.config.options.placeholders import known_placeholders
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file
-from trainer_engine.contract.options.hooks import ONLY_WITH, SCRIPT_OPTIONS
-from trainer_engine.contract.options.placeholders import known_placeholders
-from trainer_engine.contract.scripts import BadTemplate, Template
+from trainer_engine.contract.hooks import BadTemplate, Template
 
 SAMPLES = "simpletuner/examples/external-validation/"
 """Where users of the format know the samples to be."""

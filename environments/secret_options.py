@@ -8,8 +8,8 @@ from typing import Any
 from environments import secret_store
 from environments.paths import Home
 from environments.secret_store import of_environment
+from trainer_engine.config.options.secrets import hide_options, reveal_options, secrets_of
 from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.options.secrets import hide_options, reveal_options, secrets_of
 
 
 def with_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Secrets at rest: ``state/secrets/<kind>/<name>.json``, a file an owner, readable by nobody else.
 
-A file holds option -> the option's whole text. What is shown and stored elsewhere holds ``***`` instead; ``contract/secrets.py``
+A file holds option -> the option's whole text. What is shown and stored elsewhere holds ``***`` instead; ``config/secrets.py``
 brings both together again.
 """
 

@@ -48,10 +48,10 @@ from environments.run_changes import RunRecord, changes, to_store
 from environments.run_names import name_for_run
 from environments.secret_options import holds_the_same, keep_secrets, with_secrets
 from environments.starter import starter_datasets
+from trainer_engine.config.families import find_card
+from trainer_engine.config.lycoris.config_file import parse_lycoris
+from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.lycoris import parse_lycoris
-from trainer_engine.contract.options.secrets import hidden_problems
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from environments.adapter_file import OPTION as ADAPTER_OPTION
 from environments.adapter_file import own_path, uses_lycoris
 from environments.config_files import DATASETS_FILE
-from trainer_engine.contract.families import FamilyCard, find_card
-from trainer_engine.contract.options import REGISTRY
+from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.options import REGISTRY
 
 LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})
 """A run that is long enough to see something, in steps, so that its length does not depend on the number of images."""

@@ -20,7 +20,7 @@ from environments.examples import shipped_examples
 from environments.home import current_home
 from environments.parsers import FormBody, JsonBody
 from environments.schema import described
-from trainer_engine.contract.booleans import WrongValue, parse_bool
+from trainer_engine.config.booleans import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 
 ACTOR = "api"

@@ -8,8 +8,8 @@ from typing import Any
 
 from environments.json_option_file import read_json_option
 from environments.paths import Home, ResolvedPath, resolve
+from trainer_engine.config.adapters.validation_adapter import CONFIG, EXPECTED, VisitingRun, hub_file, parse_visiting
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.visiting_adapter import CONFIG, EXPECTED, VisitingRun, hub_file, parse_visiting
 
 
 @dataclass(frozen=True)

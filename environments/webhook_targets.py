@@ -12,12 +12,12 @@ from environments.config_files import read_text, writable, write_text
 from environments.json_text import BadJson, parse_json, write_json
 from environments.names import is_name
 from environments.paths import Home, Kind, resolve
+from trainer_engine.config.option import holds_json
+from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.options.secrets import hidden_problems
+from trainer_engine.config.secrets import hide, reveal
+from trainer_engine.config.webhooks import OPTION, WebhookTarget, parse_webhook_text, parse_webhooks
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.option import holds_json
-from trainer_engine.contract.options import REGISTRY
-from trainer_engine.contract.options.secrets import hidden_problems
-from trainer_engine.contract.secrets import hide, reveal
-from trainer_engine.contract.webhooks import OPTION, WebhookTarget, parse_webhook_text, parse_webhooks
 
 FOLDER = "webhooks"
 SAMPLE_FILE = Path(__file__).resolve().parent / "examples" / "webhooks.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_engine.contract import place_rule
+from trainer_engine.contract import path_rule
 
 TEST_HOME = Path(tempfile.mkdtemp(prefix="simpletuner-test-home-"))
 
@@ -58,5 +58,5 @@ def home(tmp_path: Path, settings: object) -> Path:
 @pytest.fixture
 def links_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every link counts as made by another account than the owner of the root: a test need not be root to see that."""
-    monkeypatch.setattr(place_rule, "SYSTEM_UID", -1)
-    monkeypatch.setattr(place_rule, "_owner", lambda root: os.geteuid() + 1)
+    monkeypatch.setattr(path_rule, "SYSTEM_UID", -1)
+    monkeypatch.setattr(path_rule, "_owner", lambda root: os.geteuid() + 1)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
+from trainer_engine.config.run_paths import refuse_closed_places
 from trainer_engine.contract.atomic import means_full, why_not_written
-from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, EngineError, ExitCode, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.events import (
     REASON_IN_ERROR,
@@ -28,10 +31,8 @@ from trainer_engine.contract.events import (
     StatusEvent,
     utc_now,
 )
-from trainer_engine.contract.options import TrainingOptions, parse_options
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
-from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment, read_environment, wait_passively
 from trainer_engine.journal import Journal, Silence, Voice
 from trainer_engine.last_words import Reserve, leave_journal, leave_report, patient_stream

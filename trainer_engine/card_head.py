@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
 
 NOT_FOR_ALL = "not-for-all-audiences"
 """The hub's own tag."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.options import TrainingOptions
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -26,8 +26,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from trainer_engine.config.model_files import HINT, unsafe_files
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.model_files import HINT, unsafe_files
 from trainer_engine.datasets.hashes import FileHashes
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import PurePath
 
-from trainer_engine.contract.prompt_library import LONGEST_SHORTNAME_BYTES, file_name
+from trainer_engine.config.prompt_library import LONGEST_SHORTNAME_BYTES, file_name
 from trainer_engine.datasets.sources.local import printable
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from trainer_engine.config.options.optimizer import ARGUMENTS, BNB_KINDS, OptimizerOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.contract.options.optimizer import ARGUMENTS, BNB_KINDS, OptimizerOptions
 
 Betas = tuple[float, ...]
 ADAM: Betas = (0.9, 0.999)

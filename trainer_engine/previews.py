@@ -7,9 +7,9 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor
 
+from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import ErrorEvent, Severity
-from trainer_engine.contract.options.validation import ValidationOptions
 from trainer_engine.devices import Devices
 from trainer_engine.families.loading import load_diffusers
 from trainer_engine.hub import Source, find_part

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.validation_rules import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
-from trainer_engine.contract.prompt_library import DEFAULT, built_in_library, file_name, library_of
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.prompt_library import DEFAULT, built_in_library, file_name, library_of
+from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
 from trainer_engine.drawing_failures import SURVIVED, DrawingFailed, DrawingStopped
 from trainer_engine.families.autoencoder import ImageNotFinite
 from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.precision import QUANTISED
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.precision import QUANTISED
 
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")

@@ -11,13 +11,13 @@ from typing import Any
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
+from trainer_engine.config.option import holds_json
+from trainer_engine.config.options.secrets import hide_options
+from trainer_engine.config.prompt_library import OPTION as PROMPT_LIBRARY
+from trainer_engine.config.publishing import OPTION as PUBLISHING
+from trainer_engine.config.webhooks import OPTION as WEBHOOKS
 from trainer_engine.contract.best_checkpoint import best_of
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
-from trainer_engine.contract.option import holds_json
-from trainer_engine.contract.options.secrets import hide_options
-from trainer_engine.contract.prompt_library import OPTION as PROMPT_LIBRARY
-from trainer_engine.contract.publishing import OPTION as PUBLISHING
-from trainer_engine.contract.webhooks import OPTION as WEBHOOKS
 from training import desk, media
 from training.models import Event, Job, Status
 

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.contract.dataloader import Dataloader
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.samples import Sample
 from training.disk import DiskUse

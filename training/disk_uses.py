@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from environments.paths import Home
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.validation import ValidationOptions
-from trainer_engine.contract.prompt_library import built_in_library, library_of
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.validation import ValidationOptions
+from trainer_engine.config.prompt_library import built_in_library, library_of
+from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.run import RESERVED_BYTES
-from trainer_engine.contract.trackers import parse_trackers
 from training.disk import OUTPUT, DiskUse
 from training.weights import HubSettings
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.scoring import CLIP
-from trainer_engine.contract.trackers import parse_trackers
-from trainer_engine.contract.visiting_adapter import visiting_runs
+from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.scoring import CLIP
+from trainer_engine.config.trackers import parse_trackers
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 WANDB_KEYS = ("WANDB_API_KEY",)

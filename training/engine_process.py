@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from trainer_engine.contract.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.contract.run import RunFolder
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
 from training.activations import Tokens, kept_numbers
 from training.launch import visible_gpus

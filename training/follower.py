@@ -10,8 +10,8 @@ from django.conf import settings
 from django.utils import timezone
 
 from environments.home import current_home
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec
 from training import ending, engine_process, job_secrets, leases
 from training.ending import Ending

@@ -8,8 +8,8 @@ from typing import Any
 
 from environments import secret_store
 from environments.home import current_home
-from trainer_engine.contract.options.secrets import for_engine, secrets_of
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.config.options.secrets import for_engine, secrets_of
+from trainer_engine.config.webhooks import WebhookTarget
 from training.models import Job
 
 TARGETS = "webhook targets"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 import trainer_engine
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.small_files import read_small_text
 from training.engine_process import ENGINE_MODULE, passed_environment
 

@@ -11,14 +11,14 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve import ResolvedRun
 from environments.webhook_targets import load_webhooks
-from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.secrets import hidden_problems
+from trainer_engine.config.run_paths import place_problems, written_folders
+from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.files import is_folder
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.secrets import hidden_problems
-from trainer_engine.contract.run_places import place_problems, written_folders
-from trainer_engine.contract.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.datasets.report import DatasetReport, examine
 from training import estimates, weights
 from training.cache_stock import CACHED, cache_uses

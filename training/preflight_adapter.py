@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.lycoris.algorithms import LIMITED_BY_LAYER, OPTION, unfit
+from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.adapter import parse_targets
+from trainer_engine.config.options.precision import QUANTISED
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
-from trainer_engine.contract.lycoris_algorithms import LIMITED_BY_LAYER, OPTION, unfit
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.adapter import parse_targets
-from trainer_engine.contract.options.precision import QUANTISED
 from trainer_engine.contract.small_files import read_small_json
 from training.weights import layer_shapes, module_names
 

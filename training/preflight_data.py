@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer_engine.contract.dataloader import Dataloader
-from trainer_engine.contract.errors import CheckpointUnusable, Problem, errors_in
-from trainer_engine.contract.identity import layout_of
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.resuming import (
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.choice import (
     SavedRun,
     changed_data,
     data_differences,
@@ -19,6 +17,8 @@ from trainer_engine.contract.resuming import (
     read_samples,
     refuse_changed_data,
 )
+from trainer_engine.config.resuming.identity import layout_of
+from trainer_engine.contract.errors import CheckpointUnusable, Problem, errors_in
 from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.images import BrokenImage, content_hash, open_rgb

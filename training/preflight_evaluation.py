@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
 
 PASSES_A_SAMPLE = 3

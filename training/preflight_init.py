@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainer_engine.contract.adapter_files import AdapterHeader, UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
-from trainer_engine.contract.adapter_fit import Shape, WantedAdapter, WantedModule, fit, wanted_lora
+from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
+from trainer_engine.config.adapters.fit import Shape, WantedAdapter, WantedModule, fit, wanted_lora
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
+from trainer_engine.config.lycoris.fit import wanted_lycoris, wanted_module
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.choice import SavedRun
+from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.identity import adapter_targets
-from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
-from trainer_engine.contract.lycoris_fit import wanted_lycoris, wanted_module
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.resuming import SavedRun
 from trainer_engine.contract.small_files import read_small_json
 from training.preflight_adapter import CLASS_MARKS, of_class, on_layers
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.model_files import unsafe_files
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.model_files import unsafe_files
-from trainer_engine.contract.options import TrainingOptions
 from training import weights
 
 BASE, VAE, T5 = "pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"

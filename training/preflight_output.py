@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.contract.output_lock import holder_of
 
 

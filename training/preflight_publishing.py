@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from environments.paths import Home
 from environments.publishing_targets import load_publishing, publishing_file
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, how_to_install, is_installed
+from trainer_engine.config.resuming.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate
+from trainer_engine.config.secrets import hidden_address
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, how_to_install, is_installed
-from trainer_engine.contract.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate
-from trainer_engine.contract.secrets import hidden_address
 from training.webhooks.egress import EgressRefused, resolve
 from training.weights import HubSettings
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from environments.resolve import ResolvedRun
+from trainer_engine.config.webhooks import WebhookTarget
 from trainer_engine.contract.errors import Level, Problem
-from trainer_engine.contract.webhooks import WebhookTarget
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.contract.base_weights import base_weights, moved_sources, prediction_type
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.base_weights import base_weights, moved_sources, prediction_type
+from trainer_engine.config.resuming.choice import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
+from trainer_engine.config.resuming.identity import run_identity
+from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.contract.checkpoint_files import folders, step_of, verify_quickly
 from trainer_engine.contract.errors import CheckpointUnusable, Problem
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.identity import run_identity
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.remote_checkpoint import is_remote
-from trainer_engine.contract.resuming import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
 from training.preflight_order import order_problems
 
 OPTION = "resume_from_checkpoint"

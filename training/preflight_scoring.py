@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.scoring import CLIP
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_folder
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.scoring import CLIP
 from trainer_engine.contract.small_files import read_small_json
 from training import weights
 from training.preflight_models import folder_problems

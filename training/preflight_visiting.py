@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainer_engine.contract.adapter_files import UnusableAdapter, open_adapter
-from trainer_engine.contract.adapter_keys import keys_by_module, split_key
+from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
+from trainer_engine.config.adapters.keys import keys_by_module, split_key
+from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, VisitingSource, hub_file, visiting_runs
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.families import FamilyCard
 from trainer_engine.contract.files import is_file, is_folder
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.visiting_adapter import USUAL_FILE, VisitingSource, hub_file, visiting_runs
 from training import weights
 
 Shapes = Mapping[str, tuple[int, ...]]

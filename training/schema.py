@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
 from environments.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
-from trainer_engine.contract.options import REGISTRY, OptionSpec
+from trainer_engine.config.options import REGISTRY, OptionSpec
 from training import serializers
 from training.renderers import FORMATS
 from training.requests import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, UUID_OR_EMPTY

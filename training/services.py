@@ -19,10 +19,10 @@ from environments.models import Environment
 from environments.resolve import resolve_run
 from environments.run_changes import RunRecord, is_one_off, laid_under
 from environments.secret_options import with_secrets
+from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.options.secrets import hide_options
 from training import answers, desk, ending, engine_process, job_secrets, log
 from training.enqueue import enqueue_next
 from training.errors import CannotStart, NoActiveJob

@@ -14,9 +14,9 @@ from environments import services as environments
 from environments.config_files import dashed
 from environments.parsers import FormBody, JsonBody
 from environments.schema import WITH_BODY
+from trainer_engine.config.options import REGISTRY
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import limited
-from trainer_engine.contract.options import REGISTRY
 from training import requests, schema, serializers, services
 from training.errors import CannotStart
 from training.models import Status

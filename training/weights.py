@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
-from trainer_engine.contract import base_weights
+from trainer_engine.config.resuming import base_weights
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file, is_folder
 from trainer_engine.contract.json_reading import read_document

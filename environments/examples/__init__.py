@@ -9,7 +9,7 @@ from typing import Any
 
 from environments.config_files import CONFIG_FILE, DATASETS_FILE
 from environments.json_text import parse_json
-from trainer_engine.contract.options import normalise
+from trainer_engine.config.parse import normalise
 
 FOLDER = Path(__file__).resolve().parent
 DESCRIPTION_FILE = "description.txt"

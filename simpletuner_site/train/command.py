@@ -17,9 +17,9 @@ from simpletuner_site.run_screen import RunScreen
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
-from trainer_engine.contract.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training import engine_process
 from training.engine_keys import keys_without_use

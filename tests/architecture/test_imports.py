@@ -1,17 +1,26 @@
-"""Whoever imports a module of the contract first gets it: nothing works only because something else was imported before."""
+"""Who imports whom: each torch-free module can be imported first, and the apps import only the torch-free rooms of the engine."""
 
 from __future__ import annotations
 
+import ast
 import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine import contract
+import pytest
+
+from trainer_engine import config, contract
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = [module.name for module in pkgutil.iter_modules(contract.__path__, f"{contract.__name__}.")]
+NAMES = [
+    module.name
+    for package in (contract, config)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("pattern_matcher")  # a script of its own, run by its path
+]
 EACH_FIRST = """
 import importlib, json, sys
 failures = {}
@@ -24,8 +33,33 @@ for name in json.loads(sys.argv[1]):
         failures[name] = str(error)
 print(json.dumps(failures))
 """
+APPS = ("environments", "training")
+OPEN_TO_APPS = ("trainer_engine.contract", "trainer_engine.config", "trainer_engine.datasets")
+"""The packages of the engine that the apps import. They load no torch."""
 
 
-def test_every_module_of_the_contract_can_be_the_first() -> None:
+def test_every_module_of_contract_and_config_can_be_imported_first() -> None:
     done = subprocess.run([sys.executable, "-c", EACH_FIRST, json.dumps(NAMES)], capture_output=True, text=True, cwd=ROOT, check=True)
     assert json.loads(done.stdout) == {}
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_app_imports_only_the_open_packages_of_the_engine(app: str) -> None:
+    closed = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / app).rglob("*.py")
+        if "examples" not in path.parts  # scripts that run as processes of their own
+        for name in engine_imports(path)
+        if name != "trainer_engine" and not any(f"{name}.".startswith(f"{package}.") for package in OPEN_TO_APPS)
+    }
+    assert closed == set()
+
+
+def engine_imports(path: Path) -> Iterator[str]:
+    """The modules of the engine that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "trainer_engine")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trainer_engine":
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}" if node.module == "trainer_engine" else str(node.module)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_engine.contract.options import REGISTRY
+from trainer_engine.config.options import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED_IN = ROOT / "trainer_engine" / "contract" / "options"

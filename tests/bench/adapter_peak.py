@@ -10,7 +10,7 @@ import psutil
 
 from tests.bench import adapters
 from tests.bench.table import highest_resident_bytes
-from trainer_engine.contract.families import find_card
+from trainer_engine.config.families import find_card
 from trainer_engine.datasets.report import examine
 from training.estimates import estimate_memory
 from training.weights import count_parameters, layer_shapes

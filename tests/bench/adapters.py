@@ -25,9 +25,10 @@ from tests.bench.training import Loop, TakingTurns, without_result
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Batch
-from trainer_engine.contract.dataloader import Dataloader, parse_dataloader
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment

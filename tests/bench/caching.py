@@ -16,7 +16,7 @@ from tests.bench.training import IMAGE_EDGE, bench_options
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.caches.latents import cache_latents
 from trainer_engine.caches.store import CacheStore
-from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.report import examine
 from trainer_engine.devices import resolve_devices

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.bench.table import Table, ratio_of
 from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.loader import StepBatches
-from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family

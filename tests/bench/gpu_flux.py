@@ -21,8 +21,9 @@ from tests.bench.table import Table, ratio_of
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.loader import StepBatches
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.flux.family import Flux

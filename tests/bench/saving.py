@@ -12,9 +12,9 @@ from typing import Any
 from tests.bench.table import Table, milliseconds
 from tests.bench.training import without_result
 from tests.helpers.pictures import draw_pictures
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
-from trainer_engine.contract.dataloader import parse_dataloader
-from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.environment import read_environment
 from trainer_engine.families.flux.tiny import make_tiny

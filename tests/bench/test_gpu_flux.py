@@ -8,7 +8,7 @@ import torch
 from tests.bench.gpu import Subject
 from tests.bench.gpu_flux import FLUX, Case, bare_steps, engine_steps, flops_of_a_step, measure, parameters_of, that_fits
 from tests.bench.table import Table
-from trainer_engine.contract.families import find_card
+from trainer_engine.config.families import find_card
 
 TINY = {
     **FLUX,

@@ -14,8 +14,9 @@ from torch import nn
 from tests.bench.table import Table, ratio_of
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.batches.collate import Batch
-from trainer_engine.contract.dataloader import parse_dataloader
-from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.environment import read_environment
 from trainer_engine.families.pixart_sigma.tiny import make_tiny

@@ -21,7 +21,7 @@ from environments.admin_actions import ObjectAction, add_object_action
 from environments.creation import NewEnvironment
 from environments.examples import find_example, shipped_examples
 from environments.models import Environment, Revision
-from trainer_engine.contract.options import REGISTRY
+from trainer_engine.config.options import REGISTRY
 
 ENVIRONMENTS = "/admin/environments/environment/"
 

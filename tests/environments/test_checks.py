@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from environments.checks import CheckedConfig, check_config
 from environments.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
 from environments.paths import Home
-from trainer_engine.contract.options import REGISTRY
+from trainer_engine.config.options import REGISTRY
 
 COMPLETE = {
     "--model_family": "pixart_sigma",

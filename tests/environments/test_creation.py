@@ -8,7 +8,7 @@ import pytest
 
 from environments.creation import NewEnvironment, PlannedEnvironment, plan
 from environments.paths import Home
-from trainer_engine.contract.families import FORMAT_FAMILIES, find_card
+from trainer_engine.config.families import FORMAT_FAMILIES, find_card
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from environments.adapter_file import read_adapter_file
 from environments.paths import Home
 from environments.resolve import resolve_run
 from simpletuner_site.train.config_file import UnreadableConfig, read_config
+from trainer_engine.config.families import find_card
+from trainer_engine.config.json_entries import read_json
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.json_entries import read_json
-from trainer_engine.contract.options import parse_options
 from training.preflight_adapter import adapter_problems
 
 DATASETS = '[{"id": "a", "instance_data_dir": "pictures", "repeats": 3, "repeats": 0}]'

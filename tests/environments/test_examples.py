@@ -14,8 +14,8 @@ from environments.examples import Example, shipped_examples
 from environments.home import current_home
 from environments.resolve import resolve_run
 from environments.starter import starter_datasets
+from trainer_engine.config.families import cards
 from trainer_engine.contract.errors import Level
-from trainer_engine.contract.families import cards
 
 pytestmark = pytest.mark.django_db
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
 from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny

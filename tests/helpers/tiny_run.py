@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 from tests.helpers.models import tiny_pixart
 from tests.helpers.pictures import draw_pictures
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import MANIFEST, CheckpointInfo, list_checkpoints
 from trainer_engine.contract.commands import Command
-from trainer_engine.contract.dataloader import parse_dataloader
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Event, JournalEntry, ProgressEvent, decode
-from trainer_engine.contract.options import parse_options
 from trainer_engine.contract.run import ExitReport, JobSpec, RunFolder
 from trainer_engine.environment import read_environment
 from trainer_engine.stopping import Requests

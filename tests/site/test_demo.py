@@ -24,8 +24,8 @@ from simpletuner_site.demo.place import Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
 from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, run, stage
 from tests.helpers.live_server import REPOSITORY
-from trainer_engine.contract.dataloader import parse_dataloader
-from trainer_engine.contract.options import check_options
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.parse import check_options
 
 
 def test_the_pictures_are_real_files_of_two_kinds_and_three_shapes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.helpers.models import options_with
 from trainer_engine.card_head import NOT_FOR_ALL, card_head, card_notices, named_base
-from trainer_engine.contract.families import cards
+from trainer_engine.config.families import cards
 
 FLUX, PIXART = cards()["flux"], cards()["pixart_sigma"]
 LOCAL = "/data/models/my-base"

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from trainer_engine.checkpoints import Content, FixedFile, save_checkpoint
+from trainer_engine.config.resuming.choice import SavedRun, choose, differences, refuse_other_run
 from trainer_engine.contract.checkpoint_files import STATE_FILE, list_checkpoints, newest_verified, verify
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull
-from trainer_engine.contract.resuming import SavedRun, choose, differences, refuse_other_run
 from trainer_engine.retention import prune, remove, set_aside_later
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from trainer_engine.__main__ import read_job
+from trainer_engine.config.secrets import VARIABLE
 from trainer_engine.contract.run import JobSpec, RunFolder
-from trainer_engine.contract.secrets import VARIABLE
 from trainer_engine.environment import helper_environment, read_environment
 
 PROGRAM = """

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from trainer_engine.contract.prompt_library import LONGEST_SHORTNAME_BYTES
+from trainer_engine.config.prompt_library import LONGEST_SHORTNAME_BYTES
 from trainer_engine.image_names import apart, name_after
 
 

@@ -18,9 +18,10 @@ from tests.helpers.models import tiny_family
 from tests.trainer_engine.adapters.test_numerics import our_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, WITHOUT_BETAS, OptimizerOptions
+from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.contract.options import REGISTRY, check_options
-from trainer_engine.contract.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, WITHOUT_BETAS, OptimizerOptions
 from trainer_engine.optimizers import RULES, build_optimizer, evaluating, note_on_precision, set_learning_rate, start_training
 from trainer_engine.packing import all_finite, pack, pack_optimizer, unpack, unpack_optimizer
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.helpers.models import tiny_family
 from tests.helpers.tiny_run import HereRun, train_here
+from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Severity
-from trainer_engine.contract.options.validation import ValidationOptions
 from trainer_engine.pictures import attachments, encode_gif, write_picture
 from trainer_engine.previews import PreviewDecoder, is_shown
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache

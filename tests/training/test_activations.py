@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with
-from trainer_engine.contract.families import FamilyCard, cards
+from trainer_engine.config.families import FamilyCard, cards
 from training.activations import KEPT, Tokens, kept_numbers
 
 SHAPES = {

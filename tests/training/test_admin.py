@@ -79,7 +79,7 @@ def test_a_job_without_pictures_says_when_they_appear(home: Path, client: Client
 
 
 def test_the_schema_names_every_call_and_every_option(home: Path, client: Client) -> None:
-    from trainer_engine.contract.options import REGISTRY
+    from trainer_engine.config.options import REGISTRY
 
     schema = client.get("/openapi.json").json()
     paths = {path for path, calls in schema["paths"].items() if path.startswith("/api/training")}

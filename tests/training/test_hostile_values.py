@@ -18,9 +18,9 @@ from rest_framework.test import APIClient
 from tests.helpers.hostile import BODIES, TEXTS, as_json
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
-from trainer_engine.contract.dataloader.fields import known_names
-from trainer_engine.contract.options import REGISTRY
-from trainer_engine.contract.options.registry import not_available
+from trainer_engine.config.datasets.fields import known_names
+from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.options.registry import not_available
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 NOT_STREAMING = 426

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_engine import FakeEngine
-from trainer_engine.contract.options import TrainingOptions, parse_options
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
 from training import engine_process
 from training.launch import AccelerateFile, UnreadableAccelerateConfig, launch_command, process_count, visible_gpus

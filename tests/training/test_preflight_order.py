@@ -12,7 +12,7 @@ from environments.resolve import resolve_run
 from tests.training.conftest import Training
 from tests.training.test_api_read import write_checkpoint
 from tests.training.test_preflight_truth import IDENTITY, NO_GPU
-from trainer_engine.contract.sample_order import ORDER_KEY, ORDER_VERSION
+from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
 from training.preflight import examine_run
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import Training
-from trainer_engine.contract.options import parse_options
+from trainer_engine.config.parse import parse_options
 from training.preflight_scoring import OPTION, scoring_problems
 from training.weights import HubSettings
 

@@ -19,7 +19,7 @@ from tests.helpers.models import tiny_model
 from tests.helpers.pictures import draw_pictures
 from tests.tutorial.commands import Shell, blocks
 from tests.tutorial.test_pixart_walkthrough import wait_for_end
-from trainer_engine.contract.families import find_card
+from trainer_engine.config.families import find_card
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 CARD = find_card("flux")

@@ -18,8 +18,8 @@ from tests.helpers.pictures import draw_pictures
 from tests.helpers.served_runs import ServedRuns, wait_until
 from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import PAGE, Shell, blocks
+from trainer_engine.config.families import find_card
 from trainer_engine.contract.checkpoint_files import verify
-from trainer_engine.contract.families import find_card
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.tiny_models.preview_decoder import build_preview_decoder
 

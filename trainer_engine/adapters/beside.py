@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.file import adapter_bytes
-from trainer_engine.contract.adapter_files import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
-from trainer_engine.contract.adapter_fit import FittingAdapter, WantedAdapter, fit
+from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
+from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
 from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem

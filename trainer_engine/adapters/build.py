@@ -13,10 +13,10 @@ from trainer_engine.adapters.beside import AdapterBeside
 from trainer_engine.adapters.card import adapter_card
 from trainer_engine.adapters.full import Full
 from trainer_engine.adapters.modelspec import modelspec
-from trainer_engine.contract.adapter_files import UnusableAdapter, find_adapter
+from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
+from trainer_engine.config.lycoris.algorithms import OPTION, unfit
+from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.lycoris import LycorisConfig, parse_lycoris
-from trainer_engine.contract.lycoris_algorithms import OPTION, unfit
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.randomness import derived_seed

@@ -11,10 +11,10 @@ import diffusers
 
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.card_head import card_head, card_notices, named_base
-from trainer_engine.contract.lycoris_algorithms import algorithms_in
-from trainer_engine.contract.prompt_library import file_name
+from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.lycoris.algorithms import algorithms_in
+from trainer_engine.config.prompt_library import file_name
 from trainer_engine.contract.small_files import read_small_json
-from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.families.base import Family
 from trainer_engine.families.pipeline_folder import base_facts, training_facts
 from trainer_engine.validation import FOLDER as IMAGES

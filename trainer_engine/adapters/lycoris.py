@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from trainer_engine.adapters.base import LYCORIS_FILE
 from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
 from trainer_engine.adapters.varying_rank import fewer_ranks_in_noise, one_rank_a_pass
-from trainer_engine.contract.adapter_fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule
+from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule
+from trainer_engine.config.lycoris.algorithms import OPTION
+from trainer_engine.config.lycoris.config_file import LycorisConfig
+from trainer_engine.config.lycoris.fit import wanted_lycoris
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.contract.lycoris import LycorisConfig
-from trainer_engine.contract.lycoris_algorithms import OPTION
-from trainer_engine.contract.lycoris_fit import wanted_lycoris
 
 CHILD = "lycoris"
 """Name under which the adapter hangs in the network, so that its parameters are the network's."""

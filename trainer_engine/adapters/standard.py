@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
-from trainer_engine.contract.adapter_fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
-from trainer_engine.contract.adapter_keys import split_key
+from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
+from trainer_engine.config.adapters.keys import split_key
+from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.contract.options.adapter import AdapterOptions
 
 PREFIX = "transformer."
 METADATA_KEY = "lora_adapter_metadata"

@@ -11,9 +11,9 @@ from lycoris.modules.dylora import DyLoraModule
 from lycoris.modules.tlora import TLoraModule, compute_timestep_mask
 from torch import Tensor, nn
 
+from trainer_engine.config.lycoris.algorithms import OPTION
+from trainer_engine.config.lycoris.config_file import LycorisConfig
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.contract.lycoris import LycorisConfig
-from trainer_engine.contract.lycoris_algorithms import OPTION
 
 
 def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], config: LycorisConfig, last_timestep: float) -> None:

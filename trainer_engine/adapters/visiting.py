@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, VisitingRun, VisitingSource, hub_file
+from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
-from trainer_engine.contract.lycoris_algorithms import algorithms_in
-from trainer_engine.contract.visiting_adapter import USUAL_FILE, VisitingRun, VisitingSource, hub_file
 from trainer_engine.exporting.adapter_file import AdapterFile, kind_of, read_adapter, read_metadata
 from trainer_engine.exporting.conversion import DIFFUSERS_PREFIX, DORA, DOWN, UP, Tensors, alpha_of, lora_parts, scaled_lokr
 from trainer_engine.hub import Source, find_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer_engine.batches.sampler import DataSource, Layout, Sampler
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.buckets import fill_buckets
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample

@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, write_atomically
-from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
-from trainer_engine.contract.scripts.rule import NOTHING, ScriptRule
+from trainer_engine.contract.hooks.rule import NOTHING, ScriptRule
+from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 
 PROTOCOL = 1
 RESERVED_BYTES = 1 << 20

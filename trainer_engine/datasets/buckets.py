@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.geometry import Size

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.small_files import FileTooLarge, read_small
 from trainer_engine.datasets.sources.local import reason_of
 

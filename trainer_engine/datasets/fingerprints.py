@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets.samples import Sample
 
 ContentOf = Callable[[str, Sample], str]

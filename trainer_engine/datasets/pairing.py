@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from trainer_engine.contract.dataloader import ImageSet, ReferenceSet
+from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.index import Discovery, ImageFile
 from trainer_engine.datasets.planning import Planner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import bucket_key
 from trainer_engine.datasets.captions import NoCaption, captions_of

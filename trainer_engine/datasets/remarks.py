@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.samples import Sample

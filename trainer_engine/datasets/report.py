@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.buckets import Bucket, Effective, count_buckets, fill_buckets, short_buckets
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from trainer_engine.batches.sampler import Item
 from trainer_engine.caches.latents import LatentCache
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.sources.local import printable
 from trainer_engine.image_names import name_after

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer_engine.contract.options.evaluation import EvaluationOptions
+from trainer_engine.config.options.evaluation import EvaluationOptions
 
 VERSION = 1
 

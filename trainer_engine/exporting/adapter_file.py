@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer_engine.contract.adapter_keys import LYCORIS_PREFIX, keys_by_module
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, keys_by_module
+from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.lycoris_algorithms import algorithms_in
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "lokr": ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"),

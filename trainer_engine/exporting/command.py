@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.options import parse_options
 from trainer_engine.devices import resolve_devices
 from trainer_engine.exporting.adapter_file import AdapterFile, read_adapter, read_metadata
 from trainer_engine.exporting.conversion import to_comfyui, to_diffusers

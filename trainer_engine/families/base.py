@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.contract.families import FamilyCard, find_card
-from trainer_engine.contract.identity import adapter_targets
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import Devices
 from trainer_engine.families.loading import PartFinder

@@ -12,9 +12,9 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.hub import Part, Source, loading, refuse_gaps
 

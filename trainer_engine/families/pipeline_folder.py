@@ -10,9 +10,9 @@ import diffusers
 from diffusers import SchedulerMixin
 
 from trainer_engine.card_head import card_head, card_notices, named_base
-from trainer_engine.contract.base_weights import base_weights
-from trainer_engine.contract.families import FamilyCard
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.export import copy_part, model_card, whole_folder, write_json
 from trainer_engine.hub import Part, hub_cache
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ImageEvent
-from trainer_engine.contract.options.validation import ValidationOptions
 from trainer_engine.drawing_failures import SURVIVED
 from trainer_engine.families.base import Family, SamplerStep
 from trainer_engine.journal import Voice

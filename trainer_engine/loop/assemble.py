@@ -12,16 +12,16 @@ from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
 from trainer_engine.checkpoints import FixedFile
-from trainer_engine.contract.base_weights import base_weights
+from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.hooks import EXTERNAL
+from trainer_engine.config.options.optimizer import SCHEDULE_FREE
+from trainer_engine.config.resuming.base_weights import base_weights
+from trainer_engine.config.resuming.choice import SavedRun
+from trainer_engine.config.resuming.identity import run_identity
+from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
-from trainer_engine.contract.identity import run_identity
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.hooks import EXTERNAL
-from trainer_engine.contract.options.optimizer import SCHEDULE_FREE
-from trainer_engine.contract.remote_checkpoint import is_remote
-from trainer_engine.contract.resuming import SavedRun
-from trainer_engine.contract.visiting_adapter import visiting_runs
 from trainer_engine.devices import Devices, resolve_devices
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family, load_family

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.contract.best_checkpoint import best_names
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
-from trainer_engine.contract.options.hooks import EXTERNAL
 from trainer_engine.loop.announcing import Announcer
 from trainer_engine.loop.callbacks.averaging import Averaging
 from trainer_engine.loop.callbacks.awaiting_scripts import AwaitingScripts

@@ -15,10 +15,10 @@ from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
-from trainer_engine.contract.dataloader import Dataloader, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.options.checkpointing import CheckpointingOptions
+from trainer_engine.config.options.hooks import DISK_LOW
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.contract.options.checkpointing import CheckpointingOptions
-from trainer_engine.contract.options.hooks import DISK_LOW
 from trainer_engine.journal import Voice
 from trainer_engine.loop.stages import Advance
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.fingerprints import reference_cache
 from trainer_engine.evaluating.history import History
 from trainer_engine.evaluating.measuring import Measuring

@@ -6,10 +6,10 @@ import sys
 import time
 from dataclasses import dataclass
 
+from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.atomic import why_not_written
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.journal import Journal
 from trainer_engine.scripts.scripts import Scripts
 from trainer_engine.stopping import Requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from trainer_engine.contract.options.validation import ValidationOptions
+from trainer_engine.config.options.validation import ValidationOptions
 
 
 class Occasion(str, Enum):

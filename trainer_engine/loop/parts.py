@@ -16,7 +16,10 @@ from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import Layout
 from trainer_engine.checkpoints import Content, FixedFile
-from trainer_engine.contract.base_weights import BaseWeights, base_document
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.base_weights import BaseWeights, base_document
+from trainer_engine.config.resuming.identity import layout_of, run_identity
+from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import (
     EMA_TENSORS,
     EVALUATIONS_FILE,
@@ -26,9 +29,6 @@ from trainer_engine.contract.checkpoint_files import (
     STATE_FILE,
 )
 from trainer_engine.contract.errors import NonFiniteLoss
-from trainer_engine.contract.identity import layout_of, run_identity
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.ema import MovingAverage
 from trainer_engine.evaluating.history import History
 from trainer_engine.families.base import Family

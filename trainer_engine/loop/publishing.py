@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.publishing_names import run_name
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.upload_names import run_name
 from trainer_engine.loop.callbacks.publishing import Publishing, UploadDone
 from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.processes import Processes

@@ -7,7 +7,20 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from trainer_engine.contract.base_weights import base_weights, moved_sources
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.base_weights import base_weights, moved_sources
+from trainer_engine.config.resuming.choice import (
+    LATEST,
+    SavedRun,
+    changed_data,
+    choose,
+    data_differences,
+    refuse_changed_data,
+    refuse_other_run,
+    without_base,
+)
+from trainer_engine.config.resuming.identity import layout_of, run_identity
+from trainer_engine.config.resuming.sample_order import order_change
 from trainer_engine.contract.checkpoint_files import (
     EMA_TENSORS,
     EVALUATIONS_FILE,
@@ -18,19 +31,6 @@ from trainer_engine.contract.checkpoint_files import (
 )
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.contract.identity import layout_of, run_identity
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.resuming import (
-    LATEST,
-    SavedRun,
-    changed_data,
-    choose,
-    data_differences,
-    refuse_changed_data,
-    refuse_other_run,
-    without_base,
-)
-from trainer_engine.contract.sample_order import order_change
 from trainer_engine.families.base import Family
 from trainer_engine.hub import hub_cache
 from trainer_engine.journal import Voice

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from trainer_engine.contract.dataloader import Dataloader
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.choice import MORE_TO_TRAIN
+from trainer_engine.config.run_paths import refuse_closed_places
 from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.place_rule import EVERYWHERE, PlaceRule
-from trainer_engine.contract.resuming import MORE_TO_TRAIN
+from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.contract.run_places import refuse_closed_places
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Journal, Voice
 from trainer_engine.loop.assemble import assemble

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from trainer_engine.config.options.scoring import CLIP
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import CLIP_SCORES, ErrorEvent, Notification, Severity, StageKey
-from trainer_engine.contract.options.scoring import CLIP
 from trainer_engine.drawing_failures import SURVIVED
 from trainer_engine.evaluating.clip_scores import ClipScorer
 from trainer_engine.families.base import free_device_memory

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.loader import StepBatches
-from trainer_engine.contract.options.optimizer import OptimizerOptions
+from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.devices import Devices
 from trainer_engine.families.base import Family
 from trainer_engine.loop.state import StepOutcome

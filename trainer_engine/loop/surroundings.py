@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer_engine.contract.dataloader import Dataloader
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.loop.journal_room import JournalRoom
 from trainer_engine.loop.stages import Stages
 from trainer_engine.portrait.painter import Painter

@@ -8,8 +8,8 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
+from trainer_engine.config.options.objective import ObjectiveOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, VPrediction
 from trainer_engine.objectives.flow_matching import make_flow_matching

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.environment import private_networks_are_open
 from trainer_engine.publishing.base import Store, StoreError
 from trainer_engine.publishing.connecting import ConnectionRule, Guard

@@ -9,7 +9,7 @@ from typing import Any
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
 from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, refuse_closed
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.publishing import PublishTarget
+from trainer_engine.config.resuming.remote_checkpoint import EXPECTED, NotReachable, locate
 from trainer_engine.contract.errors import CheckpointUnusable
-from trainer_engine.contract.publishing import PublishTarget
-from trainer_engine.contract.remote_checkpoint import EXPECTED, NotReachable, locate
 from trainer_engine.publishing.task import Mover, Outcome, Task
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})

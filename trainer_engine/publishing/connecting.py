@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from trainer_engine.contract.addresses import PORTS, addresses_in, closed_because
-from trainer_engine.contract.publishing import AZURE, PublishTarget
-from trainer_engine.contract.remote_checkpoint import HTTP
+from trainer_engine.config.addresses import PORTS, addresses_in, closed_because
+from trainer_engine.config.publishing import AZURE, PublishTarget
+from trainer_engine.config.resuming.remote_checkpoint import HTTP
 from trainer_engine.publishing.base import StoreError
 
 looked_up = socket.getaddrinfo

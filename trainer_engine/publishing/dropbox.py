@@ -12,7 +12,7 @@ import requests
 from dropbox.exceptions import ApiError, AuthError, BadInputError, DropboxException, HttpError
 from dropbox.files import CommitInfo, FileMetadata, UploadSessionCursor, WriteMode
 
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
 
 BLOCK_BYTES = 4 << 20

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars
 
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Store, StoreError
 
 HOPELESS = frozenset((400, 401, 403, 404, 409, 413, 422))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from trainer_engine.contract.publishing import AZURE, B2, DROPBOX, HUB, LIBRARIES, S3, PublishTarget, how_to_install, is_installed
-from trainer_engine.contract.remote_checkpoint import HTTP
+from trainer_engine.config.publishing import AZURE, B2, DROPBOX, HUB, LIBRARIES, S3, PublishTarget, how_to_install, is_installed
+from trainer_engine.config.resuming.remote_checkpoint import HTTP
 from trainer_engine.publishing.base import Store, StoreError
 from trainer_engine.publishing.connecting import CLOSED, ConnectionRule
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer_engine.contract.publishing import HUB
+from trainer_engine.config.publishing import HUB
 from trainer_engine.environment import helper_environment
 
 MODULE = "trainer_engine.publishing"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.ledger import RESULT, Ledger, Upload, UploadState
 from trainer_engine.publishing.places import digest_of, files_below, ledger_file, stage, staging_folder, unstage_all_but
 from trainer_engine.publishing.task import Mover, Outcome, Task

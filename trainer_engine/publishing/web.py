@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from trainer_engine.contract.addresses import PORTS
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.addresses import PORTS
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Store, StoreError
 from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, address_of
 

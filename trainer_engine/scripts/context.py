@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.scripts import NOTHING, ScriptRule
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.hooks import NOTHING, ScriptRule
 from trainer_engine.environment import script_environment
 from trainer_engine.journal import Voice
 from trainer_engine.scripts.scripts import Scripts, Setting

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.hooks import DISK_LOW, EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
+from trainer_engine.config.options.placeholders import known_placeholders, values_of
 from trainer_engine.contract.checkpoint_files import MANIFEST, folders
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.hooks import DISK_LOW, EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
-from trainer_engine.contract.options.placeholders import known_placeholders, values_of
-from trainer_engine.contract.scripts import ScriptRule, Template
-from trainer_engine.contract.scripts.rule import start_of_command
+from trainer_engine.contract.hooks import ScriptRule, Template
+from trainer_engine.contract.hooks.rule import start_of_command
 from trainer_engine.journal import Voice
 from trainer_engine.scripts.process import Outcome, RunningScript
 from trainer_engine.stopping import Requests

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.trackers import parse_trackers
 from trainer_engine.environment import Environment
 from trainer_engine.journal import Voice
 from trainer_engine.trackers.base import RunFacts, Tracker

@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
-from trainer_engine.contract.addresses import PORTS, Address, addresses_in, closed_because
+from trainer_engine.config.addresses import PORTS, Address, addresses_in, closed_because
+from trainer_engine.config.webhooks import OPTION, WebhookTarget
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.webhooks import OPTION, WebhookTarget
 
 MOST_TRIED = 4
 """Addresses of one name that are tried one after the other."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from httpx import Request
 
-from trainer_engine.contract.webhooks import WebhookTarget, is_json_template
+from trainer_engine.config.webhooks import WebhookTarget, is_json_template
 from training import media
 
 LONGEST_TEXT = 1900

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.webhooks import CHATS, WebhookTarget
 from trainer_engine.contract.events import EventType
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.webhooks import CHATS, WebhookTarget
 from training.models import Job, WebhookChannel, WebhookDelivery
 
 USUAL_INTERVAL = 10

@@ -9,7 +9,7 @@ from functools import cache
 
 import httpx
 
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.config.webhooks import WebhookTarget
 from training.webhooks.egress import Destination, EgressRefused, resolve
 from training.webhooks.messages import Message
 

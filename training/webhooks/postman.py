@@ -19,7 +19,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.config.webhooks import WebhookTarget
 from training import answers, job_secrets, log, media
 from training.models import Delivery, Event, Job, WebhookChannel, WebhookDelivery
 from training.webhooks.messages import compose

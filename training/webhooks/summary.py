@@ -8,7 +8,7 @@ from django.db.models import Count, Q, QuerySet
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.config.webhooks import WebhookTarget
 from training.models import Delivery, Job, WebhookChannel, WebhookDelivery
 
 SHOWN_DEAD_LETTERS = 20

@@ -20,9 +20,9 @@ from environments.home import current_home
 from environments.names import name_problem
 from environments.parsers import FormBody, JsonBody
 from environments.schema import NAME_SHAPE, WITH_BODY
+from trainer_engine.config.webhooks import MOST_TARGETS, WebhookTarget
 from trainer_engine.contract.errors import Problem, errors_in, limited
 from trainer_engine.contract.events import EventType, utc_now
-from trainer_engine.contract.webhooks import MOST_TARGETS, WebhookTarget
 from training import requests, schema
 from training.errors import TrainingRefused
 from training.models import Delivery, WebhookChannel, WebhookDelivery

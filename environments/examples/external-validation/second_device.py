@@ -20,8 +20,8 @@ import torch  # noqa: E402
 from diffusers import DiffusionPipeline  # noqa: E402
 from torch import nn  # noqa: E402
 
+from trainer_engine.config.options.validation import parse_resolutions  # noqa: E402
 from trainer_engine.contract.errors import EngineError  # noqa: E402
-from trainer_engine.contract.options.validation import parse_resolutions  # noqa: E402
 from trainer_engine.exporting.adapter_file import read_adapter  # noqa: E402
 from trainer_engine.exporting.merging import merged_weights  # noqa: E402
 from trainer_engine.pictures import write_picture  # noqa: E402

@@ -17,8 +17,8 @@ from tests.helpers.tiny_run import train_here
 from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.beside import AdapterBeside
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.config.lycoris.fit import kronecker_split
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.contract.lycoris_fit import kronecker_split
 
 Tensors = dict[str, torch.Tensor]
 LORA: dict[str, Any] = {"model_type": "lora", "lora_rank": 4}

@@ -21,8 +21,8 @@ from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
+from trainer_engine.config.adapters.validation_adapter import VisitingRun, VisitingSource
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
-from trainer_engine.contract.visiting_adapter import VisitingRun, VisitingSource
 from trainer_engine.families.base import Family
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.validation import render

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, bucket_key, count_buckets, fill_buckets, short_buckets
 from trainer_engine.datasets.geometry import Size

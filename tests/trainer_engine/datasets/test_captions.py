@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainer_engine.contract.dataloader import ImageSet
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets.captions import NoCaption, captions_of
 
 

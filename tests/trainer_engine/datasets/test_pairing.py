@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.families import find_card
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, Problem
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import parse_options
 from trainer_engine.datasets.images import crop_window
 from trainer_engine.datasets.report import DatasetReport, examine
 

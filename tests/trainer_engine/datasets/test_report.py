@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers.pictures import draw_pictures
-from trainer_engine.contract.dataloader import parse_dataloader
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.families import find_card
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, errors_in
-from trainer_engine.contract.families import find_card
-from trainer_engine.contract.options import parse_options
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.helpers.models import options_with
 from tests.helpers.pictures import draw_pictures
-from trainer_engine.contract.dataloader import parse_dataloader
-from trainer_engine.contract.families import find_card
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.families import find_card
 from trainer_engine.datasets.report import SetReport, examine
 from trainer_engine.evaluating.held_out import MOST_DRAWN, evaluated_sets, lent_prompts
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from trainer_engine.contract.options.evaluation import EvaluationOptions
+from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.evaluating.history import Evaluation, History
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.contract.adapter_keys import split_key
+from trainer_engine.config.adapters.keys import split_key
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.exporting.__main__ import main
 from trainer_engine.exporting.adapter_file import read_adapter

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from tests.helpers.models import tiny_model
-from trainer_engine.contract.base_weights import base_weights, component_digest
-from trainer_engine.contract.families import FORMAT_FAMILIES, FamilyCard, cards, find_card
-from trainer_engine.contract.lycoris import parse_lycoris
-from trainer_engine.contract.options import REGISTRY, check_options, parse_options
-from trainer_engine.contract.options.precision import QUANTISED
-from trainer_engine.contract.options.validation_rules import OF_SOME_FAMILIES
+from trainer_engine.config.families import FORMAT_FAMILIES, FamilyCard, cards, find_card
+from trainer_engine.config.lycoris.config_file import parse_lycoris
+from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.options.precision import QUANTISED
+from trainer_engine.config.parse import check_options, parse_options
+from trainer_engine.config.resuming.base_weights import base_weights, component_digest
+from trainer_engine.config.rules.validation import OF_SOME_FAMILIES
 from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Family, load_family
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.helpers.tiny_run import TinyRun, start_run, write_job
 from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule
 from trainer_engine.contract.run import JobSpec
-from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
 
 TELL = """#!/bin/sh
 printf '%s %s %s %s %s %s\\n' "$SIMPLETUNER_HOOK" "$@" >> "$SIMPLETUNER_OUTPUT_DIR/told"

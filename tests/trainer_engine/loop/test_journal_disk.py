@@ -14,9 +14,9 @@ from tests.helpers.small_disk import fill_up, small_file_system
 from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.hooks import EVERYTHING
 from trainer_engine.contract.output_lock import LOCK_FILE
 from trainer_engine.contract.run import JobSpec, RunFolder
-from trainer_engine.contract.scripts import EVERYTHING
 
 
 @pytest.fixture

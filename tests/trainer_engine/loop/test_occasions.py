@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer_engine.contract.options.validation import ValidationOptions
+from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.loop.occasions import Moment, Occasion, after_step, at_end, at_start
 
 BASE, STARTUP, INTERVAL, ASKED, RESULT = Occasion

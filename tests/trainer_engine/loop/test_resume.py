@@ -12,10 +12,10 @@ import pytest
 
 from tests.helpers.pictures import draw_pictures
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
+from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import CheckpointEvent, Notification, ProgressEvent, SummaryEvent
-from trainer_engine.contract.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.lr_schedules import CURVES
 from trainer_engine.optimizers import RULES
 

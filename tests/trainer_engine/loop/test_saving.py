@@ -15,10 +15,11 @@ from accelerate import init_empty_weights
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
 from trainer_engine import checkpoints, retention
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import MANIFEST, foreign_files, list_checkpoints, verify
 from trainer_engine.contract.commands import Command
-from trainer_engine.contract.dataloader import parse_dataloader
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, ExitCode, NonFiniteLoss
 from trainer_engine.contract.events import (
     CheckpointEvent,
@@ -31,9 +32,8 @@ from trainer_engine.contract.events import (
     StageKey,
     StageStatus,
 )
-from trainer_engine.contract.options import parse_options
+from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.contract.scripts import EVERYTHING, NOTHING, ScriptRule
 from trainer_engine.devices import resolve_devices
 from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import Level
-from trainer_engine.contract.options import check_options
-from trainer_engine.contract.options.objective import ObjectiveOptions
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.losses import ErrorShape
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.checkpoint_folder import write_checkpoint
-from trainer_engine.contract.publishing import PublishTarget
+from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import StoreError
 from trainer_engine.publishing.stores import open_store
 from trainer_engine.publishing.task import Task

@@ -15,9 +15,9 @@ import pytest
 
 from tests.helpers.checkpoint_folder import FILES, WEIGHTS, manifest_of, write_checkpoint
 from tests.helpers.object_store import ObjectServer
+from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable
-from trainer_engine.contract.publishing import PublishTarget, parse_publishing
 from trainer_engine.publishing import bringing
 from trainer_engine.publishing.base import StoreError
 from trainer_engine.publishing.connecting import ConnectionRule, address_of

@@ -10,9 +10,9 @@ import pytest
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.hub_server import HubServer, hub_server
 from tests.helpers.tiny_run import start_run, write_job
+from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.publishing import HUB, PublishTarget
 from trainer_engine.publishing.task import Mover, Outcome, Task
 
 

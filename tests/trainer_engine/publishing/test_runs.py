@@ -14,11 +14,11 @@ import pytest
 from tests.helpers.object_store import ObjectServer, stubborn_server
 from tests.helpers.tiny_run import Listener, start_run, start_tiny_run, train_here, write_job
 from tests.trainer_engine.loop.test_saving import After, run_of, with_callback
+from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode, NonFiniteLoss
 from trainer_engine.contract.events import ErrorEvent, Notification, ProgressEvent, Severity, StageEvent, StageKey
-from trainer_engine.contract.options.secrets import for_engine, hide_options, secrets_of
 
 ENDLESS = 1_000_000
 DEAD = {"provider": "s3", "bucket": "trained", "endpoint_url": "http://127.0.0.1:9", "access_key": "k", "secret_key": "s"}

@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.object_store import ObjectServer, stubborn_server
-from trainer_engine.contract.publishing import PublishTarget, parse_publishing
+from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.publishing import dropbox as dropbox_store
 from trainer_engine.publishing.base import StoreError
 from trainer_engine.publishing.dropbox import DropboxStore, content_hash

@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.object_store import ObjectServer, stubborn_server
-from trainer_engine.contract.publishing import PublishTarget, parse_publishing
+from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.publishing.ledger import Upload, UploadState
 from trainer_engine.publishing.places import digest_of, files_below, stage
 from trainer_engine.publishing.uploads import MOST_WAITING, Patience, Report, Uploads

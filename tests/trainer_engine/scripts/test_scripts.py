@@ -11,12 +11,12 @@ import pytest
 
 from tests.helpers.served_runs import wait_until
 from tests.helpers.tiny_run import Listener
+from trainer_engine.config.parse import parse_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity
-from trainer_engine.contract.options import parse_options
+from trainer_engine.contract.hooks import EVERYTHING, ScriptRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.contract.scripts import EVERYTHING, ScriptRule
 from trainer_engine.scripts import scripts as module
 from trainer_engine.scripts.context import ScriptContext
 from trainer_engine.scripts.scripts import Scripts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.training.webhooks.test_posting import EVENT
-from trainer_engine.contract.webhooks import FIELDS, PLACEHOLDERS, WebhookTarget, parse_webhooks
+from trainer_engine.config.webhooks import FIELDS, PLACEHOLDERS, WebhookTarget, parse_webhooks
 from training.webhooks.messages import compose
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/webhooks.md").read_text(encoding="utf-8")

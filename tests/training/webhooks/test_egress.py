@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainer_engine.contract.webhooks import parse_webhooks
+from trainer_engine.config.webhooks import parse_webhooks
 from training.webhooks.egress import EgressRefused, resolve, webhook_problems
 
 NEVER = [

@@ -17,8 +17,8 @@ from environments import secret_store
 from environments.home import current_home
 from tests.helpers.jobs import make_job
 from tests.helpers.receiver import Receiver, receiving
+from trainer_engine.config.webhooks import WebhookTarget
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.contract.webhooks import WebhookTarget
 from training import job_secrets, log
 from training.models import Delivery, Event, Job, Status, WebhookChannel, WebhookDelivery
 from training.webhooks import outbox, posting, postman

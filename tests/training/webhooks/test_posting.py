@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.receiver import Receiver, receiving
-from trainer_engine.contract.webhooks import WebhookTarget
+from trainer_engine.config.webhooks import WebhookTarget
 from training.webhooks import messages, posting
 from training.webhooks.messages import compose
 from training.webhooks.posting import post

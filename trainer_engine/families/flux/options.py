@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.option import OptionGroup, option
 
 LoraTarget = Literal["mmdit", "context", "context+ffs", "all", "all+ffs", "ai-toolkit", "tiny", "nano", "all+ffs+embedder"]
 

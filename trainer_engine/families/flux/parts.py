@@ -10,8 +10,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FluxTransformer2DModel, SchedulerMixin
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
+from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
-from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.families.flux.card import CARD
 from trainer_engine.families.loading import (
     PartFinder,

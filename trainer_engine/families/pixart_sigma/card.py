@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.contract.families import FamilyCard
+from trainer_engine.config.families import FamilyCard
 
 CARD = FamilyCard(
     name="pixart_sigma",

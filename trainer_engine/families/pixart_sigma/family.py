@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from trainer_engine.contract.options import TrainingOptions
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.devices import Devices
 from trainer_engine.families.autoencoder import Autoencoder

@@ -10,8 +10,8 @@ import torch
 from diffusers import PixArtTransformer2DModel, SchedulerMixin
 from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
+from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.options.model import ModelOptions
 from trainer_engine.families.loading import (
     PartFinder,
     load_diffusers,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer_engine.checkpoints import SPARE_BYTES, Content, save_checkpoint
+from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
 from trainer_engine.contract.errors import DiskFull, EngineError
 from trainer_engine.contract.events import CheckpointEvent, ErrorEvent, Notification, Severity, StageKey
-from trainer_engine.contract.options.checkpointing import CheckpointingOptions
 from trainer_engine.host_copies import room_for
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.disk_space import DiskSpace

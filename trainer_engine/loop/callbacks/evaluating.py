@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.best_checkpoint import BEST_FILE, point_to_best
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import EVALUATION, ErrorEvent, Notification, Severity, StageKey, StatusEvent
-from trainer_engine.contract.options import TrainingOptions
 from trainer_engine.ema import MovingAverage
 from trainer_engine.evaluating.history import Evaluation, History
 from trainer_engine.evaluating.measuring import Measuring, mean, means

@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey
-from trainer_engine.contract.publishing import HUB, PublishTarget
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState

@@ -8,11 +8,11 @@ from types import MappingProxyType
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.visiting import VisitingAdapter
 from trainer_engine.caches.prompts import PromptCache
+from trainer_engine.config.adapters.validation_adapter import COMPARISON
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.validation import ValidationOptions
+from trainer_engine.config.rules.validation import AVERAGED, STARTUP
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey
-from trainer_engine.contract.options import TrainingOptions
-from trainer_engine.contract.options.validation import ValidationOptions
-from trainer_engine.contract.options.validation_rules import AVERAGED, STARTUP
-from trainer_engine.contract.visiting_adapter import COMPARISON
 from trainer_engine.drawing_failures import DrawingFailed
 from trainer_engine.ema import MovingAverage
 from trainer_engine.families.base import Family

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import Level
-from trainer_engine.contract.options import check_options
 
 GIVEN = {"model_family": "flux", "model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
 

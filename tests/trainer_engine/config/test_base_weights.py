@@ -1,0 +1,91 @@
+"""A component of a base model is known by what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from trainer_engine.config.resuming import weight_digests
+from trainer_engine.config.resuming.base_weights import Component, base_differences, component_digest, moved_sources
+from trainer_engine.config.resuming.weight_digests import weight_digest
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is too large to be hashed whole."""
+    monkeypatch.setattr(weight_digests, "WHOLE_BYTES", 1000)
+    path = tmp_path / "large.safetensors"
+    save_file({"a": np.arange(50_000, dtype=np.float32), "b": np.ones((100, 100), np.float32)}, path, {"by": "one"})
+    return path
+
+
+def test_a_large_file_is_the_same_wherever_it_lies_and_whoever_wrote_it(large: Path) -> None:
+    digest = weight_digest(large)
+    again = large.with_name("again.safetensors")
+    save_file({"a": np.arange(50_000, dtype=np.float32), "b": np.ones((100, 100), np.float32)}, again, {"by": "two"})
+    assert large.stat().st_size == again.stat().st_size and weight_digest(again) == digest
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("how", ["first", "middle", "last", "trained"])
+def test_a_change_of_any_tensor_of_a_large_file_is_noticed(large: Path, name: str, how: str) -> None:
+    digest, status = weight_digest(large), large.stat()
+    tensors = {"a": np.arange(50_000, dtype=np.float32), "b": np.ones((100, 100), np.float32)}
+    flat = tensors[name].reshape(-1)
+    where = {"first": slice(0, 1), "middle": slice(len(flat) // 2, len(flat) // 2 + 1), "last": slice(-1, None), "trained": slice(None)}
+    flat[where[how]] += 1
+    save_file(tensors, large, {"by": "one"})
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert large.stat().st_size == status.st_size and weight_digest(large) != digest
+
+
+def test_a_large_file_of_another_format_is_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_digests, "WHOLE_BYTES", 1000)
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(100_000))
+    digest = weight_digest(path)
+    path.write_bytes(bytes(50_000) + b"\1" * 50_000)
+    assert weight_digest(path) != digest
+
+
+def component(folder: Path, **weights: float) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"size": 1, "_diffusers_version": "0.1", "dtype": "float32"}')
+    for name, value in weights.items():
+        save_file({"w": np.full(4, value, np.float32)}, folder / f"{name.replace('__', '.')}.safetensors")
+    return folder
+
+
+def test_only_the_files_of_the_variant_that_is_loaded_count(tmp_path: Path) -> None:
+    plain, both = component(tmp_path / "plain", model=1), component(tmp_path / "both", model=1, model__fp16=2)
+    other = component(tmp_path / "other", model=3, model__fp16=2)
+    assert component_digest(plain) == component_digest(both) != component_digest(other)
+    assert component_digest(both, "fp16") == component_digest(other, "fp16") != component_digest(both)
+    assert component_digest(plain, "fp16") == component_digest(plain)  # a part without weights of the variant
+
+
+def test_a_configuration_counts_by_what_it_says(tmp_path: Path) -> None:
+    one = component(tmp_path / "one", model=1)
+    two = Path(shutil.copytree(one, tmp_path / "two"))
+    (two / "config.json").write_text(json.dumps({"_name_or_path": "/x", "dtype": "bfloat16", "size": 1}, indent=4))
+    assert component_digest(one) == component_digest(two)
+    (two / "config.json").write_text('{"size": 2}')
+    assert component_digest(one) != component_digest(two)
+
+
+def test_components_are_told_apart_by_content_and_by_name_where_it_is_unknown() -> None:
+    theirs = {"transformer": Component("a/one", "11"), "vae": Component("a/one", "22"), "scheduler": Component("a/one", "33")}
+    same = {"transformer": Component("b/two", "11"), "vae": Component("b/two", "22")}
+    assert base_differences(theirs, same) == [] and moved_sources(theirs, same) == ["b/two holds the same weights as a/one"]
+    other = {"transformer": Component("b/two", "99"), "vae": Component("b/two", ""), "scheduler": Component("a/one", "44")}
+    assert base_differences(theirs, other) == [
+        "base model (transformer, vae) was a/one and is b/two",
+        "base model a/one is not the one it was: the files of scheduler were replaced",
+    ]
+    assert base_differences(theirs, {"transformer": Component("a/one", "")}) == []

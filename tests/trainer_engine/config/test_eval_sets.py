@@ -1,0 +1,122 @@
+"""Datasets that are held out, and what the options may say of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.parse import check_options
+from trainer_engine.contract.errors import Level, Problem
+
+OPTIONS: dict[str, Any] = {"output_dir": "/out", "model_family": "flux"}
+IMAGES: dict[str, Any] = {"id": "cats", "instance_data_dir": "/cats"}
+HELD_OUT: dict[str, Any] = {"id": "other-cats", "dataset_type": "eval", "instance_data_dir": "/other", "crop": True}
+
+
+def parse(*entries: dict[str, Any], **options: Any) -> tuple[Dataloader, list[tuple[str, str, Level]]]:
+    dataloader, problems = parse_dataloader(list(entries), {**OPTIONS, **options})
+    return dataloader, told(problems)
+
+
+def told(problems: list[Problem]) -> list[tuple[str, str, Level]]:
+    return [(problem.option, problem.code, problem.level) for problem in problems if problem.code != "text_set_made"]
+
+
+def test_it_is_understood_like_a_set_of_images_and_is_none_that_is_trained_on() -> None:
+    dataloader, problems = parse(IMAGES, {**HELD_OUT, "resolution": 0.5, "resolution_type": "area", "caption_strategy": "textfile"})
+    assert problems == []
+    ([trained], [held_out]) = dataloader.image_sets, dataloader.eval_sets
+    assert (trained.is_trained, trained.is_held_out, held_out.is_trained, held_out.is_held_out) == (True, False, False, True)
+    assert (held_out.resolution, held_out.caption_strategy, held_out.vae_cache) == (0.5, "textfile", "/out/cache/vae/flux/other-cats")
+
+
+def test_random_parts_are_cut_in_the_middle_and_those_of_its_references_too() -> None:
+    reference = {"id": "refs", "conditioning_type": "reference_loose", "instance_data_dir": "/refs", "crop": True}
+    dataloader, problems = parse(IMAGES, {**HELD_OUT, "crop_style": "random", "conditioning_data": "refs"}, reference)
+    assert problems == [("dataloader[1].crop_style", "cut_in_the_middle", Level.NOTE)]
+    [held_out], [references] = dataloader.eval_sets, dataloader.reference_sets
+    assert held_out.crop_style == "center" and references.as_images(held_out).crop_style == "center"
+    corner, _ = parse(IMAGES, {**HELD_OUT, "crop_style": "corner"})
+    assert corner.eval_sets[0].crop_style == "corner"
+
+
+def test_how_often_it_is_trained_on_is_told_to_be_of_no_effect() -> None:
+    dataloader, problems = parse(IMAGES, {**HELD_OUT, "repeats": 3, "probability": 0.5})
+    assert problems == [(f"dataloader[1].{name}", "no_effect", Level.NOTE) for name in ("repeats", "probability")]
+    assert dataloader.eval_sets[0].repeats == 0
+
+
+def test_a_whole_file_comes_back_from_what_it_means() -> None:
+    dataloader, _ = parse(IMAGES, HELD_OUT)
+    again, problems = parse(*dataloader.as_document())
+    assert again == dataloader and problems == []
+
+
+def test_nothing_is_trained_where_every_set_is_held_out() -> None:
+    assert ("dataloader", "no_images", Level.ERROR) in parse(HELD_OUT)[1]
+
+
+@pytest.mark.parametrize(
+    ("entries", "wanted", "code"),
+    [
+        ((IMAGES, HELD_OUT), "other-cats", None),
+        ((IMAGES,), "cats", None),
+        ((IMAGES, HELD_OUT), "cats", "not_an_eval_set"),
+        ((IMAGES, HELD_OUT), "dogs", "unknown_dataset"),
+        ((IMAGES,), "dogs", "unknown_dataset"),
+        ((IMAGES, {**HELD_OUT, "disabled": True}), "other-cats", "unknown_dataset"),
+    ],
+)
+def test_the_set_named_exists(entries: tuple[dict[str, Any], ...], wanted: str, code: str | None) -> None:
+    found = [one for one in parse(*entries, eval_dataset_id=wanted)[1] if one[2] is Level.ERROR]
+    assert found == ([("eval_dataset_id", code, Level.ERROR)] if code else [])
+
+
+def test_options_without_a_held_out_set_are_told_to_have_no_effect() -> None:
+    options = {"eval_steps_interval": 10, "eval_timesteps": 4}
+    assert parse(IMAGES, HELD_OUT, **options)[1] == []
+    assert parse(IMAGES, **options)[1] == [(name, "no_eval_set", Level.NOTE) for name in options]
+    of_pairs = {"num_eval_images": 2, "eval_dataset_id": "cats"}
+    assert parse(IMAGES, **of_pairs)[1] == [(name, "no_eval_set", Level.NOTE) for name in of_pairs]
+    references = {"id": "refs", "conditioning_type": "reference_strict", "instance_data_dir": "/refs"}
+    assert parse({**IMAGES, "conditioning_data": "refs"}, references, **of_pairs)[1] == []
+
+
+def test_images_are_scored_where_something_lends_them_a_prompt() -> None:
+    scored, alone = {"evaluation_type": "clip"}, [("evaluation_type", "nothing_to_score", Level.NOTE)]
+    references = {"id": "refs", "conditioning_type": "reference_strict", "instance_data_dir": "/refs"}
+    assert parse(IMAGES, **scored)[1] == alone
+    assert parse(IMAGES, HELD_OUT, **scored)[1] == []
+    assert parse({**IMAGES, "conditioning_data": "refs"}, references, **scored)[1] == []
+    prompts = {"validation_prompt": "x", "validation_prompt_library": "people", "user_prompt_library": '{"a": "b"}'}
+    assert [parse(IMAGES, **scored, **{name: value})[1] for name, value in prompts.items()] == [[]] * 3
+
+
+COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config": "/x.json", "output_dir": "/out"}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"eval_steps_interval": 10, "eval_epoch_interval": 0.5}, ("eval_epoch_interval", "two_intervals", Level.NOTE)),
+        ({"eval_steps_interval": 0}, ("eval_steps_interval", "out_of_range", Level.ERROR)),
+        ({"eval_epoch_interval": 0}, ("eval_epoch_interval", "out_of_range", Level.ERROR)),
+        ({"eval_timesteps": 0}, ("eval_timesteps", "out_of_range", Level.ERROR)),
+        ({"eval_steps_interval": 101}, ("eval_steps_interval", "longer_than_run", Level.NOTE)),
+        ({"eval_epoch_interval": 3, "max_train_steps": 0, "num_train_epochs": 2}, ("eval_epoch_interval", "longer_than_run", Level.NOTE)),
+        ({"early_stop_patience": 3}, ("early_stop_patience", "needs_interval", Level.ERROR)),
+        ({"early_stop_patience": 3, "eval_loss_disable": True}, ("early_stop_patience", "needs_evaluations", Level.ERROR)),
+        ({"early_stop_min_delta": 0.1}, ("early_stop_min_delta", "no_effect", Level.NOTE)),
+        ({"evaluation_type": "clip", "validation_disable": True}, ("evaluation_type", "no_effect", Level.NOTE)),
+        ({"evaluation_type": "clip", "validation_prompt": "a cat"}, None),
+        ({"evaluation_type": "clip", "validation_method": "external-script"}, ("evaluation_type", "base_model_alone", Level.NOTE)),
+        ({"evaluation_type": "fid"}, ("evaluation_type", "not_a_choice", Level.ERROR)),
+        ({"eval_steps_interval": 10, "early_stop_patience": 3, "early_stop_min_delta": 0.1}, None),
+    ],
+)
+def test_options_fit_together_and_to_the_run(options: dict[str, Any], problem: tuple[str, str, Level] | None) -> None:
+    _, problems = check_options({**COMPLETE, "max_train_steps": 100, "num_train_epochs": 0, **options})
+    found = [one for one in told(problems) if one[0].startswith(("eval", "early"))]
+    assert found == ([problem] if problem else [])

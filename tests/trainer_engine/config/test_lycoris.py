@@ -1,0 +1,128 @@
+"""An adapter file says everything that is wrong with it at once, and never means something else than it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lycoris.wrapper import network_module_dict
+
+from trainer_engine.config.families import cards, find_card
+from trainer_engine.config.lycoris.algorithms import ALGORITHMS
+from trainer_engine.config.lycoris.config_file import parse_lycoris
+from trainer_engine.contract.errors import Level
+
+CARD = find_card("pixart_sigma")
+GOOD: dict[str, Any] = {
+    "algo": "lokr",
+    "multiplier": 0.5,
+    "linear_dim": 4,
+    "linear_alpha": 1,
+    "apply_preset": {"target_module": ["FeedForward"]},
+}
+
+
+def codes(document: object) -> dict[str, str]:
+    config, problems = parse_lycoris(document, CARD)
+    assert (config is None) == any(problem.level is Level.ERROR for problem in problems)
+    return {problem.option.removeprefix("lycoris_config").lstrip("."): problem.code for problem in problems}
+
+
+def test_every_algorithm_of_the_installed_library_is_known() -> None:
+    assert set(ALGORITHMS) == set(network_module_dict)
+
+
+def test_a_good_file_is_taken_as_it_stands() -> None:
+    config, problems = parse_lycoris(GOOD, CARD)
+    assert config is not None
+    assert problems == []
+    assert (config.multiplier, config.linear_dim, config.preset["target_module"]) == (0.5, 4, ["FeedForward"])
+    assert config.preset["name_algo_map"] == {}
+
+
+@pytest.mark.parametrize("card", cards().values(), ids=lambda card: card.name)
+def test_the_starting_file_of_every_family_is_right(card: Any) -> None:
+    config, problems = parse_lycoris(card.lycoris_start, card)
+    assert config is not None
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"algo": None}, {"algo": "missing"}),
+        ({"algo": "lork"}, {"algo": "unknown_algorithm"}),
+        ({"multiplier": None}, {"multiplier": "missing"}),
+        ({"multiplier": "1"}, {"multiplier": "wrong_value"}),
+        ({"linear_dim": None}, {"linear_dim": "missing"}),
+        ({"linear_dim": None, "full_matrix": True}, {}),
+        ({"linear_dim": 0.5}, {"linear_dim": "wrong_value"}),
+        ({"linear_dim": True}, {"linear_dim": "wrong_value"}),
+        ({"linear_alpha": None}, {"linear_alpha": "missing"}),
+        ({"algo": "ia3", "linear_dim": None, "linear_alpha": None}, {}),
+        ({"factor": 0}, {"factor": "wrong_value"}),
+        ({"factor": -1}, {}),
+        ({"factro": 4}, {"factro": "unknown_key"}),
+        ({"dropout": 1.5}, {"dropout": "wrong_value"}),
+        ({"tlora_min_rank": 2}, {"tlora_min_rank": "not_for_algorithm"}),
+        ({"algo": "tlora", "tlora_min_rank": 2}, {}),
+        ({"algo": "dylora", "linear_dim": 6}, {"linear_dim": "not_a_multiple"}),
+        ({"linear_alpha": float("inf")}, {"linear_alpha": "wrong_value"}),
+        ({"algo": "boft", "bypass_mode": True}, {"bypass_mode": "not_for_algorithm"}),
+        ({"dora_wd": True, "bypass_mode": True}, {"weight_decompose": "contradiction"}),
+        ({"algo": "lora", "factor": 4}, {"factor": "no_effect"}),
+        ({"algo": "lora", "full_matrix": True, "linear_dim": None}, {"linear_dim": "missing", "full_matrix": "no_effect"}),
+        (
+            {"algo": "lora", "factor": 4, "apply_preset": {"module_algo_map": {"FeedForward": {"algo": "lokr"}}}},
+            {},
+        ),
+        (
+            {"apply_preset": {"name_algo_map": {"a": {"algo": "dylora", "dim": 6}, "b": {"algo": "ia3", "bypass_mode": True}}}},
+            {
+                "apply_preset.name_algo_map.a.linear_dim": "not_a_multiple",
+                "apply_preset.name_algo_map.b.bypass_mode": "not_for_algorithm",
+            },
+        ),
+        ({"apply_preset": {"target_name": ["*.ff"]}}, {"apply_preset.target_name": "bad_pattern"}),
+        ({"apply_preset": {"target_name": ["*.ff"], "use_fnmatch": True}}, {}),
+        ({"apply_preset": []}, {"apply_preset": "not_an_object"}),
+        ({"apply_preset": {}}, {"apply_preset": "everything_adapted"}),
+        ({"apply_preset": {"target_module": "FeedForward"}}, {"apply_preset.target_module": "not_a_list"}),
+        ({"apply_preset": {"target_module": ["Attn"]}}, {"apply_preset.target_module": "unknown_class"}),
+        ({"apply_preset": {"module_algo_map": {"Attn": {}}}}, {"apply_preset.module_algo_map": "unknown_class"}),
+        ({"apply_preset": {"name_algo_map": {".*": {"algo": "x"}}}}, {"apply_preset.name_algo_map..*.algo": "unknown_algorithm"}),
+        ({"apply_preset": {"name_algo_map": {".*": 3}}}, {"apply_preset.name_algo_map..*": "not_an_object"}),
+        ({"apply_preset": {"text_encoder_target_module": ["X"]}}, {"apply_preset.text_encoder_target_module": "no_effect"}),
+        (
+            {"algo": "lork", "multiplier": -1, "factor": "x"},
+            {"algo": "unknown_algorithm", "multiplier": "wrong_value", "factor": "wrong_value"},
+        ),
+    ],
+)
+def test_every_mistake_is_named(changes: dict[str, Any], wanted: dict[str, str]) -> None:
+    assert codes({**GOOD, **changes}) == wanted
+
+
+def test_what_is_no_object_is_refused() -> None:
+    assert codes([GOOD]) == {"": "not_an_object"}
+
+
+def test_unknown_classes_are_told_with_those_that_exist() -> None:
+    _, (problem,) = parse_lycoris({**GOOD, "apply_preset": {"target_module": ["Attn"]}}, CARD)
+    assert problem.got == "Attn"
+    assert "Attention" in problem.expected
+    assert "FeedForward" in problem.expected
+
+
+def test_a_name_of_older_libraries_means_the_classes_of_today() -> None:
+    import dataclasses
+
+    assert CARD is not None
+    card = dataclasses.replace(CARD, class_aliases={"Attn": ("Attention",)})
+    preset = {"target_module": ["Attn", "FeedForward"], "module_algo_map": {"Attn": {"linear_dim": 8, "factor": 2}}}
+    config, problems = parse_lycoris({**GOOD, "apply_preset": preset}, card)
+    assert config is not None
+    assert problems == []
+    assert config.preset["target_module"] == ["Attention", "Attn", "FeedForward"]
+    assert config.preset["module_algo_map"]["Attention"] == {"dim": 8, "factor": 2}
+    assert config.document["apply_preset"] == preset

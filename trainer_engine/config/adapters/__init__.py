@@ -1,0 +1,1 @@
+"""Adapter files read by their headers, without torch."""

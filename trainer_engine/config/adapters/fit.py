@@ -1,0 +1,225 @@
+"""Whether an adapter file is of the form that a run trains, and if not, in what it differs. No torch: ``validate`` asks too."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, keys_by_module
+
+Shape = tuple[int, ...]
+CANONICAL: Mapping[str, str] = {
+    "lora_down.weight": "lora_A.weight",
+    "lora_up.weight": "lora_B.weight",
+    "lora_magnitude_vector": "dora_scale",
+}
+"""Names that mean the same; those of PEFT and of ComfyUI's DoRA stand for all."""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "LoKr": ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"),
+    "LoHa": ("hada_w1_a",),
+    "GLoRA": ("a1.weight",),
+    "LoRA": ("lora_A.weight",),
+    "full": ("diff",),
+    "OFT": ("oft_blocks",),
+}
+"""Algorithm -> tensors that only it has."""
+MOST_NAMED = 3
+SAME = 1e-3
+DIFFUSERS = "transformer."
+
+
+@dataclass(frozen=True)
+class WantedModule:
+    """What a run trains on one layer."""
+
+    parts: Mapping[str, Shape | None]
+    """Canonical name of a tensor -> its shape; None where only the engine knows it."""
+    alpha: float | None = None
+    """None where it has no meaning, or is not known yet."""
+    kind: str = ""
+    """The algorithm, where ``parts`` are not known."""
+
+    @property
+    def is_kind(self) -> str:
+        return self.kind or kind_of(self.parts)
+
+
+@dataclass(frozen=True)
+class WantedAdapter:
+    """The adapter that a run makes, as its options describe it."""
+
+    modules: Mapping[str, WantedModule]
+    rank_option: str
+    alpha_option: str
+    dora_option: str
+    is_complete: bool = True
+    """Whether these are all layers that the run adapts."""
+    multiplier: float = 1.0
+    """Of LyCORIS: in keys of other programs it is worked into the tensors."""
+
+
+@dataclass(frozen=True)
+class FittingAdapter:
+    """A file that fits: module -> canonical part -> key."""
+
+    header: AdapterHeader
+    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    divided_by: float = 1.0
+    """What the file's tensors hold of the multiplier."""
+
+
+def kind_of(parts: Collection[str]) -> str:
+    """The algorithm of one module."""
+    found = [kind for kind, own in KINDS.items() if not set(own).isdisjoint(parts)]
+    return found[0] if found else "unknown"
+
+
+def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str]) -> FittingAdapter:
+    """``layers``: names of all layers of the network. Raises UnusableAdapter with the first thing that differs."""
+    found, strangers = keys_by_module(sorted(header.tensors), layers)
+    if strangers or not found:
+        raise _of_another_model(header, strangers)
+    keys = {module: {CANONICAL.get(part, part): key for part, key in parts.items()} for module, parts in found.items()}
+    both = [module for module in keys if module in wanted.modules]
+    _same_kinds(header, wanted, keys, both)
+    _same_ranks(header, wanted, keys, both)
+    _same_modules(header, wanted, keys, list(layers))
+    _same_tensors(header, wanted, keys, both)
+    is_foreign = wanted.multiplier != 1 and not any(key.startswith(LYCORIS_PREFIX) for key in header.tensors)
+    fitting = FittingAdapter(header, keys, wanted.multiplier if is_foreign else 1.0)
+    _same_alphas(fitting, wanted, both)
+    return fitting
+
+
+def _misfit(message: str, hint: str = "") -> UnusableAdapter:
+    return UnusableAdapter("does_not_fit", message, hint)
+
+
+def _few(names: Collection[str], most: int = MOST_NAMED) -> str:
+    rest = len(names) - most
+    return ", ".join(sorted(names)[:most]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def _of_another_model(header: AdapterHeader, strangers: list[str]) -> UnusableAdapter:
+    if not header.tensors:
+        return _misfit(f"{header.name} holds no tensors.", "give the file of an adapter")
+    count = f"{len(strangers)} of the {len(header.tensors)} keys of {header.name}"
+    message = f"{count} belong to no layer of the base model: {_few(strangers, 1)}."
+    message += " Keys of diffusers, PEFT, ComfyUI, LyCORIS and kohya are read."
+    return _misfit(message, "give an adapter of this base model, for its network alone, with the names that diffusers gives its layers")
+
+
+def _same_kinds(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:
+    others = {(kind_of(keys[one]), wanted.modules[one].is_kind) for one in both if kind_of(keys[one]) != wanted.modules[one].is_kind}
+    if others:
+        theirs, ours = sorted(others)[0]
+        hint = "lora_type=standard" if wanted.rank_option != "lora_rank" and theirs == "LoRA" else "lora_type=lycoris, with that algorithm"
+        raise _misfit(f"{header.name} is an adapter of the algorithm {theirs}, and the run trains {ours}.", hint)
+    decomposed = {"dora_scale" in keys[one] for one in both if kind_of(keys[one]) == "LoRA"}
+    here = {"dora_scale" in wanted.modules[one].parts for one in both if kind_of(keys[one]) == "LoRA"}
+    if decomposed and decomposed != here:
+        is_dora = True in decomposed
+        told = "decomposes weights (DoRA), and the run does not" if is_dora else "does not decompose weights, and the run does (DoRA)"
+        raise _misfit(f"{header.name} {told}.", f"{wanted.dora_option}={'true' if is_dora else 'false'}")
+
+
+def _same_ranks(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:
+    """Of a LoRA, whose rank is the number of rows of its first matrix."""
+    pairs = set()
+    for module in both:
+        shape, key = wanted.modules[module].parts.get("lora_A.weight"), keys[module].get("lora_A.weight")
+        if shape and key and header.tensors[key].shape:
+            pairs.add((header.tensors[key].shape[0], shape[0]))
+    if all(theirs == ours for theirs, ours in pairs):
+        return
+    theirs, ours = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+    told = f"rank {theirs[0]}" if len(theirs) == 1 else f"ranks {theirs[0]} to {theirs[-1]}"
+    hint = f"{wanted.rank_option}={theirs[0]}" if len(theirs) == len(ours) == 1 else "give an adapter with the same rank on every layer"
+    raise _misfit(f"{header.name} has {told}, and the run has {', '.join(map(str, ours))}.", hint)
+
+
+def _same_modules(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], layers: list[str]) -> None:
+    missing, more = sorted(wanted.modules.keys() - keys.keys()), sorted(keys.keys() - wanted.modules.keys())
+    if not wanted.is_complete or not (missing or more):
+        return
+    told = []
+    if missing:
+        told.append(f"lacks {len(missing)} of the {len(wanted.modules)} layers that the run adapts ({_few(missing)})")
+    if more:
+        told.append(f"adapts {len(more)} layers that the run does not ({_few(more)})")
+    hint = "choose the targets that the file has"
+    if wanted.rank_option == "lora_rank":
+        targets = _targets(keys.keys(), layers)
+        hint = f"peft_lora_target_modules={json.dumps(targets)}" if targets else "choose the same layers with peft_lora_target_modules"
+    raise _misfit(f"{header.name} {' and '.join(told)}.", hint)
+
+
+def _targets(modules: Collection[str], layers: list[str]) -> list[str]:
+    """Endings that choose exactly these modules; their names where they are few; empty where neither does."""
+    endings = sorted({re.sub(r"^.*?\.\d+\.", "", module) for module in modules})
+    chosen = {layer for layer in layers if any(layer == ending or layer.endswith(f".{ending}") for ending in endings)}
+    if chosen == set(modules):
+        return endings
+    return sorted(modules) if len(modules) <= 2 * MOST_NAMED else []
+
+
+def _same_tensors(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:
+    for module in both:
+        parts = wanted.modules[module].parts
+        if not parts:
+            continue
+        theirs, ours = set(keys[module]) - {"alpha"}, set(parts) - {"alpha"}
+        if theirs != ours:
+            told = [f"lacks {_few(ours - theirs)}"] if ours - theirs else []
+            told += [f"has {_few(theirs - ours)} besides"] if theirs - ours else []
+            raise _misfit(f"{header.name} {' and '.join(told)} on {module}.", "give an adapter of the same algorithm and settings")
+        for part in sorted(ours):
+            stored, shape = header.tensors[keys[module][part]], parts[part]
+            same = shape is None or (math.prod(stored.shape) == math.prod(shape) if part == "dora_scale" else stored.shape == shape)
+            if not same and shape is not None:
+                sizes = " and here ".join("x".join(map(str, one)) or "one number" for one in (stored.shape, shape))
+                message = f"{keys[module][part]} in {header.name} is {sizes}."
+                raise _misfit(message, "give an adapter of this base model, with the same rank and factor")
+
+
+def _same_alphas(fitting: FittingAdapter, wanted: WantedAdapter, both: list[str]) -> None:
+    for module in both:
+        ours, theirs = wanted.modules[module].alpha, _alpha(fitting, module)
+        if ours is None or theirs is None or math.isclose(ours, theirs, rel_tol=SAME):
+            continue
+        message = f"{fitting.header.name} is another one: its alpha is {theirs:g}, and here it is {ours:g}."
+        raise _misfit(message, f"{wanted.alpha_option}={theirs:g}")
+
+
+def _alpha(fitting: FittingAdapter, module: str) -> float | None:
+    """The module's own, the one in the metadata that diffusers writes, or of a LoRA that states none the rank: no scale at all."""
+    header, keys = fitting.header, fitting.keys[module]
+    if "alpha" in keys:
+        scaled = kind_of(keys) == "LoRA"  # of other algorithms, the multiplier is worked into a factor
+        return header.number(keys["alpha"]) / (fitting.divided_by if scaled else 1.0)
+    if kind_of(keys) != "LoRA":
+        return None
+    stated = {key.removeprefix(DIFFUSERS): value for key, value in header.document("lora_adapter_metadata").items()}
+    pattern = stated.get("alpha_pattern")
+    alpha = pattern.get(module) if isinstance(pattern, dict) else None
+    alpha = stated.get("lora_alpha") if alpha is None else alpha
+    rank = header.tensors[keys["lora_A.weight"]].shape[:1]
+    return float(alpha) if isinstance(alpha, (int, float)) else float(rank[0]) if rank else None
+
+
+def wanted_lora(layers: Mapping[str, Shape], modules: Iterable[str], rank: int, alpha: float, *, use_dora: bool) -> WantedAdapter:
+    """A standard adapter on ``modules``. ``layers``: module -> (out, in, ...)."""
+    wanted = {}
+    for module in modules:
+        out_features, in_features = layers[module][0], math.prod(layers[module][1:])
+        magnitudes: Mapping[str, Shape | None] = {"dora_scale": (out_features,)} if use_dora else {}
+        wanted[module] = WantedModule({"lora_A.weight": (rank, in_features), "lora_B.weight": (out_features, rank), **magnitudes}, alpha)
+    return standard_adapter(wanted)
+
+
+def standard_adapter(modules: Mapping[str, WantedModule]) -> WantedAdapter:
+    return WantedAdapter(modules, "lora_rank", "lora_alpha", "use_dora")

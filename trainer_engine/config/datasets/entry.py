@@ -1,0 +1,280 @@
+"""One entry of the file: its values typed one by one, its problems collected on the way."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer_engine.config.booleans import WrongValue
+from trainer_engine.config.datasets.fields import (
+    KIND,
+    OF_IMAGES,
+    PATHS,
+    SETS,
+    SWITCH,
+    AspectChoice,
+    allowed,
+    known_names,
+    later,
+    option_name,
+    specs,
+)
+from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.options.values import parse_float, parse_text, parse_value
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.suggestions import Suggestions
+
+Locate = Callable[[str, str, str], "str | Problem"]
+"""(path as written, problem name, field) -> the absolute path it means, or why it means none."""
+
+PLACEHOLDER = re.compile(r"\{(\w+)(:[^{}]*)?\}")
+SECRET = re.compile(r"key|token|secret|password")
+LONGEST_ID = 120
+WEIGHT_TOLERANCE = 0.001
+
+
+@dataclass
+class Draft:
+    """An entry while it is read."""
+
+    position: int
+    raw: Mapping[str, Any]
+    placeholders: Mapping[str, str]
+    locate: Locate | None
+    id: str = ""
+    kind: str = ""
+    """``image``, ``eval``, ``conditioning`` or ``text_embeds``; empty where it is none of these."""
+    values: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+    suggestions: Suggestions = field(default_factory=Suggestions)
+    """Shared by all entries of a file."""
+
+    @property
+    def title(self) -> str:
+        return f"dataset {self.id}" if self.id else f"entry {self.position} of the dataloader file"
+
+    def error(self, name: str, code: str, what: str, *, got: object = None, expected: str = "", hint: str = "") -> None:
+        """Add an error of a field. ``what`` goes on after "dataset <id>: "; one error a field is enough."""
+        if name in self.told:
+            return
+        self.told.add(name)
+        shown = "(hidden)" if got is not None and SECRET.search(name) else got
+        option = option_name(self.position, name)
+        self.problems.append(Problem.error(option, code, f"{self.title}: {what}", got=shown, expected=expected, hint=hint))
+
+    def warning(self, name: str, code: str, what: str, *, got: object = None) -> None:
+        self.problems.append(Problem.warning(option_name(self.position, name), code, f"{self.title}: {what}", got=got))
+
+    def note(self, name: str, code: str, what: str, *, got: object = None) -> None:
+        self.problems.append(Problem.note(option_name(self.position, name), code, f"{self.title}: {what}", got=got))
+
+
+def read_id(draft: Draft) -> None:
+    """Take the entry's id, with which its other problems are told."""
+    value = draft.raw.get("id")
+    try:
+        text = parse_text(value).strip() if value is not None else ""
+    except WrongValue as wrong:
+        draft.error("id", wrong.code, f"its id {wrong}.", got=value, expected="a name")
+        return
+    if not text:
+        draft.error("id", "missing", "it has no id.", got=value, expected="a name that no other dataset has")
+        return
+    draft.id = draft.values["id"] = text
+    if "/" in text or "\\" in text or text.startswith(".") or len(text.encode()) > LONGEST_ID or not text.isprintable():
+        expected = f"at most {LONGEST_ID} letters, digits, dashes and the like"
+        draft.error("id", "not_a_name", "caches are found by the id, and this one cannot name a folder.", got=text, expected=expected)
+
+
+def is_disabled(draft: Draft) -> bool:
+    """Whether the entry is to be skipped; an unreadable switch is told and counts as on."""
+    for name in ("disabled", "disable"):
+        value = _plain(draft, SWITCH, name)
+        if value:
+            return True
+    return False
+
+
+def read_kind(draft: Draft) -> None:
+    """Find out what the entry is; leaves ``kind`` empty where we have no use for it."""
+    kind = _plain(draft, KIND, "dataset_type")
+    if kind in OF_IMAGES and draft.raw.get("conditioning_type"):
+        kind = "conditioning"
+    storage = _plain(draft, specs("image")["type"], "type")
+    draft.kind = kind if kind and storage else ""
+
+
+def read_names(draft: Draft) -> None:
+    """Tell names that no dataset of the format has, and those that have no code behind them here."""
+    names = allowed(draft.kind) if draft.kind else known_names()
+    for key, value in draft.raw.items():
+        name = str(key)
+        if name in names:
+            continue
+        if name not in known_names():
+            hint = draft.suggestions.nearest(name, sorted(known_names()), otherwise="docs/datasets.md lists every field")
+            what = f"a dataset has no field {name[:100]!r}."
+            # The value of a name that is like none may be of another file: it is not repeated.
+            draft.error(name[:100], "unknown_field", what, got=value if hint else None, expected="the name of a field", hint=hint)
+        elif name in later():
+            if not _is_default(value, later()[name]):
+                what = f"{name} is known, not available yet."
+                draft.error(name, "not_available", what, got=value, hint="leave it out; it has no effect here yet")
+        elif not _is_default(value, None):
+            owner = next(kind for kind in SETS if name in allowed(kind))
+            what = f"{name} has no effect on a set of type {draft.kind}."
+            draft.error(name, "not_for_type", what, got=value, hint=f"it belongs to sets of type {owner}: remove it here")
+
+
+def _is_default(value: object, default: object) -> bool:
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word is None or word in ("", "none", "null") or word in ([], {}):
+        return True
+    if default is None or default is False:
+        return word is False or word in ("false", "no", "off", "0")
+    try:
+        return parse_float(word) == parse_float(default)
+    except WrongValue:
+        return str(word).lower() == str(default).lower()
+
+
+def read_values(draft: Draft, inherited: Mapping[str, Any]) -> None:
+    """Type every field; where the entry is silent the option of the same name speaks, then the field's own default."""
+    for name, spec in specs(draft.kind).items():
+        if name == "id":
+            continue
+        spelled = _spelling(draft, spec)
+        given = draft.raw.get(spelled) if spelled else None
+        value = _plain(draft, spec, spelled) if spelled else None
+        silent = given is None or (isinstance(given, str) and not given.strip())
+        if name == "caption_strategy" and spelled and given is None:
+            what = "training without captions is known, not available yet."
+            draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or name one")
+        if spec.required and silent:
+            draft.error(name, "missing", f"{name} is missing.", got=given, expected=spec.help)
+        draft.values[name] = inherited.get(name, spec.default) if silent or value is None else value
+
+
+def _spelling(draft: Draft, spec: OptionSpec) -> str:
+    """Which of a field's names the entry uses; empty where it uses none."""
+    used = [name for name in (spec.name, *spec.aliases) if name in draft.raw]
+    if len(used) > 1 and draft.raw[used[0]] != draft.raw[used[1]]:
+        what = f"{used[0]} and {used[1]} are the same field, with different values."
+        draft.error(used[0], "conflicting_values", what, got=draft.raw[used[1]], hint="keep one of them")
+    return used[0] if used else ""
+
+
+def _plain(draft: Draft, spec: OptionSpec, name: str) -> Any:
+    """The typed value of a field that holds one plain value; None, and told, where it cannot be read."""
+    value = draft.raw.get(name)
+    if spec.required and (value is None or (isinstance(value, str) and not value.strip())):
+        return None
+    if isinstance(value, str) and spec.kind == "str":
+        value = fill(draft, name, value)
+        if value is None:
+            return None
+    try:
+        parsed = parse_value(spec, value)
+    except WrongValue as wrong:
+        draft.error(name, wrong.code, f"{name} {_sentence(name, str(wrong))}.", got=value, expected=spec.expected, hint=wrong.hint)
+        return None
+    if spec.name in PATHS and isinstance(parsed, str) and draft.locate is not None:
+        found = draft.locate(parsed, option_name(draft.position, name), spec.name)
+        if isinstance(found, Problem):
+            draft.told.add(name)
+            draft.problems.append(found)
+            return None
+        return found
+    return parsed
+
+
+def _sentence(name: str, reason: str) -> str:
+    return reason if reason.startswith("is ") else f"cannot be used: {reason}"
+
+
+def fill(draft: Draft, name: str, text: str) -> str | None:
+    """The text with its placeholders filled in; None, and told, where it asks for a secret or for nothing that we know."""
+    for match in PLACEHOLDER.finditer(text):
+        word = match.group(1)
+        if word == "env":
+            what = f"{name} asks for an environment variable; these may hold secrets, and are never copied into a configuration."
+            draft.error(name, "secret_placeholder", what, got=text, hint="write the value itself")
+            return None
+        if word not in draft.placeholders and name in PATHS:
+            known = ", ".join(f"{{{known}}}" for known in draft.placeholders)
+            draft.error(name, "unknown_placeholder", f"{name} holds {match.group()}, which stands for nothing.", got=text, expected=known)
+            return None
+    return PLACEHOLDER.sub(lambda match: draft.placeholders.get(match.group(1), match.group()), text)
+
+
+def read_prompts(draft: Draft, inherited: str | None) -> None:
+    """``instance_prompt``: one text, or a list of them."""
+    given = draft.raw.get("instance_prompt")
+    listed = given if isinstance(given, list) else [given if given not in (None, "") else inherited]
+    prompts = []
+    for item in listed:
+        try:
+            text = parse_text(item).strip() if item is not None else None
+        except WrongValue as wrong:
+            draft.error("instance_prompt", wrong.code, f"instance_prompt {wrong}.", got=item, expected="text, or a list of texts")
+            continue
+        if text:
+            filled = fill(draft, "instance_prompt", text)
+            prompts += [filled] if filled else []
+        elif isinstance(given, list) or text is not None:
+            draft.error("instance_prompt", "missing", "instance_prompt holds a blank text.", got=given, expected="text, or a list of texts")
+    draft.values["instance_prompt"] = tuple(prompts)
+
+
+def read_references(draft: Draft) -> None:
+    """``conditioning_data``: one id, or a list of them."""
+    given = draft.raw.get("conditioning_data")
+    draft.values["conditioning_data"] = ()
+    if given in (None, "", []):
+        return
+    listed = given if isinstance(given, list) else [given]
+    if not all(isinstance(item, str) and item.strip() for item in listed):
+        expected = 'the id of a conditioning set, or a list of ids: ["references"]'
+        draft.error("conditioning_data", "not_a_list", "conditioning_data is no list of ids.", got=given, expected=expected)
+        return
+    draft.values["conditioning_data"] = tuple(dict.fromkeys(item.strip() for item in listed))
+
+
+def read_aspects(draft: Draft) -> None:
+    """``crop_aspect_buckets``: numbers, or objects of aspect and weight."""
+    given = draft.raw.get("crop_aspect_buckets")
+    draft.values["crop_aspect_buckets"] = ()
+    if given in (None, "", []):
+        return
+    expected = 'a list of aspects: [0.75, 1.0] or [{"aspect": 0.75, "weight": 0.4}, ...]'
+    if not isinstance(given, list):
+        draft.error("crop_aspect_buckets", "not_a_list", "crop_aspect_buckets is not a list.", got=given, expected=expected)
+        return
+    try:
+        choices = tuple(_aspect(item, len(given)) for item in given)
+    except WrongValue as wrong:
+        draft.error("crop_aspect_buckets", wrong.code, f"an item of crop_aspect_buckets {wrong}.", got=given, expected=expected)
+        return
+    total = math.fsum(choice.weight for choice in choices)
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        what = f"the weights of crop_aspect_buckets add up to {total:g}."
+        draft.error("crop_aspect_buckets", "wrong_sum", what, got=given, expected="weights that add up to 1")
+        return
+    draft.values["crop_aspect_buckets"] = choices
+
+
+def _aspect(item: object, count: int) -> AspectChoice:
+    """Raises WrongValue."""
+    weight: object = 1 / count
+    if isinstance(item, Mapping):
+        if not set(item) <= {"aspect", "weight"} or "aspect" not in item:
+            raise WrongValue("is not an object of aspect and weight", code="not_an_aspect")
+        weight, item = item.get("weight", weight), item["aspect"]
+    aspect, share = parse_float(item), parse_float(weight)
+    if not 0.01 <= aspect <= 100 or not 0 <= share <= 1:
+        raise WrongValue("is out of range", code="out_of_range")
+    return AspectChoice(aspect=aspect, weight=share)

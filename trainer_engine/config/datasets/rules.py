@@ -1,0 +1,175 @@
+"""What the fields of an entry must keep together, and the entries between one another."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trainer_engine.config.datasets.entry import Draft
+from trainer_engine.config.rules.common import SMALLEST_PIXEL_EDGE
+
+SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
+LARGEST_MEGAPIXELS: Mapping[str, float] = {
+    "resolution": 20,
+    "minimum_image_size": 5,
+    "maximum_image_size": 20,
+    "target_downsample_size": 20,
+}
+
+
+def in_unit(value: float | None, unit: str, wanted: str) -> float | None:
+    """A size of the options in the unit of an entry that leaves it to them."""
+    if not value or unit == wanted or "area" not in (unit, wanted):
+        return value
+    return float(round(math.sqrt(value * 1e6))) if unit == "area" else value * value / 1e6
+
+
+def sizes_are_in_their_unit(draft: Draft) -> None:
+    unit = draft.values["resolution_type"]
+    if "resolution_type" in draft.told:
+        return
+    for name in SIZES:
+        value = draft.values[name]
+        if not value:
+            continue
+        if unit == "area" and value >= LARGEST_MEGAPIXELS[name]:
+            what = f"{name}={value:g} with resolution_type=area is {value:g} megapixels; it looks like pixels."
+            hint = "use resolution_type=pixel_area, or write megapixels: 1.0 for 1024x1024"
+            draft.error(name, "looks_like_pixels", what, got=value, expected="megapixels", hint=hint)
+        elif unit != "area" and value < SMALLEST_PIXEL_EDGE:
+            what = f"{name}={value:g} with resolution_type={unit} is {value:g} pixels; it looks like megapixels."
+            draft.error(name, "looks_like_megapixels", what, got=value, expected="pixels", hint="use resolution_type=area, or write pixels")
+        elif unit != "area" and name == "resolution" and value != int(value):
+            what = f"resolution_type={unit} needs a whole number of pixels."
+            draft.error(name, "not_a_whole_number", what, got=value, expected="a whole number of pixels")
+
+
+def limits_come_together(draft: Draft) -> None:
+    maximum, target = draft.values["maximum_image_size"], draft.values["target_downsample_size"]
+    if bool(maximum) != bool(target) and not {"maximum_image_size", "target_downsample_size"} & draft.told:
+        missing = "maximum_image_size" if target else "target_downsample_size"
+        what = f"{missing} is missing: the two say which images are too large, and what these are scaled to."
+        draft.error(missing, "incomplete", what, expected="maximum_image_size and target_downsample_size, or neither")
+    if maximum and target and not draft.values["crop"] and "maximum_image_size" in draft.raw:
+        draft.note("maximum_image_size", "no_effect", "without crop every image is scaled to its target anyway.", got=maximum)
+
+
+def aspects_leave_a_range(draft: Draft) -> None:
+    low, high = draft.values["minimum_aspect_ratio"], draft.values["maximum_aspect_ratio"]
+    if low and high and low > high:
+        what = f"minimum_aspect_ratio={low:g} is above maximum_aspect_ratio={high:g}: no image fits."
+        draft.error("minimum_aspect_ratio", "empty_range", what, got=low, expected=f"at most {high:g}")
+
+
+def aspect_choices_are_given(draft: Draft) -> None:
+    how = draft.values["crop_aspect"]
+    if how in ("random", "closest") and not draft.values["crop_aspect_buckets"]:
+        what = f"crop_aspect={how} chooses from crop_aspect_buckets, which is missing."
+        draft.error("crop_aspect_buckets", "missing", what, expected="a list of aspects: [0.75, 1.0, 1.5]")
+
+
+def instance_prompt_is_given(draft: Draft) -> None:
+    values = draft.values
+    wanted_by = [name for name in ("prepend_instance_prompt", "only_instance_prompt") if values[name]]
+    if values["caption_strategy"] == "instanceprompt":
+        wanted_by.append("caption_strategy=instanceprompt")
+    if wanted_by and not values["instance_prompt"]:
+        what = f"{' and '.join(wanted_by)} needs instance_prompt."
+        draft.error("instance_prompt", "missing", what, expected="text, or a list of texts")
+
+
+IMAGE_RULES: tuple[Callable[[Draft], None], ...] = (
+    sizes_are_in_their_unit,
+    limits_come_together,
+    aspects_leave_a_range,
+    aspect_choices_are_given,
+    instance_prompt_is_given,
+)
+
+
+def ids_are_unique(drafts: Sequence[Draft]) -> None:
+    first: dict[str, int] = {}
+    for draft in drafts:
+        if draft.id and draft.id in first:
+            what = f"entry {first[draft.id]} of the dataloader file has the same id."
+            draft.error("id", "duplicate_id", what, got=draft.id, expected="an id that no other dataset has")
+        elif draft.id:
+            first[draft.id] = draft.position
+
+
+def one_default(texts: Sequence[Draft]) -> None:
+    """At most one text_embeds set is the default; where none is, the first becomes it."""
+    chosen = [draft for draft in texts if draft.values.get("default")]
+    for draft in chosen[1:]:
+        what = f"{chosen[0].title} is the default already."
+        draft.error("default", "second_default", what, got=True, expected="one default among the text_embeds sets")
+    if texts and not chosen:
+        texts[0].values["default"] = True
+        if len(texts) > 1:
+            texts[0].note("default", "promoted", "no text_embeds set says default; this one, the first, is taken.")
+
+
+def references_lead_somewhere(images: Sequence[Draft], texts: Sequence[Draft]) -> None:
+    known = {draft.id for draft in texts}
+    for draft in images:
+        wanted = draft.values.get("text_embeds")
+        if wanted and wanted not in known:
+            expected = f"one of {', '.join(sorted(known))}" if known else "the id of a text_embeds set; the file has none"
+            draft.error("text_embeds", "unknown_reference", f"there is no text_embeds set {wanted!r}.", got=wanted, expected=expected)
+
+
+def references_have_partners(images: Sequence[Draft], references: Sequence[Draft]) -> None:
+    """Every id in conditioning_data is a conditioning set, and every such set is named by one."""
+    known = {draft.id: draft for draft in references}
+    named: set[str] = set()
+    for draft in images:
+        for wanted in draft.values.get("conditioning_data", ()):
+            named.add(wanted)
+            if wanted not in known:
+                what = f"there is no conditioning set {wanted!r}."
+                expected = f"one of {', '.join(sorted(known))}" if known else "the id of a conditioning set; the file has none"
+                draft.error("conditioning_data", "unknown_reference", what, got=wanted, expected=expected)
+            else:
+                _sizes_follow(known[wanted], draft)
+    for draft in references:
+        source = draft.values.get("source_dataset_id")
+        if source and source not in {image.id for image in images if draft.id in image.values.get("conditioning_data", ())}:
+            what = f"no set of images {source!r} names it in conditioning_data."
+            draft.error("source_dataset_id", "unknown_reference", what, got=source, expected="the id of the set that does")
+        elif draft.id not in named:
+            what = "no set of images names it in conditioning_data: it is not used."
+            draft.warning("id", "not_linked", what, got=draft.id)
+
+
+def _sizes_follow(reference: Draft, partner: Draft) -> None:
+    for name in (*SIZES, "resolution_type"):
+        said = reference.raw.get(name)
+        if said not in (None, "") and name not in reference.told and reference.values[name] != partner.values.get(name):
+            what = f"{name} is that of {partner.title}, {partner.values.get(name)}."
+            reference.note(name, "follows_partner", what, got=said)
+
+
+def caches_are_apart(images: Sequence[Draft], texts: Sequence[Draft]) -> None:
+    """Every set of images has a folder of its own for latents, in which no text embeddings lie."""
+    owners: dict[str, Draft] = {}
+    for draft in texts:
+        owners.setdefault(_folder(draft.values.get("cache_dir")), draft)
+    for draft in images:
+        folder = _folder(draft.values.get("cache_dir_vae"))
+        owner = owners.setdefault(folder, draft)
+        if folder and owner is not draft:
+            what = f"its cache_dir_vae is the cache of {owner.title} too."
+            hint = "leave cache_dir_vae out, or end it with /{id}"
+            draft.error("cache_dir_vae", "shared_cache", what, got=folder, expected="a folder of its own", hint=hint)
+
+
+def _folder(path: Any) -> str:
+    return os.path.normpath(path) if isinstance(path, str) and path else ""
+
+
+def something_is_trained(images: Sequence[Draft]) -> None:
+    if images and all(draft.values.get("probability") == 0 for draft in images):
+        what = "every set of images has probability 0: nothing is trained on."
+        images[0].error("probability", "nothing_to_train", what, got=0, expected="one set with a probability above 0")

@@ -1,0 +1,80 @@
+"""``docs/options.md`` from the registry: ``python -m trainer_engine.config.options.docs > docs/options.md``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from trainer_engine.config.families import cards
+from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.options.registry import GROUPS, REGISTRY, not_available
+
+HEAD = """# Options
+
+Made from the option registry by `python -m trainer_engine.config.options.docs`; a test compares. Each option may be written with or
+without leading dashes, as text or as a typed value. `null`, and an empty text where text is not what is asked for, stand for the default.
+A family's own default comes between the one named here and your environment's value; what you submit with a request comes last.
+"""
+
+LATER_HEAD = """
+## Known, not available yet
+
+The configuration format knows these options too. They have no code behind them here yet, so a value is refused instead of being ignored;
+only the format's own default is accepted, because it asks for nothing.
+"""
+
+
+def as_text(value: object) -> str:
+    """A default as a person would type it."""
+    if value is None or value == {} or value == "":
+        return "empty"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
+
+
+def describe(spec: OptionSpec) -> Iterator[str]:
+    """The section of one option."""
+    yield f"### `{spec.name}`"
+    yield ""
+    yield spec.help
+    yield ""
+    facts = ["must be given" if spec.required else f"default {as_text(spec.default)}"]
+    facts.append(spec.expected if not spec.choices else "one of " + ", ".join(f"`{choice}`" for choice in spec.choices))
+    if spec.aliases:
+        facts.append("also called " + ", ".join(f"`{alias}`" for alias in spec.aliases))
+    if spec.synonyms:
+        facts.append("also accepted: " + ", ".join(f"`{word or 'empty'}` for `{choice}`" for word, choice in spec.synonyms.items()))
+    yield "; ".join(facts) + "."
+    if spec.later:
+        yield ""
+        yield "Known, not available yet: " + ", ".join(f"`{choice}`" for choice in spec.later) + "."
+    yield ""
+
+
+def family_defaults() -> Iterator[str]:
+    """What each family changes."""
+    yield "## Defaults of the families"
+    yield ""
+    for card in cards().values():
+        changed = ", ".join(f"`{name}={value}`" for name, value in card.defaults.items()) or "none"
+        aliases = f" (also {', '.join(card.aliases)})" if card.aliases else ""
+        yield f"- **{card.title}**, `{card.name}`{aliases}: {changed}. Flavours: {', '.join(f'`{name}`' for name in card.flavours)}."
+        for flavour, defaults in card.flavour_defaults.items():
+            yield f"  - `{flavour}`: " + ", ".join(f"`{name}={value}`" for name, value in defaults.items()) + "."
+    yield ""
+
+
+def page() -> str:
+    """The whole document."""
+    lines = [HEAD]
+    for group, cls in GROUPS.items():
+        lines += [f"## {group.capitalize()}", "", (cls.__doc__ or "").strip(), ""]
+        for spec in REGISTRY.values():
+            if spec.group == group:
+                lines += describe(spec)
+    lines += family_defaults()
+    lines += [LATER_HEAD, ", ".join(f"`{name}`" for name in not_available()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

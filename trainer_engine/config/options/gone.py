@@ -1,0 +1,94 @@
+"""Options that were part of the format once: configurations that people have kept still name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from trainer_engine.config.booleans import FALSE_WORDS, TRUE_WORDS
+from trainer_engine.contract.errors import Problem
+
+_FAMILY = "model_family says which model is trained"
+_DATASETS = "the datasets file says it for each dataset"
+_OPTIMIZER = "optimizer says which one is used, optimizer_config its arguments"
+
+GONE: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("validation_torch_compile", "validation_torch_compile_mode"), "dynamo_backend compiles the network"),
+        "use_bitfit": "set lora_type, or train all weights with model_type=full",
+        "use_gradient_checkpointing": "use gradient_checkpointing",
+        "adam_bfloat16": "use optimizer=adamw_bf16",
+        "use_8bit_adam": "use optimizer=bnb-adamw8bit",
+        "use_adafactor_optimizer": "use optimizer=torch-adafactor",
+        "adafactor_relative_step": _OPTIMIZER,
+        "use_prodigy_optimizer": "use optimizer=prodigy",
+        **dict.fromkeys(("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"), _OPTIMIZER),
+        **dict.fromkeys(("use_dadapt_optimizer", "dadaptation_learning_rate"), "use optimizer=prodigy"),
+        "ignore_final_epochs": "num_train_epochs and max_train_steps say when a run ends",
+        "enable_xformers_memory_efficient_attention": "attention saves memory by itself",
+        "allow_tf32": "TF32 is used where the GPU has it",
+        "flux_schedule_shift": "use flow_schedule_shift",
+        "flux_schedule_auto_shift": "use flow_schedule_auto_shift",
+        "flow_matching_sigmoid_scale": "use flow_sigmoid_scale",
+        "flux_use_uniform_schedule": "use flow_use_uniform_schedule",
+        "flux_use_beta_schedule": "use flow_use_beta_schedule",
+        "flux_beta_schedule_alpha": "use flow_beta_schedule_alpha",
+        "flux_beta_schedule_beta": "use flow_beta_schedule_beta",
+        **dict.fromkeys(("flux", "sd3", "sana", "kolors", "legacy", "pixart_sigma", "stable_cascade", "smoldit", "deepfloyd"), _FAMILY),
+        **dict.fromkeys(("crop", "crop_aspect", "crop_style", "center_crop", "random_flip", "instance_data_dir"), _DATASETS),
+        "use_original_images": _DATASETS,
+        "vae_path": "use pretrained_vae_model_name_or_path",
+        "lora_initialisation_style": "use lora_init_type",
+        "scale_lr": "set learning_rate to the value that is meant",
+        "validation_epochs": "use validation_step_interval",
+    }
+)
+"""Name -> what to do instead."""
+
+OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "gradient_checkpointing_interval": ("0", "1"),
+        "context_parallel_size": ("0", "1"),
+        "validation_num_video_frames": ("0", "1"),
+        "gradient_precision": ("unmodified",),
+        "dynamo_mode": ("default",),
+        "torch_num_threads": ("0",),
+    }
+)
+"""Options of the format without code behind them -> values besides their default that ask for nothing: every block, one image."""
+
+
+def asks_for_nothing(value: object) -> bool:
+    """Whether a value leaves an option off: false, null, nothing, as a type or as text."""
+    if value is None or value is False or (isinstance(value, (list, dict)) and not value):
+        return True
+    word = str(value).strip().lower() if isinstance(value, (str, int, float)) else "a value"
+    return word in ("", "none", "null", "{}", "[]", "0.0", *FALSE_WORDS)
+
+
+def means_default(name: str, value: object, default: object) -> bool:
+    """Whether a value sent for an option without code is the default of the format, or leaves it off."""
+    word = str(value).strip().lower()
+    if word in OFF.get(name, ()):
+        return True
+    if default is None or default is False:
+        return asks_for_nothing(value)
+    if value is None or word in ("", "none", "null"):
+        return True
+    if default is True:
+        return value is True or word in TRUE_WORDS
+    try:
+        return float(word) == float(str(default))
+    except ValueError:
+        return word == str(default).lower()
+
+
+def gone_problem(name: str, value: Any) -> Problem:
+    """A note where the value asks for nothing, else an error that says what to use instead."""
+    if asks_for_nothing(value):
+        message = f"{name} is no longer part of the format. It asks for nothing here, and is left out."
+        return Problem.note(name, "gone", message, got=value, hint="remove it from the configuration")
+    return Problem.error(
+        name, "gone", f"{name} is no longer part of the format.", got=value, expected="nothing", hint=f"{GONE[name]}; remove it"
+    )

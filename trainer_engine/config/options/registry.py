@@ -1,0 +1,150 @@
+"""All options by name, and the typed whole that a run is configured with."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType, ModuleType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from trainer_engine import families
+from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
+from trainer_engine.config.options.adapter import AdapterOptions
+from trainer_engine.config.options.checkpointing import CheckpointingOptions
+from trainer_engine.config.options.data import DataOptions
+from trainer_engine.config.options.distributed import DistributedOptions
+from trainer_engine.config.options.evaluation import EvaluationOptions
+from trainer_engine.config.options.hooks import HooksOptions
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.optimizer import OptimizerOptions
+from trainer_engine.config.options.precision import PrecisionOptions
+from trainer_engine.config.options.publishing import PublishingOptions
+from trainer_engine.config.options.reporting import ReportingOptions
+from trainer_engine.config.options.run import RunOptions
+from trainer_engine.config.options.schedule import ScheduleOptions
+from trainer_engine.config.options.scoring import ScoringOptions
+from trainer_engine.config.options.validation import ValidationOptions
+from trainer_engine.config.secrets import hide
+from trainer_engine.contract.errors import Problem
+
+Group = TypeVar("Group", bound=OptionGroup)
+Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
+"""From all values by name to what is wrong with them together."""
+
+
+class TrainingOptions(BaseModel):
+    """Every option of a run, grouped: ``options.optimizer.learning_rate``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelOptions
+    adapter: AdapterOptions
+    run: RunOptions
+    data: DataOptions
+    objective: ObjectiveOptions
+    optimizer: OptimizerOptions
+    schedule: ScheduleOptions
+    precision: PrecisionOptions
+    checkpointing: CheckpointingOptions
+    validation: ValidationOptions
+    evaluation: EvaluationOptions
+    scoring: ScoringOptions
+    distributed: DistributedOptions
+    reporting: ReportingOptions
+    hooks: HooksOptions
+    publishing: PublishingOptions
+    families: dict[str, Any]
+    """Family -> its own group of options, for every family that has one; ``of_family`` gives it with its type."""
+
+    def of_family(self, group: type[Group]) -> Group:
+        """The options that a family declares for itself."""
+        found: Group = next(own for own in self.families.values() if isinstance(own, group))
+        return found
+
+    def as_values(self) -> dict[str, Any]:
+        """Option name -> typed value, for every option."""
+        values: dict[str, Any] = {}
+        for group in GROUPS:
+            values.update((self.families[group] if group in FAMILY_GROUPS else getattr(self, group)).model_dump())
+        return values
+
+    def non_default(self) -> dict[str, Any]:
+        """Option name -> typed value, for those that differ from the registry's default; to be shown, so secrets are hidden."""
+        return {
+            name: hide(REGISTRY[name], value) if REGISTRY[name].secret else value
+            for name, value in self.as_values().items()
+            if REGISTRY[name].required or value != REGISTRY[name].default
+        }
+
+
+def _groups() -> dict[str, type[OptionGroup]]:
+    found: dict[str, type[OptionGroup]] = {}
+    for name, info in TrainingOptions.model_fields.items():
+        if name == "families":
+            continue
+        assert isinstance(info.annotation, type) and issubclass(info.annotation, OptionGroup)
+        found[name] = info.annotation
+    return found
+
+
+def _option_modules() -> dict[str, ModuleType]:
+    """Family -> the ``options.py`` of its own, for every family that has one."""
+    found: dict[str, ModuleType] = {}
+    for family in pkgutil.iter_modules(families.__path__):
+        name = f"{families.__name__}.{family.name}.options"
+        if family.ispkg and importlib.util.find_spec(name):
+            found[family.name] = importlib.import_module(name)
+    return found
+
+
+def _registry() -> dict[str, OptionSpec]:
+    found: dict[str, OptionSpec] = {}
+    for group, cls in GROUPS.items():
+        for name, info in cls.model_fields.items():
+            assert name not in found, f"{name} is declared twice"
+            found[name] = spec_of(name, group, info)
+    return found
+
+
+_MODULES = _option_modules()
+FAMILY_GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({family: module.GROUP for family, module in _MODULES.items()})
+FAMILY_RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType({family: module.RULES for family, module in _MODULES.items()})
+"""Family -> what its own options must keep together."""
+GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({**_groups(), **FAMILY_GROUPS})
+REGISTRY: Mapping[str, OptionSpec] = MappingProxyType(_registry())
+ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases})
+
+
+@cache
+def not_available() -> Mapping[str, Any]:
+    """Options of the format without code behind them yet -> the format's default, None where it has none.
+
+    The file may hold options that a family brings: with the family's folder they are available.
+    """
+    text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
+    known: dict[str, Any] = json.loads(text)
+    return MappingProxyType({name: default for name, default in known.items() if name not in REGISTRY})
+
+
+def canonical_name(key: str) -> str:
+    """The option's one name: without dashes before it, with underscores inside, aliases followed."""
+    name = key.strip().lstrip("-").replace("-", "_")
+    return ALIASES.get(name, name)
+
+
+def build(values: Mapping[str, Any]) -> TrainingOptions:
+    """The typed whole from typed values by canonical name; what is missing takes its default.
+
+    Raises pydantic.ValidationError where a value is wrong.
+    """
+    grouped: dict[str, Any] = {group: {name: values[name] for name in cls.model_fields if name in values} for group, cls in GROUPS.items()}
+    own = {family: cls.model_validate(grouped.pop(family)) for family, cls in FAMILY_GROUPS.items()}
+    return TrainingOptions.model_validate({**grouped, "families": own})

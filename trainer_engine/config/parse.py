@@ -1,0 +1,102 @@
+"""Names and values as people send them -> typed options, or everything that is wrong with them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trainer_engine.config.booleans import WrongValue
+from trainer_engine.config.options.gone import GONE, gone_problem, means_default
+from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
+from trainer_engine.config.options.values import parse_value, problem_with, shown_value
+from trainer_engine.config.rules.common import broken_rules
+from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
+from trainer_engine.contract.suggestions import Suggestions
+
+
+def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:
+    """The problem of a name that no list holds, with the nearest that does."""
+    hint = suggestions.nearest(name, known, otherwise="docs/options.md lists every option")
+    return Problem.error(name[:100], "unknown_option", f"There is no option {name[:100]!r}.", expected="the name of an option", hint=hint)
+
+
+def _not_available(name: str, value: object) -> Problem | None:
+    default = not_available()[name]
+    if means_default(name, value, default):
+        return None
+    expected = f"its default, {default!r}" if default is not None else "nothing"
+    hint = "leave it out; it has no effect here yet"
+    return Problem.error(name, "not_available", f"{name} is known, not available yet.", got=value, expected=expected, hint=hint)
+
+
+def _one_spelling(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Values by canonical name; two spellings of one option with different values are a problem."""
+    found: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    problems = []
+    for key, value in values.items():
+        name = canonical_name(str(key))
+        if name in found and str(found[name]).lower() != str(value).lower():
+            message = f"{name} is given twice, as {spelled[name]} and as {key}, with different values."
+            problems.append(
+                Problem.error(name, "conflicting_values", message, got=shown_value(REGISTRY.get(name), value), hint="send one of them")
+            )
+        found[name], spelled[name] = value, str(key)
+    return found, problems
+
+
+def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Typed values by canonical name for the options sent, and every problem with them one by one.
+
+    Options of the format that have no code yet are left out when they hold their default, and are a problem otherwise.
+    """
+    typed: dict[str, Any] = {}
+    suggestions, known = Suggestions(), [*REGISTRY, *not_available()]
+    named, problems = _one_spelling(values)
+    for name, value in named.items():
+        if name in REGISTRY:
+            try:
+                typed[name] = parse_value(REGISTRY[name], value)
+            except WrongValue as wrong:
+                problems.append(problem_with(REGISTRY[name], value, wrong))
+        elif name in not_available():
+            problem = _not_available(name, value)
+            problems.extend([problem] if problem else [])
+        elif name in GONE:
+            problems.append(gone_problem(name, value))
+        else:
+            problems.append(unknown_option(name, known, suggestions))
+    return typed, problems
+
+
+def missing_options(values: Mapping[str, Any]) -> list[Problem]:
+    """A problem for each option that must be given and is not."""
+    problems = []
+    for spec in REGISTRY.values():
+        if spec.required and spec.name not in values:
+            message = f"{spec.name} is missing."
+            problems.append(Problem.error(spec.name, "missing", message, expected=spec.expected, hint=f"send --{spec.name}"))
+    return problems
+
+
+def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, list[Problem]]:
+    """The typed options, or None, and everything there is to say about them: errors, warnings and notes.
+
+    The defaults of the family come between the registry's and the values given.
+    """
+    typed, problems = normalise(values)
+    told = {problem.option for problem in problems}
+    problems += [problem for problem in missing_options(typed) if problem.option not in told]
+    rules = broken_rules(typed, told)
+    problems += rules.problems
+    if errors_in(problems):
+        return None, problems
+    return build(rules.values), problems
+
+
+def parse_options(values: Mapping[str, Any]) -> TrainingOptions:
+    """As ``check_options`` for a caller that cannot go on without: raises InvalidOptions with every error."""
+    options, problems = check_options(values)
+    if options is None:
+        raise InvalidOptions(errors_in(problems))
+    return options

@@ -1,0 +1,88 @@
+"""Checkpoints that lie at a store: what their addresses mean, and who may be asked for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import unquote, urlsplit
+
+from trainer_engine.config.publishing import B2, HUB, S3, PublishTarget
+from trainer_engine.contract.checkpoint_files import NAME
+
+HTTP = "http"
+SCHEMES = ("s3", "r2", "http", "https", "hf")
+EXPECTED = "s3://bucket/folder/checkpoint-500, an http(s) address below a public_base_url, or hf://owner/repository/checkpoint-500"
+
+
+class NotReachable(ValueError):
+    """An address that no run is resumed from; the message says why, ``code`` for programs."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class RemoteCheckpoint:
+    """One checkpoint at a store."""
+
+    store: PublishTarget
+    path: str
+    """Its folder there, without slashes around it."""
+
+    @property
+    def name(self) -> str:
+        """``checkpoint-<step>``, or ``checkpoint-<step>-rolling``."""
+        return self.path.rpartition("/")[2]
+
+
+def is_remote(wanted: str) -> bool:
+    """Whether ``resume_from_checkpoint`` is an address, and not a name."""
+    return "://" in wanted
+
+
+def locate(address: str, targets: Sequence[PublishTarget]) -> RemoteCheckpoint:
+    """The store and folder that an address means. Only stores that ``publishing_config`` names, and the hub, are asked.
+
+    Raises NotReachable.
+    """
+    try:
+        parts = urlsplit(address)
+        port_is_one = parts.port != 0
+    except ValueError as error:
+        raise NotReachable(f"{address} is no address: {error}", "not_an_address") from error
+    if parts.scheme not in SCHEMES or not parts.netloc or not port_is_one:
+        raise NotReachable(f"A checkpoint is fetched from {EXPECTED}.", "not_an_address")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise NotReachable(
+            "The address holds a password, a query or a fragment; credentials belong into publishing_config.", "not_an_address"
+        )
+    path = unquote(parts.path).strip("/")
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or not path.isprintable():
+        raise NotReachable(f"{address} leads through '..' or an empty folder.", "not_an_address")
+    found = _located(parts.scheme, parts.netloc, path, address, targets)
+    if not NAME.fullmatch(found.name):
+        raise NotReachable(f"The address ends with {found.name!r}, not with the name of a checkpoint.", "not_a_checkpoint")
+    return found
+
+
+def _located(scheme: str, host: str, path: str, address: str, targets: Sequence[PublishTarget]) -> RemoteCheckpoint:
+    if scheme == "hf":
+        owner, _, rest = path.partition("/")
+        if not rest or not re.fullmatch(r"[\w.-]+", owner):
+            raise NotReachable("An address at the hub is hf://owner/repository/checkpoint-500.", "not_an_address")
+        return RemoteCheckpoint(PublishTarget(HUB, f"{host}/{owner}"), rest)
+    if scheme in ("s3", "r2"):
+        named = [target for target in targets if target.provider in (S3, B2)]
+        store = next((target for target in named if target.bucket == host), None)
+        if store is not None:
+            return RemoteCheckpoint(store, path)
+        buckets = ", ".join(target.bucket for target in named) or "none"
+        raise NotReachable(f"publishing_config names no bucket {host!r} (it names {buckets}).", "unknown_store")
+    for target in targets:
+        base = target.public_base_url.partition("?")[0].rstrip("/")
+        if base and address.startswith(f"{base}/"):
+            below = unquote(address[len(base) + 1 :]).strip("/")
+            return RemoteCheckpoint(replace(PublishTarget(HTTP, endpoint_url=base), name=target.name), below)
+    raise NotReachable(f"No store of publishing_config has a public_base_url that {address} begins with.", "unknown_store")

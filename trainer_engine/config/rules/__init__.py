@@ -1,0 +1,1 @@
+"""What options must satisfy together, one file for each group."""

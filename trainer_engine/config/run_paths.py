@@ -1,0 +1,69 @@
+"""Which places a run reads and writes, and what the rule says to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.trackers import parse_trackers
+from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.contract.path_rule import PlaceRule
+
+WRITTEN = ("output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text")
+READ = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "pretrained_t5_model_name_or_path",
+    "pretrained_evaluation_model_name_or_path",
+    "validation_adapter_path",
+    "lycoris_config",
+    "init_lora",
+    "accelerate_config",
+    "publishing_config",
+)
+"""Options that may hold an absolute path; anything else in them is the name of a repository, or JSON."""
+
+
+def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> dict[str, Path]:
+    """Option or field -> a folder that the run writes to."""
+    values = options.as_values()
+    wanted = {name: Path(values[name]) for name in WRITTEN if values.get(name)}
+    if parse_trackers(options.reporting.report_to):
+        wanted["logging_dir"] = Path(options.run.output_dir, options.reporting.logging_dir)
+    for images in _image_sets(dataloader):
+        wanted[images.option("cache_dir_vae")] = Path(str(images.cache_dir_vae))
+    for text in dataloader.text_sets if dataloader else ():
+        wanted[text.option("cache_dir")] = Path(str(text.cache_dir))
+    return wanted
+
+
+def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict[str, Path]:
+    """Option or field -> a file or folder that the run reads."""
+    values = options.as_values()
+    named = {name: Path(str(values[name])) for name in READ if values.get(name)}
+    named |= {source.place: Path(source.path) for run in visiting_runs(values) for source in run.sources}
+    named |= {images.option("instance_data_dir"): Path(images.instance_data_dir) for images in _image_sets(dataloader)}
+    return {name: path for name, path in named.items() if path.is_absolute()}
+
+
+def _image_sets(dataloader: Dataloader | None) -> tuple[ImageSet | ReferenceSet, ...]:
+    return (*dataloader.sets_of_images, *dataloader.reference_sets) if dataloader else ()
+
+
+def place_problems(rule: PlaceRule, options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
+    """Places of a run that the rule closes, as the disk is now."""
+    for writing, places in ((True, written_folders(options, dataloader)), (False, read_places(options, dataloader))):
+        for option, path in places.items():
+            refusal = rule.refusal(path, writing=writing)
+            if refusal is not None:
+                yield Problem.error(option, "outside_roots", f"{path} {refusal.message}.", got=str(path), hint=refusal.hint)
+
+
+def refuse_closed_places(rule: PlaceRule, options: TrainingOptions, dataloader: Dataloader) -> None:
+    """Raises InvalidOptions where a folder has become, since it was checked, a link to a place that the rule closes."""
+    problems = list(place_problems(rule, options, dataloader))
+    if problems:
+        raise InvalidOptions(problems, hint="a folder on the way is another one than when the run was checked")

@@ -150,7 +150,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_export(rest: Sequence[str]) -> int:
     """The engine reads the arguments, in a process of its own: torch is never imported here."""
-    return subprocess.call([sys.executable, "-m", "trainer_engine.exporting", *rest])
+    return subprocess.call([sys.executable, "-m", "trainer_engine.export", *rest])
 
 
 def run_migrate(arguments: argparse.Namespace) -> int:

@@ -33,11 +33,11 @@ from trainer_engine.contract.events import (
 )
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
-from trainer_engine.environment import Environment, read_environment, wait_passively
-from trainer_engine.journal import Journal, Silence, Voice
-from trainer_engine.last_words import Reserve, leave_journal, leave_report, patient_stream
-from trainer_engine.scripts.context import ScriptContext
-from trainer_engine.stopping import Requests, Stopped
+from trainer_engine.hooks.context import ScriptContext
+from trainer_engine.runtime.control import Requests, Stopped
+from trainer_engine.runtime.environment import Environment, read_environment, wait_passively
+from trainer_engine.runtime.events import Journal, Silence, Voice
+from trainer_engine.runtime.last_words import Reserve, leave_journal, leave_report, patient_stream
 
 STATUS_OF_CODE = {ExitCode.COMPLETED: "completed", ExitCode.STOPPED: "stopped"}
 

@@ -30,7 +30,7 @@ GRIDS_APPEAR = "appear after the first validation image"
 
 def command(job: Job) -> str:
     """What draws both pictures of a run, at any time."""
-    return f"python -m trainer_engine.portrait {shlex.quote(job.run_dir)}"
+    return f"python -m trainer_engine.report {shlex.quote(job.run_dir)}"
 
 
 class NoPicture(TrainingRefused):

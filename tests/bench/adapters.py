@@ -30,20 +30,20 @@ from trainer_engine.config.families import find_card
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.devices import resolve_devices
-from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
 from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.families.flux.tokens import pack, positions
-from trainer_engine.journal import Journal
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callbacks
-from trainer_engine.loop.stages import Stages
-from trainer_engine.loop.surroundings import Surroundings
+from trainer_engine.loop.context import Surroundings
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.optimizers import build_optimizer
-from trainer_engine.processes import Processes
-from trainer_engine.stopping import Requests
+from trainer_engine.optim.optimizers import build_optimizer
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import read_environment
+from trainer_engine.runtime.events import Journal
+from trainer_engine.runtime.stages import Stages
 
 SECTION = "adapters"
 KINDS = ("LoKr", "LoRA")

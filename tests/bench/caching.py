@@ -19,9 +19,9 @@ from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.report import examine
-from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
+from trainer_engine.runtime.devices import resolve_devices
 
 IMAGES, ROUNDS, BATCH = 48, 4, 4
 HEADERS = 20_000

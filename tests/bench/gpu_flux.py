@@ -24,15 +24,15 @@ from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.families import find_card
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
-from trainer_engine.devices import resolve_devices
-from trainer_engine.environment import read_environment
 from trainer_engine.families.flux.family import Flux
 from trainer_engine.families.flux.tokens import pack, positions
 from trainer_engine.loop.step import Step
-from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.optimizers import build_optimizer
-from trainer_engine.processes import Processes
+from trainer_engine.optim.lr_schedules import Schedule
+from trainer_engine.optim.optimizers import build_optimizer
+from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import read_environment
 
 SECTION = "Flux.1 at full width, LoRA of rank 16, 1024 px"
 KONTEXT_LIMIT_GIB = 24

@@ -18,7 +18,7 @@ from tests.bench.gpu import Subject
 from tests.bench.gpu_flux import CLIPS, FLUX, Case
 from tests.bench.table import Table, ratio_of
 from trainer_engine.batches.loader import StepBatches
-from trainer_engine.optimizers import build_optimizer
+from trainer_engine.optim.optimizers import build_optimizer
 
 SECTION = "host"
 AIM = "102 % or less"

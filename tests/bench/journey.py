@@ -17,7 +17,7 @@ from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.tiny_run import tiny_datasets, tiny_options
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.journal import Journal
+from trainer_engine.runtime.events import Journal
 
 STEPS = 400
 APPENDS = 5_000

@@ -12,23 +12,23 @@ from typing import Any
 from tests.bench.table import Table, milliseconds
 from tests.bench.training import without_result
 from tests.helpers.pictures import draw_pictures
+from trainer_engine.checkpointing.snapshot import room_for
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.environment import read_environment
 from trainer_engine.families.flux.tiny import make_tiny
-from trainer_engine.host_copies import room_for
-from trainer_engine.journal import Journal
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
-from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.context import Surroundings
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.processes import Processes
-from trainer_engine.stopping import Requests
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import read_environment
+from trainer_engine.runtime.events import Journal
+from trainer_engine.runtime.stages import Stages
 
 SECTION = "saving"
 EDGE = 128

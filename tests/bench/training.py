@@ -18,19 +18,19 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.environment import read_environment
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
-from trainer_engine.journal import Journal
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
-from trainer_engine.loop.callbacks.finishing import Finishing
-from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.callbacks.results import Finishing
+from trainer_engine.loop.context import Surroundings
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.optimizers import build_optimizer
-from trainer_engine.processes import Processes
-from trainer_engine.stopping import Requests
+from trainer_engine.optim.optimizers import build_optimizer
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import read_environment
+from trainer_engine.runtime.events import Journal
+from trainer_engine.runtime.stages import Stages
 
 SECTION = "training"
 STEPS_A_ROUND, ROUNDS = 10, 8

@@ -14,9 +14,9 @@ import torch
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
-from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
+from trainer_engine.runtime.devices import resolve_devices
 
 
 @cache

@@ -23,8 +23,8 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Event, JournalEntry, ProgressEvent, decode
 from trainer_engine.contract.run import ExitReport, JobSpec, RunFolder
-from trainer_engine.environment import read_environment
-from trainer_engine.stopping import Requests
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.environment import read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 Heard = TypeVar("Heard", bound=Event)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from trainer_engine.contract.events import CheckpointEvent, ImageEvent, MediaFile, Notification, ProgressEvent
 from trainer_engine.contract.run import JobSpec, RunFolder
-from trainer_engine.journal import Journal
+from trainer_engine.runtime.events import Journal
 
 PROMPT = "a white boat"
 

@@ -13,7 +13,7 @@ from environments.places import INSTALLED, SHIPPED_SCRIPTS
 from tests.helpers.checkpoint_folder import write_checkpoint
 from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.served_runs import JSON, ServedRuns
-from tests.trainer_engine.publishing.test_fetching import served
+from tests.trainer_engine.publishing.test_fetch import served
 
 PAYLOAD = b"from pathlib import Path\nPath(__file__).with_name('pwned').touch()\n"
 ADAPTER = {

@@ -126,4 +126,4 @@ def test_export_hands_everything_on_to_the_engine(monkeypatch: pytest.MonkeyPatc
     called: list[list[str]] = []
     monkeypatch.setattr(subprocess, "call", lambda command: called.append(command) or 20)
     assert cli.main(["export", "adapter", "--to", "merged", "--output", "out"]) == 20
-    assert called == [[sys.executable, "-m", "trainer_engine.exporting", "adapter", "--to", "merged", "--output", "out"]]
+    assert called == [[sys.executable, "-m", "trainer_engine.export", "adapter", "--to", "merged", "--output", "out"]]

@@ -81,7 +81,7 @@ def test_listed_scripts_run_and_end_with_a_cancelled_run(tmp_path: Path) -> None
         left = [
             one.cmdline()
             for one in psutil.process_iter()
-            if str(tmp_path) in " ".join(_command(one)) and "warden" in " ".join(_command(one))
+            if str(tmp_path) in " ".join(_command(one)) and "supervisor" in " ".join(_command(one))
         ]
         assert left == []
 

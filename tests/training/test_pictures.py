@@ -67,7 +67,7 @@ def test_before_there_is_a_picture_the_answer_says_when(home: Path, client: Clie
 def test_an_old_run_without_a_picture_is_told_with_the_command_that_draws_it(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path / "with space", Status.COMPLETED)
     detail = client.get(f"/api/training/jobs/{job.pk}/grid.png").json()["detail"]
-    assert f"python -m trainer_engine.portrait '{job.run_dir}'" in detail
+    assert f"python -m trainer_engine.report '{job.run_dir}'" in detail
 
 
 def test_a_job_that_is_not_there_is_not_found(home: Path, client: Client) -> None:
@@ -103,6 +103,6 @@ def test_the_admin_shows_progress_checkpoints_and_both_pictures(home: Path, clie
 def test_the_admin_says_how_the_pictures_of_an_old_run_are_drawn(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path, Status.COMPLETED)
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
-    assert "<img" not in page and page.count(f"trainer_engine.portrait {job.run_dir}") == 2
+    assert "<img" not in page and page.count(f"trainer_engine.report {job.run_dir}") == 2
     waiting = make_job(tmp_path)
     assert "after the first validation or checkpoint" in client.get(f"/admin/training/job/{waiting.pk}/change/").content.decode()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
+from trainer_engine.checkpointing.snapshot import Copy
 from trainer_engine.contract.checkpoint_files import ADAPTER_FILE, LYCORIS_FILE
-from trainer_engine.host_copies import Copy
 
 __all__ = ["ADAPTER_FILE", "LYCORIS_FILE", "Trainable"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trainer_engine.adapters.adapter import AdapterBeside
 from trainer_engine.adapters.base import Trainable
-from trainer_engine.adapters.beside import AdapterBeside
-from trainer_engine.adapters.card import adapter_card
 from trainer_engine.adapters.full import Full
+from trainer_engine.adapters.model_card import adapter_card
 from trainer_engine.adapters.modelspec import modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
@@ -20,7 +20,7 @@ from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, P
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.randomness import derived_seed
-from trainer_engine.quantization import is_quantised
+from trainer_engine.weights.quantization import is_quantised
 
 
 def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
@@ -68,7 +68,7 @@ def _attach(family: Family, network: nn.Module, facts: dict[str, str]) -> Adapte
     """NOTE: imported here, because each adapter loads a library that takes up to half a second, and a run needs one or none."""
     options = family.options
     if options.adapter.lora_type == "standard":
-        from trainer_engine.adapters.standard import StandardAdapter
+        from trainer_engine.adapters.lora import StandardAdapter
 
         return StandardAdapter(network, options.adapter, family.adapter_targets(), facts)
     from trainer_engine.adapters.lycoris import LycorisAdapter

@@ -11,8 +11,8 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from trainer_engine.adapters.base import Trainable
+from trainer_engine.checkpointing.snapshot import Copy
 from trainer_engine.families.base import Family
-from trainer_engine.host_copies import Copy
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"

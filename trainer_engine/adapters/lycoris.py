@@ -18,8 +18,8 @@ from lycoris.modules.tlora import TLoraModule
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from trainer_engine.adapters.adapter import AdapterBeside, refuse_large_ranks
 from trainer_engine.adapters.base import LYCORIS_FILE
-from trainer_engine.adapters.beside import AdapterBeside, refuse_large_ranks
 from trainer_engine.adapters.varying_rank import fewer_ranks_in_noise, one_rank_a_pass
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule
 from trainer_engine.config.lycoris.algorithms import OPTION

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from trainer_engine.caches.residents import Residents
+from trainer_engine.caches.in_memory import Residents
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.families.base import Family, PromptEmbedding

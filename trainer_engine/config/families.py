@@ -114,13 +114,17 @@ def tokenizer_of(text_encoder: str) -> str:
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
+SHARED = "common"
+"""The folder beside the families that holds what they share."""
+
+
 @cache
 def cards() -> Mapping[str, FamilyCard]:
     """Every family that has a folder, by name."""
     found: dict[str, FamilyCard] = {}
     for module in pkgutil.iter_modules(families.__path__):
-        if module.ispkg:
-            card: FamilyCard = importlib.import_module(f"{families.__name__}.{module.name}.card").CARD
+        if module.ispkg and module.name != SHARED:
+            card: FamilyCard = importlib.import_module(f"{families.__name__}.{module.name}.spec").CARD
             found[card.name] = card
     return MappingProxyType(found)
 

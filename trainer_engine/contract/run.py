@@ -8,7 +8,7 @@
 ``train.log``         stdout and stderr, for people; never parsed
 ``exit.json``         how it ended, written last
 ``reserve``           space that the engine holds for its last lines and ``exit.json`` on a full disk; removed at the end
-``grid.png``          every validation image, made anew from time to time by ``trainer_engine.portrait``
+``grid.png``          every validation image, made anew from time to time by ``trainer_engine.report``
 ``curves.svg``        loss and learning rate, made with it
 ====================  ==========================================================================================
 """

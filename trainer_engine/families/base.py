@@ -19,10 +19,10 @@ from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.devices import Devices
-from trainer_engine.families.loading import PartFinder
-from trainer_engine.pictures import Picture
-from trainer_engine.quantization import Quantiser, exact_layers_message, is_quantised
+from trainer_engine.media import Picture
+from trainer_engine.runtime.devices import Devices
+from trainer_engine.weights.loading import PartFinder
+from trainer_engine.weights.quantization import Quantiser, exact_layers_message, is_quantised
 
 PromptEmbedding = dict[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension, as the cache stores them."""

@@ -7,11 +7,11 @@ from torch import nn
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.adapters.visiting import VisitingAdapter, load_visitors
+from trainer_engine.adapters.validation_adapter import VisitingAdapter, load_visitors
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
-from trainer_engine.checkpoints import FixedFile
+from trainer_engine.checkpointing.save import FixedFile
 from trainer_engine.config.adapters.validation_adapter import visiting_runs
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
@@ -22,25 +22,25 @@ from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.events import Notification, StageKey
-from trainer_engine.devices import Devices, resolve_devices
-from trainer_engine.ema import MovingAverage
+from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
-from trainer_engine.hub import hub_cache
-from trainer_engine.loop.besides import callbacks, publishing_of
+from trainer_engine.loop.build_callbacks import callbacks, publishing_of
+from trainer_engine.loop.callbacks.clip_scoring import make_scoring
+from trainer_engine.loop.components import Parts
+from trainer_engine.loop.context import Surroundings
 from trainer_engine.loop.datasets import Preparation, Prepared
-from trainer_engine.loop.evaluations import history_of
-from trainer_engine.loop.parts import Parts
 from trainer_engine.loop.publishing import bring_wanted
-from trainer_engine.loop.restoring import compare_data, find_checkpoint, restore
-from trainer_engine.loop.scoring import make_scoring
+from trainer_engine.loop.restore import compare_data, find_checkpoint, restore
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
-from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.optimizers import build_optimizer, note_on_precision, start_training
+from trainer_engine.optim.ema import MovingAverage
+from trainer_engine.optim.lr_schedules import Schedule
+from trainer_engine.optim.optimizers import build_optimizer, note_on_precision, start_training
+from trainer_engine.runtime.devices import Devices, resolve_devices
+from trainer_engine.weights.hub import hub_cache
 
 
 def assemble(around: Surroundings) -> Trainer:

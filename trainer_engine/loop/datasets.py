@@ -22,13 +22,13 @@ from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.evaluating.held_out import evaluated_sets, lent_prompts, trained_copies
+from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family, PromptEmbedding
-from trainer_engine.image_names import name_after
-from trainer_engine.loop.stages import Advance, Stages
-from trainer_engine.processes import Processes
-from trainer_engine.stopping import Requests
-from trainer_engine.validation import Edit, ValidationPrompt, texts_to_encode
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.stages import Advance, Stages
+from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
+from trainer_engine.validation.names import name_after
 
 MOST_NAMED = 20
 

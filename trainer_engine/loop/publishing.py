@@ -9,12 +9,12 @@ from typing import Any
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.upload_names import run_name
 from trainer_engine.loop.callbacks.publishing import Publishing, UploadDone
-from trainer_engine.loop.stages import Advance, Stages
-from trainer_engine.processes import Processes
-from trainer_engine.publishing.bringing import bring_checkpoint
+from trainer_engine.publishing.bring import bring_checkpoint
 from trainer_engine.publishing.targets import read_targets
 from trainer_engine.publishing.uploads import Uploads
-from trainer_engine.stopping import Requests
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.stages import Advance, Stages
 
 
 def make_publishing(

@@ -16,21 +16,21 @@ from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.environment import Environment
-from trainer_engine.journal import Journal, Voice
+from trainer_engine.hooks.context import ScriptContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
-from trainer_engine.loop.journal_room import JournalRoom
-from trainer_engine.loop.stages import Stages
+from trainer_engine.loop.context import Surroundings
 from trainer_engine.loop.state import TrainState
-from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.out_of_memory import out_of_memory_numbers, ran_out_of_memory
-from trainer_engine.portrait.painter import painted
-from trainer_engine.processes import Processes
-from trainer_engine.scripts.context import ScriptContext
-from trainer_engine.stopping import Requests
-from trainer_engine.trackers.voice import tracked
+from trainer_engine.report.background import painted
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import Environment
+from trainer_engine.runtime.events import Journal, Voice
+from trainer_engine.runtime.journal_room import JournalRoom
+from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
+from trainer_engine.runtime.stages import Stages
+from trainer_engine.trackers.sink import tracked
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 WITHOUT_SCRIPTS = ScriptContext()

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.options.optimizer import OptimizerOptions
-from trainer_engine.devices import Devices
 from trainer_engine.families.base import Family
 from trainer_engine.loop.state import StepOutcome
-from trainer_engine.lr_schedules import Schedule
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import derived_seed, seed_network
-from trainer_engine.optimizers import set_learning_rate
-from trainer_engine.processes import Processes
+from trainer_engine.optim.lr_schedules import Schedule
+from trainer_engine.optim.optimizers import set_learning_rate
+from trainer_engine.runtime.devices import Devices
+from trainer_engine.runtime.distributed import Processes
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.environment import private_networks_are_open
 from trainer_engine.publishing.base import Store, StoreError
-from trainer_engine.publishing.connecting import ConnectionRule, Guard
-from trainer_engine.publishing.fetching import fetch_checkpoint
-from trainer_engine.publishing.stores import open_store
+from trainer_engine.publishing.connect import ConnectionRule, Guard
+from trainer_engine.publishing.fetch import fetch_checkpoint
+from trainer_engine.publishing.providers import open_store
 from trainer_engine.publishing.task import Outcome, Task
+from trainer_engine.runtime.environment import private_networks_are_open
 
 NICENESS = 10
 TOLD_EVERY_SECONDS = 0.25

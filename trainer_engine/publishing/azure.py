@@ -11,7 +11,7 @@ from azure.storage.blob import BlobServiceClient
 
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
-from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, refuse_closed
+from trainer_engine.publishing.connect import CLOSED, ConnectionRule, refuse_closed
 
 HASH = "sha256"
 HOPELESS = frozenset((400, 401, 403, 404, 405))

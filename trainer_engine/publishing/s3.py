@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
-from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, refuse_closed
+from trainer_engine.publishing.connect import CLOSED, ConnectionRule, refuse_closed
 
 HASH = "sha256"
 """Name of the metadata that an object's hash is kept in."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer_engine.config.publishing import HUB
-from trainer_engine.environment import helper_environment
+from trainer_engine.runtime.environment import helper_environment
 
 MODULE = "trainer_engine.publishing"
 BROKE_OFF = "the process that moved the files ended without a word"

@@ -12,7 +12,7 @@ import httpx
 from trainer_engine.config.addresses import PORTS
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Store, StoreError
-from trainer_engine.publishing.connecting import CLOSED, ConnectionRule, address_of
+from trainer_engine.publishing.connect import CLOSED, ConnectionRule, address_of
 
 HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
 

@@ -22,9 +22,9 @@ from torch import nn  # noqa: E402
 
 from trainer_engine.config.options.validation import parse_resolutions  # noqa: E402
 from trainer_engine.contract.errors import EngineError  # noqa: E402
-from trainer_engine.exporting.adapter_file import read_adapter  # noqa: E402
-from trainer_engine.exporting.merging import merged_weights  # noqa: E402
-from trainer_engine.pictures import write_picture  # noqa: E402
+from trainer_engine.export.adapter_file import read_adapter  # noqa: E402
+from trainer_engine.export.merging import merged_weights  # noqa: E402
+from trainer_engine.media import write_picture  # noqa: E402
 
 FOLDER = "external_validation"
 NETWORKS = ("transformer", "unet")

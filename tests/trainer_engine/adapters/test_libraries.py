@@ -22,7 +22,7 @@ from trainer_engine.adapters.build import make_trainable
 
 trainable = make_trainable(tiny_family(**json.loads(sys.argv[1])), None)
 assert trainable.parameters
-print(json.dumps([name for name in ("lycoris", "optimum.quanto", "trainer_engine.adapters.standard") if name in sys.modules]))
+print(json.dumps([name for name in ("lycoris", "optimum.quanto", "trainer_engine.adapters.lora") if name in sys.modules]))
 """
 
 
@@ -30,7 +30,7 @@ print(json.dumps([name for name in ("lycoris", "optimum.quanto", "trainer_engine
     ("kind", "precision", "wanted"),
     [
         ("full", "no_change", []),
-        ("standard", "no_change", ["trainer_engine.adapters.standard"]),
+        ("standard", "no_change", ["trainer_engine.adapters.lora"]),
         ("lycoris", "int8-quanto", ["lycoris", "optimum.quanto"]),
     ],
 )

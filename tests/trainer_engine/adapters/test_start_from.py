@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.checked_runs import checked, refusal
 from tests.helpers.models import tiny_family
 from tests.helpers.tiny_run import train_here
+from trainer_engine.adapters.adapter import AdapterBeside
 from trainer_engine.adapters.base import ADAPTER_FILE
-from trainer_engine.adapters.beside import AdapterBeside
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.lycoris.fit import kronecker_split
 from trainer_engine.contract.errors import InvalidOptions

@@ -15,8 +15,8 @@ from tests.helpers.samples import sample_of, samples_of
 from trainer_engine.caches import latents
 from trainer_engine.caches.decoding import batches_by_size, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder, trouble_with
+from trainer_engine.caches.in_memory import Residents
 from trainer_engine.caches.latents import LatentCache, cache_latents
-from trainer_engine.caches.residents import Residents
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.contract.errors import OutOfMemory
 from trainer_engine.datasets.samples import Sample

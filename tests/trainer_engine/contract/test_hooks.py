@@ -17,7 +17,7 @@ from trainer_engine.config.parse import check_options, parse_options
 from trainer_engine.contract.errors import Level
 from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule, Template
 from trainer_engine.contract.hooks.rule import start_of_command
-from trainer_engine.environment import SEEN_BY_SCRIPTS
+from trainer_engine.runtime.environment import SEEN_BY_SCRIPTS
 
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))
 

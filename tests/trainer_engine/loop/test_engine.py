@@ -22,7 +22,7 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode, ModelUnavailable
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.contract.run import JobSpec, RunFolder
-from trainer_engine.stopping import Stopped
+from trainer_engine.runtime.control import Stopped
 
 PROGRESS = "training.progress"
 

@@ -12,7 +12,7 @@ import torch
 from tests.helpers.pictures import draw_pictures
 from tests.helpers.tiny_run import ROOT, tiny_datasets, train_here, write_job
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.out_of_memory import ran_out_of_memory
+from trainer_engine.runtime.out_of_memory import ran_out_of_memory
 
 
 def test_memory_that_ends_on_a_cpu_is_told_from_other_errors() -> None:

@@ -16,8 +16,8 @@ from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import CheckpointEvent, Notification, ProgressEvent, SummaryEvent
-from trainer_engine.lr_schedules import CURVES
-from trainer_engine.optimizers import RULES
+from trainer_engine.optim.lr_schedules import CURVES
+from trainer_engine.optim.optimizers import RULES
 
 STEPS = 6
 USUAL: dict[str, Any] = {"max_train_steps": STEPS, "lr_warmup_steps": 2, "lr_end": 1e-5}

@@ -13,8 +13,11 @@ import torch
 from accelerate import init_empty_weights
 
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
-from trainer_engine import checkpoints, retention
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.checkpointing import retention
+from trainer_engine.checkpointing import save as checkpoints
+from trainer_engine.checkpointing.disk_space import DiskSpace
+from trainer_engine.checkpointing.snapshot import HostCopies, room_for
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract import commands
@@ -34,22 +37,20 @@ from trainer_engine.contract.events import (
 )
 from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.devices import resolve_devices
-from trainer_engine.environment import read_environment
 from trainer_engine.families.base import load_family
-from trainer_engine.host_copies import HostCopies, room_for
+from trainer_engine.hooks.context import ScriptContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import Checkpointing
+from trainer_engine.loop.context import Surroundings
 from trainer_engine.loop.datasets import Prepared
-from trainer_engine.loop.disk_space import DiskSpace
-from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.loop.surroundings import Surroundings
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.processes import Processes
-from trainer_engine.scripts.context import ScriptContext
-from trainer_engine.stopping import Requests
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import read_environment
+from trainer_engine.runtime.stages import Stages
 
 LYCORIS = {"multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention", "FeedForward"]}}
 

@@ -238,7 +238,7 @@ def test_memory_that_runs_out_ends_the_run_with_advice(tmp_path: Path, monkeypat
 def test_a_disk_without_space_for_a_checkpoint_ends_the_run_and_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_here(tmp_path, max_train_steps=2)
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("trainer_engine.checkpoints.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("trainer_engine.checkpointing.save.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskFull):
         train_here(tmp_path, max_train_steps=4)
     assert [info.step for info in list_checkpoints(tmp_path / "output")] == [2]

@@ -17,7 +17,7 @@ from trainer_engine.config.parse import check_options
 from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.trackers import voice
+from trainer_engine.trackers import sink
 from trainer_engine.trackers.base import RunFacts, Tracker
 from trainer_engine.trackers.reporter import MOST_WAITING, Reporter
 
@@ -78,7 +78,7 @@ class Broken(Tracker):
 
 
 def test_a_tracker_that_fails_is_a_warning_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voice, "MAKERS", {"tensorboard": Broken})
+    monkeypatch.setattr(sink, "MAKERS", {"tensorboard": Broken})
     run = drawing_run(tmp_path, report_to="tensorboard")
     assert (run.code, run.step) == (ExitCode.COMPLETED, 3)
     (warning,) = warnings(run)
@@ -89,7 +89,7 @@ def test_one_that_cannot_even_begin_is_a_warning_too(tmp_path: Path, monkeypatch
     def refuse(facts: RunFacts) -> Tracker:
         raise ImportError("no such library")
 
-    monkeypatch.setattr(voice, "MAKERS", {"wandb": refuse})
+    monkeypatch.setattr(sink, "MAKERS", {"wandb": refuse})
     run = train_here(tmp_path, report_to="wandb")
     assert run.code is ExitCode.COMPLETED
     assert ["no such library" in warning for warning in warnings(run)] == [True]

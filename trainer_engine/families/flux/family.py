@@ -15,16 +15,16 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.devices import Devices
-from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
-from trainer_engine.families.flux.card import CARD
-from trainer_engine.families.flux.drawing import LateGuidance, ReferencePipeline, make_pipeline, with_masks
+from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.pipeline_folder import write_pipeline
+from trainer_engine.families.flux.components import Parts
 from trainer_engine.families.flux.options import FluxOptions
-from trainer_engine.families.flux.parts import Parts
+from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.result import pipeline_plan
+from trainer_engine.families.flux.spec import CARD
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
-from trainer_engine.families.pipeline_folder import write_pipeline
+from trainer_engine.runtime.devices import Devices
 
 CLIP_TOKENS = 77
 KEPT_POSITIONS = 128

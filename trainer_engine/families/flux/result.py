@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from trainer_engine.families.flux.card import CARD
-from trainer_engine.families.flux.parts import Parts
-from trainer_engine.families.pipeline_folder import Component, PipelinePlan
+from trainer_engine.families.common.pipeline_folder import Component, PipelinePlan
+from trainer_engine.families.flux.components import Parts
+from trainer_engine.families.flux.spec import CARD
 
 
 def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, pipeline: str) -> PipelinePlan:

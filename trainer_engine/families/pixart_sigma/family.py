@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.devices import Devices
-from trainer_engine.families.autoencoder import Autoencoder
 from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
-from trainer_engine.families.pipeline_folder import write_pipeline
-from trainer_engine.families.pixart_sigma.card import CARD
-from trainer_engine.families.pixart_sigma.parts import Parts
+from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.pipeline_folder import write_pipeline
+from trainer_engine.families.pixart_sigma.components import Parts
 from trainer_engine.families.pixart_sigma.result import pipeline_plan
+from trainer_engine.families.pixart_sigma.spec import CARD
+from trainer_engine.runtime.devices import Devices
 
 PROMPT_LENGTH_MULTIPLE = 32
 """Prompts of a batch are padded to a multiple of this, so that the network sees few different shapes."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from trainer_engine.families.pipeline_folder import Component, PipelinePlan
-from trainer_engine.families.pixart_sigma.card import CARD
-from trainer_engine.families.pixart_sigma.parts import Parts
+from trainer_engine.families.common.pipeline_folder import Component, PipelinePlan
+from trainer_engine.families.pixart_sigma.components import Parts
+from trainer_engine.families.pixart_sigma.spec import CARD
 
 
 def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, prediction_type: str) -> PipelinePlan:

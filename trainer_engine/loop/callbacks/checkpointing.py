@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainer_engine.checkpoints import SPARE_BYTES, Content, save_checkpoint
+from trainer_engine.checkpointing.disk_space import DiskSpace
+from trainer_engine.checkpointing.retention import prune, set_aside_later
+from trainer_engine.checkpointing.save import SPARE_BYTES, Content, save_checkpoint
+from trainer_engine.checkpointing.snapshot import room_for
 from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, checkpoint_name
 from trainer_engine.contract.errors import DiskFull, EngineError
 from trainer_engine.contract.events import CheckpointEvent, ErrorEvent, Notification, Severity, StageKey
-from trainer_engine.host_copies import room_for
 from trainer_engine.loop.callbacks.base import Callback
-from trainer_engine.loop.disk_space import DiskSpace
-from trainer_engine.loop.stages import Advance, Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.processes import Processes
-from trainer_engine.retention import prune, set_aside_later
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.stages import Advance, Stages
 
 
 class Contents(Protocol):

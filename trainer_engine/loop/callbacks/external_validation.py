@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer_engine.contract.events import StageKey
-from trainer_engine.loop.stages import Stages
+from trainer_engine.hooks.runner import Scripts
 from trainer_engine.loop.state import TrainState
-from trainer_engine.processes import Processes
-from trainer_engine.scripts.scripts import Scripts
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.stages import Stages
 
 
 @dataclass

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer_engine.loop.callbacks.base import Callback
-from trainer_engine.loop.journal_room import JournalRoom
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.runtime.journal_room import JournalRoom
 
 
 @dataclass

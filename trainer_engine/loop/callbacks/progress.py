@@ -8,9 +8,9 @@ import psutil
 import torch
 
 from trainer_engine.contract.events import ProgressEvent
-from trainer_engine.journal import Voice
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.runtime.events import Voice
 
 WEIGHT_OF_PAST = 0.9
 """In the time of a step that the estimate is made from: it should not jump with every step."""

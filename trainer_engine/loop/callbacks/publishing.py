@@ -11,14 +11,14 @@ from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.loop.callbacks.base import Callback
-from trainer_engine.loop.stages import Stages
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.processes import Processes
 from trainer_engine.publishing.ledger import RESULT, Upload
 from trainer_engine.publishing.places import digest_of, files_below, joined_size, stage
 from trainer_engine.publishing.results import result_files
 from trainer_engine.publishing.uploads import Report, Uploads
-from trainer_engine.stopping import Requests
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.stages import Stages
 
 LOOK_SECONDS = 0.1
 

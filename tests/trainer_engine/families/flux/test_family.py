@@ -17,7 +17,7 @@ from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Drawing
-from trainer_engine.families.flux.card import CARD
+from trainer_engine.families.flux.spec import CARD
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
 from trainer_engine.objectives.randomness import sample_generators
 

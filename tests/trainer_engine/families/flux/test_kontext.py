@@ -16,8 +16,8 @@ from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import ImageEvent, Notification
-from trainer_engine.families.flux.card import CARD
 from trainer_engine.families.flux.family import Flux
+from trainer_engine.families.flux.spec import CARD
 
 
 def paint(folder: Path, *, shade: int, size: tuple[int, int] = (80, 96), count: int = 4) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.devices import resolve_devices
 from trainer_engine.families.base import Drawing, load_family, unwrap
+from trainer_engine.runtime.devices import resolve_devices
 
 
 def test_latents_are_the_scaled_mode_of_the_autoencoder() -> None:

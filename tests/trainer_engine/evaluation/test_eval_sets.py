@@ -1,0 +1,52 @@
+"""Which images a run evaluates on, and which captions it lends to the validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.models import options_with
+from tests.helpers.pictures import draw_pictures
+from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.families import find_card
+from trainer_engine.datasets.report import SetReport, examine
+from trainer_engine.evaluation.eval_sets import MOST_DRAWN, evaluated_sets, lent_prompts
+
+
+def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], Any]:
+    chosen = options_with(output_dir=str(place / "output"), **options)
+    usual = {"resolution": 64, "resolution_type": "pixel"}
+    entries = [{"id": name, "dataset_type": "eval", "instance_data_dir": str(place / name), **usual} for name in names]
+    draw_pictures(place / "trained", count=1)
+    dataloader, _ = parse_dataloader([{"id": "trained", "instance_data_dir": str(place / "trained"), **usual}, *entries], chosen)
+    card = find_card("pixart_sigma")
+    assert card is not None
+    return evaluated_sets(examine(dataloader, chosen, card), chosen), chosen
+
+
+def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
+    drawn = sorted(path.name for path in draw_pictures(tmp_path / "one", count=5))
+    draw_pictures(tmp_path / "two", count=2)
+    both, _ = sets_of(tmp_path, "one", "two", num_eval_images=3)
+    assert [[sample.name for sample in found.samples] for found in both][0] == drawn[:3]
+    assert [len(found.samples) for found in both] == [3, 2]
+    chosen, _ = sets_of(tmp_path, "one", "two", eval_dataset_id="two")
+    assert [found.entry.id for found in chosen] == ["two"]
+
+
+def test_captions_are_lent_under_the_names_of_their_files(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    for below, stem in (("", "validation"), ("a", "x y")):
+        [picture] = draw_pictures(folder / below, count=1)
+        picture.rename(folder / below / f"{stem}.png")
+    sets, options = sets_of(tmp_path, "one", num_eval_images=100)
+    prompts = lent_prompts(sets, options)
+    assert [prompt.shortname for prompt in prompts] == ["x_y", "validation"]
+    assert prompts[0].text == "x y"
+
+
+def test_not_more_are_lent_than_can_be_drawn_and_none_where_nothing_is(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "one", count=MOST_DRAWN + 2)
+    sets, options = sets_of(tmp_path, "one", num_eval_images=100)
+    assert (len(sets[0].samples), len(lent_prompts(sets, options))) == (MOST_DRAWN + 2, MOST_DRAWN)
+    assert lent_prompts(sets, options_with(validation_disable=True)) == ()

@@ -1,0 +1,146 @@
+"""The moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer_engine.optim.ema import GROUP_BYTES, MovingAverage
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Linear(3, 2).to(dtype)
+
+
+def fill(net: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(value)
+
+
+def test_the_average_follows_its_formula() -> None:
+    net = network()
+    fill(net, 0.0)
+    average = MovingAverage(net, decay=0.9, update_interval=1)
+    fill(net, 1.0)
+    wanted = 0.0
+    for update in range(40):
+        average.update()
+        decay = min(0.9, (1 + update) / (10 + update))
+        wanted = decay * wanted + (1 - decay)
+    assert average.tensors()["weight"][0, 0].item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_only_the_steps_of_the_interval_count() -> None:
+    average = MovingAverage(network(), decay=0.9, update_interval=3)
+    for step in range(1, 10):
+        average.after_step(step)
+    assert average.updates == 3
+
+
+def test_the_average_stands_in_for_the_block_alone() -> None:
+    net = network()
+    live = [weight.detach().clone() for weight in net.parameters()]
+    average = MovingAverage(net, decay=0.5, update_interval=1)
+    fill(net, 7.0)
+    with pytest.raises(RuntimeError), average.in_place() as inside:
+        assert all(torch.equal(weight, other) for weight, other in zip(inside.parameters(), live, strict=True))
+        raise RuntimeError
+    assert all(bool((weight == 7).all()) for weight in net.parameters())
+
+
+def test_bfloat16_weights_are_averaged_in_float32() -> None:
+    net = network(torch.bfloat16)
+    fill(net, 1.0)
+    average = MovingAverage(net, decay=0.995, update_interval=1)
+    average.updates = 10_000
+    fill(net, 2.0)
+    average.update()
+    assert average.tensors()["weight"].dtype == torch.float32
+    assert average.tensors()["weight"][0, 0].item() == pytest.approx(1.005, rel=1e-5)
+
+
+class Copies(TorchDispatchMode):
+    """The most bytes of float32 copies that were made between two updates of averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._since = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            self._since += answer.nbytes
+        elif func is torch.ops.aten._foreach_lerp_.Scalar:
+            self.most, self._since = max(self.most, self._since), 0
+        return answer
+
+
+def sizes(dtype: torch.dtype, elements: Sequence[int]) -> nn.Module:
+    """A network with a weight of each size."""
+    net = nn.Module()
+    generator = torch.Generator().manual_seed(0)
+    for number, size in enumerate(elements):
+        net.register_parameter(f"w{number}", nn.Parameter(torch.randn(size, generator=generator).to(dtype)))
+    return net
+
+
+def test_an_update_of_short_weights_copies_a_bounded_group_at_a_time() -> None:
+    average = MovingAverage(sizes(torch.bfloat16, [GROUP_BYTES // 16] * 12), decay=0.9, update_interval=1)
+    with Copies() as copies:
+        average.update()
+    assert 0 < copies.most <= GROUP_BYTES
+
+
+def test_float32_weights_are_averaged_without_any_copy_in_one_operator() -> None:
+    average = MovingAverage(sizes(torch.float32, [8] * 100), decay=0.9, update_interval=1)
+    with Copies() as copies:
+        average.update()
+    assert copies.most == 0 and len(average._groups) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_average_in_groups_has_the_bits_of_one_over_all_weights(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_engine.optim.ema.GROUP_BYTES", 400)
+    net = sizes(dtype, [7, 100, 33, 5000, 1, 64])
+    average = MovingAverage(net, decay=0.9, update_interval=1)
+    wanted = [weight.detach().float().clone() for weight in net.parameters()]
+    for update in range(3):
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.mul_(1.1)
+        torch._foreach_lerp_(wanted, [weight.detach().float() for weight in net.parameters()], 1 - (1 + update) / (10 + update))
+        average.update()
+    assert all(torch.equal(ours, one) for ours, one in zip(average.tensors().values(), wanted, strict=True))
+
+
+def test_an_update_does_not_walk_over_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+    average = MovingAverage(net, decay=0.9, update_interval=1)
+    monkeypatch.setattr(net, "named_parameters", None)
+    average.update()
+    with average.in_place():
+        pass
+
+
+def test_an_average_goes_on_where_it_was() -> None:
+    first, second = MovingAverage(network(), 0.9, 1), MovingAverage(network(), 0.9, 1)
+    for _ in range(3):
+        first.update()
+    second.restore({name: tensor.clone() for name, tensor in first.tensors().items()}, first.updates)
+    assert second.updates == 3
+    with pytest.raises(KeyError):
+        second.restore({}, 1)
+
+
+def test_frozen_weights_are_left_out() -> None:
+    net = network()
+    net.bias.requires_grad_(False)
+    assert list(MovingAverage(net, 0.9, 1).tensors()) == ["weight"]

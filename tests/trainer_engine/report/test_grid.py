@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFont
+
+from tests.helpers.told_runs import ToldRun
+from trainer_engine.report.grid import (
+    LARGEST_SHEET_PX,
+    NARROWEST_CAPTION_PX,
+    WIDEST_PX,
+    Fonts,
+    _caption,
+    draw_sheet,
+    read_tile,
+    tile_edge,
+    wrapped,
+)
+from trainer_engine.report.journal import Drawn, read_story
+from trainer_engine.report.layout import MOST_COLUMNS, MOST_ROWS, Column, ImageTable, tabulate
+
+
+def drawn(step: int, *, prompt: str = "p", name: str = "validation", file: str = "", base: bool = False) -> Drawn:
+    return Drawn(step, name, prompt, (64, 64), Path(file or f"{step}-{prompt}-{name}.png"), base)
+
+
+def colours(content: bytes) -> set[tuple[int, ...]]:
+    with Image.open(io.BytesIO(content)) as sheet:
+        return {colour for _, colour in sheet.getcolors(1 << 24) or []}
+
+
+def test_rows_are_steps_with_the_base_model_first_and_columns_are_prompts() -> None:
+    table = tabulate([drawn(5, prompt="b"), drawn(5), drawn(0, prompt="b", base=True), drawn(0), drawn(10)])
+    assert [(row.step, row.is_base) for row in table.rows] == [(0, True), (0, False), (5, False), (10, False)]
+    assert [column.prompt for column in table.columns] == ["b", "p"]
+
+
+def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt() -> None:
+    told = [drawn(1, file="a0"), drawn(1, file="a1"), drawn(1, prompt="other"), drawn(1, name="validation_ema"), drawn(2, file="b0")]
+    table = tabulate(told)
+    assert [(column.prompt, column.name, column.number) for column in table.columns] == [
+        ("p", "validation", 0),
+        ("p", "validation", 1),
+        ("p", "validation_ema", 0),
+        ("other", "validation", 0),
+    ]
+
+
+def test_an_image_stands_in_the_column_of_its_number_also_where_an_earlier_one_is_missing() -> None:
+    table = tabulate([drawn(1, file="a_0_8x8.png"), drawn(1, file="a_1_8x8.png"), drawn(2, file="b_1_8x8.webp")])
+    assert [(row.step, column.number) for row, column in table.files] == [(1, 0), (1, 1), (2, 1)]
+
+
+def test_an_image_that_was_drawn_again_at_its_step_is_shown_once() -> None:
+    table = tabulate([drawn(1, file="same.png"), drawn(1, file="same.png")])
+    assert len(table.columns) == 1 and len(table.files) == 1
+
+
+def test_long_runs_are_thinned_and_keep_their_first_and_last_row() -> None:
+    table = tabulate([drawn(step, prompt=str(prompt), base=step == 0) for step in range(200) for prompt in range(40)])
+    assert len(table.rows) == MOST_ROWS and (table.rows[0].is_base, table.rows[-1].step) == (True, 199)
+    assert len(set(table.rows)) == MOST_ROWS and len(table.columns) == MOST_COLUMNS
+    assert table.left_out == f"{MOST_ROWS} of 200 validations, {MOST_COLUMNS} of 40 columns"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (MOST_ROWS, 4), (MOST_ROWS, MOST_COLUMNS)])
+def test_tiles_shrink_so_that_a_sheet_stays_small(rows: int, columns: int) -> None:
+    edge = tile_edge(rows, columns)
+    assert rows * columns * edge * edge <= LARGEST_SHEET_PX
+    assert columns * edge <= WIDEST_PX
+
+
+def test_the_largest_sheet_is_bounded_also_where_no_file_is_left() -> None:
+    table = tabulate([drawn(step, prompt=f"{prompt} " * 500) for step in range(MOST_ROWS) for prompt in range(MOST_COLUMNS)])
+    with Image.open(io.BytesIO(draw_sheet(table, title="t" * 5_000))) as sheet:
+        assert sheet.width <= MOST_COLUMNS * (NARROWEST_CAPTION_PX + 20) + 400 and sheet.height < 3_000
+
+
+def test_every_image_is_on_the_sheet_and_a_missing_one_is_an_empty_tile(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    run.image(0, "#c80000", kind="base_model")
+    run.image(9, "#00c800").unlink()
+    run.image(12, "#0000c8", size=(1024, 512))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    run.tell_image(tmp_path / "broken.png", 12, name="validation", prompt="broken", size=(64, 64))
+    seen = colours(draw_sheet(tabulate(read_story(run.folder.journal).drawn), title="A run"))
+    assert {(200, 0, 0), (0, 0, 200), (255, 255, 255)} <= seen
+    assert (0, 200, 0) not in seen
+
+
+def test_a_video_shows_its_first_frame(tmp_path: Path) -> None:
+    run = ToldRun(tmp_path / "run")
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("#c80000", "#0000c8")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100)
+    run.tell_image(tmp_path / "film.gif", 3, name="validation", prompt="p", size=(64, 64), video=True)
+    seen = colours(draw_sheet(tabulate(read_story(run.folder.journal).drawn)))
+    assert (200, 0, 0) in seen and (0, 0, 200) not in seen
+
+
+def test_a_large_image_is_scaled_down_and_a_small_one_is_not_scaled_up(tmp_path: Path) -> None:
+    Image.new("RGB", (1024, 512)).save(tmp_path / "large.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
+    large, small = read_tile(tmp_path / "large.png", (256, 256)), read_tile(tmp_path / "small.png", (256, 256))
+    assert large is not None and large.size == (256, 128)
+    assert small is not None and small.size == (32, 32)
+
+
+def test_long_prompts_are_wrapped_and_end_in_an_ellipsis() -> None:
+    font = ImageFont.load_default(14)
+    lines = wrapped("a very long prompt about " + "many different things " * 20, font, 200)
+    assert len(lines) == 4
+    assert lines[-1].endswith("…")
+    assert all(font.getlength(line) <= 200 for line in lines)
+    assert wrapped("x" * 200, font, 100)[0].endswith("…")
+    assert wrapped("", font, 200) == ["(no prompt)"]
+
+
+def test_what_tells_columns_of_one_prompt_apart_is_not_cut_off() -> None:
+    every = [Column("a bench in a park", "p", (1024, edge), number) for edge in (1024, 1536) for number in (0, 1)]
+    every.append(Column("a bench in a park_ema", "p", (1024, 1024), 0))
+    captions = [_caption(column, every, Fonts.for_texts([]), NARROWEST_CAPTION_PX) for column in every]
+    assert [line for line, _ in captions[0]] == ["p", "a bench in a park", "1024 x 1024", "no. 1"]
+    assert len({str(caption[1:]) for caption in captions}) == len(every)
+
+
+def test_prompts_in_other_letters_are_written_with_a_font_that_has_them() -> None:
+    latin, greek, cyrillic = (Fonts.for_texts([text]).text for text in ("Zürich, œuvre", "καράβι", "лодка"))
+    assert latin.getname()[0] != "DejaVu Sans"  # type: ignore[union-attr]
+    assert greek.getname()[0] == cyrillic.getname()[0] == "DejaVu Sans"  # type: ignore[union-attr]
+
+
+def test_no_images_are_an_error() -> None:
+    with pytest.raises(ValueError, match="needs an image"):
+        draw_sheet(ImageTable([], [], {}))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers.models import options_with
+from trainer_engine.runtime.devices import Devices, resolve_devices
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def resolved(device: torch.device = GPU, **values: str) -> Devices:
+    return resolve_devices(options_with(**values), device)
+
+
+@pytest.mark.parametrize(
+    ("mixed_precision", "optimizer", "weights", "compute"),
+    [
+        ("no", "torch-adamw", torch.float32, torch.float32),
+        ("no", "adamw_bf16", torch.float32, torch.float32),
+        ("bf16", "adamw_bf16", torch.bfloat16, torch.bfloat16),
+        ("bf16", "torch-adamw", torch.float32, torch.bfloat16),
+        ("fp16", "torch-adamw", torch.float32, torch.float16),
+    ],
+)
+def test_stored_and_computed_types_follow_precision_and_optimizer(
+    mixed_precision: str, optimizer: str, weights: torch.dtype, compute: torch.dtype
+) -> None:
+    devices = resolved(mixed_precision=mixed_precision, optimizer=optimizer)
+    assert (devices.weights, devices.compute) == (weights, compute)
+
+
+@pytest.mark.parametrize(
+    ("word", "dtype"), [("no_change", None), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
+)
+def test_the_base_is_rounded_only_where_that_is_asked_for(word: str, dtype: torch.dtype | None) -> None:
+    assert resolved(base_model_precision=word).base == dtype
+
+
+@pytest.mark.parametrize(("word", "dtype"), [("default", None), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)])
+def test_on_a_gpu_the_autoencoder_computes_in_the_type_asked_for(word: str, dtype: torch.dtype | None) -> None:
+    devices = resolved(vae_dtype=word)
+    assert devices.vae == dtype
+    assert devices.notes == ()
+
+
+@pytest.mark.parametrize(("word", "notes"), [("bf16", 1), ("fp16", 1), ("fp32", 0), ("default", 0)])
+def test_on_a_cpu_the_encoders_compute_in_float32_and_a_note_says_so(word: str, notes: int) -> None:
+    devices = resolved(CPU, vae_dtype=word, mixed_precision="bf16")
+    assert (devices.vae, devices.text) == (torch.float32, torch.float32)
+    assert len(devices.notes) == notes
+    assert all(f"vae_dtype={word}" in note for note in devices.notes)
+
+
+def test_text_encoders_never_compute_in_float16() -> None:
+    assert resolved(mixed_precision="fp16", optimizer="torch-adamw").text == torch.bfloat16
+    assert resolved(mixed_precision="no").text == torch.float32
+
+
+def test_arithmetic_is_converted_only_where_types_differ() -> None:
+    product = torch.ones(2, 2)
+    with resolved(CPU, mixed_precision="bf16", optimizer="torch-adamw").autocast():
+        assert (product @ product).dtype == torch.bfloat16
+    with resolved(CPU, mixed_precision="no").autocast():
+        assert (product @ product).dtype == torch.float32
+
+
+def test_without_a_word_the_best_device_is_taken() -> None:
+    wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_devices(options_with()).device.type == wanted

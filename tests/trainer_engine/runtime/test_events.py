@@ -1,0 +1,174 @@
+"""The journal: whole lines, numbered without gaps, cheap."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from trainer_engine.contract.atomic import why_not_written
+from trainer_engine.contract.events import Notification, ProgressEvent, StageEvent, StageKey, StageStatus, decode, utc_now
+from trainer_engine.runtime.events import BLOCK_BYTES, MOST_WAITING, Journal
+
+
+def note(text: str) -> Notification:
+    return Notification(code="test", message=text)
+
+
+def numbers(path: Path) -> list[int]:
+    return [decode(line).seq for line in path.read_bytes().splitlines()]
+
+
+def test_events_are_numbered_from_zero_without_gaps(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        for text in "abc":
+            journal.tell(note(text))
+    assert numbers(tmp_path / "journal.jsonl") == [0, 1, 2]
+
+
+def test_counting_goes_on_where_an_earlier_process_ended(tmp_path: Path) -> None:
+    for _ in range(3):
+        with Journal(tmp_path / "journal.jsonl") as journal:
+            journal.tell(note("hello"))
+    assert numbers(tmp_path / "journal.jsonl") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rest", [b"{", b'{"seq":7,"type":"notif', b"\xff" * 100, b"x" * (2 * BLOCK_BYTES)])
+def test_a_line_that_was_cut_short_goes_away(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.tell(note("whole"))
+    path.write_bytes(path.read_bytes() + rest)
+    with Journal(path) as journal:
+        journal.tell(note("next"))
+    assert [json.loads(line)["message"] for line in path.read_bytes().splitlines()] == ["whole", "next"]
+    assert numbers(path) == [0, 1]
+
+
+def test_a_file_with_half_a_line_alone_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"seq":0')
+    with Journal(path) as journal:
+        journal.tell(note("first"))
+    assert numbers(path) == [0]
+
+
+def test_long_lines_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.tell(note("a"))
+        journal.tell(note("b" * (3 * BLOCK_BYTES)))
+    with Journal(path) as journal:
+        assert journal.next_seq == 2
+
+
+def test_text_that_is_no_unicode_does_not_stop_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.tell(note("a file called \udcff.png\nwith a second line"))
+    assert len(path.read_bytes().splitlines()) == 1
+    assert numbers(path) == [0]
+
+
+def test_telling_a_step_costs_little(tmp_path: Path) -> None:
+    event = ProgressEvent(
+        step=1,
+        total_steps=2,
+        epoch=1,
+        loss=0.5,
+        learning_rate=1e-4,
+        grad_norm=1.0,
+        samples_per_second=1.0,
+        seconds_per_step=1.0,
+        eta_seconds=1.0,
+        memory={"resident": 1},
+    )
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        costs = []
+        for _ in range(500):
+            began = time.perf_counter()
+            journal.tell(event)
+            costs.append(time.perf_counter() - began)
+    print(f"median {sorted(costs)[250] * 1e6:.0f} us")
+    assert sorted(costs)[50] < 500e-6
+
+
+def stage(current: int) -> StageEvent:
+    return StageEvent(key=StageKey.VAE_CACHE, status=StageStatus.RUNNING, current=current, total=10**6)
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Every write beyond it fails with EFBIG, after part of it was written: what a full disk does, without one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_events_that_the_disk_does_not_take_are_written_later_in_order_and_without_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.tell(note("first"))
+        size = path.stat().st_size
+        with files_no_larger_than(size + 20):
+            for text in "abc":
+                journal.tell(note(text))
+            assert journal.catch_up() is not None
+            assert path.stat().st_size == size, "no half line is left"
+        journal.tell(note("last"))
+        assert journal.catch_up() is None
+    assert [json.loads(line)["message"] for line in path.read_bytes().splitlines()] == ["first", "a", "b", "c", "last"]
+    assert numbers(path) == [0, 1, 2, 3, 4]
+
+
+def test_events_that_wait_keep_the_time_at_which_they_happened(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        with files_no_larger_than(10):
+            journal.tell(note("early"))
+            between = utc_now()
+        journal.tell(note("late"))
+    early, late = (decode(line).timestamp for line in path.read_bytes().splitlines())
+    assert early <= between <= late
+
+
+def test_what_waits_in_memory_is_bounded_and_loses_nothing_but_progress(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        with files_no_larger_than(10):
+            for number in range(MOST_WAITING + 500):
+                journal.tell(stage(number + 1))
+            journal.tell(note("kept"))
+        assert journal.catch_up() is None
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == MOST_WAITING + 1
+    assert decode(lines[-1]).message == "kept"
+    assert numbers(path) == list(range(MOST_WAITING + 1))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_no_error_of_the_disk_is_raised_at_whoever_tells_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path = tmp_path / "journal.jsonl"
+
+    def refuse(descriptor: int, line: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with Journal(path) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr("trainer_engine.runtime.events.os.write", refuse)
+            journal.tell(note("kept"))
+            trouble = journal.catch_up()
+        assert trouble is not None and trouble.errno == number
+        assert str(tmp_path) in why_not_written(tmp_path, trouble)
+        assert journal.catch_up() is None
+    assert numbers(path) == [0]

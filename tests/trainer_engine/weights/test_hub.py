@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.models import tiny_pixart
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
+from trainer_engine.weights.hub import Source, find_part
+
+LOOK = """
+import sys
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.hub import Source, find_part
+try:
+    part = find_part(Source(sys.argv[1], revision=sys.argv[2] or None), "transformer")
+    print("FOUND", part.folder if part else None)
+except ModelUnavailable as error:
+    print("REFUSED", error.message, "|", error.hint)
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does for repositories that are gated or missing."""
+
+    def do_GET(self) -> None:
+        gated = "gated" in self.path
+        codes = {"gated": "GatedRepo", "present": "RevisionNotFound", "entryless": "EntryNotFound"}
+        self.send_response(403 if gated else 404)
+        self.send_header("X-Error-Code", next((code for word, code in codes.items() if word in self.path), "RepoNotFound"))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+LOOK_FOR_A_FILE = """
+import sys
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.hub import Source, find_file
+try:
+    print("FOUND", find_file(Source(sys.argv[1]), sys.argv[2]))
+except ModelUnavailable as error:
+    print("REFUSED", error.message, "|", error.hint)
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def look(repo: str, revision: str = "", code: str = LOOK, **environment: str) -> str:
+    """In a process of its own: huggingface_hub reads its environment when it is imported."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    command = [sys.executable, "-c", code, repo, revision]
+    done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=120)
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
+
+
+def test_a_cached_repository_loads_offline(tmp_path: Path) -> None:
+    snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
+    assert look("some-org/some-model", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == f"FOUND {snapshot / 'transformer'}"
+
+
+def test_a_cached_repository_loads_when_the_hub_is_unreachable(tmp_path: Path) -> None:
+    snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
+    assert look("some-org/some-model", HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9") == f"FOUND {snapshot / 'transformer'}"
+
+
+def test_a_repository_that_is_not_cached_names_itself_offline(tmp_path: Path) -> None:
+    answer = look("some-org/some-model", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert answer.startswith("REFUSED The repository some-org/some-model is not in the Hugging Face cache")
+    assert "HF_HUB_OFFLINE" in answer
+
+
+def test_an_unreachable_hub_is_named_as_the_reason(tmp_path: Path) -> None:
+    answer = look("some-org/some-model", HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
+    assert answer.startswith(
+        "REFUSED The repository some-org/some-model is not in the Hugging Face cache, and the hub could not be reached"
+    )
+    assert "HF_ENDPOINT" in answer
+
+
+def test_a_gated_repository_says_how_to_be_let_in(tmp_path: Path, hub: str) -> None:
+    answer = look("some-org/gated-model", HF_HOME=str(tmp_path), HF_ENDPOINT=hub)
+    assert answer.startswith("REFUSED The repository some-org/gated-model is gated.")
+    assert "hf auth login" in answer
+
+
+def test_a_missing_repository_is_named(tmp_path: Path, hub: str) -> None:
+    answer = look("some-org/gone", HF_HOME=str(tmp_path), HF_ENDPOINT=hub)
+    assert answer.startswith("REFUSED The repository some-org/gone does not exist, or is private.")
+
+
+def test_a_missing_revision_is_named(tmp_path: Path, hub: str) -> None:
+    answer = look("some-org/present", "v9", HF_HOME=str(tmp_path), HF_ENDPOINT=hub)
+    assert answer.startswith("REFUSED The repository some-org/present has no revision v9.")
+
+
+def test_what_is_neither_repository_nor_folder_is_refused() -> None:
+    with pytest.raises(ModelUnavailable, match="neither a repository id nor a folder") as caught:
+        find_part(Source("a//b c"), "vae")
+    assert "organisation/name" in caught.value.hint
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="There is no folder .*gone"):
+        find_part(Source(str(tmp_path / "gone")), "vae")
+
+
+def test_a_part_that_a_folder_lacks_is_none(tmp_path: Path) -> None:
+    assert find_part(Source(str(tmp_path)), "vae") is None
+
+
+def test_a_variant_is_used_where_the_part_has_it(tmp_path: Path) -> None:
+    for part, names in {"vae": ["model.safetensors", "model.fp16.safetensors"], "transformer": ["model.safetensors"]}.items():
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / name).write_bytes(name.encode())
+    vae, transformer = (find_part(Source(str(tmp_path), variant="fp16"), name) for name in ("vae", "transformer"))
+    assert vae is not None and transformer is not None
+    assert (vae.variant, transformer.variant) == ("fp16", None)
+    assert [path.name for path in vae.weights()] == ["model.fp16.safetensors"]
+    assert [path.name for path in transformer.weights()] == ["model.safetensors"]
+
+
+def test_one_file_of_a_repository_is_found_in_the_cache_or_refused_by_name(tmp_path: Path, hub: str) -> None:
+    snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
+    here = {"HF_HOME": str(tmp_path), "code": LOOK_FOR_A_FILE}
+    found = look("some-org/some-model", "transformer/config.json", HF_HUB_OFFLINE="1", **here)
+    assert found == f"FOUND {snapshot / 'transformer' / 'config.json'}"
+    absent = look("some-org/entryless", "style.safetensors", HF_ENDPOINT=hub, **here)
+    assert absent.startswith("REFUSED The repository some-org/entryless holds no file style.safetensors.")
+    gated = look("some-org/gated-model", "style.safetensors", HF_ENDPOINT=hub, **here)
+    assert gated.startswith("REFUSED The repository some-org/gated-model is gated.")

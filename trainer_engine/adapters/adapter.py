@@ -1,0 +1,151 @@
+"""What adapters of every library share: frozen weights below, one file above."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
+from trainer_engine.adapters.file import adapter_bytes
+from trainer_engine.checkpointing.snapshot import Copy, as_it_is
+from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
+from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
+from trainer_engine.contract.atomic import means_full, write_atomically
+from trainer_engine.contract.checkpoint_files import EXACT_FILE
+from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
+from trainer_engine.export.adapter_file import sort_by_module
+from trainer_engine.export.conversion import to_comfyui
+
+AVERAGED = "ema"
+
+
+class AdapterBeside(Trainable):
+    """An adapter in its network, whose own weights are frozen and never written."""
+
+    results: Mapping[str, str] = MappingProxyType({"adapter": ADAPTER_FILE, "adapter_ema": f"{AVERAGED}/{ADAPTER_FILE}"})
+
+    def __init__(self, network: nn.Module, facts: dict[str, str]) -> None:
+        """``facts`` go into the file's header."""
+        super().__init__(network)
+        self.facts = facts
+        self.comfyui_prefix = ""
+        """Where the result is to have ComfyUI's keys: what stands before the module names there."""
+        self.describe: Callable[[int, Path], str] | None = None
+        """(step, output folder) -> the README.md of a result."""
+
+    @property
+    def multiplier(self) -> float:
+        """How strongly the adapter acts in training, beside what its own file says."""
+        return 1.0
+
+    def perturb(self, scale: float) -> None:
+        """Start away from doing nothing (init_lokr_norm), where the adapter's algorithm has such a start."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """The adapter under the keys of its file."""
+
+    @abstractmethod
+    def metadata(self) -> dict[str, str]:
+        """What a reader of the file needs besides the tensors."""
+
+    @abstractmethod
+    def wanted(self) -> WantedAdapter:
+        """What a file must hold to be taken over."""
+
+    @abstractmethod
+    def load(self, found: FittingAdapter) -> None:
+        """Take over a file that fits."""
+
+    def save(self, folder: Path) -> None:
+        self.snapshot(as_it_is)(folder)
+
+    def snapshot(self, copy: Copy) -> Callable[[Path], None]:
+        """Of the adapter's file; and of its parameters besides, where some algorithm's file is not exactly what learns."""
+        tensors = self.tensors()
+        exact = {} if self.holds_parameters(tensors) else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
+        tensors = {key: copy(tensor) for key, tensor in tensors.items()}
+
+        def save(folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write(folder, tensors, {})
+            if exact:
+                save_file({name: tensor.cpu() for name, tensor in exact.items()}, folder / EXACT_FILE)
+
+        return save
+
+    def holds_parameters(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the file's tensors are exactly what learns."""
+        return True
+
+    def restore(self, folder: Path) -> None:
+        self.start_from(folder / ADAPTER_FILE)
+
+    def start_from(self, path: Path) -> None:
+        """Take over an adapter file, exactly where what ``save`` wrote lies beside it. Raises CheckpointUnusable."""
+        exact_file = path.with_name(EXACT_FILE)
+        try:
+            header = open_adapter(find_adapter(path))
+            refuse_not_finite(header)
+            self.load(fit(header, self.wanted(), [name for name, _ in self.network.named_modules()]))
+            if path.name == ADAPTER_FILE and exact_file.is_file():
+                self._take_exactly(load_file(exact_file))
+        except UnusableAdapter as error:
+            raise CheckpointUnusable(error.message, hint=error.hint) from error
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointUnusable(f"The adapter {_named(path)} does not fit this run: {_first_line(error)}") from error
+
+    def _take_exactly(self, parameters: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named_parameters:
+                parameter.copy_(parameters[name])
+
+    def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
+        folder = output_dir / AVERAGED if averaged else output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = self.tensors()
+        if self.comfyui_prefix:
+            names = (name for name, _ in self.network.named_modules())
+            adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE)
+            tensors = to_comfyui(adapter, self.comfyui_prefix)
+        self._write(folder, tensors, {"global_step": str(step)})
+        if self.describe is not None and not averaged:
+            write_atomically(folder / "README.md", self.describe(step, output_dir).encode())
+
+    def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str]) -> None:
+        header = {"format": "pt", **self.facts, **self.metadata(), **more}
+        content = adapter_bytes(tensors, header)
+        try:
+            write_atomically(folder / ADAPTER_FILE, content)
+        except OSError as error:
+            if means_full(error):
+                raise DiskFull(f"The disk is full: {folder / ADAPTER_FILE} was not written ({error}).", hint="free some space") from error
+            raise
+
+
+def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:
+    """Raises InvalidOptions where a rank is larger than what a layer (out, in) can have."""
+    limits = [(name, min(len(layer.weight), math.prod(layer.weight.shape[1:])), rank) for name, layer, rank in layers]
+    too_large = [(name, limit) for name, limit, rank in limits if rank > limit]
+    if too_large:
+        name, most = min(too_large, key=lambda item: item[1])
+        message = f"{option} is larger than the rank of {len(too_large)} layers; the smallest is {name} with {most}."
+        raise InvalidOptions([Problem.error(option, "rank_too_large", message, expected=f"at most {most}")])
+
+
+def _first_line(error: Exception) -> str:
+    """Of what a library says: it may go on for pages."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _named(path: Path) -> str:
+    return f"in {path.parent.name}" if path.name == ADAPTER_FILE else path.name

@@ -1,0 +1,99 @@
+"""Low-rank matrices through PEFT (Hu et al., 2021), with or without the decomposition of weights (DoRA; Liu et al., 2024)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from trainer_engine.adapters.adapter import AdapterBeside, refuse_large_ranks
+from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
+from trainer_engine.config.adapters.keys import split_key
+from trainer_engine.config.options.adapter import AdapterOptions
+from trainer_engine.contract.errors import InvalidOptions, Problem
+
+PREFIX = "transformer."
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers looks for rank and alpha."""
+OWN_NAMES = {"dora_scale": "lora_magnitude_vector"}
+NAME = "default"
+"""PEFT's own name of the one adapter that there is."""
+
+
+class StandardAdapter(AdapterBeside):
+    """The file has the keys of diffusers: ``transformer.<module>.lora_A.weight`` (r, in) and ``lora_B.weight`` (out, r)."""
+
+    def __init__(self, network: nn.Module, options: AdapterOptions, targets: tuple[str, ...], facts: dict[str, str]) -> None:
+        """Put the adapter on every module whose name ends with one of ``targets``. Raises InvalidOptions where there is none."""
+        self.config = LoraConfig(
+            r=options.lora_rank,
+            lora_alpha=options.lora_rank if options.lora_alpha is None else options.lora_alpha,  # type: ignore[arg-type]
+            lora_dropout=options.lora_dropout,
+            target_modules=list(targets),
+            use_dora=options.use_dora,
+            init_lora_weights="gaussian" if options.lora_init_type == "gaussian" else True,
+        )
+        try:
+            inject_adapter_in_model(self.config, network, NAME)
+        except ValueError as error:
+            expected = "endings of the names of linear layers"
+            problem = Problem.error("peft_lora_target_modules", "nothing_matched", f"PEFT: {error}", got=list(targets), expected=expected)
+            raise InvalidOptions([problem]) from error
+        super().__init__(network, facts)
+        refuse_large_ranks("lora_rank", [(name, layer.get_base_layer(), options.lora_rank) for name, layer in self.layers.items()])
+
+    @property
+    def layers(self) -> dict[str, BaseTunerLayer]:
+        return {name: module for name, module in self.network.named_modules() if isinstance(module, BaseTunerLayer)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = get_peft_model_state_dict(self.network, adapter_name=NAME)
+        return {f"{PREFIX}{key}": tensor.detach() for key, tensor in found.items()}
+
+    def metadata(self) -> dict[str, str]:
+        config: dict[str, Any] = self.config.to_dict()
+        kept = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "bias")
+        stated = {f"{PREFIX}{key}": config[key] for key in kept}
+        stated[f"{PREFIX}target_modules"] = sorted(config["target_modules"])
+        return {METADATA_KEY: json.dumps(stated, sort_keys=True)}
+
+    def wanted(self) -> WantedAdapter:
+        parts: dict[str, dict[str, tuple[int, ...]]] = {}
+        for key, tensor in self.tensors().items():
+            name, part = split_key(key)
+            parts.setdefault(name, {})[CANONICAL.get(part, part)] = tuple(tensor.shape)
+        alpha = float(self.config.lora_alpha)
+        return standard_adapter({name: WantedModule(shapes, alpha) for name, shapes in parts.items()})
+
+    def load(self, found: FittingAdapter) -> None:
+        tensors = load_file(found.header.path)
+        mine = {key.removeprefix(PREFIX): tensor for key, tensor in self.tensors().items()}
+        state = {}
+        for module, keys in found.keys.items():
+            for part, key in keys.items():
+                name = f"{module}.{OWN_NAMES.get(part, part)}"
+                if part != "alpha":
+                    state[name] = tensors[key].reshape(mine[name].shape)
+        set_peft_model_state_dict(self.network, state, adapter_name=NAME)
+
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[None]:
+        layers = list(self.layers.values())
+        usual = [layer.scaling[NAME] for layer in layers]
+        try:
+            for layer, scale in zip(layers, usual, strict=True):
+                layer.scaling[NAME] = scale * strength
+                if not strength:
+                    layer.enable_adapters(False)
+            yield
+        finally:
+            for layer, scale in zip(layers, usual, strict=True):
+                layer.scaling[NAME] = scale
+                if not strength:
+                    layer.enable_adapters(True)

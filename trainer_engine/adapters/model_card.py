@@ -1,0 +1,151 @@
+"""The README.md beside an adapter: what it is, how it was trained, what it draws, and how it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import diffusers
+
+from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
+from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.lycoris.algorithms import algorithms_in
+from trainer_engine.config.prompt_library import file_name
+from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.families.base import Family
+from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
+from trainer_engine.results.model_card import card_head, card_notices, named_base
+from trainer_engine.validation.generate import FOLDER as IMAGES
+
+MOST_SAMPLES = 6
+UNREADABLE = {"ia3"}
+"""Algorithms whose files LyCORIS reads only into a network that was made with the configuration (4.1.3)."""
+
+LYCORIS = """import torch
+from diffusers import {pipeline}
+from lycoris import create_lycoris_from_weights
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", pipeline.transformer)
+adapter.apply_to()"""
+CONFIGURED = """import json
+
+import torch
+from diffusers import {pipeline}
+from lycoris import LycorisNetwork, create_lycoris
+from safetensors.torch import load_file
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+config = json.load(open("{config}"))
+LycorisNetwork.apply_preset(config.pop("apply_preset", {{}}))
+algo, dim, alpha = config.pop("algo"), config.pop("linear_dim", 4), config.pop("linear_alpha", 1)
+adapter = create_lycoris(pipeline.transformer, config.pop("multiplier", 1.0), linear_dim=dim, linear_alpha=alpha, algo=algo, **config)
+adapter.load_state_dict(load_file("{file}"), strict=False)
+adapter.apply_to()"""
+PIPELINE = """import torch
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+pipeline.load_lora_weights(".", weight_name="{file}")"""
+PEFT = """import json
+
+import torch
+from diffusers import {pipeline}
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import safe_open
+
+pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+with safe_open("{file}", framework="pt") as file:
+    config = json.loads(file.metadata()["lora_adapter_metadata"])
+    tensors = {{key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}}
+config = LoraConfig(**{{key.removeprefix("transformer."): value for key, value in config.items()}})
+inject_adapter_in_model(config, pipeline.transformer)
+set_peft_model_state_dict(pipeline.transformer, tensors)"""
+
+
+def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
+    """Markdown with the metadata that the hub reads; samples are linked from where they lie."""
+    options = family.options
+    head = card_head(options, family.card, base_model, ["lora", options.adapter.lora_type], is_adapter=True)
+    base_model = named_base(options, base_model)
+    kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
+    facts = {
+        "family": family.card.name,
+        **base_facts(options, family.card),
+        **_adapter_facts(family),
+        **training_facts(options),
+        "optimizer steps": str(step),
+    }
+    samples = _samples(output_dir, [run.label for run in visiting_runs(family.options.as_values())])
+    return "\n".join(
+        [
+            *head,
+            f"# A {kind} for {family.card.title}",
+            "",
+            f"Trained beside the frozen weights of `{base_model}`.",
+            "",
+            *card_notices(options),
+            *(f"- {name}: {value}" for name, value in facts.items()),
+            "",
+            "## How to load it",
+            "",
+            *_loading(family, base_model, multiplier),
+            "",
+            *(
+                ["## Samples", "", *(f"![{path.stem}]({quote(os.path.relpath(path, output_dir))})" for path in samples), ""]
+                if samples
+                else []
+            ),
+        ]
+    )
+
+
+def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
+    """Markdown that says how the file beside it is used."""
+    if family.options.adapter.lora_format == "comfyui":
+        return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in a node that loads LoRAs (model only)."]
+    code = _how(family).format(
+        pipeline=family.pipeline_name,
+        base=json.dumps(base_model),
+        dtype=str(family.devices.network).removeprefix("torch."),
+        file=ADAPTER_FILE,
+        config=LYCORIS_FILE,
+        multiplier=multiplier,
+    )
+    algorithms = _algorithms(family)
+    by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines draw with all of them at every timestep."]
+    return ["```python", code, "```", *(by_timestep if "tlora" in algorithms else [])]
+
+
+def _algorithms(family: Family) -> set[str]:
+    adapter = family.options.adapter
+    if adapter.lora_type != "lycoris":
+        return set()
+    return algorithms_in(read_small_json(adapter.lycoris_config))
+
+
+def _how(family: Family) -> str:
+    adapter = family.options.adapter
+    if adapter.lora_type == "lycoris":
+        return CONFIGURED if _algorithms(family) & UNREADABLE else LYCORIS
+    loads_itself = hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights") and not adapter.use_dora
+    return PIPELINE if loads_itself else PEFT
+
+
+def _adapter_facts(family: Family) -> dict[str, str]:
+    options = family.options
+    base = {"base model kept in": options.precision.base_model_precision, "keys of the file": options.adapter.lora_format}
+    if options.adapter.lora_type == "lycoris":
+        return {"adapter": "LyCORIS, as lycoris_config.json says", **base}
+    alpha = options.adapter.lora_rank if options.adapter.lora_alpha is None else options.adapter.lora_alpha
+    return {"adapter": f"rank {options.adapter.lora_rank}, alpha {alpha:g}{', DoRA' if options.adapter.use_dora else ''}", **base}
+
+
+def _samples(output_dir: Path, others: list[str]) -> list[Path]:
+    """The newest validation images, by the step in their names; not those that show ``others``, adapters too."""
+    drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
+    found = sorted(drawn, key=lambda path: (-int(path.name.split("_")[1]), path.name))
+    newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
+    return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MOST_SAMPLES]

@@ -1,0 +1,199 @@
+"""An adapter that was trained before and only draws: on the network for the length of a block, and gone without a trace after it.
+
+It hangs in forward hooks, which add to what a layer answers: no module, parameter or buffer of the network is touched, and whatever
+else is trained there, or quantised, stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, VisitingRun, VisitingSource, hub_file
+from trainer_engine.config.lycoris.algorithms import algorithms_in
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.export.adapter_file import AdapterFile, kind_of, read_adapter, read_metadata
+from trainer_engine.export.conversion import DIFFUSERS_PREFIX, DORA, DOWN, UP, Tensors, alpha_of, lora_parts, scaled_lokr
+from trainer_engine.weights.hub import Source, find_file
+
+BY_TIMESTEP = "tlora"
+KNOWN_PARTS: Mapping[str, frozenset[str]] = {
+    "lora": frozenset((*DOWN, *UP, "alpha")),
+    "lokr": frozenset(("alpha", *(f"lokr_{factor}{part}" for factor in ("w1", "w2") for part in ("", "_a", "_b")))),
+    "loha": frozenset(("alpha", *(f"hada_{factor}_{part}" for factor in ("w1", "w2") for part in "ab"))),
+    "full": frozenset(("alpha", "diff", "diff_b")),
+}
+"""Algorithm -> the tensors of a module whose meaning is known here; any other would change the images and be missed."""
+KINDS = "LoRA, LoKr, LoHa or full differences on linear layers"
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What the adapter adds to the answer of one layer."""
+
+    factors: tuple[Tensor, ...]
+    answer: Callable[..., Tensor]
+    """(input (..., in), *factors) -> (..., out)"""
+    scale: float
+    out_features: int
+    in_features: int
+
+
+@dataclass(frozen=True)
+class VisitingAdapter:
+    """Adapters that are drawn with together; their tensors wait in host memory."""
+
+    label: str
+    changes: Sequence[tuple[nn.Module, LayerChange, float]]
+    """(layer, what is added there, how much of it)"""
+    device: torch.device
+    dtype: torch.dtype
+    """Type of the arithmetic."""
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The network answers with the adapters inside the block, and as before once it ends, however it ends."""
+        with ExitStack() as hooks:
+            for layer, change, strength in self.changes:
+                factors = [factor.to(self.device, self.dtype) for factor in change.factors]
+                handle = layer.register_forward_hook(_adding(change.answer, factors, strength * change.scale))
+                hooks.callback(handle.remove)
+            yield
+
+
+def load_visitors(network: nn.Module, runs: Sequence[VisitingRun], device: torch.device, dtype: torch.dtype) -> list[VisitingAdapter]:
+    """Read the adapters of runs for a network, whatever is trained in that; a file once, however many runs it is in.
+
+    Raises InvalidOptions with every adapter that does not fit, and ModelUnavailable where the hub does not hand one out.
+    """
+    read: dict[str, Mapping[nn.Module, LayerChange]] = {}
+    problems: list[Problem] = []
+    for source in (source for run in runs for source in run.sources if source.path not in read):
+        try:
+            read[source.path] = _read(network, source)
+        except InvalidOptions as error:
+            problems += error.problems
+    if problems:
+        raise InvalidOptions(problems)
+    return [
+        VisitingAdapter(
+            run.label,
+            [(layer, change, source.strength) for source in run.sources for layer, change in read[source.path].items()],
+            device,
+            dtype,
+        )
+        for run in runs
+    ]
+
+
+def _read(network: nn.Module, source: VisitingSource) -> Mapping[nn.Module, LayerChange]:
+    file = _find(source)
+    try:
+        if BY_TIMESTEP in algorithms_in(json.loads(read_metadata(file).get("lycoris_config") or "{}")):
+            raise ModelUnavailable(f"{file.name} is a T-LoRA: how much of it counts depends on the timestep.")
+        adapter = read_adapter(file, (name for name, _ in network.named_modules()))
+        return {network.get_submodule(name): _change(adapter, name, network.get_submodule(name)) for name in adapter.modules}
+    except ModelUnavailable as error:
+        raise _refused("does_not_fit", error.message, source) from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise _refused("does_not_fit", f"{file.name} is not understood: {error}", source) from error
+
+
+def _find(source: VisitingSource) -> Path:
+    place, there = Path(source.path).expanduser(), hub_file(source.path)
+    if place.is_dir() and not (place / USUAL_FILE).is_file():
+        raise _refused("not_found", f"The folder {place} holds no {USUAL_FILE}.", source)
+    if place.exists():
+        return place / USUAL_FILE if place.is_dir() else place
+    if there is None:
+        raise _refused("not_found", f"There is no file {source.path}.", source)
+    return find_file(Source(there.repository), there.file)
+
+
+def _refused(code: str, message: str, source: VisitingSource) -> InvalidOptions:
+    expected = f"an adapter of this base model: {KINDS}"
+    return InvalidOptions([Problem.error(source.place, code, message, got=source.path, expected=expected)])
+
+
+def _change(adapter: AdapterFile, name: str, layer: nn.Module) -> LayerChange:
+    """Raises ModelUnavailable where the tensors are of another layer, or of an algorithm that is not known here."""
+    tensors, kind = adapter.modules[name], kind_of(adapter.modules[name])
+    strange = sorted(set(tensors) - KNOWN_PARTS.get(kind, frozenset()))
+    if set(strange) & set(DORA):
+        raise ModelUnavailable(f"{adapter.path.name} is weight-decomposed (DoRA): it cannot be put beside other weights than its own.")
+    if kind not in KNOWN_PARTS or strange:
+        raise ModelUnavailable(f"The algorithm of {name} in {adapter.path.name} ({', '.join(strange[:3])}) cannot be added to a layer.")
+    found = MAKERS[kind](adapter, name, tensors)
+    wanted = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
+    if (found.out_features, found.in_features) != wanted:
+        sizes = "x".join(map(str, wanted)) if None not in wanted else f"a {type(layer).__name__}, not linear"
+        message = f"{adapter.path.name} changes {name} as a layer of {found.out_features}x{found.in_features}; here it is {sizes}."
+        raise ModelUnavailable(message)
+    return found
+
+
+def _lora(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+    if not (set(DOWN) & set(tensors) and set(UP) & set(tensors)):
+        raise ModelUnavailable(f"{adapter.path.name} holds only one of the two matrices of {name}.")
+    down, up, alpha = lora_parts(adapter, name, tensors)
+    if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
+        shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        raise ModelUnavailable(f"The matrices of {name} in {adapter.path.name}, {shapes}, are not of one rank.")
+    stabilised = adapter.document("lora_adapter_metadata").get(f"{DIFFUSERS_PREFIX}use_rslora")
+    scale = alpha / (len(down) ** 0.5 if stabilised else len(down))
+    return LayerChange((down, up), _low_rank, scale, len(up), down.shape[1])
+
+
+def _lokr(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+    parts = scaled_lokr(tensors, adapter.multiplier)
+    left, right = (
+        parts[factor] if factor in parts else parts[f"{factor}_a"].float() @ parts[f"{factor}_b"].float()
+        for factor in ("lokr_w1", "lokr_w2")
+    )
+    return LayerChange((left, right), _kronecker, 1.0, len(left) * len(right), left.shape[1] * right.shape[1])
+
+
+def _loha(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+    up_1, down_1, up_2, down_2 = (tensors[f"hada_{part}"] for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
+    scale = alpha_of(adapter, name, tensors, len(down_1)) / len(down_1)
+    return LayerChange((up_1, down_1, up_2, down_2), _hadamard, scale, len(up_1), down_1.shape[1])
+
+
+def _full(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+    whole = tensors["diff"]
+    factors = (whole, tensors["diff_b"]) if "diff_b" in tensors else (whole,)
+    return LayerChange(factors, functional.linear, adapter.multiplier, len(whole), whole[0].numel() if whole.ndim == 2 else 0)
+
+
+MAKERS: Mapping[str, Callable[[AdapterFile, str, Tensors], LayerChange]] = {"lora": _lora, "lokr": _lokr, "loha": _loha, "full": _full}
+
+
+def _low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """(up down) x, with down (r, in) and up (out, r)."""
+    return functional.linear(functional.linear(x, down), up)
+
+
+def _kronecker(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(left ⊗ right) x without ever making the product: with x as a matrix X, left X rightᵀ."""
+    table = x.unflatten(-1, (left.shape[1], right.shape[1]))
+    return torch.matmul(left, functional.linear(table, right)).flatten(-2)
+
+
+def _hadamard(x: Tensor, up_1: Tensor, down_1: Tensor, up_2: Tensor, down_2: Tensor) -> Tensor:
+    """((up_1 down_1) * (up_2 down_2)) x, the product in the middle element by element."""
+    return functional.linear(x, (up_1 @ down_1) * (up_2 @ down_2))
+
+
+def _adding(answer: Callable[..., Tensor], factors: list[Tensor], scale: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + (scale * answer(inputs[0].to(factors[0].dtype), *factors)).to(output.dtype)
+
+    return hook

@@ -1,0 +1,1 @@
+"""Saving checkpoints, and removing the ones that are not kept."""

@@ -1,0 +1,54 @@
+"""Copies of tensors in host memory, taken at once, so that training may go on while they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+import psutil
+import torch
+from torch import Tensor
+
+from trainer_engine.checkpointing.cgroups import memory_left
+
+Copy = Callable[[Tensor], Tensor]
+SPARE_BYTES = 1 << 30
+"""Of host memory, left to everything else."""
+
+
+def room_for(size: int) -> bool:
+    """Whether copies of ``size`` bytes fit into the host's memory, and into what this process may have of it.
+
+    Memory that is pinned for a GPU is handed out in powers of two.
+    """
+    needed = 2 * size if torch.cuda.is_available() else size
+    return min(psutil.virtual_memory().available, memory_left()) >= needed + SPARE_BYTES
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """No copy: where nothing changes the tensor before it is written."""
+    return tensor
+
+
+class HostCopies:
+    """Copies what it is called with. Whole at the end of the block: until then a GPU may still be at it."""
+
+    def __init__(self) -> None:
+        self._streams: set[torch.cuda.Stream] = set()
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        if tensor.device.type == "cpu":
+            return tensor.clone()
+        if tensor.device.type != "cuda":
+            return tensor.cpu()
+        self._streams.add(torch.cuda.current_stream(tensor.device))
+        host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+    def __enter__(self) -> HostCopies:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for stream in self._streams:
+            stream.synchronize()

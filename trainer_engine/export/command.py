@@ -1,0 +1,121 @@
+"""One export from its request to its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from trainer_engine.config.parse import parse_options
+from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.export.adapter_file import AdapterFile, read_adapter, read_metadata
+from trainer_engine.export.conversion import to_comfyui, to_diffusers
+from trainer_engine.export.merging import merged_weights
+from trainer_engine.families.base import Family, load_family
+from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.weights.hub import Source, find_part
+
+FORMS: Mapping[str, str] = {
+    "diffusers": "keys that diffusers loads with its PEFT integration",
+    "comfyui": "keys that ComfyUI loads",
+    "merged": "a whole pipeline with the adapter worked into its weights",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    adapter: Path
+    form: str
+    """One of FORMS."""
+    output: Path
+    base: str | None
+    """Base model; None for the one that the file names."""
+    model_family: str | None
+    strength: float
+    dtype: str
+    """``float32`` or ``bfloat16``, of merged weights."""
+
+
+def export(request: Request) -> list[str]:
+    """Do it; what was written and how it is loaded, as lines for people. Raises ModelUnavailable, InvalidOptions."""
+    metadata = read_metadata(request.adapter)
+    if request.output.exists():
+        raise ModelUnavailable(f"{request.output} is there already.", hint="choose another --output, or remove it")
+    family = _family(request, metadata)
+    adapter = read_adapter(request.adapter, _module_names(family))
+    if request.form == "merged":
+        return _merge(request, family, adapter)
+    if request.form == "comfyui":
+        _write(request.output, to_comfyui(adapter, family.card.comfyui_prefix), metadata)
+        return [f"{request.output}: put it into ComfyUI's models/loras"]
+    state_dicts = to_diffusers(adapter)
+    paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
+    for path, state_dict in zip(paths, state_dicts, strict=True):
+        _write(path, state_dict, {})
+    how = "pipeline.transformer.load_lora_adapter(folder, weight_name=file, prefix='transformer', adapter_name=name)"
+    together = ["Load each under a name of its own, then: pipeline.transformer.set_adapters([names])"] if len(paths) > 1 else []
+    return [*(f"{path}: {how}" for path in paths), *together]
+
+
+def numbered(path: Path, number: int) -> Path:
+    """``adapter.safetensors`` -> ``adapter-2.safetensors``."""
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _family(request: Request, metadata: Mapping[str, str]) -> Family:
+    """The family of the adapter's base model, on the CPU."""
+    name, base = request.model_family or metadata.get("model_family"), request.base or metadata.get("base_model")
+    if not name or not base:
+        raise ModelUnavailable(f"{request.adapter.name} does not say what it was trained on.", hint="give --model_family and --base")
+    short = request.dtype == "bfloat16"
+    options = parse_options(
+        {
+            "model_family": name,
+            "model_flavour": metadata.get("model_flavour") or None,
+            "model_type": "full",
+            "pretrained_model_name_or_path": base,
+            "output_dir": str(request.output),
+            "data_backend_config": "none",
+            "max_train_steps": 1,
+            "num_train_epochs": 0,
+            "mixed_precision": "bf16" if short else "no",
+            "optimizer": "adamw_bf16" if short else "torch-adamw",
+        }
+    )
+    return load_family(options, resolve_devices(options, torch.device("cpu")))
+
+
+def _module_names(family: Family) -> set[str]:
+    """Of the network, read from the headers of its weights."""
+    base = str(family.options.model.pretrained_model_name_or_path)
+    part = find_part(Source(base), family.denoiser_folder)
+    if part is None:
+        raise ModelUnavailable(f"{base} has no folder {family.denoiser_folder}.", hint="name the base model with --base")
+    names: set[str] = set()
+    for path in part.weights():
+        with safe_open(path, framework="pt") as file:
+            names.update(key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
+    return names
+
+
+def _merge(request: Request, family: Family, adapter: AdapterFile) -> list[str]:
+    network = family.load_network(family.devices.weights)
+    merged = merged_weights(network, adapter, request.strength)
+    with torch.no_grad():
+        for name, weight in merged.items():
+            network.get_parameter(name).copy_(weight)
+    family.save_pipeline(request.output, network)
+    return [f"{request.output}: a whole pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(dict(tensors), {**metadata, "format": "pt"}))

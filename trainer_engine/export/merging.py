@@ -1,0 +1,127 @@
+"""An adapter worked into the weights of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from lycoris import create_lycoris_from_weights
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.export.adapter_file import AdapterFile
+from trainer_engine.export.conversion import DIFFUSERS_PREFIX, lora_parts
+
+ROWS_AT_ONCE = 1024
+TIMESTEP_ALGORITHM = "tlora"
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """What a layer was before an adapter changed it."""
+
+    name: str
+    in_features: int
+    has_bias: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> LinearLayer:
+        """Raises ModelUnavailable for another kind of layer."""
+        if not isinstance(module, nn.Linear):
+            raise ModelUnavailable(
+                f"{name} is a {type(module).__name__}: only linear layers can be merged.", hint="load the adapter as it is"
+            )
+        return cls(name, module.in_features, module.bias is not None, module.weight.dtype)
+
+
+def merged_weights(network: nn.Module, adapter: AdapterFile, strength: float = 1.0) -> dict[str, Tensor]:
+    """Parameter name -> what it has to be for the bare network to answer as it does with the adapter, in the network's type.
+
+    The weights are read off the adapted layers' answers to zero and to the unit vectors. LyCORIS' own merge counts alpha / rank of
+    LoKr and LoHa twice (4.1.3), and PEFT's leaves rounding in the base. ``network`` is as before afterwards.
+    Raises ModelUnavailable where the adapter does not fit.
+    """
+    if TIMESTEP_ALGORITHM in adapter.algorithms:
+        message = f"{adapter.path.name} is a T-LoRA: how much of it counts depends on the timestep, which merged weights do not know."
+        raise ModelUnavailable(message, hint="load the adapter as its README says")
+    layers = {name: LinearLayer.of(name, network.get_submodule(name)) for name in adapter.modules}
+    if adapter.is_lycoris:
+        return _of_lycoris(network, adapter, layers, strength)
+    return _of_peft(network, adapter, layers, strength)
+
+
+def _of_lycoris(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
+    names = {module: name for name, module in network.named_modules()}
+    try:
+        with torch.no_grad():
+            net, _ = create_lycoris_from_weights(strength * adapter.multiplier, str(adapter.path), network)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelUnavailable(f"LyCORIS cannot make the adapter from {adapter.path.name} again: {error}") from error
+    if len(net.loras) != len(layers):
+        raise ModelUnavailable(f"Only {len(net.loras)} of the {len(layers)} modules of {adapter.path.name} fit the network.")
+    net.apply_to()
+    net.to(next(iter(layers.values())).dtype).eval()
+    try:
+        return _read_off([(layers[names[lora.org_module[0]]], lora.org_module[0]) for lora in net.loras])
+    finally:
+        net.restore()
+
+
+def _of_peft(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
+    config, tensors = _peft_form(adapter, strength)
+    inject_adapter_in_model(config, network)
+    result = set_peft_model_state_dict(network, tensors)
+    adapted = {name: layer for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)}
+    try:
+        if result.unexpected_keys:
+            raise ModelUnavailable(f"{adapter.path.name} does not fit the network: {', '.join(result.unexpected_keys[:3])}.")
+        return _read_off([(layers[name], layer.eval()) for name, layer in adapted.items()])
+    finally:
+        for name, layer in adapted.items():
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, layer.get_base_layer())
+
+
+def _read_off(adapted: Sequence[tuple[LinearLayer, nn.Module]]) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    for layer, module in adapted:
+        weight, bias = answers_of(layer, module)
+        merged[f"{layer.name}.weight"] = weight
+        if layer.has_bias:
+            merged[f"{layer.name}.bias"] = bias
+        elif bool(bias.any()):
+            raise ModelUnavailable(f"The adapter gives {layer.name} a bias, and the network has none there to carry it.")
+    return merged
+
+
+@torch.no_grad()
+def answers_of(layer: LinearLayer, module: nn.Module) -> tuple[Tensor, Tensor]:
+    """(weight (out, in), bias (out,)) of a layer: whatever is done to it, as long as it stays linear, is in its answers."""
+    offset = module(torch.zeros(1, layer.in_features, dtype=layer.dtype))[0]
+    units = torch.eye(layer.in_features, dtype=layer.dtype).split(ROWS_AT_ONCE)
+    return torch.cat([module(rows) - offset for rows in units]).T.contiguous(), offset.clone()
+
+
+def _peft_form(adapter: AdapterFile, strength: float) -> tuple[LoraConfig, Mapping[str, Tensor]]:
+    """A configuration with each module's own rank and scale, and the tensors under PEFT's keys."""
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, parts in adapter.modules.items():
+        down, up, alpha = lora_parts(adapter, name, parts)
+        ranks[name], alphas[name] = len(down), alpha * strength
+        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items() if part == "lora_magnitude_vector"}
+    stated = {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in adapter.document("lora_adapter_metadata").items()}
+    config = LoraConfig(
+        target_modules=list(adapter.modules),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        use_dora=any(key.endswith("lora_magnitude_vector") for key in tensors),
+        use_rslora=bool(stated.get("use_rslora", False)),
+    )
+    return config, tensors

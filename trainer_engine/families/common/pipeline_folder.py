@@ -1,0 +1,111 @@
+"""The pipeline that a full fine-tune leaves: the trained network, everything else as the base model has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+from diffusers import SchedulerMixin
+
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.base_weights import base_weights
+from trainer_engine.results.folders import copy_part, model_card, whole_folder, write_json
+from trainer_engine.results.model_card import card_head, card_notices, named_base
+from trainer_engine.weights.hub import Part, hub_cache
+
+SaveAgain = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part that is taken over from the base model."""
+
+    library: str
+    cls: str
+    part: Part
+    save_again: SaveAgain
+    """Writes the part under its plain name; for weights of a variant, which have another."""
+    is_text: bool = False
+    """Whether it is left out without ``save_text_encoder``."""
+
+
+@dataclass(frozen=True)
+class PipelinePlan:
+    """What goes into the folder."""
+
+    card: FamilyCard
+    pipeline: str
+    """Class of the pipeline."""
+    base_model: str
+    denoiser: tuple[str, str]
+    """Its subfolder and class."""
+    save_denoiser: SaveAgain
+    components: Mapping[str, Component]
+    scheduler: SchedulerMixin
+    dtype: str
+    objective: str
+
+
+def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -> None:
+    """A complete diffusers pipeline in ``folder``, which appears whole or not at all.
+
+    Raises ModelUnavailable where the base model's other parts have gone.
+    """
+    with_text = options.checkpointing.save_text_encoder
+    subfolder, cls = plan.denoiser
+    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__, subfolder: ["diffusers", cls]}
+    with whole_folder(folder) as beside:
+        plan.save_denoiser(beside / subfolder)
+        for name, component in plan.components.items():
+            wanted = with_text or not component.is_text
+            index[name] = [component.library, component.cls] if wanted else [None, None]
+            if wanted and component.part.variant is None:
+                copy_part(component.part.folder, beside / name)
+            elif wanted:
+                component.save_again(beside / name)
+        plan.scheduler.save_pretrained(beside / "scheduler")
+        index["scheduler"] = ["diffusers", type(plan.scheduler).__name__]
+        write_json(beside / "model_index.json", index)
+        (beside / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
+
+
+def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:
+    facts = {
+        "family": plan.card.name,
+        "objective": plan.objective,
+        **base_facts(options, plan.card),
+        **training_facts(options),
+        "weights": plan.dtype,
+    }
+    return model_card(
+        head=card_head(options, plan.card, plan.base_model, ["full-fine-tune"]),
+        notices=card_notices(options),
+        title=plan.card.title,
+        base_model=named_base(options, plan.base_model),
+        pipeline=plan.pipeline,
+        dtype=plan.dtype,
+        facts=facts,
+        drawable=drawable,
+    )
+
+
+def base_facts(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
+    """What a model was trained with or beside, as lines of its card: each source, and the first digits of what its components hold."""
+    by_source: dict[str, list[str]] = {}
+    for name, component in base_weights(options.model, card, hub_cache()).items():
+        by_source.setdefault(component.source, []).append(f"{name} {component.digest[:12]}".strip())
+    return {f"base weights from `{named_base(options, source)}`": ", ".join(parts) for source, parts in by_source.items()}
+
+
+def training_facts(options: TrainingOptions) -> dict[str, str]:
+    """How a model was trained, as lines of its card."""
+    return {
+        "resolution": f"{options.data.resolution:g} ({options.data.resolution_type})",
+        "batch": f"{options.run.train_batch_size} x {options.run.gradient_accumulation_steps} x {options.distributed.num_processes}",
+        "optimizer": options.optimizer.optimizer,
+        "learning rate": f"{options.optimizer.learning_rate:g}, {options.schedule.lr_scheduler}",
+        "guidance used while validating": f"{options.validation.validation_guidance:g}",
+    }

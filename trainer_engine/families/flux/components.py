@@ -1,0 +1,98 @@
+"""Finding and loading the components of a Flux pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, FluxTransformer2DModel, SchedulerMixin
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
+
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.families.flux.spec import CARD
+from trainer_engine.weights.hub import Part, Source, find_part
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
+
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
+}
+"""``validation_noise_scheduler`` -> class and what it needs; the others know no flow matching."""
+
+
+class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]
+    """As the pipelines ask a sampler. Some tell it the even steps that it makes by itself, and all tell it a shift for the size of the
+    image, which its class refuses where the schedule is the same for every size."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        mu: float | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        steps = num_inference_steps if sigmas is None else len(sigmas)
+        super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
+
+
+class Parts(PartFinder):
+    """The components of the pipeline."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options, CARD)
+
+    def search(self, name: str) -> Part:
+        replaced, folder = self._replacement(name)
+        part = find_part(Source(replaced), folder, bare=name == "vae") if replaced else find_part(self.base, name)
+        if part is None:
+            message = f"{replaced or self.base.name} has no folder {folder if replaced else name}."
+            raise ModelUnavailable(message, hint="the folder of a Flux pipeline in the diffusers layout is needed")
+        return part
+
+    def _replacement(self, name: str) -> tuple[str | None, str]:
+        """(source that an option names instead of the base model, subfolder there)"""
+        if name == "vae":
+            return self.options.pretrained_vae_model_name_or_path, name
+        if name in ("text_encoder_2", "tokenizer_2"):
+            return self.options.pretrained_t5_model_name_or_path, name.removesuffix("_2")
+        return None, name
+
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> FluxTransformer2DModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(FluxTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
+        assert isinstance(network, FluxTransformer2DModel)
+        network.register_to_config(_name_or_path=self.base.name)
+        return network
+
+    def load_clip(self, dtype: torch.dtype, skip: int = 0) -> CLIPTextModel:
+        """Without its last ``skip`` layers. Raises InvalidOptions where it has no more than these."""
+        encoder = load_text_encoder(CLIPTextModel, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, CLIPTextModel)
+        layers = getattr(encoder, "text_model", encoder).encoder.layers
+        if skip >= len(layers):
+            message = f"clip_skip={skip}, and the text encoder has {len(layers)} layers."
+            raise InvalidOptions([Problem.error("clip_skip", "too_many", message, got=skip, expected=f"at most {len(layers) - 1}")])
+        del layers[len(layers) - skip :]
+        return encoder
+
+    def load_t5(self, dtype: torch.dtype) -> T5EncoderModel:
+        encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder_2"), dtype)
+        assert isinstance(encoder, T5EncoderModel)
+        return encoder
+
+    def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+        """CLIP's and T5's."""
+        return load_tokenizer(CLIPTokenizer, self.find("tokenizer")), load_tokenizer(T5Tokenizer, self.find("tokenizer_2"))
+
+    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the one called so, on the base model's schedule."""
+        config = self.scheduler_config()
+        name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
+        if needs:
+            needs = {**needs, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
+        scheduler = make_scheduler(config, name, needs, self.base.name)
+        return FlowSolver.from_config(scheduler.config) if isinstance(scheduler, DPMSolverMultistepScheduler) else scheduler

@@ -1,0 +1,73 @@
+"""Finding and loading the components of a PixArt Sigma pipeline, each from where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import PixArtTransformer2DModel, SchedulerMixin
+from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
+
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.families.pixart_sigma.spec import CARD
+from trainer_engine.weights.hub import Part, Source, find_part
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
+
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+}
+"""``validation_noise_scheduler`` -> class and what it needs besides the noise schedule. Latents are not clipped to [-1, 1]."""
+
+
+class Parts(PartFinder):
+    """The components of the pipeline."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options, CARD)
+
+    def search(self, name: str) -> Part:
+        replaced = {
+            "vae": self.options.pretrained_vae_model_name_or_path,
+            "text_encoder": self.options.pretrained_t5_model_name_or_path,
+            "tokenizer": self.options.pretrained_t5_model_name_or_path,
+        }.get(name)
+        part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
+        if part is None and not replaced and not self.base.is_local and name != "transformer":
+            part = find_part(Source(CARD.companion), name)
+        if part is None:
+            raise ModelUnavailable(
+                f"{replaced or self.base.name} has no folder {name}.",
+                hint="the folder of a PixArt Sigma pipeline in the diffusers layout is needed",
+            )
+        return part
+
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> PixArtTransformer2DModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(PixArtTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
+        assert isinstance(network, PixArtTransformer2DModel)
+        network.register_to_config(_name_or_path=self.base.name)
+        return network
+
+    def load_text_encoder(self, dtype: torch.dtype) -> T5EncoderModel:
+        encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, T5EncoderModel)
+        return encoder
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
+        return tokenizer
+
+    def make_scheduler(self, prediction_type: str, sampler: str | None = None, spacing: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the one called so, on the base model's noise schedule; ``spacing`` of its timesteps."""
+        config = self.scheduler_config()
+        name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
+        spaced = {"timestep_spacing": spacing} if spacing else {}
+        return make_scheduler(config, name, {**needs, **spaced, "prediction_type": prediction_type}, self.base.name)

@@ -1,0 +1,28 @@
+"""What a job says of its programs, before there is anything to run them for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.hooks import NOTHING, ScriptRule
+from trainer_engine.hooks.runner import Scripts, Setting
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.environment import script_environment
+from trainer_engine.runtime.events import Voice
+
+
+@dataclass(frozen=True)
+class ScriptContext:
+    """Part of a job."""
+
+    rule: ScriptRule = NOTHING
+    job_id: str = ""
+
+    def open(self, options: TrainingOptions, voice: Voice, requests: Requests) -> Scripts:
+        """To be closed when the run ends, however it ends."""
+        card = find_card(options.model.model_family)
+        base = options.model.pretrained_model_name_or_path or (card.repository(options.model.model_flavour) if card else "")
+        facts = {"SIMPLETUNER_JOB_ID": self.job_id, "SIMPLETUNER_BASE_MODEL": base}
+        return Scripts(Setting(options, self.rule, {**script_environment(self.rule.variables), **facts}), voice, requests)

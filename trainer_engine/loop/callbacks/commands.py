@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.events import StatusEvent
+from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.events import Voice
+
+
+@dataclass
+class Commanding(Callback):
+    """Looks after each optimizer step at what the run was asked for; all processes hear what any of them heard."""
+
+    voice: Voice
+    requests: Requests
+    processes: Processes
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        asked = self.requests.take_up()
+        if state.failure:
+            asked.add(Command.STOP)
+        checkpoint, validate, stop = self.processes.any_of([command in asked for command in Command])
+        state.checkpoint_asked |= checkpoint
+        state.validation_asked |= validate
+        if stop and not state.should_stop and not state.is_finished:
+            state.should_stop = True
+            why = state.failure or f"Asked to stop after step {state.step}."
+            self.voice.tell(StatusEvent(status="stopping", message=f"{why} Saving first."))

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from trainer_engine.adapters.base import Trainable
+from trainer_engine.adapters.validation_adapter import VisitingAdapter
+from trainer_engine.caches.prompts import PromptCache
+from trainer_engine.config.adapters.validation_adapter import COMPARISON
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.validation import ValidationOptions
+from trainer_engine.config.rules.validation import AVERAGED, STARTUP
+from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey
+from trainer_engine.families.base import Family
+from trainer_engine.loop.callbacks.base import Callback
+from trainer_engine.loop.callbacks.clip_scoring import Scoring
+from trainer_engine.loop.callbacks.external_validation import ExternalValidation
+from trainer_engine.loop.state import StepOutcome, TrainState
+from trainer_engine.optim.ema import MovingAverage
+from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
+from trainer_engine.runtime.stages import Advance, Stages
+from trainer_engine.validation.announce import BASE_MODEL, FINISHED, Announcer
+from trainer_engine.validation.failures import DrawingFailed
+from trainer_engine.validation.gather import Drawn, pack_or_say, unpack
+from trainer_engine.validation.generate import Edit, ValidationImage, ValidationPrompt, render, validation_prompts
+from trainer_engine.validation.triggers import Moment, Occasion, after_step, at_end, at_start
+
+STAGES: Mapping[Occasion, StageKey] = MappingProxyType(
+    {Occasion.BASE_MODEL: StageKey.BENCHMARK_BASE_MODEL, Occasion.RESULT: StageKey.FINAL_VALIDATION}
+)
+"""Every other one is a validation like any other."""
+
+
+Pass = tuple[str, Callable[[], AbstractContextManager[object]]]
+"""(label of the images, what puts the weights into place that draw them)"""
+
+
+@dataclass
+class Validating(Callback):
+    """Draws when an occasion comes (``loop/occasions.py``), and announces what was drawn."""
+
+    showing: Callable[[], AbstractContextManager[None]]
+    """Puts the weights that the optimizer means into place."""
+    options: TrainingOptions
+    family: Family
+    trainable: Trainable
+    average: MovingAverage | None
+    prompts: PromptCache
+    edits: Sequence[Edit]
+    eval_prompts: Sequence[ValidationPrompt]
+    stages: Stages
+    processes: Processes
+    requests: Requests
+    announcer: Announcer
+    external: ExternalValidation | None = None
+    """Validates instead, but for the base model's images."""
+    visitors: Sequence[VisitingAdapter] = ()
+    """Adapters that images are drawn with in turn, but for the base model's."""
+    scoring: Scoring | None = None
+
+    def before_training(self, state: TrainState) -> None:
+        for occasion in at_start(self.options.validation, _moment(state)):
+            self._validate(state, occasion)
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        occasion = after_step(self.options.validation, _moment(state), asked=state.validation_asked)
+        if occasion is not None:
+            state.validation_asked = False
+            self._validate(state, occasion)
+
+    def after_training(self, state: TrainState) -> None:
+        occasion = at_end(_moment(state))
+        if occasion is not None:
+            self._validate(state, occasion)
+
+    def _validate(self, state: TrainState, occasion: Occasion) -> None:
+        """What keeps images from being drawn is a warning."""
+        if self.external is not None and occasion is not Occasion.BASE_MODEL:
+            self.external.run(state, STAGES.get(occasion, StageKey.VALIDATION))
+            return
+        if not (validation_prompts(self.options) or self.edits or self.eval_prompts):
+            if occasion is Occasion.ASKED:
+                self.stages.voice.tell(_nothing_to_draw(self.options.validation))
+            return
+        with state.timed("validation"):
+            drawn = self._try_to_draw(state, occasion) if self._draws else Drawn()
+            if drawn.failure is not None:
+                # Once more: only now has the failure let go of what it was about.
+                self.family.free_encoders()
+                self.stages.voice.tell(drawn.failure)
+            images = [*drawn.images, *self._hear_of_others(drawn, state, occasion)]
+            if self.scoring is not None:
+                self.scoring.score(images, state)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether this process draws at all."""
+        return self.processes.is_first or self.options.validation.validation_multigpu == "batch-parallel"
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        """(which, of how many) of the images this process draws."""
+        alone = self.options.validation.validation_multigpu == "single-gpu"
+        return (0, 1) if alone else (self.processes.rank, self.processes.count)
+
+    def _hear_of_others(self, drawn: Drawn, state: TrainState, occasion: Occasion) -> list[ValidationImage]:
+        """All wait for the last here; the first one says what the others drew, and gets it."""
+        everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(drawn, state.step))
+        images: list[ValidationImage] = []
+        for packed in everything[1:] if self.processes.is_first else []:
+            try:
+                other = unpack(packed)
+            except OSError as error:
+                other = Drawn(failure=DrawingFailed("", "", error).as_event(state.step))
+            images += other.images
+            for image in other.images:
+                self.announcer.tell(image, state.step, _kind(occasion))
+            if other.failure is not None:
+                self.stages.voice.tell(other.failure)
+        return images
+
+    def _try_to_draw(self, state: TrainState, occasion: Occasion) -> Drawn:
+        images: list[ValidationImage] = []
+        try:
+            with self.stages.stage(STAGES.get(occasion, StageKey.VALIDATION), failure=Severity.WARNING) as advance:
+                self._draw_all(state, occasion, advance, images.append)
+        except DrawingFailed as failed:
+            return Drawn(images, self._told(failed, state))
+        except (RuntimeError, MemoryError) as error:
+            # The average and the weights that a schedule-free optimizer means need room beside the live ones.
+            if not ran_out_of_memory(error):
+                raise
+            return Drawn(images, self._told(DrawingFailed("", "", error), state))
+        return Drawn(images)
+
+    def _told(self, failed: DrawingFailed, state: TrainState) -> ErrorEvent:
+        numbers = out_of_memory_numbers(self.family.devices.device) if ran_out_of_memory(failed.reason) else ""
+        return failed.as_event(state.step, numbers)
+
+    def _draw_all(self, state: TrainState, occasion: Occasion, advance: Advance, keep: Callable[[ValidationImage], None]) -> None:
+        passes = self._passes(state, occasion)
+        previews = self.announcer.previews(state.step) if self.processes.is_first else None
+
+        def finished(image: ValidationImage) -> None:
+            keep(image)
+            self.announcer.tell(image, state.step, _kind(occasion))
+
+        for number, (label, weights) in enumerate(passes):
+            if self.requests.stop_asked():
+                return  # before weights are put into place and an autoencoder is loaded for nothing
+            with self.showing(), weights():
+                render(
+                    self.family,
+                    self.trainable.network,
+                    self.prompts.read,
+                    self.options,
+                    state.step,
+                    edits=self.edits,
+                    eval_prompts=self.eval_prompts,
+                    label=label,
+                    share=self._share,
+                    weights_for=lambda prompt: self.trainable.at_strength(self._strength(prompt, occasion)),
+                    on_image=finished,
+                    on_sampler_step=previews,
+                    on_progress=lambda done, total, before=number: advance(before * total + done, total * len(passes)),
+                    should_stop=self.requests.stop_asked,
+                )
+
+    def _strength(self, prompt: ValidationPrompt, occasion: Occasion) -> float:
+        if occasion is Occasion.BASE_MODEL:
+            return 0.0
+        usual = self.options.validation.validation_lycoris_strength
+        return usual if prompt.adapter_strength is None else prompt.adapter_strength
+
+    def _passes(self, state: TrainState, occasion: Occasion) -> list[Pass]:
+        """Those of the weights; each with the visiting adapters in turn, or without and with them, as ``validation_adapter_mode`` says."""
+        passes = self._passes_of_weights(state, occasion)
+        if not self.visitors or occasion is Occasion.BASE_MODEL:
+            return passes
+        compares = self.options.validation.validation_adapter_mode == COMPARISON
+        return [one for bare in passes for one in ([bare] if compares else []) + [_visited(bare, visitor) for visitor in self.visitors]]
+
+    def _passes_of_weights(self, state: TrainState, occasion: Occasion) -> list[Pass]:
+        """Live, averaged, or both, as ``ema_validation`` says."""
+        wanted, base_model = self.options.validation.ema_validation, Occasion.BASE_MODEL
+        # Images of the base model, where there are any, have the plain names of step 0.
+        taken = occasion is Occasion.STARTUP and base_model in at_start(self.options.validation, _moment(state))
+        live = STARTUP if taken else ""
+        if self.average is None or wanted == "none" or occasion is base_model:
+            return [(live, nullcontext)]
+        averaged = [(AVERAGED, self.average.in_place)]
+        return averaged if wanted == "ema_only" else [(live, nullcontext), *averaged]
+
+
+def _visited(bare: Pass, visitor: VisitingAdapter) -> Pass:
+    """The same weights with an adapter beside them."""
+    label, weights = bare
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with weights(), visitor.attached():
+            yield
+
+    return "_".join(part for part in (label, visitor.label) if part), both
+
+
+def _kind(occasion: Occasion) -> str:
+    return BASE_MODEL if occasion is Occasion.BASE_MODEL else FINISHED
+
+
+def _moment(state: TrainState) -> Moment:
+    return Moment(state.step, state.epoch, state.ends_epoch, state.is_finished, state.should_stop)
+
+
+def _nothing_to_draw(validation: ValidationOptions) -> Notification:
+    reason = "validation_disable is set" if validation.validation_disable else "there is no prompt"
+    hint = "set validation_disable=false" if validation.validation_disable else "set validation_prompt or user_prompt_library"
+    message = f"A validation was asked for, and there is nothing to draw: {reason}. For the next run: {hint}."
+    return Notification(code="nothing_to_draw", title="Nothing to draw", message=message, severity=Severity.WARNING)

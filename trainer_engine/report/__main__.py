@@ -1,0 +1,109 @@
+"""``python -m trainer_engine.report RUN_FOLDER``: write ``grid.png`` and ``curves.svg`` of a run, under way or long ended."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.run import JobSpec, RunFolder
+from trainer_engine.report.journal import Story, read_story
+
+LEAST_PRIORITY = 19
+LONGEST_SECONDS = 600
+FAILED = 1
+
+
+class TookTooLong(Exception):
+    """A disk that does not answer, or very many large images."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code; what was written is printed."""
+    parser = argparse.ArgumentParser(prog="python -m trainer_engine.report", description="Draw the grid of images and the curves of a run.")
+    parser.add_argument("run_folder", type=Path, help="the folder that holds the run's journal.jsonl")
+    parser.add_argument("--nice", type=int, default=LEAST_PRIORITY, help="how far to stand back for others, 0 to 19 (default: %(default)s)")
+    asked = parser.parse_args(arguments)
+    folder = RunFolder(asked.run_folder.resolve())
+    os.nice(asked.nice)  # before numpy makes threads, which take over what their maker has
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LONGEST_SECONDS)
+    try:
+        with _alone(folder.path):
+            for path in draw(folder):
+                print(path)
+    except (OSError, TookTooLong) as error:
+        print(f"The picture of the run could not be drawn: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        signal.alarm(0)
+    return 0
+
+
+def draw(folder: RunFolder) -> list[Path]:
+    """Write the pictures that there is something for. Raises OSError where the journal cannot be read or the disk takes nothing."""
+    story = read_story(folder.journal)
+    (name, model), written = describe(folder), []
+    if story.steps:
+        from trainer_engine.report.curves import draw_curves
+
+        write_atomically(folder.curves, draw_curves(story, name, model))
+        written.append(folder.curves)
+    if story.drawn:
+        from trainer_engine.report.grid import draw_sheet
+        from trainer_engine.report.layout import tabulate
+
+        table = tabulate(story.drawn)
+        subtitle = " · ".join(part for part in (model, _progress_in_words(story), table.left_out) if part)
+        write_atomically(folder.grid, draw_sheet(table, title=name, subtitle=subtitle))
+        written.append(folder.grid)
+    return written
+
+
+def describe(folder: RunFolder) -> tuple[str, str]:
+    """(name, model) of a run in a few words: its environment, and what it trains."""
+    unnamed = f"Run {folder.path.name}"
+    try:
+        job = JobSpec.read(folder)
+    except (OSError, ValidationError):
+        return unnamed, ""
+    names = ["model_family", "model_flavour", "model_type"] + (["lora_type"] if job.options.get("model_type") == "lora" else [])
+    return job.environment or unnamed, " · ".join(str(job.options[name]) for name in names if job.options.get(name))
+
+
+def _progress_in_words(story: Story) -> str:
+    if not story.steps:
+        return "before the first step"
+    return f"step {story.steps[-1]:,} of {story.total_steps:,}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for another drawer of the same run: the one that began last has the last word. Where folders cannot be locked, go on."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass  # some network file systems know no locks; both then write a whole file
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise TookTooLong(f"it took more than {LONGEST_SECONDS} seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

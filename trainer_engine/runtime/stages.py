@@ -1,0 +1,98 @@
+"""Stages as events: each begins, moves and ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from trainer_engine.contract.events import REASON_IN_ERROR, Severity, StageEvent, StageKey, StageStatus
+from trainer_engine.runtime.control import Stopped
+from trainer_engine.runtime.events import Voice
+
+TOLD_EVERY_SECONDS = 0.25
+
+Advance = Callable[[int, int], None]
+"""(done, of how many)"""
+
+
+STAGES_THAT_WRITE = frozenset(
+    (
+        StageKey.DATA_BACKEND,
+        StageKey.TEXT_EMBED_CACHE,
+        StageKey.VAE_CACHE,
+        StageKey.RESUME_CHECKPOINT,
+        StageKey.BENCHMARK_BASE_MODEL,
+        StageKey.VALIDATION,
+        StageKey.FINAL_VALIDATION,
+        StageKey.CHECKPOINT_SAVE,
+        StageKey.MODEL_SAVE,
+        StageKey.PUBLISHING,
+    )
+)
+
+
+def nothing() -> None:
+    """For a run that may write everywhere."""
+
+
+class Stages:
+    """Says what the run is at. ``before_writing`` is called before each stage that writes files, and may refuse it by raising."""
+
+    def __init__(self, voice: Voice, before_writing: Callable[[], None] = nothing) -> None:
+        self.voice = voice
+        self._before_writing = before_writing
+
+    @contextmanager
+    def stage(self, key: StageKey, label: str = "", *, failure: Severity = Severity.ERROR) -> Iterator[Advance]:
+        """A stage as long as the block; it fails with the block, and ``failure`` says how bad that is. Yields what is to be called as it
+        moves on."""
+        if key in STAGES_THAT_WRITE:
+            self._before_writing()
+        progress = _Progress(self.voice, key, label)
+        progress.tell(StageStatus.RUNNING)
+        try:
+            yield progress.advance
+        except Exception as error:
+            ends_the_run = failure is Severity.ERROR  # then an error event follows
+            progress.tell(StageStatus.FAILED, message=REASON_IN_ERROR if ends_the_run else str(error), severity=failure)
+            raise
+        except Stopped:
+            progress.tell(StageStatus.FAILED, message="The run was stopped.", severity=Severity.WARNING)
+            raise
+        progress.tell(StageStatus.COMPLETED)
+
+
+class _Progress:
+    def __init__(self, voice: Voice, key: StageKey, label: str) -> None:
+        self.voice, self.key, self.label = voice, key, label
+        self.current = self.total = self._first = 0
+        self._began = self._told = time.monotonic()
+        self._moving = False
+
+    def advance(self, current: int, total: int) -> None:
+        """Told a few times a second at most, and at the end."""
+        if not self._moving:
+            self._moving, self._first, self._began = True, current, time.monotonic()
+        self.current, self.total = current, total
+        if time.monotonic() - self._told >= TOLD_EVERY_SECONDS and current < total:
+            self.tell(StageStatus.RUNNING)
+
+    def tell(self, status: StageStatus, *, message: str = "", severity: Severity | None = None) -> None:
+        self._told = time.monotonic()
+        severity = severity or (Severity.ERROR if status is StageStatus.FAILED else Severity.INFO)
+        done = self.current - self._first
+        running = status is StageStatus.RUNNING and done > 0
+        eta = (self._told - self._began) / done * (self.total - self.current) if running else None
+        self.voice.tell(
+            StageEvent(
+                key=self.key,
+                label=self.label,
+                status=status,
+                current=self.current,
+                total=self.total,
+                eta_seconds=None if eta is None else round(eta, 1),
+                message=message,
+                severity=severity,
+            )
+        )

@@ -1,0 +1,1 @@
+"""Generates validation images, announces and saves them."""

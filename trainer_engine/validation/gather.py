@@ -1,0 +1,61 @@
+"""Images that other processes drew, on their way to the first one, which alone speaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.events import ErrorEvent
+from trainer_engine.validation.failures import DrawingFailed
+from trainer_engine.validation.generate import ValidationImage
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one process made of its share of a validation."""
+
+    images: Sequence[ValidationImage] = ()
+    failure: ErrorEvent | None = None
+    """Why the rest is missing."""
+
+    def pack(self) -> bytes:
+        """With the files' contents: a host need not see the disk of another. One line of JSON, then the files one after the other.
+
+        Raises OSError.
+        """
+        files = [image.path.read_bytes() for image in self.images]
+        sizes = [len(file) for file in files]
+        header: dict[str, Any] = {
+            "images": [{**dataclasses.asdict(image), "path": str(image.path)} for image in self.images],
+            "sizes": sizes,
+            "failure": self.failure.model_dump(mode="json") if self.failure else None,
+        }
+        return b"\n".join([json.dumps(header).encode(), b"".join(files)])
+
+
+def pack_or_say(drawn: Drawn, step: int) -> bytes:
+    """Where a file of it cannot be read again, that alone is said: the other processes wait for a word, and the run is worth more."""
+    try:
+        return drawn.pack()
+    except OSError as error:
+        return Drawn(failure=DrawingFailed("", "", error).as_event(step)).pack()
+
+
+def unpack(packed: bytes) -> Drawn:
+    """The inverse of ``Drawn.pack``; a file that is not on this disk is written. Raises OSError."""
+    line, _, content = packed.partition(b"\n")
+    header = json.loads(line)
+    images = []
+    for fields, size in zip(header["images"], header["sizes"], strict=True):
+        file, content = content[:size], content[size:]
+        image = ValidationImage(**{**fields, "path": Path(fields["path"]), "resolution": tuple(fields["resolution"])})
+        image.path.parent.mkdir(parents=True, exist_ok=True)
+        if not image.path.is_file() or image.path.read_bytes() != file:
+            write_atomically(image.path, file)
+        images.append(image)
+    return Drawn(images, ErrorEvent(**header["failure"]) if header["failure"] else None)

@@ -1,0 +1,259 @@
+"""Images drawn by the network as it is, for people to see how far it has come."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.prompt_library import DEFAULT, built_in_library, file_name, library_of
+from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
+from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
+from trainer_engine.families.common.autoencoder import ImageNotFinite
+from trainer_engine.media import ENDINGS, Picture, write_picture
+from trainer_engine.runtime.preserve import undisturbed
+from trainer_engine.validation.failures import SURVIVED, DrawingFailed, DrawingStopped
+from trainer_engine.validation.names import apart
+
+FOLDER = "validation_images"
+HIGHEST_SEED = 2**31
+
+
+@dataclass(frozen=True)
+class ValidationPrompt:
+    """What is drawn, and under which name."""
+
+    shortname: str
+    text: str
+    adapter_strength: float | None = None
+    """How much of the trained adapter its images show; None: as ``validation_lycoris_strength`` says."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A pair whose references are drawn with."""
+
+    name: str
+    """After its image."""
+    caption: str
+    read_references: Callable[[], tuple[Tensor, ...]]
+    """Latents (C, h, w) of its references of every conditioning set."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image to draw."""
+
+    prompt: ValidationPrompt
+    resolution: tuple[int, int]
+    index: int
+    edit: Edit | None = None
+
+
+@dataclass(frozen=True)
+class ValidationImage:
+    """A finished image."""
+
+    path: Path
+    shortname: str
+    prompt: str
+    resolution: tuple[int, int]
+    """Width and height in pixels."""
+    index: int
+    """Counts the images of one prompt and size, from 0."""
+    seed: int
+    sampler_steps: int
+    label: str = ""
+    """Whose weights drew it, where these are not the live ones; also at the end of ``shortname``."""
+
+
+@dataclass(frozen=True)
+class SampledImage:
+    """An image that is being drawn."""
+
+    image: ValidationImage
+    """What it will be; its file is not there yet."""
+    taken: SamplerStep
+
+
+def validation_prompts(options: TrainingOptions) -> list[ValidationPrompt]:
+    """What every validation of a run draws, in order; empty where it draws nothing."""
+    validation = options.validation
+    if validation.validation_disable:
+        return []
+    unconditional = [] if validation.validation_disable_unconditional else [ValidationPrompt(UNCONDITIONAL, "")]
+    library = {"false": None, "true": DEFAULT}.get(validation.validation_prompt_library, validation.validation_prompt_library)
+    prompts = [*(built_in_library(library) if library else ()), *library_of(validation.user_prompt_library)]
+    listed = [ValidationPrompt(prompt.shortname, prompt.text, prompt.adapter_strength) for prompt in prompts]
+    asked_for = [ValidationPrompt(PROMPT, validation.validation_prompt)] if validation.validation_prompt else []
+    return unconditional + listed + asked_for
+
+
+def texts_to_encode(options: TrainingOptions) -> list[str]:
+    """The prompts whose embeddings ``render`` will read."""
+    prompts = validation_prompts(options)
+    return [prompt.text for prompt in prompts] + ([options.validation.validation_negative_prompt] if prompts else [])
+
+
+def render(
+    family: Family,
+    denoiser: nn.Module,
+    read_prompt: Callable[[str], PromptEmbedding],
+    options: TrainingOptions,
+    step: int,
+    *,
+    edits: Sequence[Edit] = (),
+    eval_prompts: Sequence[ValidationPrompt] = (),
+    label: str = "",
+    share: tuple[int, int] = (0, 1),
+    weights_for: Callable[[ValidationPrompt], AbstractContextManager[object]] = lambda prompt: nullcontext(),
+    on_image: Callable[[ValidationImage], None] = lambda image: None,
+    on_sampler_step: Callable[[SampledImage], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[ValidationImage]:
+    """Draw every prompt at every resolution into ``<output_dir>/validation_images``.
+
+    ``denoiser`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
+    ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
+    some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
+    total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
+    after. Raises DrawingFailed: at the first image that fails, or at the end for the first one that is not finite.
+    """
+    plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
+    images: list[ValidationImage] = []
+    not_finite: DrawingFailed | None = None
+    with undisturbed(denoiser), _freeing(family):
+        denoiser.eval()
+        pipeline = _make_pipeline(family, denoiser, options) if plan else None
+        for number, subject in enumerate(plan):
+            image = _image_of(subject, options, step, label)
+
+            def heard(taken: SamplerStep, image: ValidationImage = image, before: int = number * steps) -> None:
+                on_progress(before + taken.number, len(plan) * steps)
+                if on_sampler_step:
+                    on_sampler_step(SampledImage(image, taken))
+                if should_stop():
+                    raise DrawingStopped
+
+            if should_stop():
+                break
+            try:
+                with weights_for(subject.prompt):
+                    drawing = _drawing(subject, image, family, read_prompt, options)
+                    picture = family.draw(pipeline, drawing, on_step=heard)
+                path = _write(picture, image, options)
+            except DrawingStopped:
+                break
+            except ImageNotFinite as error:
+                not_finite = not_finite or DrawingFailed(image.path.stem, image.prompt, error)
+                continue
+            except SURVIVED as error:
+                raise DrawingFailed(image.path.stem, image.prompt, error) from error
+            images.append(dataclasses.replace(image, path=path))
+            on_image(images[-1])
+    if not_finite is not None:
+        raise not_finite
+    return images
+
+
+def _write(picture: Picture, image: ValidationImage, options: TrainingOptions) -> Path:
+    validation = options.validation
+    how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
+    return write_picture(image.path.parent, image.path.stem, picture, **how)
+
+
+def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions) -> Any:
+    validation = options.validation
+    sampler, spacing = validation.validation_noise_scheduler, validation.inference_scheduler_timestep_spacing
+    try:
+        return family.make_pipeline(denoiser, sampler=sampler, spacing=spacing)
+    except SURVIVED as error:
+        raise DrawingFailed("", "", error) from error
+
+
+@contextmanager
+def _freeing(family: Family) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        family.free_encoders()
+
+
+def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str) -> ValidationImage:
+    """What an image will be; its file is not there yet."""
+    prompt, (width, height), index = subject.prompt, subject.resolution, subject.index
+    shortname = f"{prompt.shortname}_{label}" if label else prompt.shortname
+    ending = ENDINGS[options.validation.validation_image_format]
+    name = f"step_{step}_{file_name(shortname)}_{index}_{width}x{height}{ending}"
+    seed = secrets.randbelow(HIGHEST_SEED) if options.validation.validation_randomize else first_seed(options) + index
+    path = Path(options.run.output_dir) / FOLDER / name
+    steps = options.validation.validation_num_inference_steps
+    return ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps, label)
+
+
+def _drawing(
+    subject: Subject,
+    image: ValidationImage,
+    family: Family,
+    read_prompt: Callable[[str], PromptEmbedding],
+    options: TrainingOptions,
+) -> Drawing:
+    validation, (width, height) = options.validation, image.resolution
+    return Drawing(
+        prompt=read_prompt(image.prompt),
+        negative=read_prompt(validation.validation_negative_prompt),
+        width=width,
+        height=height,
+        steps=image.sampler_steps,
+        guidance=validation.validation_guidance,
+        seed=image.seed,
+        references=subject.edit.read_references() if subject.edit else (),
+        noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
+        guidance_rescale=validation.validation_guidance_rescale,
+        true_guidance=validation.validation_guidance_real,
+        unguided_steps=validation.validation_no_cfg_until_timestep,
+    )
+
+
+def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt]) -> list[Subject]:
+    """Every prompt, and those that held-out images lend.
+
+    With pairs to edit: their references with the prompt asked for and with their own captions instead.
+    """
+    validation = options.validation
+    what = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
+        (prompt, None) for prompt in [*validation_prompts(options), *eval_prompts]
+    ]
+    used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))
+    names = apart([prompt.shortname for prompt, _ in what], [label for label, is_used in used if is_used])
+    return [
+        Subject(dataclasses.replace(prompt, shortname=name), resolution, index, edit)
+        for (prompt, edit), name in zip(what, names, strict=True)
+        for resolution in validation.resolutions
+        for index in range(validation.num_validation_images)
+    ]
+
+
+def _part(plan: Sequence[Subject], which: int, of: int) -> Sequence[Subject]:
+    """One of ``of`` parts, about as long as the others. Neighbours stay together: of every second image, all might be the large ones."""
+    return plan[len(plan) * which // of : len(plan) * (which + 1) // of]
+
+
+def _prompts_of(edit: Edit, options: TrainingOptions) -> list[ValidationPrompt]:
+    asked_for = options.validation.validation_prompt
+    own = ValidationPrompt(edit.name, edit.caption)
+    return [ValidationPrompt(f"{PROMPT}_{edit.name}", asked_for), own] if asked_for else [own]
+
+
+def first_seed(options: TrainingOptions) -> int:
+    """``validation_seed``, or ``seed`` where it is empty. The same for each prompt and step, so that images can be compared."""
+    chosen = options.validation.validation_seed
+    return options.run.seed if chosen is None else chosen

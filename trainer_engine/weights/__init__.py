@@ -1,0 +1,1 @@
+"""Finds, downloads, loads and quantizes the weights of a base model."""

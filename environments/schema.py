@@ -1,4 +1,4 @@
-"""How each call is described in the OpenAPI schema. ``training/schema.py`` adds what runs need."""
+"""How each call is described in the OpenAPI schema. ``training/api/schema.py`` adds what runs need."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from simpletuner_site.turns import Turns  # noqa: E402
 
 django_application = cast(Application, get_asgi_application())  # sets Django up: what follows may import models
 
-from training.quick_reads import QuickReads  # noqa: E402
+from training.api.fast_reads import QuickReads  # noqa: E402
 from training.urls import http_stream_patterns, websocket_urlpatterns  # noqa: E402
 
 NO_STREAM_HERE = 4404

@@ -132,10 +132,10 @@ def _gate() -> Gate:
     from simpletuner_site.edge.descriptors import connection_limit, raise_descriptor_limit
     from simpletuner_site.edge.gate import Gate, Limits
     from simpletuner_site.edge.rules import RequestRules
-    from training import stream
+    from training.streams import tail
 
     connections = connection_limit(raise_descriptor_limit())
-    stream.HUB.most_streams = int(connections * STREAMS_OF_CONNECTIONS)
+    tail.HUB.most_streams = int(connections * STREAMS_OF_CONNECTIONS)
     limits = Limits(connections=connections, longest_body_bytes=settings.BIGGEST_BODY_BYTES)
     return Gate(limits, RequestRules(application, settings.BIGGEST_BODY_BYTES).refusal)
 
@@ -153,7 +153,7 @@ def _close_streams() -> Any:
     """Daphne crashes when it ends with streams open; the Deferred gives them the time to leave."""
     from twisted.internet import reactor, task
 
-    from training.stream import close_all
+    from training.streams.tail import close_all
 
     close_all()
     clock: Any = reactor

@@ -16,7 +16,8 @@ from django.utils.safestring import SafeString
 
 from environments.admin_actions import ObjectAction, add_object_action
 from environments.models import Environment
-from training import admin_run, answers, services
+from training import services
+from training.api import representations, run_overview
 from training.models import Checkpoint, Event, Job
 from training.webhooks.summary import summary
 
@@ -106,23 +107,23 @@ class JobAdmin(ReadOnly, JobAdminBase):
 
     @admin.display(description="Options")
     def asked_options(self, job: Job) -> SafeString:
-        return format_html("<pre>{}</pre>", json.dumps(answers.shown_options(job), indent=2, ensure_ascii=False))
+        return format_html("<pre>{}</pre>", json.dumps(representations.shown_options(job), indent=2, ensure_ascii=False))
 
     @admin.display(description="Progress")
     def progress_bar(self, job: Job) -> str:
-        return admin_run.progress(job)
+        return run_overview.progress(job)
 
     @admin.display(description="Loss and learning rate")
     def curves(self, job: Job) -> SafeString:
-        return admin_run.curves(job)
+        return run_overview.curves(job)
 
     @admin.display(description="Validation images")
     def grid(self, job: Job) -> SafeString:
-        return admin_run.grid(job)
+        return run_overview.grid(job)
 
     @admin.display(description="Newest checkpoints")
     def newest_checkpoints(self, job: Job) -> str:
-        return admin_run.newest_checkpoints(job)
+        return run_overview.newest_checkpoints(job)
 
     @admin.display(description="Log")
     def log(self, job: Job) -> SafeString:

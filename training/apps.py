@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class TrainingConfig(AppConfig):
-    """Registers the caretaker and the postman with the workers when Django is ready."""
+    """Starts the reconciler and the delivery of webhooks in every worker when Django is ready."""
 
     name = "training"
     verbose_name = "Runs"
@@ -15,8 +15,8 @@ class TrainingConfig(AppConfig):
     def ready(self) -> None:
         from django_q.signals import post_spawn
 
-        from training import caretaker
-        from training.webhooks import postman
+        from training.jobs import reconciler
+        from training.webhooks import delivery
 
-        post_spawn.connect(caretaker.begin_in_worker, dispatch_uid="training.caretaker")
-        post_spawn.connect(postman.begin_in_worker, dispatch_uid="training.postman")
+        post_spawn.connect(reconciler.begin_in_worker, dispatch_uid="training.reconciler")
+        post_spawn.connect(delivery.begin_in_worker, dispatch_uid="training.delivery")

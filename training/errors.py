@@ -5,7 +5,7 @@ from __future__ import annotations
 from rest_framework.exceptions import APIException
 
 from trainer_engine.contract.errors import Problem, limited
-from training.preflight_report import PreflightReport
+from training.preflight.summary import PreflightReport
 
 
 class TrainingRefused(APIException):

@@ -11,7 +11,7 @@ from django.db import models
 from django.utils import timezone
 
 from trainer_engine.contract.run import RunFolder
-from training.engine_process import EngineIdentity
+from training.engine.process import EngineIdentity
 
 
 class Status(models.TextChoices):

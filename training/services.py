@@ -23,12 +23,14 @@ from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
-from training import answers, desk, ending, engine_process, job_secrets, log
-from training.enqueue import enqueue_next
+from training.api import representations
+from training.engine import process
 from training.errors import CannotStart, NoActiveJob
+from training.jobs import log, outcome, queue, secrets
+from training.jobs.enqueue import enqueue_next
 from training.models import ACTIVE, Job, Status
-from training.preflight import examine_run
-from training.preflight_report import PreflightReport
+from training.preflight.run import examine_run
+from training.preflight.summary import PreflightReport
 from training.webhooks import outbox
 from training.webhooks.egress import webhook_problems
 
@@ -57,7 +59,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
     if environment is not None:
         stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
     resolved = resolve_run(home, stored, sent)
-    report = examine_run(resolved, home, waits_for={str(pk) for pk in desk.occupied().values_list("pk", flat=True)})
+    report = examine_run(resolved, home, waits_for={str(pk) for pk in queue.occupied().values_list("pk", flat=True)})
     broken = (
         [
             Problem.error(problem["option"], problem["code"], problem["message"], hint=problem.get("hint", ""))
@@ -77,7 +79,7 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
     key = key[:LONGEST_KEY]
     known = Job.objects.filter(idempotency_key=key).first() if key else None
     if known is not None:
-        return Started(known, desk.position(known), None)
+        return Started(known, queue.position(known), None)
     active = environment or environments.active()
     report = check(submitted, active)
     if report.errors or report.resolved.options is None:
@@ -89,29 +91,29 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         job = Job.objects.get(idempotency_key=key)
-    return Started(job, desk.position(job), report, record)
+    return Started(job, queue.position(job), report, record)
 
 
 def _queue(report: PreflightReport, environment: Environment | None, key: str) -> tuple[Job, RunRecord]:
     resolved = report.resolved
     assert resolved.options is not None  # the caller saw no error
     with transaction.atomic():
-        desk.lock()
+        queue.lock()
         record = environments.record_run_config(environment.name if environment else None, resolved.given)
         job_id = uuid.uuid4()
         job = Job.objects.create(
             id=job_id,
-            number=desk.next_number(),
+            number=queue.next_number(),
             environment=record.environment.name,
             options=hide_options(resolved.values),
             datasets=resolved.datasets,
-            plan={**report.understood, **answers.files_behind(resolved.given)},
+            plan={**report.understood, **representations.files_behind(resolved.given)},
             output_dir=str(resolved.values["output_dir"]),
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),
             idempotency_key=key or None,
         )
         targets = outbox.with_prefixes(report.webhooks, resolved.options)
-        job_secrets.keep(job, resolved.values, targets)
+        secrets.keep(job, resolved.values, targets)
         outbox.open_channels(job, targets, resolved.options.hooks.webhook_reporting_interval)
         log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)
@@ -127,13 +129,13 @@ def stop_training(job: Job) -> Job:
         job = _fresh(job)
         commands.request(job.folder, Command.STOP)
         if job.engine is not None:
-            engine_process.ask_to_end(job.engine, job.folder)
+            process.ask_to_end(job.engine, job.folder)
     return _fresh(job)
 
 
 def _cancel_queued(job: Job) -> bool:
     with transaction.atomic():
-        desk.lock()
+        queue.lock()
         if not Job.objects.filter(pk=job.pk, status=Status.QUEUED).exists():
             return False
         return _cancel(job, "Taken out of the queue.")
@@ -149,7 +151,7 @@ def request_command(job: Job | None, command: Command) -> Job:
 
     Raises NoActiveJob where nothing trains and nothing is about to.
     """
-    if job is None or not (job.status in (Status.STARTING, Status.RUNNING) or desk.is_about_to_start(job)):
+    if job is None or not (job.status in (Status.STARTING, Status.RUNNING) or queue.is_about_to_start(job)):
         raise NoActiveJob
     commands.request(job.folder, command)
     return job
@@ -161,7 +163,7 @@ def cancel_training(job: Job) -> bool:
     if not _cancel(job, "Taken out of the queue." if waited else "Cancelled; nothing was saved."):
         return False
     job = _fresh(job)
-    ending.release_engine(job.pk, job.engine, job.folder)
+    outcome.release_engine(job.pk, job.engine, job.folder)
     return True
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from uuid import UUID
 
-from training import caretaker, desk, leases
-from training.enqueue import enqueue_next
-from training.follower import Follower
+from training.jobs import leases, queue, reconciler
+from training.jobs.enqueue import enqueue_next
+from training.jobs.follower import Follower
 from training.models import Job
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def run_job() -> str:
     """Take the first job of the queue that can run, start its engine and follow it for a slice."""
     owner = leases.new_owner()
-    job = desk.claim_next(owner)
+    job = queue.claim_next(owner)
     if job is None:
         return "nothing to run"
     enqueue_next()
@@ -35,7 +35,7 @@ def follow_job(job_id: str) -> str:
 
 def reconcile() -> int:
     """Find what nobody looks after."""
-    return caretaker.look()
+    return reconciler.look()
 
 
 def _follow(job: Job, owner: str) -> None:

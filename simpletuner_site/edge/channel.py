@@ -21,7 +21,7 @@ from twisted.web import http
 from simpletuner_site.edge.gate import Gate
 from simpletuner_site.edge.refusals import Refusal, response_bytes, too_long
 from simpletuner_site.guard import Scope
-from training.backpressure import unsent_bytes
+from training.streams.backpressure import unsent_bytes
 
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "The request could not be read as HTTP/1.1.")
 LONG_HEAD = Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and the headers are longer than 16 KiB.")

@@ -21,12 +21,12 @@ from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
-from training import engine_process
-from training.engine_keys import keys_without_use
-from training.estimates import memory_numbers
-from training.launch import UnreadableAccelerateConfig, launch_command
-from training.preflight import examine_run
-from training.preflight_report import PreflightReport
+from training.engine import process as engine_process
+from training.engine.command_line import UnreadableAccelerateConfig, launch_command
+from training.engine.keys import keys_without_use
+from training.preflight.estimates import memory_numbers
+from training.preflight.run import examine_run
+from training.preflight.summary import PreflightReport
 
 OPEN = {PRIVATE_VARIABLE: "1"}
 """A person's own shell may reach what it likes; only a server closes private networks."""

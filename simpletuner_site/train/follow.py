@@ -11,9 +11,9 @@ from simpletuner_site.run_screen import RunScreen
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import JournalEntry
 from trainer_engine.contract.run import ExitReport, RunFolder
-from training import engine_process
-from training.engine_process import EngineIdentity
-from training.journal import BrokenLine, read_entries
+from training.engine import process
+from training.engine.journal import BrokenLine, read_entries
+from training.engine.process import EngineIdentity
 
 LOOK_SECONDS = 0.1
 ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
@@ -53,7 +53,7 @@ def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen, inter
     """Until the engine has ended and its journal is read; the exit code."""
     offset, answered = 0, 0
     while True:
-        is_alive = engine_process.is_alive(identity)
+        is_alive = process.is_alive(identity)
         reading = read_entries(folder.journal, offset)
         for entry in reading.entries:
             show_entry(screen, entry)
@@ -79,10 +79,10 @@ def show_entry(screen: RunScreen, entry: JournalEntry | BrokenLine) -> None:
 def _answer_interrupt(count: int, identity: EngineIdentity, folder: RunFolder, screen: RunScreen) -> None:
     if count == 1:
         screen.say("[yellow]Stopping:[/] the run finishes its step and saves. Ctrl-C again ends it at once, without saving.")
-        engine_process.ask_to_end(identity, folder)
+        process.ask_to_end(identity, folder)
     else:
         screen.say("[red]Ending the run without saving.[/]")
-        engine_process.kill(identity, folder)
+        process.kill(identity, folder)
 
 
 def exit_code(identity: EngineIdentity, folder: RunFolder) -> int:
@@ -90,5 +90,5 @@ def exit_code(identity: EngineIdentity, folder: RunFolder) -> int:
     report = ExitReport.read(folder)
     if report is not None:
         return report.exit_code
-    status = engine_process.exit_status(identity)
+    status = process.exit_status(identity)
     return ExitCode.FAILURE if status is None else status if status >= 0 else 128 - status

@@ -21,7 +21,7 @@ from trainer_engine.batches.sources import data_source, make_sampler, trained_se
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
 from trainer_engine.datasets.report import examine
 from trainer_engine.datasets.sources.local import printable
-from training.launch import process_count
+from training.engine.command_line import process_count
 
 
 class NothingToPlan(Exception):

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from trainer_engine.contract.errors import ExitCode, Level, Problem
 from trainer_engine.contract.run import ExitReport, RunFolder
-from training.preflight_report import PreflightReport
+from training.preflight.summary import PreflightReport
 
 SIGNS = {Level.ERROR: "[red]✗[/]", Level.WARNING: "[yellow]![/]", Level.NOTE: "[blue]·[/]"}
 LOG_LINES = 15

@@ -35,9 +35,9 @@ OWN_FILES = {
     "trainer_engine/publishing/ledger.py": "the run's list of uploads",
     "trainer_engine/publishing/results.py": "a card that the run wrote",
     "trainer_engine/tiny_models/hub_cache.py": "models of the tests",
-    "training/engine_process.py": "/proc",
-    "training/media.py": "images that a run made",
-    "training/preflight.py": "/proc/cpuinfo",
+    "training/engine/process.py": "/proc",
+    "training/api/media.py": "images that a run made",
+    "training/preflight/run.py": "/proc/cpuinfo",
     "training/webhooks/messages.py": "images that a run made",
 }
 

@@ -19,7 +19,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "simpletuner_site/asgi.py",  # names the settings module, as Django asks every entry point to
     "simpletuner_site/boot.py",  # hands the command line's choices to the processes it starts
     "simpletuner_site/demo/server_process.py",  # a child's environment is its parent's and more
-    "training/engine_process.py",  # the same, cut to an allow-list
+    "training/engine/process.py",  # the same, cut to an allow-list
     "trainer_engine/runtime/environment.py",  # the engine's reader
     "environments/examples/external-validation/hosted_service.py",  # scripts of runs are processes of their own
     "environments/examples/external-validation/second_device.py",

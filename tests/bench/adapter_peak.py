@@ -12,8 +12,8 @@ from tests.bench import adapters
 from tests.bench.table import highest_resident_bytes
 from trainer_engine.config.families import find_card
 from trainer_engine.datasets.report import examine
-from training.estimates import estimate_memory
-from training.weights import count_parameters, layer_shapes
+from training.preflight.base_model import count_parameters, layer_shapes
+from training.preflight.estimates import estimate_memory
 
 STEPS = 6
 

@@ -16,7 +16,7 @@ from trainer_engine.config.families import find_card
 from trainer_engine.config.json_entries import read_json
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Problem
-from training.preflight_adapter import adapter_problems
+from training.preflight.adapter import adapter_problems
 
 DATASETS = '[{"id": "a", "instance_data_dir": "pictures", "repeats": 3, "repeats": 0}]'
 ADAPTER = '{"algo": "lokr", "linear_dim": 8, "linear_dim": 10000, "linear_alpha": 1}'

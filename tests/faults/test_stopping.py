@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.helpers.served_runs import ENDLESS, ServedRuns
-from training.lifecycle import is_allowed
+from training.jobs.transitions import is_allowed
 
 LONG = {"max_train_steps": ENDLESS, "checkpoint_step_interval": 50}
 

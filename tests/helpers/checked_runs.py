@@ -10,8 +10,8 @@ from environments.paths import Home
 from environments.resolve import resolve_run
 from tests.helpers.tiny_run import tiny_datasets, tiny_options
 from trainer_engine.contract.errors import Problem
-from training.preflight import examine_run
-from training.preflight_report import PreflightReport
+from training.preflight.run import examine_run
+from training.preflight.summary import PreflightReport
 
 
 def checked(place: Path, *, datasets: list[dict[str, Any]] | None = None, hf_home: Path | None = None, **options: Any) -> PreflightReport:

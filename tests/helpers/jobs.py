@@ -10,8 +10,9 @@ from typing import Any
 from django.db.models import Max
 from django.utils import timezone
 
-from training import engine_process, leases
-from training.engine_process import EngineIdentity
+from training.engine import process
+from training.engine.process import EngineIdentity
+from training.jobs import leases
 from training.models import Job, Status
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -43,7 +44,7 @@ def fake_command(job: Job, behaviour: str = "completes", steps: int = 5, seconds
 
 def start_fake(job: Job, behaviour: str = "completes", steps: int = 5, seconds: float = 0.01, *, note: bool = True) -> EngineIdentity:
     """Start a fake engine for a job and, with ``note``, write down which process it is."""
-    identity = engine_process.start(job.folder.create(), fake_command(job, behaviour, steps, seconds))
+    identity = process.start(job.folder.create(), fake_command(job, behaviour, steps, seconds))
     if note:
         Job.objects.filter(pk=job.pk).update(
             engine_pid=identity.pid, engine_started_at=identity.started_at, engine_boot_id=identity.boot_id

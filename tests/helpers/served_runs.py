@@ -16,7 +16,7 @@ from tests.helpers.live_server import LiveServer
 from tests.helpers.tiny_run import tiny_datasets, tiny_options
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.run import RunFolder
-from training import engine_process
+from training.engine import process as engine_process
 
 ENDED = ("completed", "stopped", "cancelled", "error")
 JSON = {"Accept": "application/json"}

@@ -20,7 +20,7 @@ django.setup()
 
 from tests.helpers.jobs import make_job  # noqa: E402
 from trainer_engine.contract.events import Notification, ProgressEvent  # noqa: E402
-from training import log  # noqa: E402
+from training.jobs import log  # noqa: E402
 from training.models import Job, Status  # noqa: E402
 
 SHOWN = {

@@ -12,7 +12,7 @@ from environments.admin_actions import find_object_action
 from environments.creation import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
-from training import log
+from training.jobs import log
 from training.models import Job, Status
 
 pytestmark = pytest.mark.django_db

@@ -12,7 +12,7 @@ from typing import Any
 from httpx import Request
 
 from trainer_engine.config.webhooks import WebhookTarget, is_json_template
-from training import media
+from training.api import media
 
 LONGEST_TEXT = 1900
 """Discord takes 2000 characters."""

@@ -23,13 +23,13 @@ from environments.schema import NAME_SHAPE, WITH_BODY
 from trainer_engine.config.webhooks import MOST_TARGETS, WebhookTarget
 from trainer_engine.contract.errors import Problem, errors_in, limited
 from trainer_engine.contract.events import EventType, utc_now
-from training import requests, schema
+from training.api import parse, schema
 from training.errors import TrainingRefused
 from training.models import Delivery, WebhookChannel, WebhookDelivery
-from training.webhooks import shapes
+from training.webhooks import serializers
 from training.webhooks.egress import webhook_problems
 from training.webhooks.messages import compose
-from training.webhooks.posting import post
+from training.webhooks.post import post
 
 MOST_SHOWN = 500
 WEBHOOK_NAME = OpenApiParameter("name", NAME_SHAPE, OpenApiParameter.PATH, description="Name of the stored targets.")
@@ -96,7 +96,7 @@ def shown(name: str, document: Any, problems: Iterable[Problem]) -> dict[str, An
 class WebhookList(APIView):
     """Every stored list of targets; what is secret in them is ``***``."""
 
-    @schema.described("webhooks_list", "Stored webhook targets", shapes.WebhookListSerializer)
+    @schema.described("webhooks_list", "Stored webhook targets", serializers.WebhookListSerializer)
     def get(self, request: Request) -> Response:
         found = [(name, *stored(name)) for name in webhook_targets.stored_names(current_home())]
         rows = [shown(name, document, problems) for name, document, _, problems in found]
@@ -111,7 +111,7 @@ class StoredWebhook(APIView):
 
     parser_classes = (JsonBody,)
 
-    @schema.described("webhook_get", "Show stored targets", shapes.WebhookSerializer, 404, 422, parameters=[WEBHOOK_NAME])
+    @schema.described("webhook_get", "Show stored targets", serializers.WebhookSerializer, 404, 422, parameters=[WEBHOOK_NAME])
     def get(self, request: Request, name: str) -> Response:
         document, _, problems = stored(name)
         return Response(shown(name, document, problems))
@@ -119,10 +119,10 @@ class StoredWebhook(APIView):
     @schema.described(
         "webhook_put",
         "Store targets under a name",
-        shapes.WebhookSerializer,
+        serializers.WebhookSerializer,
         *WITH_BODY,
         409,
-        request=shapes.WEBHOOK_BODY,
+        request=serializers.WEBHOOK_BODY,
         parameters=[WEBHOOK_NAME],
     )
     def put(self, request: Request, name: str) -> Response:
@@ -138,7 +138,15 @@ class StoredWebhook(APIView):
             webhook_targets.store(name, document, home)
         return Response(shown(name, document, problems))
 
-    @schema.described("webhook_delete", "Forget stored targets", shapes.WebhookMessageSerializer, 404, 409, 422, parameters=[WEBHOOK_NAME])
+    @schema.described(
+        "webhook_delete",
+        "Forget stored targets",
+        serializers.WebhookMessageSerializer,
+        404,
+        409,
+        422,
+        parameters=[WEBHOOK_NAME],
+    )
     def delete(self, request: Request, name: str) -> Response:
         stored(name)
         with changing():
@@ -151,7 +159,7 @@ class WebhookTest(APIView):
 
     parser_classes = (JsonBody, FormParser, FormBody)
 
-    @schema.described("webhook_test", "Post a test event", shapes.WebhookTestSerializer, 404, 422, parameters=[WEBHOOK_NAME])
+    @schema.described("webhook_test", "Post a test event", serializers.WebhookTestSerializer, 404, 422, parameters=[WEBHOOK_NAME])
     def post(self, request: Request, name: str) -> Response:
         _, targets, problems = stored(name)
         if errors_in(problems):
@@ -171,10 +179,10 @@ class JobWebhooks(APIView):
     """What became of a run's posts: counts, targets, the newest dead letters, and what waits."""
 
     @schema.described(
-        "training_job_webhooks", "Webhook deliveries of a run", shapes.JobWebhooksSerializer, 404, parameters=[schema.JOB_PATH]
+        "training_job_webhooks", "Webhook deliveries of a run", serializers.JobWebhooksSerializer, 404, parameters=[schema.JOB_PATH]
     )
     def get(self, request: Request, job_id: str) -> Response:
-        job = requests.named_job(job_id)
+        job = parse.named_job(job_id)
         rows = WebhookDelivery.objects.filter(channel__job=job).select_related("channel")
         counts = {status.value: rows.filter(status=status).count() for status in Delivery}
         targets = [_channel(channel) for channel in job.webhooks.all()]

@@ -46,7 +46,7 @@ def test_an_alpha_of_any_type_is_read(tmp_path: Path, name: str) -> None:
 def test_the_reader_needs_neither_torch_nor_numpy() -> None:
     import subprocess
 
-    code = "import sys, training.preflight_init, training.preflight_data; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    code = "import sys, training.preflight.init_lora, training.preflight.data; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"

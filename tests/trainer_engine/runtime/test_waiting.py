@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.tiny_run import start_run, write_job
 from trainer_engine.runtime.environment import PASSIVE_WAITING, wait_passively
-from training.engine_process import passed_environment
+from training.engine.process import passed_environment
 
 
 def test_threads_sleep_where_there_is_no_accelerator_or_it_may_not_be_used(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from tests.helpers.jobs import make_job
 from tests.helpers.receiver import Receiver, receiving
 from trainer_engine.config.webhooks import WebhookTarget
 from trainer_engine.contract.events import Notification, Severity
-from training import job_secrets, log
+from training.jobs import log, secrets
 from training.models import Delivery, Event, Job, Status, WebhookChannel, WebhookDelivery
-from training.webhooks import outbox, posting, postman
+from training.webhooks import delivery, outbox, post
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +34,7 @@ def receiver() -> Iterator[Receiver]:
 
 def job_with(home: Path, *targets: WebhookTarget) -> Job:
     job = make_job(home, Status.RUNNING)
-    job_secrets.keep(job, {}, targets)
+    secrets.keep(job, {}, targets)
     outbox.open_channels(job, targets)
     return job
 
@@ -57,8 +57,8 @@ def due_now() -> None:
 def deliver_all(rounds: int = 1) -> None:
     for _ in range(rounds):
         due_now()
-        for channel in postman.claim_due(10):
-            postman.deliver(channel)
+        for channel in delivery.claim_due(10):
+            delivery.deliver(channel)
 
 
 def titles(receiver: Receiver) -> list[str]:
@@ -172,15 +172,15 @@ def test_two_postmen_never_hold_one_target(home: Path, receiver: Receiver) -> No
     job = job_with(home, WebhookTarget("raw", receiver.url))
     say(job, "news")
     due_now()
-    assert len(postman.claim_due(10)) == 1
-    assert postman.claim_due(10) == []
+    assert len(delivery.claim_due(10)) == 1
+    assert delivery.claim_due(10) == []
     WebhookChannel.objects.update(lease_until=timezone.now() - timedelta(seconds=1))  # the first one died
-    assert len(postman.claim_due(10)) == 1
+    assert len(delivery.claim_due(10)) == 1
 
 
 def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     for failures, middle in ((1, 1), (2, 2), (5, 16), (50, 600)):
-        pauses = {postman.pause_after(failures) for _ in range(200)}
+        pauses = {delivery.pause_after(failures) for _ in range(200)}
         assert min(pauses) >= 0.5 * middle
         assert max(pauses) <= 1.5 * middle
         assert len(pauses) > 100
@@ -224,8 +224,8 @@ FAULTS: list[int | str] = [500, "redirect", "refuse", "hang", "trickle", 404, 42
 
 
 def test_a_webhook_that_fails_for_a_thousand_steps_loses_nothing(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posting, "TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(posting, "TOTAL_SECONDS", 0.6)
+    monkeypatch.setattr(post, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(post, "TOTAL_SECONDS", 0.6)
     job = job_with(home, WebhookTarget("raw", receiver.url))
     other = receiver.url.replace("/hook", "/other")
     WebhookChannel.objects.create(job=job, place=1, target=WebhookTarget("raw", other).as_dict())  # as older versions stored it
@@ -263,7 +263,7 @@ def test_a_stage_under_way_is_progress_too(home: Path, receiver: Receiver) -> No
 
 
 def test_a_target_with_much_to_be_told_makes_room_for_the_others(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postman, "BATCH", 3)
+    monkeypatch.setattr(delivery, "BATCH", 3)
     busy = job_with(home, WebhookTarget("raw", receiver.url))
     for number in range(9):
         say(busy, f"busy {number}")
@@ -271,18 +271,18 @@ def test_a_target_with_much_to_be_told_makes_room_for_the_others(home: Path, rec
     say(late, "late")
     due_now()
     for _ in range(3):
-        for channel in postman.claim_due(1):
-            postman.deliver(channel)
+        for channel in delivery.claim_due(1):
+            delivery.deliver(channel)
     assert titles(receiver).index("late") in (0, 3)
 
 
 def test_a_lease_that_ran_out_is_not_given_back_for_another(home: Path, receiver: Receiver) -> None:
     say(job_with(home, WebhookTarget("raw", receiver.url)), "news")
     due_now()
-    (mine,) = postman.claim_due(1)
+    (mine,) = delivery.claim_due(1)
     WebhookChannel.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    (theirs,) = postman.claim_due(1)
-    assert postman.deliver(mine) == 1  # the post was under way
+    (theirs,) = delivery.claim_due(1)
+    assert delivery.deliver(mine) == 1  # the post was under way
     assert WebhookChannel.objects.get().lease_until == theirs.lease_until
 
 
@@ -324,7 +324,7 @@ def test_targets_that_fail_leave_room_for_those_that_answer(home: Path, receiver
         say(job, "news")
     WebhookChannel.objects.filter(job__in=failing).update(failures=3)
     due_now()
-    claimed = postman.claim_due(postman.AT_ONCE)
+    claimed = delivery.claim_due(delivery.AT_ONCE)
     assert sorted(channel.failures for channel in claimed) == [0, 3, 3]
     due_now()
-    assert [channel.job for channel in postman.claim_due(postman.AT_ONCE, 0)] == [well]
+    assert [channel.job for channel in delivery.claim_due(delivery.AT_ONCE, 0)] == [well]

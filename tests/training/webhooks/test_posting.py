@@ -17,9 +17,10 @@ from PIL import Image
 
 from tests.helpers.receiver import Receiver, receiving
 from trainer_engine.config.webhooks import WebhookTarget
-from training.webhooks import messages, posting
+from training.webhooks import messages
+from training.webhooks import post as posting
 from training.webhooks.messages import compose
-from training.webhooks.posting import post
+from training.webhooks.post import post
 
 EVENT: dict[str, Any] = {
     "index": 4,

@@ -9,7 +9,7 @@ from environments.home import current_home
 from environments.webhook_targets import load_webhooks, place_sample
 from tests.helpers.receiver import receiving
 from tests.training.conftest import Training
-from training import job_secrets
+from training.jobs import secrets
 from training.models import Job, WebhookChannel
 
 
@@ -55,7 +55,7 @@ def test_a_run_freezes_its_targets(training: Training) -> None:
         started = training.start(**{"--webhook_config": given, "--webhook_reporting_interval": "10"})
         channel = WebhookChannel.objects.get(job_id=started["job_id"])
         assert channel.target["url"] == "http://127.0.0.1:9/***"
-        assert [target.url for target in job_secrets.targets_of(started["job_id"])] == [f"http://127.0.0.1:9{path}"]
+        assert [target.url for target in secrets.targets_of(started["job_id"])] == [f"http://127.0.0.1:9{path}"]
         assert Job.objects.get(pk=started["job_id"]).webhook_interval == 10
     status = training.get("/status").content.decode()
     assert "hunter2" not in status

@@ -1,0 +1,218 @@
+"""What is looked at before a run: model, disk, memory, folders; always by the truth on disk, never by writing."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from environments.paths import Home
+from environments.resolve.run import resolve_run
+from tests.training.conftest import Training, write_model
+from trainer_engine.contract.errors import Level, Problem
+from training.preflight import base_model, estimates, run
+from training.preflight.base_model import HubSettings
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as is asked: ``/<repo>/resolve/<revision>/model_index.json``."""
+
+    ANSWERS = {"a/open": (200, ""), "a/gated": (401, "GatedRepo"), "a/bare": (404, "EntryNotFound"), "a/gone": (401, "RepoNotFound")}
+
+    def do_HEAD(self) -> None:
+        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+        status, code = self.ANSWERS.get(repository, (500, ""))
+        if rest.startswith("nowhere"):
+            status, code = 404, "RevisionNotFound"
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def hub(tmp_path: Path, **variables: str) -> HubSettings:
+    return HubSettings.of({"HF_HOME": str(tmp_path / "hf"), **variables})
+
+
+def code_of(problem: Problem | None) -> str | None:
+    return problem.code if problem else None
+
+
+def test_the_hub_is_asked_and_its_answer_told(tmp_path: Path, endpoint: str) -> None:
+    reached = hub(tmp_path, HF_ENDPOINT=endpoint)
+    expected = {"a/open": None, "a/bare": None, "a/gated": "model_gated", "a/gone": "model_not_found", "a/ill": "hub_not_reached"}
+    for repository, code in expected.items():
+        problem = base_model.check_access("pretrained_model_name_or_path", repository, None, reached)
+        assert code_of(problem) == code
+        assert problem is None or repository in problem.message
+    assert code_of(base_model.check_access("x", "a/open", "nowhere", reached)) == "revision_not_found"
+
+
+def test_a_hub_that_does_not_answer_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    problem = base_model.check_access("x", "a/open", None, hub(tmp_path, HF_ENDPOINT="http://127.0.0.1:9"))
+    assert problem is not None and problem.level is Level.NOTE
+
+
+def test_the_cache_is_enough_and_without_it_offline_is_an_error(tmp_path: Path) -> None:
+    offline = hub(tmp_path, HF_HUB_OFFLINE="1")
+    assert code_of(base_model.check_access("x", "a/model", None, offline)) == "model_not_cached"
+    folder = tmp_path / "hf" / "hub" / "models--a--model"
+    write_model(folder / "snapshots" / "abc", numbers=77)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    assert base_model.check_access("x", "a/model", None, offline) is None
+    assert base_model.check_access("x", "a/model", "abc", offline) is None
+    found = base_model.find_weights("a/model", None, offline)
+    assert found is not None and base_model.count_parameters(found) == 77
+
+
+def test_the_token_comes_from_the_variable_or_the_file(tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("from-file\n")
+    assert hub(tmp_path).token == "from-file"
+    assert hub(tmp_path, HF_TOKEN="given").token == "given"
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b'\x09\0\0\0\0\0\0\0{"a": {}}'])
+def test_a_file_that_is_no_safetensors_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert base_model.count_parameters(tmp_path) is None
+
+
+def examine(training: Training, **changes: Any) -> Any:
+    form = {name.lstrip("-"): value for name, value in {**training.form, **changes}.items() if not name.startswith("__")}
+    home = Home(training.home)
+    return run.examine_run(resolve_run(home, {}, form), home, {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def codes(report: Any) -> set[str]:
+    return {problem.code for problem in report.problems}
+
+
+def test_no_database_is_needed(training: Training, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
+        assert not examine(training).errors
+
+
+def test_what_cannot_fit_into_memory_is_refused(training: Training) -> None:
+    (training.home / "model" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    write_model(training.home / "huge")
+    header = b'{"w": {"dtype": "F32", "shape": [1000000, 1000000], "data_offsets": [0, 0]}}'
+    path = training.home / "huge" / "transformer" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    report = examine(training, pretrained_model_name_or_path="huge")
+    assert {"memory_too_small", "disk_too_small"} <= codes(report)
+
+
+def test_estimates_grow_with_what_they_depend_on(training: Training) -> None:
+    plain = examine(training).understood
+    averaged = examine(training, use_ema="true").understood
+    assert averaged["memory"]["bytes"] > plain["memory"]["bytes"]
+    assert averaged["disk"]["checkpoint_bytes"] > plain["disk"]["checkpoint_bytes"]
+    often = examine(training, checkpoint_step_interval="5", checkpoints_total_limit="0").understood
+    assert often["disk"]["checkpoints_bytes"] > plain["disk"]["checkpoints_bytes"]
+    assert examine(training, max_train_steps="0", num_train_epochs="3").understood["steps"] == 18
+
+
+def test_a_slow_processor_is_a_note(training: Training, tmp_path: Path) -> None:
+    report = examine(training, mixed_precision="bf16")
+    slow = not set(Path("/proc/cpuinfo").read_text().split()).intersection(run.FAST_BF16)
+    assert ("slow_on_this_cpu" in codes(report)) == slow and not report.warnings
+
+
+def test_folders_that_cannot_be_made_are_named(training: Training) -> None:
+    (training.home / "file").write_text("x")
+    report = examine(training, output_dir="file/below")
+    assert "output_dir" in {problem.option for problem in report.errors}
+    report = examine(training, cache_dir_vae="file/below")
+    assert "cache_dir_vae" in {problem.option for problem in report.errors}
+
+
+def test_more_ranks_than_gpus_are_refused(training: Training) -> None:
+    form = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")} | {"num_processes": "3"}
+    home = Home(training.home)
+    report = run.examine_run(resolve_run(home, {}, form), home, {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert "too_few_gpus" in codes(report)
+
+
+def test_sizes_are_told_for_people() -> None:
+    assert [estimates.size(number) for number in (0, 1023, 2048, 3 * 1024**2, 5.5 * 1024**3)] == [
+        "0 B",
+        "1023 B",
+        "2 KiB",
+        "3 MiB",
+        "5.5 GiB",
+    ]
+
+
+def test_a_pipe_in_place_of_weights_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    os.mkfifo(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert base_model.count_parameters(tmp_path) is None
+
+
+@pytest.mark.parametrize("option", ["--accelerate_config", "--data_backend_config", "--user_prompt_library", "--publishing_config"])
+def test_huge_files_and_pipes_are_refused_by_their_option(training: Training, option: str) -> None:
+    with (training.home / "config" / "huge.json").open("wb") as stream:
+        stream.truncate(1 << 40)
+    os.mkfifo(training.home / "config" / "pipe.json")
+    for name in ("huge.json", "pipe.json"):
+        answer = training.post("/validate", {**training.form, option: f"config/{name}"})
+        assert answer.status_code == 422
+        assert [option.lstrip("-")] == [problem["option"] for problem in answer.json()["problems"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": {"a": "diffusion_pytorch_model.bin"}}'),
+        ("text_encoder/pytorch_model.bin", ""),
+        ("text_encoder/config.json", '{"quantization_config": {"quant_method": "bitsandbytes"}}'),
+        ("vae/config.json", '{"quantization_config": {"quant_method": "bitsandbytes"}}'),
+    ],
+)
+def test_a_model_that_asks_for_more_than_safetensors_cannot_be_started(training: Training, file: str, content: str) -> None:
+    (training.home / "model" / file).write_text(content)
+    answer = training.post("/validate", training.form)
+    assert answer.status_code == 422
+    (problem,) = answer.json()["problems"]
+    assert (problem["option"], problem["code"]) == ("pretrained_model_name_or_path", "unsafe_model")
+    assert file.partition("/")[0] in problem["message"] and file.partition("/")[2] in problem["message"]
+
+
+def test_the_token_of_the_hub_does_not_follow_a_redirect(tmp_path: Path) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class Redirecting(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            seen.append((self.path, self.headers.get("Authorization")))
+            self.send_response(302 if len(seen) == 1 else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Be quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reached = hub(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_TOKEN="hf_secret")
+        assert base_model.check_access("pretrained_model_name_or_path", "a/open", None, reached) is None
+        server.shutdown()
+    assert seen[0][1] == "Bearer hf_secret" and seen[1] == ("/elsewhere", None)

@@ -1,0 +1,99 @@
+"""Status and events as JSON without the way through Django's middleware: clients poll them many times a second.
+
+Whatever is not a plain question of a program (a browser, another method, a value that is wrong) goes on to Django, whose views
+answer with the same texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from django.core.exceptions import SuspiciousOperation
+from django.db import DatabaseError, connection
+from django.http import QueryDict
+
+from training.api import parse, representations
+from training.errors import BadValue, TrainingRefused
+from training.jobs.selection import current_job
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+READERS = 2
+HEADERS = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"), (b"vary", b"Accept"))
+
+
+def status_text(query: Mapping[str, Any]) -> str:
+    """The answer of ``/status``."""
+    return json.dumps(representations.job_status(current_job()), ensure_ascii=False, separators=(",", ":"))
+
+
+def events_text(query: Mapping[str, Any]) -> str:
+    """The answer of ``/events``. Raises BadValue and JobNotFound."""
+    since = parse.whole_number(query.get("since_index"), "since_index", default=0)
+    limit = parse.whole_number(query.get("limit"), "limit", default=parse.DEFAULT_PAGE, largest=parse.LARGEST_PAGE, smallest=1)
+    form = query.get("media") or "data"
+    if form not in ("data", "url"):
+        raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
+    job = parse.job_of(query.get("job_id"))
+    page = representations.encoded_events(job, since, limit, as_links=form == "url") if job else []
+    next_index = page[-1][0] + 1 if page else since
+    job_id = json.dumps(str(job.pk) if job else None)
+    return f'{{"events":[{",".join(text for _, _, text in page)}],"job_id":{job_id},"next_index":{next_index}}}'
+
+
+READS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "/api/training/status": status_text,
+    "/api/training/events": events_text,
+}
+
+
+class QuickReads:
+    """Answers what it can in threads that keep their database connections, and leaves the rest to ``rest``."""
+
+    def __init__(self, rest: Application) -> None:
+        self._rest = rest
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quick-reader")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = READS.get(scope["path"].removesuffix("/")) if _is_plain_question(scope) else None
+        if read is not None:
+            question = scope.get("query_string", b"")
+            text = await asyncio.get_running_loop().run_in_executor(self._readers, _read_in_thread, read, question)
+            if text is not None:
+                await _answer(send, text)
+                return
+        await self._rest(scope, receive, send)
+
+
+def _is_plain_question(scope: Scope) -> bool:
+    """A GET of a program: browsers name text/html among what they accept."""
+    if scope["type"] != "http" or scope["method"] != "GET":
+        return False
+    accepted = next((value for name, value in scope["headers"] if name.lower() == b"accept"), b"*/*")
+    return b"text/html" not in accepted and (b"json" in accepted or b"*/*" in accepted)
+
+
+def _read_in_thread(read: Callable[[Mapping[str, Any]], str], question: bytes) -> str | None:
+    """None where Django has to say what is wrong. A broken connection is closed, so that the next reading opens a new one."""
+    try:
+        query = QueryDict(question)
+        return None if "format" in query else read(query)
+    except (TrainingRefused, SuspiciousOperation):  # too many fields are suspicious
+        return None
+    except DatabaseError:
+        connection.close()
+        return None
+
+
+async def _answer(send: Send, text: str) -> None:
+    body = text.encode("utf-8", "backslashreplace")
+    headers = [*HEADERS, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,251 @@
+"""Calls that only tell: status, events, checkpoints, history, log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.http import FileResponse, HttpResponse, HttpResponseBase
+from rest_framework.parsers import FormParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from environments.parsers import FormBody, JsonBody
+from environments.paths import expanded, wrong_text
+from environments.schema import WITH_BODY
+from trainer_engine.contract.checkpoint_files import verify
+from training.api import fast_reads, media, parse, representations, schema, serializers
+from training.api.renderers import FileNegotiation
+from training.errors import TrainingRefused
+from training.jobs import queue
+from training.models import Job
+
+JSON = "application/json"
+LARGEST_LOG_BYTES = 4 * 1024 * 1024
+MOST_JOBS = 500
+
+
+def wants_page(request: Request) -> bool:
+    """Whether the browsable API asks, which needs the data and not its text."""
+    return request.accepted_renderer.format == "api"
+
+
+def _told(request: Request, text: str) -> HttpResponseBase:
+    """The text as it is, or as data for the browsable API."""
+    return Response(json.loads(text)) if wants_page(request) else HttpResponse(text, content_type=JSON)
+
+
+class StatusView(APIView):
+    """Where the current run stands."""
+
+    @schema.described("training_status", "State of the current or last run", serializers.StatusSerializer)
+    def get(self, request: Request) -> HttpResponseBase:
+        return _told(request, fast_reads.status_text(request.query_params))
+
+
+class EventsView(APIView):
+    """The log, from an index on."""
+
+    @schema.described(
+        "training_events",
+        "Events from an index on",
+        serializers.EventPageSerializer,
+        404,
+        422,
+        parameters=[schema.SINCE, schema.JOB_ID, schema.LIMIT, schema.MEDIA],
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        return _told(request, fast_reads.events_text(request.query_params))
+
+
+class StreamView(APIView):
+    """Describes the stream; GET and WebSocket on this address are served by ``consumers.py`` before Django sees them."""
+
+    @schema.described(
+        "training_events_stream",
+        "Events as they happen: server-sent events, or a WebSocket",
+        {"type": "string", "description": "`event:` type, `data:` event, `id:` its index. WebSocket frames: `{job_id, event}`."},
+        404,
+        422,
+        426,
+        parameters=[schema.JOB_ID, schema.SINCE, schema.MEDIA],
+        media_types=("text/event-stream",),
+    )
+    def get(self, request: Request) -> Response:
+        raise NotStreaming
+
+
+class CheckpointsView(APIView):
+    """What a run has saved."""
+
+    parser_classes = (JsonBody, FormParser, FormBody)
+    PARAMETERS = [schema.JOB_ID, schema.OUTPUT_DIR]
+
+    @schema.described("training_checkpoints", "Checkpoints of a run", serializers.CheckpointListSerializer, 404, parameters=PARAMETERS)
+    def get(self, request: Request) -> Response:
+        return Response(representations.checkpoints(self._job(request.query_params)))
+
+    @schema.described(
+        "training_checkpoints_list",
+        "Checkpoints of a run",
+        serializers.CheckpointListSerializer,
+        404,
+        *WITH_BODY,
+        request=schema.forms(schema.CHECKPOINTS_FORM),
+    )
+    def post(self, request: Request) -> Response:
+        fields = {name.lstrip("-"): value for name, value in parse.submitted(request).items()}
+        return Response(representations.checkpoints(self._job({**request.query_params.dict(), **fields})))
+
+    def _job(self, asked: Any) -> Job | None:
+        """Never an arbitrary path of the server: an output folder means the newest job that wrote there."""
+        folder, job_id = (parse.text_or_none(asked, name) for name in ("output_dir", "job_id"))
+        if not folder or job_id:
+            return parse.job_of(job_id)
+        is_path = wrong_text(folder, "output_dir") is None
+        job = Job.objects.filter(output_dir=str(expanded(folder))).order_by("-number").first() if is_path else None
+        if job is None:
+            raise NoSuchFolder(folder)
+        return job
+
+
+class NotStreaming(TrainingRefused):
+    """Somebody serves this project without its ASGI application."""
+
+    status_code = 426
+
+    def __init__(self) -> None:
+        super().__init__("Streams need the ASGI server: simpletuner server")
+
+
+class NoSuchFolder(TrainingRefused):
+    """No job wrote there, so we do not look."""
+
+    status_code = 404
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"No job of this server writes to '{folder[:200]}'")
+
+
+class NoSuchCheckpoint(TrainingRefused):
+    """The job's output folder holds no such checkpoint."""
+
+    status_code = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Checkpoint '{name[:200]}' not found")
+
+
+class CheckpointVerdict(APIView):
+    """Whether a checkpoint is what was saved: every hash is computed again."""
+
+    @schema.described(
+        "training_checkpoint_validate",
+        "Check the hashes of a checkpoint",
+        serializers.CheckpointVerdictSerializer,
+        404,
+        parameters=[schema.CHECKPOINT, schema.JOB_ID],
+    )
+    def get(self, request: Request, name: str) -> Response:
+        job = parse.job_of(request.query_params.get("job_id"))
+        known = representations.checkpoints(job)["checkpoints"]
+        paths = [row["path"] for row in known if row["name"] == name]
+        if not paths:
+            raise NoSuchCheckpoint(name)
+        problems = verify(Path(paths[0]))
+        message = "; ".join(problems) or "Every file is there and has the hash that it was saved with."
+        return Response({"checkpoint": name, "valid": not problems, "message": message})
+
+
+class JobList(APIView):
+    """The history."""
+
+    @schema.described("training_jobs", "All runs, newest first", serializers.JobListSerializer)
+    def get(self, request: Request) -> Response:
+        rows = [representations.job_row(job) for job in Job.objects.order_by("-number")[:MOST_JOBS]]
+        return Response({"jobs": rows, "count": Job.objects.count()})
+
+
+class JobDetail(APIView):
+    """One run, in the shape of ``status``."""
+
+    @schema.described("training_job", "State of one run", serializers.StatusSerializer, 404, parameters=[schema.JOB_PATH])
+    def get(self, request: Request, job_id: str) -> Response:
+        return Response(representations.job_status(parse.named_job(job_id)))
+
+
+class JobLog(APIView):
+    """What the engine printed, as text; its last 4 MiB."""
+
+    content_negotiation_class = FileNegotiation
+
+    @schema.described(
+        "training_job_log",
+        "The engine's output as text",
+        {"type": "string"},
+        404,
+        parameters=[schema.JOB_PATH],
+        media_types=("text/plain",),
+    )
+    def get(self, request: Request, job_id: str) -> HttpResponseBase:
+        path = parse.named_job(job_id).folder.log
+        try:
+            with path.open("rb") as stream:
+                stream.seek(max(0, path.stat().st_size - LARGEST_LOG_BYTES))
+                text = stream.read(LARGEST_LOG_BYTES)
+        except FileNotFoundError:
+            text = b""
+        return HttpResponse(text, content_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
+
+
+class JobMedia(APIView):
+    """An image that an event names, found through the event: no path comes from the request."""
+
+    content_negotiation_class = FileNegotiation
+
+    @schema.described(
+        "training_job_media",
+        "An image of an event",
+        schema.BINARY,
+        404,
+        422,
+        parameters=[schema.JOB_PATH, schema.EVENT_INDEX, schema.PLACE],
+        media_types=("image/png", "image/jpeg", "image/webp", "image/gif", "application/octet-stream"),
+    )
+    def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:
+        job = parse.named_job(job_id)
+        event = job.events.filter(index=parse.whole_number(index, "index", default=0)).first()
+        attached = media.attached(event.payload) if event else []
+        number = parse.whole_number(place, "place", default=0)
+        entry = attached[number] if number < len(attached) else {}
+        path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
+        try:
+            stream = path.open("rb") if path else None
+        except OSError:  # it went between the two looks, or may not be read
+            stream = None
+        if stream is None:
+            raise NoSuchMedia(index)
+        kind = str(entry.get("mime_type", "image/png"))
+        kind = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
+        return FileResponse(stream, content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"})
+
+
+class NoSuchMedia(TrainingRefused):
+    """The event has no such image, or its file is gone."""
+
+    status_code = 404
+
+    def __init__(self, index: str) -> None:
+        super().__init__(f"Event {index} has no such image")
+
+
+class Queue(APIView):
+    """What trains and what waits."""
+
+    @schema.described("training_queue", "Running and waiting jobs", serializers.QueueSerializer)
+    def get(self, request: Request) -> Response:
+        running = [representations.job_row(job) for job in queue.occupied().order_by("number")]
+        queued = [representations.job_row(job) for job in queue.waiting()]
+        return Response({"running": running, "queued": queued})

@@ -1,0 +1,86 @@
+"""What the admin shows of a run at a glance: how far it is, what it has saved, and its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from trainer_engine.contract.files import is_file, is_folder
+from training.api import report, representations
+from training.api.report import CURVES_APPEAR, GRIDS_APPEAR
+from training.models import Job
+
+SHOWN_CHECKPOINTS = 5
+NOTHING = "–"
+
+
+def progress(job: Job) -> SafeString | str:
+    """A bar with the numbers under it."""
+    now = representations.job_status(job)["progress"]
+    if now is None:
+        return NOTHING
+    loss, rate = now["loss"], now["learning_rate"]
+    told = [f"step {now['step']:,} of {now['total_steps']:,}", f"{now['percent']:.1f} %"]
+    told.append("loss not finite" if loss is None else f"loss {loss:.4g}")
+    told += [] if rate is None else [f"learning rate {rate:.3g}"]
+    seconds = now["eta_seconds"]
+    told += [f"{duration(seconds)} left"] if seconds and not job.has_ended else []
+    return format_html(
+        '<progress class="run-progress" max="100" value="{}">{} %</progress><div>{}</div>', now["percent"], now["percent"], " · ".join(told)
+    )
+
+
+def duration(seconds: float) -> str:
+    """``3:07`` or ``2:03:07``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def newest_checkpoints(job: Job) -> SafeString | str:
+    """The last ones that were announced, and which of them are still there."""
+    rows = list(job.checkpoints.order_by("-step", "-pk")[:SHOWN_CHECKPOINTS])
+    if not rows:
+        return NOTHING
+    cells = (
+        (
+            row.name,
+            f"{row.step:,}",
+            filesizeformat(row.size_bytes),
+            row.created_at.strftime("%Y-%m-%d %H:%M"),
+            _state(row.path, row.is_final),
+        )
+        for row in rows
+    )
+    body = format_html_join("", "<tr><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", cells)
+    head = "<tr><th>name</th><th>step</th><th>size</th><th>saved</th><th></th></tr>"
+    return format_html('<table class="run-checkpoints"><thead>{}</thead><tbody>{}</tbody></table>', SafeString(head), body)
+
+
+def _state(path: str, is_final: bool) -> str:
+    if not is_folder(Path(path)):
+        return "deleted since"
+    return "the last of the run" if is_final else ""
+
+
+def curves(job: Job) -> SafeString:
+    alternative = "Loss and learning rate over the steps"
+    return _picture(job, job.folder.curves, "training-job-curves", alternative, CURVES_APPEAR)
+
+
+def grid(job: Job) -> SafeString:
+    alternative = "Every validation image: a row for each validation, a column for each prompt"
+    return _picture(job, job.folder.grid, "training-job-grid", alternative, GRIDS_APPEAR)
+
+
+def _picture(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
+    address = reverse(view, args=[job.pk])
+    if is_file(path):
+        return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
+    if not job.has_ended:
+        return format_html("{}", f"Pictures {when}; reload this page then.")
+    return format_html("None. Where there is something to draw, <code>{}</code> draws it.", report.command(job))

@@ -1,0 +1,1 @@
+"""Starts the engine as a process and reads its journal. Knows no database."""

@@ -1,0 +1,174 @@
+"""Look after one run for a slice of time: its process, its journal, its stop deadline."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.utils import timezone
+
+from environments.home import current_home
+from trainer_engine.config.parse import parse_options
+from trainer_engine.contract.errors import InvalidOptions
+from trainer_engine.contract.run import SERVER_ONLY, JobSpec
+from training.engine import process
+from training.engine.command_line import UnreadableAccelerateConfig, launch_command
+from training.engine.journal import read_entries
+from training.engine.keys import keys_without_use
+from training.jobs import leases, outcome, secrets
+from training.jobs.enqueue import enqueue_follow
+from training.jobs.ingest import ingest
+from training.jobs.outcome import Ending
+from training.models import ACTIVE, Job, Status
+from training.preflight.estimates import memory_numbers
+
+POLL_SECONDS = 0.02
+LOOK_SECONDS = 0.2
+RENEW_SECONDS = 1.5
+HANDOVER_SECONDS = 20.0
+"""How long an offered run is followed on while no other worker takes it."""
+STOP_GRACE = timedelta(seconds=60)
+"""From the request to SIGKILL."""
+SAVING_GRACE = timedelta(minutes=10)
+"""The same while the run says that it saves: a large model on a slow disk takes minutes."""
+SAVING_STAGES = ("checkpoint_save", "model_save", "scripts")
+EXIT_GRACE_SECONDS = 30.0
+"""For a process that has written its last word and does not leave."""
+
+
+class Follower:
+    """One slice of following, by the holder of the job's lease."""
+
+    def __init__(self, job: Job, owner: str) -> None:
+        self.job = job
+        self.owner = owner
+        self.offset = job.journal_offset
+        self.exit_seen_at: float | None = None
+
+    def follow(self, slice_seconds: float | None = None) -> None:
+        """Until the run ends, another one takes over, or the slice is over."""
+        seconds = settings.FOLLOW_SLICE.total_seconds() if slice_seconds is None else slice_seconds
+        if not self._ensure_engine():
+            return None
+        slice_ends = time.monotonic() + seconds
+        last_moment = slice_ends + HANDOVER_SECONDS
+        offered = False
+        next_look = next_renewal = 0.0
+        while True:
+            if not self._read():
+                return None
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + LOOK_SECONDS
+                if not self._look():
+                    return None
+            if now >= slice_ends and not offered:
+                offered = True
+                leases.offer(self.job.pk, self.owner)
+                enqueue_follow(self.job.pk)
+            if now >= last_moment:
+                return leases.release(self.job.pk, self.owner)
+            if not offered and now >= next_renewal:
+                next_renewal = now + RENEW_SECONDS
+                if not leases.renew(self.job.pk, self.owner):
+                    return None
+            time.sleep(POLL_SECONDS)
+
+    def _read(self) -> bool:
+        """Put what is new in the journal into the log. Whether the run is still ours."""
+        while True:
+            reading = read_entries(self.job.folder.journal, self.offset)
+            if reading.offset == self.offset:
+                return True
+            if not ingest(self.job.pk, self.owner, self.offset, reading):
+                return False
+            self.offset = reading.offset
+
+    def _look(self) -> bool:
+        """Whether there is a run to look after: it is ours, and its process lives. Ends the job where it does not."""
+        self.job.refresh_from_db()
+        if self.job.status not in ACTIVE or self.job.lease_owner != self.owner:
+            return False
+        identity = self.job.engine
+        if identity is None or not process.is_alive(identity):
+            return self._conclude(outcome.INTERRUPTED)
+        if self._has_overstayed():
+            process.kill(identity, self.job.folder)
+            process.wait_until_gone(identity, self.job.folder, seconds=outcome.BURIAL_SECONDS)
+            return self._conclude(outcome.STOP_TIMEOUT)
+        return True
+
+    def _conclude(self, error_code: str) -> bool:
+        """The process is gone: what it wrote last goes into the log, then the job ends. Always False."""
+        identity = self.job.engine
+        exit_status = process.exit_status(identity) if identity else None
+        if not self._read():
+            return False
+        self.job.refresh_from_db()
+        outcome.conclude(self.job, error_code=error_code, exit_status=exit_status)
+        return False
+
+    def _has_overstayed(self) -> bool:
+        if self.job.folder.exit_file.exists():
+            self.exit_seen_at = self.exit_seen_at or time.monotonic()
+            return time.monotonic() - self.exit_seen_at > EXIT_GRACE_SECONDS
+        asked_at = self.job.stop_requested_at
+        if self.job.status != Status.STOPPING or asked_at is None:
+            return False
+        saving = any(self.job.startup.get(stage, {}).get("status") == "running" for stage in SAVING_STAGES)
+        return timezone.now() - asked_at > (SAVING_GRACE if saving else STOP_GRACE)
+
+    # ---- starting ----
+    def _ensure_engine(self) -> bool:
+        """Find the run's process, or start one where none was ever started. False where the job has ended instead."""
+        if self.job.engine_pid is not None:
+            return True
+        found = process.find(self.job.folder)
+        if found is None and self._was_started():
+            return self._conclude(outcome.INTERRUPTED)
+        if found is None and self.job.status == Status.STOPPING:
+            return self._conclude(outcome.INTERRUPTED)
+        identity = found or self._launch()
+        return identity is not None and self._note(identity)
+
+    def _was_started(self) -> bool:
+        folder = self.job.folder
+        return folder.exit_file.exists() or folder.log.exists() or self.offset > 0
+
+    def _launch(self) -> process.EngineIdentity | None:
+        job = self.job
+        try:
+            folder = job.folder.create()
+            spec = JobSpec(
+                job_id=str(job.pk),
+                environment=job.environment,
+                options={name: value for name, value in job.options.items() if name not in SERVER_ONLY},
+                datasets=job.datasets,
+                memory_estimate=memory_numbers(job.plan),
+                scripts=current_home().script_rule,
+                places=current_home().place_rule,
+            )
+            spec.write(folder)
+            options = parse_options(job.options)
+            argv, extra = launch_command(Path(job.run_dir), options)
+            variables, withheld = extra | secrets.variables_for_engine(job), keys_without_use(options)
+            return process.start(folder, argv, variables, spec.scripts.variables, withheld)
+        except (OSError, UnreadableAccelerateConfig) as error:
+            outcome.finish(job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
+        except InvalidOptions as error:
+            outcome.finish(job, Ending(Status.ERROR, str(error), error.code, error.hint))
+        return None
+
+    def _note(self, identity: process.EngineIdentity) -> bool:
+        """Remember the process. A run that was cancelled in between ends here."""
+        ours = Job.objects.filter(pk=self.job.pk, lease_owner=self.owner, status__in=ACTIVE)
+        noted = ours.update(engine_pid=identity.pid, engine_started_at=identity.started_at, engine_boot_id=identity.boot_id)
+        if not noted:
+            process.kill(identity, self.job.folder)
+            return False
+        self.job.refresh_from_db()
+        if self.job.status == Status.STOPPING:
+            process.ask_to_end(identity, self.job.folder)
+        return True

@@ -1,0 +1,89 @@
+"""The queue: first come, first served, as many at a time as there are slots."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Max, Q, QuerySet
+from django.utils import timezone
+
+from training.jobs import leases, log
+from training.models import ACTIVE, Desk, Job, Status
+
+DESK_ID = 1
+
+
+def lock() -> None:
+    """Keep everybody else who hands out work waiting until this transaction ends (SQLite: its IMMEDIATE transactions do that anyway)."""
+    Desk.objects.get_or_create(pk=DESK_ID)
+    Desk.objects.select_for_update().get(pk=DESK_ID)
+
+
+def occupied() -> QuerySet[Job]:
+    """Jobs that hold a slot. A cancelled run holds its slot until its process is gone: the device is not free before."""
+    return Job.objects.filter(Q(status__in=ACTIVE) | Q(engine_pid__isnull=False))
+
+
+def next_number() -> int:
+    """For the next job; the caller holds the lock."""
+    return (Job.objects.aggregate(last=Max("number"))["last"] or 0) + 1
+
+
+def has_work() -> bool:
+    """Whether a job waits and a slot is free."""
+    return Job.objects.filter(status=Status.QUEUED).exists() and occupied().count() < settings.SLOTS
+
+
+def claim_next(owner: str) -> Job | None:
+    """Move the first job of the queue that can run to ``starting`` and give its lease to ``owner``; None where there is none or no slot.
+
+    Two runs never write to one output folder at the same time: such a job waits, and the one behind it may pass.
+    """
+    with transaction.atomic():
+        lock()
+        running = list(occupied().values_list("output_dir", flat=True))
+        if len(running) >= settings.SLOTS:
+            return None
+        job = Job.objects.filter(status=Status.QUEUED).exclude(output_dir__in=running).order_by("number").first()
+        if job is None:
+            return None
+        now = timezone.now()
+        drafts = [log.status_draft(Status.STARTING, "A worker has taken the job and starts its engine.")]
+        if not log.move(job.pk, Status.STARTING, drafts, started_at=now, lease_owner=owner, lease_until=now + leases.LEASE):
+            return None
+        job.refresh_from_db()
+        return job
+
+
+def position(job: Job) -> int | None:
+    """From 1 among those that wait for a slot; None for a job that runs, has ended, or is about to be taken by a free slot."""
+    if job.status != Status.QUEUED:
+        return None
+    free = max(0, settings.SLOTS - occupied().count())
+    place = Job.objects.filter(status=Status.QUEUED, number__lte=job.number).count() - free
+    return place if place > 0 else None
+
+
+def is_about_to_start(job: Job) -> bool:
+    """Whether nothing is in the way of a job that waits."""
+    return job.status == Status.QUEUED and position(job) is None
+
+
+def waiting() -> QuerySet[Job]:
+    return Job.objects.filter(status=Status.QUEUED).order_by("number")
+
+
+def look_is_due(interval: timedelta) -> bool:
+    """Whether the runs have not been looked at for that long; whoever gets True looks."""
+    now = timezone.now()
+    Desk.objects.get_or_create(pk=DESK_ID)
+    due = Desk.objects.filter(Q(looked_at=None) | Q(looked_at__lte=now - interval) | Q(looked_at__gt=now + interval), pk=DESK_ID)
+    return due.update(looked_at=now) == 1
+
+
+def unattended() -> list[UUID]:
+    """Active runs whose lease has run out."""
+    return list(Job.objects.filter(leases.is_free(timezone.now()), status__in=ACTIVE).values_list("pk", flat=True))

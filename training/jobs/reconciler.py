@@ -1,0 +1,51 @@
+"""Find what nobody looks after: in every worker process, every two seconds, once for all of them together.
+
+django-q2 forgets a task whose worker was killed, and its schedules know minutes only. So each worker process has a thread that
+looks; a row in the database keeps them from looking all at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import timedelta
+from typing import Any
+
+from django.db import DatabaseError, connection
+
+from training.engine import process
+from training.jobs import outcome, queue
+from training.jobs.enqueue import enqueue_follow, enqueue_next
+from training.models import TERMINAL, Job
+
+INTERVAL = timedelta(seconds=2)
+logger = logging.getLogger(__name__)
+
+
+def begin_in_worker(**_signal: Any) -> None:
+    """Called by django-q2 in each new worker process."""
+    threading.Thread(target=_watch, name="caretaker", daemon=True).start()
+
+
+def _watch() -> None:
+    pause = threading.Event()
+    while True:
+        try:
+            process.bury_children()
+            if queue.look_is_due(INTERVAL - timedelta(milliseconds=200)):
+                look()
+        except DatabaseError as error:
+            logger.warning("looking after the runs failed, trying again: %s", error)
+            connection.close()
+        pause.wait(INTERVAL.total_seconds())
+
+
+def look() -> int:
+    """Have unattended runs followed, free the slots of ended ones, hand out what waits. How many runs were found alone."""
+    alone = queue.unattended()
+    for job_id in alone:
+        enqueue_follow(job_id)
+    for job in Job.objects.filter(status__in=TERMINAL, engine_pid__isnull=False):
+        outcome.release_engine(job.pk, job.engine, job.folder)
+    enqueue_next()
+    return len(alone)

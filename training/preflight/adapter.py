@@ -1,0 +1,108 @@
+"""What the engine would refuse of an adapter: the file of LyCORIS, its targets and ranks beside the weights of the base model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.lycoris.algorithms import LIMITED_BY_LAYER, OPTION, unfit
+from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.adapter import parse_targets
+from trainer_engine.config.options.precision import QUANTISED
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.small_files import read_small_json
+from training.preflight.base_model import layer_shapes, module_names
+
+CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
+"""Ending of a class -> what the names of its layers hold, as diffusers calls them."""
+STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
+
+
+def adapter_problems(options: TrainingOptions, card: FamilyCard, base: Path | None, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """``base``: the local folder of the base model; None leaves out what its weights would tell. ``given``: options that were sent."""
+    if options.model.model_type != "lora":
+        return
+    shapes = layer_shapes(base) if base else None
+    modules = module_names(base) if base else None
+    if options.adapter.lora_type == "standard":
+        yield from _standard(options, card, shapes)
+        return
+    for name in STANDARD_OPTIONS:
+        if name in given:
+            message = f"{name} has no effect on a LyCORIS adapter, whose file {Path(options.adapter.lycoris_config).name} says what it is."
+            yield Problem.note(
+                name, "no_effect", message, got=given[name], hint="linear_dim there is the rank" if name == "lora_rank" else ""
+            )
+    yield from _lycoris(options, card, shapes, modules)
+
+
+def _standard(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
+    own = parse_targets(options.adapter.peft_lora_target_modules)
+    chosen = options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
+    option = "peft_lora_target_modules" if own else card.lora_target_option or "model_family"
+    if shapes is None:
+        return
+    matched = on_layers(own or card.lora_targets[chosen], shapes)
+    if not matched:
+        endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
+        message = "No module of the base model has such a name: nothing would be trained."
+        yield Problem.error(option, "nothing_matched", message, got=own or chosen, expected=f"endings such as {', '.join(endings[:12])}")
+    yield from _ranks("lora_rank", options.adapter.lora_rank, matched)
+
+
+def on_layers(targets: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layers that a standard adapter is put on."""
+    wanted = tuple(targets)
+    endings = tuple(f".{one}" for one in wanted)
+    return {name: shape for name, shape in shapes.items() if name in wanted or name.endswith(endings)}
+
+
+def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
+    limits = {name: min(shape[0], math.prod(shape[1:])) for name, shape in layers.items()}
+    small = {name: limit for name, limit in limits.items() if rank > limit}
+    if small:
+        name, most = min(small.items(), key=lambda item: item[1])
+        message = f"The rank {rank} is larger than that of {len(small)} layers; the smallest is {name} with {most}."
+        yield Problem.error(option, "rank_too_large", message, got=rank, expected=f"at most {most}")
+
+
+def _lycoris(
+    options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None, modules: Collection[str] | None
+) -> Iterator[Problem]:
+    path = Path(options.adapter.lycoris_config)
+    try:
+        document = read_small_json(path)
+    except OSError as error:
+        message = f"The adapter file {path} cannot be read: {error}."
+        yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")
+        return
+    config, problems = parse_lycoris(document, card, modules)
+    yield from problems
+    if config is None or errors_in(problems):
+        return
+    is_quantised = options.precision.base_model_precision in QUANTISED
+    yield from unfit(document, quantised=is_quantised, comfyui=options.adapter.lora_format == "comfyui")
+    if shapes is not None:
+        yield from _ranks_of_classes(config, shapes)
+
+
+def _ranks_of_classes(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
+    """Class by class, each with the rank and the algorithm that it is given."""
+    overrides = config.preset["module_algo_map"]
+    by_rank: dict[int, dict[str, tuple[int, ...]]] = {}
+    for cls in dict.fromkeys([*config.preset["target_module"], *overrides]):
+        how = overrides.get(cls, {})
+        if how.get("algo", config.algo) in LIMITED_BY_LAYER:
+            by_rank.setdefault(how.get("dim", config.linear_dim), {}).update(of_class(cls, shapes))
+    for rank, layers in by_rank.items():
+        yield from _ranks(f"{OPTION}.linear_dim", rank, layers)
+
+
+def of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layers in modules of a class, as far as their names tell."""
+    marks = [mark for ending, mark in CLASS_MARKS.items() if cls.endswith(ending)]
+    return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}

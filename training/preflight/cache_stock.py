@@ -1,0 +1,80 @@
+"""What the caches of a run still have to take: what lies in them already is not written again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.report import DatasetReport
+from trainer_engine.datasets.samples import Sample
+from training.preflight.disk import DiskUse
+
+FLOAT32_BYTES = 4
+HEADER_BYTES = 512
+"""No entry's header is longer."""
+MOST_TOKENS = 300
+BYTES_OF_TOKEN = 4096 * 2
+ENTRY = ".safetensors"
+LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
+
+
+def cache_uses(options: TrainingOptions, card: FamilyCard, dataloader: Dataloader, report: DatasetReport) -> Iterator[DiskUse]:
+    """One for each folder of latents or of text embeddings that something will be written to."""
+    latents: dict[tuple[str, Path], list[int]] = defaultdict(list)
+    prompts: dict[tuple[str, Path], set[str]] = defaultdict(set)
+    for found in (*report.sets, *report.eval_sets):
+        entry = found.entry
+        latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += [_latent_bytes(sample, card) for sample in found.samples]
+        for number, one in enumerate(dataloader.references_of(entry)):
+            references = (sample.references[number].sample for sample in found.samples if len(sample.references) > number)
+            latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += [_latent_bytes(sample, card) for sample in references]
+        text = dataloader.text_set_of(entry)
+        captions = (caption for sample in found.samples for caption in sample.captions)
+        prompts[text.option("cache_dir"), Path(text.text_cache)].update(captions)
+    for (option, folder), sizes in latents.items():
+        missing = _missing_latents(sizes, folder)
+        yield DiskUse(option, folder, LATENTS, missing, missing)
+    each = min(card.tokens_of(options.model.model_flavour), MOST_TOKENS) * BYTES_OF_TOKEN
+    for (option, folder), texts in prompts.items():
+        yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
+
+
+def _latent_bytes(sample: Sample, card: FamilyCard) -> int:
+    width, height = sample.target
+    return (width // card.vae_scale_factor) * (height // card.vae_scale_factor) * card.latent_channels * FLOAT32_BYTES
+
+
+def _missing_latents(sizes: list[int], folder: Path) -> int:
+    """Bytes of the entries that are not there. Entries are told apart by their size: latents of another resolution do not count.
+
+    NOTE: their addresses depend on the hash of every image and of the autoencoder, which would take minutes to find out.
+    """
+    there = sorted(_entry_sizes(folder))
+    missing = 0
+    place = 0
+    for size, count in sorted(Counter(sizes).items()):
+        while place < len(there) and there[place] < size:
+            place += 1
+        end = place
+        while end < len(there) and there[end] <= size + HEADER_BYTES:
+            end += 1
+        missing += max(0, count - (end - place)) * size
+        place = end
+    return missing
+
+
+def _entry_sizes(folder: Path) -> list[int]:
+    """Bytes of each entry of a cache; none for a folder that is not there."""
+    sizes: list[int] = []
+    try:
+        shelves = [shelf.path for shelf in os.scandir(folder) if len(shelf.name) == 2 and shelf.is_dir()]
+        for shelf in shelves:
+            sizes += [entry.stat().st_size for entry in os.scandir(shelf) if entry.name.endswith(ENTRY)]
+    except OSError:
+        return sizes
+    return sizes

@@ -1,0 +1,27 @@
+"""What is to be said about checkpoints before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import Problem
+from training.preflight.estimates import size
+
+
+def saving_problems(options: TrainingOptions, free: int) -> Iterator[Problem]:
+    """``free``: bytes on the disk of the output folder."""
+    chosen = options.checkpointing
+    if chosen.checkpointing_use_tempdir:
+        message = "Checkpoints are always written beside and renamed once they are whole; checkpointing_use_tempdir changes nothing."
+        yield Problem.note("checkpointing_use_tempdir", "always_so", message, got=True)
+    if free < chosen.disk_low_bytes:
+        what = {"stop": "end", "wait": "wait", "script": "run disk_low_script"}[chosen.disk_low_action]
+        message = f"{size(free)} are free, less than disk_low_threshold: the run would {what} before its first checkpoint."
+        yield Problem.warning("disk_low_threshold", "disk_is_low", message, got=chosen.disk_low_threshold, hint="free some space")
+
+
+def with_copy(memory: Mapping[str, Any], checkpoint: int) -> dict[str, Any]:
+    """The estimate of memory, and what the host holds besides while a checkpoint of so many bytes is written."""
+    return {**memory, "text": f"{memory['text']}; {size(checkpoint)} more of the host's while a checkpoint is written"}

@@ -1,0 +1,64 @@
+"""What a run writes, where, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from environments.paths import Home
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.validation import ValidationOptions
+from trainer_engine.config.prompt_library import built_in_library, library_of
+from trainer_engine.config.trackers import parse_trackers
+from trainer_engine.contract.run import RESERVED_BYTES
+from training.preflight.base_model import HubSettings
+from training.preflight.disk import OUTPUT, DiskUse
+
+BYTES_OF_STEP = 1500
+"""A line of the journal and its row in the database."""
+TRACKED_BYTES_OF_STEP = 600
+BYTES_OF_PIXEL = 1.5
+"""Of a compressed picture."""
+DOWNLOADED_BYTES = 2
+"""Of one number of a model on the hub."""
+
+
+def run_uses(options: TrainingOptions, home: Home, parts: Mapping[str, int], steps: int) -> Iterator[DiskUse]:
+    """All but caches and downloads. ``parts``: bytes of ``checkpoint``, ``checkpoints`` and ``pipeline``."""
+    output_dir = Path(options.run.output_dir)
+    yield DiskUse(OUTPUT, output_dir, "checkpoints", parts["checkpoints"], parts["checkpoint"])
+    yield DiskUse(OUTPUT, output_dir, "the result", parts["pipeline"], parts["pipeline"])
+    pictures = _picture_bytes(options.validation, steps)
+    yield DiskUse("validation_resolution", output_dir / "validation_images", "validation images", pictures)
+    if parse_trackers(options.reporting.report_to):
+        yield DiskUse("logging_dir", output_dir / options.reporting.logging_dir, "tracker files", pictures + TRACKED_BYTES_OF_STEP * steps)
+    previews = pictures * _previews_of_an_image(options.validation)
+    yield DiskUse("state", home.state, "the run's journal and previews", RESERVED_BYTES + BYTES_OF_STEP * steps + previews)
+
+
+def download_use(source: str, base: Path | None, options: TrainingOptions, card: FamilyCard, hub: HubSettings) -> Iterator[DiskUse]:
+    """The base model, while it is not in the hub's cache. Its text encoders come on top; their size is not known before."""
+    if base is not None or hub.is_offline:
+        return
+    numbers = card.parameters.get(options.model.model_flavour or card.default_flavour, 0)
+    what = f"the downloaded files of {source}"
+    yield DiskUse("pretrained_model_name_or_path", hub.cache, what, DOWNLOADED_BYTES * numbers, numbers)
+
+
+def _picture_bytes(validation: ValidationOptions, steps: int) -> int:
+    """Of every validation image of a run."""
+    if validation.validation_disable:
+        return 0
+    built_in = {"false": "", "true": "general"}.get(validation.validation_prompt_library, validation.validation_prompt_library)
+    prompts = len(library_of(validation.user_prompt_library)) + (len(built_in_library(built_in)) if built_in else 0)
+    prompts += bool(validation.validation_prompt) + (not validation.validation_disable_unconditional)
+    pixels = sum(width * height for width, height in validation.resolutions)
+    times = steps // validation.validation_step_interval + 1
+    return int(times * prompts * validation.num_validation_images * pixels * BYTES_OF_PIXEL)
+
+
+def _previews_of_an_image(validation: ValidationOptions) -> int:
+    if not validation.validation_preview:
+        return 0
+    return -(-validation.validation_num_inference_steps // validation.validation_preview_steps)

@@ -1,0 +1,85 @@
+"""What the engine would refuse of the adapter that ``init_lora`` names: its header is read here, by the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
+from trainer_engine.config.adapters.fit import Shape, WantedAdapter, WantedModule, fit, wanted_lora
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
+from trainer_engine.config.lycoris.fit import wanted_lycoris, wanted_module
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.resuming.choice import SavedRun
+from trainer_engine.config.resuming.identity import adapter_targets
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.small_files import read_small_json
+from training.preflight.adapter import CLASS_MARKS, of_class, on_layers
+
+OPTION = "init_lora"
+MOST_READ_BYTES = 128 << 20
+"""Of larger files the engine says whether every weight is finite."""
+
+
+def init_problems(
+    options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Shape] | None, saved: SavedRun | None
+) -> Iterator[Problem]:
+    """``layers``: module -> (out, in) of the base model's network; None leaves out what its weights would tell. ``saved``: the checkpoint
+    that the run goes on from, which comes first."""
+    given = options.adapter.init_lora
+    if options.model.model_type != "lora" or not given:
+        return
+    if saved is not None:
+        message = f"The run goes on from {saved.folder}: the weights of init_lora are not taken again."
+        yield Problem.note(OPTION, "no_effect", message, got=given, hint="an empty resume_from_checkpoint starts from init_lora")
+        return
+    try:
+        header = open_adapter(find_adapter(Path(given)))
+        _look_into(header, options, card, layers)
+        if header.path.stat().st_size <= MOST_READ_BYTES:
+            refuse_not_finite(header)
+    except UnusableAdapter as error:
+        yield Problem.error(
+            OPTION, error.code, error.message, got=given, expected="an adapter of the form that is trained", hint=error.hint
+        )
+    except OSError as error:
+        yield Problem.error(OPTION, "unreadable_file", f"{given} cannot be read: {error.strerror}.", got=given, expected="an adapter file")
+
+
+def _look_into(header: AdapterHeader, options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Shape] | None) -> None:
+    """Raises UnusableAdapter."""
+    wanted = _wanted(options, card, layers) if layers else None
+    if layers and wanted is not None:
+        fit(header, wanted, layers)
+
+
+def _wanted(options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Shape]) -> WantedAdapter | None:
+    """The adapter that the engine would make; None where the options are wrong, which is told elsewhere."""
+    adapter = options.adapter
+    if adapter.lora_type == "standard":
+        modules = on_layers(adapter_targets(options, card), layers)
+        alpha = adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha
+        return wanted_lora(layers, modules, adapter.lora_rank, float(alpha), use_dora=adapter.use_dora) if modules else None
+    try:
+        document = read_small_json(adapter.lycoris_config)
+    except OSError:
+        return None
+    config, problems = parse_lycoris(document, card)
+    return None if config is None or errors_in(problems) else _wanted_of_classes(config, layers)
+
+
+def _wanted_of_classes(config: LycorisConfig, layers: Mapping[str, Shape]) -> WantedAdapter:
+    """Class by class, as far as the names of layers tell their class."""
+    preset, overrides = config.preset, config.preset["module_algo_map"]
+    by_name = preset["target_name"] or preset["exclude_name"] or preset["name_algo_map"]
+    is_complete = not by_name and all(cls.endswith(tuple(CLASS_MARKS)) for cls in preset["target_module"])
+    wanted: dict[str, WantedModule] = {}
+    for cls in preset["target_module"]:
+        for name, shape in of_class(cls, layers).items():
+            module = wanted_module(shape, config, overrides.get(cls, {}))
+            if module is not None:
+                wanted.setdefault(name, module)
+            else:
+                is_complete = False
+    return wanted_lycoris(wanted, config, is_complete=is_complete)

@@ -1,0 +1,56 @@
+"""Whether the libraries may be called for the models of a run: what the engine refuses of their folders, found by the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.model_files import unsafe_files
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import Problem
+from training.preflight import base_model
+
+BASE, VAE, T5 = "pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"
+
+
+def model_problems(options: TrainingOptions, card: FamilyCard, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Of models that are on this machine; of others the engine looks when it has fetched them."""
+    model = options.model
+    encoder = card.text_encoder_folders[-1]
+    replaced = {VAE: ["vae"], T5: [encoder, _tokenizer(encoder)]}
+    base_parts = [
+        *base_model.DENOISERS,
+        "vae",
+        "scheduler",
+        *(name for one in card.text_encoder_folders for name in (one, _tokenizer(one))),
+    ]
+    for option, parts in replaced.items():
+        source = getattr(model, option)
+        if source:
+            base_parts = [name for name in base_parts if name not in parts]
+            names = [name.removesuffix("_2") for name in parts]
+            yield from _source_problems(option, source, None, names, hub)
+    base = model.pretrained_model_name_or_path or card.repository(model.model_flavour)
+    yield from _source_problems(BASE, base, model.revision, base_parts, hub)
+
+
+def _tokenizer(encoder: str) -> str:
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _source_problems(option: str, source: str, revision: str | None, parts: list[str], hub: base_model.HubSettings) -> Iterator[Problem]:
+    root = base_model.find_weights(source, revision, hub)
+    if root is None:
+        return
+    there = [root / name for name in parts if (root / name).is_dir()]
+    for folder in there or [root]:
+        yield from folder_problems(option, source, folder)
+
+
+def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:
+    """One problem a folder is enough: the first reason is the one that the engine ends with."""
+    found = next(unsafe_files(folder), None)
+    if found is not None:
+        message = f"The part {folder.name} of {source} is not loaded: {found}."
+        yield Problem.error(option, "unsafe_model", message, got=source, expected="weights in safetensors", hint=found.hint)

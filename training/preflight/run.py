@@ -1,0 +1,231 @@
+"""Everything that ``validate`` says: the options, the datasets as training will see them, the disk, the model. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from environments.paths import Home
+from environments.resolve import ResolvedRun
+from environments.webhook_targets import load_webhooks
+from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.secrets import hidden_problems
+from trainer_engine.config.run_paths import place_problems, written_folders
+from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.files import is_folder
+from trainer_engine.datasets.report import DatasetReport, examine
+from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
+from training.engine.process import passed_environment
+from training.preflight import base_model, estimates
+from training.preflight.adapter import adapter_problems
+from training.preflight.cache_stock import CACHED, cache_uses
+from training.preflight.checkpoints import saving_problems, with_copy
+from training.preflight.data import data_problems
+from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
+from training.preflight.disk_uses import download_use, run_uses
+from training.preflight.evaluation import understood_evaluation
+from training.preflight.init_lora import init_problems
+from training.preflight.model_files import model_problems
+from training.preflight.output_folder import output_problems
+from training.preflight.publishing import publishing_problems
+from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
+from training.preflight.scoring import scoring_problems
+from training.preflight.summary import PreflightReport
+from training.preflight.validation_adapters import visiting_problems
+
+CPU_INFO = Path("/proc/cpuinfo")
+QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
+FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def examine_run(
+    resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None, waits_for: Collection[str] = frozenset()
+) -> PreflightReport:
+    """Look at everything that a run would meet. Needs no database. ``waits_for``: ids of the runs that a queue would let end first."""
+    variables = passed_environment() if variables is None else variables
+    problems = list(resolved.problems)
+    options, card = resolved.options, resolved.card
+    if options is None or card is None:
+        return PreflightReport(resolved, problems)
+    problems += place_problems(home.place_rule, options, resolved.dataloader)
+    problems += _folder_problems(options, resolved.dataloader)
+    problems += output_problems(options, waits_for)
+    problems += _data_is_safe(options, resolved.dataloader)
+    hub = base_model.HubSettings.of(variables)
+    saved = find_saved_run(options, problems)
+    refused = list(other_run_problems(saved, options, card, hub.cache)) if saved else []
+    problems += refused
+    saved = None if errors_in(refused) else saved  # what else differs says nothing new
+    problems += publishing_problems(options, home, hub)
+    problems += _precision_problems(options, variables)
+    problems += _quantisation_problems(options, variables)
+    problems += _tracker_notes(options, variables)
+    problems += _process_problems(options, home, variables)
+    sources = _model_sources(options, card)
+    problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, options.model.revision, hub))]
+    problems += model_problems(options, card, hub)
+    problems += _preview_problems(options, card, hub)
+    problems += scoring_problems(options, hub)
+    targets, wrong = load_webhooks(options.hooks.webhook_config, home)
+    problems += [*wrong, *hidden_problems(resolved.values)]
+    base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
+    problems += visiting_problems(options, card, base, hub)
+    problems += init_problems(options, card, base_model.layer_shapes(base) if base else None, saved)
+    if resolved.dataloader is None:
+        return PreflightReport(resolved, problems, webhooks=tuple(targets))
+    told = {problem.option for problem in problems}
+    problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
+    report = examine(resolved.dataloader, options, card, processes=process_count(options))
+    problems += report.problems
+    problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
+    uses = [
+        *cache_uses(options, card, resolved.dataloader, report),
+        *download_use(sources["pretrained_model_name_or_path"], base, options, card, hub),
+    ]
+    understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables, home, uses)
+    problems += progress_problems(saved, options, understood["steps"]) if saved else []
+    return PreflightReport(resolved, problems + more, understood, tuple(targets))
+
+
+def _understand(
+    options: TrainingOptions,
+    card: FamilyCard,
+    report: DatasetReport,
+    base: Path | None,
+    source: str,
+    variables: Mapping[str, str],
+    home: Home,
+    uses: Sequence[DiskUse],
+) -> tuple[dict[str, Any], list[Problem]]:
+    """What the run would be, in numbers, and what the machine says to them."""
+    summary = report.summary()
+    per_epoch = max(1, report.steps_per_epoch)
+    steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
+    flavour = options.model.model_flavour or card.default_flavour
+    parameters = (base_model.count_parameters(base) if base else None) or card.parameters.get(flavour, 0)
+    shapes = base_model.layer_shapes(base) if base else None
+    memory = estimates.estimate_memory(options, parameters, report, card, shapes, on_cpu=not visible_gpus(variables))
+    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in card.text_encoder_folders) if base else 0
+    disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)
+    disks = file_systems([*run_uses(options, home, disk, steps), *uses])
+    disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
+    output_dir = Path(options.run.output_dir)
+    evaluation, notes = understood_evaluation(options, report, steps)
+    understood = {
+        **summary,
+        "evaluation": evaluation,
+        "model": {"family": card.name, "title": card.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
+        "steps": steps,
+        "epochs": -(-steps // per_epoch),
+        "batch_size": options.run.train_batch_size * report.effective.processes,
+        "effective_batch_size": summary["samples_per_step"],
+        "memory": with_copy(memory.as_dict(), disk["checkpoint"]),
+        "disk": disk_answer(disk, disks, output_dir),
+    }
+    problems = (
+        notes
+        + estimates.check_memory(memory, report.effective.processes, variables)
+        + list(saving_problems(options, free_bytes(output_dir)))
+    )
+    problems += [problem for one in disks if (problem := one.problem())]
+    return understood, problems + list(_speed_notes(options, variables))
+
+
+def _model_sources(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
+    """Option -> where its weights come from."""
+    model = options.model
+    base = model.pretrained_model_name_or_path or card.repository(model.model_flavour)
+    others = {
+        "pretrained_vae_model_name_or_path": model.pretrained_vae_model_name_or_path,
+        "pretrained_t5_model_name_or_path": model.pretrained_t5_model_name_or_path,
+    }
+    return {"pretrained_model_name_or_path": base, **{name: source for name, source in others.items() if source}}
+
+
+def _preview_problems(options: TrainingOptions, card: FamilyCard, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """A run does without previews where their decoder cannot be had: a person should know before."""
+    if not options.validation.validation_preview or options.validation.validation_disable:
+        return
+    found = base_model.check_access("validation_preview", card.preview_decoder, None, hub)
+    if found is not None:
+        hint = found.hint or "training goes on without previews"
+        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=card.preview_decoder, hint=hint)
+
+
+def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
+    """Folders that the run will write to."""
+    refused: list[Path] = []
+    for option, path in written_folders(options, dataloader).items():
+        if any(path.is_relative_to(above) for above in refused):
+            continue
+        folder, existing = str(path), nearest_existing(path)
+        if not is_folder(existing):
+            yield Problem.error(
+                option, "not_a_folder", f"{existing} is a file, so {folder} cannot be made.", got=folder, expected="a folder"
+            )
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            refused.append(path)
+            message = f"{folder} cannot be written to: this account may not write in {existing}."
+            yield Problem.error(option, "not_writable", message, got=folder, expected="a folder that can be written to")
+
+
+def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
+    """The pictures that a run draws may not lie among the images that it reads: they would be trained on."""
+    output_dir = Path(os.path.realpath(options.run.output_dir))
+    for images in dataloader.sets_of_images if dataloader else ():
+        if output_dir.is_relative_to(os.path.realpath(images.instance_data_dir)):
+            message = f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} reads: pictures would become data."
+            yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
+
+
+def _precision_problems(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
+    if options.precision.mixed_precision == "fp16" and not visible_gpus(variables):
+        message = "mixed_precision=fp16 needs a GPU, and none is visible here."
+        yield Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")
+
+
+def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
+    if "wandb" in parse_trackers(options.reporting.report_to) and not wandb_knows_us(variables):
+        folder = Path(options.run.output_dir, options.reporting.logging_dir)
+        message = f"There is no login for Weights & Biases: the run is logged offline into {folder}."
+        yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
+
+
+def _quantisation_problems(options: TrainingOptions, variables: Mapping[str, str], platform: str = sys.platform) -> Iterator[Problem]:
+    """The GPUs of Macs have no 8-bit floats; processors and NVIDIA's GPUs take every quantised type."""
+    chosen = {name: getattr(options.precision, name) for name in QUANTISED_OPTIONS}
+    for name, precision in chosen.items():
+        if precision == "fp8-quanto" and platform == "darwin" and not visible_gpus(variables):
+            message = "This machine's GPU has no 8-bit floating-point numbers."
+            yield Problem.error(name, "lacked_by_device", message, got=precision, expected="int8-quanto or int4-quanto")
+
+
+def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:
+    try:
+        launch_command(home.root, options, variables)
+    except UnreadableAccelerateConfig as error:
+        path = options.distributed.accelerate_config
+        yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
+    gpus, processes = visible_gpus(variables), options.distributed.num_processes
+    if gpus and processes > gpus and not options.distributed.accelerate_config:
+        message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."
+        yield Problem.error("num_processes", "too_few_gpus", message, got=processes, expected=f"at most {gpus}")
+
+
+def _speed_notes(options: TrainingOptions, variables: Mapping[str, str], cpu_info: Path = CPU_INFO) -> Iterator[Problem]:
+    """bfloat16 on a processor that has no instructions for it takes some 20 times as long as float32."""
+    if options.precision.mixed_precision != "bf16" or visible_gpus(variables):
+        return
+    try:
+        flags = set(cpu_info.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return
+    if not flags.intersection(FAST_BF16):
+        message = "There is no GPU, and this processor is slow at bfloat16."
+        yield Problem.note("mixed_precision", "slow_on_this_cpu", message, got="bf16", hint="mixed_precision=no computes in float32")

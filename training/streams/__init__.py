@@ -1,0 +1,1 @@
+"""The event stream: WebSocket and server-sent events."""

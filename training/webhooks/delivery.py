@@ -1,0 +1,175 @@
+"""Empties the outbox: a thread in every worker process, and a row in the database that keeps two from posting to one target at once.
+
+Posts of one target keep their order. One that fails is tried again with growing pauses, the others wait behind it; after a day, or
+where the target refuses it as it is, it is given up and the next one is tried.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import DatabaseError, connection, transaction
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from trainer_engine.config.webhooks import WebhookTarget
+from training.api import media, representations
+from training.jobs import log, secrets
+from training.models import Delivery, Event, Job, WebhookChannel, WebhookDelivery
+from training.webhooks.messages import compose
+from training.webhooks.post import Outcome, post
+
+LOOK_SECONDS = 1.0
+AT_ONCE = 4
+"""Targets that one worker process posts to at a time: one that hangs holds up no other."""
+MOST_FAILING = 2
+"""Of these, targets whose last post failed: those that answer are not to wait for those that do not."""
+LEASE = timedelta(seconds=40)
+"""Longer than one post takes; how long a target is left alone whose poster was killed."""
+TURN_SECONDS = 5.0
+BATCH = 100
+"""A target with much to be told makes room for the others after that long or that many."""
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 600.0
+GIVEN_UP_AFTER = timedelta(hours=24)
+TOLD_AFTER = 3
+"""Failures in a row after which the run's log says so."""
+logger = logging.getLogger(__name__)
+
+
+def begin_in_worker(**_signal: Any) -> None:
+    """Called by django-q2 in each new worker process."""
+    threading.Thread(target=_work, name="postman", daemon=True).start()
+
+
+def _work() -> None:
+    pause = threading.Event()
+    busy: dict[threading.Thread, bool] = {}
+    while True:
+        busy = {thread: is_failing for thread, is_failing in busy.items() if thread.is_alive()}
+        try:
+            for channel in claim_due(AT_ONCE - len(busy), MOST_FAILING - sum(busy.values())):
+                # A daemon: a worker that is told to end does not wait for a webhook that hangs.
+                thread = threading.Thread(target=_deliver_in_thread, args=(channel,), name="postman", daemon=True)
+                busy[thread] = channel.failures > 0
+                thread.start()
+        except DatabaseError as error:
+            logger.warning("looking for webhooks to post failed, trying again: %s", error)
+            connection.close()
+        pause.wait(LOOK_SECONDS)
+
+
+def _deliver_in_thread(channel: WebhookChannel) -> None:
+    """What nobody foresaw ends the thread and is printed; with the lease given back another look takes the channel up again."""
+    try:
+        deliver(channel)
+    finally:
+        connection.close()
+
+
+def claim_due(most: int, most_failing: int = MOST_FAILING) -> list[WebhookChannel]:
+    """Channels that have something to post and are not in their pause, longest not served first; they are ours for a lease."""
+    now = timezone.now()
+    waiting = WebhookDelivery.objects.filter(channel=OuterRef("pk"), status=Delivery.PENDING)
+    free = Q(lease_until=None) | Q(lease_until__lte=now) | Q(lease_until__gt=now + 2 * LEASE)
+    # A pause that ends later than any can was written before the clock was set back.
+    over = Q(next_attempt_at__lte=now) | Q(next_attempt_at__gt=now + timedelta(seconds=2 * LONGEST_PAUSE_SECONDS))
+    due = WebhookChannel.objects.filter(free, over).filter(Exists(waiting)).select_related("job").order_by("next_attempt_at")
+    found = [*due.filter(failures=0)[:most], *due.filter(failures__gt=0)[: min(most, most_failing)]]
+    claimed = []
+    for channel in sorted(found, key=lambda channel: channel.next_attempt_at)[:most]:
+        channel.lease_until = now + LEASE
+        if WebhookChannel.objects.filter(free, pk=channel.pk).update(lease_until=channel.lease_until) == 1:
+            claimed.append(channel)
+    return claimed
+
+
+def deliver(channel: WebhookChannel) -> int:
+    """Post what waits, in order, until something fails or the turn is over; how many arrived. The lease is given back."""
+    arrived, turn_ends = 0, time.monotonic() + TURN_SECONDS
+    with _leased(channel):
+        target = _target_of(channel)
+        for delivery in channel.deliveries.filter(status=Delivery.PENDING).order_by("index")[:BATCH]:
+            outcome = _post(channel.job, target, delivery)
+            arrived += outcome.arrived
+            goes_on = _note(channel, delivery, outcome, timezone.now())
+            if not (goes_on and _renew(channel)) or time.monotonic() >= turn_ends:
+                break
+    return arrived
+
+
+@contextmanager
+def _leased(channel: WebhookChannel) -> Iterator[None]:
+    """Given back where it is still ours: after a lease that ran out, somebody else may hold the channel."""
+    try:
+        yield
+    finally:
+        WebhookChannel.objects.filter(pk=channel.pk, lease_until=channel.lease_until).update(lease_until=None)
+
+
+def _renew(channel: WebhookChannel) -> bool:
+    """Whether the channel is still ours."""
+    mine = WebhookChannel.objects.filter(pk=channel.pk, lease_until=channel.lease_until)
+    channel.lease_until = timezone.now() + LEASE
+    return mine.update(lease_until=channel.lease_until) == 1
+
+
+def _target_of(channel: WebhookChannel) -> WebhookTarget | None:
+    """With its secrets; None where they are gone from the store."""
+    with_secrets = secrets.targets_of(channel.job_id)
+    if channel.place < len(with_secrets):
+        return with_secrets[channel.place]
+    target = WebhookTarget(**channel.target)
+    return None if target.holds_hidden else target
+
+
+def _post(job: Job, target: WebhookTarget | None, delivery: WebhookDelivery) -> Outcome:
+    if target is None:
+        return Outcome(False, "its address or token is no longer stored", hopeless=True)
+    row = Event.objects.filter(job=job, index=delivery.index).values_list(*representations.COLUMNS).first()
+    if row is None:
+        return Outcome(False, "the event is gone", hopeless=True)
+    shown = representations.event(job, row, as_links=target.kind != "raw")
+    files = media.files_of(job, row[4]) if target.kind == "discord" else []
+    return post(target, compose(target, shown, files), str(delivery.pk))
+
+
+def _note(channel: WebhookChannel, delivery: WebhookDelivery, outcome: Outcome, now: datetime) -> bool:
+    """Write down what became of a post. Whether the next one may be tried at once."""
+    given_up = not outcome.arrived and (outcome.hopeless or now - delivery.created_at >= GIVEN_UP_AFTER)
+    delivery.attempts += 1
+    delivery.error = outcome.reason[:500]
+    if outcome.arrived or given_up:
+        delivery.status = Delivery.DELIVERED if outcome.arrived else Delivery.DEAD
+        delivery.finished_at = now
+    delivery.save(update_fields=["attempts", "error", "status", "finished_at"])
+    channel.failures = 0 if outcome.arrived else channel.failures + 1
+    goes_on = outcome.arrived or given_up
+    pause = 0.0 if goes_on else max(pause_after(channel.failures), min(outcome.wait_seconds, LONGEST_PAUSE_SECONDS))
+    channel.next_attempt_at = now + timedelta(seconds=pause)
+    channel.save(update_fields=["failures", "next_attempt_at"])
+    if channel.failures == TOLD_AFTER or (given_up and channel.failures == 1):
+        _tell(channel, outcome.reason, given_up=given_up)
+    return goes_on
+
+
+def pause_after(failures: int) -> float:
+    """Seconds: twice as long after each failure, with a random half so that many servers do not come back together."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.5)
+
+
+def _tell(channel: WebhookChannel, reason: str, *, given_up: bool) -> None:
+    """A warning in the run's log; a run that has ended keeps its last word."""
+    address = WebhookTarget(**channel.target).shown()["url"]
+    rest = "this event is given up" if given_up else "posts are kept and tried again for a day"
+    draft = log.warning_draft("webhook_failing", f"Events do not arrive at {address}: {reason}; {rest}. Training is not held up.")
+    with transaction.atomic():
+        if not Job.objects.select_for_update().get(pk=channel.job_id).has_ended:
+            log.append(channel.job_id, [draft])

@@ -7,7 +7,7 @@ from typing import Any
 from django.db import models
 from django.db.models import Q
 
-from environments.names import LONGEST
+from environments.create.names import LONGEST
 
 
 class Action(models.TextChoices):

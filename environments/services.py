@@ -10,21 +10,13 @@ from typing import Any
 
 from django.db import transaction
 
-from environments import secret_store
-from environments.absorb import (
-    absorb,
-    absorb_all,
-    datasets_text,
-    names_taken,
-    newest_revision,
-    own_datasets_file,
-    record,
-    remember_files,
-)
-from environments.adapter_file import OPTION as ADAPTER_OPTION
-from environments.adapter_file import find_adapter_file, uses_lycoris
-from environments.checks import CheckedConfig, check_config
-from environments.config_files import (
+from environments.create.plan import NewEnvironment, PlannedEnvironment, plan
+from environments.create.run_names import name_for_run
+from environments.create.starter import starter_datasets
+from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
+from environments.files.adapter_file import OPTION as ADAPTER_OPTION
+from environments.files.adapter_file import find_adapter_file, uses_lycoris
+from environments.files.config_files import (
     CONFIG_FILE,
     DATASETS_FILE,
     LYCORIS_FILE,
@@ -36,18 +28,17 @@ from environments.config_files import (
     write_config,
     write_text,
 )
-from environments.creation import NewEnvironment, PlannedEnvironment, plan
-from environments.datasets_file import OPTION, destination, locate
-from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
+from environments.files.datasets_file import OPTION, destination, locate
+from environments.files.json_text import write_json
+from environments.files.own_files import replace_problem, write_own_text
 from environments.home import current_home
-from environments.json_text import write_json
 from environments.models import Action, Environment
-from environments.own_files import replace_problem, write_own_text
 from environments.paths import Home
-from environments.run_changes import RunRecord, changes, to_store
-from environments.run_names import name_for_run
-from environments.secret_options import holds_the_same, keep_secrets, with_secrets
-from environments.starter import starter_datasets
+from environments.resolve.changes import RunRecord, changes, to_store
+from environments.resolve.checks import CheckedConfig, check_config
+from environments.secrets import store
+from environments.secrets.options import holds_the_same, keep_secrets, with_secrets
+from environments.sync import absorb, absorb_all, datasets_text, names_taken, newest_revision, own_datasets_file, record, remember_files
 from trainer_engine.config.families import find_card
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options.secrets import hidden_problems
@@ -241,7 +232,7 @@ def delete_environment(name: str, *, actor: str) -> None:
         broken = read_config(home, name).file.text if row.file_problems else None
         record(row, Action.DELETED, actor, home, replaced_text=broken)
         row.delete()
-        secret_store.forget(home, secret_store.of_environment(name))
+        store.forget(home, store.of_environment(name))
         remove_files(home, name, CONFIG_FILE, *([LYCORIS_FILE] if uses_lycoris(row.config) else []), *_own_datasets_file(row, home))
 
 
@@ -293,7 +284,7 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> RunRecord:
         stored = to_store(values, row.config)
         if holds_the_same(home, name, row.config, stored) and not row.file_problems:
             return RunRecord(row)
-        secrets = secret_store.read(home, secret_store.of_environment(name))
+        secrets = store.read(home, store.of_environment(name))
         changed, revision = changes(row.config, secrets, stored), newest_revision(name)
         _write_row(row, stored, Action.STARTED, "run", home)
         return RunRecord(row, changed, revision)

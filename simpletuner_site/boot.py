@@ -43,7 +43,7 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, r
     django.setup()
     if is_new:
         from environments.paths import Home
-        from environments.webhook_targets import place_sample
+        from environments.resolve.webhook_targets import place_sample
 
         place_sample(Home(home))
 

@@ -13,8 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from environments.schema import EVERYWHERE, JSON, refusals
-from environments.serializers import ErrorSerializer
+from environments.api.schema import EVERYWHERE, JSON, refusals
+from environments.api.serializers import ErrorSerializer
 from simpletuner_site import __version__
 from simpletuner_site.worker_state import read_worker_state
 

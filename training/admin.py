@@ -14,7 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from environments.admin_actions import ObjectAction, add_object_action
+from environments.admin.actions import ObjectAction, add_object_action
 from environments.models import Environment
 from training import services
 from training.api import representations, run_overview

@@ -13,12 +13,12 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from environments import services as environments
-from environments.config_files import without_marks
+from environments.files.config_files import without_marks
 from environments.home import current_home
 from environments.models import Environment
-from environments.resolve import resolve_run
-from environments.run_changes import RunRecord, is_one_off, laid_under
-from environments.secret_options import with_secrets
+from environments.resolve.changes import RunRecord, is_one_off, laid_under
+from environments.resolve.run import resolve_run
+from environments.secrets.options import with_secrets
 from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command

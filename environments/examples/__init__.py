@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from environments.config_files import CONFIG_FILE, DATASETS_FILE
-from environments.json_text import parse_json
+from environments.files.config_files import CONFIG_FILE, DATASETS_FILE
+from environments.files.json_text import parse_json
 from trainer_engine.config.parse import normalise
 
 FOLDER = Path(__file__).resolve().parent

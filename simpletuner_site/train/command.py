@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from environments.paths import Home
-from environments.resolve import ResolvedRun, resolve_run
-from environments.secret_options import with_secrets
+from environments.resolve.run import ResolvedRun, resolve_run
+from environments.secrets.options import with_secrets
 from simpletuner_site.boot import make_folders
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.run_screen import RunScreen

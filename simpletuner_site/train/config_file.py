@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from environments.config_files import without_marks
-from environments.json_text import BadJson, parse_json
+from environments.files.config_files import without_marks
+from environments.files.json_text import BadJson, parse_json
 from trainer_engine.contract.small_files import read_small
 
 

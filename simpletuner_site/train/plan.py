@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from environments.resolve import ResolvedRun
+from environments.resolve.run import ResolvedRun
 from simpletuner_site.environment import BadEnvironment
 from simpletuner_site.train.command import open_config
 from simpletuner_site.train.config_file import UnreadableConfig

@@ -10,9 +10,9 @@ from tests.architecture.test_shape import ROOT, modules, nodes
 OWN_FILES = {
     "environments/examples/__init__.py": "shipped examples",
     "environments/examples/external-validation/hosted_service.py": "a program of its own",
-    "environments/own_files.py": "state/written",
-    "environments/secret_store.py": "state/secrets",
-    "environments/webhook_targets.py": "a shipped sample",
+    "environments/files/own_files.py": "state/written",
+    "environments/secrets/store.py": "state/secrets",
+    "environments/resolve/webhook_targets.py": "a shipped sample",
     "simpletuner_site/demo/server_process.py": "the demo's log",
     "simpletuner_site/secret_key.py": "state/secret_key",
     "simpletuner_site/train/report.py": "the log of a run",

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from environments import services
-from environments.creation import NewEnvironment
+from environments.create.plan import NewEnvironment
+from environments.create.starter import starter_datasets
 from environments.examples import Example, shipped_examples
 from environments.home import current_home
-from environments.resolve import resolve_run
-from environments.starter import starter_datasets
+from environments.resolve.run import resolve_run
 from trainer_engine.config.families import cards
 from trainer_engine.contract.errors import Level
 

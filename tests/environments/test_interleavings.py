@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from environments import absorb, services
-from environments.config_files import ConfigFile, read_config
+from environments import services, sync
+from environments.files.config_files import ConfigFile, read_config
 from environments.models import Environment, Revision
 from environments.paths import Home
 from tests.environments.conftest import Api
@@ -24,7 +24,7 @@ def overtaken_by(change: Callable[[], object], monkeypatch: pytest.MonkeyPatch) 
             waiting.pop()()
         return found
 
-    monkeypatch.setattr(absorb, "read_config", read_then_wait)
+    monkeypatch.setattr(sync, "read_config", read_then_wait)
 
 
 def actions(name: str = "demo") -> list[str]:

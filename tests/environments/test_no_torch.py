@@ -12,12 +12,12 @@ import sys
 import django
 django.setup()
 from django.urls import get_resolver
-import environments.admin, environments.urls, environments.resolve, environments.services
+import environments.admin.environment, environments.urls, environments.resolve.run, environments.services
 print(sorted(name for name in ("torch", "diffusers", "transformers", "accelerate", "numpy") if name in sys.modules))
 """
 ALONE = """
 import sys
-import environments.resolve
+import environments.resolve.run
 print(sorted(name for name in ("torch", "django", "rest_framework") if name in sys.modules))
 """
 

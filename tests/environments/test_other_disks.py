@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from environments.paths import Home
-from environments.publishing_targets import load_publishing
-from environments.resolve import resolve_run
-from environments.webhook_targets import load_webhooks
-from tests.environments.test_resolve import DATASETS, ENVIRONMENT
+from environments.resolve.publishing_targets import load_publishing
+from environments.resolve.run import resolve_run
+from environments.resolve.webhook_targets import load_webhooks
+from tests.environments.resolve.test_run import DATASETS, ENVIRONMENT
 from trainer_engine.contract.errors import Problem
 
 OPTIONS = (

@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from environments import services
-from environments.creation import NewEnvironment
+from environments.create.plan import NewEnvironment
 from environments.errors import EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
 from environments.models import Environment, Revision
 

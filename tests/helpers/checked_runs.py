@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from environments.paths import Home
-from environments.resolve import resolve_run
+from environments.resolve.run import resolve_run
 from tests.helpers.tiny_run import tiny_datasets, tiny_options
 from trainer_engine.contract.errors import Problem
 from training.preflight.run import examine_run

@@ -18,7 +18,7 @@ from django.http import HttpRequest
 from django.test import Client
 
 from environments import services
-from environments.creation import NewEnvironment
+from environments.create.plan import NewEnvironment
 from environments.models import Environment
 from simpletuner_site.admin_site import OWN_APPS
 from tests.helpers.jobs import make_job

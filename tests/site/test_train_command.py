@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from environments import secret_store
 from environments.paths import Home
-from environments.secret_store import of_environment
+from environments.secrets import store
+from environments.secrets.store import of_environment
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.models import tiny_pixart
@@ -106,7 +106,7 @@ def test_stars_mean_what_the_server_stored_for_the_environment(tmp_path: Path) -
     config = write_environment(tmp_path, **{"--webhook_config": hidden, "--resume_from_checkpoint": "checkpoint-7"})
     assert "stands for a value that is stored, and none is" in " ".join(output_of(train(config)).split())
     stored = [{"webhook_type": "discord", "webhook_url": "http://127.0.0.1:9/hunter2"}]
-    secret_store.write(Home(tmp_path), of_environment("tiny"), {"webhook_config": json.dumps(stored)})
+    store.write(Home(tmp_path), of_environment("tiny"), {"webhook_config": json.dumps(stored)})
     text = output_of(train(config))
     assert "resume_from_checkpoint" in text  # the other problem is still told
     assert "stands for" not in text and "hunter2" not in text

@@ -8,8 +8,8 @@ import pytest
 from django.test import Client
 
 from environments import services as environments
-from environments.admin_actions import find_object_action
-from environments.creation import NewEnvironment
+from environments.admin.actions import find_object_action
+from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
 from training.jobs import log

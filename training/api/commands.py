@@ -11,9 +11,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from environments import services as environments
-from environments.config_files import dashed
-from environments.parsers import FormBody, JsonBody
-from environments.schema import WITH_BODY
+from environments.api.parsers import FormBody, JsonBody
+from environments.api.schema import WITH_BODY
+from environments.files.config_files import dashed
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import limited

@@ -12,9 +12,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from environments.parsers import FormBody, JsonBody
+from environments.api.parsers import FormBody, JsonBody
+from environments.api.schema import WITH_BODY
 from environments.paths import expanded, wrong_text
-from environments.schema import WITH_BODY
 from trainer_engine.contract.checkpoint_files import verify
 from training.api import fast_reads, media, parse, representations, schema, serializers
 from training.api.renderers import FileNegotiation

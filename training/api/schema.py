@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
-from environments.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
+from environments.api.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
 from trainer_engine.config.options import REGISTRY, OptionSpec
 from training.api import serializers
 from training.api.parse import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, UUID_OR_EMPTY

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from environments import secret_store
 from environments.home import current_home
+from environments.secrets import store
 from trainer_engine.config.options.secrets import for_engine, secrets_of
 from trainer_engine.config.webhooks import WebhookTarget
 from training.models import Job
@@ -21,15 +21,15 @@ def keep(job: Job, values: Mapping[str, Any], targets: Sequence[WebhookTarget]) 
     found = secrets_of(values)
     if any(target.has_secrets for target in targets):
         found[TARGETS] = json.dumps([target.as_dict() for target in targets], ensure_ascii=False)
-    secret_store.write(current_home(), secret_store.of_job(job.pk), found)
+    store.write(current_home(), store.of_job(job.pk), found)
 
 
 def targets_of(job_id: object) -> list[WebhookTarget]:
     """The targets of a run with their secrets, by their place; empty where none of them has any."""
-    text = secret_store.read(current_home(), secret_store.of_job(job_id)).get(TARGETS, "[]")
+    text = store.read(current_home(), store.of_job(job_id)).get(TARGETS, "[]")
     return [WebhookTarget(**target) for target in json.loads(text)]
 
 
 def variables_for_engine(job: Job) -> dict[str, str]:
     """What the engine of a job is told beside its ``job.json``."""
-    return for_engine(secret_store.read(current_home(), secret_store.of_job(job.pk)))
+    return for_engine(store.read(current_home(), store.of_job(job.pk)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from environments.paths import Home
-from environments.resolve import ResolvedRun
-from environments.webhook_targets import load_webhooks
+from environments.resolve.run import ResolvedRun
+from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.families import FamilyCard
 from trainer_engine.config.options import TrainingOptions

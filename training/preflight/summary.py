@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from environments.resolve import ResolvedRun
+from environments.resolve.run import ResolvedRun
 from trainer_engine.config.webhooks import WebhookTarget
 from trainer_engine.contract.errors import Level, Problem
 

@@ -14,12 +14,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from environments import webhook_targets
+from environments.api.parsers import FormBody, JsonBody
+from environments.api.schema import NAME_SHAPE, WITH_BODY
+from environments.create.names import name_problem
 from environments.errors import FilesNotWritable
 from environments.home import current_home
-from environments.names import name_problem
-from environments.parsers import FormBody, JsonBody
-from environments.schema import NAME_SHAPE, WITH_BODY
+from environments.resolve import webhook_targets
 from trainer_engine.config.webhooks import MOST_TARGETS, WebhookTarget
 from trainer_engine.contract.errors import Problem, errors_in, limited
 from trainer_engine.contract.events import EventType, utc_now

@@ -11,7 +11,7 @@ import pytest
 from django_q.models import OrmQ
 
 from environments import services as environments
-from environments.creation import NewEnvironment
+from environments.create.plan import NewEnvironment
 from environments.models import Revision
 from tests.training.conftest import Training
 from training.models import Job, Status

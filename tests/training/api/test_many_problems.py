@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from environments.json_text import MOST_VALUES
+from environments.files.json_text import MOST_VALUES
 from tests.training.conftest import Training
 from trainer_engine.contract.errors import MOST_PROBLEMS
 from trainer_engine.contract.suggestions import MOST_ASKED

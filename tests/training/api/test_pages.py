@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from environments import services as environments
-from environments.creation import NewEnvironment
+from environments.create.plan import NewEnvironment
 from tests.training.conftest import Training
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from environments.paths import Home
-from environments.resolve import resolve_run
+from environments.resolve.run import resolve_run
 from tests.helpers.small_disk import fill_up, small_file_system
 from tests.training.conftest import Training
 from trainer_engine.contract.errors import Level

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from environments.paths import Home
-from environments.resolve import resolve_run
+from environments.resolve.run import resolve_run
 from tests.helpers.models import options_with
 from tests.training.api.test_reads import write_checkpoint
 from tests.training.conftest import Training

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from environments.paths import Home
-from environments.resolve import resolve_run
+from environments.resolve.run import resolve_run
 from tests.training.api.test_reads import write_checkpoint
 from tests.training.conftest import Training
 from tests.training.preflight.test_engine_refusals import IDENTITY, NO_GPU

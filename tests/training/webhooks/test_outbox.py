@@ -13,8 +13,8 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from environments import secret_store
 from environments.home import current_home
+from environments.secrets import store
 from tests.helpers.jobs import make_job
 from tests.helpers.receiver import Receiver, receiving
 from trainer_engine.config.webhooks import WebhookTarget
@@ -288,7 +288,7 @@ def test_a_lease_that_ran_out_is_not_given_back_for_another(home: Path, receiver
 
 def test_secrets_that_are_gone_make_a_dead_letter_and_no_post(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url, auth_token="hunter2"))
-    secret_store.forget(current_home(), secret_store.of_job(job.pk))
+    store.forget(current_home(), store.of_job(job.pk))
     say(job, "news")
     deliver_all()
     assert receiver.came == []

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from environments.home import current_home
-from environments.webhook_targets import load_webhooks, place_sample
+from environments.resolve.webhook_targets import load_webhooks, place_sample
 from tests.helpers.receiver import receiving
 from tests.training.conftest import Training
 from training.jobs import secrets

@@ -1,0 +1,251 @@
+"""Environments in the Django admin: read, edit with the problems at the fields, activate, and whatever other apps add."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import escape, format_html, format_html_join
+from rest_framework.exceptions import APIException
+
+from environments import services
+from environments.admin.actions import ObjectAction, add_object_action, find_object_action, object_actions
+from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
+from environments.errors import EnvironmentRefused
+from environments.models import Environment, Revision
+from trainer_engine.config.options.secrets import hide_options
+
+if TYPE_CHECKING:
+    EnvironmentAdminBase = admin.ModelAdmin[Environment]
+    RevisionAdminBase = admin.ModelAdmin[Revision]
+else:
+    EnvironmentAdminBase = RevisionAdminBase = admin.ModelAdmin
+
+ACT = "_act"
+"""Name of the buttons that save and then do something; the value is the action's slug."""
+OPEN_GROUPS = ("model", "run", "optimizer")
+REVISIONS_SHOWN = 10
+REFUSED = "environment_was_refused"
+"""Attribute of a request whose form was good and could not be stored."""
+
+
+def actor_of(request: HttpRequest) -> str:
+    """Who sits at the admin."""
+    return f"admin:{request.user.get_username()}"[:150]
+
+
+def tell(request: HttpRequest, error: APIException) -> None:
+    """Show a refusal with each of its problems."""
+    problems = getattr(error, "problems", ())
+    for text in [str(problem) for problem in problems] or [str(error.detail)]:
+        messages.error(request, text)
+
+
+def _activate(request: HttpRequest, environment: Environment) -> str:
+    services.activate(environment.name, actor=actor_of(request))
+    return f"Runs start from {environment.name} now."
+
+
+add_object_action(ObjectAction("activate", "Save and activate", _activate, applies=lambda environment: not environment.is_active))
+
+
+class Refused:
+    """Mixed into a form whose values were found good and could not be stored: it is not saved again."""
+
+    def clean(self) -> dict[str, Any]:
+        super().clean()  # type: ignore[misc]
+        raise ValidationError("Nothing was saved; the reason stands above.")
+
+
+@admin.register(Environment)
+class EnvironmentAdmin(EnvironmentAdminBase):
+    """One row an environment; every change goes through the services."""
+
+    list_display = ("name", "active_mark", "family", "flavour", "length", "file_state", "modified_at")
+    list_display_links = ("name",)
+    search_fields = ("name", "description")
+    readonly_fields = ("name", "state", "history")
+    change_form_template = "environments/admin/change_form.html"
+    actions = None
+    save_on_top = True
+
+    @admin.display(description="active")
+    def active_mark(self, environment: Environment) -> str:
+        return "● active" if environment.is_active else ""
+
+    @admin.display(description="family")
+    def family(self, environment: Environment) -> str:
+        return f"{environment.config.get('model_family', '—')} · {environment.config.get('model_type', '—')}"
+
+    @admin.display(description="flavour")
+    def flavour(self, environment: Environment) -> str:
+        return str(environment.config.get("model_flavour") or "—")
+
+    @admin.display(description="length")
+    def length(self, environment: Environment) -> str:
+        steps, epochs = environment.config.get("max_train_steps"), environment.config.get("num_train_epochs")
+        return f"{steps:,} steps" if steps else f"{epochs or 1} epochs"
+
+    @admin.display(description="config.json")
+    def file_state(self, environment: Environment) -> str:
+        return "cannot be used" if environment.file_problems else "ok"
+
+    @admin.display(description="State")
+    def state(self, environment: Environment) -> str:
+        active = "Active: runs start from it." if environment.is_active else "Not active."
+        problems = format_html_join(
+            "", '<li class="problem-error">{message} Hint: {hint}.</li>', ({**problem} for problem in environment.file_problems)
+        )
+        return format_html('{}<ul class="problems">{}</ul>', active, problems) if environment.file_problems else active
+
+    @admin.display(description="Last changes")
+    def history(self, environment: Environment) -> str:
+        revisions = Revision.objects.filter(environment_name=environment.name)[:REVISIONS_SHOWN]
+        rows = (
+            (
+                reverse("admin:environments_revision_change", args=[one.pk]),
+                one.number,
+                one.get_action_display(),
+                one.actor,
+                f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+            )
+            for one in revisions
+        )
+        return format_html("<ul>{}</ul>", format_html_join("", '<li><a href="{}">r{}</a> {} · {} · {}</li>', rows))
+
+    def get_form(self, request: HttpRequest, obj: Environment | None = None, change: bool = False, **kwargs: Any) -> Any:
+        form = EnvironmentForm if obj else NewEnvironmentForm
+        kwargs["form"] = type(form.__name__, (Refused, form), {}) if getattr(request, REFUSED, False) else form
+        kwargs["fields"] = ("description",) if obj else ("name", "description")
+        return super().get_form(request, obj, change, **kwargs)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> Any:
+        return self.readonly_fields if obj else ()
+
+    def get_fieldsets(self, request: HttpRequest, obj: Environment | None = None) -> Any:
+        if obj is None:
+            return [(None, {"fields": ("name", "description", "model_family", "model_flavour", "model_type", "example")})]
+        groups = [
+            (group.capitalize(), {"fields": fields, "description": escape(text), "classes": () if group in OPEN_GROUPS else ("collapse",)})
+            for group, text, fields in option_groups()
+        ]
+        about = (None, {"fields": ("name", "state", "description", "tags_text")})
+        datasets = (
+            "Datasets",
+            {"fields": (DATASETS,), "description": "What data_backend_config names; the file is the truth, and may be edited by hand."},
+        )
+        return [about, datasets, *groups, ("History", {"fields": ("history",)})]
+
+    def get_urls(self) -> list[URLPattern]:
+        act = path("<path:object_id>/do/<slug:slug>/", self.admin_site.admin_view(self.act), name="environments_environment_act")
+        return [act, *super().get_urls()]
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Environment | None:
+        found = super().get_object(request, object_id, from_field)
+        return services.find(found.name) if found else None
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        services.find_all()
+        return super().changelist_view(request, extra_context)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        environment = self.get_object(request, object_id)
+        applying = [action for action in object_actions() if environment and action.applies(environment)]
+        context = {**(extra_context or {}), "object_actions": applying, "act": ACT}
+        return super().change_view(request, object_id, form_url, context)
+
+    def act(self, request: HttpRequest, object_id: str, slug: str) -> HttpResponse:
+        """Press one of the buttons."""
+        environment, action = self.get_object(request, object_id), find_object_action(slug)
+        if environment is None or action is None:
+            raise Http404
+        if request.method == "POST" and self.has_change_permission(request, environment):
+            self._run(request, environment, action)
+        return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[environment.pk]))
+
+    def _run(self, request: HttpRequest, environment: Environment, action: ObjectAction) -> None:
+        try:
+            messages.success(request, action.run(request, environment))
+        except APIException as error:
+            tell(request, error)
+
+    def response_change(self, request: HttpRequest, obj: Environment) -> HttpResponse:
+        """After a page was saved: do what its button says besides."""
+        action = find_object_action(request.POST.get(ACT, ""))
+        if action is None:
+            return super().response_change(request, obj)
+        messages.success(request, f"Saved {obj.name}.")
+        self._run(request, services.find(obj.name), action)
+        return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[obj.pk]))
+
+    def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
+        if not isinstance(form, EnvironmentFormBase):
+            obj.pk = services.create_environment(form.wanted, actor=actor_of(request)).pk
+            obj.refresh_from_db()
+            return
+        if not form.has_changed() and not obj.file_problems:
+            return
+        cleaned = form.cleaned_data
+        _, checked = services.update_environment(
+            obj.name,
+            config=form.config(),
+            description=cleaned["description"],
+            tags=cleaned["tags_text"],
+            datasets=form.datasets(),
+            actor=actor_of(request),
+        )
+        for warning in checked.warnings:
+            messages.warning(request, warning)
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        """A page that cannot be saved is shown again with what was typed into it."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except EnvironmentRefused as error:
+            tell(request, error)
+            setattr(request, REFUSED, True)
+            return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Environment | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and not (obj and obj.is_active)
+
+    def delete_model(self, request: HttpRequest, obj: Environment) -> None:
+        services.delete_environment(obj.name, actor=actor_of(request))
+
+
+@admin.register(Revision)
+class RevisionAdmin(RevisionAdminBase):
+    """The history, to read."""
+
+    list_display = ("environment_name", "number", "action", "actor", "created_at")
+    list_filter = ("action", "environment_name")
+    fields = ("environment_name", "number", "action", "actor", "created_at", "description", "tags", "configuration", "datasets", "replaced")
+
+    @admin.display(description="config.json")
+    def configuration(self, revision: Revision) -> str:
+        return format_html("<pre>{}</pre>", json.dumps(hide_options(revision.config), indent=2, ensure_ascii=False))
+
+    @admin.display(description="Datasets file")
+    def datasets(self, revision: Revision) -> str:
+        return format_html("<pre>{}</pre>", revision.datasets_text or "none")
+
+    @admin.display(description="Unusable config.json that this change replaced")
+    def replaced(self, revision: Revision) -> str:
+        return format_html("<pre>{}</pre>", revision.replaced_text or "none")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Revision | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Revision | None = None) -> bool:
+        return False

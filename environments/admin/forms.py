@@ -1,0 +1,247 @@
+"""The admin's forms: one field an option, derived from the registry, with what is wrong said at the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.utils.html import escape, format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from environments.create.names import name_problem
+from environments.create.plan import NewEnvironment, plan
+from environments.examples import shipped_examples
+from environments.files.datasets_file import locate
+from environments.files.json_text import BadJson, parse_json
+from environments.home import current_home
+from environments.models import Environment
+from environments.resolve.checks import check_config
+from environments.resolve.defaults import effective_defaults
+from environments.resolve.run import resolve_run
+from environments.sync import shown_datasets
+from trainer_engine.config.families import cards
+from trainer_engine.config.options import GROUPS, REGISTRY, OptionSpec
+from trainer_engine.config.secrets import hide
+from trainer_engine.contract.errors import Level, Problem, limited
+
+if TYPE_CHECKING:
+    ModelForm = forms.ModelForm[Environment]
+else:
+    ModelForm = forms.ModelForm
+
+PREFIX = "option_"
+DATASETS = "datasets_text"
+EMPTY_TEXT = '""'
+"""How a person types a text that is empty, where an empty field means the default."""
+
+
+class SecretInput(forms.TextInput):
+    """Shows no secret, also not one that was just typed into a form that is shown again for its problems."""
+
+    def __init__(self, spec: OptionSpec, attrs: dict[str, Any]) -> None:
+        super().__init__(attrs)
+        self.spec = spec
+
+    def format_value(self, value: Any) -> str | None:
+        return hide(self.spec, value) if value else None
+
+
+def option_field(spec: OptionSpec) -> forms.Field:
+    """The form field of an option. Empty means: not in the configuration, so that the default counts."""
+    default = default_in_words(spec, spec.default)
+    # The admin puts help texts into the page as they are; they speak of <output_dir>.
+    label, help_text = spec.name, escape(spec.help)
+    if words := words_of(spec):
+        choices = [("", f"— {default}"), *((word, word) for word in words)]
+        return forms.ChoiceField(required=False, choices=choices, label=label, help_text=help_text)
+    attributes = {"placeholder": default, "class": "vTextField"}
+    widget = SecretInput(spec, attrs=attributes) if spec.secret else forms.TextInput(attrs=attributes)
+    return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
+
+
+def words_of(spec: OptionSpec) -> Sequence[str]:
+    """The values that a list offers; none for an option that is typed."""
+    return ("true", "false") if spec.kind == "bool" else spec.choices
+
+
+def default_in_words(spec: OptionSpec, default: Any) -> str:
+    """What an empty field says of itself."""
+    if spec.required:
+        return "must be given"
+    return "default: none" if default in (None, "") else f"default: {_text(default)}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={_text(item)}" for key, item in value.items())
+    return EMPTY_TEXT if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class NewEnvironmentForm(ModelForm):
+    """What a new environment begins with."""
+
+    model_family = forms.ChoiceField(required=False, help_text="Family of the base model; may come from the example.")
+    model_flavour = forms.ChoiceField(required=False, help_text="Named weights of the family.")
+    model_type = forms.ChoiceField(required=False, help_text="lora: an adapter, small beside the model. full: every weight of the model.")
+    example = forms.ChoiceField(required=False, help_text="A shipped template to begin with.")
+
+    class Meta:
+        model = Environment
+        fields = ("name", "description")
+        widgets = {"description": forms.TextInput(attrs={"class": "vTextField"})}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        flavours = [(card.title, [(flavour, flavour) for flavour in card.flavours]) for card in cards().values()]
+        types = sorted({model_type for card in cards().values() for model_type in card.model_types})
+        self._choose("model_family", [(card.name, card.title) for card in cards().values()])
+        self._choose("model_flavour", flavours)
+        self._choose("model_type", [(word, word) for word in types], empty="— the example's, else lora")
+        self._choose("example", [(example.name, example.name) for example in shipped_examples()])
+
+    def _choose(self, name: str, choices: list[Any], *, empty: str = "—") -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", empty), *choices]
+
+    @property
+    def wanted(self) -> NewEnvironment:
+        """The request that the form stands for."""
+        given = {name: value for name, value in self.cleaned_data.items() if value}
+        return NewEnvironment(**given)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        problem = name_problem(cleaned.get("name", ""))
+        planned = plan(self.wanted, current_home()) if "name" in cleaned else []
+        for problem in planned if isinstance(planned, list) else []:
+            self.add_error(problem.option if problem.option in self.fields else None, str_of(problem))
+        return cleaned
+
+
+class EnvironmentFormBase(ModelForm):
+    """A configuration, its datasets file, and the problems that a start would meet, each at its field."""
+
+    tags_text = forms.CharField(
+        required=False, label="Tags", help_text="Words with commas between.", widget=forms.TextInput(attrs={"class": "vTextField"})
+    )
+    datasets_text = forms.CharField(
+        required=False,
+        strip=False,
+        label="Datasets file",
+        widget=forms.Textarea(attrs={"rows": 28, "class": "vLargeTextField datasets", "spellcheck": "false"}),
+    )
+
+    class Meta:
+        model = Environment
+        fields = ("description",)
+        widgets = {"description": forms.TextInput(attrs={"class": "vTextField"})}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.instance.config
+        self.initial["tags_text"] = ", ".join(self.instance.tags)
+        self.initial[DATASETS] = datasets_of(self.instance)
+        self.initial.update({f"{PREFIX}{name}": _text(value) for name, value in config.items() if value is not None})
+        self._show_defaults(config)
+        self.fields[DATASETS].help_text = escape(locate(config, current_home()).path or "data_backend_config names no file.")
+        if not self.is_bound:
+            self._tell_problems(config)
+
+    def _show_defaults(self, config: Mapping[str, Any]) -> None:
+        """Let each empty field say what this configuration takes for it."""
+        for name, default in effective_defaults(config).items():
+            field, words = self.fields[f"{PREFIX}{name}"], default_in_words(REGISTRY[name], default)
+            if isinstance(field, forms.ChoiceField):
+                field.choices = [("", f"— {words}"), *((word, word) for word in words_of(REGISTRY[name]))]
+            else:
+                field.widget.attrs["placeholder"] = words
+
+    def _tell_problems(self, config: Mapping[str, Any]) -> None:
+        """Put what a start would say beside the fields that it is about."""
+        told: dict[str, list[Problem]] = {}
+        for problem in resolve_run(current_home(), config, {}).problems:
+            told.setdefault(field_of(problem), []).append(problem)
+        for name, problems in told.items():
+            field = self.fields.get(name)
+            if field is not None:
+                field.help_text = format_html("{}{}", field.help_text, problem_list(problems))
+
+    def clean_tags_text(self) -> list[str]:
+        return [word.strip() for word in self.cleaned_data["tags_text"].split(",") if word.strip()]
+
+    def clean_datasets_text(self) -> str:
+        text = str(self.cleaned_data[DATASETS]).replace("\r\n", "\n")
+        if DATASETS in self.changed_data:
+            try:
+                document = parse_json(text)
+            except BadJson as error:
+                raise forms.ValidationError(f"The text is {error}.") from error
+            if not isinstance(document, list):
+                raise forms.ValidationError("The datasets file is a list: [{...}, {...}].")
+        return text
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        checked = check_config(self.config(), current_home())
+        for problem in checked.errors:
+            name = field_of(problem)
+            self.add_error(name if name in self.fields else None, str_of(problem))
+        return cleaned
+
+    def config(self) -> dict[str, Any]:
+        """The stored configuration with the changes of the form; what was not touched stays as it is, to the type."""
+        values = dict(self.instance.config)
+        for name in REGISTRY:
+            field = f"{PREFIX}{name}"
+            if field not in self.changed_data or field not in self.cleaned_data:
+                continue
+            sent = self.cleaned_data[field]
+            if sent == "":
+                values.pop(name, None)
+            else:
+                values[name] = "" if sent == EMPTY_TEXT else sent
+        return values
+
+    def datasets(self) -> str | None:
+        """The text of the datasets file where it was changed."""
+        return str(self.cleaned_data[DATASETS]) if DATASETS in self.changed_data else None
+
+
+EnvironmentForm: type[EnvironmentFormBase] = type(
+    "EnvironmentForm", (EnvironmentFormBase,), {f"{PREFIX}{name}": option_field(spec) for name, spec in REGISTRY.items()}
+)
+
+
+def datasets_of(environment: Environment) -> str:
+    """The text of the datasets file as it lies there; empty where the option names a file of another kind."""
+    return shown_datasets(environment, current_home()) or ""
+
+
+def option_groups() -> Iterable[tuple[str, str, list[str]]]:
+    """(group, its description, its form fields), in the order of the registry."""
+    for group, cls in GROUPS.items():
+        yield group, (cls.__doc__ or "").strip(), [f"{PREFIX}{name}" for name in cls.model_fields]
+
+
+def field_of(problem: Problem) -> str:
+    """The form field that a problem is about."""
+    return DATASETS if problem.option.startswith("dataloader") else f"{PREFIX}{problem.option}"
+
+
+def str_of(problem: Problem) -> str:
+    """A problem as one text: what is wrong, what would be right, what to do."""
+    expected = f" Expected: {problem.expected}." if problem.expected else ""
+    return f"{problem.message}{expected}{' Hint: ' + problem.hint + '.' if problem.hint else ''}"
+
+
+def problem_list(problems: Sequence[Problem]) -> SafeString:
+    """Problems as a list whose entries are coloured by their level."""
+    words = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "note"}
+    items = format_html_join(
+        "", '<li class="problem-{}">{}</li>', ((words[problem.level], str_of(problem)) for problem in limited(problems))
+    )
+    return format_html('<ul class="problems">{}</ul>', items)

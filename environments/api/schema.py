@@ -1,0 +1,85 @@
+"""How each call is described in the OpenAPI schema. ``training/api/schema.py`` adds what runs need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+
+from environments.api.representations import CONFIG_TYPES
+from environments.api.serializers import ErrorSerializer
+from environments.create.names import LONGEST, SCHEMA_PATTERN
+
+F = TypeVar("F", bound=Callable[..., Any])
+Responses = dict[tuple[int, str], Any]
+
+JSON, HTML = "application/json", "text/html"
+EVERYWHERE = (400, 403, 406)
+"""An address with too many fields, the guard, and an ``Accept`` that names no type in which the call answers."""
+WITH_BODY = (400, 413, 415, 422)
+
+NAME_SHAPE: dict[str, Any] = {"type": "string", "pattern": SCHEMA_PATTERN, "minLength": 1, "maxLength": LONGEST}
+NAME = OpenApiParameter("name", NAME_SHAPE, OpenApiParameter.PATH, description="Name of the environment.")
+CONFIG_TYPE = OpenApiParameter("config_type", str, enum=CONFIG_TYPES, default="model", description="Which kind of configuration to list.")
+INCLUDE_METADATA = OpenApiParameter("include_metadata", bool, default=True, description="Whether to add `_metadata`.")
+CONFIG_SHAPE: dict[str, Any] = {
+    "type": "object",
+    "description": "`--option`: typed value.",
+    "propertyNames": {"pattern": "^--"},
+    "additionalProperties": True,
+}
+EXPORT_SHAPE: dict[str, Any] = {
+    "oneOf": [
+        {
+            "type": "object",
+            "title": "WithMetadata",
+            "required": ["_metadata", "config"],
+            "properties": {"_metadata": {"$ref": "#/components/schemas/Meta"}, "config": CONFIG_SHAPE},
+        },
+        {"title": "BareConfig", **CONFIG_SHAPE},
+    ]
+}
+
+
+def refusals(codes: Iterable[int], shape: Any, kinds: Iterable[str] = (JSON,)) -> Responses:
+    """The same shape for every code; in HTML it is text."""
+    return {(code, kind): shape if kind == JSON else SNIPPET for code in codes for kind in kinds}
+
+
+SNIPPET = OpenApiResponse(response={"type": "string"}, description="An HTML snippet (the default); JSON with `Accept: application/json`.")
+
+
+def described(
+    operation: str,
+    summary: str,
+    answer: Any,
+    *errors: int,
+    request: Any = None,
+    parameters: list[OpenApiParameter] | None = None,
+    tag: str = "configurations",
+) -> Callable[[F], F]:
+    """Tag, summary, answer and refusals of one call that is sent JSON and answers with JSON."""
+    responses: Responses = {(200, JSON): answer, **refusals(sorted({*EVERYWHERE, *errors}), ErrorSerializer)}
+    body = None if request is None else {JSON: request}
+    return extend_schema(
+        operation_id=operation, summary=summary, tags=[tag], request=body, responses=responses, parameters=parameters or []
+    )
+
+
+def without_last_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
+    """Show addresses that answer with and without a slash at their end as the documentation writes them: without."""
+    return [(path.rstrip("/") or path, regex, method, callback) for path, regex, method, callback in endpoints]
+
+
+def without_second_addresses(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
+    """Webhooks are described at one of their two addresses."""
+    return [endpoint for endpoint in endpoints if not endpoint[0].startswith("/api/configs/webhooks")]
+
+
+def without_security(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """No call needs a login: said once for the whole, so that generated clients ask for none."""
+    for calls in result["paths"].values():
+        for call in calls.values():
+            call.pop("security", None)
+    return {**result, "security": []}

@@ -1,0 +1,310 @@
+"""What is sent and answered, as DRF and the OpenAPI schema see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from environments.create.names import LONGEST, SCHEMA_PATTERN
+
+LONGEST_TEXT = 4000
+MOST_TAGS = 64
+
+
+class Text(serializers.CharField):
+    """Text that was sent as text: a number in JSON is a problem, not a word."""
+
+    default_error_messages = {"invalid": "This is not text."}
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
+
+
+@extend_schema_field({"type": "string", "pattern": SCHEMA_PATTERN, "minLength": 1, "maxLength": LONGEST})
+class Name(Text):
+    """A new environment's name; its rule is ``names.name_problem``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=200, **kwargs)
+
+
+class Sent(serializers.Serializer[Any]):
+    """A body whose fields are all known, with or without dashes before them; any other field is a problem."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping) and any(str(key).startswith("--") for key in data):
+            data = {str(key).removeprefix("--"): data[key] for key in data}
+        marks = {key for key in data if str(key).startswith("__")} if isinstance(data, Mapping) else set()
+        unknown = {str(key) for key in data} - set(self.fields) - marks - {"csrfmiddlewaretoken"} if isinstance(data, Mapping) else set()
+        errors: dict[str, Any] = {
+            name[:100]: [serializers.ErrorDetail("There is no field of this name.", code="unknown_field")] for name in sorted(unknown)
+        }
+        try:
+            values = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            if not isinstance(error.detail, dict):
+                raise
+            errors |= error.detail
+        if errors:
+            raise serializers.ValidationError(errors)
+        return values
+
+
+class CreateEnvironmentSerializer(Sent):
+    """A new environment."""
+
+    name = Name(help_text=f"1 to {LONGEST} letters, digits, dots, dashes and underscores.")
+    model_family = Text(required=False, max_length=100, help_text="Family of the base model; may come from the example.")
+    model_flavour = Text(required=False, allow_null=True, allow_blank=True, max_length=200, help_text="Named weights of the family.")
+    model_type = Text(
+        required=False, allow_null=True, allow_blank=True, max_length=100, help_text="full or lora; lora where nothing is sent."
+    )
+    lora_type = Text(required=False, allow_null=True, allow_blank=True, max_length=100, help_text="standard or lycoris, for lora.")
+    description = Text(required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT)
+    example = Text(required=False, allow_null=True, allow_blank=True, max_length=200, help_text="A shipped template to begin with.")
+    dataloader_path = Text(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=LONGEST_TEXT,
+        help_text="Datasets file; NAME/multidatabackend.json where nothing is sent.",
+    )
+    create_dataloader = serializers.BooleanField(
+        required=False, default=True, initial=True, help_text="Whether to write a starter datasets file."
+    )
+
+
+class UpdateEnvironmentSerializer(Sent):
+    """The configuration that replaces the stored one."""
+
+    name = Text(required=False, max_length=200, help_text="The name in the address, if sent.")
+    config = serializers.JSONField(
+        help_text="--option: value; names with or without dashes.", style={"base_template": "textarea.html", "rows": 16}
+    )
+    description = Text(required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT)
+    tags = serializers.ListField(child=Text(max_length=100), required=False, allow_null=True, max_length=MOST_TAGS)
+
+    def to_internal_value(self, data: Any) -> Any:
+        """What an export holds beside the configuration says where it came from: the address says where it goes."""
+        if isinstance(data, dict) and "_metadata" in data:
+            data = {name: value for name, value in data.items() if name != "_metadata"}
+        return super().to_internal_value(data)
+
+    def validate_config(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise serializers.ValidationError("The configuration is not an object of option: value.", code="not_an_object")
+        return value
+
+
+class RegenerateDataloaderSerializer(Sent):
+    """Which datasets file to make anew, and how."""
+
+    path = Text(
+        required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT, help_text="Empty: the one the environment names."
+    )
+    include_defaults = serializers.BooleanField(
+        required=False, default=True, initial=True, help_text="Spell out sizes, cropping and cache folders."
+    )
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """One thing that is wrong."""
+
+    option = serializers.CharField()
+    code = serializers.CharField()
+    message = serializers.CharField()
+    got = serializers.CharField()
+    expected = serializers.CharField()
+    hint = serializers.CharField()
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    """Why a request was refused."""
+
+    detail = serializers.CharField()
+    problems = ProblemSerializer(many=True)
+
+
+class MetaSerializer(serializers.Serializer[Any]):
+    """What is known of an environment besides its options."""
+
+    name = serializers.CharField()
+    description = serializers.CharField(allow_blank=True)
+    model_family = serializers.CharField(allow_null=True)
+    model_type = serializers.CharField(allow_null=True)
+    model_flavour = serializers.CharField(allow_null=True)
+    lora_type = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    modified_at = serializers.DateTimeField()
+    tags = serializers.ListField(child=serializers.CharField())
+    is_template = serializers.BooleanField()
+    parent_template = serializers.CharField(allow_null=True)
+
+
+class ListedSerializer(MetaSerializer):
+    """One row of the list."""
+
+    dataloader_path = serializers.CharField(allow_null=True)
+    data_backend_config = serializers.CharField(allow_null=True)
+    has_dataloader = serializers.BooleanField()
+
+
+class ListSerializer(serializers.Serializer[Any]):
+    """Every configuration of one type."""
+
+    configs = ListedSerializer(many=True)
+    active = serializers.CharField(allow_null=True)
+    count = serializers.IntegerField()
+    config_type = serializers.CharField()
+
+
+class ConfigField(serializers.DictField):
+    """``--option``: typed value."""
+
+
+class EnvironmentSerializer(serializers.Serializer[Any]):
+    """One environment."""
+
+    name = serializers.CharField()
+    config = ConfigField()
+    metadata = MetaSerializer()
+    config_type = serializers.CharField()
+    problems = ProblemSerializer(
+        many=True, required=False, help_text="Why config.json, edited by hand, cannot be used; config is the last one that could."
+    )
+
+
+class ActiveSerializer(serializers.Serializer[Any]):
+    """The environment that runs start from; nulls where there is none."""
+
+    name = serializers.CharField(allow_null=True)
+    config = ConfigField(allow_null=True)
+    metadata = MetaSerializer(allow_null=True)
+
+
+class DatasetsFileSerializer(serializers.Serializer[Any]):
+    """Where the datasets file lies."""
+
+    path = serializers.CharField(allow_null=True)
+    absolute_path = serializers.CharField(allow_null=True)
+
+
+class RegeneratedFileSerializer(DatasetsFileSerializer):
+    """The new datasets file, and where the old one went."""
+
+    previous = serializers.CharField(allow_null=True)
+
+
+class CreatedMetaSerializer(MetaSerializer):
+    """A new environment and its folder."""
+
+    path = serializers.CharField()
+
+
+class CreatedSerializer(serializers.Serializer[Any]):
+    """What was made."""
+
+    message = serializers.CharField()
+    environment = CreatedMetaSerializer()
+    config = ConfigField()
+    dataloader = DatasetsFileSerializer()
+
+
+class AdviceSerializer(serializers.Serializer[Any]):
+    """What a start would stumble over, and what could be better."""
+
+    warnings = serializers.ListField(child=serializers.CharField())
+    suggestions = serializers.ListField(child=serializers.CharField())
+
+
+class UpdatedSerializer(serializers.Serializer[Any]):
+    """The stored environment."""
+
+    message = serializers.CharField()
+    metadata = MetaSerializer()
+    validation = AdviceSerializer()
+
+
+class MessageSerializer(serializers.Serializer[Any]):
+    """What was done."""
+
+    message = serializers.CharField()
+
+
+class ActivatedSerializer(MessageSerializer):
+    """The name that is active now."""
+
+    active = serializers.CharField()
+
+
+class RegeneratedSerializer(MessageSerializer):
+    """The datasets file that was made."""
+
+    environment = MetaSerializer()
+    dataloader = RegeneratedFileSerializer()
+
+
+class ExampleDefaultsSerializer(serializers.Serializer[Any]):
+    """What a template is for."""
+
+    model_family = serializers.CharField()
+    model_type = serializers.CharField()
+    model_flavour = serializers.CharField(allow_null=True)
+    lora_type = serializers.CharField(allow_null=True)
+    data_backend_config = serializers.CharField()
+
+
+class ExampleSerializer(serializers.Serializer[Any]):
+    """One shipped template."""
+
+    name = serializers.CharField()
+    defaults = ExampleDefaultsSerializer()
+    description = serializers.CharField()
+    config_path = serializers.CharField()
+    dataloader_path = serializers.CharField(allow_null=True)
+    has_dataloader = serializers.BooleanField()
+
+
+class ExamplesSerializer(serializers.Serializer[Any]):
+    """The shipped templates."""
+
+    examples = ExampleSerializer(many=True)
+    count = serializers.IntegerField()
+
+
+class AdapterSerializer(serializers.Serializer[Any]):
+    """An adapter file of LyCORIS: ``config`` may also be sent as the body itself."""
+
+    config = serializers.JSONField(
+        help_text='The file: {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, ...}',
+        style={"base_template": "textarea.html", "rows": 16},
+    )
+    model_family = serializers.CharField(required=False, help_text="Where only a check is asked for: whose class names the file uses.")
+
+
+class AdapterCheckedSerializer(serializers.Serializer[Any]):
+    valid = serializers.BooleanField()
+    errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
+    warnings = serializers.ListField(child=serializers.CharField())
+    problems = ProblemSerializer(many=True)
+
+
+class AdapterShownSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    path = serializers.CharField(help_text="As the configuration names it.")
+    absolute_path = serializers.CharField()
+    config = serializers.JSONField()
+    validation = AdapterCheckedSerializer()
+
+
+class AdapterWrittenSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField()
+    path = serializers.CharField()
+    absolute_path = serializers.CharField()
+    config = serializers.JSONField()
+    validation = AdapterCheckedSerializer()

@@ -1,0 +1,1 @@
+"""New environments: their names, and the configuration that they begin with."""

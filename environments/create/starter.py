@@ -1,0 +1,90 @@
+"""What a new environment begins with: a configuration and a datasets file that validate as soon as their folders hold images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from environments.files.adapter_file import OPTION as ADAPTER_OPTION
+from environments.files.adapter_file import own_path, uses_lycoris
+from environments.files.config_files import DATASETS_FILE
+from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.options import REGISTRY
+
+LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})
+"""A run that is long enough to see something, in steps, so that its length does not depend on the number of images."""
+
+
+def starter_config(name: str, card: FamilyCard, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
+    """Option name -> value of a new environment; paths are relative to the server's home and to ``config/``."""
+    adapter = {"lora_type": lora_type} if model_type == "lora" else {}
+    if uses_lycoris({"model_type": model_type, "lora_type": lora_type}):
+        adapter[ADAPTER_OPTION] = own_path(name)
+    return {
+        "model_family": card.name,
+        "model_type": model_type,
+        "model_flavour": flavour,
+        "pretrained_model_name_or_path": card.repository(flavour),
+        "output_dir": f"output/{name}",
+        "data_backend_config": f"{name}/{DATASETS_FILE}",
+        **adapter,
+        **LENGTH,
+    }
+
+
+def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults: bool = True) -> list[dict[str, Any]]:
+    """One image set, its references for a model that edits, and the default text_embeds set.
+
+    ``include_defaults`` spells out what a person most often wants to change; without it the entries hold what they must.
+    """
+    images: dict[str, Any] = {
+        "id": f"{name}-images",
+        "type": "local",
+        "dataset_type": "image",
+        "instance_data_dir": f"datasets/{name}",
+    }
+    if include_defaults:
+        images |= {
+            "caption_strategy": "filename",
+            "resolution": _whole(options.get("resolution", REGISTRY["resolution"].default)),
+            "resolution_type": options.get("resolution_type", REGISTRY["resolution_type"].default),
+            "crop": True,
+            "crop_style": "center",
+            "crop_aspect": "square",
+            "repeats": 0,
+            "metadata_backend": "discovery",
+            "cache_dir_vae": f"cache/{name}/vae",
+        }
+    references = _references(name, images, include_defaults) if _needs_references(options) else []
+    texts = {"id": f"{name}-text-embeds", "type": "local", "dataset_type": "text_embeds", "default": True}
+    return [images, *references, {**texts, "cache_dir": f"cache/{name}/text"} if include_defaults else texts]
+
+
+def _needs_references(options: Mapping[str, Any]) -> bool:
+    card = find_card(str(options.get("model_family", "")))
+    return card is not None and (options.get("model_flavour") or card.default_flavour) in card.needs_references
+
+
+def _references(name: str, images: dict[str, Any], include_defaults: bool) -> list[dict[str, Any]]:
+    """The conditioning set of a model that edits, which the set of images is told of."""
+    images["conditioning_data"] = [f"{name}-references"]
+    entry: dict[str, Any] = {
+        "id": f"{name}-references",
+        "type": "local",
+        "dataset_type": "conditioning",
+        "conditioning_type": "reference_strict",
+        "instance_data_dir": f"datasets/{name}-references",
+    }
+    return [{**entry, "cache_dir_vae": f"cache/{name}/vae-references"} if include_defaults else entry]
+
+
+def plain(document: Any) -> Any:
+    """Read-only mappings and tuples of a card as what JSON is made of."""
+    if isinstance(document, Mapping):
+        return {key: plain(value) for key, value in document.items()}
+    return [plain(item) for item in document] if isinstance(document, (list, tuple)) else document
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number == int(number) else number

@@ -1,0 +1,1 @@
+"""Files of environments: configurations, datasets and adapter files. No database."""

@@ -1,0 +1,1 @@
+"""From an environment and a submitted form to everything that a run is started with."""

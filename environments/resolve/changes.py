@@ -1,0 +1,82 @@
+"""What the start of a run does to the environment that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from environments.files.config_files import without_marks
+from environments.models import Environment
+from trainer_engine.config.families import find_card
+from trainer_engine.config.options.secrets import hide_options, secrets_of
+from trainer_engine.config.parse import normalise
+
+CONSENT = ("i_know_what_i_am_doing",)
+"""Words that are meant for one start: they are not stored for the next."""
+FAMILY, FLAVOUR, BASE = "model_family", "model_flavour", "pretrained_model_name_or_path"
+OF_ONE_FAMILY = (FLAVOUR, BASE, "revision", "variant", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
+"""Options that mean nothing to another family."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One option that a start wrote into an environment. Values are as stored: secrets are hidden; None where nothing was set."""
+
+    option: str
+    before: Any
+    after: Any
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"option": self.option, "from": self.before, "to": self.after}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Where the configuration of a run was written to, and what that changed there."""
+
+    environment: Environment
+    changed: tuple[Changed, ...] = ()
+    revision: int | None = None
+    """The revision that holds the environment as it was before; None where nothing changed."""
+
+
+def changes(before: Mapping[str, Any], secrets: Mapping[str, str], after: Mapping[str, Any]) -> tuple[Changed, ...]:
+    """Options of which the stored value is another one, in the order of their names. ``secrets``: those that belong to ``before``."""
+    stored, kept = hide_options(after), secrets_of(after)
+    names = {*before, *stored, *secrets, *kept}
+    differing = sorted(name for name in names if before.get(name) != stored.get(name) or secrets.get(name) != kept.get(name))
+    return tuple(Changed(name, before.get(name), stored.get(name)) for name in differing)
+
+
+def to_store(values: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration as its environment keeps it: consent that was given for this start is left out."""
+    kept = {name: value for name, value in values.items() if name not in CONSENT}
+    return kept | {name: stored[name] for name in CONSENT if name in stored}
+
+
+def is_one_off(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:
+    """Whether a form asks for another family, flavour or base model than the environment that it is laid over."""
+    before, _ = normalise(without_marks(stored))
+    sent, _ = normalise(without_marks(submitted))
+    return find_card(str(before.get(FAMILY, ""))) is not None and _base(before) != _base({**before, **sent})
+
+
+def _base(values: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Family, flavour and base model, with what they are by default."""
+    family, flavour = str(values.get(FAMILY, "")), str(values.get(FLAVOUR) or "")
+    card = find_card(family)
+    if card is None:
+        return family, flavour, str(values.get(BASE) or "")
+    flavour = flavour or card.default_flavour
+    base = str(values.get(BASE) or card.flavours.get(flavour, "")).rstrip("/")
+    return card.name, flavour, base
+
+
+def laid_under(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment's values that a form is laid over: those of another family's model are left out."""
+    before, _ = normalise(without_marks(stored))
+    sent, _ = normalise(without_marks(submitted))
+    if FAMILY not in sent or _base(before)[0] == _base(sent)[0]:
+        return dict(stored)
+    return {name: value for name, value in stored.items() if name.lstrip("-") not in OF_ONE_FAMILY}

@@ -1,0 +1,188 @@
+"""From an environment and a submitted form to everything that a run is started with. No database: the command line uses it too.
+
+Order of values: registry < family < environment < form. Paths come out absolute; every problem found on the way is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from environments.files.adapter_file import OPTION as ADAPTER_OPTION
+from environments.files.adapter_file import uses_lycoris
+from environments.files.config_files import without_marks
+from environments.files.datasets_file import OPTION, read_document
+from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
+from environments.resolve.checks import flavour_mismatch
+from environments.resolve.hooks import resolve_scripts
+from environments.resolve.json_option_file import read_json_option
+from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
+from environments.resolve.publishing_targets import publishing_file
+from environments.resolve.validation_adapters import resolve_adapter, resolve_visiting
+from trainer_engine.config.adapters.validation_adapter import CONFIG as VISITING
+from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.options import REGISTRY, TrainingOptions
+from trainer_engine.config.parse import check_options, normalise
+from trainer_engine.config.prompt_library import EXPECTED as LIBRARY_EXPECTED
+from trainer_engine.config.prompt_library import OPTION as PROMPT_LIBRARY
+from trainer_engine.config.publishing import OPTION as PUBLISHING
+from trainer_engine.config.resuming.choice import is_path
+from trainer_engine.contract.errors import Problem, errors_in
+
+RESUME = "resume_from_checkpoint"
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """What a run would be started with, and all that is to be said about it."""
+
+    options: TrainingOptions | None
+    """Typed, defaults filled in, paths absolute; None where ``problems`` holds an error of an option."""
+    values: dict[str, Any]
+    """Every option by canonical name as in ``options``, prompt libraries as contents; the given ones alone where ``options`` is None."""
+    given: dict[str, Any]
+    """Environment and form laid over one another: what ``config.json`` should hold for this run, paths as written."""
+    datasets: list[dict[str, Any]]
+    """The usable entries of the dataloader file with nothing left to defaults, paths absolute."""
+    dataloader: Dataloader | None
+    """None where the file cannot be read."""
+    dataloader_path: Path | None
+    card: FamilyCard | None
+    problems: list[Problem]
+    """Errors, warnings and notes."""
+    found: dict[str, ResolvedPath] = field(default_factory=dict)
+    """Option or dataset field -> the path taken, and from where."""
+
+    @property
+    def errors(self) -> list[Problem]:
+        return errors_in(self.problems)
+
+
+def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Mapping[str, Any]) -> ResolvedRun:
+    """Lay the form over the environment, check everything that can be checked without opening images. Writes nothing."""
+    stored, problems = normalise(without_marks(environment_values))
+    sent, wrong = normalise(without_marks(submitted))
+    overridden = set(sent)
+    problems = [problem for problem in problems if problem.option not in overridden] + wrong
+    given = {**stored, **sent}
+    card = find_card(str(given.get("model_family", "")))
+    if card is not None:
+        given["model_family"] = card.name
+    if uses_lycoris(given):
+        given.setdefault(ADAPTER_OPTION, REGISTRY[ADAPTER_OPTION].default)
+    told = {problem.option for problem in problems}
+    absolute, found, path_problems = _resolve_options(given, home)
+    scripts, script_problems = resolve_scripts(given, home)
+    absolute |= scripts
+    path_problems += script_problems
+    options, more = check_options(absolute)
+    problems += [problem for problem in more if problem.option not in told]
+    told |= {problem.option for problem in errors_in(more)}
+    problems += [problem for problem in path_problems if problem.option not in told]
+    problems += flavour_mismatch(given)
+    if errors_in(problems):
+        options = None
+    dataloader, dataset_problems = _read_datasets(found.get(OPTION), options, absolute, home, found)
+    problems += dataset_problems
+    return ResolvedRun(
+        options=options,
+        values=options.as_values() if options else absolute,
+        given=given,
+        datasets=dataloader.as_document() if dataloader else [],
+        dataloader=dataloader,
+        dataloader_path=found[OPTION].path if OPTION in found else None,
+        card=card,
+        problems=problems + _origin_notes(found),
+        found=found,
+    )
+
+
+def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, Any], dict[str, ResolvedPath], list[Problem]]:
+    """The values with their paths absolute, the paths taken, and the problems with the others."""
+    absolute, taken, problems = dict(given), {}, []
+    idle = set() if uses_lycoris(given) else {ADAPTER_OPTION}
+    for name, rule in LOCAL.items():
+        if given.get(name) is None or name in idle:
+            continue
+        found = resolve(given[name], name, home=home, must_exist=rule.must_exist, kind=rule.kind, writing=rule.writing)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            taken[name], absolute[name] = found, str(found.path)
+    text = given.get(PROMPT_LIBRARY)
+    library = read_json_option(text, PROMPT_LIBRARY, LIBRARY_EXPECTED, home) if text else None
+    if isinstance(library, Problem):
+        problems.append(library)
+    elif library is not None:
+        absolute[PROMPT_LIBRARY] = library[0]
+        taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
+    visiting = resolve_visiting(given[VISITING], home) if given.get(VISITING) else None
+    if visiting is not None:
+        absolute[VISITING] = visiting.text
+        taken |= visiting.taken
+        problems += visiting.problems
+    checkpoint = _resolve_checkpoint(given.get(RESUME), home)
+    if isinstance(checkpoint, Problem):
+        problems.append(checkpoint)
+    elif checkpoint is not None:
+        taken[RESUME], absolute[RESUME] = checkpoint, str(checkpoint.path)
+    file = publishing_file(given.get(PUBLISHING), home)
+    if isinstance(file, ResolvedPath):
+        taken[PUBLISHING], absolute[PUBLISHING] = file, str(file.path)
+    for name in (*WEIGHTS, *ADAPTERS):
+        weights = (resolve_adapter if name in ADAPTERS else _resolve_weights)(given.get(name), name, home)
+        if isinstance(weights, Problem):
+            problems.append(weights)
+        elif weights is not None:
+            taken[name], absolute[name] = weights, str(weights.path)
+    return absolute, taken, problems
+
+
+def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
+    """A local folder of weights; None where the text is a repository id that no folder stands for."""
+    if not text:
+        return None
+    if not is_repository(text):
+        return resolve(text, name, home=home, must_exist=True, kind=Kind.FOLDER)
+    found = resolve(text, name, home=home, kind=Kind.FOLDER)
+    return found if isinstance(found, Problem) or found.exists else None
+
+
+def _resolve_checkpoint(text: Any, home: Home) -> ResolvedPath | Problem | None:
+    """A checkpoint that is given by its path; None for names and addresses."""
+    if not isinstance(text, str) or not is_path(text):
+        return None
+    return resolve(text, RESUME, home=home, must_exist=True, kind=Kind.FOLDER)
+
+
+def _read_datasets(
+    file: ResolvedPath | None, options: TrainingOptions | None, values: Mapping[str, Any], home: Home, taken: dict[str, ResolvedPath]
+) -> tuple[Dataloader | None, list[Problem]]:
+    """The datasets with their paths absolute, None where the file cannot be read; and what is wrong with them."""
+    if file is None:
+        return None, []
+    document, problems = read_document(file, home)
+    if problems:
+        return None, problems
+
+    def locate(text: str, option: str, field_name: str) -> str | Problem:
+        rule = DATASET[field_name]
+        path = resolve(text, option, home=home, must_exist=rule.must_exist, kind=rule.kind, writing=rule.writing)
+        if isinstance(path, Problem):
+            return path
+        taken[option] = path
+        return str(path.path)
+
+    return parse_dataloader(document, options or values, locate=locate)
+
+
+def _origin_notes(found: Mapping[str, ResolvedPath]) -> list[Problem]:
+    """Which file a relative path was taken for, where that is worth a word."""
+    notes = []
+    for name, path in found.items():
+        if path.exists and path.origin is Origin.CONFIG or (name in WEIGHTS and path.origin is Origin.HOME):
+            notes.append(Problem.note(name, "path_taken", f"{path.given} is taken for {path.path}.", got=path.given))
+    return notes

@@ -1,0 +1,62 @@
+"""Where the adapters lie that only validations see. No database, no Django."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from environments.paths import Home, ResolvedPath, resolve
+from environments.resolve.json_option_file import read_json_option
+from trainer_engine.config.adapters.validation_adapter import CONFIG, EXPECTED, VisitingRun, hub_file, parse_visiting
+from trainer_engine.contract.errors import Problem
+
+
+@dataclass(frozen=True)
+class ResolvedVisitors:
+    """``validation_adapter_config`` as a run is started with it."""
+
+    text: str
+    """JSON with absolute paths; as it was written where something is wrong with it."""
+    taken: dict[str, ResolvedPath] = field(default_factory=dict)
+    """Option or field -> the path taken."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
+    """A local adapter file, or a folder of one; None where the text is a file on the hub that nothing here stands for."""
+    if not text:
+        return None
+    if hub_file(text) is None:
+        return resolve(text, name, home=home, must_exist=True)
+    found = resolve(text, name, home=home)
+    return found if isinstance(found, Problem) or found.exists else None
+
+
+def resolve_visiting(text: str, home: Home) -> ResolvedVisitors:
+    """The runs that an option's text holds, or those of the file that it names. What is wrong with them is told with the options."""
+    read = read_json_option(text, CONFIG, EXPECTED, home)
+    if isinstance(read, Problem):
+        return ResolvedVisitors(text, problems=[read])
+    content, file = read
+    runs, _ = parse_visiting(content)
+    taken = {CONFIG: file} if file else {}
+    problems: list[Problem] = []
+    for source in (source for run in runs for source in run.sources):
+        found = resolve_adapter(source.path, source.place, home)
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif found is not None:
+            taken[source.place] = found
+    return ResolvedVisitors(_written(runs, taken) if runs else content, taken, problems)
+
+
+def _written(runs: list[VisitingRun], taken: dict[str, ResolvedPath]) -> str:
+    """In the form that it had: what is said of a field later has to find it there."""
+    places = {place: str(path.path) for place, path in taken.items()}
+    written: list[dict[str, Any]] = []
+    for run in runs:
+        adapters = [{"path": places.get(source.place, source.path), "strength": source.strength} for source in run.sources]
+        alone = ".adapters[" not in run.sources[0].place
+        written.append({"name": run.label, **(adapters[0] if alone else {"adapters": adapters})})
+    return json.dumps(written, ensure_ascii=False)

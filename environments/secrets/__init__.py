@@ -1,0 +1,1 @@
+"""Secrets of configurations: hidden in answers, stored below ``state/secrets``."""

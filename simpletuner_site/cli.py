@@ -101,9 +101,9 @@ def home_of(arguments: argparse.Namespace) -> Path:
 
 
 def run_server(arguments: argparse.Namespace) -> int:
-    from simpletuner_site.boot import boot
     from simpletuner_site.environment import BadEnvironment
-    from simpletuner_site.server import CannotServe, loopback_address, serve
+    from simpletuner_site.server.boot import boot
+    from simpletuner_site.server.server import CannotServe, loopback_address, serve
 
     try:
         address = loopback_address(arguments.host)
@@ -115,10 +115,10 @@ def run_server(arguments: argparse.Namespace) -> int:
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
-    from simpletuner_site.boot import boot
     from simpletuner_site.environment import BadEnvironment
-    from simpletuner_site.migrations_state import migrate_if_needed
-    from simpletuner_site.worker import run_worker as work
+    from simpletuner_site.server.boot import boot
+    from simpletuner_site.server.migrations_state import migrate_if_needed
+    from simpletuner_site.server.worker import run_worker as work
 
     try:
         boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts, roots=arguments.root)
@@ -154,8 +154,8 @@ def run_export(rest: Sequence[str]) -> int:
 
 
 def run_migrate(arguments: argparse.Namespace) -> int:
-    from simpletuner_site.boot import boot
-    from simpletuner_site.migrations_state import migrate_if_needed
+    from simpletuner_site.server.boot import boot
+    from simpletuner_site.server.migrations_state import migrate_if_needed
 
     boot(home_of(arguments))
     print("The database is up to date." if not migrate_if_needed(verbosity=1) else "The database was brought up to date.")

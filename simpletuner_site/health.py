@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 from environments.api.schema import EVERYWHERE, JSON, refusals
 from environments.api.serializers import ErrorSerializer
 from simpletuner_site import __version__
-from simpletuner_site.worker_state import read_worker_state
+from simpletuner_site.server.state import read_worker_state
 
 HEALTH = inline_serializer(
     "Health",

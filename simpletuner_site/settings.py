@@ -8,7 +8,7 @@ from typing import Any
 
 from simpletuner_site import __version__
 from simpletuner_site.environment import read_environment
-from simpletuner_site.secret_key import load_secret_key
+from simpletuner_site.security.secret_key import load_secret_key
 
 PROCESS = read_environment()
 HOME: Path = PROCESS.home
@@ -48,13 +48,13 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "simpletuner_site.content_policy.ContentPolicyMiddleware",
+    "simpletuner_site.security.content_policy.ContentPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "simpletuner_site.local_operator.LocalOperatorMiddleware",
+    "simpletuner_site.security.local_operator.LocalOperatorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]

@@ -18,7 +18,7 @@ from simpletuner_site.demo.configuration import STEPS
 from simpletuner_site.demo.pictures import draw_pictures
 from simpletuner_site.demo.place import REPOSITORY, Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
-from simpletuner_site.run_screen import RunScreen
+from simpletuner_site.train.run_screen import RunScreen
 
 MADE_BY_DEMO = "made-by-demo"
 

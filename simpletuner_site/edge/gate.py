@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from simpletuner_site.edge.refusals import Refusal
-from simpletuner_site.guard import Scope
+from simpletuner_site.security.guard import Scope
 
 SWEEP_SECONDS = 1.0
 

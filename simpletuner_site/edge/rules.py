@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from simpletuner_site.edge.refusals import Refusal, too_long
-from simpletuner_site.guard import Guard, Scope, announced_bytes
+from simpletuner_site.security.guard import Guard, Scope, announced_bytes
 
 
 @dataclass(frozen=True)

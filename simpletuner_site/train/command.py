@@ -11,12 +11,12 @@ from rich.console import Console
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun, resolve_run
 from environments.secrets.options import with_secrets
-from simpletuner_site.boot import make_folders
 from simpletuner_site.environment import BadEnvironment, read_environment
-from simpletuner_site.run_screen import RunScreen
+from simpletuner_site.server.boot import make_folders
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
+from simpletuner_site.train.run_screen import RunScreen
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.errors import ExitCode

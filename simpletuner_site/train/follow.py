@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from types import FrameType
 
-from simpletuner_site.run_screen import RunScreen
+from simpletuner_site.train.run_screen import RunScreen
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import JournalEntry
 from trainer_engine.contract.run import ExitReport, RunFolder

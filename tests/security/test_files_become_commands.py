@@ -72,8 +72,8 @@ def test_no_call_writes_over_a_file_of_the_person(attacked: ServedRuns) -> None:
     (me / "data.json").write_text('{"mine": true}')
     made = {"name": "x", "model_family": "pixart_sigma", "model_type": "lora", "lora_type": "lycoris"}
     config = server.post("/api/configs/environments", json=made, headers=JSON).json()["config"]
-    before = {path: path.read_bytes() for path in (me / ".bashrc", me / "data.json", INSTALLED / "simpletuner_site/guard.py")}
-    for path in ("~/.bashrc", "~/data.json", "~/.config/x.json", str(INSTALLED / "simpletuner_site/guard.py"), "x/config.json"):
+    before = {path: path.read_bytes() for path in (me / ".bashrc", me / "data.json", INSTALLED / "simpletuner_site/security/guard.py")}
+    for path in ("~/.bashrc", "~/data.json", "~/.config/x.json", str(INSTALLED / "simpletuner_site/security/guard.py"), "x/config.json"):
         named = httpx.put(f"{server.url}/api/configs/x", json={"name": "x", "config": {**config, "--lycoris_config": path}}, headers=JSON)
         written = httpx.put(f"{server.url}/api/configs/environments/x/lycoris", json=ADAPTER, headers=JSON)
         assert 422 in (named.status_code, written.status_code), path

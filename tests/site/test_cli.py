@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simpletuner_site import cli
-from simpletuner_site.server import CannotServe, check_port, claim_home, loopback_address
+from simpletuner_site.server.server import CannotServe, check_port, claim_home, loopback_address
 from tests.helpers.live_server import REPOSITORY, free_port
 
 
@@ -65,7 +65,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> 
 
 
 def test_a_home_is_served_once(tmp_path: Path) -> None:
-    program = f"from pathlib import Path; from simpletuner_site.server import claim_home; claim_home(Path({str(tmp_path)!r}))"
+    program = f"from pathlib import Path; from simpletuner_site.server.server import claim_home; claim_home(Path({str(tmp_path)!r}))"
     with claim_home(tmp_path):
         second = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert "Another server" in second.stderr

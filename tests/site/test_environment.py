@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings
 
 from simpletuner_site.environment import BadEnvironment, read_environment
-from simpletuner_site.secret_key import load_secret_key
+from simpletuner_site.security.secret_key import load_secret_key
 from tests.helpers.live_server import REPOSITORY
 
 
@@ -100,7 +100,7 @@ def test_two_homes_have_two_keys(tmp_path: Path) -> None:
 
 
 def test_processes_that_start_at_once_end_with_one_key(tmp_path: Path) -> None:
-    imported = "from pathlib import Path; from simpletuner_site.secret_key import load_secret_key"
+    imported = "from pathlib import Path; from simpletuner_site.security.secret_key import load_secret_key"
     program = f"{imported}; print(load_secret_key(Path({str(tmp_path)!r})))"
     started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=REPOSITORY) for _ in range(6)]
     keys = {process.communicate()[0] for process in started}

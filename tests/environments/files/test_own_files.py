@@ -75,7 +75,7 @@ def test_put_of_the_adapter_overwrites_neither_code_nor_an_example_of_the_produc
     example = INSTALLED / "environments/examples/flux_kontext_lokr/lycoris_config.json"
     before = example.read_bytes()
     api.create(**KONTEXT)
-    for path in (example, INSTALLED / "simpletuner_site/guard.py", INSTALLED / "environments/examples/new.json"):
+    for path in (example, INSTALLED / "simpletuner_site/security/guard.py", INSTALLED / "environments/examples/new.json"):
         assert put_adapter(api, str(path)) == (422, [("lycoris_config", "outside_roots")])
     assert example.read_bytes() == before and not (INSTALLED / "environments/examples/new.json").exists()
 

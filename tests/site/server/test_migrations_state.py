@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 
-from simpletuner_site.migrations_state import applied_migrations, expected_migrations, migrate_if_needed
+from simpletuner_site.server.migrations_state import applied_migrations, expected_migrations, migrate_if_needed
 
 
 def test_every_migration_of_the_project_is_expected() -> None:

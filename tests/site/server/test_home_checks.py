@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from environments.places import INSTALLED
-from simpletuner_site.boot import make_folders
 from simpletuner_site.environment import BadEnvironment, ProcessEnvironment
-from simpletuner_site.place_checks import check_places
+from simpletuner_site.server.boot import make_folders
+from simpletuner_site.server.home_checks import check_places
 from tests.helpers.live_server import REPOSITORY, start_server
 
 

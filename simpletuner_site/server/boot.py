@@ -35,7 +35,7 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, r
         listed = [os.environ.get("SIMPLETUNER_ROOTS", ""), *(str(root.expanduser().absolute()) for root in roots)]
         os.environ["SIMPLETUNER_ROOTS"] = os.pathsep.join(filter(None, listed))
     from simpletuner_site.environment import read_environment
-    from simpletuner_site.place_checks import check_places
+    from simpletuner_site.server.home_checks import check_places
 
     check_places(read_environment())
     import django

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from simpletuner_site.body_limit import BodyLimit
+from simpletuner_site.security.body_limit import BodyLimit
 
 LIMIT = 1000
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simpletuner_site import worker_keeper
-from simpletuner_site.worker_keeper import WorkerKeeper
-from simpletuner_site.worker_state import WorkerState, read_worker_state, write_worker_state
+from simpletuner_site.server import keeper as worker_keeper
+from simpletuner_site.server.keeper import WorkerKeeper
+from simpletuner_site.server.state import WorkerState, read_worker_state, write_worker_state
 
 FORKING = """
 import subprocess, sys, time

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from simpletuner_site.guard import Application, Receive, Scope, Send
+from simpletuner_site.security.guard import Application, Receive, Scope, Send
 
 MOST_AT_ONCE = 32
 

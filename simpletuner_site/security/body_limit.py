@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from simpletuner_site.edge.refusals import too_long
-from simpletuner_site.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
+from simpletuner_site.security.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
 
 
 class BodyTooLong(Exception):

@@ -15,8 +15,8 @@ import time
 
 from django.conf import settings
 
-from simpletuner_site.quiet import freeze_garbage
-from simpletuner_site.worker_state import write_worker_state
+from simpletuner_site.server.quiet import freeze_garbage
+from simpletuner_site.server.state import write_worker_state
 
 logger = logging.getLogger(__name__)
 

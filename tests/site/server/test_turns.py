@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from simpletuner_site.turns import Turns
+from simpletuner_site.server.turns import Turns
 
 
 async def nothing(*arguments: Any) -> Any:

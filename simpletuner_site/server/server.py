@@ -73,7 +73,7 @@ def serve(address: str, port: int) -> int:
     """Serve until SIGTERM or SIGINT. Django is set up; the address is one of loopback."""
     from django.conf import settings
 
-    from simpletuner_site.migrations_state import migrate_if_needed
+    from simpletuner_site.server.migrations_state import migrate_if_needed
 
     check_port(address, port)
     with claim_home(settings.STATE_DIR):
@@ -96,8 +96,8 @@ def _run_daphne(address: str, port: int) -> None:
     from twisted.internet import reactor
 
     from simpletuner_site.asgi import application
-    from simpletuner_site.quiet import freeze_garbage, share_interpreter
-    from simpletuner_site.worker_keeper import WorkerKeeper
+    from simpletuner_site.server.keeper import WorkerKeeper
+    from simpletuner_site.server.quiet import freeze_garbage, share_interpreter
 
     keeper = WorkerKeeper()
     interface = address.replace(":", "\\:")

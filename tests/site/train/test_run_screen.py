@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from simpletuner_site.run_screen import RunScreen, numbers_of, short_time
+from simpletuner_site.train.run_screen import RunScreen, numbers_of, short_time
 from trainer_engine.contract.events import (
     CheckpointEvent,
     ErrorEvent,

@@ -39,7 +39,7 @@ from environments.resolve.checks import CheckedConfig, check_config
 from environments.secrets import store
 from environments.secrets.options import holds_the_same, keep_secrets, with_secrets
 from environments.sync import absorb, absorb_all, datasets_text, names_taken, newest_revision, own_datasets_file, record, remember_files
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.contract.errors import Problem, errors_in
@@ -195,7 +195,7 @@ def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAda
         raise EnvironmentProblems.of(
             [Problem.error("lora_type", "no_lycoris", message, got=environment.config.get("lora_type"), hint=hint)]
         )
-    _, problems = parse_lycoris(document, find_card(str(environment.config.get("model_family"))))
+    _, problems = parse_lycoris(document, find_spec(str(environment.config.get("model_family"))))
     if errors_in(problems):
         raise EnvironmentProblems.of(errors_in(problems))
     found = find_adapter_file(environment.config, name, current_home())

@@ -20,7 +20,7 @@ from environments.resolve.checks import check_config
 from environments.resolve.defaults import effective_defaults
 from environments.resolve.run import resolve_run
 from environments.sync import shown_datasets
-from trainer_engine.config.families import cards
+from trainer_engine.config.families import specs
 from trainer_engine.config.options import GROUPS, REGISTRY, OptionSpec
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Level, Problem, limited
@@ -95,9 +95,9 @@ class NewEnvironmentForm(ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        flavours = [(card.title, [(flavour, flavour) for flavour in card.flavours]) for card in cards().values()]
-        types = sorted({model_type for card in cards().values() for model_type in card.model_types})
-        self._choose("model_family", [(card.name, card.title) for card in cards().values()])
+        flavours = [(family_spec.title, [(flavour, flavour) for flavour in family_spec.flavours]) for family_spec in specs().values()]
+        types = sorted({model_type for family_spec in specs().values() for model_type in family_spec.model_types})
+        self._choose("model_family", [(family_spec.name, family_spec.title) for family_spec in specs().values()])
         self._choose("model_flavour", flavours)
         self._choose("model_type", [(word, word) for word in types], empty="— the example's, else lora")
         self._choose("example", [(example.name, example.name) for example in shipped_examples()])

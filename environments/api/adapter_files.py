@@ -14,7 +14,7 @@ from environments.api.views import ACTOR, NAMED, ConfigurationView
 from environments.errors import EnvironmentProblems
 from environments.files.adapter_file import checked, find_adapter_file
 from environments.home import current_home
-from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.families import FamilySpec, find_spec
 
 EXAMPLE = {"algo": "lokr", "multiplier": 1, "linear_dim": 16, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention"]}}
 ADAPTER_SHAPE = {
@@ -34,8 +34,8 @@ def document_of(data: Any) -> Any:
     return data["config"] if isinstance(data, dict) and "config" in data else data
 
 
-def card_of(name: object) -> FamilyCard | None:
-    return find_card(str(name or ""))
+def spec_of(name: object) -> FamilySpec | None:
+    return find_spec(str(name or ""))
 
 
 class EnvironmentAdapter(ConfigurationView):
@@ -49,7 +49,7 @@ class EnvironmentAdapter(ConfigurationView):
         found = find_adapter_file(environment.config, name, current_home())
         if found.problem is not None:
             raise EnvironmentProblems.of([found.problem])
-        said = checked(found.document, card_of(environment.config.get("model_family")))
+        said = checked(found.document, spec_of(environment.config.get("model_family")))
         return Response({"name": name, "path": found.given, "absolute_path": str(found.path), "config": found.document, "validation": said})
 
     @described(
@@ -65,7 +65,7 @@ class EnvironmentAdapter(ConfigurationView):
     def put(self, request: Request, name: str) -> Response:
         document = document_of(request.data)
         written = services.write_adapter_file(name, document, actor=ACTOR)
-        said = checked(document, card_of(written.environment.config.get("model_family")))
+        said = checked(document, spec_of(written.environment.config.get("model_family")))
         return Response(
             {
                 "message": f"LyCORIS configuration of '{name}' written",
@@ -85,4 +85,4 @@ class AdapterValidation(ConfigurationView):
     @described("configs_lycoris_validate", "Check a LyCORIS file", shapes.AdapterCheckedSerializer, *WITH_BODY, request=CHECKED_SHAPE)
     def post(self, request: Request) -> Response:
         family = request.data.get("model_family") if isinstance(request.data, dict) and "config" in request.data else None
-        return Response(checked(document_of(request.data), card_of(family)))
+        return Response(checked(document_of(request.data), spec_of(family)))

@@ -14,7 +14,7 @@ from environments.files.config_files import DATASETS_FILE
 from environments.files.datasets_file import OPTION, destination
 from environments.paths import Home
 from environments.resolve.checks import check_config
-from trainer_engine.config.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.contract.errors import Problem
 
@@ -59,28 +59,28 @@ def plan(request: NewEnvironment, home: Home) -> PlannedEnvironment | list[Probl
             )
         )
     base = example.config if example else {}
-    card = _card(request.model_family or base.get("model_family"), problems)
-    if card is None:
+    spec = _spec(request.model_family or base.get("model_family"), problems)
+    if spec is None:
         return problems
-    flavour = request.model_flavour or base.get("model_flavour") or card.default_flavour
+    flavour = request.model_flavour or base.get("model_flavour") or spec.default_flavour
     model_type = request.model_type or base.get("model_type") or "lora"
-    problems += _choices(request, card, flavour, model_type)
+    problems += _choices(request, spec, flavour, model_type)
     path = destination(request.dataloader_path, "dataloader_path", home) if request.dataloader_path else None
     if isinstance(path, Problem):
         problems.append(path)
     if problems or isinstance(path, Problem):
         return problems
     lora_type = request.lora_type or base.get("lora_type") or REGISTRY["lora_type"].default
-    starter = starter_config(request.name, card, flavour, model_type, lora_type)
-    return _planned(request, example, starter, card, home)
+    starter = starter_config(request.name, spec, flavour, model_type, lora_type)
+    return _planned(request, example, starter, spec, home)
 
 
-def _card(family: object, problems: list[Problem]) -> FamilyCard | None:
-    available = f"one of {', '.join(sorted(cards()))}"
+def _spec(family: object, problems: list[Problem]) -> FamilySpec | None:
+    available = f"one of {', '.join(sorted(specs()))}"
     name = str(family or "")
-    card = find_card(name)
-    if card is not None:
-        return card
+    spec = find_spec(name)
+    if spec is not None:
+        return spec
     if not name.strip():
         problems.append(Problem.error("model_family", "missing", "model_family is missing.", expected=available))
     elif known_but_missing(name):
@@ -96,20 +96,20 @@ def _card(family: object, problems: list[Problem]) -> FamilyCard | None:
     return None
 
 
-def _choices(request: NewEnvironment, card: FamilyCard, flavour: str, model_type: str) -> list[Problem]:
+def _choices(request: NewEnvironment, spec: FamilySpec, flavour: str, model_type: str) -> list[Problem]:
     problems = []
-    if flavour not in card.flavours:
-        message = f"{card.title} has no flavour {flavour!r}."
+    if flavour not in spec.flavours:
+        message = f"{spec.title} has no flavour {flavour!r}."
         problems.append(
-            Problem.error("model_flavour", "unknown_flavour", message, got=flavour, expected=f"one of {', '.join(card.flavours)}")
+            Problem.error("model_flavour", "unknown_flavour", message, got=flavour, expected=f"one of {', '.join(spec.flavours)}")
         )
     known = REGISTRY["model_type"].choices
     if model_type not in known:
         message = f"model_type is {model_type!r}."
         problems.append(Problem.error("model_type", "not_a_choice", message, got=model_type, expected=f"one of {', '.join(known)}"))
-    elif model_type not in card.model_types:
-        expected = f"one of {', '.join(card.model_types)}"
-        message = f"model_type={model_type} is known, not available yet for {card.title}."
+    elif model_type not in spec.model_types:
+        expected = f"one of {', '.join(spec.model_types)}"
+        message = f"model_type={model_type} is known, not available yet for {spec.title}."
         hint = "" if request.model_type else "lora is what a request without model_type means"
         problems.append(Problem.error("model_type", "not_available", message, got=model_type, expected=expected, hint=hint))
     lora_types = REGISTRY["lora_type"].choices
@@ -125,7 +125,7 @@ def _choices(request: NewEnvironment, card: FamilyCard, flavour: str, model_type
 
 
 def _planned(
-    request: NewEnvironment, example: Example | None, starter: dict[str, Any], card: FamilyCard, home: Home
+    request: NewEnvironment, example: Example | None, starter: dict[str, Any], spec: FamilySpec, home: Home
 ) -> PlannedEnvironment | list[Problem]:
     given = request.dataloader_path or f"{request.name}/{DATASETS_FILE}"
     config = {**starter, **(example.config if example else {})}
@@ -137,5 +137,5 @@ def _planned(
     if checked.errors or isinstance(path, Problem):
         return checked.errors + ([path] if isinstance(path, Problem) else [])
     datasets = example.datasets if example else starter_datasets(request.name, checked.values)
-    adapter = plain(card.lycoris_start) if uses_lycoris(config) else None
+    adapter = plain(spec.lycoris_start) if uses_lycoris(config) else None
     return PlannedEnvironment(checked.values, datasets if request.create_dataloader else None, path, adapter)

@@ -9,23 +9,23 @@ from typing import Any
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
 from environments.files.adapter_file import own_path, uses_lycoris
 from environments.files.config_files import DATASETS_FILE
-from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.families import FamilySpec, find_spec
 from trainer_engine.config.options import REGISTRY
 
 LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})
 """A run that is long enough to see something, in steps, so that its length does not depend on the number of images."""
 
 
-def starter_config(name: str, card: FamilyCard, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
+def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
     """Option name -> value of a new environment; paths are relative to the server's home and to ``config/``."""
     adapter = {"lora_type": lora_type} if model_type == "lora" else {}
     if uses_lycoris({"model_type": model_type, "lora_type": lora_type}):
         adapter[ADAPTER_OPTION] = own_path(name)
     return {
-        "model_family": card.name,
+        "model_family": spec.name,
         "model_type": model_type,
         "model_flavour": flavour,
-        "pretrained_model_name_or_path": card.repository(flavour),
+        "pretrained_model_name_or_path": spec.repository(flavour),
         "output_dir": f"output/{name}",
         "data_backend_config": f"{name}/{DATASETS_FILE}",
         **adapter,
@@ -62,8 +62,8 @@ def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults:
 
 
 def _needs_references(options: Mapping[str, Any]) -> bool:
-    card = find_card(str(options.get("model_family", "")))
-    return card is not None and (options.get("model_flavour") or card.default_flavour) in card.needs_references
+    spec = find_spec(str(options.get("model_family", "")))
+    return spec is not None and (options.get("model_flavour") or spec.default_flavour) in spec.needs_references
 
 
 def _references(name: str, images: dict[str, Any], include_defaults: bool) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _references(name: str, images: dict[str, Any], include_defaults: bool) -> li
 
 
 def plain(document: Any) -> Any:
-    """Read-only mappings and tuples of a card as what JSON is made of."""
+    """Read-only mappings and tuples of a spec as what JSON is made of."""
     if isinstance(document, Mapping):
         return {key: plain(value) for key, value in document.items()}
     return [plain(item) for item in document] if isinstance(document, (list, tuple)) else document

@@ -11,7 +11,7 @@ from environments.files.config_files import LYCORIS_FILE, TextFile, read_text
 from environments.files.datasets_file import new_file
 from environments.files.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, resolve
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.lycoris.config_file import NOT_AN_ADAPTER, is_like_an_adapter, parse_lycoris
 from trainer_engine.contract.errors import Level, Problem, errors_in, limited
 
@@ -68,9 +68,9 @@ def read_adapter_file(path: Path, home: Home) -> tuple[Any, Problem | None]:
         return None, Problem.error(OPTION, "unreadable_file", f"The adapter file {path} cannot be used: {error}.", got=str(path))
 
 
-def checked(document: object, card: FamilyCard | None) -> dict[str, Any]:
+def checked(document: object, spec: FamilySpec | None) -> dict[str, Any]:
     """What there is to say about an adapter file: ``valid``, and sentences; ``problems`` are the errors as data."""
-    _, problems = parse_lycoris(document, card)
+    _, problems = parse_lycoris(document, spec)
     errors = limited(errors_in(problems))
     others = limited([problem for problem in problems if problem.level is not Level.ERROR])
     return {

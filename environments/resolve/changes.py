@@ -8,7 +8,7 @@ from typing import Any
 
 from environments.files.config_files import without_marks
 from environments.models import Environment
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.secrets import hide_options, secrets_of
 from trainer_engine.config.parse import normalise
 
@@ -59,18 +59,18 @@ def is_one_off(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:
     """Whether a form asks for another family, flavour or base model than the environment that it is laid over."""
     before, _ = normalise(without_marks(stored))
     sent, _ = normalise(without_marks(submitted))
-    return find_card(str(before.get(FAMILY, ""))) is not None and _base(before) != _base({**before, **sent})
+    return find_spec(str(before.get(FAMILY, ""))) is not None and _base(before) != _base({**before, **sent})
 
 
 def _base(values: Mapping[str, Any]) -> tuple[str, str, str]:
     """Family, flavour and base model, with what they are by default."""
     family, flavour = str(values.get(FAMILY, "")), str(values.get(FLAVOUR) or "")
-    card = find_card(family)
-    if card is None:
+    spec = find_spec(family)
+    if spec is None:
         return family, flavour, str(values.get(BASE) or "")
-    flavour = flavour or card.default_flavour
-    base = str(values.get(BASE) or card.flavours.get(flavour, "")).rstrip("/")
-    return card.name, flavour, base
+    flavour = flavour or spec.default_flavour
+    base = str(values.get(BASE) or spec.flavours.get(flavour, "")).rstrip("/")
+    return spec.name, flavour, base
 
 
 def laid_under(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from environments.paths import Home, Kind, resolve
 from environments.resolve.hooks import resolve_scripts
 from environments.resolve.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
 from trainer_engine.config.adapters.validation_adapter import hub_file
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import REGISTRY, canonical_name
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level, Problem, limited
@@ -41,9 +41,9 @@ def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
     given = without_marks(config)
     named = {canonical_name(key) for key in given}
     values, _ = normalise(given)
-    card = find_card(str(values.get("model_family", "")))
-    if card is not None:
-        values["model_family"] = card.name
+    spec = find_spec(str(values.get("model_family", "")))
+    if spec is not None:
+        values["model_family"] = spec.name
     _, problems = check_options(given)
     told = {problem.option for problem in problems if problem.level is Level.ERROR}
     problems += [problem for problem in path_problems(values, home) if problem.option not in told]
@@ -88,13 +88,13 @@ def path_problems(values: Mapping[str, Any], home: Home) -> list[Problem]:
 
 def flavour_mismatch(values: Mapping[str, Any]) -> list[Problem]:
     """A warning where the weights are those of another flavour than the one that is named."""
-    card = find_card(str(values.get("model_family", "")))
+    spec = find_spec(str(values.get("model_family", "")))
     flavour, weights = values.get("model_flavour"), values.get("pretrained_model_name_or_path")
-    if card is None or flavour not in card.flavours or weights in (None, card.flavours[str(flavour)]):
+    if spec is None or flavour not in spec.flavours or weights in (None, spec.flavours[str(flavour)]):
         return []
-    others = [name for name, repository in card.flavours.items() if repository == weights]
+    others = [name for name, repository in spec.flavours.items() if repository == weights]
     if not others:
         return []
     message = f"pretrained_model_name_or_path={weights} is the flavour {others[0]}, and wins over model_flavour={flavour}."
-    hint = f"leave it out, or set it to {card.flavours[str(flavour)]}"
+    hint = f"leave it out, or set it to {spec.flavours[str(flavour)]}"
     return [Problem.warning("pretrained_model_name_or_path", "other_flavour", message, got=weights, hint=hint)]

@@ -23,7 +23,7 @@ from environments.resolve.publishing_targets import publishing_file
 from environments.resolve.validation_adapters import resolve_adapter, resolve_visiting
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VISITING
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
-from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.families import FamilySpec, find_spec
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.config.prompt_library import EXPECTED as LIBRARY_EXPECTED
@@ -50,7 +50,7 @@ class ResolvedRun:
     dataloader: Dataloader | None
     """None where the file cannot be read."""
     dataloader_path: Path | None
-    card: FamilyCard | None
+    spec: FamilySpec | None
     problems: list[Problem]
     """Errors, warnings and notes."""
     found: dict[str, ResolvedPath] = field(default_factory=dict)
@@ -68,9 +68,9 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
     overridden = set(sent)
     problems = [problem for problem in problems if problem.option not in overridden] + wrong
     given = {**stored, **sent}
-    card = find_card(str(given.get("model_family", "")))
-    if card is not None:
-        given["model_family"] = card.name
+    spec = find_spec(str(given.get("model_family", "")))
+    if spec is not None:
+        given["model_family"] = spec.name
     if uses_lycoris(given):
         given.setdefault(ADAPTER_OPTION, REGISTRY[ADAPTER_OPTION].default)
     told = {problem.option for problem in problems}
@@ -94,7 +94,7 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
         datasets=dataloader.as_document() if dataloader else [],
         dataloader=dataloader,
         dataloader_path=found[OPTION].path if OPTION in found else None,
-        card=card,
+        spec=spec,
         problems=problems + _origin_notes(found),
         found=found,
     )

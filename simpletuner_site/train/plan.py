@@ -56,11 +56,11 @@ def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home:
 
 def sampler_of(resolved: ResolvedRun) -> Sampler:
     """The sampler of a run in which every image can be decoded and encoded. Raises NothingToPlan."""
-    options, card, dataloader = resolved.options, resolved.card, resolved.dataloader
-    if options is None or card is None or dataloader is None or resolved.errors:
+    options, spec, dataloader = resolved.options, resolved.spec, resolved.dataloader
+    if options is None or spec is None or dataloader is None or resolved.errors:
         raise NothingToPlan(resolved.errors)
     processes = process_count(options)
-    report = examine(dataloader, options, card, processes=processes)
+    report = examine(dataloader, options, spec, processes=processes)
     sources = [data_source(found, found.samples) for found in trained_sets(report)]
     problems = errors_in(report.problems)
     if not problems and not any(source.samples for source in sources):

@@ -10,7 +10,7 @@ import psutil
 
 from tests.bench import adapters
 from tests.bench.table import highest_resident_bytes
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.datasets.report import examine
 from training.preflight.base_model import count_parameters, layer_shapes
 from training.preflight.estimates import estimate_memory
@@ -30,10 +30,10 @@ def main(place: Path, kind: str, who: str, batch_size: int) -> None:
         del trainer
         adapters.bare_loop(place, kind, options, batch)(STEPS)
     peak = highest_resident_bytes()
-    card = find_card("flux")
-    assert card is not None
-    report = examine(adapters.datasets(place, options), options, card)
-    estimate = estimate_memory(options, count_parameters(place / "model") or 0, report, card, layer_shapes(place / "model"))
+    spec = find_spec("flux")
+    assert spec is not None
+    report = examine(adapters.datasets(place, options), options, spec)
+    estimate = estimate_memory(options, count_parameters(place / "model") or 0, report, spec, layer_shapes(place / "model"))
     print(json.dumps({"peak": max(1, peak - baseline), "estimate": estimate.counted + estimate.modelled}))
 
 

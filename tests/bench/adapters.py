@@ -26,7 +26,7 @@ from tests.helpers.pictures import draw_pictures
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Batch
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
@@ -57,8 +57,8 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def adapter_file(place: Path) -> Path:
-    card = find_card("flux")
-    assert card is not None
+    spec = find_spec("flux")
+    assert spec is not None
     path = place / "lycoris_config.json"
     path.write_text(json.dumps({"algo": "lokr", "multiplier": 1.0, "full_matrix": True, "linear_alpha": 1, "factor": 8, **_preset()}))
     return path
@@ -129,9 +129,9 @@ def bare_network(place: Path, kind: str) -> tuple[nn.Module, list[nn.Parameter]]
         adapter = create_lycoris(network, 1.0, linear_dim=10000, linear_alpha=1, algo="lokr", factor=8, full_matrix=True)
         adapter.apply_to()
         return network, list(adapter.parameters())
-    card = find_card("flux")
-    assert card is not None
-    inject_adapter_in_model(LoraConfig(r=16, lora_alpha=16, target_modules=list(card.lora_targets["all"])), network)
+    spec = find_spec("flux")
+    assert spec is not None
+    inject_adapter_in_model(LoraConfig(r=16, lora_alpha=16, target_modules=list(spec.lora_targets["all"])), network)
     return network, [parameter for name, parameter in network.named_parameters() if "lora_" in name]
 
 

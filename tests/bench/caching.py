@@ -42,7 +42,7 @@ def caching(table: Table) -> None:
         options = bench_options(place)
         family = load_family(options, resolve_devices(options, torch.device("cpu")))
         dataloader, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
-        samples = examine(dataloader, options, family.card).sets[0].samples
+        samples = examine(dataloader, options, family.spec).sets[0].samples
         bare(family, paths[:BATCH])
         ours, theirs = [], []
         for number in range(ROUNDS):

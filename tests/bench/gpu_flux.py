@@ -21,7 +21,7 @@ from tests.bench.table import Table, ratio_of
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.loader import StepBatches
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.families.flux.family import Flux
@@ -306,10 +306,10 @@ def run(table: Table) -> None:
     if not torch.cuda.is_available():
         table.add(SECTION, "needs a GPU", "not measured here")
         return
-    card = find_card("flux")
-    assert card is not None
+    spec = find_spec("flux")
+    assert spec is not None
     architecture = that_fits(FLUX, torch.cuda.mem_get_info()[0])
-    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=card.token_limit, steps=4, rounds=5), CASES)
+    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=spec.token_limit, steps=4, rounds=5), CASES)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from tests.bench.gpu import Subject
 from tests.bench.gpu_flux import FLUX, Case, bare_steps, engine_steps, flops_of_a_step, measure, parameters_of, that_fits
 from tests.bench.table import Table
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 
 TINY = {
     **FLUX,
@@ -36,9 +36,9 @@ def test_each_base_and_kontext_is_measured_beside_a_bare_loop(subject: Subject) 
 
 
 def test_the_real_architecture_is_the_one_on_the_card() -> None:
-    card = find_card("flux")
-    assert card is not None
-    assert parameters_of(FLUX) == card.parameters["dev"]
+    spec = find_spec("flux")
+    assert spec is not None
+    assert parameters_of(FLUX) == spec.parameters["dev"]
 
 
 def test_a_device_gets_as_many_blocks_as_it_can_hold() -> None:

@@ -14,7 +14,7 @@ from environments.create.starter import starter_datasets
 from environments.examples import Example, shipped_examples
 from environments.home import current_home
 from environments.resolve.run import resolve_run
-from trainer_engine.config.families import cards
+from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Level
 
 pytestmark = pytest.mark.django_db
@@ -56,20 +56,20 @@ def test_a_template_copied_by_hand_is_an_environment_that_validates(home: Path, 
     assert_valid(home, example.name)
 
 
-@pytest.mark.parametrize("family", sorted(cards()))
+@pytest.mark.parametrize("family", sorted(specs()))
 @pytest.mark.parametrize("include_defaults", [True, False])
 def test_a_new_environment_validates_when_its_folder_is_filled(home: Path, family: str, include_defaults: bool) -> None:
-    card = cards()[family]
-    services.create_environment(NewEnvironment("mine", family, model_type=card.model_types[0]), actor="test")
+    spec = specs()[family]
+    services.create_environment(NewEnvironment("mine", family, model_type=spec.model_types[0]), actor="test")
     services.regenerate_dataloader("mine", include_defaults=include_defaults, actor="test")
     fill(home, home / "config" / "mine" / "multidatabackend.json")
     assert_valid(home, "mine")
 
 
-@pytest.mark.parametrize("flavour", list(cards()["pixart_sigma"].flavours))
+@pytest.mark.parametrize("flavour", list(specs()["pixart_sigma"].flavours))
 def test_the_starter_names_the_weights_of_the_flavour(home: Path, flavour: str) -> None:
     made = services.create_environment(NewEnvironment("mine", "pixart_sigma", flavour, "full"), actor="test")
-    assert made.config["pretrained_model_name_or_path"] == cards()["pixart_sigma"].flavours[flavour]
+    assert made.config["pretrained_model_name_or_path"] == specs()["pixart_sigma"].flavours[flavour]
 
 
 def test_the_starter_takes_the_sizes_of_the_configuration() -> None:
@@ -82,5 +82,5 @@ def test_the_starter_takes_the_sizes_of_the_configuration() -> None:
 def test_templates_say_what_they_are_for() -> None:
     assert len(shipped_examples()) >= 2
     for example in shipped_examples():
-        assert example.description and example.config["model_family"] in cards()
+        assert example.description and example.config["model_family"] in specs()
         assert example.config["data_backend_config"] == f"{example.name}/multidatabackend.json"

@@ -19,10 +19,10 @@ from tests.helpers.models import tiny_model
 from tests.helpers.pictures import draw_pictures
 from tests.tutorial.commands import Shell, blocks
 from tests.tutorial.test_pixart_walkthrough import wait_for_end
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
-CARD = find_card("flux")
+SPEC = find_spec("flux")
 STRANGER = """
 import sys, torch
 from diffusers import FluxKontextPipeline
@@ -57,8 +57,8 @@ print("drew with the adapter")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     home, hub = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("hub")
-    assert CARD is not None
-    place_in_hub_cache(tiny_model("flux", flavour="kontext"), CARD.repository("kontext"), hub)
+    assert SPEC is not None
+    place_in_hub_cache(tiny_model("flux", flavour="kontext"), SPEC.repository("kontext"), hub)
     variables = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", "HOME": str(home), "WANDB_MODE": "offline"}
     with start_server(home, environment=variables) as live:
         yield live

@@ -18,7 +18,7 @@ from tests.helpers.pictures import draw_pictures
 from tests.helpers.served_runs import ServedRuns, wait_until
 from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import PAGE, Shell, blocks
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.tiny_models.preview_decoder import build_preview_decoder
@@ -33,10 +33,10 @@ SHOWN = [1, 5, 9, 13, 17, 20]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     home, hub, decoder = (tmp_path_factory.mktemp(name) for name in ("home", "hub", "decoder"))
     place_tiny_model(hub, REPOSITORY)
-    card = find_card("pixart_sigma")
-    assert card is not None
+    spec = find_spec("pixart_sigma")
+    assert spec is not None
     build_preview_decoder().save_pretrained(decoder)
-    place_in_hub_cache(decoder, card.preview_decoder, hub)
+    place_in_hub_cache(decoder, spec.preview_decoder, hub)
     with start_server(home, environment={"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}) as live:
         yield live
 

@@ -48,9 +48,9 @@ def _make_adapter(family: Family) -> AdapterBeside:
     options, device = family.options, family.devices.device
     network = family.load_denoiser().requires_grad_(False)
     facts = {
-        "model_family": family.card.name,
-        "model_flavour": options.model.model_flavour or family.card.default_flavour,
-        "base_model": options.model.pretrained_model_name_or_path or family.card.repository(options.model.model_flavour),
+        "model_family": family.spec.name,
+        "model_flavour": options.model.model_flavour or family.spec.default_flavour,
+        "base_model": options.model.pretrained_model_name_or_path or family.spec.repository(options.model.model_flavour),
         "lora_type": options.adapter.lora_type,
         **modelspec(family),
     }
@@ -59,7 +59,7 @@ def _make_adapter(family: Family) -> AdapterBeside:
         adapter = _attach(family, network, facts)
     network.to(device)
     if options.adapter.lora_format == "comfyui":
-        adapter.comfyui_prefix = family.card.comfyui_prefix
+        adapter.comfyui_prefix = family.spec.comfyui_prefix
     adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)
     return adapter
 
@@ -86,7 +86,7 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
     except OSError as error:
         message = f"The adapter file {path} cannot be read: {error}."
         raise InvalidOptions([Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")]) from error
-    config, problems = parse_lycoris(document, family.card, modules)
+    config, problems = parse_lycoris(document, family.spec, modules)
     if config is not None:
         quantised = is_quantised(family.options.precision.base_model_precision)
         problems += unfit(document, quantised=quantised, comfyui=family.options.adapter.lora_format == "comfyui")

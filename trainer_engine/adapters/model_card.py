@@ -16,7 +16,7 @@ from trainer_engine.config.prompt_library import file_name
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
-from trainer_engine.results.model_card import card_head, card_notices, named_base
+from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.validation.generate import FOLDER as IMAGES
 
 MOST_SAMPLES = 6
@@ -68,12 +68,12 @@ set_peft_model_state_dict(pipeline.transformer, tensors)"""
 def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
     """Markdown with the metadata that the hub reads; samples are linked from where they lie."""
     options = family.options
-    head = card_head(options, family.card, base_model, ["lora", options.adapter.lora_type], is_adapter=True)
+    head = model_card_head(options, family.spec, base_model, ["lora", options.adapter.lora_type], is_adapter=True)
     base_model = named_base(options, base_model)
     kind = "LyCORIS adapter" if options.adapter.lora_type == "lycoris" else "LoRA"
     facts = {
-        "family": family.card.name,
-        **base_facts(options, family.card),
+        "family": family.spec.name,
+        **base_facts(options, family.spec),
         **_adapter_facts(family),
         **training_facts(options),
         "optimizer steps": str(step),
@@ -82,11 +82,11 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
     return "\n".join(
         [
             *head,
-            f"# A {kind} for {family.card.title}",
+            f"# A {kind} for {family.spec.title}",
             "",
             f"Trained beside the frozen weights of `{base_model}`.",
             "",
-            *card_notices(options),
+            *model_card_notices(options),
             *(f"- {name}: {value}" for name, value in facts.items()),
             "",
             "## How to load it",

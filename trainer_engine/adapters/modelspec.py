@@ -16,13 +16,13 @@ PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 def modelspec(family: Family) -> dict[str, str]:
     """Metadata of the adapter that a run trains on this family."""
     options = family.options
-    flavour = options.model.model_flavour or family.card.default_flavour
+    flavour = options.model.model_flavour or family.spec.default_flavour
     kind = "lora" if options.adapter.lora_type == "standard" else "lycoris"
     stated = {
         "sai_model_spec": VERSION,
-        "architecture": f"{family.card.architectures.get(flavour, family.card.name.replace('_', '-'))}/{kind}",
+        "architecture": f"{family.spec.architectures.get(flavour, family.spec.name.replace('_', '-'))}/{kind}",
         "implementation": DIFFUSERS,
-        "title": f"{family.card.title} {flavour} adapter",
+        "title": f"{family.spec.title} {flavour} adapter",
     }
     if family.prediction_type in PREDICTIONS:
         stated["prediction_type"] = PREDICTIONS[family.prediction_type]

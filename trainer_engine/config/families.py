@@ -1,4 +1,4 @@
-"""What is known of a model family without loading torch: one card a folder in ``trainer_engine/families``."""
+"""What is known of a model family without loading torch: one spec for each folder of ``trainer_engine/families``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer_engine import families
 
 
 @dataclass(frozen=True)
-class FamilyCard:
+class FamilySpec:
     """The torch-free facts of one family."""
 
     name: str
@@ -119,22 +119,22 @@ SHARED = "common"
 
 
 @cache
-def cards() -> Mapping[str, FamilyCard]:
+def specs() -> Mapping[str, FamilySpec]:
     """Every family that has a folder, by name."""
-    found: dict[str, FamilyCard] = {}
+    found: dict[str, FamilySpec] = {}
     for module in pkgutil.iter_modules(families.__path__):
         if module.ispkg and module.name != SHARED:
-            card: FamilyCard = importlib.import_module(f"{families.__name__}.{module.name}.spec").CARD
-            found[card.name] = card
+            spec: FamilySpec = importlib.import_module(f"{families.__name__}.{module.name}.spec").SPEC
+            found[spec.name] = spec
     return MappingProxyType(found)
 
 
-def find_card(name: str) -> FamilyCard | None:
+def find_spec(name: str) -> FamilySpec | None:
     """The family called so, by name or alias, in any case; None where there is none."""
     wanted = name.strip().lower()
-    for card in cards().values():
-        if wanted == card.name or wanted in card.aliases:
-            return card
+    for spec in specs().values():
+        if wanted == spec.name or wanted in spec.aliases:
+            return spec
     return None
 
 
@@ -190,4 +190,4 @@ FORMAT_FAMILIES = frozenset(
 
 def known_but_missing(name: str) -> bool:
     """Whether the format knows this family and we do not train it yet."""
-    return name.strip().lower() in FORMAT_FAMILIES and find_card(name) is None
+    return name.strip().lower() in FORMAT_FAMILIES and find_spec(name) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Bucket, Effective, count_buckets, fill_buckets, short_buckets
@@ -123,7 +123,7 @@ class DatasetReport:
 def examine(
     dataloader: Dataloader,
     options: TrainingOptions,
-    card: FamilyCard,
+    spec: FamilySpec,
     *,
     on_progress: Progress | None = None,
     index_dir: Path | None = None,
@@ -137,10 +137,10 @@ def examine(
     """
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
-    alignment, problems = _alignment(options, card)
+    alignment, problems = _alignment(options, spec)
     looking = _Looking(options, alignment, effective, on_progress, index_dir)
     reports = [_examine_set(entry, dataloader.references_of(entry), looking) for entry in dataloader.sets_of_images]
-    problems += _reference_problems(dataloader, options, card)
+    problems += _reference_problems(dataloader, options, spec)
     for report in reports:
         problems += report.problems
     sets = [report for report in reports if not report.entry.is_held_out]
@@ -161,13 +161,13 @@ def _trained_after_all(sets: Sequence[SetReport], held_out: Sequence[SetReport])
             yield Problem.warning(report.entry.option("instance_data_dir"), "held_out_but_trained", message, hint=hint)
 
 
-def _alignment(options: TrainingOptions, card: FamilyCard) -> tuple[int, list[Problem]]:
+def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
     """Pixels that image edges are multiples of: the family's, unless the option asks for a multiple of it."""
     asked = options.data.aspect_bucket_alignment
-    if asked % card.alignment_px == 0:
+    if asked % spec.alignment_px == 0:
         return asked, []
-    message = f"{card.title} needs edges that are multiples of {card.alignment_px} pixels; {asked} is not used."
-    return card.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
+    message = f"{spec.title} needs edges that are multiples of {spec.alignment_px} pixels; {asked} is not used."
+    return spec.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
 
 
 @dataclass(frozen=True)
@@ -193,17 +193,17 @@ class _Looking:
         return discover(folder, index_dir=self.index_dir, threads=self.threads, choose=choose, on_progress=self.on_progress)
 
 
-def _reference_problems(dataloader: Dataloader, options: TrainingOptions, card: FamilyCard) -> Iterator[Problem]:
+def _reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
     """Whether the flavour looks at references, and has them where it is nothing without."""
-    flavour = options.model.model_flavour or card.default_flavour
+    flavour = options.model.model_flavour or spec.default_flavour
     for entry in dataloader.sets_of_images:
         paired = dataloader.references_of(entry)
-        if flavour in card.needs_references and not paired and (entry.is_trained or entry.is_held_out):
-            message = f"dataset {entry.id}: {card.title} {flavour} edits references, and this set has none."
+        if flavour in spec.needs_references and not paired and (entry.is_trained or entry.is_held_out):
+            message = f"dataset {entry.id}: {spec.title} {flavour} edits references, and this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
-        elif paired and flavour not in card.takes_references:
-            message = f"dataset {entry.id}: {card.title} {flavour} looks at no references."
+        elif paired and flavour not in spec.takes_references:
+            message = f"dataset {entry.id}: {spec.title} {flavour} looks at no references."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
             yield Problem.error(
                 entry.option("conditioning_data"), "no_references", message, got=", ".join(entry.conditioning_data), hint=hint

@@ -54,7 +54,7 @@ def export(request: Request) -> list[str]:
     if request.form == "merged":
         return _merge(request, family, adapter)
     if request.form == "comfyui":
-        _write(request.output, to_comfyui(adapter, family.card.comfyui_prefix), metadata)
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefix), metadata)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]

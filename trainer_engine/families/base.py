@@ -1,4 +1,4 @@
-"""What the trainer asks of a model family. A new family is a new folder here with a ``card.py`` and a ``family.py``."""
+"""What the trainer asks of a model family. A new family is a new folder here with a ``spec.py`` and a ``family.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.config.families import FamilyCard, find_card
+from trainer_engine.config.families import FamilySpec, find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
@@ -47,7 +47,7 @@ class Drawing:
     noise_device: str = "cpu"
     """Where the noise is drawn: the same seed gives other noise elsewhere."""
     guidance_rescale: float = 0.0
-    """Of families whose card names ``validation_guidance_rescale``."""
+    """Only of families whose spec names ``validation_guidance_rescale``."""
     true_guidance: float = 1.0
     """Classifier-free guidance beside what a distilled network is told; 1 is none. Of families that name ``validation_guidance_real``."""
     unguided_steps: int = 0
@@ -73,7 +73,7 @@ class SamplerStep:
 class Family(ABC):
     """One model family on one device. Weights are loaded when they are first needed, and only those."""
 
-    card: ClassVar[FamilyCard]
+    spec: ClassVar[FamilySpec]
     denoiser_folder: ClassVar[str] = "transformer"
     """Subfolder of the trained network in a pipeline and in a checkpoint."""
     parts: PartFinder
@@ -168,7 +168,7 @@ class Family(ABC):
 
     def adapter_targets(self) -> tuple[str, ...]:
         """Endings of the names of the modules that a standard adapter is put on."""
-        return adapter_targets(self.options, self.card)
+        return adapter_targets(self.options, self.spec)
 
     @abstractmethod
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
@@ -192,9 +192,9 @@ class Family(ABC):
     @property
     def prediction_type(self) -> str:
         """What the network learns: the option where it is set, else what its weights were trained for."""
-        if self.card.objective == "flow_matching":  # its schedulers state nothing, or what their class has for others
-            return self.card.objective
-        return self.options.model.prediction_type or str(self.scheduler_config().get("prediction_type", self.card.objective))
+        if self.spec.objective == "flow_matching":  # its schedulers state nothing, or what their class has for others
+            return self.spec.objective
+        return self.options.model.prediction_type or str(self.scheduler_config().get("prediction_type", self.spec.objective))
 
     # ---- drawing and the result ----
 
@@ -224,10 +224,10 @@ class Family(ABC):
 
 def load_family(options: TrainingOptions, devices: Devices) -> Family:
     """The family that ``model_family`` names. Raises ModelUnavailable where there is none."""
-    card = find_card(options.model.model_family)
-    if card is None:
+    spec = find_spec(options.model.model_family)
+    if spec is None:
         raise ModelUnavailable(f"There is no model family {options.model.model_family!r}.", hint="see docs/options.md, model_family")
-    family: type[Family] = importlib.import_module(f"trainer_engine.families.{card.name}.family").FAMILY
+    family: type[Family] = importlib.import_module(f"trainer_engine.families.{spec.name}.family").FAMILY
     return family(options, devices)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.hooks import NOTHING, ScriptRule
 from trainer_engine.hooks.runner import Scripts, Setting
@@ -22,7 +22,7 @@ class ScriptContext:
 
     def open(self, options: TrainingOptions, voice: Voice, requests: Requests) -> Scripts:
         """To be closed when the run ends, however it ends."""
-        card = find_card(options.model.model_family)
-        base = options.model.pretrained_model_name_or_path or (card.repository(options.model.model_flavour) if card else "")
+        spec = find_spec(options.model.model_family)
+        base = options.model.pretrained_model_name_or_path or (spec.repository(options.model.model_flavour) if spec else "")
         facts = {"SIMPLETUNER_JOB_ID": self.job_id, "SIMPLETUNER_BASE_MODEL": base}
         return Scripts(Setting(options, self.rule, {**script_environment(self.rule.variables), **facts}), voice, requests)

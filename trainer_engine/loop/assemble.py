@@ -95,7 +95,7 @@ def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
             with around.processes.first_alone() as is_first:
                 if is_first:
                     bring_wanted(
-                        around.options, run_identity(around.options, family.card, family.prediction_type), around.requests, advance
+                        around.options, run_identity(around.options, family.spec, family.prediction_type), around.requests, advance
                     )
         return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
 
@@ -146,7 +146,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
-    base = base_weights(options.model, family.card, hub_cache())
+    base = base_weights(options.model, family.spec, hub_cache())
     return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, samples_file, history, base)
 
 

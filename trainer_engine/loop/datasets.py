@@ -149,7 +149,7 @@ class Preparation:
                 lambda: examine(
                     dataloader,
                     self.options,
-                    self.family.card,
+                    self.family.spec,
                     on_progress=lambda _label, done, total: advance(done, total),
                     index_dir=root / "index",
                     processes=self.processes.count,

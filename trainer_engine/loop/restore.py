@@ -69,8 +69,8 @@ def _refuse_other_run(saved: SavedRun, options: TrainingOptions, family: Family,
     """Raises CheckpointUnusable where the checkpoint is of another run, or of other base weights."""
     if options.model.model_type == "lora":
         family.parts.find(family.denoiser_folder)  # it is loaded next in any case, and it cannot be compared before it is here
-    base = base_weights(options.model, family.card, hub_cache())
-    refuse_other_run(saved, run_identity(options, family.card, family.prediction_type), base)
+    base = base_weights(options.model, family.spec, hub_cache())
+    refuse_other_run(saved, run_identity(options, family.spec, family.prediction_type), base)
     if saved.base is None:
         voice.tell(Notification(code="base_not_compared", title="Base weights not compared", message=without_base(saved)))
         return

@@ -28,8 +28,8 @@ def result_files(output_dir: Path, results: Mapping[str, str]) -> list[tuple[Pat
     return [(path, name) for name, path in found.items()]
 
 
-def _shown_in(card: Path | None, output_dir: Path) -> list[Path]:
+def _shown_in(spec: Path | None, output_dir: Path) -> list[Path]:
     """The pictures that the card shows."""
-    text = card.read_text(encoding="utf-8") if card is not None else ""
+    text = spec.read_text(encoding="utf-8") if spec is not None else ""
     pictures = sorted((output_dir / PICTURES).glob("*")) if PICTURES in text else []
     return [path for path in pictures if quote(f"{PICTURES}/{path.name}") in text]

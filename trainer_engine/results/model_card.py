@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 
 NOT_FOR_ALL = "not-for-all-audiences"
@@ -19,7 +19,9 @@ def named_base(options: TrainingOptions, base_model: str) -> str:
     return Path(base_model).name if options.publishing.push_to_hub and Path(base_model).is_absolute() else base_model
 
 
-def card_head(options: TrainingOptions, card: FamilyCard, base_model: str, tags: Sequence[str], *, is_adapter: bool = False) -> list[str]:
+def model_card_head(
+    options: TrainingOptions, spec: FamilySpec, base_model: str, tags: Sequence[str], *, is_adapter: bool = False
+) -> list[str]:
     """The lines between, and with, the two ``---``."""
     wanted = options.publishing
     marked = [NOT_FOR_ALL] if wanted.push_to_hub and not wanted.model_card_safe_for_work else []
@@ -27,8 +29,8 @@ def card_head(options: TrainingOptions, card: FamilyCard, base_model: str, tags:
     has_base = not (wanted.push_to_hub and Path(base_model).is_absolute())
     base = [f"base_model: {json.dumps(base_model, ensure_ascii=False)}"] if has_base else []
     relation = ["base_model_relation: adapter"] if is_adapter and has_base else []
-    flavour = options.model.model_flavour or card.default_flavour
-    terms = card.licenses.get(flavour, {}) if base_model == card.repository(flavour) else {}
+    flavour = options.model.model_flavour or spec.default_flavour
+    terms = spec.licenses.get(flavour, {}) if base_model == spec.repository(flavour) else {}
     return [
         "---",
         "library_name: diffusers",
@@ -41,7 +43,7 @@ def card_head(options: TrainingOptions, card: FamilyCard, base_model: str, tags:
     ]
 
 
-def card_notices(options: TrainingOptions) -> list[str]:
+def model_card_notices(options: TrainingOptions) -> list[str]:
     """Markdown after the first paragraph: the user's own note, and whether somebody should look twice."""
     wanted = options.publishing
     note = [wanted.model_card_note, ""] if wanted.model_card_note else []

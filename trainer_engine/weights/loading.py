@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.small_files import read_small_json
@@ -97,10 +97,10 @@ def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, A
 class PartFinder(ABC):
     """The components of one base model by name. Nothing is loaded before it is asked for, and nothing is kept."""
 
-    def __init__(self, options: ModelOptions, card: FamilyCard) -> None:
+    def __init__(self, options: ModelOptions, spec: FamilySpec) -> None:
         self.options = options
         self.base = Source(
-            options.pretrained_model_name_or_path or card.repository(options.model_flavour), options.revision, options.variant
+            options.pretrained_model_name_or_path or spec.repository(options.model_flavour), options.revision, options.variant
         )
         self._found: dict[str, Part] = {}
 

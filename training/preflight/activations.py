@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.precision import QUANTISED
 
@@ -37,21 +37,21 @@ class Tokens:
     """0 where prompts are in no sequence with the image."""
 
 
-def kept_share(options: TrainingOptions, card: FamilyCard) -> float:
+def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
     """How often a layer's inputs and outputs are kept in this run."""
     is_full = options.model.model_type == "full"
     quantised = not is_full and options.precision.base_model_precision in QUANTISED
-    return KEPT["full" if is_full else options.adapter.lora_type, quantised] * card.activation_share
+    return KEPT["full" if is_full else options.adapter.lora_type, quantised] * spec.activation_share
 
 
-def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, card: FamilyCard) -> int:
+def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> int:
     """Numbers (not bytes) that are alive when the backward pass begins."""
     blocks: dict[str, dict[str, int]] = defaultdict(dict)
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
         if found and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE):
             blocks[found[1]][name] = shape[0] + shape[1]
-    share = kept_share(options, card)
+    share = kept_share(options, spec)
     kept = {block: share * _passed(layers, tokens) for block, layers in blocks.items()}
     if not options.model.gradient_checkpointing or not kept:
         return int(sum(kept.values()))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.lycoris.algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.config.options import TrainingOptions
@@ -22,14 +22,14 @@ CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
 STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
 
 
-def adapter_problems(options: TrainingOptions, card: FamilyCard, base: Path | None, given: Mapping[str, Any]) -> Iterator[Problem]:
+def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | None, given: Mapping[str, Any]) -> Iterator[Problem]:
     """``base``: the local folder of the base model; None leaves out what its weights would tell. ``given``: options that were sent."""
     if options.model.model_type != "lora":
         return
     shapes = layer_shapes(base) if base else None
     modules = module_names(base) if base else None
     if options.adapter.lora_type == "standard":
-        yield from _standard(options, card, shapes)
+        yield from _standard(options, spec, shapes)
         return
     for name in STANDARD_OPTIONS:
         if name in given:
@@ -37,16 +37,16 @@ def adapter_problems(options: TrainingOptions, card: FamilyCard, base: Path | No
             yield Problem.note(
                 name, "no_effect", message, got=given[name], hint="linear_dim there is the rank" if name == "lora_rank" else ""
             )
-    yield from _lycoris(options, card, shapes, modules)
+    yield from _lycoris(options, spec, shapes, modules)
 
 
-def _standard(options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
+def _standard(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
     own = parse_targets(options.adapter.peft_lora_target_modules)
-    chosen = options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
-    option = "peft_lora_target_modules" if own else card.lora_target_option or "model_family"
+    chosen = options.as_values()[spec.lora_target_option] if spec.lora_target_option else spec.default_lora_target
+    option = "peft_lora_target_modules" if own else spec.lora_target_option or "model_family"
     if shapes is None:
         return
-    matched = on_layers(own or card.lora_targets[chosen], shapes)
+    matched = on_layers(own or spec.lora_targets[chosen], shapes)
     if not matched:
         endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
         message = "No module of the base model has such a name: nothing would be trained."
@@ -71,7 +71,7 @@ def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Ite
 
 
 def _lycoris(
-    options: TrainingOptions, card: FamilyCard, shapes: Mapping[str, tuple[int, ...]] | None, modules: Collection[str] | None
+    options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, tuple[int, ...]] | None, modules: Collection[str] | None
 ) -> Iterator[Problem]:
     path = Path(options.adapter.lycoris_config)
     try:
@@ -80,7 +80,7 @@ def _lycoris(
         message = f"The adapter file {path} cannot be read: {error}."
         yield Problem.error(OPTION, "unreadable_file", message, got=str(path), expected="a JSON file")
         return
-    config, problems = parse_lycoris(document, card, modules)
+    config, problems = parse_lycoris(document, spec, modules)
     yield from problems
     if config is None or errors_in(problems):
         return

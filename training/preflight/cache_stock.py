@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.samples import Sample
@@ -23,30 +23,30 @@ ENTRY = ".safetensors"
 LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
 
 
-def cache_uses(options: TrainingOptions, card: FamilyCard, dataloader: Dataloader, report: DatasetReport) -> Iterator[DiskUse]:
+def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloader, report: DatasetReport) -> Iterator[DiskUse]:
     """One for each folder of latents or of text embeddings that something will be written to."""
     latents: dict[tuple[str, Path], list[int]] = defaultdict(list)
     prompts: dict[tuple[str, Path], set[str]] = defaultdict(set)
     for found in (*report.sets, *report.eval_sets):
         entry = found.entry
-        latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += [_latent_bytes(sample, card) for sample in found.samples]
+        latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += [_latent_bytes(sample, spec) for sample in found.samples]
         for number, one in enumerate(dataloader.references_of(entry)):
             references = (sample.references[number].sample for sample in found.samples if len(sample.references) > number)
-            latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += [_latent_bytes(sample, card) for sample in references]
+            latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += [_latent_bytes(sample, spec) for sample in references]
         text = dataloader.text_set_of(entry)
         captions = (caption for sample in found.samples for caption in sample.captions)
         prompts[text.option("cache_dir"), Path(text.text_cache)].update(captions)
     for (option, folder), sizes in latents.items():
         missing = _missing_latents(sizes, folder)
         yield DiskUse(option, folder, LATENTS, missing, missing)
-    each = min(card.tokens_of(options.model.model_flavour), MOST_TOKENS) * BYTES_OF_TOKEN
+    each = min(spec.tokens_of(options.model.model_flavour), MOST_TOKENS) * BYTES_OF_TOKEN
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 
 
-def _latent_bytes(sample: Sample, card: FamilyCard) -> int:
+def _latent_bytes(sample: Sample, spec: FamilySpec) -> int:
     width, height = sample.target
-    return (width // card.vae_scale_factor) * (height // card.vae_scale_factor) * card.latent_channels * FLOAT32_BYTES
+    return (width // spec.vae_scale_factor) * (height // spec.vae_scale_factor) * spec.latent_channels * FLOAT32_BYTES
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from environments.paths import Home
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.prompt_library import built_in_library, library_of
@@ -37,11 +37,11 @@ def run_uses(options: TrainingOptions, home: Home, parts: Mapping[str, int], ste
     yield DiskUse("state", home.state, "the run's journal and previews", RESERVED_BYTES + BYTES_OF_STEP * steps + previews)
 
 
-def download_use(source: str, base: Path | None, options: TrainingOptions, card: FamilyCard, hub: HubSettings) -> Iterator[DiskUse]:
+def download_use(source: str, base: Path | None, options: TrainingOptions, spec: FamilySpec, hub: HubSettings) -> Iterator[DiskUse]:
     """The base model, while it is not in the hub's cache. Its text encoders come on top; their size is not known before."""
     if base is not None or hub.is_offline:
         return
-    numbers = card.parameters.get(options.model.model_flavour or card.default_flavour, 0)
+    numbers = spec.parameters.get(options.model.model_flavour or spec.default_flavour, 0)
     what = f"the downloaded files of {source}"
     yield DiskUse("pretrained_model_name_or_path", hub.cache, what, DOWNLOADED_BYTES * numbers, numbers)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
@@ -108,7 +108,7 @@ def estimate_memory(
     options: TrainingOptions,
     parameters: int,
     report: DatasetReport,
-    card: FamilyCard,
+    spec: FamilySpec,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     *,
     on_cpu: bool = False,
@@ -122,13 +122,13 @@ def estimate_memory(
     counted = int(learning * (2 * each + state_bytes(options) + average) + frozen)
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
-    image_tokens = seen // (card.vae_scale_factor * PATCH) ** 2
+    image_tokens = seen // (spec.vae_scale_factor * PATCH) ** 2
     batch = options.run.train_batch_size
-    prompt_tokens = card.tokens_of(options.model.model_flavour)
-    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if card.text_joins_sequence else 0)
+    prompt_tokens = spec.tokens_of(options.model.model_flavour)
+    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.text_joins_sequence else 0)
     computing = 4 if options.precision.mixed_precision == "no" else 2
     if shapes:
-        return Memory(counted, kept_numbers(shapes, sequence, options, card) * computing, slack)
+        return Memory(counted, kept_numbers(shapes, sequence, options, spec) * computing, slack)
     tokens = sequence.image + sequence.prompt
     layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
     width = min(HIDDEN_PX, max(16, int(math.sqrt(parameters / layers / 16))))

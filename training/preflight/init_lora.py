@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import Shape, WantedAdapter, WantedModule, fit, wanted_lora
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.config.lycoris.fit import wanted_lycoris, wanted_module
 from trainer_engine.config.options import TrainingOptions
@@ -23,7 +23,7 @@ MOST_READ_BYTES = 128 << 20
 
 
 def init_problems(
-    options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Shape] | None, saved: SavedRun | None
+    options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None, saved: SavedRun | None
 ) -> Iterator[Problem]:
     """``layers``: module -> (out, in) of the base model's network; None leaves out what its weights would tell. ``saved``: the checkpoint
     that the run goes on from, which comes first."""
@@ -36,7 +36,7 @@ def init_problems(
         return
     try:
         header = open_adapter(find_adapter(Path(given)))
-        _look_into(header, options, card, layers)
+        _look_into(header, options, spec, layers)
         if header.path.stat().st_size <= MOST_READ_BYTES:
             refuse_not_finite(header)
     except UnusableAdapter as error:
@@ -47,25 +47,25 @@ def init_problems(
         yield Problem.error(OPTION, "unreadable_file", f"{given} cannot be read: {error.strerror}.", got=given, expected="an adapter file")
 
 
-def _look_into(header: AdapterHeader, options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Shape] | None) -> None:
+def _look_into(header: AdapterHeader, options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None) -> None:
     """Raises UnusableAdapter."""
-    wanted = _wanted(options, card, layers) if layers else None
+    wanted = _wanted(options, spec, layers) if layers else None
     if layers and wanted is not None:
         fit(header, wanted, layers)
 
 
-def _wanted(options: TrainingOptions, card: FamilyCard, layers: Mapping[str, Shape]) -> WantedAdapter | None:
+def _wanted(options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape]) -> WantedAdapter | None:
     """The adapter that the engine would make; None where the options are wrong, which is told elsewhere."""
     adapter = options.adapter
     if adapter.lora_type == "standard":
-        modules = on_layers(adapter_targets(options, card), layers)
+        modules = on_layers(adapter_targets(options, spec), layers)
         alpha = adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha
         return wanted_lora(layers, modules, adapter.lora_rank, float(alpha), use_dora=adapter.use_dora) if modules else None
     try:
         document = read_small_json(adapter.lycoris_config)
     except OSError:
         return None
-    config, problems = parse_lycoris(document, card)
+    config, problems = parse_lycoris(document, spec)
     return None if config is None or errors_in(problems) else _wanted_of_classes(config, layers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
@@ -14,16 +14,16 @@ from training.preflight import base_model
 BASE, VAE, T5 = "pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path"
 
 
-def model_problems(options: TrainingOptions, card: FamilyCard, hub: base_model.HubSettings) -> Iterator[Problem]:
+def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
     """Of models that are on this machine; of others the engine looks when it has fetched them."""
     model = options.model
-    encoder = card.text_encoder_folders[-1]
+    encoder = spec.text_encoder_folders[-1]
     replaced = {VAE: ["vae"], T5: [encoder, _tokenizer(encoder)]}
     base_parts = [
         *base_model.DENOISERS,
         "vae",
         "scheduler",
-        *(name for one in card.text_encoder_folders for name in (one, _tokenizer(one))),
+        *(name for one in spec.text_encoder_folders for name in (one, _tokenizer(one))),
     ]
     for option, parts in replaced.items():
         source = getattr(model, option)
@@ -31,7 +31,7 @@ def model_problems(options: TrainingOptions, card: FamilyCard, hub: base_model.H
             base_parts = [name for name in base_parts if name not in parts]
             names = [name.removesuffix("_2") for name in parts]
             yield from _source_problems(option, source, None, names, hub)
-    base = model.pretrained_model_name_or_path or card.repository(model.model_flavour)
+    base = model.pretrained_model_name_or_path or spec.repository(model.model_flavour)
     yield from _source_problems(BASE, base, model.revision, base_parts, hub)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights, moved_sources, prediction_type
 from trainer_engine.config.resuming.choice import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
@@ -38,12 +38,12 @@ def find_saved_run(options: TrainingOptions, problems: list[Problem]) -> SavedRu
         return None
 
 
-def other_run_problems(saved: SavedRun, options: TrainingOptions, card: FamilyCard, cache: Path) -> Iterator[Problem]:
+def other_run_problems(saved: SavedRun, options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
     """Of another model, optimizer, adapter or of other base weights. ``cache``: the folder of the Hugging Face cache."""
     wanted = options.checkpointing.resume_from_checkpoint
-    base = base_weights(options.model, card, cache)
+    base = base_weights(options.model, spec, cache)
     try:
-        refuse_other_run(saved, run_identity(options, card, prediction_type(options.model, card, cache)), base)
+        refuse_other_run(saved, run_identity(options, spec, prediction_type(options.model, spec, cache)), base)
     except CheckpointUnusable as error:
         yield Problem.error(OPTION, "other_run", error.message, got=wanted, expected="a checkpoint of such a run", hint=error.hint)
         return

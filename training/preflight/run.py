@@ -12,7 +12,7 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.datasets import Dataloader
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
@@ -50,8 +50,8 @@ def examine_run(
     """Look at everything that a run would meet. Needs no database. ``waits_for``: ids of the runs that a queue would let end first."""
     variables = passed_environment() if variables is None else variables
     problems = list(resolved.problems)
-    options, card = resolved.options, resolved.card
-    if options is None or card is None:
+    options, spec = resolved.options, resolved.spec
+    if options is None or spec is None:
         return PreflightReport(resolved, problems)
     problems += place_problems(home.place_rule, options, resolved.dataloader)
     problems += _folder_problems(options, resolved.dataloader)
@@ -59,7 +59,7 @@ def examine_run(
     problems += _data_is_safe(options, resolved.dataloader)
     hub = base_model.HubSettings.of(variables)
     saved = find_saved_run(options, problems)
-    refused = list(other_run_problems(saved, options, card, hub.cache)) if saved else []
+    refused = list(other_run_problems(saved, options, spec, hub.cache)) if saved else []
     problems += refused
     saved = None if errors_in(refused) else saved  # what else differs says nothing new
     problems += publishing_problems(options, home, hub)
@@ -67,35 +67,35 @@ def examine_run(
     problems += _quantisation_problems(options, variables)
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
-    sources = _model_sources(options, card)
+    sources = _model_sources(options, spec)
     problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, options.model.revision, hub))]
-    problems += model_problems(options, card, hub)
-    problems += _preview_problems(options, card, hub)
+    problems += model_problems(options, spec, hub)
+    problems += _preview_problems(options, spec, hub)
     problems += scoring_problems(options, hub)
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
-    problems += visiting_problems(options, card, base, hub)
-    problems += init_problems(options, card, base_model.layer_shapes(base) if base else None, saved)
+    problems += visiting_problems(options, spec, base, hub)
+    problems += init_problems(options, spec, base_model.layer_shapes(base) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     told = {problem.option for problem in problems}
-    problems += [found for found in adapter_problems(options, card, base, resolved.given) if found.option not in told]
-    report = examine(resolved.dataloader, options, card, processes=process_count(options))
+    problems += [found for found in adapter_problems(options, spec, base, resolved.given) if found.option not in told]
+    report = examine(resolved.dataloader, options, spec, processes=process_count(options))
     problems += report.problems
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
-        *cache_uses(options, card, resolved.dataloader, report),
-        *download_use(sources["pretrained_model_name_or_path"], base, options, card, hub),
+        *cache_uses(options, spec, resolved.dataloader, report),
+        *download_use(sources["pretrained_model_name_or_path"], base, options, spec, hub),
     ]
-    understood, more = _understand(options, card, report, base, sources["pretrained_model_name_or_path"], variables, home, uses)
+    understood, more = _understand(options, spec, report, base, sources["pretrained_model_name_or_path"], variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 
 def _understand(
     options: TrainingOptions,
-    card: FamilyCard,
+    spec: FamilySpec,
     report: DatasetReport,
     base: Path | None,
     source: str,
@@ -107,11 +107,11 @@ def _understand(
     summary = report.summary()
     per_epoch = max(1, report.steps_per_epoch)
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
-    flavour = options.model.model_flavour or card.default_flavour
-    parameters = (base_model.count_parameters(base) if base else None) or card.parameters.get(flavour, 0)
+    flavour = options.model.model_flavour or spec.default_flavour
+    parameters = (base_model.count_parameters(base) if base else None) or spec.parameters.get(flavour, 0)
     shapes = base_model.layer_shapes(base) if base else None
-    memory = estimates.estimate_memory(options, parameters, report, card, shapes, on_cpu=not visible_gpus(variables))
-    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in card.text_encoder_folders) if base else 0
+    memory = estimates.estimate_memory(options, parameters, report, spec, shapes, on_cpu=not visible_gpus(variables))
+    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.text_encoder_folders) if base else 0
     disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
@@ -120,7 +120,7 @@ def _understand(
     understood = {
         **summary,
         "evaluation": evaluation,
-        "model": {"family": card.name, "title": card.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
+        "model": {"family": spec.name, "title": spec.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
         "steps": steps,
         "epochs": -(-steps // per_epoch),
         "batch_size": options.run.train_batch_size * report.effective.processes,
@@ -137,10 +137,10 @@ def _understand(
     return understood, problems + list(_speed_notes(options, variables))
 
 
-def _model_sources(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
+def _model_sources(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
     """Option -> where its weights come from."""
     model = options.model
-    base = model.pretrained_model_name_or_path or card.repository(model.model_flavour)
+    base = model.pretrained_model_name_or_path or spec.repository(model.model_flavour)
     others = {
         "pretrained_vae_model_name_or_path": model.pretrained_vae_model_name_or_path,
         "pretrained_t5_model_name_or_path": model.pretrained_t5_model_name_or_path,
@@ -148,14 +148,14 @@ def _model_sources(options: TrainingOptions, card: FamilyCard) -> dict[str, str]
     return {"pretrained_model_name_or_path": base, **{name: source for name, source in others.items() if source}}
 
 
-def _preview_problems(options: TrainingOptions, card: FamilyCard, hub: base_model.HubSettings) -> Iterator[Problem]:
+def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
     """A run does without previews where their decoder cannot be had: a person should know before."""
     if not options.validation.validation_preview or options.validation.validation_disable:
         return
-    found = base_model.check_access("validation_preview", card.preview_decoder, None, hub)
+    found = base_model.check_access("validation_preview", spec.preview_decoder, None, hub)
     if found is not None:
         hint = found.hint or "training goes on without previews"
-        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=card.preview_decoder, hint=hint)
+        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=spec.preview_decoder, hint=hint)
 
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:

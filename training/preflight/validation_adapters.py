@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
 from trainer_engine.config.adapters.keys import keys_by_module, split_key
 from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, VisitingSource, hub_file, visiting_runs
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file, is_folder
@@ -21,15 +21,15 @@ SIDES = {"lora_A.weight": 1, "lora_down.weight": 1, "lora_B.weight": 0, "lora_up
 """Matrix of a LoRA -> which of its sizes is that of the layer (out, in): 1 for what goes in, 0 for what comes out."""
 
 
-def visiting_problems(options: TrainingOptions, card: FamilyCard, base: Path | None, hub: base_model.HubSettings) -> Iterator[Problem]:
+def visiting_problems(options: TrainingOptions, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings) -> Iterator[Problem]:
     """``base``: the local folder of the base model; None leaves out what its weights would tell."""
     if options.validation.validation_disable:
         return
     for source in (source for run in visiting_runs(options.as_values()) for source in run.sources):
-        yield from _source_problems(source, card, base, hub)
+        yield from _source_problems(source, spec, base, hub)
 
 
-def _source_problems(source: VisitingSource, card: FamilyCard, base: Path | None, hub: base_model.HubSettings) -> Iterator[Problem]:
+def _source_problems(source: VisitingSource, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings) -> Iterator[Problem]:
     path, place = source.path, source.place
     file, there = _local_file(Path(path)), hub_file(path)
     if not Path(path).is_absolute() and there is not None:
@@ -43,14 +43,14 @@ def _source_problems(source: VisitingSource, card: FamilyCard, base: Path | None
         message = f"The folder {path} holds no {USUAL_FILE}." if is_folder(Path(path)) else f"There is no file {file}."
         yield Problem.error(place, "not_found", message, got=path, expected="an adapter file")
         return
-    yield from _header_problems(file, source, card, base)
+    yield from _header_problems(file, source, spec, base)
 
 
 def _local_file(path: Path) -> Path:
     return path / USUAL_FILE if is_folder(path) else path
 
 
-def _header_problems(file: Path, source: VisitingSource, card: FamilyCard, base: Path | None) -> Iterator[Problem]:
+def _header_problems(file: Path, source: VisitingSource, spec: FamilySpec, base: Path | None) -> Iterator[Problem]:
     try:
         tensors = {name: tensor.shape for name, tensor in open_adapter(file).tensors.items()}
     except UnusableAdapter as error:
@@ -59,13 +59,13 @@ def _header_problems(file: Path, source: VisitingSource, card: FamilyCard, base:
     layers = base_model.layer_shapes(base) if base else None
     if layers:
         yield from _beside_the_base(file, source, tensors, layers)
-    elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(card)):
-        message = f"No layer in {file.name} is called as {card.title} calls its own."
-        yield Problem.error(source.place, "does_not_fit", message, got=source.path, expected=f"an adapter of {card.title}")
+    elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(spec)):
+        message = f"No layer in {file.name} is called as {spec.title} calls its own."
+        yield Problem.error(source.place, "does_not_fit", message, got=source.path, expected=f"an adapter of {spec.title}")
 
 
-def _marks(card: FamilyCard) -> set[str]:
-    return {*IN_EVERY_TRANSFORMER, *(ending for endings in card.lora_targets.values() for ending in endings)}
+def _marks(spec: FamilySpec) -> set[str]:
+    return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.lora_targets.values() for ending in endings)}
 
 
 def _beside_the_base(file: Path, source: VisitingSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:

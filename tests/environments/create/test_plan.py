@@ -8,7 +8,7 @@ import pytest
 
 from environments.create.plan import NewEnvironment, PlannedEnvironment, plan
 from environments.paths import Home
-from trainer_engine.config.families import FORMAT_FAMILIES, find_card
+from trainer_engine.config.families import FORMAT_FAMILIES, find_spec
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_the_request_wins_over_the_example_over_the_starter(place: Home) -> None
 
 
 def test_without_a_flavour_the_familys_own_is_taken(place: Home) -> None:
-    card = find_card("pixart_sigma")
-    assert card is not None
-    assert planned(place, NewEnvironment("demo", "pixart", model_type="full")).config["model_flavour"] == card.default_flavour
+    spec = find_spec("pixart_sigma")
+    assert spec is not None
+    assert planned(place, NewEnvironment("demo", "pixart", model_type="full")).config["model_flavour"] == spec.default_flavour
 
 
 def test_no_datasets_are_planned_where_none_are_wanted(place: Home) -> None:
@@ -49,7 +49,7 @@ def test_no_datasets_are_planned_where_none_are_wanted(place: Home) -> None:
     assert made.datasets is None and made.config["data_backend_config"] == "demo/multidatabackend.json"
 
 
-@pytest.mark.parametrize("family", sorted(name for name in FORMAT_FAMILIES if find_card(name) is None))
+@pytest.mark.parametrize("family", sorted(name for name in FORMAT_FAMILIES if find_spec(name) is None))
 def test_every_family_of_the_format_without_code_is_known_and_not_available(place: Home, family: str) -> None:
     problems = plan(NewEnvironment("demo", family), place)
     assert isinstance(problems, list)

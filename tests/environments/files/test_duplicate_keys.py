@@ -12,7 +12,7 @@ from environments.files.adapter_file import read_adapter_file
 from environments.paths import Home
 from environments.resolve.run import resolve_run
 from simpletuner_site.train.config_file import UnreadableConfig, read_config
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.json_entries import read_json
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Problem
@@ -51,9 +51,9 @@ def test_the_adapter_file_names_the_key_before_a_run_and_in_it(tmp_path: Path) -
     path.write_text(ADAPTER)
     values = {"model_family": "pixart_sigma", "model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
     needed = {"output_dir": "o", "data_backend_config": "d", "max_train_steps": 1, "num_train_epochs": 0, "train_batch_size": 1}
-    options, card = parse_options(values | needed), find_card("pixart_sigma")
-    assert card is not None
-    for problems in ([read_adapter_file(path, Home(tmp_path))[1]], list(adapter_problems(options, card, None, values))):
+    options, spec = parse_options(values | needed), find_spec("pixart_sigma")
+    assert spec is not None
+    for problems in ([read_adapter_file(path, Home(tmp_path))[1]], list(adapter_problems(options, spec, None, values))):
         assert [problem.option for problem in problems if problem and "the key 'linear_dim' stands twice" in problem.message] == [
             "lycoris_config"
         ]

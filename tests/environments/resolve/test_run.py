@@ -64,9 +64,9 @@ def test_paths_come_out_absolute_and_the_environment_stays_as_written(place: Hom
 
 def test_the_form_wins_over_the_environment_over_the_family_over_the_registry(place: Home) -> None:
     run = resolve_run(place, {**ENVIRONMENT, "seed": 1, "train_batch_size": 3}, {"--seed": "2", "__active_tab__": "model"})
-    assert run.options is not None and run.card is not None
+    assert run.options is not None and run.spec is not None
     assert (run.options.run.seed, run.options.run.train_batch_size) == (2, 3)
-    assert run.options.validation.validation_guidance == run.card.defaults["validation_guidance"]
+    assert run.options.validation.validation_guidance == run.spec.defaults["validation_guidance"]
     assert run.options.validation.validation_num_inference_steps == 30
     assert run.given["seed"] == 2 and "validation_guidance" not in run.given
 

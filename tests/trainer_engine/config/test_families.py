@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from trainer_engine.config.families import FORMAT_FAMILIES, cards, find_card, known_but_missing
+from trainer_engine.config.families import FORMAT_FAMILIES, find_spec, known_but_missing, specs
 from trainer_engine.config.parse import normalise
 
 
 @pytest.mark.parametrize("name", ["pixart_sigma", "PixArt", " pixart "])
 def test_a_family_is_found_by_name_and_alias_in_any_case(name: str) -> None:
-    card = find_card(name)
-    assert card is not None
-    assert card.name == "pixart_sigma"
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.name == "pixart_sigma"
 
 
 def test_a_family_of_the_format_without_a_folder_is_known_but_missing() -> None:
@@ -24,18 +24,18 @@ def test_a_family_of_the_format_without_a_folder_is_known_but_missing() -> None:
     assert not known_but_missing("nonsense")
 
 
-@pytest.mark.parametrize("name", cards())
+@pytest.mark.parametrize("name", specs())
 def test_every_card_agrees_with_the_format_and_the_registry(name: str) -> None:
-    card = cards()[name]
-    assert card.name == name in FORMAT_FAMILIES
-    assert card.default_flavour in card.flavours
-    assert card.repository(None) == card.flavours[card.default_flavour]
-    assert normalise(card.defaults) == (dict(card.defaults), [])
+    spec = specs()[name]
+    assert spec.name == name in FORMAT_FAMILIES
+    assert spec.default_flavour in spec.flavours
+    assert spec.repository(None) == spec.flavours[spec.default_flavour]
+    assert normalise(spec.defaults) == (dict(spec.defaults), [])
 
 
 def test_a_flavour_that_is_not_there_has_no_repository() -> None:
     with pytest.raises(KeyError):
-        cards()["pixart_sigma"].repository("nonsense")
+        specs()["pixart_sigma"].repository("nonsense")
 
 
 def test_the_contract_loads_neither_torch_nor_django() -> None:

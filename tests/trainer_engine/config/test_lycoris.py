@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from lycoris.wrapper import network_module_dict
 
-from trainer_engine.config.families import cards, find_card
+from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.lycoris.algorithms import ALGORITHMS
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.contract.errors import Level
 
-CARD = find_card("pixart_sigma")
+SPEC = find_spec("pixart_sigma")
 GOOD: dict[str, Any] = {
     "algo": "lokr",
     "multiplier": 0.5,
@@ -23,7 +23,7 @@ GOOD: dict[str, Any] = {
 
 
 def codes(document: object) -> dict[str, str]:
-    config, problems = parse_lycoris(document, CARD)
+    config, problems = parse_lycoris(document, SPEC)
     assert (config is None) == any(problem.level is Level.ERROR for problem in problems)
     return {problem.option.removeprefix("lycoris_config").lstrip("."): problem.code for problem in problems}
 
@@ -33,16 +33,16 @@ def test_every_algorithm_of_the_installed_library_is_known() -> None:
 
 
 def test_a_good_file_is_taken_as_it_stands() -> None:
-    config, problems = parse_lycoris(GOOD, CARD)
+    config, problems = parse_lycoris(GOOD, SPEC)
     assert config is not None
     assert problems == []
     assert (config.multiplier, config.linear_dim, config.preset["target_module"]) == (0.5, 4, ["FeedForward"])
     assert config.preset["name_algo_map"] == {}
 
 
-@pytest.mark.parametrize("card", cards().values(), ids=lambda card: card.name)
-def test_the_starting_file_of_every_family_is_right(card: Any) -> None:
-    config, problems = parse_lycoris(card.lycoris_start, card)
+@pytest.mark.parametrize("spec", specs().values(), ids=lambda spec: spec.name)
+def test_the_starting_file_of_every_family_is_right(spec: Any) -> None:
+    config, problems = parse_lycoris(spec.lycoris_start, spec)
     assert config is not None
     assert problems == []
 
@@ -108,7 +108,7 @@ def test_what_is_no_object_is_refused() -> None:
 
 
 def test_unknown_classes_are_told_with_those_that_exist() -> None:
-    _, (problem,) = parse_lycoris({**GOOD, "apply_preset": {"target_module": ["Attn"]}}, CARD)
+    _, (problem,) = parse_lycoris({**GOOD, "apply_preset": {"target_module": ["Attn"]}}, SPEC)
     assert problem.got == "Attn"
     assert "Attention" in problem.expected
     assert "FeedForward" in problem.expected
@@ -117,10 +117,10 @@ def test_unknown_classes_are_told_with_those_that_exist() -> None:
 def test_a_name_of_older_libraries_means_the_classes_of_today() -> None:
     import dataclasses
 
-    assert CARD is not None
-    card = dataclasses.replace(CARD, class_aliases={"Attn": ("Attention",)})
+    assert SPEC is not None
+    spec = dataclasses.replace(SPEC, class_aliases={"Attn": ("Attention",)})
     preset = {"target_module": ["Attn", "FeedForward"], "module_algo_map": {"Attn": {"linear_dim": 8, "factor": 2}}}
-    config, problems = parse_lycoris({**GOOD, "apply_preset": preset}, card)
+    config, problems = parse_lycoris({**GOOD, "apply_preset": preset}, spec)
     assert config is not None
     assert problems == []
     assert config.preset["target_module"] == ["Attention", "Attn", "FeedForward"]

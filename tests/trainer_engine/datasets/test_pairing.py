@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from trainer_engine.config.datasets import parse_dataloader
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, Problem
 from trainer_engine.datasets.images import crop_window
 from trainer_engine.datasets.report import DatasetReport, examine
 
-CARD = find_card("flux")
+SPEC = find_spec("flux")
 
 
 def paint(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
@@ -46,8 +46,8 @@ def looked_at(place: Path, entries: list[dict[str, Any]], flavour: str = "kontex
         }
     )
     dataloader, problems = parse_dataloader(entries, options)
-    assert CARD is not None
-    report = examine(dataloader, options, CARD)
+    assert SPEC is not None
+    report = examine(dataloader, options, SPEC)
     return report, problems + report.problems
 
 

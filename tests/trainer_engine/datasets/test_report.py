@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.config.datasets import parse_dataloader
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, errors_in
 from trainer_engine.datasets.report import DatasetReport, SetReport, examine
@@ -30,9 +30,9 @@ def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options
     typed = parse_options({**values, "num_train_epochs": 0, "train_batch_size": 1, **options})
     dataloader, problems = parse_dataloader(list(entries), typed)
     assert errors_in(problems) == []
-    card = find_card("pixart_sigma")
-    assert card is not None
-    return examine(dataloader, typed, card, index_dir=index_dir)
+    spec = find_spec("pixart_sigma")
+    assert spec is not None
+    return examine(dataloader, typed, spec, index_dir=index_dir)
 
 
 def entry(folder: Path, **fields: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from tests.helpers.models import options_with
 from tests.helpers.pictures import draw_pictures
 from trainer_engine.config.datasets import parse_dataloader
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.datasets.report import SetReport, examine
 from trainer_engine.evaluation.eval_sets import MOST_DRAWN, evaluated_sets, lent_prompts
 
@@ -19,9 +19,9 @@ def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], 
     entries = [{"id": name, "dataset_type": "eval", "instance_data_dir": str(place / name), **usual} for name in names]
     draw_pictures(place / "trained", count=1)
     dataloader, _ = parse_dataloader([{"id": "trained", "instance_data_dir": str(place / "trained"), **usual}, *entries], chosen)
-    card = find_card("pixart_sigma")
-    assert card is not None
-    return evaluated_sets(examine(dataloader, chosen, card), chosen), chosen
+    spec = find_spec("pixart_sigma")
+    assert spec is not None
+    return evaluated_sets(examine(dataloader, chosen, spec), chosen), chosen
 
 
 def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def deeper(network: nn.Module, blocks: int) -> nn.Module:
 
 def a_pass(family: Family, batch: int = 1) -> tuple[Tensor, Tensor, PromptBatch]:
     """Latents, timesteps and prompts as ``predict`` takes them."""
-    channels = 16 if family.card.name == "flux" else 4
+    channels = 16 if family.spec.name == "flux" else 4
     prompt = {"embeds": torch.ones(4, 32), "pooled": torch.ones(32), "mask": torch.ones(4, dtype=torch.int64)}
     return torch.ones(batch, channels, 8, 12), torch.ones(batch), family.collate_prompts([prompt] * batch)
 

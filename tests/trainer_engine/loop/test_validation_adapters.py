@@ -131,8 +131,8 @@ def test_one_that_does_not_fit_ends_the_run_before_its_first_step(tmp_path: Path
 def test_the_card_of_a_result_shows_no_image_of_another_adapter(adapter: Path, tmp_path: Path) -> None:
     visiting = {"validation_adapter_path": str(adapter), "validation_adapter_mode": "comparison"}
     run = train_here(tmp_path, **{**KINDS["standard"](tmp_path), **QUICK, **OFTEN, **visiting})
-    card = (run.output_dir / "README.md").read_text()
-    assert "step_2_validation_0_64x64" in card and "visitor" not in card
+    spec = (run.output_dir / "README.md").read_text()
+    assert "step_2_validation_0_64x64" in spec and "visitor" not in spec
 
 
 @pytest.mark.slow

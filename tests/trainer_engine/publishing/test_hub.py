@@ -81,8 +81,8 @@ def test_a_run_puts_its_result_at_the_top_and_its_checkpoints_beside(tmp_path: P
     assert run.wait() == ExitCode.COMPLETED, run.log()
     files = hub.repos["me/flowers"]
     assert {"pytorch_lora_weights.safetensors", "README.md", "checkpoint-2/manifest.json"} <= set(files)
-    card = files["README.md"].decode()
-    assert "not-for-all-audiences" in card and "Roses only." in card and str(tmp_path) not in card
+    spec = files["README.md"].decode()
+    assert "not-for-all-audiences" in spec and "Roses only." in spec and str(tmp_path) not in spec
     told = [entry.data["details"]["address"] for entry in run.of_type("notification") if entry.data["code"] == "uploaded"]
     assert told == [f"{hub.url}/me/flowers/tree/main/checkpoint-2", f"{hub.url}/me/flowers"]
 

@@ -68,9 +68,9 @@ def test_an_adapter_is_uploaded_with_its_card_and_the_pictures_on_it(tmp_path: P
     )
     result = {name.removeprefix("output/") for name in store.names() if "checkpoint" not in name}
     assert {"pytorch_lora_weights.safetensors", "README.md", "ema/pytorch_lora_weights.safetensors"} <= result
-    card = store.content("output/README.md").decode()
+    spec = store.content("output/README.md").decode()
     pictures = {name for name in result if name.startswith("validation_images/")}
-    assert pictures and all(name in card for name in pictures)
+    assert pictures and all(name in spec for name in pictures)
 
 
 def test_a_dead_store_is_a_warning_and_the_run_ends_well(tmp_path: Path) -> None:

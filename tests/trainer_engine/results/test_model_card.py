@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from tests.helpers.models import options_with
-from trainer_engine.config.families import cards
-from trainer_engine.results.model_card import NOT_FOR_ALL, card_head, card_notices, named_base
+from trainer_engine.config.families import specs
+from trainer_engine.results.model_card import NOT_FOR_ALL, model_card_head, model_card_notices, named_base
 
-FLUX, PIXART = cards()["flux"], cards()["pixart_sigma"]
+FLUX, PIXART = specs()["flux"], specs()["pixart_sigma"]
 LOCAL = "/data/models/my-base"
 
 
 def test_what_is_made_from_known_weights_names_their_license() -> None:
     schnell = options_with(model_family="flux", model_type="lora", model_flavour="schnell", pretrained_model_name_or_path=None)
-    assert "license: apache-2.0" in card_head(schnell, FLUX, "black-forest-labs/FLUX.1-schnell", ["lora"], is_adapter=True)
-    assert not [line for line in card_head(schnell, FLUX, "somebody/else", ["lora"]) if line.startswith("license")]
+    assert "license: apache-2.0" in model_card_head(schnell, FLUX, "black-forest-labs/FLUX.1-schnell", ["lora"], is_adapter=True)
+    assert not [line for line in model_card_head(schnell, FLUX, "somebody/else", ["lora"]) if line.startswith("license")]
 
 
 def test_a_published_card_says_nothing_of_this_machine_and_warns() -> None:
     at_home, published = options_with(), options_with(push_to_hub=True, model_card_note="Roses only.")
-    assert f'base_model: "{LOCAL}"' in card_head(at_home, PIXART, LOCAL, []) and card_notices(at_home) == []
-    text = "\n".join([*card_head(published, PIXART, LOCAL, [], is_adapter=True), *card_notices(published), named_base(published, LOCAL)])
+    assert f'base_model: "{LOCAL}"' in model_card_head(at_home, PIXART, LOCAL, []) and model_card_notices(at_home) == []
+    text = "\n".join(
+        [*model_card_head(published, PIXART, LOCAL, [], is_adapter=True), *model_card_notices(published), named_base(published, LOCAL)]
+    )
     assert LOCAL not in text and "base_model" not in text and "my-base" in text
     assert NOT_FOR_ALL in text and "Roses only." in text
     safe = options_with(push_to_hub=True, model_card_safe_for_work=True)
-    assert NOT_FOR_ALL not in "\n".join([*card_head(safe, PIXART, LOCAL, []), *card_notices(safe)])
+    assert NOT_FOR_ALL not in "\n".join([*model_card_head(safe, PIXART, LOCAL, []), *model_card_notices(safe)])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with
-from trainer_engine.config.families import FamilyCard, cards
+from trainer_engine.config.families import FamilySpec, specs
 from training.preflight.activations import KEPT, Tokens, kept_numbers
 
 SHAPES = {
@@ -19,11 +19,11 @@ SHAPES = {
 }
 
 
-PIXART, FLUX = cards()["pixart_sigma"], cards()["flux"]
+PIXART, FLUX = specs()["pixart_sigma"], specs()["flux"]
 
 
-def kept(tokens: Tokens, card: FamilyCard = PIXART, **values: Any) -> int:
-    return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, **values}), card)
+def kept(tokens: Tokens, spec: FamilySpec = PIXART, **values: Any) -> int:
+    return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, **values}), spec)
 
 
 def test_each_layer_counts_the_tokens_that_it_sees() -> None:

@@ -196,5 +196,5 @@ def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(tmp_path: Path) ->
 def test_the_card_names_every_source_that_an_adapter_was_trained_beside(tmp_path: Path) -> None:
     other = model_in(tmp_path / "other", seed=1)
     run = train_here(tmp_path, pretrained_vae_model_name_or_path=other, **LORA)
-    card = (run.output_dir / "README.md").read_text()
-    assert f"- base weights from `{other}`: vae " in card and f"- base weights from `{tiny_pixart()}`: transformer " in card
+    spec = (run.output_dir / "README.md").read_text()
+    assert f"- base weights from `{other}`: vae " in spec and f"- base weights from `{tiny_pixart()}`: transformer " in spec

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.lycoris.algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
 from trainer_engine.config.lycoris.module_patterns import pattern_problems
 from trainer_engine.contract.errors import Problem, errors_in
@@ -99,11 +99,11 @@ class LycorisConfig:
 
 
 def parse_lycoris(
-    document: object, card: FamilyCard | None, modules: Collection[str] | None = None
+    document: object, spec: FamilySpec | None, modules: Collection[str] | None = None
 ) -> tuple[LycorisConfig | None, list[Problem]]:
     """The adapter that a file describes, None where it has an error; and errors, warnings and notes.
 
-    ``card`` None leaves out what depends on the family, ``modules`` None (the names of the network's modules) what depends on the
+    ``spec`` None leaves out what depends on the family, ``modules`` None (the names of the network's modules) what depends on the
     network. Problems are named ``lycoris_config.<key>``.
     """
     if not isinstance(document, Mapping):
@@ -116,11 +116,11 @@ def parse_lycoris(
         return None, [Problem.error(OPTION, NOT_AN_ADAPTER, message, expected='{"algo": "lokr", ...}')]
     suggestions = Suggestions()
     problems = [*_algorithm(document), *_numbers(document), *_arguments(document, suggestions)]
-    problems += [*_preset(document, card, suggestions), *contradictions(document)]
+    problems += [*_preset(document, spec, suggestions), *contradictions(document)]
     problems += pattern_problems(document, modules)
     if errors_in(problems):
         return None, problems
-    return _build(document, card), problems
+    return _build(document, spec), problems
 
 
 def _known_keys() -> set[str]:
@@ -186,7 +186,7 @@ def _unknown(path: str, name: str, known: list[str], suggestions: Suggestions) -
     return _problem(path, "unknown_key", f"There is no key {name!r}.", got=name, expected=f"one of {', '.join(sorted(known))}", hint=hint)
 
 
-def _preset(document: Mapping[str, Any], card: FamilyCard | None, suggestions: Suggestions) -> Iterator[Problem]:
+def _preset(document: Mapping[str, Any], spec: FamilySpec | None, suggestions: Suggestions) -> Iterator[Problem]:
     preset = document.get("apply_preset")
     if not preset and preset in (None, {}):
         message = "The adapter file has no apply_preset: every linear layer and convolution is adapted."
@@ -201,9 +201,9 @@ def _preset(document: Mapping[str, Any], card: FamilyCard | None, suggestions: S
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 yield _problem(path, "not_a_list", f"{path} is no list of names.", got=value, expected='a list: ["FeedForward"]')
             elif key.endswith("target_module"):
-                yield from _classes(path, value, card)
+                yield from _classes(path, value, spec)
         elif key in MAPS:
-            yield from _overrides(path, value, card if key == "module_algo_map" else None, suggestions)
+            yield from _overrides(path, value, spec if key == "module_algo_map" else None, suggestions)
         elif key in FLAGS:
             yield from _checked(path, value, FLAG)
         elif key in WITHOUT_EFFECT:
@@ -212,21 +212,21 @@ def _preset(document: Mapping[str, Any], card: FamilyCard | None, suggestions: S
             yield _unknown(path, key, [*LISTS, *MAPS, *FLAGS], suggestions)
 
 
-def _classes(path: str, names: list[str], card: FamilyCard | None) -> Iterator[Problem]:
+def _classes(path: str, names: list[str], spec: FamilySpec | None) -> Iterator[Problem]:
     """Class names that the network does not have would only be missing from the adapter, silently."""
-    if card is None or not card.module_classes:
+    if spec is None or not spec.module_classes:
         return
     for name in names:
-        if name not in card.module_classes and name not in card.class_aliases:
-            message = f"{card.title} has no modules of the class {name}."
-            yield _problem(path, "unknown_class", message, got=name, expected=f"one of {', '.join(card.module_classes)}")
+        if name not in spec.module_classes and name not in spec.class_aliases:
+            message = f"{spec.title} has no modules of the class {name}."
+            yield _problem(path, "unknown_class", message, got=name, expected=f"one of {', '.join(spec.module_classes)}")
 
 
-def _overrides(path: str, value: Any, card: FamilyCard | None, suggestions: Suggestions) -> Iterator[Problem]:
+def _overrides(path: str, value: Any, spec: FamilySpec | None, suggestions: Suggestions) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
         yield _problem(path, "not_an_object", f"{path} is no object.", got=value, expected='an object: {"FeedForward": {"factor": 8}}')
         return
-    yield from _classes(path, list(value), card)
+    yield from _classes(path, list(value), spec)
     for name, changes in value.items():
         if not isinstance(changes, Mapping):
             yield _problem(f"{path}.{name}", "not_an_object", f"{path}.{name} is no object.", got=changes, expected="an object")
@@ -243,7 +243,7 @@ def _overrides(path: str, value: Any, card: FamilyCard | None, suggestions: Sugg
                 yield _unknown(where, key, ["algo", *IN_MAPS], suggestions)
 
 
-def _build(document: Mapping[str, Any], card: FamilyCard | None) -> LycorisConfig:
+def _build(document: Mapping[str, Any], spec: FamilySpec | None) -> LycorisConfig:
     given = {key: value for key, value in document.items() if value is not None}
     arguments = {LIBRARY_NAMES.get(key, key): given[key] for key in ARGUMENTS if key in given}
     return LycorisConfig(
@@ -252,16 +252,16 @@ def _build(document: Mapping[str, Any], card: FamilyCard | None) -> LycorisConfi
         linear_dim=int(given.get("linear_dim", WHOLE_MATRIX_RANK if given.get("full_matrix") else 1)),
         linear_alpha=float(given.get("linear_alpha", 1)),
         arguments=MappingProxyType(arguments),
-        preset=MappingProxyType(_library_preset(given.get("apply_preset") or {}, card)),
+        preset=MappingProxyType(_library_preset(given.get("apply_preset") or {}, spec)),
         min_rank=int(given.get("tlora_min_rank", 1)),
         rank_power=float(given.get("tlora_alpha", 1.0)),
         document=MappingProxyType(dict(document)),
     )
 
 
-def _library_preset(preset: Mapping[str, Any], card: FamilyCard | None) -> dict[str, Any]:
+def _library_preset(preset: Mapping[str, Any], spec: FamilySpec | None) -> dict[str, Any]:
     """With every key that the library remembers, and class names of older libraries as they are called now."""
-    aliases = card.class_aliases if card else {}
+    aliases = spec.class_aliases if spec else {}
     classes = [*preset.get("target_module", []), *preset.get("unet_target_module", [])]
     overrides = preset.get("module_algo_map", {})
     everything = not preset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from trainer_engine.config.families import cards
+from trainer_engine.config.families import specs
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.registry import GROUPS, REGISTRY, not_available
 
@@ -54,11 +54,12 @@ def family_defaults() -> Iterator[str]:
     """What each family changes."""
     yield "## Defaults of the families"
     yield ""
-    for card in cards().values():
-        changed = ", ".join(f"`{name}={value}`" for name, value in card.defaults.items()) or "none"
-        aliases = f" (also {', '.join(card.aliases)})" if card.aliases else ""
-        yield f"- **{card.title}**, `{card.name}`{aliases}: {changed}. Flavours: {', '.join(f'`{name}`' for name in card.flavours)}."
-        for flavour, defaults in card.flavour_defaults.items():
+    for family in specs().values():
+        changed = ", ".join(f"`{name}={value}`" for name, value in family.defaults.items()) or "none"
+        aliases = f" (also {', '.join(family.aliases)})" if family.aliases else ""
+        flavours = ", ".join(f"`{name}`" for name in family.flavours)
+        yield f"- **{family.title}**, `{family.name}`{aliases}: {changed}. Flavours: {flavours}."
+        for flavour, defaults in family.flavour_defaults.items():
             yield f"  - `{flavour}`: " + ", ".join(f"`{name}={value}`" for name, value in defaults.items()) + "."
     yield ""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.families import FamilyCard, tokenizer_of
+from trainer_engine.config.families import FamilySpec, tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.resuming.weight_digests import weight_digest
 from trainer_engine.contract.files import is_folder
@@ -70,44 +70,44 @@ def local_folder(cache: Path, source: str, revision: str | None) -> Path | None:
     return Path(source) if Path(source).is_absolute() else cached_snapshot(cache, source, revision)
 
 
-def base_weights(model: ModelOptions, card: FamilyCard, cache: Path) -> BaseWeights:
+def base_weights(model: ModelOptions, spec: FamilySpec, cache: Path) -> BaseWeights:
     """What the options mean on this machine now. ``cache``: the folder of the Hugging Face cache. Downloads nothing."""
-    return {name: _component(model, card, cache, name) for name in card.components}
+    return {name: _component(model, spec, cache, name) for name in spec.components}
 
 
-def prediction_type(model: ModelOptions, card: FamilyCard, cache: Path) -> str | None:
+def prediction_type(model: ModelOptions, spec: FamilySpec, cache: Path) -> str | None:
     """What the network learns: the option where it is set, else what its weights were trained for; None where that is not known here."""
-    if card.objective == "flow_matching":
-        return card.objective
+    if spec.objective == "flow_matching":
+        return spec.objective
     if model.prediction_type:
         return model.prediction_type
-    folder = _find(model, card, cache, "scheduler")
+    folder = _find(model, spec, cache, "scheduler")
     try:
         config = read_small_json(folder / "scheduler_config.json") if folder else None
     except OSError:
         return None
-    return str(config.get("prediction_type", card.objective)) if isinstance(config, dict) else None
+    return str(config.get("prediction_type", spec.objective)) if isinstance(config, dict) else None
 
 
-def _component(model: ModelOptions, card: FamilyCard, cache: Path, name: str) -> Component:
-    source, revision, variant = _source(model, card, name)
-    found = _find(model, card, cache, name)
+def _component(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Component:
+    source, revision, variant = _source(model, spec, name)
+    found = _find(model, spec, cache, name)
     named = source + (f" at {revision}" if revision else "") + (f" ({variant})" if variant else "")
     return Component(named, component_digest(found, variant) if found else "")
 
 
-def _source(model: ModelOptions, card: FamilyCard, name: str) -> tuple[str, str | None, str | None]:
+def _source(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str, str | None, str | None]:
     """(repository or folder, revision, variant)"""
-    replaced, _ = _replacement(model, card, name)
+    replaced, _ = _replacement(model, spec, name)
     if replaced:
         return replaced, None, None
-    return model.pretrained_model_name_or_path or card.repository(model.model_flavour), model.revision, model.variant
+    return model.pretrained_model_name_or_path or spec.repository(model.model_flavour), model.revision, model.variant
 
 
-def _find(model: ModelOptions, card: FamilyCard, cache: Path, name: str) -> Path | None:
+def _find(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Path | None:
     """The folder of a component; None where it is not on this machine."""
-    source, revision, _ = _source(model, card, name)
-    replaced, folder = _replacement(model, card, name)
+    source, revision, _ = _source(model, spec, name)
+    replaced, folder = _replacement(model, spec, name)
     root = local_folder(cache, source, revision)
     if root is None:
         return None
@@ -115,17 +115,17 @@ def _find(model: ModelOptions, card: FamilyCard, cache: Path, name: str) -> Path
         return root / folder
     if replaced:
         return root if name == "vae" and (root / "config.json").is_file() else None
-    if not card.companion or Path(source).is_absolute() or name == card.network_folder:
+    if not spec.companion or Path(source).is_absolute() or name == spec.network_folder:
         return None
-    beside = local_folder(cache, card.companion, None)
+    beside = local_folder(cache, spec.companion, None)
     return beside / folder if beside is not None and (beside / folder).is_dir() else None
 
 
-def _replacement(model: ModelOptions, card: FamilyCard, name: str) -> tuple[str | None, str]:
+def _replacement(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str | None, str]:
     """(source that an option names instead of the base model, the component's subfolder there)"""
     if name == "vae":
         return model.pretrained_vae_model_name_or_path, name
-    plain = {card.t5_folder: "text_encoder", tokenizer_of(card.t5_folder): "tokenizer"}
+    plain = {spec.t5_folder: "text_encoder", tokenizer_of(spec.t5_folder): "tokenizer"}
     if name in plain and model.pretrained_t5_model_name_or_path:
         return model.pretrained_t5_model_name_or_path, plain[name]
     return None, name

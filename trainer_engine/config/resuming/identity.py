@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.contract.errors import shown
@@ -18,23 +18,23 @@ TARGETS = "lora_targets"
 MOST_NAMED = 5
 
 
-def run_identity(options: TrainingOptions, card: FamilyCard, prediction_type: str | None) -> dict[str, Any]:
+def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: str | None) -> dict[str, Any]:
     """By name, as ``training_state.json`` keeps it. ``prediction_type``: what the network learns; None where it is not known yet."""
     short = options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16"
     return {
-        "model_family": card.name,
+        "model_family": spec.name,
         "model_type": options.model.model_type,
-        "model_flavour": options.model.model_flavour or card.default_flavour,
+        "model_flavour": options.model.model_flavour or spec.default_flavour,
         "optimizer": options.optimizer.optimizer,
         "weights": "bfloat16" if short else "float32",
         **({"prediction_type": prediction_type} if prediction_type else {}),
         "clip_skip": options.model.clip_skip,
         "use_ema": options.run.use_ema,
-        **adapter_identity(options, card),
+        **adapter_identity(options, spec),
     }
 
 
-def adapter_identity(options: TrainingOptions, card: FamilyCard) -> dict[str, Any]:
+def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, Any]:
     """Empty where every weight is trained."""
     adapter = options.adapter
     if options.model.model_type == "full":
@@ -48,17 +48,17 @@ def adapter_identity(options: TrainingOptions, card: FamilyCard) -> dict[str, An
         "lora_rank": adapter.lora_rank,
         "lora_alpha": adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha,
         "use_dora": adapter.use_dora,
-        TARGETS: sorted(adapter_targets(options, card)),
+        TARGETS: sorted(adapter_targets(options, spec)),
     }
 
 
-def adapter_targets(options: TrainingOptions, card: FamilyCard) -> tuple[str, ...]:
+def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ...]:
     """Endings of the names of the modules that a standard adapter is put on."""
     own = parse_targets(options.adapter.peft_lora_target_modules)
     if own:
         return own
-    chosen = options.as_values()[card.lora_target_option] if card.lora_target_option else card.default_lora_target
-    return card.lora_targets[chosen]
+    chosen = options.as_values()[spec.lora_target_option] if spec.lora_target_option else spec.default_lora_target
+    return spec.lora_targets[chosen]
 
 
 def layout_of(options: TrainingOptions, processes: int) -> dict[str, Any]:

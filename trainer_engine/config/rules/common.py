@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from trainer_engine.config.families import FamilyCard, cards, find_card, known_but_missing
+from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
 from trainer_engine.config.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.config.options.objective import ObjectiveOptions
 from trainer_engine.config.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, SCHEDULE_FREE, WITHOUT_BETAS
@@ -63,15 +63,15 @@ def broken_rules(given: Values, told: Collection[str]) -> Checked:
 
 def resolved_defaults(values: Values) -> Mapping[str, Any]:
     """The option defaults of the family that the values name."""
-    card = find_card(str(values.get("model_family", "")))
-    return card.defaults_of(values.get("model_flavour")) if card else {}
+    family_spec = find_spec(str(values.get("model_family", "")))
+    return family_spec.defaults_of(values.get("model_flavour")) if family_spec else {}
 
 
 def _family(values: dict[str, Any]) -> Iterator[Problem]:
     name = values["model_family"]
-    card = find_card(name)
-    if card is None:
-        available = ", ".join(sorted(cards()))
+    family_spec = find_spec(name)
+    if family_spec is None:
+        available = ", ".join(sorted(specs()))
         if known_but_missing(name):
             message = f"The model family {name} is known, not available yet."
             yield Problem.error("model_family", "not_available", message, got=name, expected=f"one of {available}")
@@ -79,25 +79,25 @@ def _family(values: dict[str, Any]) -> Iterator[Problem]:
             message = f"There is no model family {name!r}."
             yield Problem.error("model_family", "unknown_family", message, got=name, expected=f"one of {available}")
         return
-    values["model_family"] = card.name
-    yield from _flavour(values, card)
+    values["model_family"] = family_spec.name
+    yield from _flavour(values, family_spec)
     model_type = values.get("model_type")
-    if model_type is not None and model_type not in card.model_types:
-        message = f"model_type={model_type} is known, not available yet for {card.title}."
-        yield Problem.error("model_type", "not_available", message, got=model_type, expected=f"one of {', '.join(card.model_types)}")
+    if model_type is not None and model_type not in family_spec.model_types:
+        message = f"model_type={model_type} is known, not available yet for {family_spec.title}."
+        yield Problem.error("model_type", "not_available", message, got=model_type, expected=f"one of {', '.join(family_spec.model_types)}")
     target = values.get("prediction_type")
-    if target is not None and target not in card.prediction_types:
-        message = f"{card.title} cannot be trained on {target}."
-        expected = f"one of {', '.join(card.prediction_types)}"
+    if target is not None and target not in family_spec.prediction_types:
+        message = f"{family_spec.title} cannot be trained on {target}."
+        expected = f"one of {', '.join(family_spec.prediction_types)}"
         yield Problem.error("prediction_type", "not_for_family", message, got=target, expected=expected)
 
 
-def _flavour(values: dict[str, Any], card: FamilyCard) -> Iterator[Problem]:
+def _flavour(values: dict[str, Any], family_spec: FamilySpec) -> Iterator[Problem]:
     flavour = values.get("model_flavour")
-    if flavour is not None and flavour not in card.flavours:
-        message = f"{card.title} has no flavour {flavour!r}."
+    if flavour is not None and flavour not in family_spec.flavours:
+        message = f"{family_spec.title} has no flavour {flavour!r}."
         hint = "leave it out to use your own weights by path" if values.get("pretrained_model_name_or_path") else ""
-        expected = f"one of {', '.join(card.flavours)}"
+        expected = f"one of {', '.join(family_spec.flavours)}"
         yield Problem.error("model_flavour", "unknown_flavour", message, got=flavour, expected=expected, hint=hint)
 
 
@@ -180,9 +180,9 @@ def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
 
 
 def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
-    card = find_card(str(values.get("model_family", "")))
-    if values["validation_preview"] and card is not None and not card.preview_decoder:
-        message = f"There is no Tiny AutoEncoder for {card.title}, so images cannot be shown while they are drawn."
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if values["validation_preview"] and family_spec is not None and not family_spec.preview_decoder:
+        message = f"There is no Tiny AutoEncoder for {family_spec.title}, so images cannot be shown while they are drawn."
         yield Problem.error("validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are events too")
 
 
@@ -220,11 +220,11 @@ def options_of_other_families_do_nothing(values: Values) -> Iterator[Problem]:
 
 def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
     """Options of flow matching do nothing for diffusion, and the other way round; the loss has options of its own."""
-    card = find_card(str(values.get("model_family", "")))
-    if card is None:
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None:
         return
-    is_flow = (values["prediction_type"] or card.objective) == "flow_matching"
-    idle = dict.fromkeys(SNR if is_flow else FLOW, f"{card.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
+    is_flow = (values["prediction_type"] or family_spec.objective) == "flow_matching"
+    idle = dict.fromkeys(SNR if is_flow else FLOW, f"{family_spec.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
     if values["loss_type"] == "l2":
         idle |= dict.fromkeys(HUBER, "loss_type is l2")
     if values["use_soft_min_snr"] and not values["snr_gamma"]:
@@ -289,15 +289,15 @@ def trackers_are_known(values: Values) -> Iterator[Problem]:
 
 def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
     """A quantised weight cannot learn, and a family names the types that it takes."""
-    chosen, card = values["base_model_precision"], find_card(str(values.get("model_family", "")))
+    chosen, family_spec = values["base_model_precision"], find_spec(str(values.get("model_family", "")))
     if chosen not in QUANTISED:
         return
     if values.get("model_type") == "full":
         message, expected = f"{chosen} weights cannot be trained, and model_type=full trains all of them.", "no_change, bf16, fp16 or fp32"
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
         yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
-    elif card is not None and chosen not in card.base_precisions:
-        message, expected = f"{card.title} is not kept in {chosen}.", ", ".join(("no_change", *card.base_precisions))
+    elif family_spec is not None and chosen not in family_spec.base_precisions:
+        message, expected = f"{family_spec.title} is not kept in {chosen}.", ", ".join(("no_change", *family_spec.base_precisions))
         yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
     elif values["use_dora"] and values["lora_type"] == "standard":
         message, hint = "DoRA needs the exact norms of the base weights, which quantised ones do not give.", "or leave the base unquantised"

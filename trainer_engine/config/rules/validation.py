@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer_engine.config.adapters.validation_adapter import visiting_runs
-from trainer_engine.config.families import find_card
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import REGISTRY
 from trainer_engine.config.options.validation import parse_resolutions
@@ -17,7 +17,7 @@ Values = Mapping[str, Any]
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
 ONLY_TUNING = ("validation_no_cfg_until_timestep", "inference_scheduler_timestep_spacing")
 OF_SOME_FAMILIES = (*ASKING_FOR_SOMETHING, *ONLY_TUNING)
-"""Options that a family's card has to name in ``drawing_options``."""
+"""Options that the spec of a family has to name in ``drawing_options``."""
 UNCONDITIONAL = "unconditional"
 PROMPT = "validation"
 AVERAGED = "ema"
@@ -52,47 +52,48 @@ def _built_in_shortnames(values: Values) -> list[str]:
 
 
 def sampler_is_one_of_the_familys(values: Values) -> Iterator[Problem]:
-    card, sampler = find_card(str(values.get("model_family", ""))), values["validation_noise_scheduler"]
-    if card is not None and sampler is not None and sampler not in card.samplers:
-        message = f"{card.title} cannot be drawn with the sampler {sampler}."
-        expected = f"one of {', '.join(card.samplers)}"
+    family_spec, sampler = find_spec(str(values.get("model_family", ""))), values["validation_noise_scheduler"]
+    if family_spec is not None and sampler is not None and sampler not in family_spec.samplers:
+        message = f"{family_spec.title} cannot be drawn with the sampler {sampler}."
+        expected = f"one of {', '.join(family_spec.samplers)}"
         yield Problem.error("validation_noise_scheduler", "not_for_family", message, got=sampler, expected=expected)
 
 
 def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
-    card = find_card(str(values.get("model_family", "")))
-    if card is None:
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None:
         return
-    usual = {name: spec.default for name, spec in REGISTRY.items() if name in OF_SOME_FAMILIES} | dict(card.defaults)
+    usual = {name: spec.default for name, spec in REGISTRY.items() if name in OF_SOME_FAMILIES} | dict(family_spec.defaults)
     for name in OF_SOME_FAMILIES:
-        if name in card.drawing_options or values[name] == usual[name]:
+        if name in family_spec.drawing_options or values[name] == usual[name]:
             continue
-        message = f"The pipeline of {card.title} has nothing like {name}."
+        message = f"The pipeline of {family_spec.title} has nothing like {name}."
         if name in ASKING_FOR_SOMETHING:
             yield Problem.error(name, "not_for_family", message, got=values[name], expected=f"{usual[name]:g}")
         else:
             yield Problem.note(name, "no_effect", message, got=values[name])
     steps = values["validation_no_cfg_until_timestep"]
-    if "validation_guidance_real" in card.drawing_options and values["validation_guidance_real"] > 1:
+    if "validation_guidance_real" in family_spec.drawing_options and values["validation_guidance_real"] > 1:
         if steps >= values["validation_num_inference_steps"]:
             message = f"validation_guidance_real begins after {steps} sampler steps, and an image has no more than that."
             yield Problem.note("validation_no_cfg_until_timestep", "no_effect", message, got=steps)
-    elif "validation_no_cfg_until_timestep" in card.drawing_options and steps != usual["validation_no_cfg_until_timestep"]:
+    elif "validation_no_cfg_until_timestep" in family_spec.drawing_options and steps != usual["validation_no_cfg_until_timestep"]:
         yield Problem.note("validation_no_cfg_until_timestep", "no_effect", "validation_guidance_real is 1.", got=steps)
 
 
 def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
-    card = find_card(str(values.get("model_family", "")))
+    family_spec = find_spec(str(values.get("model_family", "")))
     try:
         sizes = parse_resolutions(values["validation_resolution"])
     except ValueError:
         return  # told by the rule about sizes
-    if card is None:
+    if family_spec is None:
         return
+    multiple = family_spec.drawing_multiple_px
     for width, height in sizes:
-        if width % card.drawing_multiple_px or height % card.drawing_multiple_px:
-            message = f"{card.title} draws edges of multiples of {card.drawing_multiple_px} pixels: {width}x{height} is no such size."
-            rounded = "x".join(str(max(1, round(edge / card.drawing_multiple_px)) * card.drawing_multiple_px) for edge in (width, height))
+        if width % multiple or height % multiple:
+            message = f"{family_spec.title} generates edges of multiples of {multiple} pixels: {width}x{height} is no such size."
+            rounded = "x".join(str(max(1, round(edge / multiple)) * multiple) for edge in (width, height))
             got = values["validation_resolution"]
             yield Problem.error("validation_resolution", "not_for_family", message, got=got, expected=f"such as {rounded}")
 

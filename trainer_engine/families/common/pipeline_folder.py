@@ -9,11 +9,11 @@ from pathlib import Path
 import diffusers
 from diffusers import SchedulerMixin
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.results.folders import copy_part, model_card, whole_folder, write_json
-from trainer_engine.results.model_card import card_head, card_notices, named_base
+from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.weights.hub import Part, hub_cache
 
 SaveAgain = Callable[[Path], None]
@@ -36,7 +36,7 @@ class Component:
 class PipelinePlan:
     """What goes into the folder."""
 
-    card: FamilyCard
+    spec: FamilySpec
     pipeline: str
     """Class of the pipeline."""
     base_model: str
@@ -74,16 +74,16 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
 
 def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:
     facts = {
-        "family": plan.card.name,
+        "family": plan.spec.name,
         "objective": plan.objective,
-        **base_facts(options, plan.card),
+        **base_facts(options, plan.spec),
         **training_facts(options),
         "weights": plan.dtype,
     }
     return model_card(
-        head=card_head(options, plan.card, plan.base_model, ["full-fine-tune"]),
-        notices=card_notices(options),
-        title=plan.card.title,
+        head=model_card_head(options, plan.spec, plan.base_model, ["full-fine-tune"]),
+        notices=model_card_notices(options),
+        title=plan.spec.title,
         base_model=named_base(options, plan.base_model),
         pipeline=plan.pipeline,
         dtype=plan.dtype,
@@ -92,10 +92,10 @@ def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) 
     )
 
 
-def base_facts(options: TrainingOptions, card: FamilyCard) -> dict[str, str]:
+def base_facts(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
     """What a model was trained with or beside, as lines of its card: each source, and the first digits of what its components hold."""
     by_source: dict[str, list[str]] = {}
-    for name, component in base_weights(options.model, card, hub_cache()).items():
+    for name, component in base_weights(options.model, spec, hub_cache()).items():
         by_source.setdefault(component.source, []).append(f"{name} {component.digest[:12]}".strip())
     return {f"base weights from `{named_base(options, source)}`": ", ".join(parts) for source, parts in by_source.items()}
 

@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, 
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
-from trainer_engine.families.flux.spec import CARD
+from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
@@ -43,7 +43,7 @@ class Parts(PartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
-        super().__init__(options, CARD)
+        super().__init__(options, SPEC)
 
     def search(self, name: str) -> Part:
         replaced, folder = self._replacement(name)

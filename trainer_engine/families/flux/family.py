@@ -22,7 +22,7 @@ from trainer_engine.families.flux.components import Parts
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.result import pipeline_plan
-from trainer_engine.families.flux.spec import CARD
+from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
 from trainer_engine.runtime.devices import Devices
 
@@ -38,7 +38,7 @@ class Flux(Family):
     attends to it; CLIP's pooled output; and 1 for tokens that are no padding.
     """
 
-    card = CARD
+    spec = SPEC
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
@@ -50,11 +50,11 @@ class Flux(Family):
 
     @property
     def flavour(self) -> str:
-        return self.options.model.model_flavour or CARD.default_flavour
+        return self.options.model.model_flavour or SPEC.default_flavour
 
     @property
     def token_limit(self) -> int:
-        return CARD.tokens_of(self.flavour)
+        return SPEC.tokens_of(self.flavour)
 
     # ---- encoders ----
 
@@ -163,12 +163,12 @@ class Flux(Family):
 
     @property
     def pipeline_name(self) -> str:
-        return "FluxKontextPipeline" if self.flavour in CARD.takes_references else "FluxPipeline"
+        return "FluxKontextPipeline" if self.flavour in SPEC.takes_references else "FluxPipeline"
 
     def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         """Without ``spacing``: the straight paths of flow matching are walked in even steps."""
         parts = {"transformer": denoiser, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
-        return make_pipeline(parts, with_references=self.flavour in CARD.takes_references)
+        return make_pipeline(parts, with_references=self.flavour in SPEC.takes_references)
 
     @torch.no_grad()
     def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:

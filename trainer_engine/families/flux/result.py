@@ -9,7 +9,7 @@ import torch
 
 from trainer_engine.families.common.pipeline_folder import Component, PipelinePlan
 from trainer_engine.families.flux.components import Parts
-from trainer_engine.families.flux.spec import CARD
+from trainer_engine.families.flux.spec import SPEC
 
 
 def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, pipeline: str) -> PipelinePlan:
@@ -33,7 +33,7 @@ def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dty
         "tokenizer_2": Component("transformers", "T5TokenizerFast", parts.find("tokenizer_2"), save_tokenizer(1), is_text=True),
     }
     return PipelinePlan(
-        card=CARD,
+        spec=SPEC,
         pipeline=pipeline,
         base_model=parts.base.name,
         denoiser=("transformer", "FluxTransformer2DModel"),
@@ -41,5 +41,5 @@ def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dty
         components=components,
         scheduler=parts.make_scheduler(),
         dtype=dtype,
-        objective=CARD.objective,
+        objective=SPEC.objective,
     )

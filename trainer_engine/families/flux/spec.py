@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -22,7 +22,7 @@ NON_COMMERCIAL = MappingProxyType(
     }
 )
 
-CARD = FamilyCard(
+SPEC = FamilySpec(
     name="flux",
     title="Flux.1",
     description="Rectified-flow transformer of 12 billion parameters with CLIP L and T5 XXL text encoders; Kontext edits reference images.",

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.families.pixart_sigma.spec import CARD
+from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
@@ -31,7 +31,7 @@ class Parts(PartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
-        super().__init__(options, CARD)
+        super().__init__(options, SPEC)
 
     def search(self, name: str) -> Part:
         replaced = {
@@ -41,7 +41,7 @@ class Parts(PartFinder):
         }.get(name)
         part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
         if part is None and not replaced and not self.base.is_local and name != "transformer":
-            part = find_part(Source(CARD.companion), name)
+            part = find_part(Source(SPEC.companion), name)
         if part is None:
             raise ModelUnavailable(
                 f"{replaced or self.base.name} has no folder {name}.",

@@ -9,7 +9,7 @@ import torch
 
 from trainer_engine.families.common.pipeline_folder import Component, PipelinePlan
 from trainer_engine.families.pixart_sigma.components import Parts
-from trainer_engine.families.pixart_sigma.spec import CARD
+from trainer_engine.families.pixart_sigma.spec import SPEC
 
 
 def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, prediction_type: str) -> PipelinePlan:
@@ -23,7 +23,7 @@ def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dty
         parts.load_tokenizer().save_pretrained(folder)
 
     return PipelinePlan(
-        card=CARD,
+        spec=SPEC,
         pipeline="PixArtSigmaPipeline",
         base_model=parts.base.name,
         denoiser=("transformer", "PixArtTransformer2DModel"),

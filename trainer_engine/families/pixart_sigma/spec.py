@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import FamilyCard
+from trainer_engine.config.families import FamilySpec
 
-CARD = FamilyCard(
+SPEC = FamilySpec(
     name="pixart_sigma",
     title="PixArt Sigma",
     description="Diffusion transformer of 600 to 900 million parameters with a T5 XXL text encoder and the SDXL autoencoder.",

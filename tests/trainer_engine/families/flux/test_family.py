@@ -17,7 +17,7 @@ from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Drawing
-from trainer_engine.families.flux.spec import CARD
+from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
 from trainer_engine.objectives.randomness import sample_generators
 
@@ -213,12 +213,12 @@ def test_named_targets_of_the_real_network_match_modules() -> None:
     with torch.device("meta"):
         network = FluxTransformer2DModel(guidance_embeds=True)
     names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
-    for target, endings in CARD.lora_targets.items():
+    for target, endings in SPEC.lora_targets.items():
         for ending in endings:
             assert any(name == ending or name.endswith(f".{ending}") for name in names), f"{target}: {ending}"
     classes = {type(module).__name__ for module in network.modules()}
-    assert set(CARD.module_classes) <= classes
-    assert sum(parameter.numel() for parameter in network.parameters()) == CARD.parameters["dev"]
+    assert set(SPEC.module_classes) <= classes
+    assert sum(parameter.numel() for parameter in network.parameters()) == SPEC.parameters["dev"]
 
 
 def test_a_full_run_leaves_a_pipeline_that_diffusers_draws_with(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import ImageEvent, Notification
 from trainer_engine.families.flux.family import Flux
-from trainer_engine.families.flux.spec import CARD
+from trainer_engine.families.flux.spec import SPEC
 
 
 def paint(folder: Path, *, shade: int, size: tuple[int, int] = (80, 96), count: int = 4) -> None:
@@ -165,7 +165,7 @@ def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of
 
 def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:
     path = tmp_path / "lycoris_config.json"
-    path.write_text(json.dumps(dict(CARD.lycoris_start) | {"apply_preset": dict(CARD.lycoris_start["apply_preset"])}))
+    path.write_text(json.dumps(dict(SPEC.lycoris_start) | {"apply_preset": dict(SPEC.lycoris_start["apply_preset"])}))
     options = {"lora_type": "lycoris", "lycoris_config": str(path), "base_model_precision": "int8-quanto", "clip_skip": 2}
     run = kontext(tmp_path, pairs(tmp_path, "reference_strict"), learning_rate=1e-3, **options)
     weights = load_file(run.output_dir / "pytorch_lora_weights.safetensors")

@@ -165,4 +165,4 @@ def test_a_prompt_beyond_the_limit_is_cut_off() -> None:
 
 def test_the_family_is_found_by_its_alias() -> None:
     options = options_with(model_family="pixart")
-    assert load_family(options, resolve_devices(options, torch.device("cpu"))).card.name == "pixart_sigma"
+    assert load_family(options, resolve_devices(options, torch.device("cpu"))).spec.name == "pixart_sigma"

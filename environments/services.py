@@ -38,7 +38,16 @@ from environments.resolve.changes import RunRecord, changes, to_store
 from environments.resolve.checks import CheckedConfig, check_config
 from environments.secrets import store
 from environments.secrets.options import holds_the_same, keep_secrets, with_secrets
-from environments.sync import absorb, absorb_all, datasets_text, names_taken, newest_revision, own_datasets_file, record, remember_files
+from environments.sync import (
+    datasets_text,
+    names_taken,
+    newest_revision,
+    own_datasets_file,
+    record,
+    remember_files,
+    sync_all_from_disk,
+    sync_from_disk,
+)
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options.secrets import hidden_problems
@@ -67,12 +76,12 @@ def change() -> Iterator[Home]:
 
 def find_all() -> list[Environment]:
     """Every environment, as rows and files have it now."""
-    return absorb_all(current_home())
+    return sync_all_from_disk(current_home())
 
 
 def find(name: str) -> Environment:
     """One environment, as its row and files have it now. Raises EnvironmentNotFound."""
-    environment = absorb(name, current_home())
+    environment = sync_from_disk(name, current_home())
     if environment is None:
         raise EnvironmentNotFound(name)
     return environment
@@ -81,7 +90,7 @@ def find(name: str) -> Environment:
 def active() -> Environment | None:
     """The environment that runs start from; None where there is none."""
     name = Environment.objects.filter(is_active=True).values_list("name", flat=True).first()
-    return absorb(name, current_home()) if name else None
+    return sync_from_disk(name, current_home()) if name else None
 
 
 def _locked(name: str) -> Environment:
@@ -97,7 +106,7 @@ def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
     planned = plan(request, current_home())
     if isinstance(planned, list):
         raise EnvironmentProblems.of(planned)
-    if absorb(request.name, current_home()) is not None:
+    if sync_from_disk(request.name, current_home()) is not None:
         raise EnvironmentExists(request.name)
     with change() as home:
         environment, is_new = Environment.objects.get_or_create(

@@ -26,11 +26,11 @@ from trainer_engine.config.datasets.recognise import are_datasets
 from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract.errors import Problem, limited
 
-HAND = "hand"
+MANUAL_EDIT = "hand"
 logger = logging.getLogger(__name__)
 
 
-def absorb(name: str, home: Home) -> Environment | None:
+def sync_from_disk(name: str, home: Home) -> Environment | None:
     """The environment called so, with what its files say now; None where there is neither row nor folder."""
     if not is_name(name):
         return None
@@ -48,9 +48,9 @@ def absorb(name: str, home: Home) -> Environment | None:
     return row
 
 
-def absorb_all(home: Home) -> list[Environment]:
-    """Every environment, as ``absorb`` gives it, in the order of their names."""
-    found = (absorb(name, home) for name in sorted(names_taken(home)))
+def sync_all_from_disk(home: Home) -> list[Environment]:
+    """Every environment, as ``sync_from_disk`` gives it, in the order of their names."""
+    found = (sync_from_disk(name, home) for name in sorted(names_taken(home)))
     return [environment for environment in found if environment is not None]
 
 
@@ -149,7 +149,7 @@ def _take_in(row: Environment, file: ConfigFile, home: Home) -> None:
         action = action or Action.DATASETS_EDITED
     row.save()
     if action:
-        record(row, action, HAND, home)
+        record(row, action, MANUAL_EDIT, home)
 
 
 def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | None:
@@ -213,5 +213,5 @@ def _adopt(name: str, home: Home) -> Environment | None:
             if not taken:
                 row.config_sha256 = ""
             row.save()
-            record(row, Action.ADOPTED, HAND, home)
+            record(row, Action.ADOPTED, MANUAL_EDIT, home)
     return row

@@ -34,9 +34,9 @@ from trainer_engine.contract.events import (
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
 from trainer_engine.hooks.context import ScriptContext
-from trainer_engine.runtime.control import Requests, Stopped
+from trainer_engine.runtime.control import ControlRequests, Stopped
 from trainer_engine.runtime.environment import Environment, read_environment, wait_passively
-from trainer_engine.runtime.events import Journal, Silence, Voice
+from trainer_engine.runtime.events import EventSink, Journal, NullSink
 from trainer_engine.runtime.last_words import Reserve, leave_journal, leave_report, patient_stream
 
 STATUS_OF_CODE = {ExitCode.COMPLETED: "completed", ExitCode.STOPPED: "stopped"}
@@ -50,43 +50,43 @@ def main(arguments: list[str] | None = None) -> int:
     environment = read_environment()
     wait_passively()
     if not environment.is_first:
-        return _run(folder, environment, Silence(), Requests(None)).exit_code
+        return _run(folder, environment, NullSink(), ControlRequests(None)).exit_code
     try:
         folder.exit_file.unlink(missing_ok=True)
         journal = Journal(folder.journal)
     except OSError as error:
-        report = _failed(Silence(), DiskFull(why_not_written(folder.path, error), hint="free some space there and start again"))
+        report = _failed(NullSink(), DiskFull(why_not_written(folder.path, error), hint="free some space there and start again"))
         leave_report(folder, report)
         return report.exit_code
     with journal, closing(Reserve(folder)) as reserve:
-        report = _run(folder, environment, journal, Requests(folder))
-        journal.tell(StatusEvent(status=report.status, message=REASON_IN_ERROR if report.error_code else report.message))
+        report = _run(folder, environment, journal, ControlRequests(folder))
+        journal.emit(StatusEvent(status=report.status, message=REASON_IN_ERROR if report.error_code else report.message))
         leave_journal(journal, reserve)
         leave_report(folder, report, reserve)
     return report.exit_code
 
 
-def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Requests) -> ExitReport:
-    journal = voice if isinstance(voice, Journal) else None
+def _run(folder: RunFolder, environment: Environment, sink: EventSink, requests: ControlRequests) -> ExitReport:
+    journal = sink if isinstance(sink, Journal) else None
     locked = ExitStack()
     try:
         requests.listen()
-        voice.tell(StatusEvent(status="starting", message="The engine has started."))
+        sink.emit(StatusEvent(status="starting", message="The engine has started."))
         options, dataloader, job = read_job(folder, environment.secrets)
         if environment.is_first:  # on every host the others wait for it, and end with it
-            locked.enter_context(claim_output(options, job, voice))
-        voice.tell(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
+            locked.enter_context(claim_output(options, job, sink))
+        sink.emit(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
         scripts = ScriptContext(job.scripts, job.job_id)
         code, step, message = train(
-            options, dataloader, environment, voice, requests, folder.media, job.memory_estimate, scripts, journal, job.places
+            options, dataloader, environment, sink, requests, folder.media, job.memory_estimate, scripts, journal, job.places
         )
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}. {message}".rstrip(), step=step)
     except Stopped:
         requests.training_ends()
-        return _stopped_early(voice)
+        return _stopped_early(sink)
     except Exception as error:  # noqa: BLE001
         # The process edge: whatever nobody foresaw is told in one line, and the log has all of it.
         broke_in = requests.broke_in
@@ -94,12 +94,12 @@ def _run(folder: RunFolder, environment: Environment, voice: Voice, requests: Re
         if broke_in or not isinstance(error, EngineError):
             traceback.print_exc()
         if broke_in:
-            return _stopped_early(voice)
+            return _stopped_early(sink)
         if isinstance(error, EngineError):
-            return _failed(voice, error)
+            return _failed(sink, error)
         if means_full(error):
-            return _failed(voice, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
-        return _failed(voice, Unforeseen(f"{type(error).__name__}: {error}", hint="the run's log has the traceback"))
+            return _failed(sink, DiskFull(f"The disk is full: {error}", hint="free some space and start again"))
+        return _failed(sink, Unforeseen(f"{type(error).__name__}: {error}", hint="the run's log has the traceback"))
     finally:
         locked.close()
 
@@ -128,25 +128,25 @@ def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tup
 
 
 @contextmanager
-def claim_output(options: TrainingOptions, job: JobSpec, voice: Voice) -> Iterator[None]:
+def claim_output(options: TrainingOptions, job: JobSpec, sink: EventSink) -> Iterator[None]:
     """No other run writes into ``output_dir`` while the block lasts. Raises OutputInUse."""
     output_dir = Path(options.run.output_dir)
     with claimed(output_dir, Holder.here(job.job_id, job.environment)) as has_lock:
         if not has_lock:
             message = f"The file system of {output_dir} has no locks: nothing keeps a second run from writing there."
-            voice.tell(Notification(code="no_lock", title="No lock", message=message, severity=Severity.WARNING))
+            sink.emit(Notification(code="no_lock", title="No lock", message=message, severity=Severity.WARNING))
         yield
 
 
-def _stopped_early(voice: Voice) -> ExitReport:
-    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, label="Stopped before the first step", status=StageStatus.COMPLETED))
+def _stopped_early(sink: EventSink) -> ExitReport:
+    sink.emit(StageEvent(key=StageKey.TRAINING_ABORT, label="Stopped before the first step", status=StageStatus.COMPLETED))
     return _report(ExitCode.STOPPED, "Stopped before training began; there was nothing to save.")
 
 
-def _failed(voice: Voice, error: EngineError) -> ExitReport:
+def _failed(sink: EventSink, error: EngineError) -> ExitReport:
     print(f"{error.code}: {error.message} {error.hint}", file=sys.stderr)
-    voice.tell(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
-    voice.tell(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=REASON_IN_ERROR, severity=Severity.ERROR))
+    sink.emit(ErrorEvent(title="Training failed", message=error.message, code=error.code, hint=error.hint))
+    sink.emit(StageEvent(key=StageKey.TRAINING_ABORT, status=StageStatus.FAILED, message=REASON_IN_ERROR, severity=Severity.ERROR))
     return _report(error.exit_code, error.message, error_code=error.code, hint=error.hint)
 
 

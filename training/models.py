@@ -214,8 +214,8 @@ class WebhookDelivery(models.Model):
         return f"event {self.index}: {self.status}"
 
 
-class Desk(models.Model):
-    """The one row that those who hand out work lock, and where the caretakers note when they last looked."""
+class QueueLock(models.Model):
+    """The one row that a worker locks while it claims a job. Reconcilers store there when they last looked."""
 
     looked_at = models.DateTimeField(null=True, blank=True)
 

@@ -38,7 +38,7 @@ def actor_of(request: HttpRequest) -> str:
     return f"admin:{request.user.get_username()}"[:150]
 
 
-def tell(request: HttpRequest, error: APIException) -> None:
+def emit(request: HttpRequest, error: APIException) -> None:
     """Show a refusal with each of its problems."""
     problems = getattr(error, "problems", ())
     for text in [str(problem) for problem in problems] or [str(error.detail)]:
@@ -173,7 +173,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         try:
             messages.success(request, action.run(request, environment))
         except APIException as error:
-            tell(request, error)
+            emit(request, error)
 
     def response_change(self, request: HttpRequest, obj: Environment) -> HttpResponse:
         """After a page was saved: do what its button says besides."""
@@ -210,7 +210,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except EnvironmentRefused as error:
-            tell(request, error)
+            emit(request, error)
             setattr(request, REFUSED, True)
             return super().changeform_view(request, object_id, form_url, extra_context)
 

@@ -149,7 +149,7 @@ class EnvironmentFormBase(ModelForm):
         self._show_defaults(config)
         self.fields[DATASETS].help_text = escape(locate(config, current_home()).path or "data_backend_config names no file.")
         if not self.is_bound:
-            self._tell_problems(config)
+            self._emit_problems(config)
 
     def _show_defaults(self, config: Mapping[str, Any]) -> None:
         """Let each empty field say what this configuration takes for it."""
@@ -160,7 +160,7 @@ class EnvironmentFormBase(ModelForm):
             else:
                 field.widget.attrs["placeholder"] = words
 
-    def _tell_problems(self, config: Mapping[str, Any]) -> None:
+    def _emit_problems(self, config: Mapping[str, Any]) -> None:
         """Put what a start would say beside the fields that it is about."""
         told: dict[str, list[Problem]] = {}
         for problem in resolve_run(current_home(), config, {}).problems:

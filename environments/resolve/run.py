@@ -20,8 +20,8 @@ from environments.resolve.hooks import resolve_scripts
 from environments.resolve.json_option_file import read_json_option
 from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
 from environments.resolve.publishing_targets import publishing_file
-from environments.resolve.validation_adapters import resolve_adapter, resolve_visiting
-from trainer_engine.config.adapters.validation_adapter import CONFIG as VISITING
+from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
+from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.families import FamilySpec, find_spec
 from trainer_engine.config.options import REGISTRY, TrainingOptions
@@ -119,11 +119,11 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
     elif library is not None:
         absolute[PROMPT_LIBRARY] = library[0]
         taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
-    visiting = resolve_visiting(given[VISITING], home) if given.get(VISITING) else None
-    if visiting is not None:
-        absolute[VISITING] = visiting.text
-        taken |= visiting.taken
-        problems += visiting.problems
+    validation_adapters = resolve_validation_adapter(given[VALIDATION_ADAPTER], home) if given.get(VALIDATION_ADAPTER) else None
+    if validation_adapters is not None:
+        absolute[VALIDATION_ADAPTER] = validation_adapters.text
+        taken |= validation_adapters.taken
+        problems += validation_adapters.problems
     checkpoint = _resolve_checkpoint(given.get(RESUME), home)
     if isinstance(checkpoint, Problem):
         problems.append(checkpoint)

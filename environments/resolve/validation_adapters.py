@@ -8,12 +8,12 @@ from typing import Any
 
 from environments.paths import Home, ResolvedPath, resolve
 from environments.resolve.json_option_file import read_json_option
-from trainer_engine.config.adapters.validation_adapter import CONFIG, EXPECTED, VisitingRun, hub_file, parse_visiting
+from trainer_engine.config.adapters.validation_adapter import CONFIG, EXPECTED, ValidationAdapterRun, hub_file, parse_validation_adapter
 from trainer_engine.contract.errors import Problem
 
 
 @dataclass(frozen=True)
-class ResolvedVisitors:
+class ResolvedValidationAdapters:
     """``validation_adapter_config`` as a run is started with it."""
 
     text: str
@@ -33,13 +33,13 @@ def resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | P
     return found if isinstance(found, Problem) or found.exists else None
 
 
-def resolve_visiting(text: str, home: Home) -> ResolvedVisitors:
+def resolve_validation_adapter(text: str, home: Home) -> ResolvedValidationAdapters:
     """The runs that an option's text holds, or those of the file that it names. What is wrong with them is told with the options."""
     read = read_json_option(text, CONFIG, EXPECTED, home)
     if isinstance(read, Problem):
-        return ResolvedVisitors(text, problems=[read])
+        return ResolvedValidationAdapters(text, problems=[read])
     content, file = read
-    runs, _ = parse_visiting(content)
+    runs, _ = parse_validation_adapter(content)
     taken = {CONFIG: file} if file else {}
     problems: list[Problem] = []
     for source in (source for run in runs for source in run.sources):
@@ -48,10 +48,10 @@ def resolve_visiting(text: str, home: Home) -> ResolvedVisitors:
             problems.append(found)
         elif found is not None:
             taken[source.place] = found
-    return ResolvedVisitors(_written(runs, taken) if runs else content, taken, problems)
+    return ResolvedValidationAdapters(_written(runs, taken) if runs else content, taken, problems)
 
 
-def _written(runs: list[VisitingRun], taken: dict[str, ResolvedPath]) -> str:
+def _written(runs: list[ValidationAdapterRun], taken: dict[str, ResolvedPath]) -> str:
     """In the form that it had: what is said of a field later has to find it there."""
     places = {place: str(path.path) for place, path in taken.items()}
     written: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ COLOURS: dict[str, Colour] = {
     "blue": (48, 110, 208),
     "purple": (132, 70, 178),
 }
-Painter = Callable[[Canvas, Colour], None]
+BackgroundRenderer = Callable[[Canvas, Colour], None]
 
 
 def paint_sea(canvas: Canvas, colour: Colour) -> None:
@@ -69,7 +69,7 @@ def paint_flowers(canvas: Canvas, colour: Colour) -> None:
     canvas.dots(50, 0.5, 0.98, mix(colour, WHITE, 0.6), 0.014)
 
 
-SCENES: dict[str, Painter] = {
+SCENES: dict[str, BackgroundRenderer] = {
     "a white boat on the sea under a {} sky": paint_sea,
     "{} mountain landscape in the morning": paint_mountain,
     "a {} moon over dark mountain at night": paint_moon,
@@ -84,7 +84,7 @@ def caption_of(scene: str, colour: str) -> str:
     return text.replace("a orange", "an orange")
 
 
-def draw_pictures(folder: Path) -> list[Path]:
+def generate_images(folder: Path) -> list[Path]:
     """Thirty-six pictures, JPEG and PNG, square, wide and tall; the same ones every time."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []

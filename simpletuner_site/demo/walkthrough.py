@@ -15,7 +15,7 @@ from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed
 from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
 from simpletuner_site.demo.configuration import STEPS
-from simpletuner_site.demo.pictures import draw_pictures
+from simpletuner_site.demo.pictures import generate_images
 from simpletuner_site.demo.place import REPOSITORY, Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
 from simpletuner_site.train.run_screen import RunScreen
@@ -71,7 +71,7 @@ def prepare(console: Console, place: Place) -> None:
     with stage(console, f"A small PixArt Sigma in the place of {REPOSITORY}"):
         make_base_model(place)
     with stage(console, f"Pictures to train on, in {place.pictures}"):
-        draw_pictures(place.pictures)
+        generate_images(place.pictures)
 
 
 def walk(console: Console, client: httpx.Client, place: Place) -> str:

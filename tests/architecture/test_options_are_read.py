@@ -10,7 +10,7 @@ import pytest
 from trainer_engine.config.options import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
-DECLARED_IN = ROOT / "trainer_engine" / "contract" / "options"
+DECLARED_IN = ROOT / "trainer_engine" / "config" / "options"
 CODE = ("trainer_engine", "training", "environments", "simpletuner_site")
 
 

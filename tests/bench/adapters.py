@@ -22,7 +22,7 @@ from torch import nn
 
 from tests.bench.table import Table, milliseconds, ratio_of
 from tests.bench.training import Loop, TakingTurns, without_result
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.collate import Batch
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
@@ -35,10 +35,10 @@ from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.families.flux.tokens import pack, positions
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callbacks
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.optim.optimizers import build_optimizer
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
@@ -98,7 +98,7 @@ def options_of(place: Path, kind: str, batch: int = 1) -> TrainingOptions:
 
 def prepare(place: Path) -> None:
     make_tiny(place / "model", size="demo")
-    draw_pictures(place / "images", count=16, size=(EDGE, EDGE))
+    generate_images(place / "images", count=16, size=(EDGE, EDGE))
 
 
 def datasets(place: Path, options: TrainingOptions) -> Dataloader:
@@ -109,9 +109,9 @@ def datasets(place: Path, options: TrainingOptions) -> Dataloader:
 def assembled(place: Path, options: TrainingOptions) -> Trainer:
     """A real run, ready to train; only the end of it (saving) is left out."""
     folder = RunFolder(place / "run").create()
-    voice = Journal(folder.journal)
-    surroundings = Surroundings(
-        options, datasets(place, options), Processes(read_environment()), Stages(voice), Requests(folder), folder.media
+    sink = Journal(folder.journal)
+    surroundings = RunContext(
+        options, datasets(place, options), Processes(read_environment()), Stages(sink), ControlRequests(folder), folder.media
     )
     trainer = assemble(surroundings)
     trainer.callbacks = Callbacks(without_result(trainer))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.bench.table import Table, ratio_of
 from tests.bench.training import IMAGE_EDGE, bench_options
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.caches.latents import cache_latents
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
@@ -38,7 +38,7 @@ def caching(table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-caching-") as folder:
         place = Path(folder)
         make_tiny(place / "model", size="demo")
-        paths = draw_pictures(place / "images", count=IMAGES, size=(IMAGE_EDGE, IMAGE_EDGE))
+        paths = generate_images(place / "images", count=IMAGES, size=(IMAGE_EDGE, IMAGE_EDGE))
         options = bench_options(place)
         family = load_family(options, resolve_devices(options, torch.device("cpu")))
         dataloader, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
@@ -61,7 +61,7 @@ def caching(table: Table) -> None:
 def discovery(table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-discovery-") as folder:
         place = Path(folder)
-        (original,) = draw_pictures(place / "one", count=1, size=(64, 64))
+        (original,) = generate_images(place / "one", count=1, size=(64, 64))
         images = place / "images"
         for number in range(HEADERS):
             target = images / f"{number // 1000:03d}" / f"image_{number:06d}{original.suffix}"

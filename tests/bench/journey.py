@@ -82,7 +82,7 @@ def appending(table: Table) -> None:
         lags = []
         for _ in range(APPENDS):
             began = time.perf_counter()
-            journal.tell(event)
+            journal.emit(event)
             lags.append(time.perf_counter() - began)
     text = f"{1e6 * percentile(lags, 50):.0f} / {1e6 * percentile(lags, 99):.0f} µs"
     table.add("events", "append to the journal, p50 / p99", text)

@@ -13,7 +13,7 @@ import time
 import psutil
 
 from tests.bench.table import Table, highest_resident_bytes
-from trainer_engine.batches.sampler import DataSource, Layout, Sampler
+from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
 from trainer_engine.datasets.samples import CropPlan, Sample
 
 SECTION = "plan"
@@ -39,7 +39,7 @@ def measure(samples: int, buckets: int) -> dict[str, float]:
     source = source_of(samples, buckets)
     held = psutil.Process().memory_info().rss
     began = time.perf_counter()
-    sampler = Sampler([source], Layout(BATCH, 1), 1, by_size=True)
+    sampler = Sampler([source], BatchSizes(BATCH, 1), 1, by_size=True)
     sampler.step(0)
     first = time.perf_counter() - began
     grown = max(0, highest_resident_bytes() - held)

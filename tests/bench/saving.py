@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.bench.table import Table, milliseconds
 from tests.bench.training import without_result
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.checkpointing.snapshot import room_for
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.parse import parse_options
@@ -20,11 +20,11 @@ from trainer_engine.contract.run import RunFolder
 from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
-from trainer_engine.loop.callbacks.checkpointing import Checkpointing
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.callbacks.checkpointing import CheckpointCallback
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
 from trainer_engine.runtime.events import Journal
@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
 class Watching(Callback):
     """Stands around the part that saves: how long each call of it took, when checkpoints were whole, and how long steps took."""
 
-    saving: Checkpointing
+    saving: CheckpointCallback
     stalls: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
     """Written beside the steps -> seconds."""
     whole_after: list[float] = field(default_factory=list)
@@ -106,10 +106,10 @@ def prepared(place: Path, how: dict[str, Any]) -> tuple[Trainer, Watching]:
     )
     dataloader, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
     folder = RunFolder(place / f"run-{how['model_type']}").create()
-    voice = Stages(Journal(folder.journal))
-    trainer = assemble(Surroundings(options, dataloader, Processes(read_environment()), voice, Requests(folder), folder.media))
+    sink = Stages(Journal(folder.journal))
+    trainer = assemble(RunContext(options, dataloader, Processes(read_environment()), sink, ControlRequests(folder), folder.media))
     assert isinstance(trainer.callbacks, Callbacks)
-    (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, Checkpointing))
+    (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, CheckpointCallback))
     watching = Watching(saving)
     trainer.callbacks = Callbacks([watching if callback is saving else callback for callback in without_result(trainer)])
     return trainer, watching
@@ -136,6 +136,6 @@ def run(table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-saving-") as folder:
         place = Path(folder)
         make_tiny(place / "model", size="demo")
-        draw_pictures(place / "images", count=16, size=(EDGE, EDGE))
+        generate_images(place / "images", count=16, size=(EDGE, EDGE))
         for what, how in KINDS.items():
             measure(table, place, what, how)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.bench import saving
 from tests.bench.table import Table, milliseconds
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.batches.sampler import DataSource
 from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.loop import assemble
@@ -63,7 +63,7 @@ def run(table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-stall-") as folder:
         place = Path(folder)
         make_tiny(place / "model", size="demo")
-        draw_pictures(place / "images", count=16, size=(saving.EDGE, saving.EDGE))
+        generate_images(place / "images", count=16, size=(saving.EDGE, saving.EDGE))
         few, many = stall(place, 16), stall(place, SAMPLES)
     value = f"{milliseconds(many)}, with 16 samples {milliseconds(few)}"
     table.add(SECTION, f"steps stand still for a checkpoint of an adapter (small Flux) with {SAMPLES:,} samples", value)

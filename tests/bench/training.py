@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, PixArtTransformer2DModel
 from torch import nn
 
 from tests.bench.table import Table, ratio_of
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.batches.collate import Batch
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.options import TrainingOptions
@@ -21,12 +21,12 @@ from trainer_engine.contract.run import RunFolder
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
-from trainer_engine.loop.callbacks.results import Finishing
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.callbacks.results import ResultsCallback
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.optim.optimizers import build_optimizer
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
 from trainer_engine.runtime.events import Journal
@@ -42,7 +42,7 @@ Loop = Callable[[int], None]
 def without_result(trainer: Trainer) -> list[Callback]:
     """What a run does besides its steps, but for writing its result."""
     assert isinstance(trainer.callbacks, Callbacks)
-    return [callback for callback in trainer.callbacks.callbacks if not isinstance(callback, Finishing)]
+    return [callback for callback in trainer.callbacks.callbacks if not isinstance(callback, ResultsCallback)]
 
 
 class TakingTurns(Callback):
@@ -92,15 +92,15 @@ def bench_options(place: Path) -> TrainingOptions:
 def assembled(place: Path) -> tuple[Trainer, TrainingOptions]:
     """A real run, ready to train: caches made, prefetch and journal as in production; only the end of it (saving) is left out."""
     make_tiny(place / "model", size="demo")
-    draw_pictures(place / "images", count=32, size=(IMAGE_EDGE, IMAGE_EDGE))
+    generate_images(place / "images", count=32, size=(IMAGE_EDGE, IMAGE_EDGE))
     options = bench_options(place)
     datasets = [{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}]
     dataloader, _ = parse_dataloader(datasets, options)
     folder = RunFolder(place / "run").create()
-    around = Surroundings(
-        options, dataloader, Processes(read_environment()), Stages(Journal(folder.journal)), Requests(folder), folder.media
+    run_context = RunContext(
+        options, dataloader, Processes(read_environment()), Stages(Journal(folder.journal)), ControlRequests(folder), folder.media
     )
-    return assemble(around), options
+    return assemble(run_context), options
 
 
 def copy_of(network: nn.Module) -> PixArtTransformer2DModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import tiny_datasets
 
 
@@ -15,7 +15,7 @@ def with_held_out(place: Path, *names: str, images: int = 3, size: tuple[int, in
     for name in names or ("held-out",):
         folder = place / name
         if not folder.exists():
-            draw_pictures(folder, count=images, size=size)
+            generate_images(folder, count=images, size=size)
         cache = str(place / "cache/vae-held-out" / name)
         entries.append({"id": name, "dataset_type": "eval", "instance_data_dir": str(folder), "cache_dir_vae": cache, **fields})
     return entries

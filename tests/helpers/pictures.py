@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw
 SHAPES = ("circle", "square", "triangle")
 
 
-def draw_pictures(
+def generate_images(
     folder: Path, *, count: int, size: tuple[int, int] = (96, 96), captions: str = "filename", kinds: tuple[str, ...] = ("png", "jpg")
 ) -> list[Path]:
     """``count`` pictures of (width, height) ``size``; their names, or text files beside them, say what they show."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tests.helpers.models import tiny_pixart
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract import commands
@@ -23,7 +23,7 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Event, JournalEntry, ProgressEvent, decode
 from trainer_engine.contract.run import ExitReport, JobSpec, RunFolder
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.environment import read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +58,8 @@ def tiny_datasets(place: Path, *, images: int = 8, **fields: Any) -> list[dict[s
     """One image set of two buckets with its files, and its text embeddings; caches under ``place``."""
     folder = place / "images"
     if not folder.exists():
-        draw_pictures(folder, count=images // 2, size=(96, 96))
-        draw_pictures(folder / "wide", count=images - images // 2, size=(160, 80))
+        generate_images(folder, count=images // 2, size=(96, 96))
+        generate_images(folder / "wide", count=images - images // 2, size=(160, 80))
     pictures = {"id": "pictures", "type": "local", "instance_data_dir": str(folder), "cache_dir_vae": str(place / "cache/vae"), **fields}
     texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "cache/text")}
     return [pictures, texts]
@@ -148,7 +148,7 @@ class Listener:
         self.events: list[Event] = []
         self.on_step = on_step
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         self.events.append(event)
         if isinstance(event, ProgressEvent):
             self.on_step(event.step)
@@ -201,5 +201,5 @@ def train_here(
 
     heard = Listener(ask)
     ask(0)
-    code, step, _ = train(chosen, dataloader, read_environment({}), heard, Requests(folder), folder.media)
+    code, step, _ = train(chosen, dataloader, read_environment({}), heard, ControlRequests(folder), folder.media)
     return HereRun(code, step, Path(chosen.run.output_dir), heard)

@@ -27,7 +27,7 @@ class ToldRun:
     def step(
         self, step: int, loss: float | None = 0.5, *, rate: float = 1e-4, total: int = 100, metrics: Mapping[str, float] | None = None
     ) -> None:
-        self.journal.tell(
+        self.journal.emit(
             ProgressEvent(
                 step=step,
                 total_steps=total,
@@ -43,10 +43,10 @@ class ToldRun:
         )
 
     def evaluation(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        self.journal.tell(Notification(code="evaluation", message=f"Step {step}.", details={"step": step, "metrics": dict(metrics)}))
+        self.journal.emit(Notification(code="evaluation", message=f"Step {step}.", details={"step": step, "metrics": dict(metrics)}))
 
     def checkpoint(self, step: int) -> None:
-        self.journal.tell(CheckpointEvent(path=f"/gone/checkpoint-{step}", label=f"checkpoint-{step}", step=step, size_bytes=1))
+        self.journal.emit(CheckpointEvent(path=f"/gone/checkpoint-{step}", label=f"checkpoint-{step}", step=step, size_bytes=1))
 
     def image(
         self,
@@ -62,14 +62,14 @@ class ToldRun:
         """Draw and tell an image of one colour."""
         path = self.folder.media / f"step_{step}_{name}_{number}_{size[0]}x{size[1]}.png"
         Image.new("RGB", size, colour).save(path)
-        self.tell_image(path, step, name=name, prompt=prompt, size=size, kind=kind)
+        self.emit_image(path, step, name=name, prompt=prompt, size=size, kind=kind)
         return path
 
-    def tell_image(
+    def emit_image(
         self, path: Path, step: int, *, name: str, prompt: str, size: tuple[int, int], kind: str = "final", video: bool = False
     ) -> None:
         media = {"videos" if video else "images": [MediaFile(file=str(path))]}
-        self.journal.tell(
+        self.journal.emit(
             ImageEvent(
                 title=f"Validation (step 5/5): {name}",
                 body=prompt,

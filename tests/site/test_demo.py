@@ -19,7 +19,7 @@ from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed, answered
 from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
 from simpletuner_site.demo.configuration import datasets, hyperparameters
-from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, draw_pictures
+from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, generate_images
 from simpletuner_site.demo.place import Place
 from simpletuner_site.demo.server_process import ServerFailed, running_server
 from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, run, stage
@@ -29,7 +29,7 @@ from trainer_engine.config.parse import check_options
 
 
 def test_the_pictures_are_real_files_of_two_kinds_and_three_shapes(tmp_path: Path) -> None:
-    drawn = draw_pictures(tmp_path)
+    drawn = generate_images(tmp_path)
     assert len(drawn) == len(SCENES) * len(COLOURS) == 36
     assert {path.suffix for path in drawn} == {".jpg", ".png"}
     opened = [Image.open(path) for path in drawn]
@@ -39,12 +39,12 @@ def test_the_pictures_are_real_files_of_two_kinds_and_three_shapes(tmp_path: Pat
 
 
 def test_the_same_pictures_are_drawn_every_time(tmp_path: Path) -> None:
-    first, second = draw_pictures(tmp_path / "a"), draw_pictures(tmp_path / "b")
+    first, second = generate_images(tmp_path / "a"), generate_images(tmp_path / "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_a_picture_s_name_is_its_caption(tmp_path: Path) -> None:
-    names = {path.stem for path in draw_pictures(tmp_path)}
+    names = {path.stem for path in generate_images(tmp_path)}
     assert "a white boat on the sea under an orange sky" in names
     assert caption_of("a {} moon", "orange") == "an orange moon"
     assert caption_of("a {} moon", "red") == "a red moon"
@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 
 def test_the_steps_go_through_a_real_server_and_nothing_stays(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    draw_pictures(place.pictures)
+    generate_images(place.pictures)
     with running_server(place, keep=False) as (client, pid):
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         assert api_steps.create_environment(client)["environment"]["name"]

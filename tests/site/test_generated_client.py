@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.served_runs import wait_until
 from tests.helpers.tiny_model import place_tiny_model
 
@@ -29,7 +29,7 @@ PACKAGE = "generated_client"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     home, hub = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("hub")
     place_tiny_model(hub, REPOSITORY)
-    draw_pictures(home / "pictures", count=4, size=(64, 64))
+    generate_images(home / "pictures", count=4, size=(64, 64))
     with start_server(home, environment={"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}) as live:
         yield live
 

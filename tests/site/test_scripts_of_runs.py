@@ -94,11 +94,11 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def test_the_flag_of_the_server_reaches_the_engine(tmp_path: Path) -> None:
-    tell = program(tmp_path / "anywhere/tell.sh", TELL)
+    emit = program(tmp_path / "anywhere/tell.sh", TELL)
     with start_server(tmp_path / "home", arguments=("--allow-scripts",)) as server:
         assert os.listdir(tmp_path / "home/state/hooks") == []
         runs = ServedRuns(server, tmp_path / "place")
-        job = runs.start("out", max_train_steps=1, post_checkpoint_script=f"{tell} {{global_step}} x")
+        job = runs.start("out", max_train_steps=1, post_checkpoint_script=f"{emit} {{global_step}} x")
         assert runs.wait_for_end(job)["status"] == "completed"
         assert (runs.output("out") / "told").read_text() == "post_checkpoint_script 1 x\n"
         assert JobSpec.read(runs.folder(job)).scripts.anything

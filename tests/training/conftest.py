@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 
 
 def write_model(folder: Path, numbers: int = 1000) -> Path:
@@ -51,7 +51,7 @@ class Training:
 
 @pytest.fixture
 def training(home: Path, db: None) -> Training:
-    draw_pictures(home / "pictures", count=6)
+    generate_images(home / "pictures", count=6)
     entries = [
         {
             "id": "pictures",

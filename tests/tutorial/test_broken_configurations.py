@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_model import place_tiny_model
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
@@ -120,7 +120,7 @@ BROKEN = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    draw_pictures(folder / "images", count=8, size=(80, 80))
+    generate_images(folder / "images", count=8, size=(80, 80))
     return folder
 
 

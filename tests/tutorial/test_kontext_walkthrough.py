@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.models import tiny_model
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.tutorial.commands import Shell, blocks
 from tests.tutorial.test_pixart_walkthrough import wait_for_end
 from trainer_engine.config.families import find_spec
@@ -67,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    draw_pictures(folder / "data/datasets/kontext/edit", count=8, size=(96, 80), captions="textfile", kinds=("png",))
+    generate_images(folder / "data/datasets/kontext/edit", count=8, size=(96, 80), captions="textfile", kinds=("png",))
     for edit in (folder / "data/datasets/kontext/edit").glob("*.png"):
         reference = folder / "data/datasets/kontext/reference" / edit.name
         reference.parent.mkdir(parents=True, exist_ok=True)

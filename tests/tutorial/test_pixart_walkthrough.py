@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.shapes import META
 from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import Shell, blocks
@@ -37,8 +37,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def shell(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     place = tmp_path_factory.mktemp("place")
-    draw_pictures(place / "data/datasets/pseudo-camera-10k", count=10, size=(96, 80))
-    draw_pictures(place / "data/datasets/demo", count=6, size=(80, 80), captions="textfile")
+    generate_images(place / "data/datasets/pseudo-camera-10k", count=10, size=(96, 80))
+    generate_images(place / "data/datasets/demo", count=6, size=(80, 80), captions="textfile")
     changes = {
         "http://localhost:8001": server.url,
         "/data/": f"{place}/data/",

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.live_server import LiveServer, start_server
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.served_runs import ServedRuns, wait_until
 from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import PAGE, Shell, blocks
@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def shell(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     place = tmp_path_factory.mktemp("place")
-    draw_pictures(place / "data/datasets/demo", count=6, size=(80, 80), captions="textfile")
+    generate_images(place / "data/datasets/demo", count=6, size=(80, 80), captions="textfile")
     changes = {
         "http://localhost:8001": server.url,
         "/data/": f"{place}/data/",

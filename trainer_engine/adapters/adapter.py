@@ -27,7 +27,7 @@ from trainer_engine.export.conversion import to_comfyui
 AVERAGED = "ema"
 
 
-class AdapterBeside(Trainable):
+class AddedAdapter(Trainable):
     """An adapter in its network, whose own weights are frozen and never written."""
 
     results: Mapping[str, str] = MappingProxyType({"adapter": ADAPTER_FILE, "adapter_ema": f"{AVERAGED}/{ADAPTER_FILE}"})

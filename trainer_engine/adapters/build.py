@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainer_engine.adapters.adapter import AdapterBeside
+from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.full import Full
 from trainer_engine.adapters.model_card import adapter_card
@@ -43,7 +43,7 @@ def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
     return adapter
 
 
-def _make_adapter(family: Family) -> AdapterBeside:
+def _make_adapter(family: Family) -> AddedAdapter:
     """On the frozen base, which is quantised by now: an adapter under quantised layers would get no gradients."""
     options, device = family.options, family.devices.device
     network = family.load_denoiser().requires_grad_(False)
@@ -64,13 +64,13 @@ def _make_adapter(family: Family) -> AdapterBeside:
     return adapter
 
 
-def _attach(family: Family, network: nn.Module, facts: dict[str, str]) -> AdapterBeside:
+def _attach(family: Family, network: nn.Module, facts: dict[str, str]) -> AddedAdapter:
     """NOTE: imported here, because each adapter loads a library that takes up to half a second, and a run needs one or none."""
     options = family.options
     if options.adapter.lora_type == "standard":
-        from trainer_engine.adapters.lora import StandardAdapter
+        from trainer_engine.adapters.lora import LoraAdapter
 
-        return StandardAdapter(network, options.adapter, family.adapter_targets(), facts)
+        return LoraAdapter(network, options.adapter, family.adapter_targets(), facts)
     from trainer_engine.adapters.lycoris import LycorisAdapter
 
     last = 1.0 if family.prediction_type == "flow_matching" else float(family.scheduler_config().get("num_train_timesteps", 1000))
@@ -95,7 +95,7 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
     return config
 
 
-def _start_from(adapter: AdapterBeside, path: Path) -> None:
+def _start_from(adapter: AddedAdapter, path: Path) -> None:
     """init_lora: the weights of another adapter of the same form."""
     try:
         adapter.start_from(find_adapter(path))

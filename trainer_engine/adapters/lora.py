@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer_engine.adapters.adapter import AdapterBeside, refuse_large_ranks
+from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
 from trainer_engine.config.adapters.keys import split_key
 from trainer_engine.config.options.adapter import AdapterOptions
@@ -26,7 +26,7 @@ NAME = "default"
 """PEFT's own name of the one adapter that there is."""
 
 
-class StandardAdapter(AdapterBeside):
+class LoraAdapter(AddedAdapter):
     """The file has the keys of diffusers: ``transformer.<module>.lora_A.weight`` (r, in) and ``lora_B.weight`` (out, r)."""
 
     def __init__(self, network: nn.Module, options: AdapterOptions, targets: tuple[str, ...], facts: dict[str, str]) -> None:

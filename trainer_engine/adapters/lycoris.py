@@ -18,7 +18,7 @@ from lycoris.modules.tlora import TLoraModule
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer_engine.adapters.adapter import AdapterBeside, refuse_large_ranks
+from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
 from trainer_engine.adapters.base import LYCORIS_FILE
 from trainer_engine.adapters.varying_rank import fewer_ranks_in_noise, one_rank_a_pass
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule
@@ -40,7 +40,7 @@ LIMITED_BY_LAYER = ("LoConModule", "DyLoraModule", "GLoRAModule", "TLoraModule")
 logging.getLogger("LyCORIS").setLevel(logging.WARNING)
 
 
-class LycorisAdapter(AdapterBeside):
+class LycorisAdapter(AddedAdapter):
     """The file has the library's own keys, ``lycoris_<module with underscores>.<part>``, and its configuration in the header."""
 
     def __init__(self, network: nn.Module, config: LycorisConfig, facts: dict[str, str], *, last_timestep: float) -> None:

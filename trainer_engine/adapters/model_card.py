@@ -10,7 +10,7 @@ from urllib.parse import quote
 import diffusers
 
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
-from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.config.prompt_library import file_name
 from trainer_engine.contract.small_files import read_small_json
@@ -78,7 +78,7 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
         **training_facts(options),
         "optimizer steps": str(step),
     }
-    samples = _samples(output_dir, [run.label for run in visiting_runs(family.options.as_values())])
+    samples = _samples(output_dir, [run.label for run in validation_adapter_runs(family.options.as_values())])
     return "\n".join(
         [
             *head,

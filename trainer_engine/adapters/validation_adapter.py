@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, VisitingRun, VisitingSource, hub_file
+from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterRun, ValidationAdapterSource, hub_file
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.export.adapter_file import AdapterFile, kind_of, read_adapter, read_metadata
@@ -48,7 +48,7 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
-class VisitingAdapter:
+class ValidationAdapter:
     """Adapters that are drawn with together; their tensors wait in host memory."""
 
     label: str
@@ -69,7 +69,9 @@ class VisitingAdapter:
             yield
 
 
-def load_visitors(network: nn.Module, runs: Sequence[VisitingRun], device: torch.device, dtype: torch.dtype) -> list[VisitingAdapter]:
+def load_validation_adapters(
+    network: nn.Module, runs: Sequence[ValidationAdapterRun], device: torch.device, dtype: torch.dtype
+) -> list[ValidationAdapter]:
     """Read the adapters of runs for a network, whatever is trained in that; a file once, however many runs it is in.
 
     Raises InvalidOptions with every adapter that does not fit, and ModelUnavailable where the hub does not hand one out.
@@ -84,7 +86,7 @@ def load_visitors(network: nn.Module, runs: Sequence[VisitingRun], device: torch
     if problems:
         raise InvalidOptions(problems)
     return [
-        VisitingAdapter(
+        ValidationAdapter(
             run.label,
             [(layer, change, source.strength) for source in run.sources for layer, change in read[source.path].items()],
             device,
@@ -94,7 +96,7 @@ def load_visitors(network: nn.Module, runs: Sequence[VisitingRun], device: torch
     ]
 
 
-def _read(network: nn.Module, source: VisitingSource) -> Mapping[nn.Module, LayerChange]:
+def _read(network: nn.Module, source: ValidationAdapterSource) -> Mapping[nn.Module, LayerChange]:
     file = _find(source)
     try:
         if BY_TIMESTEP in algorithms_in(json.loads(read_metadata(file).get("lycoris_config") or "{}")):
@@ -107,7 +109,7 @@ def _read(network: nn.Module, source: VisitingSource) -> Mapping[nn.Module, Laye
         raise _refused("does_not_fit", f"{file.name} is not understood: {error}", source) from error
 
 
-def _find(source: VisitingSource) -> Path:
+def _find(source: ValidationAdapterSource) -> Path:
     place, there = Path(source.path).expanduser(), hub_file(source.path)
     if place.is_dir() and not (place / USUAL_FILE).is_file():
         raise _refused("not_found", f"The folder {place} holds no {USUAL_FILE}.", source)
@@ -118,7 +120,7 @@ def _find(source: VisitingSource) -> Path:
     return find_file(Source(there.repository), there.file)
 
 
-def _refused(code: str, message: str, source: VisitingSource) -> InvalidOptions:
+def _refused(code: str, message: str, source: ValidationAdapterSource) -> InvalidOptions:
     expected = f"an adapter of this base model: {KINDS}"
     return InvalidOptions([Problem.error(source.place, code, message, got=source.path, expected=expected)])
 

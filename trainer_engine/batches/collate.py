@@ -74,7 +74,7 @@ class Collator:
     share: Share
     combine_references: bool = True
     """Whether samples see their references of all conditioning sets, or those of one set, drawn once a batch."""
-    draw_conditions: Callable[[Sequence[torch.Generator]], PromptBatch] = lambda generators: {}
+    sample_conditions: Callable[[Sequence[torch.Generator]], PromptBatch] = lambda generators: {}
     """What the family tells each sample at random."""
 
     def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
@@ -88,7 +88,7 @@ class Collator:
             latents=latents,
             noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), latents.shape[1:]),
             timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), latents.shape[1:]),
-            prompts=self.collate_prompts(prompts) | self.draw_conditions(sample_generators(self.seed, step, indices, "condition")),
+            prompts=self.collate_prompts(prompts) | self.sample_conditions(sample_generators(self.seed, step, indices, "condition")),
             files=tuple(item.sample.path for item in items),
             references=self.references(step, number, items),
         )

@@ -31,7 +31,7 @@ class Loader:
         """``ahead``: batches kept ready by a thread, 0 for none. ``pin``: whether they lie in pinned memory."""
         self.sampler = sampler
         self.collator = collator
-        self.steps_ahead = -(-ahead // sampler.layout.accumulation)
+        self.steps_ahead = -(-ahead // sampler.sizes.accumulation)
         self.pin = pin
 
     def load(self, step: int) -> StepBatches:

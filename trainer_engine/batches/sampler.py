@@ -39,7 +39,7 @@ class DataSource:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchSizes:
     """What one optimizer step takes over all processes."""
 
     batch: int
@@ -63,16 +63,16 @@ GlobalBatch = tuple[Item, ...]
 class Sampler:
     """Steps are counted from 0: ``step(0)`` is what the first optimizer step takes."""
 
-    def __init__(self, sources: Sequence[DataSource], layout: Layout, seed: int, *, by_size: bool) -> None:
+    def __init__(self, sources: Sequence[DataSource], sizes: BatchSizes, seed: int, *, by_size: bool) -> None:
         """``by_size``: whether the next batch is drawn from all that are left by the weights of their datasets, or its dataset by its
         weight alone."""
         self.sources = tuple(source for source in sources if source.samples)
-        self.layout = layout
+        self.sizes = sizes
         self.seed = seed
         self.by_size = by_size
         self._buckets = [(source, number) for source in self.sources for number in range(len(source.buckets))]
         self.batches_per_epoch = sum(self._batches(source, bucket) for source in self.sources for bucket in source.buckets)
-        self.steps_per_epoch = -(-self.batches_per_epoch // layout.accumulation)
+        self.steps_per_epoch = -(-self.batches_per_epoch // sizes.accumulation)
         self._epochs = Epochs(self._plan_epoch)
 
     def epoch_of(self, step: int) -> int:
@@ -85,11 +85,11 @@ class Sampler:
         plan = self._epochs.plan(epoch)
         if 2 * index >= self.steps_per_epoch:
             self._epochs.prepare(epoch + 1)
-        first = index * self.layout.accumulation
-        return tuple(self._batch(plan, number % self.batches_per_epoch) for number in range(first, first + self.layout.accumulation))
+        first = index * self.sizes.accumulation
+        return tuple(self._batch(plan, number % self.batches_per_epoch) for number in range(first, first + self.sizes.accumulation))
 
     def _batches(self, source: DataSource, bucket: Sequence[Sample]) -> int:
-        return -(-source.seen(bucket) // self.layout.batch)
+        return -(-source.seen(bucket) // self.sizes.batch)
 
     def _batch(self, plan: EpochOrder, number: int) -> GlobalBatch:
         bucket = int(plan.buckets[number])
@@ -111,7 +111,7 @@ class Sampler:
             bucket_batches(
                 len(source.buckets[number]),
                 source.seen(source.buckets[number]),
-                self.layout.batch,
+                self.sizes.batch,
                 derived_seed(self.seed, "bucket", epoch, source.id, number),
             )
             for source, number in self._buckets

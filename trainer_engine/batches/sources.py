@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer_engine.batches.sampler import DataSource, Layout, Sampler
+from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.buckets import fill_buckets
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -27,12 +27,12 @@ def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
     )
 
 
-def layout_for(options: TrainingOptions, processes: int) -> Layout:
+def batch_sizes(options: TrainingOptions, processes: int) -> BatchSizes:
     """The batches that so many processes take together."""
-    return Layout(options.run.train_batch_size * processes, options.run.gradient_accumulation_steps)
+    return BatchSizes(options.run.train_batch_size * processes, options.run.gradient_accumulation_steps)
 
 
 def make_sampler(sources: Sequence[DataSource], options: TrainingOptions, processes: int) -> Sampler:
     """The order of a run's samples."""
     by_size = options.data.data_backend_sampling == "auto-weighting"
-    return Sampler(sources, layout_for(options, processes), options.run.seed, by_size=by_size)
+    return Sampler(sources, batch_sizes(options, processes), options.run.seed, by_size=by_size)

@@ -10,7 +10,7 @@ RESIDENT_BYTES = 1 << 30
 """What one process keeps of one cache, at most."""
 
 
-class Residents:
+class InMemoryCache:
     """Entries by address until they fill ``limit_bytes``; later ones are not kept. Safe to use from several threads."""
 
     def __init__(self, limit_bytes: int = RESIDENT_BYTES) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer_engine.caches.decoding import decoded_batches, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
-from trainer_engine.caches.in_memory import Residents
+from trainer_engine.caches.in_memory import InMemoryCache
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.datasets.images import PIXEL_RULE, crop_window
@@ -41,7 +41,7 @@ class LatentCache:
         self.stopped = False
         """Whether ``should_stop`` ended the work before it was done."""
         self._fingerprint = family.image_fingerprint(store.hashes)
-        self._residents = Residents()
+        self._residents = InMemoryCache()
         self._encoding = threading.Lock()
 
     def address(self, sample: Sample) -> str:

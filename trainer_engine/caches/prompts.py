@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from trainer_engine.caches.in_memory import Residents
+from trainer_engine.caches.in_memory import InMemoryCache
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.families.base import Family, PromptEmbedding
@@ -26,7 +26,7 @@ class PromptCache:
         self.stopped = False
         """Whether ``should_stop`` ended the work before it was done."""
         self._fingerprint = family.text_fingerprint(store.hashes)
-        self._residents = Residents()
+        self._residents = InMemoryCache()
         self._encoding = threading.Lock()
 
     def address(self, prompt: str) -> str:

@@ -12,7 +12,7 @@ from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.config.options.hooks import DISK_LOW
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 from trainer_engine.runtime.stages import Advance
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -26,7 +26,7 @@ class DiskSpace:
 
     options: CheckpointingOptions
     folder: Path
-    voice: Voice
+    sink: EventSink
     stop_asked: Callable[[], bool]
     """A run that waits still hears that it is to end; the checkpoint is tried then with what room there is."""
     run_script: Callable[[int], None] = lambda step: None
@@ -45,13 +45,13 @@ class DiskSpace:
         if self.options.disk_low_action == "script":
             self._have_room_made(wanted, step, message)
         else:
-            self._tell("disk_low", "Waiting for disk space", f"{message} Training waits until there is room.", Severity.WARNING)
+            self._emit("disk_low", "Waiting for disk space", f"{message} Training waits until there is room.", Severity.WARNING)
             self._wait(wanted, advance)
         if self._free() >= wanted:
-            self._tell("disk_space_again", "Disk space again", "There is room again; training goes on.", Severity.INFO)
+            self._emit("disk_space_again", "Disk space again", "There is room again; training goes on.", Severity.INFO)
 
     def _have_room_made(self, wanted: int, step: int, message: str) -> None:
-        self._tell("disk_low", "Low on disk space", f"{message} Training waits for {DISK_LOW}.", Severity.WARNING)
+        self._emit("disk_low", "Low on disk space", f"{message} Training waits for {DISK_LOW}.", Severity.WARNING)
         self.run_script(step)
         free = self._free()
         if free < wanted:
@@ -72,5 +72,5 @@ class DiskSpace:
     def _free(self) -> int:
         return shutil.disk_usage(self.folder).free
 
-    def _tell(self, code: str, title: str, message: str, severity: Severity) -> None:
-        self.voice.tell(Notification(code=code, title=title, message=message, severity=severity))
+    def _emit(self, code: str, title: str, message: str, severity: Severity) -> None:
+        self.sink.emit(Notification(code=code, title=title, message=message, severity=severity))

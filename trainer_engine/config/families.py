@@ -80,9 +80,9 @@ class FamilySpec:
     """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
     samplers: tuple[str, ...] = ()
     """Values of ``validation_noise_scheduler`` that draw with this family."""
-    drawing_options: frozenset[str] = frozenset()
+    generation_options: frozenset[str] = frozenset()
     """Options of validation images that some families' pipelines understand, and this one's too."""
-    drawing_multiple_px: int = 16
+    generation_multiple_px: int = 16
     """Edges of an image that can be drawn are multiples of this: a latent cell times the network's patch."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights, as the hub's metadata says it; what is made from them is under it too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.trackers import parse_trackers
@@ -44,7 +44,7 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     """Option or field -> a file or folder that the run reads."""
     values = options.as_values()
     named = {name: Path(str(values[name])) for name in READ if values.get(name)}
-    named |= {source.place: Path(source.path) for run in visiting_runs(values) for source in run.sources}
+    named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
     named |= {images.option("instance_data_dir"): Path(images.instance_data_dir) for images in _image_sets(dataloader)}
     return {name: path for name, path in named.items() if path.is_absolute()}
 

@@ -144,7 +144,7 @@ def closest_aspect(aspect: float, choices: Sequence[float]) -> float:
     return min(choices, key=lambda choice: abs(math.log(choice / aspect)))
 
 
-def drawn_aspect(draw: float, choices: Sequence[float], weights: Sequence[float]) -> float:
+def chosen_aspect(draw: float, choices: Sequence[float], weights: Sequence[float]) -> float:
     """The choice that a number from 0 (inclusive) to 1 falls on, each as likely as its weight."""
     position = draw * sum(weights)
     for choice, weight in zip(choices, weights, strict=True):
@@ -154,11 +154,11 @@ def drawn_aspect(draw: float, choices: Sequence[float], weights: Sequence[float]
     return choices[-1]
 
 
-def window_offset(intermediary: Size, target: Size, crop_style: str, draws: tuple[float, float]) -> tuple[int, int]:
+def window_offset(intermediary: Size, target: Size, crop_style: str, random_numbers: tuple[float, float]) -> tuple[int, int]:
     """(left, top) of the part that is kept: at the ``corner`` (top left), in the ``center``, or where two draws from [0, 1) say."""
     spare = intermediary[0] - target[0], intermediary[1] - target[1]
     if crop_style == "corner":
         return 0, 0
     if crop_style == "center":
         return spare[0] // 2, spare[1] // 2
-    return int(draws[0] * (spare[0] + 1)), int(draws[1] * (spare[1] + 1))
+    return int(random_numbers[0] * (spare[0] + 1)), int(random_numbers[1] * (spare[1] + 1))

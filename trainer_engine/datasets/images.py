@@ -257,10 +257,12 @@ def load_image(sample: Sample, left_top: tuple[int, int]) -> Image.Image:
 
 def crop_window(sample: Sample, seed: int) -> tuple[int, int]:
     """(left, top) of a sample's part. Random crops follow from the seed and the file's name within its dataset alone."""
-    return geometry.window_offset(sample.resized, sample.target, sample.crop.style, draws(sample.drawn_as or sample.name, f"window {seed}"))
+    return geometry.window_offset(
+        sample.resized, sample.target, sample.crop.style, random_numbers(sample.random_name or sample.name, f"window {seed}")
+    )
 
 
-def draws(name: str, purpose: str) -> tuple[float, float]:
+def random_numbers(name: str, purpose: str) -> tuple[float, float]:
     """Two numbers in [0, 1) that follow from a file's name and what they are for, on every machine."""
     digest = hashlib.blake2b(os.fsencode(name), person=hashlib.blake2b(purpose.encode(), digest_size=16).digest(), digest_size=16).digest()
     first, second = struct.unpack("<QQ", digest)

@@ -15,7 +15,7 @@ from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.samples import Reference, Sample
 from trainer_engine.datasets.sources.local import LeftOut, printable
 
-MOST_NAMED = 10
+MAX_LISTED = 10
 MakePlanner = Callable[[ImageSet], Planner]
 
 
@@ -81,7 +81,7 @@ class Pairing:
             size_bytes=file.size_bytes,
             mtime_ns=file.mtime_ns,
             captions=(),
-            drawn_as=sample.name,
+            random_name=sample.name,
             references=(),
             remark=file.remark,
         )
@@ -135,5 +135,5 @@ def pair(samples: Sequence[Sample], pairings: Sequence[Pairing]) -> list[Sample]
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f"; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return "; ".join(names[:MOST_NAMED]) + more
+    more = f"; and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return "; ".join(names[:MAX_LISTED]) + more

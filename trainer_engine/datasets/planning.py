@@ -9,7 +9,7 @@ from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import bucket_key
 from trainer_engine.datasets.captions import NoCaption, captions_of
 from trainer_engine.datasets.geometry import Size
-from trainer_engine.datasets.images import draws
+from trainer_engine.datasets.images import random_numbers
 from trainer_engine.datasets.index import ImageFile
 from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.datasets.sources.local import LeftOut
@@ -67,7 +67,7 @@ class Planner:
         if self.entry.crop_aspect == "closest":
             return geometry.closest_aspect(own, self._choices)
         if self.entry.crop_aspect == "random":
-            return geometry.drawn_aspect(draws(name, "aspect")[0], self._choices, self._weights)
+            return geometry.chosen_aspect(random_numbers(name, "aspect")[0], self._choices, self._weights)
         return 1.0
 
     def _resized(self, size: Size, target: Size) -> Size:

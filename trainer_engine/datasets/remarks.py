@@ -10,7 +10,7 @@ from trainer_engine.datasets import geometry
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.local import printable
 
-MOST_NAMED = 10
+MAX_LISTED = 10
 LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
 
 
@@ -35,5 +35,5 @@ def _named(samples: Sequence[Sample]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = "; ".join(names[:MOST_NAMED])
-    return f"{shown}; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
+    shown = "; ".join(names[:MAX_LISTED])
+    return f"{shown}; and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown

@@ -23,7 +23,7 @@ from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shares import SetNumbers, shares
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, printable, reason_of
 
-MOST_NAMED = 10
+MAX_LISTED = 10
 """Files named in a message."""
 MOST_LISTED = 200
 """Files listed in a summary."""
@@ -155,7 +155,7 @@ def _trained_after_all(sets: Sequence[SetReport], held_out: Sequence[SetReport])
     for report in held_out:
         seen = [printable(sample.name) for sample in report.samples if sample.path in trained]
         if seen:
-            named = "; ".join(seen[:MOST_NAMED]) + (f"; and {len(seen) - MOST_NAMED} more" if len(seen) > MOST_NAMED else "")
+            named = "; ".join(seen[:MAX_LISTED]) + (f"; and {len(seen) - MAX_LISTED} more" if len(seen) > MAX_LISTED else "")
             message = f"dataset {report.entry.id}: {len(seen)} of its {len(report.samples)} images are trained on as well: {named}."
             hint = "move held-out images out of the folders that are trained on"
             yield Problem.warning(report.entry.option("instance_data_dir"), "held_out_but_trained", message, hint=hint)
@@ -313,8 +313,8 @@ def _findings(report: SetReport, effective: Effective) -> Iterator[Problem]:
 
 
 def _named(files: Sequence[LeftOut]) -> str:
-    told = "; ".join(f"{printable(file.name)} ({printable(file.reason)})" for file in files[:MOST_NAMED])
-    return f"{told}; and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else told
+    told = "; ".join(f"{printable(file.name)} ({printable(file.reason)})" for file in files[:MAX_LISTED])
+    return f"{told}; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else told
 
 
 def _reasons(files: Sequence[LeftOut]) -> str:

@@ -50,7 +50,7 @@ class Sample:
     """``1.33 (1152x896)``: samples of one bucket have one target size."""
     captions: tuple[str, ...]
     """Alternatives; one is taken at a time."""
-    drawn_as: str = ""
+    random_name: str = ""
     """The name that places random crops where it is not its own: that of the image a reference belongs to."""
     references: tuple[Reference, ...] = ()
     """What the network sees besides, one of each conditioning set."""

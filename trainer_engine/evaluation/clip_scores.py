@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import free_device_memory
-from trainer_engine.runtime.preserve import undisturbed
+from trainer_engine.runtime.preserve import preserve_training_state
 from trainer_engine.weights.hub import Part, Source, find_model, loading
 from trainer_engine.weights.loading import load_text_encoder, load_tokenizer
 
@@ -63,7 +63,7 @@ class ClipScorer:
         Global random states are as before afterwards. Raises OSError where a file is no image, and what networks raise.
         """
         found: list[float] = []
-        with self._on_device(), undisturbed(self._model), torch.autocast(self._device.type, enabled=False):
+        with self._on_device(), preserve_training_state(self._model), torch.autocast(self._device.type, enabled=False):
             for file, prompt in pairs:
                 if should_stop():
                     break

@@ -16,7 +16,7 @@ from trainer_engine.validation.names import name_after
 
 MOST_DRAWN = 10
 """Captions of a set: a loss wants many images, and each drawn one takes as long as many losses."""
-MOST_NAMED = 10
+MAX_LISTED = 10
 
 
 def evaluated_sets(report: DatasetReport, options: TrainingOptions) -> list[SetReport]:
@@ -40,6 +40,6 @@ def trained_copies(latents: Mapping[str, LatentCache], trained: Collection[str],
     seen = [item.sample.name for item in held_out if latents[item.source].addresses[item.sample.name] in known]
     if not seen:
         return None
-    named = "; ".join(printable(name) for name in seen[:MOST_NAMED])
+    named = "; ".join(printable(name) for name in seen[:MAX_LISTED])
     message = f"{len(seen)} of {len(held_out)} held-out images are trained on as well, under the same name or another: {named}."
     return Notification(code="held_out_but_trained", title="Held-out images are trained on", message=message, severity=Severity.WARNING)

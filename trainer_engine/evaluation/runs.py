@@ -8,12 +8,12 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.fingerprints import reference_cache
 from trainer_engine.evaluation.history import History
 from trainer_engine.evaluation.measure import Measuring
-from trainer_engine.loop.components import Parts
+from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.datasets import Prepared
 from trainer_engine.runtime.distributed import Processes
 
 
-def measuring(parts: Parts, processes: Processes) -> Measuring:
+def measuring(parts: RunComponents, processes: Processes) -> Measuring:
     options, prepared = parts.options, parts.prepared
     return Measuring(
         family=parts.family,

@@ -31,7 +31,7 @@ PromptBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GenerationRequest:
     """One image to draw."""
 
     prompt: PromptEmbedding
@@ -115,7 +115,7 @@ class Family(ABC):
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """Embeddings as one padded batch, on the CPU."""
 
-    def draw_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
+    def sample_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
         """What each sample is told at random besides its prompt, named tensors (B, ...) for ``predict``; one generator a sample."""
         return {}
 
@@ -205,13 +205,13 @@ class Family(ABC):
 
     @abstractmethod
     def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
-        """The family's diffusers pipeline around the live network, without text encoders; ``draw`` takes it. Takes the bare network.
+        """The family's diffusers pipeline around the live network, without text encoders; ``generate`` takes it. Takes the bare network.
 
         ``spacing``: which timesteps of a diffusion schedule are taken; None leaves it to the base model.
         """
 
     @abstractmethod
-    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
+    def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
         """One image, or the frames of a video; ``on_step`` hears each step of the sampler, and may end the drawing by raising."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-WARDEN = Path(__file__).with_name("supervisor.py")
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 MARGIN_SECONDS = 15.0
 """Beyond its time limit, for a warden that cannot end its program: one that waits for a dead disk takes no signal."""
 MOST_OUTPUT_BYTES = 256 * 1024
@@ -45,7 +45,7 @@ class RunningScript:
         self.deadline = time.monotonic() + seconds
         settings = [str(seconds), str(MOST_OUTPUT_BYTES), prefix, "1" if outlives else "0"]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(WARDEN), *settings, "--", *command],
+            [sys.executable, "-I", "-S", str(SUPERVISOR), *settings, "--", *command],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,

@@ -18,8 +18,8 @@ from trainer_engine.contract.events import ErrorEvent, Notification, Severity
 from trainer_engine.contract.hooks import ScriptRule, Template
 from trainer_engine.contract.hooks.rule import start_of_command
 from trainer_engine.hooks.process import Outcome, RunningScript
-from trainer_engine.runtime.control import Requests
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.control import ControlRequests
+from trainer_engine.runtime.events import EventSink
 
 AT_ONCE = 2
 """Programs of hooks that run beside training; the others wait their turn."""
@@ -116,9 +116,9 @@ def _facts(wanted: Wanted, folder: Path) -> dict[str, str]:
 class Scripts:
     """Everything here is for the main thread of the first process. Only ``validate``, ``make_room`` and ``wait`` take time."""
 
-    def __init__(self, setting: Setting, voice: Voice, requests: Requests) -> None:
+    def __init__(self, setting: Setting, sink: EventSink, requests: ControlRequests) -> None:
         self.setting = setting
-        self.voice = voice
+        self.sink = sink
         self.requests = requests
         self.newest: Path | None = None
         """The checkpoint saved last by this process."""
@@ -175,7 +175,7 @@ class Scripts:
                 outcome = entry[1].poll()
                 if outcome is not None:
                     group.remove(entry)
-                    self._tell(entry[0], outcome)
+                    self._emit(entry[0], outcome)
         while self._waiting and len(self._running) < AT_ONCE:
             wanted = self._waiting.popleft()
             running = self._start(wanted)
@@ -220,7 +220,7 @@ class Scripts:
         if self._waiting:
             names = ", ".join(wanted.named for wanted in self._waiting)
             message = f"The run ends: {names} did not get a turn."
-            self.voice.tell(Notification(code="scripts_left_out", title="Scripts left out", message=message, severity=Severity.WARNING))
+            self.sink.emit(Notification(code="scripts_left_out", title="Scripts left out", message=message, severity=Severity.WARNING))
         self._waiting.clear()
         for _, running in self._running:
             running.let_go()
@@ -257,16 +257,16 @@ class Scripts:
                 running.let_go()
             self.look()
             time.sleep(LOOK_SECONDS)
-        self._tell(wanted, outcome)
+        self._emit(wanted, outcome)
 
-    def _tell(self, wanted: Wanted, outcome: Outcome) -> None:
+    def _emit(self, wanted: Wanted, outcome: Outcome) -> None:
         details = {"hook": wanted.option, "step": wanted.step, "exit_code": outcome.code, "seconds": outcome.seconds}
         if outcome.is_well:
             message = f"{wanted.named} ended well after {outcome.seconds:.1f} s."
-            self.voice.tell(Notification(code="script_completed", title="Script ended", message=message, details=details))
+            self.sink.emit(Notification(code="script_completed", title="Script ended", message=message, details=details))
         elif outcome.ended == "cut_off":
             message = f"{wanted.named} was ended after {outcome.seconds:.1f} s, because the run ends."
-            self.voice.tell(
+            self.sink.emit(
                 Notification(code="script_cut_off", title="Script ended", message=message, severity=Severity.WARNING, details=details)
             )
         elif outcome.ended == "timed_out":
@@ -286,4 +286,4 @@ class Scripts:
     def _warn(self, wanted: Wanted, code: str, message: str, hint: str, details: Mapping[str, object] | None = None) -> None:
         found = dict(details or {"hook": wanted.option, "step": wanted.step})
         message = f"{message} {'The free space is looked at again' if wanted.option == DISK_LOW else 'Training goes on'}."
-        self.voice.tell(ErrorEvent(code=code, title="Script trouble", message=message, hint=hint, severity=Severity.WARNING, details=found))
+        self.sink.emit(ErrorEvent(code=code, title="Script trouble", message=message, hint=hint, severity=Severity.WARNING, details=found))

@@ -69,7 +69,7 @@ class Log:
 
 
 @dataclass
-class Warden:
+class Supervisor:
     """One program from its start to its end."""
 
     command: list[str]
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # The engine decides, through the pipe. NOTE: not SIG_IGN, which the program would inherit.
         signal.signal(number, lambda number, frame: None)
-    result = Warden(command, float(seconds), outlives == "1", Log(prefix, int(limit))).run()
+    result = Supervisor(command, float(seconds), outlives == "1", Log(prefix, int(limit))).run()
     try:
         os.write(ENDED, json.dumps(result).encode() + b"\n")
     except OSError:

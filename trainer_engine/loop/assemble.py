@@ -7,12 +7,12 @@ from torch import nn
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.adapters.validation_adapter import VisitingAdapter, load_visitors
+from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_validation_adapters
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
 from trainer_engine.checkpointing.save import FixedFile
-from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.optimizer import SCHEDULE_FREE
@@ -26,8 +26,8 @@ from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
-from trainer_engine.loop.components import Parts
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.components import RunComponents
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.publishing import bring_wanted
 from trainer_engine.loop.restore import compare_data, find_checkpoint, restore
@@ -43,41 +43,43 @@ from trainer_engine.runtime.devices import Devices, resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
 
-def assemble(around: Surroundings) -> Trainer:
+def assemble(run_context: RunContext) -> Trainer:
     """A run that is ready to train, resumed where there is something to resume. Raises EngineError's children and Stopped."""
-    family, objective = _load_family(around)
-    scoring = make_scoring(around)
-    saved = _find_checkpoint(around, family)  # before the caches, which may take hours: it may have to be refused
-    prepared = Preparation(around.options, family, around.processes, around.stages, around.requests).run(around.dataloader)
+    family, objective = _load_family(run_context)
+    scoring = make_scoring(run_context)
+    saved = _find_checkpoint(run_context, family)  # before the caches, which may take hours: it may have to be refused
+    prepared = Preparation(run_context.options, family, run_context.processes, run_context.stages, run_context.requests).run(
+        run_context.dataloader
+    )
     if saved:
-        compare_data(saved, around.options, around.processes.count, prepared, around.stages.voice)
-    with around.stages.stage(StageKey.PREPARE_MODELS):
+        compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)
+    with run_context.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
-        parts = _parts(around, family, objective, prepared, trainable)
-        parts.visitors = _visitors(around, family, trainable.network)
+        parts = _parts(run_context, family, objective, prepared, trainable)
+        parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
         if saved:
-            restore(parts, saved, around.stages.voice)
-    publishing = publishing_of(around, trainable.results)
+            restore(parts, saved, run_context.stages.sink)
+    publishing = publishing_of(run_context, trainable.results)
 
     def is_complete() -> bool:
         is_of_this_run = saved is None or saved.is_of(parts.output_dir)  # else the results are those of another one
         is_here = is_of_this_run and parts.has_results() and publishing.is_settled(parts.state)
-        return not around.processes.any_of([not is_here])[0]  # all of them go on, or none
+        return not run_context.processes.any_of([not is_here])[0]  # all of them go on, or none
 
-    return Trainer(parts.state, parts.loader, parts.step, callbacks(around, parts, publishing, scoring), is_complete)
+    return Trainer(parts.state, parts.loader, parts.step, callbacks(run_context, parts, publishing, scoring), is_complete)
 
 
-def _load_family(around: Surroundings) -> tuple[Family, Objective]:
-    with around.stages.stage(StageKey.LOAD_BASE_MODEL):
-        devices = resolve_devices(around.options, around.processes.device)
+def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
+    with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
+        devices = resolve_devices(run_context.options, run_context.processes.device)
         _refuse_float16_on_cpu(devices)
-        family = around.processes.first_then_others(lambda: load_family(around.options, devices))
-        objective = make_objective(family.prediction_type, family.scheduler_config(), around.options.objective)
-    family.report = around.stages.voice.tell
-    for note in (*devices.notes, note_on_precision(around.options.optimizer, devices.weights)):
+        family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
+        objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
+    family.report = run_context.stages.sink.emit
+    for note in (*devices.notes, note_on_precision(run_context.options.optimizer, devices.weights)):
         if note:
-            around.stages.voice.tell(Notification(code="precision", message=note))
-    around.requests.raise_if_stopped()
+            run_context.stages.sink.emit(Notification(code="precision", message=note))
+    run_context.requests.raise_if_stopped()
     return family, objective
 
 
@@ -87,30 +89,33 @@ def _refuse_float16_on_cpu(devices: Devices) -> None:
         raise InvalidOptions([Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")])
 
 
-def _find_checkpoint(around: Surroundings, family: Family) -> SavedRun | None:
-    if not around.options.checkpointing.resume_from_checkpoint:
+def _find_checkpoint(run_context: RunContext, family: Family) -> SavedRun | None:
+    if not run_context.options.checkpointing.resume_from_checkpoint:
         return None
-    with around.stages.stage(StageKey.RESUME_CHECKPOINT) as advance:
-        if is_remote(around.options.checkpointing.resume_from_checkpoint):
-            with around.processes.first_alone() as is_first:
+    with run_context.stages.stage(StageKey.RESUME_CHECKPOINT) as advance:
+        if is_remote(run_context.options.checkpointing.resume_from_checkpoint):
+            with run_context.processes.first_alone() as is_first:
                 if is_first:
                     bring_wanted(
-                        around.options, run_identity(around.options, family.spec, family.prediction_type), around.requests, advance
+                        run_context.options,
+                        run_identity(run_context.options, family.spec, family.prediction_type),
+                        run_context.requests,
+                        advance,
                     )
-        return find_checkpoint(around.options, family, around.stages.voice, may_delete=around.processes.is_first)
+        return find_checkpoint(run_context.options, family, run_context.stages.sink, may_delete=run_context.processes.is_first)
 
 
-def _visitors(around: Surroundings, family: Family, network: nn.Module) -> list[VisitingAdapter]:
+def _validation_adapters(run_context: RunContext, family: Family, network: nn.Module) -> list[ValidationAdapter]:
     """The adapters that only validations see, read before the first step: what is wrong with them is told then."""
-    options, devices = around.options, family.devices
+    options, devices = run_context.options, family.devices
     if options.validation.validation_disable or options.hooks.validation_method == EXTERNAL:
         return []
-    runs = visiting_runs(options.as_values())
-    return around.processes.first_then_others(lambda: load_visitors(network, runs, devices.device, devices.compute))
+    runs = validation_adapter_runs(options.as_values())
+    return run_context.processes.first_then_others(lambda: load_validation_adapters(network, runs, devices.device, devices.compute))
 
 
-def _parts(around: Surroundings, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> Parts:
-    options, processes = around.options, around.processes
+def _parts(run_context: RunContext, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> RunComponents:
+    options, processes = run_context.options, run_context.processes
     run = options.run
     sampler = make_sampler(prepared.sources, options, processes.count)
     state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
@@ -123,7 +128,7 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
         options.data.caption_dropout_probability,
         Share(processes.rank, processes.count),
         options.data.conditioning_multidataset_sampling == "combined",
-        family.draw_conditions,
+        family.sample_conditions,
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     denoiser = trainable.network
@@ -147,7 +152,9 @@ def _parts(around: Surroundings, family: Family, objective: Objective, prepared:
     history = history_of(prepared, options, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
     base = base_weights(options.model, family.spec, hub_cache())
-    return Parts(options, family, trainable, optimizer, average, prepared, sampler.layout, loader, step, state, samples_file, history, base)
+    return RunComponents(
+        options, family, trainable, optimizer, average, prepared, sampler.sizes, loader, step, state, samples_file, history, base
+    )
 
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:

@@ -12,41 +12,41 @@ from trainer_engine.contract.best_checkpoint import best_names
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
 from trainer_engine.evaluation.runs import measuring
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
-from trainer_engine.loop.callbacks.checkpointing import Checkpointing
-from trainer_engine.loop.callbacks.clip_scoring import Scoring
-from trainer_engine.loop.callbacks.commands import Commanding
-from trainer_engine.loop.callbacks.ema import Averaging
-from trainer_engine.loop.callbacks.evaluation import Evaluating
+from trainer_engine.loop.callbacks.checkpointing import CheckpointCallback
+from trainer_engine.loop.callbacks.clip_scoring import ClipScoring
+from trainer_engine.loop.callbacks.commands import CommandsCallback
+from trainer_engine.loop.callbacks.ema import EmaCallback
+from trainer_engine.loop.callbacks.evaluation import EvaluationCallback
 from trainer_engine.loop.callbacks.external_validation import ExternalValidation
-from trainer_engine.loop.callbacks.hooks import Hooking
-from trainer_engine.loop.callbacks.journal_watch import JournalWatch
-from trainer_engine.loop.callbacks.memory import MemoryWatch
-from trainer_engine.loop.callbacks.non_finite import FiniteWatch
-from trainer_engine.loop.callbacks.progress import Progress
-from trainer_engine.loop.callbacks.publishing import Publishing, UploadDone
-from trainer_engine.loop.callbacks.report import Portraying
-from trainer_engine.loop.callbacks.results import Finishing
-from trainer_engine.loop.callbacks.validation import Validating
-from trainer_engine.loop.callbacks.wait_for_hooks import AwaitingScripts
-from trainer_engine.loop.components import Parts
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.callbacks.hooks import HooksCallback
+from trainer_engine.loop.callbacks.journal_watch import JournalCallback
+from trainer_engine.loop.callbacks.memory import MemoryCallback
+from trainer_engine.loop.callbacks.non_finite import NonFiniteCallback
+from trainer_engine.loop.callbacks.progress import ProgressCallback
+from trainer_engine.loop.callbacks.publishing import PublishingCallback, UploadDone
+from trainer_engine.loop.callbacks.report import ReportCallback
+from trainer_engine.loop.callbacks.results import ResultsCallback
+from trainer_engine.loop.callbacks.validation import ValidationCallback
+from trainer_engine.loop.callbacks.wait_for_hooks import WaitForHooks
+from trainer_engine.loop.components import RunComponents
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.publishing import make_publishing
 from trainer_engine.loop.state import TrainState
 from trainer_engine.optim.optimizers import evaluating
 from trainer_engine.validation.announce import Announcer
 
 
-def publishing_of(around: Surroundings, results: Mapping[str, str]) -> Publishing:
+def publishing_of(run_context: RunContext, results: Mapping[str, str]) -> PublishingCallback:
     """What uploads, and calls the program that belongs to uploads."""
 
     def on_uploaded(done: UploadDone) -> None:
-        if around.scripts is not None:
-            around.scripts.after_upload(done.address, done.path, done.step)
+        if run_context.scripts is not None:
+            run_context.scripts.after_upload(done.address, done.path, done.step)
 
-    return make_publishing(around.options, results, around.stages, around.processes, around.requests, on_uploaded)
+    return make_publishing(run_context.options, results, run_context.stages, run_context.processes, run_context.requests, on_uploaded)
 
 
-def callbacks(around: Surroundings, parts: Parts, publishing: Publishing, scoring: Scoring | None) -> Callback:
+def callbacks(run_context: RunContext, parts: RunComponents, publishing: PublishingCallback, scoring: ClipScoring | None) -> Callback:
     """In the order in which they hear of things: what is saved is evaluated before, and uploaded after the result is written."""
     together: Callbacks
 
@@ -56,36 +56,36 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing, scorin
     def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
         together.after_checkpoint(state, saved)
 
-    options, stages, processes, voice = around.options, around.stages, around.processes, around.stages.voice
-    evaluations = Evaluating(
-        showing, options, measuring(parts, processes), parts.average, parts.history, stages, processes, around.requests
+    options, stages, processes, sink = run_context.options, run_context.stages, run_context.processes, run_context.stages.sink
+    evaluations = EvaluationCallback(
+        showing, options, measuring(parts, processes), parts.average, parts.history, stages, processes, run_context.requests
     )
-    checkpointing = Checkpointing(
+    checkpointing = CheckpointCallback(
         options.checkpointing,
         parts.output_dir,
         parts.content,
         stages,
         processes,
-        _disk_space(around, parts),
+        _disk_space(run_context, parts),
         on_saved,
         evaluations.before_checkpoint,
         lambda: best_names(parts.output_dir),
     )
-    hooking, awaiting = _scripts(around, parts, publishing)
+    hooking, awaiting = _scripts(run_context, parts, publishing)
     together = Callbacks(
         [
-            *([Averaging(parts.average)] if parts.average is not None else []),
-            Progress(voice, processes.device),
-            MemoryWatch(processes.device, around.resident_at_start, around.memory_estimate),
-            FiniteWatch(voice, parts.loader.sampler, parts.loader.collator),
-            *([JournalWatch(around.journal_room)] if around.journal_room is not None else []),
-            Commanding(voice, around.requests, processes),
+            *([EmaCallback(parts.average)] if parts.average is not None else []),
+            ProgressCallback(sink, processes.device),
+            MemoryCallback(processes.device, run_context.resident_at_start, run_context.memory_estimate),
+            NonFiniteCallback(sink, parts.loader.sampler, parts.loader.collator),
+            *([JournalCallback(run_context.journal_room)] if run_context.journal_room is not None else []),
+            CommandsCallback(sink, run_context.requests, processes),
             checkpointing,
             evaluations,
-            _validating(around, parts, showing, checkpointing, scoring),
+            _validating(run_context, parts, showing, checkpointing, scoring),
             *hooking,
-            *([Portraying(around.painter)] if around.painter is not None else []),
-            Finishing(showing, parts.output_dir, parts.trainable, parts.average, stages, processes),
+            *([ReportCallback(run_context.renderer)] if run_context.renderer is not None else []),
+            ResultsCallback(showing, parts.output_dir, parts.trainable, parts.average, stages, processes),
             publishing,
             *awaiting,
         ]
@@ -94,14 +94,14 @@ def callbacks(around: Surroundings, parts: Parts, publishing: Publishing, scorin
 
 
 def _validating(
-    around: Surroundings,
-    parts: Parts,
+    run_context: RunContext,
+    parts: RunComponents,
     showing: Callable[[], AbstractContextManager[None]],
-    checkpointing: Checkpointing,
-    scoring: Scoring | None,
-) -> Validating:
-    options, stages, prepared = around.options, around.stages, parts.prepared
-    return Validating(
+    checkpointing: CheckpointCallback,
+    scoring: ClipScoring | None,
+) -> ValidationCallback:
+    options, stages, prepared = run_context.options, run_context.stages, parts.prepared
+    return ValidationCallback(
         showing,
         options,
         parts.family,
@@ -111,31 +111,33 @@ def _validating(
         prepared.edits,
         prepared.eval_prompts,
         stages,
-        around.processes,
-        around.requests,
-        Announcer(stages.voice, options.validation, parts.family, around.media),
-        _external_validation(around, checkpointing),
-        parts.visitors,
+        run_context.processes,
+        run_context.requests,
+        Announcer(stages.sink, options.validation, parts.family, run_context.media),
+        _external_validation(run_context, checkpointing),
+        parts.validation_adapters,
         scoring,
     )
 
 
-def _disk_space(around: Surroundings, parts: Parts) -> DiskSpace:
-    space = DiskSpace(around.options.checkpointing, parts.output_dir, around.stages.voice, around.requests.stop_asked)
-    return space if around.scripts is None else replace(space, run_script=around.scripts.make_room)
+def _disk_space(run_context: RunContext, parts: RunComponents) -> DiskSpace:
+    space = DiskSpace(run_context.options.checkpointing, parts.output_dir, run_context.stages.sink, run_context.requests.stop_asked)
+    return space if run_context.scripts is None else replace(space, run_script=run_context.scripts.make_room)
 
 
-def _external_validation(around: Surroundings, checkpointing: Checkpointing) -> ExternalValidation | None:
-    wanted = around.options.hooks.validation_method == EXTERNAL and not around.options.validation.validation_disable
-    if not wanted or around.scripts is None:
+def _external_validation(run_context: RunContext, checkpointing: CheckpointCallback) -> ExternalValidation | None:
+    wanted = run_context.options.hooks.validation_method == EXTERNAL and not run_context.options.validation.validation_disable
+    if not wanted or run_context.scripts is None:
         return None
-    return ExternalValidation(around.scripts, around.stages, around.processes, checkpointing.settle)
+    return ExternalValidation(run_context.scripts, run_context.stages, run_context.processes, checkpointing.settle)
 
 
-def _scripts(around: Surroundings, parts: Parts, publishing: Publishing) -> tuple[list[Callback], list[Callback]]:
+def _scripts(run_context: RunContext, parts: RunComponents, publishing: PublishingCallback) -> tuple[list[Callback], list[Callback]]:
     """(what starts the programs that belong to checkpoints, what waits for all programs at the end)"""
-    if around.scripts is None:
+    if run_context.scripts is None:
         return [], []
     targets = list(publishing.uploads.targets.values())
-    waiting = AwaitingScripts(around.scripts, parts.output_dir, parts.trainable.results, bool(targets), around.stages, around.processes)
-    return [Hooking(around.scripts, any(target.takes_checkpoints for target in targets))], [waiting]
+    waiting = WaitForHooks(
+        run_context.scripts, parts.output_dir, parts.trainable.results, bool(targets), run_context.stages, run_context.processes
+    )
+    return [HooksCallback(run_context.scripts, any(target.takes_checkpoints for target in targets))], [waiting]

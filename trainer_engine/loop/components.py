@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer_engine.adapters.base import Trainable
-from trainer_engine.adapters.validation_adapter import VisitingAdapter
+from trainer_engine.adapters.validation_adapter import ValidationAdapter
 from trainer_engine.batches.loader import Loader
-from trainer_engine.batches.sampler import Layout
+from trainer_engine.batches.sampler import BatchSizes
 from trainer_engine.checkpointing.optimizer_state import all_finite, pack_optimizer
 from trainer_engine.checkpointing.save import Content, FixedFile
 from trainer_engine.config.options import TrainingOptions
@@ -39,7 +39,7 @@ from trainer_engine.optim.ema import MovingAverage
 
 
 @dataclass
-class Parts:
+class RunComponents:
     """Everything that a checkpoint is made of, or that is restored from one."""
 
     options: TrainingOptions
@@ -48,7 +48,7 @@ class Parts:
     optimizer: Optimizer
     average: MovingAverage | None
     prepared: Prepared
-    layout: Layout
+    layout: BatchSizes
     loader: Loader
     step: Step
     state: TrainState
@@ -57,7 +57,7 @@ class Parts:
     history: History = field(default_factory=History)
     base: BaseWeights = field(default_factory=dict)
     """What the run is trained beside, or began from."""
-    visitors: Sequence[VisitingAdapter] = ()
+    validation_adapters: Sequence[ValidationAdapter] = ()
     """Adapters that only draw; no checkpoint holds anything of them."""
 
     @property

@@ -9,28 +9,28 @@ from pathlib import Path
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.hooks.runner import Scripts
-from trainer_engine.report.background import Painter
-from trainer_engine.runtime.control import Requests
+from trainer_engine.report.background import BackgroundRenderer
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.journal_room import JournalRoom
 from trainer_engine.runtime.stages import Stages
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a run is given before anything of its own is loaded."""
 
     options: TrainingOptions
     dataloader: Dataloader
     processes: Processes
     stages: Stages
-    requests: Requests
+    requests: ControlRequests
     media: Path
     """Folder for images that only events show."""
     resident_at_start: int = 0
     """Bytes of the process before anything of the run was loaded."""
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
-    painter: Painter | None = None
+    renderer: BackgroundRenderer | None = None
     """Who draws the picture of the run; None where nobody does."""
     scripts: Scripts | None = None
     """Programs that the run starts; None for a run that starts none."""

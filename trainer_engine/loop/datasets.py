@@ -24,13 +24,13 @@ from trainer_engine.datasets.report import DatasetReport, SetReport, examine
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family, PromptEmbedding
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Advance, Stages
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
 from trainer_engine.validation.names import name_after
 
-MOST_NAMED = 20
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Preparation:
     family: Family
     processes: Processes
     stages: Stages
-    requests: Requests
+    requests: ControlRequests
 
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
@@ -129,7 +129,7 @@ class Preparation:
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:
-            self.stages.voice.tell(copies)
+            self.stages.sink.emit(copies)
         return Prepared(
             sources=tuple(source for source in sources if source.samples),
             latents=latents,
@@ -158,7 +158,7 @@ class Preparation:
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
         for found in (*report.sets, *report.eval_sets):
-            self._tell_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
+            self._emit_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
         return report
 
@@ -226,7 +226,7 @@ class Preparation:
                 made[name] = self._cache_samples(entry, samples, lambda done, _, before=before: advance(before + done, total))
                 before += len(samples)
         for name, (entry, _) in wanted.items():
-            self._tell_left_out(entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
+            self._emit_left_out(entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
         return made
 
     def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
@@ -246,10 +246,10 @@ class Preparation:
         self.requests.raise_if_stopped()
         return cache
 
-    def _tell_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
+    def _emit_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:
             return
-        named = "; ".join(f"{name} ({reason})" for name, reason in files[:MOST_NAMED])
-        more = f"; and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+        named = "; ".join(f"{name} ({reason})" for name, reason in files[:MAX_LISTED])
+        more = f"; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
         message = f"Dataset {set_id}: {len(files)} files are left out: {named}{more}."
-        self.stages.voice.tell(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))
+        self.stages.sink.emit(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))

@@ -8,11 +8,11 @@ from typing import Any
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.upload_names import run_name
-from trainer_engine.loop.callbacks.publishing import Publishing, UploadDone
+from trainer_engine.loop.callbacks.publishing import PublishingCallback, UploadDone
 from trainer_engine.publishing.bring import bring_checkpoint
 from trainer_engine.publishing.targets import read_targets
 from trainer_engine.publishing.uploads import Uploads
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Advance, Stages
 
@@ -22,16 +22,16 @@ def make_publishing(
     results: Mapping[str, str],
     stages: Stages,
     processes: Processes,
-    requests: Requests,
+    requests: ControlRequests,
     on_uploaded: Callable[[UploadDone], None],
-) -> Publishing:
+) -> PublishingCallback:
     """The callback that uploads; it has nothing to do where no store is named."""
     targets, troubles = read_targets(options)
     uploads = Uploads(Path(options.run.output_dir), {target.key: target for target in targets})
-    return Publishing(uploads, run_name(options), dict(results), troubles, stages, processes, requests, on_uploaded)
+    return PublishingCallback(uploads, run_name(options), dict(results), troubles, stages, processes, requests, on_uploaded)
 
 
-def bring_wanted(options: TrainingOptions, identity: Mapping[str, Any], requests: Requests, advance: Advance) -> None:
+def bring_wanted(options: TrainingOptions, identity: Mapping[str, Any], requests: ControlRequests, advance: Advance) -> None:
     """The checkpoint that ``resume_from_checkpoint`` names by an address, into ``output_dir``, if it is of a run of this identity.
 
     Raises CheckpointUnusable, and Stopped.

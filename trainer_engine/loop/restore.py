@@ -34,13 +34,13 @@ from trainer_engine.contract.checkpoint_files import (
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.families.base import Family
-from trainer_engine.loop.components import Parts
+from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.datasets import Prepared
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 from trainer_engine.weights.hub import hub_cache
 
 
-def find_checkpoint(options: TrainingOptions, family: Family, voice: Voice, *, may_delete: bool) -> SavedRun | None:
+def find_checkpoint(options: TrainingOptions, family: Family, sink: EventSink, *, may_delete: bool) -> SavedRun | None:
     """What ``resume_from_checkpoint`` asks for, verified; None for a fresh start. Raises CheckpointUnusable.
 
     ``may_delete``: this process is the one that removes what does not verify, where the options say so.
@@ -50,36 +50,36 @@ def find_checkpoint(options: TrainingOptions, family: Family, voice: Voice, *, m
     def passed_over(name: str, problems: list[str]) -> None:
         bad.append(name)
         message = f"{name} does not verify and is not used: {' '.join(problems[:3])}"
-        voice.tell(Notification(code="checkpoint_broken", title="Broken checkpoint", message=message, severity=Severity.WARNING))
+        sink.emit(Notification(code="checkpoint_broken", title="Broken checkpoint", message=message, severity=Severity.WARNING))
 
     wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
     try:
         saved = choose(output_dir, wanted, on_bad=passed_over)
     finally:
         if may_delete and options.checkpointing.delete_invalid_checkpoints:
-            _delete_invalid(output_dir, bad, voice)
+            _delete_invalid(output_dir, bad, sink)
     if saved is not None:
-        _refuse_other_run(saved, options, family, voice)
+        _refuse_other_run(saved, options, family, sink)
     elif wanted == LATEST:
-        voice.tell(Notification(code="fresh_start", title="Fresh start", message=f"There is no checkpoint to go on from in {output_dir}."))
+        sink.emit(Notification(code="fresh_start", title="Fresh start", message=f"There is no checkpoint to go on from in {output_dir}."))
     return saved
 
 
-def _refuse_other_run(saved: SavedRun, options: TrainingOptions, family: Family, voice: Voice) -> None:
+def _refuse_other_run(saved: SavedRun, options: TrainingOptions, family: Family, sink: EventSink) -> None:
     """Raises CheckpointUnusable where the checkpoint is of another run, or of other base weights."""
     if options.model.model_type == "lora":
         family.parts.find(family.denoiser_folder)  # it is loaded next in any case, and it cannot be compared before it is here
     base = base_weights(options.model, family.spec, hub_cache())
     refuse_other_run(saved, run_identity(options, family.spec, family.prediction_type), base)
     if saved.base is None:
-        voice.tell(Notification(code="base_not_compared", title="Base weights not compared", message=without_base(saved)))
+        sink.emit(Notification(code="base_not_compared", title="Base weights not compared", message=without_base(saved)))
         return
     for moved in moved_sources(saved.base, base):
         message = f"{moved}, with which {saved.folder.name} was trained."
-        voice.tell(Notification(code="base_moved", title="Base model elsewhere", message=message))
+        sink.emit(Notification(code="base_moved", title="Base model elsewhere", message=message))
 
 
-def _delete_invalid(output_dir: Path, names: list[str], voice: Voice) -> None:
+def _delete_invalid(output_dir: Path, names: list[str], sink: EventSink) -> None:
     """Not while none verifies: then it may be the disk that cannot be read. Folders without a manifest are none of ours."""
     if not names or newest_verified(output_dir) is None:
         return
@@ -87,30 +87,30 @@ def _delete_invalid(output_dir: Path, names: list[str], voice: Voice) -> None:
         if (output_dir / name / MANIFEST).is_file():
             remove(output_dir / name)
             message = f"{name} did not verify and was removed."
-            voice.tell(Notification(code="checkpoint_removed", title="Checkpoint removed", message=message, severity=Severity.WARNING))
+            sink.emit(Notification(code="checkpoint_removed", title="Checkpoint removed", message=message, severity=Severity.WARNING))
 
 
-def compare_data(saved: SavedRun, options: TrainingOptions, processes: int, prepared: Prepared, voice: Voice) -> None:
+def compare_data(saved: SavedRun, options: TrainingOptions, processes: int, prepared: Prepared, sink: EventSink) -> None:
     """Raises CheckpointUnusable where batches or datasets are others than then, unless the options say that this is meant."""
     differing = data_differences(saved, layout_of(options, processes), prepared.sample_names(), prepared.settings)
     if not options.run.i_know_what_i_am_doing:
         refuse_changed_data(saved, differing)
     if differing:
         message = changed_data(saved, differing)
-        voice.tell(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
+        sink.emit(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
 
 
-def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
+def restore(parts: RunComponents, saved: SavedRun, sink: EventSink) -> None:
     """Optimizer, average, loss scale and position; the weights were loaded from the checkpoint. Raises CheckpointUnusable."""
     changed = order_change(saved.state)
     if changed:
-        voice.tell(Notification(code="order_changed", title="Order of samples changed", message=changed, severity=Severity.WARNING))
+        sink.emit(Notification(code="order_changed", title="Order of samples changed", message=changed, severity=Severity.WARNING))
     try:
         document = json.loads((saved.folder / OPTIMIZER_DOCUMENT).read_bytes())
         unpack_optimizer(parts.optimizer, parts.trainable.names, document, load_file(saved.folder / OPTIMIZER_TENSORS))
         if parts.average is not None:
             parts.average.restore(load_file(saved.folder / EMA_TENSORS), saved.state["average_updates"])
-        _restore_history(parts, saved, voice)
+        _restore_history(parts, saved, sink)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointUnusable(f"{saved.folder.name} does not fit this run: {error}") from error
     if saved.state["scaler"]:
@@ -124,12 +124,10 @@ def restore(parts: Parts, saved: SavedRun, voice: Voice) -> None:
     state.newest_checkpoint = str(saved.folder)
     where = saved.folder.name if saved.is_of(parts.output_dir) else str(saved.folder)
     message = f"Going on from {where}: step {saved.step} of {state.total_steps}, epoch {state.epoch}."
-    voice.tell(
-        Notification(code="resumed", title="Resumed", message=message, details={"checkpoint": str(saved.folder), "step": saved.step})
-    )
+    sink.emit(Notification(code="resumed", title="Resumed", message=message, details={"checkpoint": str(saved.folder), "step": saved.step}))
 
 
-def _restore_history(parts: Parts, saved: SavedRun, voice: Voice) -> None:
+def _restore_history(parts: RunComponents, saved: SavedRun, sink: EventSink) -> None:
     """The evaluations so far, and what follows from them. Raises OSError, ValueError, KeyError, TypeError."""
     path, history = saved.folder / EVALUATIONS_FILE, parts.history
     if not history.measure or not path.exists():
@@ -139,7 +137,7 @@ def _restore_history(parts: Parts, saved: SavedRun, voice: Voice) -> None:
             f"The evaluations up to {saved.folder.name} measured something else (images, captions, timesteps or encoders): they start anew."
         )
         title = "Evaluations start anew"
-        voice.tell(Notification(code="evaluations_changed", title=title, message=message, severity=Severity.WARNING))
+        sink.emit(Notification(code="evaluations_changed", title=title, message=message, severity=Severity.WARNING))
     if history.newest:
         parts.state.metrics = history.newest.shown
     reason = history.reason_to_stop(parts.options.evaluation)

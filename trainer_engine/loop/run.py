@@ -19,14 +19,14 @@ from trainer_engine.contract.run import RunFolder
 from trainer_engine.hooks.context import ScriptContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.report.background import painted
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import Environment
-from trainer_engine.runtime.events import Journal, Voice
+from trainer_engine.runtime.events import EventSink, Journal
 from trainer_engine.runtime.journal_room import JournalRoom
 from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.stages import Stages
@@ -50,8 +50,8 @@ def train(
     options: TrainingOptions,
     dataloader: Dataloader,
     environment: Environment,
-    voice: Voice,
-    requests: Requests,
+    sink: EventSink,
+    requests: ControlRequests,
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
     scripts: ScriptContext = WITHOUT_SCRIPTS,
@@ -60,7 +60,7 @@ def train(
 ) -> Ended:
     """How it ended. ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
     the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start, ``places``
-    where it may write; ``journal`` is the file behind ``voice``: while it cannot be written the run does as ``disk_low_action`` says.
+    where it may write; ``journal`` is the file behind ``sink``: while it cannot be written the run does as ``disk_low_action`` says.
 
     Raises EngineError's children, and Stopped where it was stopped before it trained.
     """
@@ -69,18 +69,18 @@ def train(
     requests.raise_if_stopped()
     try:
         with (
-            tracked(voice, options, environment) as heard,
-            painted(RunFolder(media.parent), heard, is_first=environment.is_first) as painter,
+            tracked(sink, options, environment) as heard,
+            painted(RunFolder(media.parent), heard, is_first=environment.is_first) as renderer,
             closing(scripts.open(options, heard, requests)) as started,
         ):
             stages = Stages(heard, lambda: refuse_closed_places(places, options, dataloader))
             room = JournalRoom(journal, options.checkpointing, requests, started) if journal else None
-            around = Surroundings(
-                options, dataloader, processes, stages, requests, media, at_start, memory_estimate, painter, started, room
+            run_context = RunContext(
+                options, dataloader, processes, stages, requests, media, at_start, memory_estimate, renderer, started, room
             )
             if room:
                 room.insist()
-            ended = _fit(assemble(around), options, heard, requests)
+            ended = _fit(assemble(run_context), options, heard, requests)
             if room:
                 room.settle()
             return ended
@@ -95,15 +95,15 @@ def train(
         processes.leave()
 
 
-def _fit(trainer: Trainer, options: TrainingOptions, voice: Voice, requests: Requests) -> Ended:
+def _fit(trainer: Trainer, options: TrainingOptions, sink: EventSink, requests: ControlRequests) -> Ended:
     state, message = trainer.state, ""
     requests.training_begins()
     if state.is_finished:
         message = _nothing_left(state)
-        voice.tell(Notification(code="already_finished", title="Already finished", message=message))
+        sink.emit(Notification(code="already_finished", title="Already finished", message=message))
         if trainer.has_results():
             return Ended(ExitCode.COMPLETED, state.step, message)
-    voice.tell(StatusEvent(status="running", message=f"Training from step {state.step} to {state.total_steps}."))
+    sink.emit(StatusEvent(status="running", message=f"Training from step {state.step} to {state.total_steps}."))
     trainer.fit()
     if state.failure and not state.is_finished:
         saved = f" {Path(state.newest_checkpoint).name} was saved after step {state.step}." if state.newest_checkpoint else ""

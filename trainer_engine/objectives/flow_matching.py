@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer_engine.config.options.objective import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
 
-Draw = Callable[[torch.Generator], float]
+Sample = Callable[[torch.Generator], float]
 """One sigma in [0, 1]."""
 CELLS_PER_TOKEN = 4
 """A token of the network is a square of 2 x 2 latent cells."""
@@ -25,17 +25,17 @@ DYNAMIC_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shi
 class FlowMatching(Objective):
     """x_t = (1 - t) x + t eps for t = sigma in [0, 1]; the network learns the velocity eps - x."""
 
-    def __init__(self, draw: Draw, shift_of: Callable[[int], float]) -> None:
+    def __init__(self, sample: Sample, shift_of: Callable[[int], float]) -> None:
         """``shift_of(tokens)``: the shift s of an image of so many tokens; 1 is none."""
-        self.draw = draw
+        self.sample = sample
         self.shift_of = shift_of
 
     def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
         """Drawn, then shifted towards noise: s t / (1 + (s - 1) t) (Esser et al., 2024, eq. 23)."""
         _, height, width = latent_shape
         shift = self.shift_of(height * width // CELLS_PER_TOKEN)
-        drawn = torch.tensor([self.draw(generator) for generator in generators], dtype=torch.float64)
-        return (shift * drawn / (1 + (shift - 1) * drawn)).float()
+        sampled = torch.tensor([self.sample(generator) for generator in generators], dtype=torch.float64)
+        return (shift * sampled / (1 + (shift - 1) * sampled)).float()
 
     def spread_timesteps(self, count: int) -> Tensor:
         return ((torch.arange(count, dtype=torch.float64) + 0.5) / count).float()
@@ -53,10 +53,10 @@ class FlowMatching(Objective):
 
 
 def make_flow_matching(scheduler_config: Mapping[str, Any], options: ObjectiveOptions) -> FlowMatching:
-    return FlowMatching(_draw(options), _shift(scheduler_config, options))
+    return FlowMatching(_sampler(options), _shift(scheduler_config, options))
 
 
-def _draw(options: ObjectiveOptions) -> Draw:
+def _sampler(options: ObjectiveOptions) -> Sample:
     if options.flow_use_uniform_schedule:
         return lambda generator: float(torch.rand((), generator=generator, dtype=torch.float64))
     if options.flow_use_beta_schedule:

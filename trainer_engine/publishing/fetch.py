@@ -21,7 +21,7 @@ from trainer_engine.publishing.places import incoming_folder
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 LARGEST_MANIFEST = 16 << 20
 MOST_FILES = 10_000
-MOST_NAMED = 5
+MAX_LISTED = 5
 SPARE_BYTES = 64 << 20
 
 
@@ -79,7 +79,7 @@ def _checked(content: bytes, remote: str, expected: Mapping[str, str]) -> dict[s
         raise StoreError(f"{name} has {len(manifest['files'])} files; no checkpoint has so many.", hopeless=True)
     foreign = foreign_files(manifest["files"])
     if foreign:
-        named = ", ".join(foreign[:MOST_NAMED]) + (f" and {len(foreign) - MOST_NAMED} more" if len(foreign) > MOST_NAMED else "")
+        named = ", ".join(foreign[:MAX_LISTED]) + (f" and {len(foreign) - MAX_LISTED} more" if len(foreign) > MAX_LISTED else "")
         hint = "give the address of a checkpoint as it was saved; other files do not belong beside it"
         raise StoreError(f"{remote} lists files that no checkpoint has: {named}.", hint=hint, hopeless=True)
     differing = [f"{key} was {manifest.get(key)} and is {value}" for key, value in expected.items() if manifest.get(key) != value]

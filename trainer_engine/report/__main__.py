@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.run import JobSpec, RunFolder
-from trainer_engine.report.journal import Story, read_story
+from trainer_engine.report.journal import JournalContents, read_contents
 
 LEAST_PRIORITY = 19
 LONGEST_SECONDS = 600
@@ -52,20 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def draw(folder: RunFolder) -> list[Path]:
     """Write the pictures that there is something for. Raises OSError where the journal cannot be read or the disk takes nothing."""
-    story = read_story(folder.journal)
+    contents = read_contents(folder.journal)
     (name, model), written = describe(folder), []
-    if story.steps:
+    if contents.steps:
         from trainer_engine.report.curves import draw_curves
 
-        write_atomically(folder.curves, draw_curves(story, name, model))
+        write_atomically(folder.curves, draw_curves(contents, name, model))
         written.append(folder.curves)
-    if story.drawn:
-        from trainer_engine.report.grid import draw_sheet
+    if contents.images:
+        from trainer_engine.report.grid import draw_grid
         from trainer_engine.report.layout import tabulate
 
-        table = tabulate(story.drawn)
-        subtitle = " · ".join(part for part in (model, _progress_in_words(story), table.left_out) if part)
-        write_atomically(folder.grid, draw_sheet(table, title=name, subtitle=subtitle))
+        table = tabulate(contents.images)
+        subtitle = " · ".join(part for part in (model, _progress_in_words(contents), table.left_out) if part)
+        write_atomically(folder.grid, draw_grid(table, title=name, subtitle=subtitle))
         written.append(folder.grid)
     return written
 
@@ -81,10 +81,10 @@ def describe(folder: RunFolder) -> tuple[str, str]:
     return job.environment or unnamed, " · ".join(str(job.options[name]) for name in names if job.options.get(name))
 
 
-def _progress_in_words(story: Story) -> str:
-    if not story.steps:
+def _progress_in_words(contents: JournalContents) -> str:
+    if not contents.steps:
         return "before the first step"
-    return f"step {story.steps[-1]:,} of {story.total_steps:,}"
+    return f"step {contents.steps[-1]:,} of {contents.total_steps:,}"
 
 
 @contextmanager

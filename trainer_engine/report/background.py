@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.contract.run import PICTURE_SECONDS, RunFolder
 from trainer_engine.runtime.environment import helper_environment
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 
 REST_FOR_WORK = 60.0
 """Seconds of rest for each second that the last picture kept a processor busy."""
@@ -28,12 +28,12 @@ ASKED_TO_END = (-signal.SIGTERM, -signal.SIGINT)
 MODULE = "trainer_engine.report"
 
 
-class Painter:
+class BackgroundRenderer:
     """One process at a time. It is in the run's process group, and is killed with it. A failure is one warning, and the end of drawing."""
 
-    def __init__(self, folder: RunFolder, voice: Voice) -> None:
+    def __init__(self, folder: RunFolder, sink: EventSink) -> None:
         self.folder = folder
-        self._voice = voice
+        self._sink = sink
         self._process: subprocess.Popen[bytes] | None = None
         self._has_begun = False
         self._has_news = False
@@ -108,7 +108,7 @@ class Painter:
     def _fail(self, why: str) -> None:
         self._has_failed = True
         command = f"python -m {MODULE} {self.folder.path}"
-        self._voice.tell(
+        self._sink.emit(
             ErrorEvent(
                 code="picture_failed",
                 title="No picture of the run",
@@ -120,13 +120,13 @@ class Painter:
 
 
 @contextmanager
-def painted(folder: RunFolder, voice: Voice, *, is_first: bool) -> Iterator[Painter | None]:
+def painted(folder: RunFolder, sink: EventSink, *, is_first: bool) -> Iterator[BackgroundRenderer | None]:
     """Who draws the run, and draws it a last time at the end of the block; None where no journal is kept or another process keeps it."""
     if not is_first or not folder.journal.exists():
         yield None
         return
-    painter = Painter(folder, voice)
+    renderer = BackgroundRenderer(folder, sink)
     try:
-        yield painter
+        yield renderer
     finally:
-        painter.finish()
+        renderer.finish()

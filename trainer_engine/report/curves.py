@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from trainer_engine.report.downsample import Numbers, in_order, smoothed, thinned, window_of
-from trainer_engine.report.journal import Story
+from trainer_engine.report.journal import JournalContents
 
 STYLE = {
     "svg.fonttype": "none",
@@ -53,40 +53,40 @@ class Series:
     learning_rates: Numbers
 
     @classmethod
-    def of(cls, story: Story) -> Series:
-        raw = (np.array(column, dtype=np.float64) for column in (story.steps, story.losses, story.learning_rates))
+    def of(cls, contents: JournalContents) -> Series:
+        raw = (np.array(column, dtype=np.float64) for column in (contents.steps, contents.losses, contents.learning_rates))
         steps, losses, rates = in_order(*raw)
         return cls(steps, losses, smoothed(losses, window_of(len(losses))), rates)
 
 
-def draw_curves(story: Story, name: str, model: str = "") -> bytes:
+def draw_curves(contents: JournalContents, name: str, model: str = "") -> bytes:
     """The figure as SVG; ``name`` and ``model`` say of what. ValueError where no step was taken."""
-    if not story.steps:
+    if not contents.steps:
         raise ValueError("curves need a step")
-    series, buffer = Series.of(story), io.StringIO()
+    series, buffer = Series.of(contents), io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        about = " · ".join(part for part in (model, _steps_in_words(story, series)) if part)
+        about = " · ".join(part for part in (model, _steps_in_words(contents, series)) if part)
         figure.suptitle(f"{name}\n{about}", x=0.01, ha="left", fontsize=12, color="#22252b")
-        _draw_losses(upper, story, series)
+        _draw_losses(upper, contents, series)
         _draw_rate(lower, series)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _accessible(buffer.getvalue(), f"Loss and learning rate: {name}", in_words(story, series)).encode()
+    return _accessible(buffer.getvalue(), f"Loss and learning rate: {name}", in_words(contents, series)).encode()
 
 
-def _draw_losses(axes: Axes, story: Story, series: Series) -> None:
+def _draw_losses(axes: Axes, contents: JournalContents, series: Series) -> None:
     few = {"marker": "."} if len(series.steps) < 50 else {}
     axes.plot(*thinned(series.steps, series.losses), color=RAW, linewidth=0.8, label="loss", **few)
     window = window_of(len(series.steps))
     if len(series.steps) > window:
         axes.plot(*thinned(series.steps, series.smooth), color=SMOOTH, linewidth=1.8, label=f"mean of the last {window} steps")
-    for number, (name, points) in enumerate(sorted(story.evaluations.items())[:MOST_EVALUATIONS]):
+    for number, (name, points) in enumerate(sorted(contents.evaluations.items())[:MOST_EVALUATIONS]):
         steps, values = in_order(*(np.array(column, dtype=np.float64) for column in zip(*points, strict=True)))
         colour = EVALUATIONS[number % len(EVALUATIONS)]
         line = "-" if number < len(EVALUATIONS) else "--"
         axes.plot(*thinned(steps, values), line, color=colour, linewidth=1.4, marker="o", markersize=3, label=_shortened(name))
-    if (more := len(story.evaluations) - MOST_EVALUATIONS) > 0:
+    if (more := len(contents.evaluations) - MOST_EVALUATIONS) > 0:
         axes.plot([], [], " ", label=f"{more} more evaluation losses")
     finite = series.losses[np.isfinite(series.losses)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > LOG_FROM_RATIO:
@@ -94,8 +94,8 @@ def _draw_losses(axes: Axes, story: Story, series: Series) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    _mark(axes, _validations(story), at=1.0, marker="v", colour=RATE, label="validation")
-    _mark(axes, np.array(sorted(set(story.checkpoints)), dtype=np.float64), at=0.0, marker="^", colour=MARK, label="checkpoint")
+    _mark(axes, _validations(contents), at=1.0, marker="v", colour=RATE, label="validation")
+    _mark(axes, np.array(sorted(set(contents.checkpoints)), dtype=np.float64), at=0.0, marker="^", colour=MARK, label="checkpoint")
     _mark(axes, series.steps[~np.isfinite(series.losses)], at=0.06, marker="x", colour=WRONG, label="loss not finite")
     axes.set_ylabel("loss")
     axes.grid(True, linewidth=0.6)
@@ -128,8 +128,8 @@ def _mark(axes: Axes, steps: Numbers, *, at: float, marker: str, colour: str, la
     axes.plot(shown, np.full(len(shown), at), marker, color=colour, markersize=size, transform=transform, clip_on=False, label=label)
 
 
-def _validations(story: Story) -> Numbers:
-    return np.array(sorted({image.step for image in story.drawn}), dtype=np.float64)
+def _validations(contents: JournalContents) -> Numbers:
+    return np.array(sorted({image.step for image in contents.images}), dtype=np.float64)
 
 
 def _draw_rate(axes: Axes, series: Series) -> None:
@@ -144,15 +144,15 @@ def _draw_rate(axes: Axes, series: Series) -> None:
     axes.grid(True, linewidth=0.6)
 
 
-def _steps_in_words(story: Story, series: Series) -> str:
+def _steps_in_words(contents: JournalContents, series: Series) -> str:
     first, last = int(series.steps[0]), int(series.steps[-1])
-    of = f" of {story.total_steps:,}" if story.total_steps else ""
+    of = f" of {contents.total_steps:,}" if contents.total_steps else ""
     return f"step {last:,}{of}" if first == last else f"steps {first:,} to {last:,}{of}"
 
 
-def in_words(story: Story, series: Series) -> str:
+def in_words(contents: JournalContents, series: Series) -> str:
     """What somebody who cannot see the figure is told."""
-    sentences = [f"{_steps_in_words(story, series).capitalize()}."]
+    sentences = [f"{_steps_in_words(contents, series).capitalize()}."]
     finite = np.flatnonzero(np.isfinite(series.losses))
     if len(finite):
         first, last, least = series.losses[finite[0]], series.smooth[finite[-1]], finite[np.argmin(series.losses[finite])]
@@ -160,10 +160,10 @@ def in_words(story: Story, series: Series) -> str:
         sentences.append(f"The least was {series.losses[least]:.4g} at step {int(series.steps[least]):,}.")
     if wrong := len(series.steps) - len(finite):
         sentences.append(f"{wrong:,} losses were not finite.")
-    for name, points in sorted(story.evaluations.items()):
+    for name, points in sorted(contents.evaluations.items()):
         sentences.append(f"{name} was {points[-1][1]:.4g} at step {points[-1][0]:,}.")
-    if story.checkpoints:
-        sentences.append(f"Checkpoints: {len(set(story.checkpoints))}, the newest of step {story.checkpoints[-1]:,}.")
+    if contents.checkpoints:
+        sentences.append(f"Checkpoints: {len(set(contents.checkpoints))}, the newest of step {contents.checkpoints[-1]:,}.")
     return " ".join(sentences)
 
 

@@ -47,7 +47,7 @@ def _wider_font() -> Path | None:
     return file if file and file.is_file() else None
 
 
-def draw_sheet(table: ImageTable, *, title: str = "", subtitle: str = "") -> bytes:
+def draw_grid(table: ImageTable, *, title: str = "", subtitle: str = "") -> bytes:
     """The sheet as a PNG. An image that cannot be read is an empty tile. ValueError without images."""
     if not table.files:
         raise ValueError("a sheet needs an image")
@@ -77,8 +77,8 @@ def _draw(table: ImageTable, title: str, subtitle: str) -> Image.Image:
     top, row_height = captions_top + caption_height + 10, max(height for _, height in boxes.values())
     needed = MARGIN + max(fonts.large.getlength(title), fonts.small.getlength(subtitle))
     width = max(left - GAP + MARGIN, min(int(needed) + MARGIN, WIDEST_PX))
-    sheet = Image.new("RGB", (width, top + len(table.rows) * (row_height + GAP) - GAP + MARGIN), BACKGROUND)
-    pen = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", (width, top + len(table.rows) * (row_height + GAP) - GAP + MARGIN), BACKGROUND)
+    pen = ImageDraw.Draw(grid)
     pen.text((MARGIN, MARGIN - 8), _shortened(title, fonts.large, width - 2 * MARGIN), font=fonts.large, fill=INK)
     subtitle_top = MARGIN + _line_height(fonts.large) - 2
     pen.text((MARGIN, subtitle_top), _shortened(subtitle, fonts.small, width - 2 * MARGIN), font=fonts.small, fill=FAINT)
@@ -91,8 +91,8 @@ def _draw(table: ImageTable, title: str, subtitle: str) -> Image.Image:
         _write_step(pen, row, row_top + row_height / 2, fonts)
         for column, box in boxes.items():
             if (row, column) in table.files:
-                _put(sheet, pen, (lefts[column], row_top), box, table.files[row, column], fonts.small)
-    return sheet
+                _put(grid, pen, (lefts[column], row_top), box, table.files[row, column], fonts.small)
+    return grid
 
 
 def _box(size: tuple[int, int], edge: int) -> tuple[int, int]:
@@ -110,11 +110,11 @@ def _write_step(pen: ImageDraw.ImageDraw, row: Row, middle: float, fonts: Fonts)
     pen.text((MARGIN, middle + 4), f"{row.step:,}", font=fonts.large, fill=ACCENT, anchor="lm")
 
 
-def _put(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], box: tuple[int, int], file: Path, font: Font) -> None:
+def _put(grid: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], box: tuple[int, int], file: Path, font: Font) -> None:
     tile = read_tile(file, box)
     left, top = corner
     if tile is not None:
-        sheet.paste(tile, (left + (box[0] - tile.width) // 2, top + (box[1] - tile.height) // 2))
+        grid.paste(tile, (left + (box[0] - tile.width) // 2, top + (box[1] - tile.height) // 2))
         return
     pen.rectangle((left, top, left + box[0] - 1, top + box[1] - 1), fill=CARD, outline=EDGE)
     pen.text((left + box[0] / 2, top + box[1] / 2), "gone", font=font, fill=FAINT, anchor="mm")

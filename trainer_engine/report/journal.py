@@ -25,7 +25,7 @@ PROGRESS, CHECKPOINT, IMAGE, NOTIFICATION = (kind.value.encode() for kind in TOL
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ReportImage:
     """A finished image of a validation."""
 
     step: int
@@ -42,7 +42,7 @@ class Drawn:
 
 
 @dataclass
-class Story:
+class JournalContents:
     """A run so far."""
 
     steps: array[int] = field(default_factory=lambda: array("q"))
@@ -53,32 +53,32 @@ class Story:
     evaluations: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Name of an evaluation loss -> (step that was measured, value); without the quarters of the schedule."""
     checkpoints: list[int] = field(default_factory=list)
-    drawn: list[Drawn] = field(default_factory=list)
+    images: list[ReportImage] = field(default_factory=list)
     """In the order in which they were told."""
 
 
-def read_story(journal: Path) -> Story:
+def read_contents(journal: Path) -> JournalContents:
     """Lines of no interest, damaged ones, and half a line at the end are passed over. Raises OSError where there is no journal."""
-    story = Story()
+    contents = JournalContents()
     with journal.open("rb") as lines:
         for line in lines:
             kind = TYPE.match(line)
             if kind is not None and line.endswith(b"\n"):
                 with suppress(*DAMAGE):
-                    _take(story, kind[1], line, journal.parent)
-    return story
+                    _take(contents, kind[1], line, journal.parent)
+    return contents
 
 
-def _take(story: Story, kind: bytes, line: bytes, folder: Path) -> None:
+def _take(contents: JournalContents, kind: bytes, line: bytes, folder: Path) -> None:
     """Add what a line tells, all of it or nothing. Raises one of DAMAGE."""
     if kind == PROGRESS:
-        _add_progress(story, line)
+        _add_progress(contents, line)
     elif kind == CHECKPOINT:
-        _add_checkpoint(story, line)
+        _add_checkpoint(contents, line)
     elif kind == IMAGE and PREVIEW not in line:
-        _add_images(story, line, folder)
+        _add_images(contents, line, folder)
     elif kind == NOTIFICATION and EVALUATED in line:
-        _add_evaluation(story, line)
+        _add_evaluation(contents, line)
 
 
 def _number(value: object) -> float:
@@ -90,39 +90,39 @@ def _number(value: object) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _add_progress(story: Story, line: bytes) -> None:
+def _add_progress(contents: JournalContents, line: bytes) -> None:
     if found := NUMBERS.search(line):
         step, total, loss, rate = found.groups()
     else:
         data = json.loads(line)["data"]
         step, total, loss, rate = (data.get(name) for name in ("step", "total_steps", "loss", "learning_rate"))
     at, of, value, speed = int(step), int(total or 0), _number(loss), _number(rate)
-    story.steps.append(at)
-    story.total_steps = of
-    story.losses.append(value)
-    story.learning_rates.append(speed)
+    contents.steps.append(at)
+    contents.total_steps = of
+    contents.losses.append(value)
+    contents.learning_rates.append(speed)
 
 
-def _add_evaluation(story: Story, line: bytes) -> None:
+def _add_evaluation(contents: JournalContents, line: bytes) -> None:
     """From the notification itself: events of progress repeat it at later steps, and nothing follows the last one."""
     details = json.loads(line)["data"]["details"]
     step, metrics = int(details["step"]), {name: _number(value) for name, value in details["metrics"].items() if name.count("/") == 1}
     for name, value in metrics.items():
-        story.evaluations.setdefault(name, []).append((step, value))
+        contents.evaluations.setdefault(name, []).append((step, value))
 
 
-def _add_checkpoint(story: Story, line: bytes) -> None:
-    story.checkpoints.append(int(json.loads(line)["checkpoint"]["step"]))
+def _add_checkpoint(contents: JournalContents, line: bytes) -> None:
+    contents.checkpoints.append(int(json.loads(line)["checkpoint"]["step"]))
 
 
-def _add_images(story: Story, line: bytes, folder: Path) -> None:
+def _add_images(contents: JournalContents, line: bytes, folder: Path) -> None:
     event = json.loads(line)
     data = event["data"]
     if data["validation_type"] == UNFINISHED:
         return
     width, height = data.get("resolution") or (0, 0)
-    story.drawn += [
-        Drawn(
+    contents.images += [
+        ReportImage(
             step=int(data["global_step"]),
             name=str(event.get("title", "")).rpartition(": ")[2],
             prompt=str(data.get("prompt") or event.get("body") or ""),

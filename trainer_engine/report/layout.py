@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer_engine.report.journal import Drawn
+from trainer_engine.report.journal import ReportImage
 
 MOST_ROWS = 24
 MOST_COLUMNS = 32
@@ -45,11 +45,11 @@ class ImageTable:
     """A sentence about rows and columns that are not shown; empty where all are."""
 
 
-def tabulate(drawn: Sequence[Drawn]) -> ImageTable:
+def tabulate(images: Sequence[ReportImage]) -> ImageTable:
     """The base model first. Of too many validations, some from the first to the last; of too many columns, the first ones."""
     files: dict[tuple[Row, Column], Path] = {}
     same: dict[tuple[Row, str, str, tuple[int, int]], list[Path]] = {}
-    for image in drawn:
+    for image in images:
         row = Row(image.step, image.is_base)
         told = same.setdefault((row, image.name, image.prompt, image.size), [])
         if image.file not in told:  # drawn again at the same step, it lies in the same file

@@ -19,7 +19,7 @@ class Stopped(BaseException):
     """
 
 
-class Requests:
+class ControlRequests:
     """SIGTERM, SIGINT and the files of the commands folder, as one list of things to do."""
 
     def __init__(self, folder: RunFolder | None) -> None:
@@ -34,9 +34,9 @@ class Requests:
         """From here on, SIGTERM and SIGINT ask to stop; while the run is being prepared they end it at once, by raising Stopped."""
         self._interrupting = True
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
+            signal.signal(number, self._receive)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         first, self._signalled = not self._signalled, True
         if self._interrupting and first:
             raise Stopped

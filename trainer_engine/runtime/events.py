@@ -17,16 +17,16 @@ MOST_WAITING = 10_000
 """Events kept in memory while the disk takes none. Beyond it those that only show progress are left out."""
 
 
-class Voice(Protocol):
+class EventSink(Protocol):
     """Where events are told."""
 
-    def tell(self, event: Event) -> None: ...
+    def emit(self, event: Event) -> None: ...
 
 
-class Silence:
+class NullSink:
     """The voice of every rank but the first."""
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Says nothing."""
 
 
@@ -46,7 +46,7 @@ class Journal:
         self._torn_at: int | None = None
         """Length of the whole lines, while part of another one follows them."""
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Write the event, or keep it until the disk takes it. Raises nothing for the disk's sake: ``catch_up`` says what is wrong."""
         if len(self._waiting) < MOST_WAITING or not _only_shows_progress(event):
             self._waiting.append((event, utc_now()))

@@ -11,7 +11,7 @@ from trainer_engine.contract.atomic import why_not_written
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.hooks.runner import Scripts
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.events import Journal
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -26,7 +26,7 @@ class JournalRoom:
 
     journal: Journal
     options: CheckpointingOptions
-    requests: Requests
+    requests: ControlRequests
     scripts: Scripts | None = None
 
     def why_not(self, step: int) -> str:
@@ -57,9 +57,9 @@ class JournalRoom:
     def _wait(self, reason: str) -> None:
         print(f"disk_low: {reason} Training waits until it can be written.", file=sys.stderr)
         message = f"{reason} Training waits until it can be written."
-        self.journal.tell(Notification(code="disk_low", title="Waiting for disk space", message=message, severity=Severity.WARNING))
+        self.journal.emit(Notification(code="disk_low", title="Waiting for disk space", message=message, severity=Severity.WARNING))
         while self.journal.catch_up() is not None:
             if self.requests.stop_asked():
                 return
             time.sleep(LOOK_AGAIN_SECONDS)
-        self.journal.tell(Notification(code="disk_space_again", title="Disk space again", message="Training continues."))
+        self.journal.emit(Notification(code="disk_space_again", title="Disk space again", message="Training continues."))

@@ -12,7 +12,7 @@ from torch import nn
 
 
 @contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
+def preserve_training_state(network: nn.Module) -> Iterator[None]:
     """Put back when the block ends, however it ends: training mode of every module, what asks for gradients, and the random states of
     Python, numpy and torch. Nothing in the block is differentiated."""
     modes = [(module, module.training) for module in network.modules()]

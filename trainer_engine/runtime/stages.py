@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from trainer_engine.contract.events import REASON_IN_ERROR, Severity, StageEvent, StageKey, StageStatus
 from trainer_engine.runtime.control import Stopped
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 
 TOLD_EVERY_SECONDS = 0.25
 
@@ -39,8 +39,8 @@ def nothing() -> None:
 class Stages:
     """Says what the run is at. ``before_writing`` is called before each stage that writes files, and may refuse it by raising."""
 
-    def __init__(self, voice: Voice, before_writing: Callable[[], None] = nothing) -> None:
-        self.voice = voice
+    def __init__(self, sink: EventSink, before_writing: Callable[[], None] = nothing) -> None:
+        self.sink = sink
         self._before_writing = before_writing
 
     @contextmanager
@@ -49,23 +49,23 @@ class Stages:
         moves on."""
         if key in STAGES_THAT_WRITE:
             self._before_writing()
-        progress = _Progress(self.voice, key, label)
-        progress.tell(StageStatus.RUNNING)
+        progress = _Progress(self.sink, key, label)
+        progress.emit(StageStatus.RUNNING)
         try:
             yield progress.advance
         except Exception as error:
             ends_the_run = failure is Severity.ERROR  # then an error event follows
-            progress.tell(StageStatus.FAILED, message=REASON_IN_ERROR if ends_the_run else str(error), severity=failure)
+            progress.emit(StageStatus.FAILED, message=REASON_IN_ERROR if ends_the_run else str(error), severity=failure)
             raise
         except Stopped:
-            progress.tell(StageStatus.FAILED, message="The run was stopped.", severity=Severity.WARNING)
+            progress.emit(StageStatus.FAILED, message="The run was stopped.", severity=Severity.WARNING)
             raise
-        progress.tell(StageStatus.COMPLETED)
+        progress.emit(StageStatus.COMPLETED)
 
 
 class _Progress:
-    def __init__(self, voice: Voice, key: StageKey, label: str) -> None:
-        self.voice, self.key, self.label = voice, key, label
+    def __init__(self, sink: EventSink, key: StageKey, label: str) -> None:
+        self.sink, self.key, self.label = sink, key, label
         self.current = self.total = self._first = 0
         self._began = self._told = time.monotonic()
         self._moving = False
@@ -76,15 +76,15 @@ class _Progress:
             self._moving, self._first, self._began = True, current, time.monotonic()
         self.current, self.total = current, total
         if time.monotonic() - self._told >= TOLD_EVERY_SECONDS and current < total:
-            self.tell(StageStatus.RUNNING)
+            self.emit(StageStatus.RUNNING)
 
-    def tell(self, status: StageStatus, *, message: str = "", severity: Severity | None = None) -> None:
+    def emit(self, status: StageStatus, *, message: str = "", severity: Severity | None = None) -> None:
         self._told = time.monotonic()
         severity = severity or (Severity.ERROR if status is StageStatus.FAILED else Severity.INFO)
         done = self.current - self._first
         running = status is StageStatus.RUNNING and done > 0
         eta = (self._told - self._began) / done * (self.total - self.current) if running else None
-        self.voice.tell(
+        self.sink.emit(
             StageEvent(
                 key=self.key,
                 label=self.label,

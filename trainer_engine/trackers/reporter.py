@@ -27,7 +27,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
-    def tell(self, told: Told) -> None:
+    def emit(self, told: Told) -> None:
         if self.trouble:
             return
         try:

@@ -10,7 +10,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
 from trainer_engine.runtime.environment import Environment
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 from trainer_engine.trackers.base import RunFacts, Tracker
 from trainer_engine.trackers.reporter import Reporter
 
@@ -19,39 +19,39 @@ SHOWN = "final"
 
 
 @contextmanager
-def tracked(voice: Voice, options: TrainingOptions, environment: Environment) -> Iterator[Voice]:
-    """``voice`` itself, or one that the trackers of ``report_to`` hear too; they are closed with the block."""
+def tracked(sink: EventSink, options: TrainingOptions, environment: Environment) -> Iterator[EventSink]:
+    """``sink`` itself, or one that the trackers of ``report_to`` hear too; they are closed with the block."""
     names = parse_trackers(options.reporting.report_to)
     if not names or not environment.is_first:
-        yield voice
+        yield sink
         return
-    heard = TrackedVoice(voice, [Reporter(name, MAKERS[name], _facts(options, environment)) for name in names])
+    heard = TrackingSink(sink, [Reporter(name, MAKERS[name], _facts(options, environment)) for name in names])
     try:
         yield heard
     finally:
         heard.close()
 
 
-class TrackedVoice:
+class TrackingSink:
     """Says everything to ``inner`` first."""
 
-    def __init__(self, inner: Voice, reporters: list[Reporter]) -> None:
+    def __init__(self, inner: EventSink, reporters: list[Reporter]) -> None:
         self.inner = inner
         self.reporters = reporters
         self._told: set[str] = set()
 
-    def tell(self, event: Event) -> None:
-        self.inner.tell(event)
+    def emit(self, event: Event) -> None:
+        self.inner.emit(event)
         for reporter in self.reporters:
             if isinstance(event, ProgressEvent):
-                reporter.tell(_Metrics(event.step, _numbers(event)))
+                reporter.emit(_Metrics(event.step, _numbers(event)))
             elif isinstance(event, Notification) and event.code in MEASUREMENTS:
-                reporter.tell(_Metrics(event.details["step"], _known(event.details["metrics"])))
+                reporter.emit(_Metrics(event.details["step"], _known(event.details["metrics"])))
             elif isinstance(event, ImageEvent) and event.validation_type == SHOWN:
                 for image in event.images:
                     if image.file:
                         title = f"validation/{event.title.rpartition(': ')[2]}"
-                        reporter.tell(_Picture(event.global_step, title, Path(image.file), event.prompt))
+                        reporter.emit(_Picture(event.global_step, title, Path(image.file), event.prompt))
         self._warn()
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class TrackedVoice:
                 self._told.add(reporter.name)
                 message = f"The tracker {reporter.name} failed and is told nothing more; training goes on: {reporter.trouble}"
                 title = "Tracker failed"
-                self.inner.tell(Notification(code="tracker_failed", title=title, message=message, severity=Severity.WARNING))
+                self.inner.emit(Notification(code="tracker_failed", title=title, message=message, severity=Severity.WARNING))
 
 
 class _Metrics:

@@ -11,7 +11,7 @@ from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ImageEvent
 from trainer_engine.families.base import Family, SamplerStep
 from trainer_engine.media import attachments, write_picture
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 from trainer_engine.validation.failures import SURVIVED
 from trainer_engine.validation.generate import SampledImage, ValidationImage
 from trainer_engine.validation.previews import PreviewDecoder, is_shown, no_previews
@@ -26,18 +26,18 @@ INTERMEDIARY = "intermediary"
 class Announcer:
     """Turns images into events."""
 
-    voice: Voice
+    sink: EventSink
     options: ValidationOptions
     family: Family
     media: Path
     """Folder of previews."""
     _previews_failed: bool = False
 
-    def tell(self, image: ValidationImage, global_step: int, kind: str, *, taken: SamplerStep | None = None) -> None:
+    def emit(self, image: ValidationImage, global_step: int, kind: str, *, taken: SamplerStep | None = None) -> None:
         """``taken``: the sampler step that a preview shows."""
         step = taken.number if taken else image.sampler_steps
         label = f"{step}/{image.sampler_steps}"
-        self.voice.tell(
+        self.sink.emit(
             ImageEvent(
                 title=f"Validation (step {label}): {image.shortname}",
                 message=f"Validation (step {label}): {image.shortname}",
@@ -70,6 +70,6 @@ class Announcer:
             path = write_picture(self.media, f"{image.path.stem}_{taken.number}of{image.sampler_steps}", picture)
         except SURVIVED as error:
             self._previews_failed = True
-            self.voice.tell(no_previews(decoder.repository, error))
+            self.sink.emit(no_previews(decoder.repository, error))
             return
-        self.tell(dataclasses.replace(image, path=path), global_step, INTERMEDIARY, taken=taken)
+        self.emit(dataclasses.replace(image, path=path), global_step, INTERMEDIARY, taken=taken)

@@ -13,11 +13,11 @@ SURVIVED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, As
 A fault of the device for good comes again in the next step."""
 
 
-class DrawingStopped(Exception):
+class GenerationStopped(Exception):
     """The run was asked to stop while an image was drawn."""
 
 
-class DrawingFailed(Exception):
+class GenerationFailed(Exception):
     """An image that failed, with what it was of; both are empty where it was none in particular."""
 
     def __init__(self, image: str, prompt: str, reason: Exception) -> None:

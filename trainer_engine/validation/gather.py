@@ -11,12 +11,12 @@ from typing import Any
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.events import ErrorEvent
-from trainer_engine.validation.failures import DrawingFailed
+from trainer_engine.validation.failures import GenerationFailed
 from trainer_engine.validation.generate import ValidationImage
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedImages:
     """What one process made of its share of a validation."""
 
     images: Sequence[ValidationImage] = ()
@@ -38,16 +38,16 @@ class Drawn:
         return b"\n".join([json.dumps(header).encode(), b"".join(files)])
 
 
-def pack_or_say(drawn: Drawn, step: int) -> bytes:
+def pack_or_say(drawn: GeneratedImages, step: int) -> bytes:
     """Where a file of it cannot be read again, that alone is said: the other processes wait for a word, and the run is worth more."""
     try:
         return drawn.pack()
     except OSError as error:
-        return Drawn(failure=DrawingFailed("", "", error).as_event(step)).pack()
+        return GeneratedImages(failure=GenerationFailed("", "", error).as_event(step)).pack()
 
 
-def unpack(packed: bytes) -> Drawn:
-    """The inverse of ``Drawn.pack``; a file that is not on this disk is written. Raises OSError."""
+def unpack(packed: bytes) -> GeneratedImages:
+    """The inverse of ``GeneratedImages.pack``; a file that is not on this disk is written. Raises OSError."""
     line, _, content = packed.partition(b"\n")
     header = json.loads(line)
     images = []
@@ -58,4 +58,4 @@ def unpack(packed: bytes) -> Drawn:
         if not image.path.is_file() or image.path.read_bytes() != file:
             write_atomically(image.path, file)
         images.append(image)
-    return Drawn(images, ErrorEvent(**header["failure"]) if header["failure"] else None)
+    return GeneratedImages(images, ErrorEvent(**header["failure"]) if header["failure"] else None)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.prompt_library import DEFAULT, built_in_library, file_name, library_of
 from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
-from trainer_engine.families.base import Drawing, Family, PromptEmbedding, SamplerStep
+from trainer_engine.families.base import Family, GenerationRequest, PromptEmbedding, SamplerStep
 from trainer_engine.families.common.autoencoder import ImageNotFinite
 from trainer_engine.media import ENDINGS, Picture, write_picture
-from trainer_engine.runtime.preserve import undisturbed
-from trainer_engine.validation.failures import SURVIVED, DrawingFailed, DrawingStopped
+from trainer_engine.runtime.preserve import preserve_training_state
+from trainer_engine.validation.failures import SURVIVED, GenerationFailed, GenerationStopped
 from trainer_engine.validation.names import apart
 
 FOLDER = "validation_images"
@@ -125,12 +125,12 @@ def render(
     ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
     some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
     total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
-    after. Raises DrawingFailed: at the first image that fails, or at the end for the first one that is not finite.
+    after. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
     plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
-    not_finite: DrawingFailed | None = None
-    with undisturbed(denoiser), _freeing(family):
+    not_finite: GenerationFailed | None = None
+    with preserve_training_state(denoiser), _freeing(family):
         denoiser.eval()
         pipeline = _make_pipeline(family, denoiser, options) if plan else None
         for number, subject in enumerate(plan):
@@ -141,22 +141,22 @@ def render(
                 if on_sampler_step:
                     on_sampler_step(SampledImage(image, taken))
                 if should_stop():
-                    raise DrawingStopped
+                    raise GenerationStopped
 
             if should_stop():
                 break
             try:
                 with weights_for(subject.prompt):
-                    drawing = _drawing(subject, image, family, read_prompt, options)
-                    picture = family.draw(pipeline, drawing, on_step=heard)
+                    request = _request(subject, image, family, read_prompt, options)
+                    picture = family.generate(pipeline, request, on_step=heard)
                 path = _write(picture, image, options)
-            except DrawingStopped:
+            except GenerationStopped:
                 break
             except ImageNotFinite as error:
-                not_finite = not_finite or DrawingFailed(image.path.stem, image.prompt, error)
+                not_finite = not_finite or GenerationFailed(image.path.stem, image.prompt, error)
                 continue
             except SURVIVED as error:
-                raise DrawingFailed(image.path.stem, image.prompt, error) from error
+                raise GenerationFailed(image.path.stem, image.prompt, error) from error
             images.append(dataclasses.replace(image, path=path))
             on_image(images[-1])
     if not_finite is not None:
@@ -176,7 +176,7 @@ def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions
     try:
         return family.make_pipeline(denoiser, sampler=sampler, spacing=spacing)
     except SURVIVED as error:
-        raise DrawingFailed("", "", error) from error
+        raise GenerationFailed("", "", error) from error
 
 
 @contextmanager
@@ -199,15 +199,15 @@ def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str)
     return ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps, label)
 
 
-def _drawing(
+def _request(
     subject: Subject,
     image: ValidationImage,
     family: Family,
     read_prompt: Callable[[str], PromptEmbedding],
     options: TrainingOptions,
-) -> Drawing:
+) -> GenerationRequest:
     validation, (width, height) = options.validation, image.resolution
-    return Drawing(
+    return GenerationRequest(
         prompt=read_prompt(image.prompt),
         negative=read_prompt(validation.validation_negative_prompt),
         width=width,

@@ -8,7 +8,7 @@ from enum import Enum
 from trainer_engine.config.options.validation import ValidationOptions
 
 
-class Occasion(str, Enum):
+class Trigger(str, Enum):
     """Why a validation takes place."""
 
     BASE_MODEL = "base_model"
@@ -22,7 +22,7 @@ class Occasion(str, Enum):
 
 
 @dataclass(frozen=True)
-class Moment:
+class TriggerState:
     """How far a run is, between two steps."""
 
     step: int
@@ -34,27 +34,27 @@ class Moment:
     should_stop: bool = False
 
 
-def at_start(options: ValidationOptions, moment: Moment) -> tuple[Occasion, ...]:
+def at_start(options: ValidationOptions, moment: TriggerState) -> tuple[Trigger, ...]:
     """Before the first step of this start, in order. A run that goes on has had its base model drawn; one with no step left, its result
     is drawn anyway."""
-    base_model = [Occasion.BASE_MODEL] if not moment.step and not options.disable_benchmark else []
-    startup = [Occasion.STARTUP] if options.validation_on_startup and not moment.is_finished else []
+    base_model = [Trigger.BASE_MODEL] if not moment.step and not options.disable_benchmark else []
+    startup = [Trigger.STARTUP] if options.validation_on_startup and not moment.is_finished else []
     return (*base_model, *startup)
 
 
-def after_step(options: ValidationOptions, moment: Moment, *, asked: bool) -> Occasion | None:
+def after_step(options: ValidationOptions, moment: TriggerState, *, asked: bool) -> Trigger | None:
     """After a step of this start, so never at the step that a run goes on from. The last step's validation is the result's."""
     if moment.should_stop or moment.is_finished:
         return None
     if asked:
-        return Occasion.ASKED
+        return Trigger.ASKED
     epochs = options.validation_epoch_interval
     at_epoch = epochs is not None and moment.ends_epoch and moment.epoch % epochs == 0
     at_interval = at_epoch or moment.step % options.validation_step_interval == 0
     begun = moment.step >= (options.validate_after_step or 0) and moment.epoch >= (options.validate_after_epoch or 0)
-    return Occasion.INTERVAL if at_interval and begun else None
+    return Trigger.INTERVAL if at_interval and begun else None
 
 
-def at_end(moment: Moment) -> Occasion | None:
+def at_end(moment: TriggerState) -> Trigger | None:
     """A run that was stopped goes on later, and has no result yet."""
-    return Occasion.RESULT if moment.is_finished else None
+    return Trigger.RESULT if moment.is_finished else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.scoring import CLIP
 from trainer_engine.config.trackers import parse_trackers
@@ -26,6 +26,6 @@ def speaks_to_the_hub(options: TrainingOptions) -> bool:
     sources += [one for one in (model.pretrained_vae_model_name_or_path, model.pretrained_t5_model_name_or_path) if one]
     if options.scoring.evaluation_type == CLIP:
         sources.append(options.scoring.pretrained_evaluation_model_name_or_path)
-    sources += [source.path for run in visiting_runs(options.as_values()) for source in run.sources]
+    sources += [source.path for run in validation_adapter_runs(options.as_values()) for source in run.sources]
     uploads = options.publishing.push_to_hub or options.checkpointing.resume_from_checkpoint.startswith("hf://")
     return uploads or validation.validation_preview or not all(Path(source).is_absolute() for source in sources)

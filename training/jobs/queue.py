@@ -11,15 +11,15 @@ from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
 from training.jobs import leases, log
-from training.models import ACTIVE, Desk, Job, Status
+from training.models import ACTIVE, Job, QueueLock, Status
 
-DESK_ID = 1
+LOCK_ID = 1
 
 
 def lock() -> None:
     """Keep everybody else who hands out work waiting until this transaction ends (SQLite: its IMMEDIATE transactions do that anyway)."""
-    Desk.objects.get_or_create(pk=DESK_ID)
-    Desk.objects.select_for_update().get(pk=DESK_ID)
+    QueueLock.objects.get_or_create(pk=LOCK_ID)
+    QueueLock.objects.select_for_update().get(pk=LOCK_ID)
 
 
 def occupied() -> QuerySet[Job]:
@@ -79,8 +79,8 @@ def waiting() -> QuerySet[Job]:
 def look_is_due(interval: timedelta) -> bool:
     """Whether the runs have not been looked at for that long; whoever gets True looks."""
     now = timezone.now()
-    Desk.objects.get_or_create(pk=DESK_ID)
-    due = Desk.objects.filter(Q(looked_at=None) | Q(looked_at__lte=now - interval) | Q(looked_at__gt=now + interval), pk=DESK_ID)
+    QueueLock.objects.get_or_create(pk=LOCK_ID)
+    due = QueueLock.objects.filter(Q(looked_at=None) | Q(looked_at__lte=now - interval) | Q(looked_at__gt=now + interval), pk=LOCK_ID)
     return due.update(looked_at=now) == 1
 
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def begin_in_worker(**_signal: Any) -> None:
     """Called by django-q2 in each new worker process."""
-    threading.Thread(target=_watch, name="caretaker", daemon=True).start()
+    threading.Thread(target=_watch, name="reconciler", daemon=True).start()
 
 
 def _watch() -> None:

@@ -37,7 +37,7 @@ from training.preflight.publishing import publishing_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
-from training.preflight.validation_adapters import visiting_problems
+from training.preflight.validation_adapters import validation_adapter_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
 QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
@@ -75,7 +75,7 @@ def examine_run(
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
-    problems += visiting_problems(options, spec, base, hub)
+    problems += validation_adapter_problems(options, spec, base, hub)
     problems += init_problems(options, spec, base_model.layer_shapes(base) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
 from trainer_engine.config.adapters.keys import keys_by_module, split_key
-from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, VisitingSource, hub_file, visiting_runs
+from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterSource, hub_file, validation_adapter_runs
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
@@ -21,15 +21,19 @@ SIDES = {"lora_A.weight": 1, "lora_down.weight": 1, "lora_B.weight": 0, "lora_up
 """Matrix of a LoRA -> which of its sizes is that of the layer (out, in): 1 for what goes in, 0 for what comes out."""
 
 
-def visiting_problems(options: TrainingOptions, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings) -> Iterator[Problem]:
+def validation_adapter_problems(
+    options: TrainingOptions, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings
+) -> Iterator[Problem]:
     """``base``: the local folder of the base model; None leaves out what its weights would tell."""
     if options.validation.validation_disable:
         return
-    for source in (source for run in visiting_runs(options.as_values()) for source in run.sources):
+    for source in (source for run in validation_adapter_runs(options.as_values()) for source in run.sources):
         yield from _source_problems(source, spec, base, hub)
 
 
-def _source_problems(source: VisitingSource, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings) -> Iterator[Problem]:
+def _source_problems(
+    source: ValidationAdapterSource, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings
+) -> Iterator[Problem]:
     path, place = source.path, source.place
     file, there = _local_file(Path(path)), hub_file(path)
     if not Path(path).is_absolute() and there is not None:
@@ -50,7 +54,7 @@ def _local_file(path: Path) -> Path:
     return path / USUAL_FILE if is_folder(path) else path
 
 
-def _header_problems(file: Path, source: VisitingSource, spec: FamilySpec, base: Path | None) -> Iterator[Problem]:
+def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySpec, base: Path | None) -> Iterator[Problem]:
     try:
         tensors = {name: tensor.shape for name, tensor in open_adapter(file).tensors.items()}
     except UnusableAdapter as error:
@@ -68,7 +72,7 @@ def _marks(spec: FamilySpec) -> set[str]:
     return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.lora_targets.values() for ending in endings)}
 
 
-def _beside_the_base(file: Path, source: VisitingSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:
+def _beside_the_base(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:
     modules, strangers = keys_by_module(sorted(tensors), layers)
     expected = "an adapter of this base model, on its linear layers"
     if strangers or not modules:

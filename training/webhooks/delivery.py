@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 def begin_in_worker(**_signal: Any) -> None:
     """Called by django-q2 in each new worker process."""
-    threading.Thread(target=_work, name="postman", daemon=True).start()
+    threading.Thread(target=_work, name="webhook-delivery", daemon=True).start()
 
 
 def _work() -> None:
@@ -57,7 +57,7 @@ def _work() -> None:
         try:
             for channel in claim_due(AT_ONCE - len(busy), MOST_FAILING - sum(busy.values())):
                 # A daemon: a worker that is told to end does not wait for a webhook that hangs.
-                thread = threading.Thread(target=_deliver_in_thread, args=(channel,), name="postman", daemon=True)
+                thread = threading.Thread(target=_deliver_in_thread, args=(channel,), name="webhook-delivery", daemon=True)
                 busy[thread] = channel.failures > 0
                 thread.start()
         except DatabaseError as error:
@@ -99,8 +99,8 @@ def deliver(channel: WebhookChannel) -> int:
         for delivery in channel.deliveries.filter(status=Delivery.PENDING).order_by("index")[:BATCH]:
             outcome = _post(channel.job, target, delivery)
             arrived += outcome.arrived
-            goes_on = _note(channel, delivery, outcome, timezone.now())
-            if not (goes_on and _renew(channel)) or time.monotonic() >= turn_ends:
+            should_continue = _note(channel, delivery, outcome, timezone.now())
+            if not (should_continue and _renew(channel)) or time.monotonic() >= turn_ends:
                 break
     return arrived
 
@@ -151,13 +151,13 @@ def _note(channel: WebhookChannel, delivery: WebhookDelivery, outcome: Outcome, 
         delivery.finished_at = now
     delivery.save(update_fields=["attempts", "error", "status", "finished_at"])
     channel.failures = 0 if outcome.arrived else channel.failures + 1
-    goes_on = outcome.arrived or given_up
-    pause = 0.0 if goes_on else max(pause_after(channel.failures), min(outcome.wait_seconds, LONGEST_PAUSE_SECONDS))
+    should_continue = outcome.arrived or given_up
+    pause = 0.0 if should_continue else max(pause_after(channel.failures), min(outcome.wait_seconds, LONGEST_PAUSE_SECONDS))
     channel.next_attempt_at = now + timedelta(seconds=pause)
     channel.save(update_fields=["failures", "next_attempt_at"])
     if channel.failures == TOLD_AFTER or (given_up and channel.failures == 1):
-        _tell(channel, outcome.reason, given_up=given_up)
-    return goes_on
+        _emit(channel, outcome.reason, given_up=given_up)
+    return should_continue
 
 
 def pause_after(failures: int) -> float:
@@ -165,7 +165,7 @@ def pause_after(failures: int) -> float:
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.5)
 
 
-def _tell(channel: WebhookChannel, reason: str, *, given_up: bool) -> None:
+def _emit(channel: WebhookChannel, reason: str, *, given_up: bool) -> None:
     """A warning in the run's log; a run that has ended keeps its last word."""
     address = WebhookTarget(**channel.target).shown()["url"]
     rest = "this event is given up" if given_up else "posts are kept and tried again for a day"

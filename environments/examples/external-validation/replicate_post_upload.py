@@ -28,7 +28,7 @@ def main() -> None:
     weights, inputs = weights_of(arguments), inputs_of(arguments.input)
     with REPLICATE.client(key_of(REPLICATE, arguments.token_file)) as client:
         prediction = _create(client, arguments, {**_inputs(arguments, weights), **inputs})
-        _tell(_result(client, prediction, arguments.seconds))
+        _emit(_result(client, prediction, arguments.seconds))
 
 
 def _inputs(arguments: argparse.Namespace, weights: str) -> dict[str, object]:
@@ -54,7 +54,7 @@ def _result(client: httpx.Client, prediction: dict[str, object], seconds: float)
     return wait_for(lambda: ask(client, "GET", address), lambda found: found.get("status") in OVER, seconds)
 
 
-def _tell(found: dict[str, object]) -> None:
+def _emit(found: dict[str, object]) -> None:
     if found.get("status") != "succeeded":
         raise Trouble(f"the prediction {found.get('status')}: {found.get('error') or 'Replicate gives no reason'}")
     output = found.get("output")

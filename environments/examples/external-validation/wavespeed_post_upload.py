@@ -31,7 +31,7 @@ def main() -> None:
         if not task.get("id"):
             raise Trouble("WaveSpeed accepted the request and named no task")
         say(f"task {task['id']}")
-        _tell(_result(client, task, arguments.seconds))
+        _emit(_result(client, task, arguments.seconds))
 
 
 def _data(answer: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _result(client: httpx.Client, task: dict[str, Any], seconds: float) -> dict[
     return wait_for(lambda: _data(ask(client, "GET", address)), lambda found: found.get("status") in OVER, seconds)
 
 
-def _tell(found: dict[str, Any]) -> None:
+def _emit(found: dict[str, Any]) -> None:
     if found.get("status") != "completed":
         raise Trouble(f"the task failed: {found.get('error') or 'WaveSpeed gives no reason'}")
     outputs = found.get("outputs")

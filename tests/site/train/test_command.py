@@ -19,7 +19,7 @@ from environments.secrets.store import of_environment
 from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.models import tiny_pixart
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.contract.errors import ExitCode
 
 
@@ -27,7 +27,7 @@ def write_environment(home: Path, **changes: Any) -> Path:
     """``config/tiny/config.json`` of a run of a few steps; the path."""
     folder = home / "config/tiny"
     folder.mkdir(parents=True)
-    draw_pictures(home / "pictures", count=4, size=(72, 72))
+    generate_images(home / "pictures", count=4, size=(72, 72))
     images = {"id": "pictures", "type": "local", "dataset_type": "image", "instance_data_dir": "pictures", "caption_strategy": "filename"}
     sizes = {"resolution": 64, "resolution_type": "pixel_area", "crop": True, "crop_aspect": "square", "crop_style": "center"}
     texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"}

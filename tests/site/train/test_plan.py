@@ -14,7 +14,7 @@ import pytest
 
 from simpletuner_site.cli import main
 from tests.helpers.live_server import REPOSITORY
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import tiny_datasets, tiny_options, train_here
 from trainer_engine.batches.collate import Batch, Collator
 from trainer_engine.batches.sampler import GlobalBatch
@@ -44,7 +44,7 @@ def two_sizes(place: Path) -> list[dict[str, Any]]:
     small, texts = tiny_datasets(place, images=8, repeats=1, probability=0.5)
     large = {**small, "id": "large", "instance_data_dir": str(place / "large"), "cache_dir_vae": str(place / "cache/large")}
     large |= {"repeats": 0, "probability": 1.0}
-    draw_pictures(place / "large", count=10, size=(96, 96))
+    generate_images(place / "large", count=10, size=(96, 96))
     return [small, large, texts]
 
 
@@ -72,7 +72,7 @@ def test_the_plan_is_what_a_run_takes(
 def test_a_small_set_is_spread_over_the_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     datasets = two_sizes(tmp_path)
     datasets[0] |= {"probability": 1.0, "repeats": 0}
-    draw_pictures(tmp_path / "large/more", count=62, size=(96, 96))
+    generate_images(tmp_path / "large/more", count=62, size=(96, 96))
     config = write_config(tmp_path, datasets, train_batch_size=1, max_train_steps=0, num_train_epochs=1)
     steps = planned(config, capsys)
     assert set(Counter(name for ((_, name, _),) in steps).values()) <= {1, 2}

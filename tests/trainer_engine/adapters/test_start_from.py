@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.checked_runs import checked, refusal
 from tests.helpers.models import tiny_family
 from tests.helpers.tiny_run import train_here
-from trainer_engine.adapters.adapter import AdapterBeside
+from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.lycoris.fit import kronecker_split
@@ -35,7 +35,7 @@ def begun(place: Path, init_lora: Path, **options: Any) -> Tensors:
     chosen = {**LORA, **options, "init_lora": str(init_lora)}
     assert checked(place, **chosen).errors == []
     adapter = make_trainable(tiny_family(**chosen), None)
-    assert isinstance(adapter, AdapterBeside)
+    assert isinstance(adapter, AddedAdapter)
     return adapter.tensors()
 
 

@@ -20,8 +20,8 @@ from tests.trainer_engine.adapters.test_numerics import TIMESTEPS, batch
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.adapters.validation_adapter import VisitingAdapter, load_visitors
-from trainer_engine.config.adapters.validation_adapter import VisitingRun, VisitingSource
+from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_validation_adapters
+from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.families.base import Family
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
@@ -66,10 +66,10 @@ def standard_file(place: Path) -> Path:
     return written(place, KINDS["standard"](place))[0]
 
 
-def visitor_of(network: nn.Module, path: Path | str, strength: float = STRENGTH) -> VisitingAdapter:
-    runs = [VisitingRun("style", (VisitingSource(str(path), strength, "validation_adapter_path"),))]
-    (visitor,) = load_visitors(network, runs, CPU, torch.float32)
-    return visitor
+def validation_adapter_of(network: nn.Module, path: Path | str, strength: float = STRENGTH) -> ValidationAdapter:
+    runs = [ValidationAdapterRun("style", (ValidationAdapterSource(str(path), strength, "validation_adapter_path"),))]
+    (validation_adapter,) = load_validation_adapters(network, runs, CPU, torch.float32)
+    return validation_adapter
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +80,7 @@ def test_it_acts_as_the_library_that_trained_it(kind: str, tmp_path: Path) -> No
     family = tiny_family()
     network = family.load_denoiser().eval()
     plain = answer(family, network)
-    with visitor_of(network, path).attached():
+    with validation_adapter_of(network, path).attached():
         found = answer(family, network)
     assert (wanted - plain).abs().max() > 1e-2
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -119,9 +119,9 @@ def test_nothing_of_it_is_left_on_any_network(host: str, fails: bool, tmp_path: 
     network = trainable.network.eval()
     before, plain, random = everything(network), answer(family, network), torch.get_rng_state()
     trainable.save(tmp_path / "before")
-    visitor = visitor_of(network, path)
+    validation_adapter = validation_adapter_of(network, path)
     try:
-        with visitor.attached():
+        with validation_adapter.attached():
             with_it = answer(family, network)
             if fails:
                 raise RuntimeError("shapes do not match")
@@ -165,7 +165,7 @@ def test_images_equal_those_of_weights_merged_by_hand(strength: float, tmp_path:
         return np.asarray(Image.open(image.path)).astype(int)
 
     plain, wanted = drawn("plain", network), drawn("merged", merged)
-    with visitor_of(network, path, strength).attached():
+    with validation_adapter_of(network, path, strength).attached():
         found = drawn("visited", network)
     assert np.abs(found - wanted).max() <= 1
     assert np.abs(plain - wanted).max() > 8
@@ -174,7 +174,7 @@ def test_images_equal_those_of_weights_merged_by_hand(strength: float, tmp_path:
 
 def test_a_folder_stands_for_the_file_in_it(tmp_path: Path) -> None:
     path, network = standard_file(tmp_path), tiny_family().load_denoiser()
-    assert len(visitor_of(network, path.parent).changes) == len(visitor_of(network, path).changes) > 0
+    assert len(validation_adapter_of(network, path.parent).changes) == len(validation_adapter_of(network, path).changes) > 0
 
 
 def changed(path: Path, how: Any) -> Path:
@@ -214,7 +214,7 @@ def test_a_file_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
     how, told = BROKEN[case]
     path, network = changed(standard_file(tmp_path), how), tiny_family().load_denoiser()
     with pytest.raises(InvalidOptions, match=told) as refused:
-        visitor_of(network, path)
+        validation_adapter_of(network, path)
     (problem,) = refused.value.problems
     assert (problem.option, problem.code, problem.got) == ("validation_adapter_path", "does_not_fit", str(path))
 
@@ -222,7 +222,7 @@ def test_a_file_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
 def test_a_tlora_is_refused(tmp_path: Path) -> None:
     path, _, _ = written(tmp_path, lycoris(tmp_path, **{**LOKR, "algo": "tlora"}))
     with pytest.raises(InvalidOptions, match="timestep"):
-        visitor_of(tiny_family().load_denoiser(), path)
+        validation_adapter_of(tiny_family().load_denoiser(), path)
 
 
 def test_what_is_not_there_or_no_adapter_is_refused(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_what_is_not_there_or_no_adapter_is_refused(tmp_path: Path) -> None:
         (tmp_path / "text.safetensors", "no adapter"),
     ):
         with pytest.raises(InvalidOptions, match=told):
-            visitor_of(network, path)
+            validation_adapter_of(network, path)
 
 
 def test_a_repository_of_the_hub_stands_for_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +243,10 @@ def test_a_repository_of_the_hub_stands_for_its_file(tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     network = tiny_family().load_denoiser()
-    there = [len(visitor_of(network, name).changes) for name in ("some-org/style", f"some-org/style:{ADAPTER_FILE}")]
-    assert there == [len(visitor_of(network, path).changes)] * 2
+    there = [len(validation_adapter_of(network, name).changes) for name in ("some-org/style", f"some-org/style:{ADAPTER_FILE}")]
+    assert there == [len(validation_adapter_of(network, path).changes)] * 2
     with pytest.raises(ModelUnavailable, match="some-org/other"):
-        visitor_of(network, "some-org/other")
+        validation_adapter_of(network, "some-org/other")
 
 
 def test_a_rank_stabilised_file_acts_by_the_root_of_its_rank(tmp_path: Path) -> None:
@@ -258,10 +258,10 @@ def test_a_rank_stabilised_file_acts_by_the_root_of_its_rank(tmp_path: Path) -> 
     save_file(load_file(path), other, {**metadata, "lora_adapter_metadata": json.dumps({**stated, "transformer.use_rslora": True})})
     family = tiny_family()
     network = family.load_denoiser().eval()
-    with visitor_of(network, other, 0.5).attached():
+    with validation_adapter_of(network, other, 0.5).attached():
         found = answer(family, network)
-    with visitor_of(network, path, 0.5 * 4**0.5).attached():  # alpha / sqrt(4) instead of alpha / 4
+    with validation_adapter_of(network, path, 0.5 * 4**0.5).attached():  # alpha / sqrt(4) instead of alpha / 4
         wanted = answer(family, network)
     torch.testing.assert_close(found, wanted)
-    with visitor_of(network, path, 0.5).attached():
+    with validation_adapter_of(network, path, 0.5).attached():
         assert not torch.allclose(answer(family, network), found, atol=1e-3)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.trainer_engine.batches.test_sampler import source
 from trainer_engine.batches.collate import Batch, Collator, Share
 from trainer_engine.batches.loader import Loader
-from trainer_engine.batches.sampler import DataSource, Layout, Sampler
+from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import PromptBatch, PromptEmbedding
 from trainer_engine.objectives.diffusion import Epsilon
@@ -49,7 +49,7 @@ def collator(rank: int = 0, processes: int = 1, **changes: Any) -> Collator:
 
 
 def loader(found: Collator, *, batch: int = 4, accumulation: int = 1, ahead: int = 0, sources: tuple[DataSource, ...] = ()) -> Loader:
-    sampler = Sampler(sources or (source("a", (9, 7)),), Layout(batch, accumulation), 5, by_size=True)
+    sampler = Sampler(sources or (source("a", (9, 7)),), BatchSizes(batch, accumulation), 5, by_size=True)
     return Loader(sampler, found, ahead=ahead, pin=False)
 
 
@@ -95,13 +95,13 @@ def test_timesteps_of_the_whole_batch_are_told_on_any_process() -> None:
 @pytest.mark.parametrize(("chance", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
 def test_captions_are_dropped_as_often_as_asked(chance: float, low: int, high: int) -> None:
     found = collator(caption_dropout=chance)
-    item = Sampler((source(),), Layout(1, 1), 1, by_size=True).step(0)[0][0]
+    item = Sampler((source(),), BatchSizes(1, 1), 1, by_size=True).step(0)[0][0]
     dropped = sum(found.caption(step, 0, item) == "" for step in range(400))
     assert low <= dropped <= high
 
 
 def test_each_of_several_captions_gets_its_turn() -> None:
-    item = Sampler((source(),), Layout(1, 1), 1, by_size=True).step(0)[0][0]
+    item = Sampler((source(),), BatchSizes(1, 1), 1, by_size=True).step(0)[0][0]
     object.__setattr__(item.sample, "captions", ("one", "two", "three"))
     told = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
     assert set(told) == {"one", "two", "three"} and min(told.values()) > 60

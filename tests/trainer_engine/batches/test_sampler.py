@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer_engine.batches.sampler import DataSource, GlobalBatch, Layout, Sampler
+from trainer_engine.batches.sampler import BatchSizes, DataSource, GlobalBatch, Sampler
 from trainer_engine.datasets.samples import CropPlan, Sample
 
 
@@ -21,7 +21,7 @@ def source(id: str = "a", buckets: tuple[int, ...] = (5, 3), *, passes: int = 1,
 
 
 def sampler(*sources: DataSource, batch: int = 2, accumulation: int = 1, seed: int = 1, by_size: bool = True) -> Sampler:
-    return Sampler(sources, Layout(batch, accumulation), seed, by_size=by_size)
+    return Sampler(sources, BatchSizes(batch, accumulation), seed, by_size=by_size)
 
 
 def epoch(found: Sampler, number: int = 0) -> list[GlobalBatch]:

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.samples import sample_of, samples_of
 from trainer_engine.caches import latents
 from trainer_engine.caches.decoding import batches_by_size, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder, trouble_with
-from trainer_engine.caches.in_memory import Residents
+from trainer_engine.caches.in_memory import InMemoryCache
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.contract.errors import OutOfMemory
@@ -31,7 +31,7 @@ def cached(family: Family, samples: list[Sample], folder: Path, **how: object) -
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    return draw_pictures(tmp_path / "pictures", count=10)
+    return generate_images(tmp_path / "pictures", count=10)
 
 
 def test_every_sample_has_the_latents_of_its_pixels(tmp_path: Path, pictures: list[Path]) -> None:
@@ -64,8 +64,8 @@ def test_latents_of_pixels_that_were_read_by_another_rule_are_made_again(
 
 
 def test_sizes_are_encoded_apart(tmp_path: Path) -> None:
-    wide = samples_of(draw_pictures(tmp_path / "wide", count=3, size=(128, 64)), target=(128, 64))
-    square = samples_of(draw_pictures(tmp_path / "square", count=2))
+    wide = samples_of(generate_images(tmp_path / "wide", count=3, size=(128, 64)), target=(128, 64))
+    square = samples_of(generate_images(tmp_path / "square", count=2))
     batches = batches_by_size([wide[0], square[0], wide[1], square[1], wide[2]], batch_size=2)
     assert batches == [[wide[0], wide[1]], [wide[2]], [square[0], square[1]]]
     cache = cached(tiny_family(), wide, tmp_path / "cache")
@@ -209,7 +209,7 @@ def test_unusable_latents_are_told_by_their_numbers(latents: Tensor, trouble: st
 
 
 def test_residents_stay_within_their_limit() -> None:
-    residents = Residents(limit_bytes=100)
+    residents = InMemoryCache(limit_bytes=100)
     entries = {name: {"latents": torch.zeros(10)} for name in "abc"}
     for name, entry in entries.items():
         residents.keep(name, entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.trainer_engine.datasets.test_report import codes, entry, report_of
 from trainer_engine.contract.errors import Level
 
@@ -15,8 +15,8 @@ def held_out(folder: Path, **fields: Any) -> dict[str, Any]:
 
 
 def test_its_images_are_examined_and_no_epoch_is_longer(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=6)
-    draw_pictures(tmp_path / "other", count=2)
+    generate_images(tmp_path / "set", count=6)
+    generate_images(tmp_path / "other", count=2)
     report = report_of(entry(tmp_path / "set"), held_out(tmp_path / "other"), train_batch_size=4)
     assert [problem for problem in codes(report) if problem[1] is Level.ERROR] == []
     assert (report.samples_per_epoch, report.steps_per_epoch) == (6, 2)
@@ -27,9 +27,9 @@ def test_its_images_are_examined_and_no_epoch_is_longer(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_it_is_told(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=2)
-    draw_pictures(tmp_path / "small", count=2, size=(40, 40))
-    draw_pictures(tmp_path / "silent", count=2)
+    generate_images(tmp_path / "set", count=2)
+    generate_images(tmp_path / "small", count=2, size=(40, 40))
+    generate_images(tmp_path / "silent", count=2)
     report = report_of(
         entry(tmp_path / "set"),
         held_out(tmp_path / "small", minimum_image_size=64),
@@ -46,16 +46,16 @@ def test_what_is_wrong_with_it_is_told(tmp_path: Path) -> None:
 
 
 def test_images_that_are_trained_on_as_well_are_named(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=3)
-    draw_pictures(tmp_path / "set/held-out", count=2)
+    generate_images(tmp_path / "set", count=3)
+    generate_images(tmp_path / "set/held-out", count=2)
     report = report_of(entry(tmp_path / "set"), held_out(tmp_path / "set/held-out"))
     [told] = [problem for problem in report.problems if problem.code == "held_out_but_trained"]
     assert told.level is Level.WARNING and "2 of its 2 images" in told.message
 
 
 def test_references_are_refused_where_the_model_looks_at_none(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=2)
-    draw_pictures(tmp_path / "other", count=2)
+    generate_images(tmp_path / "set", count=2)
+    generate_images(tmp_path / "other", count=2)
     report = report_of(
         entry(tmp_path / "set"),
         held_out(tmp_path / "other", conditioning_data="refs"),

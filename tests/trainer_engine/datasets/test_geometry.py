@@ -141,11 +141,11 @@ def test_small_images_are_left_out_with_a_reason(size: Size, minimum: float | No
     size=SIZES,
     target=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
     style=st.sampled_from(["random", "center", "corner"]),
-    draws=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+    random_numbers=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
 )
-def test_the_window_lies_inside_the_image(size: Size, target: Size, style: str, draws: tuple[float, float]) -> None:
+def test_the_window_lies_inside_the_image(size: Size, target: Size, style: str, random_numbers: tuple[float, float]) -> None:
     intermediary = geometry.intermediary_size(size, target, maximum=None, downsample=None, resolution_type="area")
-    left, top = geometry.window_offset(intermediary, target, style, draws)
+    left, top = geometry.window_offset(intermediary, target, style, random_numbers)
     assert 0 <= left <= intermediary[0] - target[0]
     assert 0 <= top <= intermediary[1] - target[1]
 
@@ -165,8 +165,8 @@ def test_the_closest_aspect_is_nearest_by_ratio(aspect: float) -> None:
 
 @given(draw=st.floats(0, 1, exclude_max=True))
 def test_drawn_aspects_follow_their_weights(draw: float) -> None:
-    assert geometry.drawn_aspect(draw, [0.5, 1.0], [0.25, 0.75]) == (0.5 if draw < 0.25 else 1.0)
-    assert geometry.drawn_aspect(draw, [0.5, 1.0, 2.0], [0.0, 1.0, 0.0]) == 1.0
+    assert geometry.chosen_aspect(draw, [0.5, 1.0], [0.25, 0.75]) == (0.5 if draw < 0.25 else 1.0)
+    assert geometry.chosen_aspect(draw, [0.5, 1.0, 2.0], [0.0, 1.0, 0.0]) == 1.0
 
 
 @given(size=SIZES, rounding=st.integers(1, 9))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.samples import sample_of
 from trainer_engine.datasets.headers import exif_orientation, read_header
-from trainer_engine.datasets.images import BrokenImage, content_hash, crop_window, draws, load_image, measure, open_rgb
+from trainer_engine.datasets.images import BrokenImage, content_hash, crop_window, load_image, measure, open_rgb, random_numbers
 
 RED, GREEN = (250, 10, 10), (10, 240, 10)
 
@@ -246,14 +246,14 @@ def test_a_random_window_follows_from_seed_and_name_alone(tmp_path: Path) -> Non
 
 
 def test_draws_are_spread_evenly() -> None:
-    values = [draws(f"file {number}", "test")[0] for number in range(4000)]
+    values = [random_numbers(f"file {number}", "test")[0] for number in range(4000)]
     assert all(0 <= value < 1 for value in values)
     assert sum(values) / len(values) == pytest.approx(0.5, abs=0.02)
 
 
 def test_draws_are_the_same_on_every_machine() -> None:
-    assert draws("a.png", "window 1") == draws("a.png", "window 1")
-    assert draws("a.png", "window 1") != draws("a.png", "window 2")
+    assert random_numbers("a.png", "window 1") == random_numbers("a.png", "window 1")
+    assert random_numbers("a.png", "window 1") != random_numbers("a.png", "window 2")
 
 
 def test_contents_are_told_apart_by_their_bytes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
@@ -56,7 +56,7 @@ def paint(folder: Path, **sizes: tuple[int, int]) -> Path:
 
 
 def test_a_good_folder_is_reported_without_a_word(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=6)
+    generate_images(tmp_path / "set", count=6)
     report = report_of(entry(tmp_path / "set"))
     assert report.problems == []
     found = only(report)
@@ -131,7 +131,7 @@ def test_broken_files_are_named_and_left_out(tmp_path: Path) -> None:
 
 
 def test_images_without_a_caption_are_named_and_left_out(tmp_path: Path) -> None:
-    drawn = draw_pictures(tmp_path / "set", count=4, captions="textfile")
+    drawn = generate_images(tmp_path / "set", count=4, captions="textfile")
     drawn[0].with_suffix(".txt").unlink()
     report = report_of(entry(tmp_path / "set", caption_strategy="textfile"))
     assert [(file.name, file.reason) for file in only(report).left_out] == [(drawn[0].name, "it has no .txt file beside it")]
@@ -161,7 +161,7 @@ def test_a_dataset_too_small_for_a_step_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_never_drawn_need_not_fill_a_step(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "a", count=4)
+    generate_images(tmp_path / "a", count=4)
     report = report_of(entry(tmp_path / "a"), entry(paint(tmp_path / "b", x=(64, 64)), probability=0), train_batch_size=2)
     assert report.problems == []
     assert report.samples_per_epoch == 4
@@ -169,7 +169,7 @@ def test_a_set_that_is_never_drawn_need_not_fill_a_step(tmp_path: Path) -> None:
 
 def test_epochs_are_counted_over_buckets_and_sets(tmp_path: Path) -> None:
     folder = paint(tmp_path / "a", a=(64, 64), b=(64, 64), c=(64, 64), d=(64, 128), e=(64, 128))
-    draw_pictures(tmp_path / "b", count=2)
+    generate_images(tmp_path / "b", count=2)
     report = report_of(entry(folder), entry(tmp_path / "b", repeats=2), train_batch_size=2, allow_dataset_oversubscription=True)
     assert report.samples_per_epoch == 3 + 2 + 6
     assert report.batches_per_epoch(2) == 2 + 1 + 3
@@ -177,7 +177,7 @@ def test_epochs_are_counted_over_buckets_and_sets(tmp_path: Path) -> None:
 
 
 def test_a_subset_is_chosen_by_the_id_alone(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=12)
+    generate_images(tmp_path / "set", count=12)
     names = [[sample.name for sample in only(report_of(entry(tmp_path / "set", max_num_samples=5))).samples] for _ in range(2)]
     other = [sample.name for sample in only(report_of(entry(tmp_path / "set", id="other", max_num_samples=5))).samples]
     assert names[0] == names[1] == sorted(names[0])
@@ -186,7 +186,7 @@ def test_a_subset_is_chosen_by_the_id_alone(tmp_path: Path) -> None:
 
 
 def test_an_alignment_below_the_familys_is_raised(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=2)
+    generate_images(tmp_path / "set", count=2)
     report = report_of(entry(tmp_path / "set", resolution=96), aspect_bucket_alignment=32)
     assert codes(report) == [("raised_for_family", Level.NOTE)]
     assert only(report).samples[0].target == (128, 128)
@@ -214,20 +214,20 @@ def test_messages_name_some_files_and_count_the_rest(tmp_path: Path) -> None:
 
 
 def test_looking_writes_nothing(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=3)
+    generate_images(tmp_path / "set", count=3)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     report_of(entry(tmp_path / "set"))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_memory_of_sizes_gives_the_same_report(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=3)
+    generate_images(tmp_path / "set", count=3)
     reports = [only(report_of(entry(tmp_path / "set"), index_dir=tmp_path / "index")).samples for _ in range(2)]
     assert reports[0] == reports[1] == only(report_of(entry(tmp_path / "set"))).samples
 
 
 def test_samples_survive_the_way_to_another_process(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "set", count=1)
+    generate_images(tmp_path / "set", count=1)
     [sample] = only(report_of(entry(tmp_path / "set"))).samples
     assert pickle.loads(pickle.dumps(sample)) == sample
 
@@ -246,8 +246,8 @@ def test_each_unit_of_resolution_is_honoured(tmp_path: Path, fields: dict[str, A
 
 @pytest.mark.parametrize(("sampling", "at_start"), [("auto-weighting", 0.5), ("uniform", 0.2)])
 def test_the_share_of_each_set_is_said(tmp_path: Path, sampling: str, at_start: float) -> None:
-    draw_pictures(tmp_path / "small", count=2)
-    draw_pictures(tmp_path / "large", count=8)
+    generate_images(tmp_path / "small", count=2)
+    generate_images(tmp_path / "large", count=8)
     sets = [entry(tmp_path / "small", repeats=7), entry(tmp_path / "large", probability=4.0 if sampling == "uniform" else 2.0)]
     small, large = report_of(*sets, data_backend_sampling=sampling).summary()["datasets"]
     assert small["share"]["at_start"] == pytest.approx(at_start)

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.scoring import score_by_hand, tiny_clip
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.evaluation.clip_scores import ClipScorer
@@ -34,7 +34,7 @@ PROMPTS = ("a cat", "A photo of a red circle, on wood", "x", "7 owls!", LONG)
 LOAD = """
 import sys, torch
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.evaluating.clip_scores import ClipScorer
+from trainer_engine.evaluation.clip_scores import ClipScorer
 try:
     scorer = ClipScorer.load(sys.argv[1], torch.device("cpu"))
     print("SCORED", scorer.scores([(sys.argv[2], "a cat")])[0])
@@ -80,7 +80,7 @@ def hub_with(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def pictures(place: Path) -> list[Path]:
-    draw_pictures(place / "images", count=3, size=(96, 64))
+    generate_images(place / "images", count=3, size=(96, 64))
     return sorted((place / "images").glob("*.png"))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.models import options_with
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.datasets.report import SetReport, examine
@@ -17,7 +17,7 @@ def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], 
     chosen = options_with(output_dir=str(place / "output"), **options)
     usual = {"resolution": 64, "resolution_type": "pixel"}
     entries = [{"id": name, "dataset_type": "eval", "instance_data_dir": str(place / name), **usual} for name in names]
-    draw_pictures(place / "trained", count=1)
+    generate_images(place / "trained", count=1)
     dataloader, _ = parse_dataloader([{"id": "trained", "instance_data_dir": str(place / "trained"), **usual}, *entries], chosen)
     spec = find_spec("pixart_sigma")
     assert spec is not None
@@ -25,8 +25,8 @@ def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], 
 
 
 def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
-    drawn = sorted(path.name for path in draw_pictures(tmp_path / "one", count=5))
-    draw_pictures(tmp_path / "two", count=2)
+    drawn = sorted(path.name for path in generate_images(tmp_path / "one", count=5))
+    generate_images(tmp_path / "two", count=2)
     both, _ = sets_of(tmp_path, "one", "two", num_eval_images=3)
     assert [[sample.name for sample in found.samples] for found in both][0] == drawn[:3]
     assert [len(found.samples) for found in both] == [3, 2]
@@ -37,7 +37,7 @@ def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
 def test_captions_are_lent_under_the_names_of_their_files(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     for below, stem in (("", "validation"), ("a", "x y")):
-        [picture] = draw_pictures(folder / below, count=1)
+        [picture] = generate_images(folder / below, count=1)
         picture.rename(folder / below / f"{stem}.png")
     sets, options = sets_of(tmp_path, "one", num_eval_images=100)
     prompts = lent_prompts(sets, options)
@@ -46,7 +46,7 @@ def test_captions_are_lent_under_the_names_of_their_files(tmp_path: Path) -> Non
 
 
 def test_not_more_are_lent_than_can_be_drawn_and_none_where_nothing_is(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "one", count=MOST_DRAWN + 2)
+    generate_images(tmp_path / "one", count=MOST_DRAWN + 2)
     sets, options = sets_of(tmp_path, "one", num_eval_images=100)
     assert (len(sets[0].samples), len(lent_prompts(sets, options))) == (MOST_DRAWN + 2, MOST_DRAWN)
     assert lent_prompts(sets, options_with(validation_disable=True)) == ()

@@ -66,7 +66,7 @@ def a_pass(family: Family, batch: int = 1) -> tuple[Tensor, Tensor, PromptBatch]
 def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make: Callable[[], Family]) -> None:
     family = make()
     latents, timesteps, prompts = a_pass(family)
-    around = []
+    context = []
     for blocks in (1, 6):
         network = deeper(family.load_denoiser(), blocks)
         answers: list[Any] = []
@@ -74,8 +74,8 @@ def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make:
         family.predict(network, latents, timesteps, prompts)
         hook.remove()
         network.forward = lambda *_args, **_kwargs: answers[0]  # type: ignore[method-assign]  # noqa: B023
-        around.append(python_calls(lambda: family.predict(network, latents, timesteps, prompts)))  # noqa: B023
-    assert around[0] == around[1]
+        context.append(python_calls(lambda: family.predict(network, latents, timesteps, prompts)))  # noqa: B023
+    assert context[0] == context[1]
 
 
 def test_positions_of_sizes_that_were_seen_before_are_not_made_again() -> None:

@@ -78,7 +78,7 @@ def test_samplers_are_those_that_the_family_makes(spec: FamilySpec) -> None:
     parts = importlib.import_module(f"trainer_engine.families.{spec.name}.components")
     assert spec.samplers == tuple(parts.SAMPLERS)
     assert set(spec.samplers) <= set(REGISTRY["validation_noise_scheduler"].choices)
-    assert spec.drawing_options <= set(OF_SOME_FAMILIES)
+    assert spec.generation_options <= set(OF_SOME_FAMILIES)
 
 
 @every_family

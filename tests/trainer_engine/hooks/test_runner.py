@@ -20,7 +20,7 @@ from trainer_engine.contract.run import RunFolder
 from trainer_engine.hooks import runner as module
 from trainer_engine.hooks.context import ScriptContext
 from trainer_engine.hooks.runner import Scripts
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 
 TELL = """#!/bin/sh
 for word in "$@"; do printf '%s\\n' "$word" >> told; done
@@ -55,7 +55,7 @@ class Place:
             "tracker_run_name": "a run; with 'words'",
             **options,
         }
-        found = ScriptContext(rule, "job-1").open(parse_options(values), self.heard, Requests(self.folder))
+        found = ScriptContext(rule, "job-1").open(parse_options(values), self.heard, ControlRequests(self.folder))
         self.opened.append(found)
         return found
 

@@ -99,7 +99,7 @@ def test_a_program_that_cannot_be_started_says_why(tmp_path: Path) -> None:
 ENGINE = """
 import sys, time
 from pathlib import Path
-from trainer_engine.scripts.process import RunningScript
+from trainer_engine.hooks.process import RunningScript
 RunningScript(["/bin/sh", "-c", sys.argv[1]], prefix="hook", seconds=float(sys.argv[3]), environment={},
               folder=Path.cwd(), outlives=sys.argv[2] == "1").poll()
 time.sleep(600)

@@ -58,14 +58,14 @@ def run_with(place: Path, rule: ScriptRule, **options: Any) -> TinyRun:
 def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """Validated by a program; a second program fails after each checkpoint, a third is told of uploads."""
     place = tmp_path_factory.mktemp("scripts")
-    tell = program(place, "tell.sh", TELL)
+    emit = program(place, "tell.sh", TELL)
     where = "{global_step} {local_checkpoint_path} {remote_checkpoint_path}-"
     return run_with(
         place,
         EVERYTHING,
-        validation_external_script=f"{tell} {where} {{validation_guidance}} x",
+        validation_external_script=f"{emit} {where} {{validation_guidance}} x",
         post_checkpoint_script=str(program(place, "fail.sh", "#!/bin/sh\nenv\nexit 3\n")),
-        post_upload_script=f"{tell} {where} {{model_family}} {{model_type}}",
+        post_upload_script=f"{emit} {where} {{model_family}} {{model_type}}",
     )
 
 

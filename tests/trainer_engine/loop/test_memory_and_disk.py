@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import ROOT, tiny_datasets, train_here, write_job
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.runtime.out_of_memory import ran_out_of_memory
@@ -33,7 +33,7 @@ def test_a_journal_that_takes_no_line_ends_the_run_as_a_full_disk(tmp_path: Path
 
 
 def test_a_dataset_that_is_never_drawn_is_not_encoded(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "others", count=4, size=(96, 96))
+    generate_images(tmp_path / "others", count=4, size=(96, 96))
     pictures, texts = tiny_datasets(tmp_path)
     cache = tmp_path / "cache/never"
     never = {**pictures, "id": "never", "instance_data_dir": str(tmp_path / "others"), "cache_dir_vae": str(cache), "probability": 0}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
 from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, list_checkpoints
@@ -215,7 +215,7 @@ def test_going_on_with_another_run_is_refused_by_what_differs(tmp_path: Path, ch
 
 def test_a_changed_dataset_is_refused_with_the_files(tmp_path: Path) -> None:
     straight(tmp_path)
-    draw_pictures(tmp_path / "images/more", count=2, size=(96, 96))
+    generate_images(tmp_path / "images/more", count=2, size=(96, 96))
     with pytest.raises(CheckpointUnusable, match=r"dataset pictures: 2 added \(more/"):
         straight(tmp_path, max_train_steps=STEPS + 1)
     longer = straight(tmp_path, max_train_steps=STEPS + 1, i_know_what_i_am_doing=True)

@@ -24,14 +24,14 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import DiskFull, ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, Severity, StageEvent, StageStatus
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.families.base import Drawing, SamplerStep
+from trainer_engine.families.base import GenerationRequest, SamplerStep
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import LOOK_AGAIN_SECONDS
-from trainer_engine.validation.failures import DrawingFailed
-from trainer_engine.validation.gather import Drawn, pack_or_say, unpack
+from trainer_engine.validation.failures import GenerationFailed
+from trainer_engine.validation.gather import GeneratedImages, pack_or_say, unpack
 from trainer_engine.validation.generate import ValidationImage
 
 LIBRARY = json.dumps(
@@ -117,7 +117,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: Exception, *, a
     """From now on image ``number`` (from 1) of the process fails at a step of its sampler."""
     drawn, draw = [], PixArtSigma.draw
 
-    def draw_or_fail(self: PixArtSigma, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Any:
+    def draw_or_fail(
+        self: PixArtSigma, pipeline: Any, drawing: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+    ) -> Any:
         drawn.append(drawing)
 
         def heard(taken: SamplerStep) -> None:
@@ -215,13 +217,13 @@ def test_images_that_cannot_be_written_are_said_and_training_goes_on(tmp_path: P
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DiskFull("The disk is full")])
 def test_a_full_disk_is_called_by_its_name(error: Exception) -> None:
-    told = DrawingFailed("step_3_validation_0_64x64", "a cat", error).as_event(3)
+    told = GenerationFailed("step_3_validation_0_64x64", "a cat", error).as_event(3)
     assert (told.code, told.severity) == ("validation_disk_full", Severity.WARNING)
     assert "checkpoint" in told.hint
 
 
 def test_a_reason_without_words_is_called_by_its_class() -> None:
-    told = DrawingFailed("step_3_validation_0_64x64", "a cat", AssertionError()).as_event(3)
+    told = GenerationFailed("step_3_validation_0_64x64", "a cat", AssertionError()).as_event(3)
     assert told.message.endswith("prompt 'a cat': AssertionError")
 
 
@@ -364,16 +366,16 @@ def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp
     paths[0].parent.mkdir()
     for path in paths:
         path.write_bytes(b"\n{}\n" + path.name.encode())
-    failure = DrawingFailed("step_1_c_0_64x96", "c", torch.OutOfMemoryError("full")).as_event(1)
-    packed = Drawn(images, failure).pack()
+    failure = GenerationFailed("step_1_c_0_64x96", "c", torch.OutOfMemoryError("full")).as_event(1)
+    packed = GeneratedImages(images, failure).pack()
     paths[1].unlink()
     paths[0].write_bytes(b"of an earlier run")
     other = unpack(packed)
     assert (list(other.images), other.failure) == (images, failure)
     assert [path.read_bytes() for path in paths] == [b"\n{}\n" + path.name.encode() for path in paths]
-    assert unpack(Drawn().pack()) == Drawn([])
+    assert unpack(GeneratedImages().pack()) == GeneratedImages([])
     paths[0].unlink()
-    other = unpack(pack_or_say(Drawn(images, failure), 1))
+    other = unpack(pack_or_say(GeneratedImages(images, failure), 1))
     assert other.failure is not None and (other.images, other.failure.code) == ([], "validation_not_written")
     assert paths[0].name in other.failure.message
 

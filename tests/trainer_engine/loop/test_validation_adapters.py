@@ -48,8 +48,12 @@ def image(run: HereRun, name: str) -> bytes:
 def test_training_is_the_same_with_it_and_without(kind: str, adapter: Path, tmp_path: Path) -> None:
     options = {**KINDS[kind](tmp_path), **QUICK}
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **options)
-    visiting = {"validation_adapter_path": str(adapter), "validation_adapter_mode": "comparison", "validation_adapter_name": "style"}
-    drawn = train_here(tmp_path, output_dir=str(tmp_path / "drawn"), **options, **OFTEN, **visiting)
+    validation_adapters = {
+        "validation_adapter_path": str(adapter),
+        "validation_adapter_mode": "comparison",
+        "validation_adapter_name": "style",
+    }
+    drawn = train_here(tmp_path, output_dir=str(tmp_path / "drawn"), **options, **OFTEN, **validation_adapters)
     assert_same_training(plain, drawn)
     assert not drawn.heard.of(ErrorEvent)
     assert image(drawn, "step_2_validation_0_64x64.png") != image(drawn, "step_2_validation_style_0_64x64.png")
@@ -70,8 +74,12 @@ def test_a_drawing_that_fails_with_it_leaves_nothing_in_training(
 
 
 def test_files_and_events_name_it(adapter: Path, tmp_path: Path) -> None:
-    visiting = {"validation_adapter_path": str(adapter), "validation_adapter_mode": "comparison", "validation_adapter_name": "my style"}
-    run = train_here(tmp_path, **{**QUICK, **OFTEN, **visiting, "max_train_steps": 1, "use_ema": True})
+    validation_adapters = {
+        "validation_adapter_path": str(adapter),
+        "validation_adapter_mode": "comparison",
+        "validation_adapter_name": "my style",
+    }
+    run = train_here(tmp_path, **{**QUICK, **OFTEN, **validation_adapters, "max_train_steps": 1, "use_ema": True})
     names = ["", "_my_style", "_ema", "_ema_my_style"]
     startup = ["_startup", "_startup_my_style", "_ema", "_ema_my_style"]
     assert names_drawn(run) == [
@@ -129,17 +137,21 @@ def test_one_that_does_not_fit_ends_the_run_before_its_first_step(tmp_path: Path
 
 
 def test_the_card_of_a_result_shows_no_image_of_another_adapter(adapter: Path, tmp_path: Path) -> None:
-    visiting = {"validation_adapter_path": str(adapter), "validation_adapter_mode": "comparison"}
-    run = train_here(tmp_path, **{**KINDS["standard"](tmp_path), **QUICK, **OFTEN, **visiting})
+    validation_adapters = {"validation_adapter_path": str(adapter), "validation_adapter_mode": "comparison"}
+    run = train_here(tmp_path, **{**KINDS["standard"](tmp_path), **QUICK, **OFTEN, **validation_adapters})
     spec = (run.output_dir / "README.md").read_text()
     assert "step_2_validation_0_64x64" in spec and "visitor" not in spec
 
 
 @pytest.mark.slow
 def test_two_processes_draw_with_it_what_one_does(adapter: Path, tmp_path: Path) -> None:
-    visiting = {"validation_adapter_path": str(adapter), "validation_adapter_mode": "comparison", "validation_adapter_name": "style"}
+    validation_adapters = {
+        "validation_adapter_path": str(adapter),
+        "validation_adapter_mode": "comparison",
+        "validation_adapter_name": "style",
+    }
     library = json.dumps({"plain": "a red circle", "dog": "a dog"})
-    options = {**KINDS["standard"](tmp_path), **QUICK, **DRAWING, **visiting, "lora_dropout": 0, "user_prompt_library": library}
+    options = {**KINDS["standard"](tmp_path), **QUICK, **DRAWING, **validation_adapters, "lora_dropout": 0, "user_prompt_library": library}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options)
     folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **options)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -89,7 +89,7 @@ def test_every_connection_of_the_process_is_checked() -> None:
     """Also where a library was given an address by other means than ``socket.getaddrinfo``."""
     code = """
 import socket
-from trainer_engine.publishing.connecting import ConnectionRule, Guard
+from trainer_engine.publishing.connect import ConnectionRule, Guard
 Guard(ConnectionRule()).stand()
 for place in (("10.1.2.3", 9), ("169.254.169.254", 80), ("192.168.1.1", 1)):
     for way in ("connect", "connect_ex"):

@@ -103,20 +103,20 @@ def test_an_error_ends_uploads_with_the_run_and_says_which_are_left(tmp_path: Pa
             raise NonFiniteLoss("no")
 
     with stubborn_server(200, seconds=600) as slow:
-        voice = Listener()
+        sink = Listener()
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
-        trainer, _, _ = run_of(tmp_path, voice, publishing_config=config, checkpoint_step_interval=2, max_train_steps=ENDLESS)
+        trainer, _, _ = run_of(tmp_path, sink, publishing_config=config, checkpoint_step_interval=2, max_train_steps=ENDLESS)
         with_callback(trainer, After(fail))
         with pytest.raises(NonFiniteLoss):
             trainer.fit()
-    (left,) = [event for event in voice.of(Notification) if event.code == "uploads_left"]
+    (left,) = [event for event in sink.of(Notification) if event.code == "uploads_left"]
     assert "checkpoint-2" in left.message
     assert not [thread for thread in threading.enumerate() if thread.name == "uploads"]
 
 
 def test_a_checkpoint_that_is_removed_before_it_is_prepared_is_a_warning(tmp_path: Path) -> None:
-    voice = Listener()
-    trainer, saving, _ = run_of(tmp_path, voice, publishing_config=json.dumps(DEAD), checkpoint_step_interval=2, max_train_steps=3)
+    sink = Listener()
+    trainer, saving, _ = run_of(tmp_path, sink, publishing_config=json.dumps(DEAD), checkpoint_step_interval=2, max_train_steps=3)
 
     def remove(step: int) -> None:
         if step == 2:
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_is_removed_before_it_is_prepared_is_a_warning(tmp_pat
 
     with_callback(trainer, After(remove))
     trainer.fit()
-    told = [event.message for event in voice.of(ErrorEvent) if event.code == "upload_failed"]
+    told = [event.message for event in sink.of(ErrorEvent) if event.code == "upload_failed"]
     assert "checkpoint-2 cannot be prepared for its upload" in told[0]
 
 

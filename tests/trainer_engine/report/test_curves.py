@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.told_runs import ToldRun
 from trainer_engine.report.curves import draw_curves
 from trainer_engine.report.downsample import in_order, smoothed, thinned
-from trainer_engine.report.journal import Story, read_story
+from trainer_engine.report.journal import JournalContents, read_contents
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -18,8 +18,8 @@ def texts(svg: bytes) -> str:
     return " | ".join("".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text"))
 
 
-def drawn(run: ToldRun, heading: str = "boats") -> bytes:
-    return draw_curves(read_story(run.folder.journal), heading)
+def images(run: ToldRun, heading: str = "boats") -> bytes:
+    return draw_curves(read_contents(run.folder.journal), heading)
 
 
 def test_the_figure_names_what_it_shows(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_figure_names_what_it_shows(tmp_path: Path) -> None:
             run.evaluation(step, {"eval_loss/held-out": 0.5})
     run.checkpoint(40)
     run.image(10, "red")
-    told = texts(drawn(run))
+    told = texts(images(run))
     for words in ("steps 1 to 40 of 100", "mean of the last 5 steps", "eval_loss/held-out", "checkpoint", "validation", "loss not finite"):
         assert words in told, told
 
@@ -41,8 +41,8 @@ def test_evaluations_with_long_names_leave_room_for_the_curves(tmp_path: Path, s
     run.step(1)
     run.checkpoint(1)
     run.evaluation(1, {f"eval_loss/{'photos of a garden ' * 5}{number:02}": 0.5 for number in range(sets)})
-    root = ElementTree.fromstring(drawn(run))
-    told, [patch] = texts(drawn(run)), root.findall(f".//{SVG}g[@id='patch_2']/{SVG}path")
+    root = ElementTree.fromstring(images(run))
+    told, [patch] = texts(images(run)), root.findall(f".//{SVG}g[@id='patch_2']/{SVG}path")
     corners = [float(number) for number in patch.attrib["d"].replace("M", "").replace("L", "").replace("z", "").split()]
     width, height = max(corners[::2]) - min(corners[::2]), max(corners[1::2]) - min(corners[1::2])
     assert width > 0.85 * 720 and height > 150
@@ -54,7 +54,7 @@ def test_it_can_be_heard(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step, loss in enumerate((0.5, 0.25, None, 0.375), start=1):
         run.step(step, loss)
-    root = ElementTree.fromstring(drawn(run, "cost $5 of $6 <b>"))
+    root = ElementTree.fromstring(images(run, "cost $5 of $6 <b>"))
     title, description = root.findtext(f"{SVG}title"), root.findtext(f"{SVG}desc")
     assert root.get("role") == "img"
     assert title == "Loss and learning rate: cost $5 of $6 <b>"
@@ -64,7 +64,7 @@ def test_it_can_be_heard(tmp_path: Path) -> None:
 def test_it_holds_nothing_that_runs_or_reaches_out(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
-    content = drawn(run).decode()
+    content = images(run).decode()
     assert "<script" not in content and "DOCTYPE" not in content
     links = {value for node in ElementTree.fromstring(content).iter() for name, value in node.attrib.items() if name.endswith("href")}
     assert all(link.startswith("#") for link in links)
@@ -74,14 +74,14 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
     run.step(2)
-    assert drawn(run) == drawn(run)
+    assert images(run) == images(run)
 
 
 def test_losses_of_many_sizes_stand_on_a_logarithmic_scale_with_plain_numbers(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step, loss in enumerate((2.0, 0.2, 0.02), start=1):
         run.step(step, loss)
-    told = texts(drawn(run))
+    told = texts(images(run))
     assert all(f"| {number} |" in told for number in ("0.05", "0.1", "0.5", "1")) and "$" not in told
 
 
@@ -90,21 +90,21 @@ def test_strange_losses_are_drawn(tmp_path: Path, losses: list[float | None]) ->
     run = ToldRun(tmp_path / "run")
     for step, loss in enumerate(losses, start=1):
         run.step(step, loss, rate=0.0)
-    assert drawn(run).startswith(b"<?xml")
+    assert images(run).startswith(b"<?xml")
 
 
 def test_a_hundred_thousand_steps_stay_a_small_file(tmp_path: Path) -> None:
-    story = Story()
+    contents = JournalContents()
     for step in range(1, 100_001):
-        story.steps.append(step)
-        story.losses.append(0.1 + 1 / step + (step % 7) / 100)
-        story.learning_rates.append(1e-4)
-    assert len(draw_curves(story, "long")) < 200_000
+        contents.steps.append(step)
+        contents.losses.append(0.1 + 1 / step + (step % 7) / 100)
+        contents.learning_rates.append(1e-4)
+    assert len(draw_curves(contents, "long")) < 200_000
 
 
 def test_no_steps_are_an_error() -> None:
     with pytest.raises(ValueError, match="need a step"):
-        draw_curves(Story(), "none")
+        draw_curves(JournalContents(), "none")
 
 
 def test_thinning_keeps_extremes_and_both_ends() -> None:

@@ -13,32 +13,32 @@ from trainer_engine.report.grid import (
     WIDEST_PX,
     Fonts,
     _caption,
-    draw_sheet,
+    draw_grid,
     read_tile,
     tile_edge,
     wrapped,
 )
-from trainer_engine.report.journal import Drawn, read_story
+from trainer_engine.report.journal import ReportImage, read_contents
 from trainer_engine.report.layout import MOST_COLUMNS, MOST_ROWS, Column, ImageTable, tabulate
 
 
-def drawn(step: int, *, prompt: str = "p", name: str = "validation", file: str = "", base: bool = False) -> Drawn:
-    return Drawn(step, name, prompt, (64, 64), Path(file or f"{step}-{prompt}-{name}.png"), base)
+def images(step: int, *, prompt: str = "p", name: str = "validation", file: str = "", base: bool = False) -> ReportImage:
+    return ReportImage(step, name, prompt, (64, 64), Path(file or f"{step}-{prompt}-{name}.png"), base)
 
 
 def colours(content: bytes) -> set[tuple[int, ...]]:
-    with Image.open(io.BytesIO(content)) as sheet:
-        return {colour for _, colour in sheet.getcolors(1 << 24) or []}
+    with Image.open(io.BytesIO(content)) as grid_image:
+        return {colour for _, colour in grid_image.getcolors(1 << 24) or []}
 
 
 def test_rows_are_steps_with_the_base_model_first_and_columns_are_prompts() -> None:
-    table = tabulate([drawn(5, prompt="b"), drawn(5), drawn(0, prompt="b", base=True), drawn(0), drawn(10)])
+    table = tabulate([images(5, prompt="b"), images(5), images(0, prompt="b", base=True), images(0), images(10)])
     assert [(row.step, row.is_base) for row in table.rows] == [(0, True), (0, False), (5, False), (10, False)]
     assert [column.prompt for column in table.columns] == ["b", "p"]
 
 
 def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt() -> None:
-    told = [drawn(1, file="a0"), drawn(1, file="a1"), drawn(1, prompt="other"), drawn(1, name="validation_ema"), drawn(2, file="b0")]
+    told = [images(1, file="a0"), images(1, file="a1"), images(1, prompt="other"), images(1, name="validation_ema"), images(2, file="b0")]
     table = tabulate(told)
     assert [(column.prompt, column.name, column.number) for column in table.columns] == [
         ("p", "validation", 0),
@@ -49,17 +49,17 @@ def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt(
 
 
 def test_an_image_stands_in_the_column_of_its_number_also_where_an_earlier_one_is_missing() -> None:
-    table = tabulate([drawn(1, file="a_0_8x8.png"), drawn(1, file="a_1_8x8.png"), drawn(2, file="b_1_8x8.webp")])
+    table = tabulate([images(1, file="a_0_8x8.png"), images(1, file="a_1_8x8.png"), images(2, file="b_1_8x8.webp")])
     assert [(row.step, column.number) for row, column in table.files] == [(1, 0), (1, 1), (2, 1)]
 
 
 def test_an_image_that_was_drawn_again_at_its_step_is_shown_once() -> None:
-    table = tabulate([drawn(1, file="same.png"), drawn(1, file="same.png")])
+    table = tabulate([images(1, file="same.png"), images(1, file="same.png")])
     assert len(table.columns) == 1 and len(table.files) == 1
 
 
 def test_long_runs_are_thinned_and_keep_their_first_and_last_row() -> None:
-    table = tabulate([drawn(step, prompt=str(prompt), base=step == 0) for step in range(200) for prompt in range(40)])
+    table = tabulate([images(step, prompt=str(prompt), base=step == 0) for step in range(200) for prompt in range(40)])
     assert len(table.rows) == MOST_ROWS and (table.rows[0].is_base, table.rows[-1].step) == (True, 199)
     assert len(set(table.rows)) == MOST_ROWS and len(table.columns) == MOST_COLUMNS
     assert table.left_out == f"{MOST_ROWS} of 200 validations, {MOST_COLUMNS} of 40 columns"
@@ -73,9 +73,9 @@ def test_tiles_shrink_so_that_a_sheet_stays_small(rows: int, columns: int) -> No
 
 
 def test_the_largest_sheet_is_bounded_also_where_no_file_is_left() -> None:
-    table = tabulate([drawn(step, prompt=f"{prompt} " * 500) for step in range(MOST_ROWS) for prompt in range(MOST_COLUMNS)])
-    with Image.open(io.BytesIO(draw_sheet(table, title="t" * 5_000))) as sheet:
-        assert sheet.width <= MOST_COLUMNS * (NARROWEST_CAPTION_PX + 20) + 400 and sheet.height < 3_000
+    table = tabulate([images(step, prompt=f"{prompt} " * 500) for step in range(MOST_ROWS) for prompt in range(MOST_COLUMNS)])
+    with Image.open(io.BytesIO(draw_grid(table, title="t" * 5_000))) as grid_image:
+        assert grid_image.width <= MOST_COLUMNS * (NARROWEST_CAPTION_PX + 20) + 400 and grid_image.height < 3_000
 
 
 def test_every_image_is_on_the_sheet_and_a_missing_one_is_an_empty_tile(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_every_image_is_on_the_sheet_and_a_missing_one_is_an_empty_tile(tmp_path
     run.image(9, "#00c800").unlink()
     run.image(12, "#0000c8", size=(1024, 512))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
-    run.tell_image(tmp_path / "broken.png", 12, name="validation", prompt="broken", size=(64, 64))
-    seen = colours(draw_sheet(tabulate(read_story(run.folder.journal).drawn), title="A run"))
+    run.emit_image(tmp_path / "broken.png", 12, name="validation", prompt="broken", size=(64, 64))
+    seen = colours(draw_grid(tabulate(read_contents(run.folder.journal).images), title="A run"))
     assert {(200, 0, 0), (0, 0, 200), (255, 255, 255)} <= seen
     assert (0, 200, 0) not in seen
 
@@ -94,8 +94,8 @@ def test_a_video_shows_its_first_frame(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("#c80000", "#0000c8")]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100)
-    run.tell_image(tmp_path / "film.gif", 3, name="validation", prompt="p", size=(64, 64), video=True)
-    seen = colours(draw_sheet(tabulate(read_story(run.folder.journal).drawn)))
+    run.emit_image(tmp_path / "film.gif", 3, name="validation", prompt="p", size=(64, 64), video=True)
+    seen = colours(draw_grid(tabulate(read_contents(run.folder.journal).images)))
     assert (200, 0, 0) in seen and (0, 0, 200) not in seen
 
 
@@ -133,4 +133,4 @@ def test_prompts_in_other_letters_are_written_with_a_font_that_has_them() -> Non
 
 def test_no_images_are_an_error() -> None:
     with pytest.raises(ValueError, match="needs an image"):
-        draw_sheet(ImageTable([], [], {}))
+        draw_grid(ImageTable([], [], {}))

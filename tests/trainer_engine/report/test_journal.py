@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.told_runs import ToldRun
 from trainer_engine.contract.events import Notification
-from trainer_engine.report.journal import read_story
+from trainer_engine.report.journal import read_contents
 
 
 def test_steps_losses_rates_and_checkpoints_are_read_in_their_order(tmp_path: Path) -> None:
@@ -17,11 +17,11 @@ def test_steps_losses_rates_and_checkpoints_are_read_in_their_order(tmp_path: Pa
     run.step(2, None, rate=2e-5)
     run.step(3, math.inf)
     run.checkpoint(3)
-    story = read_story(run.folder.journal)
-    assert story.steps.tolist() == [1, 2, 3] and story.total_steps == 100
-    assert story.losses[0] == 0.5 and math.isnan(story.losses[1]) and math.isnan(story.losses[2])
-    assert story.learning_rates.tolist() == [1e-5, 2e-5, 1e-4]
-    assert story.checkpoints == [3]
+    contents = read_contents(run.folder.journal)
+    assert contents.steps.tolist() == [1, 2, 3] and contents.total_steps == 100
+    assert contents.losses[0] == 0.5 and math.isnan(contents.losses[1]) and math.isnan(contents.losses[2])
+    assert contents.learning_rates.tolist() == [1e-5, 2e-5, 1e-4]
+    assert contents.checkpoints == [3]
 
 
 def test_a_line_of_another_shape_is_read_all_the_same(tmp_path: Path) -> None:
@@ -31,8 +31,8 @@ def test_a_line_of_another_shape_is_read_all_the_same(tmp_path: Path) -> None:
     line["data"] = {"loss": 0.25, "step": 2, "learning_rate": None, "more": {}, "total_steps": 9}
     with run.folder.journal.open("a") as journal:
         journal.write(json.dumps(line, separators=(",", ":")) + "\n")
-    story = read_story(run.folder.journal)
-    assert story.steps.tolist() == [1, 2] and story.losses[1] == 0.25 and math.isnan(story.learning_rates[1])
+    contents = read_contents(run.folder.journal)
+    assert contents.steps.tolist() == [1, 2] and contents.losses[1] == 0.25 and math.isnan(contents.learning_rates[1])
 
 
 def test_evaluation_losses_stand_at_the_steps_that_were_measured(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_evaluation_losses_stand_at_the_steps_that_were_measured(tmp_path: Path)
     for step in (1, 2):
         run.step(step, metrics={"eval_loss/held-out": 0.75})
     run.evaluation(2, {"eval_loss/held-out": None, "eval_loss_ema/held-out": 0.7})
-    run.journal.tell(Notification(code="resumed", message="evaluation", details={"step": 2}))
-    found = read_story(run.folder.journal).evaluations
+    run.journal.emit(Notification(code="resumed", message="evaluation", details={"step": 2}))
+    found = read_contents(run.folder.journal).evaluations
     assert found["eval_loss_ema/held-out"] == [(0, 0.8), (2, 0.7)] and len(found) == 2
     first, (step, lost) = found["eval_loss/held-out"]
     assert (first, step) == ((0, 0.75), 2) and math.isnan(lost)
@@ -53,7 +53,7 @@ def test_previews_are_passed_over_and_prompts_come_from_the_event(tmp_path: Path
     run.image(0, "red", kind="base_model")
     run.image(4, "red", kind="intermediary")
     run.image(4, "red", name="validation_ema", prompt="a red boat", size=(64, 32))
-    base, trained = read_story(run.folder.journal).drawn
+    base, trained = read_contents(run.folder.journal).images
     assert (base.step, base.is_base, base.name, base.prompt, base.size) == (0, True, "validation", "a white boat", (64, 64))
     assert (trained.step, trained.is_base, trained.name, trained.prompt, trained.size) == (
         4,
@@ -85,6 +85,6 @@ def test_damaged_lines_and_half_a_line_are_passed_over(tmp_path: Path, damage: b
     run.step(1)
     with run.folder.journal.open("ab") as journal:
         journal.write(damage)
-    story = read_story(run.folder.journal)
-    assert (story.steps.tolist(), len(story.losses), len(story.learning_rates)) == ([1], 1, 1)
-    assert (story.drawn, story.checkpoints, story.evaluations) == ([], [], {})
+    contents = read_contents(run.folder.journal)
+    assert (contents.steps.tolist(), len(contents.losses), len(contents.learning_rates)) == ([1], 1, 1)
+    assert (contents.images, contents.checkpoints, contents.evaluations) == ([], [], {})

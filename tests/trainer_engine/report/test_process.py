@@ -14,7 +14,7 @@ from tests.helpers.told_runs import ToldRun, coloured_places
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.report import background
-from trainer_engine.report.background import Painter, painted
+from trainer_engine.report.background import BackgroundRenderer, painted
 
 
 def call(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -102,7 +102,7 @@ def test_nobody_draws_where_no_journal_is_kept_or_another_process_keeps_it(tmp_p
 
 def test_a_failure_is_one_warning_and_the_end_of_drawing(tmp_path: Path) -> None:
     heard = Listener()
-    who = Painter(RunFolder(tmp_path), heard)  # no journal there: the process fails
+    who = BackgroundRenderer(RunFolder(tmp_path), heard)  # no journal there: the process fails
     who.begin()
     who.note_news()
     deadline = time.monotonic() + 30
@@ -120,7 +120,7 @@ def test_a_failure_is_one_warning_and_the_end_of_drawing(tmp_path: Path) -> None
 def test_pictures_are_drawn_seldom_however_much_news_there_is(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
-    who = Painter(run.folder, Listener())
+    who = BackgroundRenderer(run.folder, Listener())
     who.begin()
     deadline = time.monotonic() + 30
     while not run.folder.curves.exists() and time.monotonic() < deadline:
@@ -139,7 +139,7 @@ def test_a_drawer_that_was_killed_with_its_group_is_no_fault(tmp_path: Path) -> 
     heard = Listener()
     run = ToldRun(tmp_path / "run")
     run.step(1)
-    who = Painter(run.folder, heard)
+    who = BackgroundRenderer(run.folder, heard)
     who.begin()
     who.note_news()
     who.look()

@@ -12,26 +12,26 @@ import pytest
 
 from trainer_engine.contract.commands import Command, request
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.runtime.control import LOOK_AGAIN_SECONDS, Requests, Stopped
+from trainer_engine.runtime.control import LOOK_AGAIN_SECONDS, ControlRequests, Stopped
 from trainer_engine.runtime.environment import read_environment
 
 
 @pytest.fixture
-def listening(tmp_path: Path, own_signals: None) -> Requests:
+def listening(tmp_path: Path, own_signals: None) -> ControlRequests:
     """Requests that hear this process's signals."""
-    requests = Requests(RunFolder(tmp_path).create())
+    requests = ControlRequests(RunFolder(tmp_path).create())
     requests.listen()
     return requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_preparation_at_once(listening: Requests, number: int) -> None:
+def test_a_signal_ends_the_preparation_at_once(listening: ControlRequests, number: int) -> None:
     with pytest.raises(Stopped):
         os.kill(os.getpid(), number)
         time.sleep(1)
 
 
-def test_a_signal_while_training_is_only_noted(listening: Requests) -> None:
+def test_a_signal_while_training_is_only_noted(listening: ControlRequests) -> None:
     listening.training_begins()
     os.kill(os.getpid(), signal.SIGTERM)
     assert listening.stop_asked()
@@ -39,7 +39,7 @@ def test_a_signal_while_training_is_only_noted(listening: Requests) -> None:
     assert listening.take_up() == {Command.STOP}
 
 
-def test_a_second_signal_changes_nothing(listening: Requests) -> None:
+def test_a_second_signal_changes_nothing(listening: ControlRequests) -> None:
     with pytest.raises(Stopped):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
@@ -47,7 +47,7 @@ def test_a_second_signal_changes_nothing(listening: Requests) -> None:
     assert listening.stop_asked()
 
 
-def test_a_library_that_tries_imports_does_not_swallow_a_stop(listening: Requests) -> None:
+def test_a_library_that_tries_imports_does_not_swallow_a_stop(listening: ControlRequests) -> None:
     with pytest.raises(Stopped):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -56,7 +56,7 @@ def test_a_library_that_tries_imports_does_not_swallow_a_stop(listening: Request
             pytest.fail("taken for an ordinary error")
 
 
-def test_commands_are_taken_up_once_and_a_stop_stays(listening: Requests, tmp_path: Path) -> None:
+def test_commands_are_taken_up_once_and_a_stop_stays(listening: ControlRequests, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     request(folder, Command.CHECKPOINT)
     request(folder, Command.VALIDATE)
@@ -67,7 +67,7 @@ def test_commands_are_taken_up_once_and_a_stop_stays(listening: Requests, tmp_pa
     assert listening.take_up() == {Command.STOP}
 
 
-def test_a_stop_file_is_seen_while_the_run_is_prepared(listening: Requests, tmp_path: Path) -> None:
+def test_a_stop_file_is_seen_while_the_run_is_prepared(listening: ControlRequests, tmp_path: Path) -> None:
     assert not listening.stop_asked()
     request(RunFolder(tmp_path), Command.CHECKPOINT)
     request(RunFolder(tmp_path), Command.STOP)
@@ -77,7 +77,7 @@ def test_a_stop_file_is_seen_while_the_run_is_prepared(listening: Requests, tmp_
     assert listening.take_up() == {Command.CHECKPOINT, Command.STOP}
 
 
-def test_asking_from_threads_is_cheap_and_safe(listening: Requests) -> None:
+def test_asking_from_threads_is_cheap_and_safe(listening: ControlRequests) -> None:
     began = time.perf_counter()
     threads = [threading.Thread(target=lambda: [listening.stop_asked() for _ in range(1000)]) for _ in range(4)]
     for thread in threads:
@@ -88,7 +88,7 @@ def test_asking_from_threads_is_cheap_and_safe(listening: Requests) -> None:
 
 
 def test_a_process_without_a_folder_only_hears_signals() -> None:
-    assert Requests(None).take_up() == set()
+    assert ControlRequests(None).take_up() == set()
 
 
 @pytest.mark.parametrize(

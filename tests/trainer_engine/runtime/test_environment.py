@@ -17,7 +17,7 @@ from trainer_engine.runtime.environment import helper_environment, read_environm
 
 PROGRAM = """
 import os, subprocess, sys
-from trainer_engine.environment import read_environment
+from trainer_engine.runtime.environment import read_environment
 assert read_environment().secrets == {"webhook_config": "hunter2"}
 print(subprocess.run([sys.executable, "-c", "import os; print(dict(os.environ))"], capture_output=True, text=True).stdout)
 """
@@ -47,7 +47,7 @@ def test_secrets_take_the_place_of_what_the_job_hides(tmp_path: Path) -> None:
 def test_the_environment_that_the_system_shows_holds_no_secret() -> None:
     program = """
 import os
-from trainer_engine.environment import read_environment
+from trainer_engine.runtime.environment import read_environment
 assert read_environment().secrets == {"webhook_config": "hunter2"}
 print(open("/proc/self/environ", "rb").read().decode(), open(f"/proc/{os.getpid()}/cmdline").read())
 """

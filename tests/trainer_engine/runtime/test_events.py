@@ -29,14 +29,14 @@ def numbers(path: Path) -> list[int]:
 def test_events_are_numbered_from_zero_without_gaps(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         for text in "abc":
-            journal.tell(note(text))
+            journal.emit(note(text))
     assert numbers(tmp_path / "journal.jsonl") == [0, 1, 2]
 
 
 def test_counting_goes_on_where_an_earlier_process_ended(tmp_path: Path) -> None:
     for _ in range(3):
         with Journal(tmp_path / "journal.jsonl") as journal:
-            journal.tell(note("hello"))
+            journal.emit(note("hello"))
     assert numbers(tmp_path / "journal.jsonl") == [0, 1, 2]
 
 
@@ -44,10 +44,10 @@ def test_counting_goes_on_where_an_earlier_process_ended(tmp_path: Path) -> None
 def test_a_line_that_was_cut_short_goes_away(tmp_path: Path, rest: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.tell(note("whole"))
+        journal.emit(note("whole"))
     path.write_bytes(path.read_bytes() + rest)
     with Journal(path) as journal:
-        journal.tell(note("next"))
+        journal.emit(note("next"))
     assert [json.loads(line)["message"] for line in path.read_bytes().splitlines()] == ["whole", "next"]
     assert numbers(path) == [0, 1]
 
@@ -56,15 +56,15 @@ def test_a_file_with_half_a_line_alone_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"seq":0')
     with Journal(path) as journal:
-        journal.tell(note("first"))
+        journal.emit(note("first"))
     assert numbers(path) == [0]
 
 
 def test_long_lines_are_found_again(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.tell(note("a"))
-        journal.tell(note("b" * (3 * BLOCK_BYTES)))
+        journal.emit(note("a"))
+        journal.emit(note("b" * (3 * BLOCK_BYTES)))
     with Journal(path) as journal:
         assert journal.next_seq == 2
 
@@ -72,7 +72,7 @@ def test_long_lines_are_found_again(tmp_path: Path) -> None:
 def test_text_that_is_no_unicode_does_not_stop_a_run(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.tell(note("a file called \udcff.png\nwith a second line"))
+        journal.emit(note("a file called \udcff.png\nwith a second line"))
     assert len(path.read_bytes().splitlines()) == 1
     assert numbers(path) == [0]
 
@@ -94,7 +94,7 @@ def test_telling_a_step_costs_little(tmp_path: Path) -> None:
         costs = []
         for _ in range(500):
             began = time.perf_counter()
-            journal.tell(event)
+            journal.emit(event)
             costs.append(time.perf_counter() - began)
     print(f"median {sorted(costs)[250] * 1e6:.0f} us")
     assert sorted(costs)[50] < 500e-6
@@ -118,14 +118,14 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 def test_events_that_the_disk_does_not_take_are_written_later_in_order_and_without_gaps(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.tell(note("first"))
+        journal.emit(note("first"))
         size = path.stat().st_size
         with files_no_larger_than(size + 20):
             for text in "abc":
-                journal.tell(note(text))
+                journal.emit(note(text))
             assert journal.catch_up() is not None
             assert path.stat().st_size == size, "no half line is left"
-        journal.tell(note("last"))
+        journal.emit(note("last"))
         assert journal.catch_up() is None
     assert [json.loads(line)["message"] for line in path.read_bytes().splitlines()] == ["first", "a", "b", "c", "last"]
     assert numbers(path) == [0, 1, 2, 3, 4]
@@ -135,9 +135,9 @@ def test_events_that_wait_keep_the_time_at_which_they_happened(tmp_path: Path) -
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         with files_no_larger_than(10):
-            journal.tell(note("early"))
+            journal.emit(note("early"))
             between = utc_now()
-        journal.tell(note("late"))
+        journal.emit(note("late"))
     early, late = (decode(line).timestamp for line in path.read_bytes().splitlines())
     assert early <= between <= late
 
@@ -147,8 +147,8 @@ def test_what_waits_in_memory_is_bounded_and_loses_nothing_but_progress(tmp_path
     with Journal(path) as journal:
         with files_no_larger_than(10):
             for number in range(MOST_WAITING + 500):
-                journal.tell(stage(number + 1))
-            journal.tell(note("kept"))
+                journal.emit(stage(number + 1))
+            journal.emit(note("kept"))
         assert journal.catch_up() is None
     lines = path.read_bytes().splitlines()
     assert len(lines) == MOST_WAITING + 1
@@ -166,7 +166,7 @@ def test_no_error_of_the_disk_is_raised_at_whoever_tells_something(tmp_path: Pat
     with Journal(path) as journal:
         with monkeypatch.context() as patched:
             patched.setattr("trainer_engine.runtime.events.os.write", refuse)
-            journal.tell(note("kept"))
+            journal.emit(note("kept"))
             trouble = journal.catch_up()
         assert trouble is not None and trouble.errno == number
         assert str(tmp_path) in why_not_written(tmp_path, trouble)

@@ -29,7 +29,7 @@ def test_the_report_and_the_last_events_fit_onto_a_full_disk(folder: RunFolder) 
         reserve = Reserve(folder)
         fill_up(folder.path.parent)
         for number in range(100):
-            journal.tell(Notification(code="test", message=f"{number} {'x' * 1000}"))
+            journal.emit(Notification(code="test", message=f"{number} {'x' * 1000}"))
         assert journal.catch_up() is not None
         leave_journal(journal, reserve)
         leave_report(folder, REPORT, reserve)
@@ -73,7 +73,7 @@ def test_a_log_that_takes_no_line_ends_no_process() -> None:
         pytest.skip("there is no /dev/full")
     program = """
 import sys
-from trainer_engine.last_words import patient_stream
+from trainer_engine.runtime.last_words import patient_stream
 sys.stdout, sys.stderr = patient_stream(sys.stdout), patient_stream(sys.stderr)
 for stream in (sys.stdout, sys.stderr):
     print("x" * 100_000, file=stream, flush=True)

@@ -109,7 +109,7 @@ def test_whoever_tells_a_slow_tracker_something_does_not_wait() -> None:
     counted: list[int] = []
     reporter = Reporter("slow", Slow, FACTS)
     for step in range(MOST_WAITING + 50):
-        reporter.tell(lambda tracker, step=step: tracker.metrics(step, {}))
+        reporter.emit(lambda tracker, step=step: tracker.metrics(step, {}))
     assert reporter.lost >= 40
     let_go.set()
     reporter.close()

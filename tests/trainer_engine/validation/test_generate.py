@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.families.base import Drawing, Family
-from trainer_engine.families.pixart_sigma.components import Parts
-from trainer_engine.runtime.preserve import undisturbed
-from trainer_engine.validation.failures import DrawingFailed
+from trainer_engine.families.base import Family, GenerationRequest
+from trainer_engine.families.pixart_sigma.components import ComponentFinder
+from trainer_engine.runtime.preserve import preserve_training_state
+from trainer_engine.validation.failures import GenerationFailed
 from trainer_engine.validation.generate import (
     Edit,
     ValidationImage,
@@ -195,7 +195,7 @@ def test_training_is_undisturbed(tmp_path: Path) -> None:
 
 def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
     network, before = nn.Linear(2, 2), torch.get_rng_state()
-    with pytest.raises(KeyError), undisturbed(network):
+    with pytest.raises(KeyError), preserve_training_state(network):
         network.eval()
         torch.rand(5)
         raise KeyError
@@ -233,11 +233,11 @@ def test_every_sampler_draws(tmp_path: Path, sampler: str) -> None:
 def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family = tiny_family()
     config = {**family.scheduler_config(), "_class_name": own}
-    monkeypatch.setattr(Parts, "scheduler_config", lambda _: config)
+    monkeypatch.setattr(ComponentFinder, "scheduler_config", lambda _: config)
     prompt, negative = family.encode_prompts(["a cat", "blurry"])
     numbers: list[int] = []
     pipeline = family.make_pipeline(family.load_denoiser())
-    family.draw(pipeline, Drawing(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
+    family.draw(pipeline, GenerationRequest(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -246,8 +246,8 @@ def test_a_sampler_of_the_base_model_that_its_pipeline_cannot_ask_fails_the_draw
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {**tiny_family().scheduler_config(), "_class_name": own}
-    monkeypatch.setattr(Parts, "scheduler_config", lambda _: config)
-    with pytest.raises(DrawingFailed, match=own):
+    monkeypatch.setattr(ComponentFinder, "scheduler_config", lambda _: config)
+    with pytest.raises(GenerationFailed, match=own):
         rendered(tmp_path)
 
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from trainer_engine.config.options.validation import ValidationOptions
-from trainer_engine.validation.triggers import Moment, Occasion, after_step, at_end, at_start
+from trainer_engine.validation.triggers import Trigger, TriggerState, after_step, at_end, at_start
 
-BASE, STARTUP, INTERVAL, ASKED, RESULT = Occasion
+BASE, STARTUP, INTERVAL, ASKED, RESULT = Trigger
 STEPS_PER_EPOCH = 4
 
 
-def moment(step: int, *, of: int = 100, should_stop: bool = False) -> Moment:
+def moment(step: int, *, of: int = 100, should_stop: bool = False) -> TriggerState:
     epoch = max(0, step - 1) // STEPS_PER_EPOCH + 1
-    return Moment(step, epoch, step % STEPS_PER_EPOCH == 0, step >= of, should_stop)
+    return TriggerState(step, epoch, step % STEPS_PER_EPOCH == 0, step >= of, should_stop)
 
 
 def scheduled(last: int = 12, **values: Any) -> list[int]:
@@ -56,7 +56,7 @@ def test_intervals_count_steps_and_epochs_from_where_they_may_begin(values: dict
     ],
 )
 def test_what_is_asked_for_comes_whatever_the_intervals_say(
-    step: int, of: int, should_stop: bool, asked: bool, expected: Occasion | None
+    step: int, of: int, should_stop: bool, asked: bool, expected: Trigger | None
 ) -> None:
     options = ValidationOptions(validation_step_interval=5, validate_after_step=5)
     assert after_step(options, moment(step, of=of, should_stop=should_stop), asked=asked) is expected
@@ -76,7 +76,7 @@ def test_what_is_asked_for_comes_whatever_the_intervals_say(
     ],
 )
 def test_a_start_draws_the_base_model_once_and_more_where_asked(
-    values: dict[str, Any], step: int, of: int, expected: tuple[Occasion, ...]
+    values: dict[str, Any], step: int, of: int, expected: tuple[Trigger, ...]
 ) -> None:
     assert at_start(ValidationOptions(**values), moment(step, of=of)) == expected
 

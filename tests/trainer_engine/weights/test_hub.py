@@ -18,7 +18,7 @@ from trainer_engine.weights.hub import Source, find_part
 LOOK = """
 import sys
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.hub import Source, find_part
+from trainer_engine.weights.hub import Source, find_part
 try:
     part = find_part(Source(sys.argv[1], revision=sys.argv[2] or None), "transformer")
     print("FOUND", part.folder if part else None)
@@ -47,7 +47,7 @@ class Hub(BaseHTTPRequestHandler):
 LOOK_FOR_A_FILE = """
 import sys
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.hub import Source, find_file
+from trainer_engine.weights.hub import Source, find_file
 try:
     print("FOUND", find_file(Source(sys.argv[1]), sys.argv[2]))
 except ModelUnavailable as error:

@@ -19,7 +19,7 @@ from training import tasks
 from training.engine.journal import read_entries
 from training.jobs import leases, queue, reconciler
 from training.jobs.ingest import ingest
-from training.models import Desk, Event, Job, Status
+from training.models import Event, Job, QueueLock, Status
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -121,9 +121,9 @@ def test_a_task_delivered_twice_does_nothing_twice(tmp_path: Path) -> None:
     assert tasks.run_job() == "nothing to run"
 
 
-def test_only_one_caretaker_looks_at_a_time() -> None:
-    Desk.objects.get_or_create(pk=queue.DESK_ID)
+def test_only_one_reconciler_looks_at_a_time() -> None:
+    QueueLock.objects.get_or_create(pk=queue.LOCK_ID)
     assert sum(at_once(6, lambda _: queue.look_is_due(reconciler.INTERVAL))) == 1
     time.sleep(0.01)
     assert not queue.look_is_due(reconciler.INTERVAL)
-    assert tasks.reconcile() == 0
+    assert reconciler.look() == 0

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.models import tiny_model
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import tiny_datasets, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
 
@@ -66,7 +66,7 @@ def replaced_by_as_many_bytes(place: Path) -> dict[str, Any]:
 
 
 def undecodable(place: Path) -> dict[str, Any]:
-    draw_pictures(place / "images/broken", count=1, size=(96, 96))
+    generate_images(place / "images/broken", count=1, size=(96, 96))
     (picture,) = (place / "images/broken").glob("*.png")
     content = bytearray(picture.read_bytes())
     content[60:-60] = bytes(len(content) - 120)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.pictures import draw_pictures
+from tests.helpers.pictures import generate_images
 from tests.training.conftest import Training
 
 
 @pytest.fixture
 def held_out(training: Training) -> Training:
     """With ten images held out."""
-    draw_pictures(training.home / "held-out", count=10, size=(128, 96))
+    generate_images(training.home / "held-out", count=10, size=(128, 96))
     path = training.home / "config" / "datasets.json"
     entry = {"id": "held-out", "dataset_type": "eval", "instance_data_dir": "held-out", "resolution": 64, "resolution_type": "pixel"}
     path.write_text(json.dumps([*json.loads(path.read_text()), entry]))

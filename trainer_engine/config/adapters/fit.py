@@ -27,7 +27,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "OFT": ("oft_blocks",),
 }
 """Algorithm -> tensors that only it has."""
-MOST_NAMED = 3
+MAX_LISTED = 3
 SAME = 1e-3
 DIFFUSERS = "transformer."
 
@@ -99,7 +99,7 @@ def _misfit(message: str, hint: str = "") -> UnusableAdapter:
     return UnusableAdapter("does_not_fit", message, hint)
 
 
-def _few(names: Collection[str], most: int = MOST_NAMED) -> str:
+def _few(names: Collection[str], most: int = MAX_LISTED) -> str:
     rest = len(names) - most
     return ", ".join(sorted(names)[:most]) + (f", and {rest} more" if rest > 0 else "")
 
@@ -164,7 +164,7 @@ def _targets(modules: Collection[str], layers: list[str]) -> list[str]:
     chosen = {layer for layer in layers if any(layer == ending or layer.endswith(f".{ending}") for ending in endings)}
     if chosen == set(modules):
         return endings
-    return sorted(modules) if len(modules) <= 2 * MOST_NAMED else []
+    return sorted(modules) if len(modules) <= 2 * MAX_LISTED else []
 
 
 def _same_tensors(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:

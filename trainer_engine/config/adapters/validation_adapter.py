@@ -59,7 +59,7 @@ def label_of(path: str, name: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class VisitingSource:
+class ValidationAdapterSource:
     """One adapter of a run."""
 
     path: str
@@ -69,24 +69,24 @@ class VisitingSource:
 
 
 @dataclass(frozen=True)
-class VisitingRun:
+class ValidationAdapterRun:
     """What one image is drawn with beside the network."""
 
     label: str
-    sources: tuple[VisitingSource, ...]
+    sources: tuple[ValidationAdapterSource, ...]
 
 
-def visiting_runs(validation: Mapping[str, Any]) -> list[VisitingRun]:
+def validation_adapter_runs(validation: Mapping[str, Any]) -> list[ValidationAdapterRun]:
     """Of the values of options that are right, by name; empty where images are drawn without any."""
     if validation[MODE] == NONE:
         return []
     if validation[OPTION]:
         path = validation[OPTION]
-        return [VisitingRun(label_of(path, validation[NAME]), (VisitingSource(path, validation[STRENGTH], OPTION),))]
-    return parse_visiting(validation[CONFIG])[0] if validation[CONFIG] else []
+        return [ValidationAdapterRun(label_of(path, validation[NAME]), (ValidationAdapterSource(path, validation[STRENGTH], OPTION),))]
+    return parse_validation_adapter(validation[CONFIG])[0] if validation[CONFIG] else []
 
 
-def parse_visiting(text: str) -> tuple[list[VisitingRun], list[Problem]]:
+def parse_validation_adapter(text: str) -> tuple[list[ValidationAdapterRun], list[Problem]]:
     """The runs in ``validation_adapter_config``, and everything that is wrong with it; no runs where something is."""
     if not holds_json(text):
         return [], []  # what a path leads to is read before
@@ -144,13 +144,13 @@ def strength_problems(strength: object, place: str) -> list[Problem]:
     return []
 
 
-def _run(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> VisitingRun:
+def _run(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> ValidationAdapterRun:
     problems += [_unknown(place, key, RUN_KEYS) for key in entry if key not in RUN_KEYS]
     several = entry.get("adapters")
     if ("path" in entry) == ("adapters" in entry):
         message = "A run has one path, or a list of adapters."
         problems.append(Problem.error(f"{place}.path", "one_of_two", message, got=sorted(entry), expected="path or adapters"))
-        return VisitingRun("", ())
+        return ValidationAdapterRun("", ())
     if several is not None and "strength" in entry:
         message = "Each of several adapters has a strength of its own."
         problems.append(Problem.error(f"{place}.strength", "one_of_two", message, got=entry["strength"], expected="strength in adapters"))
@@ -166,10 +166,10 @@ def _run(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> Visit
         sources = [_source(one, f"{place}.adapters[{number}]", problems) for number, one in enumerate(found)]
         if not found and not wrong:
             problems.append(Problem.error(f"{place}.adapters", "empty", "The list holds no adapter.", expected="[{path, strength}]"))
-    return VisitingRun(_label(entry, place, sources, problems), tuple(sources))
+    return ValidationAdapterRun(_label(entry, place, sources, problems), tuple(sources))
 
 
-def _label(entry: Mapping[str, Any], place: str, sources: list[VisitingSource], problems: list[Problem]) -> str:
+def _label(entry: Mapping[str, Any], place: str, sources: list[ValidationAdapterSource], problems: list[Problem]) -> str:
     given = [key for key in ("name", "label") if key in entry]
     if len(given) > 1:
         problems.append(Problem.error(f"{place}.name", "one_of_two", "name and label mean the same.", expected="one of them"))
@@ -187,16 +187,16 @@ def _label(entry: Mapping[str, Any], place: str, sources: list[VisitingSource], 
     return label
 
 
-def _source(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> VisitingSource:
+def _source(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> ValidationAdapterSource:
     path, strength = entry.get("path"), entry.get("strength", 1.0)
     problems += strength_problems(strength, f"{place}.strength")
     if not isinstance(path, str) or not path.strip():
         problems.append(
             Problem.error(f"{place}.path", "wrong_type", "The path is no text.", got=path, expected="a path or owner/name:file")
         )
-        return VisitingSource("", 1.0, f"{place}.path")
+        return ValidationAdapterSource("", 1.0, f"{place}.path")
     problems += address_problems(path, f"{place}.path")
-    return VisitingSource(path, float(strength) if _is_number(strength) else 1.0, f"{place}.path")
+    return ValidationAdapterSource(path, float(strength) if _is_number(strength) else 1.0, f"{place}.path")
 
 
 def _is_number(value: object) -> bool:

@@ -65,13 +65,13 @@ class Dataloader:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class EntryContext:
     """What the options say to entries that are silent."""
 
     values: Mapping[str, Any]
 
     @classmethod
-    def of(cls, options: TrainingOptions | Mapping[str, Any]) -> Surroundings:
+    def of(cls, options: TrainingOptions | Mapping[str, Any]) -> EntryContext:
         given = options.as_values() if isinstance(options, TrainingOptions) else options
         defaults = {name: spec.default for name, spec in REGISTRY.items()}
         return cls({**defaults, **given})
@@ -113,13 +113,13 @@ def parse_dataloader(
     objects = [entry for entry in document if isinstance(entry, Mapping) and entry]
     if objects and not any(is_like_a_dataset(entry) for entry in objects):
         return Dataloader((), ()), [_other_document()]
-    around = Surroundings.of(options)
-    drafts, problems = _drafts(document, around, locate)
+    context = EntryContext.of(options)
+    drafts, problems = _drafts(document, context, locate)
     disabled = [draft for draft in drafts if reading.is_disabled(draft)]
     active = [draft for draft in drafts if draft not in disabled]
     rules.ids_are_unique(drafts)
     for draft in active:
-        _read(draft, around)
+        _read(draft, context)
     images = [draft for draft in active if draft.kind == "image"]
     texts = [draft for draft in active if draft.kind == "text_embeds"]
     rules.one_default(texts)
@@ -130,7 +130,7 @@ def parse_dataloader(
     rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
     problems += [problem for draft in drafts for problem in draft.problems]
-    problems += held_out.problems(around.values, images, evals)
+    problems += held_out.problems(context.values, images, evals)
     if not images and not any({"type", "dataset_type"} & draft.told for draft in active):
         problems.append(_no_images(len(disabled)))
     found = Dataloader(
@@ -139,7 +139,7 @@ def parse_dataloader(
         tuple(ReferenceSet.model_validate({"position": draft.position, **draft.values}) for draft in references if not draft.told),
         tuple(ImageSet.model_validate({"position": draft.position, **draft.values}) for draft in evals if not draft.told),
     )
-    return _with_default(found, around, len(document), problems, texts)
+    return _with_default(found, context, len(document), problems, texts)
 
 
 def _wrong_document(document: object) -> Problem:
@@ -167,7 +167,7 @@ def _no_images(disabled: int) -> Problem:
     return Problem.error(OPTION, "no_images", message, expected="at least one dataset of type image", hint=hint)
 
 
-def _drafts(document: list[Any], around: Surroundings, locate: Locate | None) -> tuple[list[Draft], list[Problem]]:
+def _drafts(document: list[Any], context: EntryContext, locate: Locate | None) -> tuple[list[Draft], list[Problem]]:
     drafts, problems, suggestions = [], [], Suggestions()
     for position, raw in enumerate(document):
         if not isinstance(raw, Mapping):
@@ -175,24 +175,24 @@ def _drafts(document: list[Any], around: Surroundings, locate: Locate | None) ->
             expected = 'an object: {"id": ..., "instance_data_dir": ...}'
             problems.append(Problem.error(f"{OPTION}[{position}]", "not_an_object", message, got=type(raw).__name__, expected=expected))
             continue
-        draft = Draft(position, raw, {"model_family": around.family, "output_dir": around.output_dir}, locate, suggestions=suggestions)
+        draft = Draft(position, raw, {"model_family": context.family, "output_dir": context.output_dir}, locate, suggestions=suggestions)
         reading.read_id(draft)
         draft.placeholders = {**draft.placeholders, "id": draft.id}
         drafts.append(draft)
     return drafts, problems
 
 
-def _read(draft: Draft, around: Surroundings) -> None:
+def _read(draft: Draft, context: EntryContext) -> None:
     """Everything that one entry says."""
     reading.read_kind(draft)
     reading.read_names(draft)
     if draft.kind == "text_embeds":
-        reading.read_values(draft, {"cache_dir": around.text_folder(), "write_batch_size": around.values["write_batch_size"]})
+        reading.read_values(draft, {"cache_dir": context.text_folder(), "write_batch_size": context.values["write_batch_size"]})
     elif draft.kind in OF_IMAGES:
-        inherited = {name: around.values[name] for name in INHERITED}
-        reading.read_values(draft, {"cache_dir_vae": around.latents_folder(draft.id), **inherited})
-        _convert_sizes(draft, around.values["resolution_type"])
-        reading.read_prompts(draft, around.values["instance_prompt"])
+        inherited = {name: context.values[name] for name in INHERITED}
+        reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
+        _convert_sizes(draft, context.values["resolution_type"])
+        reading.read_prompts(draft, context.values["instance_prompt"])
         reading.read_aspects(draft)
         reading.read_references(draft)
         for rule in rules.IMAGE_RULES:
@@ -200,9 +200,9 @@ def _read(draft: Draft, around: Surroundings) -> None:
         if draft.kind == "eval":
             held_out.settle(draft)
     elif draft.kind == "conditioning":
-        inherited = {name: around.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
-        reading.read_values(draft, {"cache_dir_vae": around.latents_folder(draft.id), **inherited})
-        _convert_sizes(draft, around.values["resolution_type"])
+        inherited = {name: context.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
+        reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
+        _convert_sizes(draft, context.values["resolution_type"])
     draft.values["dataset_type"] = draft.kind
 
 
@@ -214,7 +214,7 @@ def _convert_sizes(draft: Draft, unit: str) -> None:
 
 
 def _with_default(
-    found: Dataloader, around: Surroundings, count: int, problems: list[Problem], texts: list[Draft]
+    found: Dataloader, context: EntryContext, count: int, problems: list[Problem], texts: list[Draft]
 ) -> tuple[Dataloader, list[Problem]]:
     """The dataloader with a text_embeds set made for it where the file has none."""
     if any(text.default for text in found.text_sets):
@@ -222,7 +222,7 @@ def _with_default(
     ids = {entry.id for entry in (*found.sets_of_images, *found.reference_sets)}
     name = next(name for name in (AUTOMATIC_TEXT_SET, *(f"{AUTOMATIC_TEXT_SET}-{n}" for n in range(2, count + 3))) if name not in ids)
     made = TextSet(
-        position=count, id=name, default=True, cache_dir=around.text_folder(), write_batch_size=around.values["write_batch_size"]
+        position=count, id=name, default=True, cache_dir=context.text_folder(), write_batch_size=context.values["write_batch_size"]
     )
     if not texts and not errors_in(problems):
         message = f"The file has no text_embeds set: captions are kept in {made.cache_dir}."

@@ -18,13 +18,13 @@ EVERYDAY = frozenset(
 
 
 @cache
-def _telling() -> frozenset[str]:
+def _emitting() -> frozenset[str]:
     return known_names() - EVERYDAY
 
 
 def is_like_a_dataset(entry: object) -> bool:
     """Whether an entry has a field that only datasets have."""
-    return isinstance(entry, Mapping) and not _telling().isdisjoint(entry)
+    return isinstance(entry, Mapping) and not _emitting().isdisjoint(entry)
 
 
 def are_datasets(document: object) -> bool:

@@ -20,7 +20,7 @@ from trainer_engine.contract.errors import CheckpointUnusable, shown
 from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
 
 LATEST = "latest"
-MOST_NAMED = 5
+MAX_LISTED = 5
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 LARGEST_SAMPLES_BYTES = 1 << 30
 """Of ``samples.json``: tens of millions of samples."""
@@ -92,7 +92,7 @@ def _by_path(folder: Path, check: Callable[[Path], list[str]]) -> SavedRun:
         raise NoSuchCheckpoint(f"The folder {folder} is no checkpoint: it holds no {MANIFEST}.", hint=hint)
     problems = check(folder)
     if problems:
-        raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MOST_NAMED])}", hint="choose another checkpoint")
+        raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MAX_LISTED])}", hint="choose another checkpoint")
     return open_checkpoint(folder)
 
 
@@ -104,7 +104,7 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
     problems = check(output_dir / name)
     if problems:
         on_bad(name, problems)
-        raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MOST_NAMED])}", hint=hint)
+        raise CheckpointUnusable(f"{name} does not verify: {' '.join(problems[:MAX_LISTED])}", hint=hint)
     return open_checkpoint(output_dir / name)
 
 

@@ -15,7 +15,7 @@ from trainer_engine.contract.errors import shown
 from trainer_engine.contract.small_files import read_small_json
 
 TARGETS = "lora_targets"
-MOST_NAMED = 5
+MAX_LISTED = 5
 
 
 def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: str | None) -> dict[str, Any]:
@@ -90,8 +90,8 @@ def _targets_difference(theirs: Any, ours: Any) -> str:
 
 def named(names: list[str]) -> str:
     """The first few names, and how many more there are."""
-    rest = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f", and {rest} more" if rest > 0 else "")
+    rest = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _digest(path: Path) -> str:

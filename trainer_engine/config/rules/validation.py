@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer_engine.config.adapters.validation_adapter import visiting_runs
+from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import REGISTRY
@@ -17,7 +17,7 @@ Values = Mapping[str, Any]
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
 ONLY_TUNING = ("validation_no_cfg_until_timestep", "inference_scheduler_timestep_spacing")
 OF_SOME_FAMILIES = (*ASKING_FOR_SOMETHING, *ONLY_TUNING)
-"""Options that the spec of a family has to name in ``drawing_options``."""
+"""Options that the spec of a family has to name in ``generation_options``."""
 UNCONDITIONAL = "unconditional"
 PROMPT = "validation"
 AVERAGED = "ema"
@@ -39,8 +39,8 @@ def user_library_is_usable(values: Values) -> Iterator[Problem]:
     shortnames = [*(() if values["validation_disable_unconditional"] else (UNCONDITIONAL,)), *_built_in_shortnames(values), *shortnames]
     shortnames += [PROMPT] if values["validation_prompt"] else []
     labels = [label for label, option in ((AVERAGED, "use_ema"), (STARTUP, "validation_on_startup")) if values[option]]
-    visiting = [run.label for run in visiting_runs(values)]
-    labels += [*visiting, *(f"{label}_{one}" for label in labels for one in visiting)]
+    validation_adapters = [run.label for run in validation_adapter_runs(values)]
+    labels += [*validation_adapters, *(f"{label}_{one}" for label in labels for one in validation_adapters)]
     yield from same_file_names([*shortnames, *(f"{name}_{label}" for label in labels for name in shortnames)])
     if values.get("model_type") == "full" and any(prompt.adapter_strength is not None for prompt in prompts):
         yield Problem.note(OPTION, "no_effect", "model_type=full trains no adapter: adapter_strength has no effect.")
@@ -65,7 +65,7 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         return
     usual = {name: spec.default for name, spec in REGISTRY.items() if name in OF_SOME_FAMILIES} | dict(family_spec.defaults)
     for name in OF_SOME_FAMILIES:
-        if name in family_spec.drawing_options or values[name] == usual[name]:
+        if name in family_spec.generation_options or values[name] == usual[name]:
             continue
         message = f"The pipeline of {family_spec.title} has nothing like {name}."
         if name in ASKING_FOR_SOMETHING:
@@ -73,11 +73,11 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         else:
             yield Problem.note(name, "no_effect", message, got=values[name])
     steps = values["validation_no_cfg_until_timestep"]
-    if "validation_guidance_real" in family_spec.drawing_options and values["validation_guidance_real"] > 1:
+    if "validation_guidance_real" in family_spec.generation_options and values["validation_guidance_real"] > 1:
         if steps >= values["validation_num_inference_steps"]:
             message = f"validation_guidance_real begins after {steps} sampler steps, and an image has no more than that."
             yield Problem.note("validation_no_cfg_until_timestep", "no_effect", message, got=steps)
-    elif "validation_no_cfg_until_timestep" in family_spec.drawing_options and steps != usual["validation_no_cfg_until_timestep"]:
+    elif "validation_no_cfg_until_timestep" in family_spec.generation_options and steps != usual["validation_no_cfg_until_timestep"]:
         yield Problem.note("validation_no_cfg_until_timestep", "no_effect", "validation_guidance_real is 1.", got=steps)
 
 
@@ -89,7 +89,7 @@ def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
         return  # told by the rule about sizes
     if family_spec is None:
         return
-    multiple = family_spec.drawing_multiple_px
+    multiple = family_spec.generation_multiple_px
     for width, height in sizes:
         if width % multiple or height % multiple:
             message = f"{family_spec.title} generates edges of multiples of {multiple} pixels: {width}x{height} is no such size."

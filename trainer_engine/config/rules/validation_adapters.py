@@ -16,7 +16,7 @@ from trainer_engine.config.adapters.validation_adapter import (
     address_problems,
     label_of,
     label_problems,
-    parse_visiting,
+    parse_validation_adapter,
     strength_problems,
 )
 from trainer_engine.config.options.hooks import EXTERNAL
@@ -26,7 +26,7 @@ from trainer_engine.contract.errors import Problem
 Values = Mapping[str, Any]
 
 
-def visiting_options_have_an_adapter(values: Values) -> Iterator[Problem]:
+def options_have_a_validation_adapter(values: Values) -> Iterator[Problem]:
     yield from strength_problems(values[STRENGTH], STRENGTH)
     if values[OPTION] and values[CONFIG]:
         message = f"{CONFIG} names adapters, and {OPTION} another."
@@ -41,7 +41,7 @@ def visiting_options_have_an_adapter(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "no_effect", f"{OPTION} is empty: {name} has no effect.", got=values[name])
 
 
-def visiting_adapter_is_shown(values: Values) -> Iterator[Problem]:
+def validation_adapter_is_shown(values: Values) -> Iterator[Problem]:
     given = OPTION if values[OPTION] else CONFIG
     if not values[given]:
         return
@@ -54,7 +54,7 @@ def visiting_adapter_is_shown(values: Values) -> Iterator[Problem]:
         yield Problem.note(given, "no_effect", f"{reason}: {given} has no effect.", got=values[given])
 
 
-def visiting_adapters_are_right(values: Values) -> Iterator[Problem]:
+def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
     path = values[OPTION]
     if path:
         yield from address_problems(path, OPTION)
@@ -62,7 +62,7 @@ def visiting_adapters_are_right(values: Values) -> Iterator[Problem]:
         named = bool(values[NAME])
         yield from label_problems(label_of(path, values[NAME]), NAME if named else OPTION, "" if named else f"set {NAME}")
     if values[CONFIG]:
-        yield from parse_visiting(values[CONFIG])[1]
+        yield from parse_validation_adapter(values[CONFIG])[1]
 
 
-VISITING_RULES = (visiting_options_have_an_adapter, visiting_adapter_is_shown, visiting_adapters_are_right)
+VISITING_RULES = (options_have_a_validation_adapter, validation_adapter_is_shown, validation_adapters_are_valid)

@@ -39,7 +39,7 @@ class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]
         super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
 
 
-class Parts(PartFinder):
+class ComponentFinder(PartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:

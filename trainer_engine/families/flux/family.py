@@ -15,10 +15,10 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
-from trainer_engine.families.flux.components import Parts
+from trainer_engine.families.flux.components import ComponentFinder
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.result import pipeline_plan
@@ -43,7 +43,7 @@ class Flux(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.own = options.of_family(FluxOptions)
-        self.parts = Parts(options.model)
+        self.parts = ComponentFinder(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
         self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
@@ -136,7 +136,7 @@ class Flux(Family):
         )[0]
         return unpack(output[:, : height * width // 4], height, width)
 
-    def draw_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
+    def sample_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
         """``guidance`` (B,), where it is drawn from a range."""
         if self.own.flux_guidance_mode == "constant":
             return {}
@@ -171,22 +171,22 @@ class Flux(Family):
         return make_pipeline(parts, with_references=self.flavour in SPEC.takes_references)
 
     @torch.no_grad()
-    def draw(self, pipeline: Any, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
+    def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
         """Guidance is what the network is told; the negative prompt counts where true guidance is asked for."""
         device, dtype = self.devices.device, self.devices.network
-        batch = self.collate_prompts([drawing.prompt, drawing.negative])
+        batch = self.collate_prompts([request.prompt, request.negative])
         embeds, pooled = batch["embeds"].to(device, dtype), batch["pooled"].to(device, dtype)
-        references = [reference[None].to(device, dtype) for reference in drawing.references]
-        sequence = drawing.height * drawing.width // 256 + sum(one.shape[-2] * one.shape[-1] // 4 for one in references)
+        references = [reference[None].to(device, dtype) for reference in request.references]
+        sequence = request.height * request.width // 256 + sum(one.shape[-2] * one.shape[-1] // 4 for one in references)
         masks = self._attention(batch["mask"].to(device), sequence)
-        guidance = LateGuidance(drawing.true_guidance, drawing.unguided_steps)
+        guidance = LateGuidance(request.true_guidance, request.unguided_steps)
         extra: dict[str, Any] = {}
         if isinstance(pipeline, ReferencePipeline):
             pipeline.references = references
-            extra = {"max_area": drawing.width * drawing.height, "_auto_resize": False}
+            extra = {"max_area": request.width * request.height, "_auto_resize": False}
         if guidance > 1:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
-        height, width = drawing.height // 16 * 2, drawing.width // 16 * 2
+        height, width = request.height // 16 * 2, request.width // 16 * 2
 
         def heard(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             guidance.steps_taken = index + 1
@@ -198,11 +198,11 @@ class Flux(Family):
             tokens = pipeline(
                 prompt_embeds=embeds[:1],
                 pooled_prompt_embeds=pooled[:1],
-                width=drawing.width,
-                height=drawing.height,
-                num_inference_steps=drawing.steps,
-                guidance_scale=drawing.guidance,
-                generator=drawing.generator(),
+                width=request.width,
+                height=request.height,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=request.generator(),
                 output_type="latent",
                 callback_on_step_end=heard,
                 **extra,

@@ -98,7 +98,7 @@ SPEC = FamilySpec(
     comfyui_prefix="transformer.",
     preview_decoder="madebyollin/taef1",
     samplers=("euler", "unipc", "dpm++"),
-    drawing_options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
+    generation_options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     takes_references=frozenset({"kontext"}),
     needs_references=frozenset({"kontext"}),
 )

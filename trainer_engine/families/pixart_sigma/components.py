@@ -27,7 +27,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """``validation_noise_scheduler`` -> class and what it needs besides the noise schedule. Latents are not clipped to [-1, 1]."""
 
 
-class Parts(PartFinder):
+class ComponentFinder(PartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:

@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Drawing, Family, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
-from trainer_engine.families.pixart_sigma.components import Parts
+from trainer_engine.families.pixart_sigma.components import ComponentFinder
 from trainer_engine.families.pixart_sigma.result import pipeline_plan
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -41,7 +41,7 @@ class PixArtSigma(Family):
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
-        self.parts = Parts(options.model)
+        self.parts = ComponentFinder(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
@@ -151,8 +151,10 @@ class PixArtSigma(Family):
         return pipeline
 
     @torch.no_grad()
-    def draw(self, pipeline: PixArtSigmaPipeline, drawing: Drawing, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
-        batch = self.collate_prompts([drawing.prompt, drawing.negative])
+    def generate(
+        self, pipeline: PixArtSigmaPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+    ) -> Image.Image:
+        batch = self.collate_prompts([request.prompt, request.negative])
         embeds, mask = batch["embeds"].to(self.devices.device), batch["mask"].to(self.devices.device)
         numbers = count(1)  # the pipeline's own begin later where the base model's sampler warms up
         with self.devices.autocast(), _with_size_conditions(pipeline.transformer):
@@ -162,11 +164,11 @@ class PixArtSigma(Family):
                 negative_prompt=None,
                 negative_prompt_embeds=embeds[1:],
                 negative_prompt_attention_mask=mask[1:],
-                width=drawing.width,
-                height=drawing.height,
-                num_inference_steps=drawing.steps,
-                guidance_scale=drawing.guidance,
-                generator=drawing.generator(),
+                width=request.width,
+                height=request.height,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=request.generator(),
                 use_resolution_binning=False,
                 clean_caption=False,
                 output_type="latent",

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from trainer_engine.families.common.pipeline_folder import Component, PipelinePlan
-from trainer_engine.families.pixart_sigma.components import Parts
+from trainer_engine.families.pixart_sigma.components import ComponentFinder
 from trainer_engine.families.pixart_sigma.spec import SPEC
 
 
-def pipeline_plan(parts: Parts, save_transformer: Callable[[Path], None], *, dtype: str, prediction_type: str) -> PipelinePlan:
+def pipeline_plan(parts: ComponentFinder, save_transformer: Callable[[Path], None], *, dtype: str, prediction_type: str) -> PipelinePlan:
     def save_vae(folder: Path) -> None:
         parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
 

@@ -40,7 +40,7 @@ class UnderWay:
 
 
 @dataclass
-class Checkpointing(Callback):
+class CheckpointCallback(Callback):
     """Saves at the intervals, when asked to, and when the run ends; says so once the checkpoint is whole on disk.
 
     Steps go on while a checkpoint is written, from a copy in host memory. One is written at a time: the next that is due waits for it.
@@ -74,7 +74,7 @@ class Checkpointing(Callback):
             aside = set_aside_later(self.output_dir, self._own_step(state)) if is_first else None
         if aside is not None:
             message = f"Checkpoints of an earlier run, beyond step {max(0, self._own_step(state))}, lie in {aside} now."
-            self.stages.voice.tell(Notification(code="set_aside", title="Checkpoints set aside", message=message))
+            self.stages.sink.emit(Notification(code="set_aside", title="Checkpoints set aside", message=message))
 
     def _own_step(self, state: TrainState) -> int:
         """The last step of this output folder that belongs to the run; -1 where it goes on from a checkpoint elsewhere."""
@@ -103,7 +103,7 @@ class Checkpointing(Callback):
             if saved is not None and failure is not None:
                 self._under_way = None
                 message = f"{saved.content.name} was not saved: {failure}"
-                self.stages.voice.tell(
+                self.stages.sink.emit(
                     ErrorEvent(code="checkpoint_failed", title="Checkpoint not saved", message=message, severity=Severity.WARNING)
                 )
                 saved.stage.__exit__(type(failure), failure, failure.__traceback__)
@@ -141,7 +141,7 @@ class Checkpointing(Callback):
         if not fits and not self._told_of_memory:
             self._told_of_memory = True
             message = f"A copy of {content.size_bytes / 1e6:.0f} MB does not fit into memory: steps wait while checkpoints are written."
-            self.stages.voice.tell(Notification(code="checkpoint_in_foreground", title="Steps wait for checkpoints", message=message))
+            self.stages.sink.emit(Notification(code="checkpoint_in_foreground", title="Steps wait for checkpoints", message=message))
         return fits
 
     def _announce_if_whole(self, state: TrainState) -> None:
@@ -155,17 +155,17 @@ class Checkpointing(Callback):
                 self._announce(state)
             if self._pruned is not None:
                 pruned, self._pruned = self._pruned, None
-                self._tell_failure(pruned)
+                self._emit_failure(pruned)
 
-    def _tell_failure(self, pruned: Future[list[str]]) -> None:
+    def _emit_failure(self, pruned: Future[list[str]]) -> None:
         """One that is too many takes space; what has been saved is whole all the same."""
         try:
             pruned.result()
         except OSError as error:
             message = f"Checkpoints beyond the limits could not be removed: {error}. Training goes on."
             hint = "look at the permissions of output_dir; it is tried again after the next checkpoint"
-            voice, title = self.stages.voice, "Checkpoints not removed"
-            voice.tell(ErrorEvent(code="checkpoint_not_removed", title=title, message=message, hint=hint, severity=Severity.WARNING))
+            sink, title = self.stages.sink, "Checkpoints not removed"
+            sink.emit(ErrorEvent(code="checkpoint_not_removed", title=title, message=message, hint=hint, severity=Severity.WARNING))
 
     def _announce(self, state: TrainState) -> None:
         """Tell of the checkpoint under way once it is whole, and remove those that are one too many."""
@@ -174,7 +174,7 @@ class Checkpointing(Callback):
         with saved.stage:
             info = self._whole(saved)
         state.newest_checkpoint = str(info.path)
-        self.stages.voice.tell(
+        self.stages.sink.emit(
             CheckpointEvent(
                 title="Rolling checkpoint saved" if info.is_rolling else "Checkpoint saved",
                 message=f"{info.name} is whole on disk.",
@@ -196,7 +196,7 @@ class Checkpointing(Callback):
             if self.options.disk_low_action == "stop":
                 raise
             message = f"{error.message} It is tried once more."
-            self.stages.voice.tell(Notification(code="disk_filled_up", title="Disk full", message=message, severity=Severity.WARNING))
+            self.stages.sink.emit(Notification(code="disk_filled_up", title="Disk full", message=message, severity=Severity.WARNING))
         self.space.make_sure(saved.content.size_bytes + SPARE_BYTES, saved.content.step, saved.advance)
         return self._writer.submit(save_checkpoint, self.output_dir, saved.content).result()
 

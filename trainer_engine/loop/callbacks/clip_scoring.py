@@ -15,9 +15,9 @@ from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import CLIP_SCORES, ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.evaluation.clip_scores import ClipScorer
 from trainer_engine.families.base import free_device_memory
-from trainer_engine.loop.context import Surroundings
+from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import TrainState
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.stages import Stages
@@ -29,7 +29,7 @@ MEAN = "mean"
 
 
 @dataclass
-class Scoring:
+class ClipScoring:
     """The first process scores what all of them drew, while the others wait."""
 
     scorer: ClipScorer | None
@@ -37,7 +37,7 @@ class Scoring:
     device: torch.device
     stages: Stages
     processes: Processes
-    requests: Requests
+    requests: ControlRequests
     _told: set[str] = field(default_factory=set)
     """Prompts that were said to be too long."""
 
@@ -52,9 +52,9 @@ class Scoring:
             if failure is not None:
                 # Once more: only now has the failure let go of what it was about.
                 free_device_memory(self.device)
-                self.stages.voice.tell(failure)
+                self.stages.sink.emit(failure)
             elif len(scores) == len(prompted):
-                self._tell(self.scorer, list(zip(prompted, scores, strict=True)), state)
+                self._emit(self.scorer, list(zip(prompted, scores, strict=True)), state)
 
     def _try(self, scorer: ClipScorer, images: Sequence[ValidationImage], state: TrainState) -> tuple[list[float], ErrorEvent | None]:
         pairs = [(image.path, image.prompt) for image in images]
@@ -86,9 +86,9 @@ class Scoring:
             longest = f"the {scorer.longest} tokens that {scorer.name} reads"
             message = f"Prompts longer than {longest} are scored by their beginnings: {', '.join(names[prompt] for prompt in cut)}."
             title = "Prompts cut for scoring"
-            self.stages.voice.tell(Notification(code="clip_prompts_cut", title=title, message=message, severity=Severity.WARNING))
+            self.stages.sink.emit(Notification(code="clip_prompts_cut", title=title, message=message, severity=Severity.WARNING))
 
-    def _tell(self, scorer: ClipScorer, scored: Sequence[tuple[ValidationImage, float]], state: TrainState) -> None:
+    def _emit(self, scorer: ClipScorer, scored: Sequence[tuple[ValidationImage, float]], state: TrainState) -> None:
         metrics = metrics_of(scored)
         state.scores = {name: value for name, value in metrics.items() if name.endswith(f"/{MEAN}") and name.count("/") == 1}
         details: dict[str, Any] = {
@@ -102,22 +102,22 @@ class Scoring:
         }
         means = ", ".join(f"{name.partition('/')[0].replace('_', ' ')} {value:.2f}" for name, value in state.scores.items())
         message = f"Step {state.step}: {means}, from {len(scored)} image{'s' if len(scored) > 1 else ''}."
-        self.stages.voice.tell(Notification(code=CLIP_SCORES, title="CLIP scores", message=message, details=details))
+        self.stages.sink.emit(Notification(code=CLIP_SCORES, title="CLIP scores", message=message, details=details))
 
 
-def make_scoring(around: Surroundings) -> Scoring | None:
+def make_scoring(run_context: RunContext) -> ClipScoring | None:
     """Loads the model, so that one that cannot be had ends the run before it begins. None where nothing is scored.
 
     Raises ModelUnavailable.
     """
-    options = around.options
+    options = run_context.options
     if options.scoring.evaluation_type != CLIP or options.validation.validation_disable:
         return None
-    device, scorer = around.processes.device, None
-    if around.processes.is_first:
-        with around.stages.stage(StageKey.LOAD_BASE_MODEL, "Loading the scoring model"):
+    device, scorer = run_context.processes.device, None
+    if run_context.processes.is_first:
+        with run_context.stages.stage(StageKey.LOAD_BASE_MODEL, "Loading the scoring model"):
             scorer = ClipScorer.load(options.scoring.pretrained_evaluation_model_name_or_path, device)
-    return Scoring(scorer, device, around.stages, around.processes, around.requests)
+    return ClipScoring(scorer, device, run_context.stages, run_context.processes, run_context.requests)
 
 
 def metrics_of(scored: Sequence[tuple[ValidationImage, float]]) -> Mapping[str, float]:

@@ -6,17 +6,17 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.events import StatusEvent
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 
 
 @dataclass
-class Commanding(Callback):
+class CommandsCallback(Callback):
     """Looks after each optimizer step at what the run was asked for; all processes hear what any of them heard."""
 
-    voice: Voice
-    requests: Requests
+    sink: EventSink
+    requests: ControlRequests
     processes: Processes
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
@@ -29,4 +29,4 @@ class Commanding(Callback):
         if stop and not state.should_stop and not state.is_finished:
             state.should_stop = True
             why = state.failure or f"Asked to stop after step {state.step}."
-            self.voice.tell(StatusEvent(status="stopping", message=f"{why} Saving first."))
+            self.sink.emit(StatusEvent(status="stopping", message=f"{why} Saving first."))

@@ -8,7 +8,7 @@ from trainer_engine.optim.ema import MovingAverage
 
 
 @dataclass
-class Averaging(Callback):
+class EmaCallback(Callback):
     """Moves the average of the weights."""
 
     average: MovingAverage

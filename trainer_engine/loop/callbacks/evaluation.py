@@ -18,18 +18,18 @@ from trainer_engine.evaluation.measure import Measuring, mean, means
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.out_of_memory import ran_out_of_memory
 from trainer_engine.runtime.stages import Advance, Stages
-from trainer_engine.validation.generate import undisturbed
+from trainer_engine.validation.generate import preserve_training_state
 
 FINEST_EPOCH = 10_000
 """Parts of an epoch that an interval is a whole number of."""
 
 
 @dataclass
-class Evaluating(Callback):
+class EvaluationCallback(Callback):
     """Measures the loss on held-out images before the first step, at the intervals and for every checkpoint; points to the best one."""
 
     showing: Callable[[], AbstractContextManager[None]]
@@ -40,7 +40,7 @@ class Evaluating(Callback):
     history: History
     stages: Stages
     processes: Processes
-    requests: Requests
+    requests: ControlRequests
     _failed_at: int | None = None
     """The step whose loss could not be measured last: it is not tried again for the step's checkpoint."""
 
@@ -71,7 +71,7 @@ class Evaluating(Callback):
         except OSError as error:
             message = f"{BEST_FILE} could not be written: {error}"
             hint = "GET /api/training/checkpoints says which checkpoint is the best"
-            self.stages.voice.tell(ErrorEvent(code="best_checkpoint_not_written", message=message, hint=hint, severity=Severity.WARNING))
+            self.stages.sink.emit(ErrorEvent(code="best_checkpoint_not_written", message=message, hint=hint, severity=Severity.WARNING))
 
     def _is_due(self, state: TrainState) -> bool:
         steps, epochs = self.options.evaluation.eval_steps_interval, self.options.evaluation.eval_epoch_interval
@@ -95,11 +95,11 @@ class Evaluating(Callback):
         done = Evaluation(state.step, self._is_due(state), mean(next(iter(losses.values()))), metrics)
         self.history.evaluations.append(done)
         state.metrics = done.shown
-        self._tell(done)
+        self._emit(done)
         reason = self.history.reason_to_stop(self.options.evaluation)
         if reason and not state.is_finished:
             state.end_early(reason)
-            self.stages.voice.tell(Notification(code="early_stop", title="Ending early", message=reason))
+            self.stages.sink.emit(Notification(code="early_stop", title="Ending early", message=reason))
 
     def _losses(self, state: TrainState, advance: Advance) -> dict[str, Tensor] | None:
         """Label -> (images, points) on the CPU; whose comes first decides. None where it could not be measured, or was stopped."""
@@ -111,7 +111,7 @@ class Evaluating(Callback):
             failed, stopped = self.processes.any_of([bool(trouble), local is None and not trouble])
             if failed:
                 self._failed_at = state.step
-                self._tell_failure(state, trouble)
+                self._emit_failure(state, trouble)
             elif stopped:
                 self._stop(state)
             if failed or stopped or local is None:
@@ -131,7 +131,7 @@ class Evaluating(Callback):
         """(what this process measured, why it could not)."""
         network = self.measuring.network
         try:
-            with undisturbed(network), self.showing(), weights():
+            with preserve_training_state(network), self.showing(), weights():
                 network.eval()
                 return self.measuring.local_losses(on_image, self.requests.stop_asked), ""
         except (RuntimeError, MemoryError, OSError, EngineError) as error:
@@ -140,18 +140,18 @@ class Evaluating(Callback):
                 raise
             return None, str(error) or type(error).__name__
 
-    def _tell_failure(self, state: TrainState, trouble: str) -> None:
+    def _emit_failure(self, state: TrainState, trouble: str) -> None:
         message = f"The evaluation loss of step {state.step} could not be measured: {trouble or 'another process failed'}."
         hint = "training goes on; eval_loss_disable=true turns evaluations off"
-        self.stages.voice.tell(ErrorEvent(code="evaluation_failed", message=message, hint=hint, severity=Severity.WARNING))
+        self.stages.sink.emit(ErrorEvent(code="evaluation_failed", message=message, hint=hint, severity=Severity.WARNING))
 
     def _stop(self, state: TrainState) -> None:
         """At this very step: what was due is measured once the run goes on, so that it ends as one that never stopped."""
         if not state.is_finished:
             state.should_stop = True
-            self.stages.voice.tell(StatusEvent(status="stopping", message=f"Asked to stop after step {state.step}; saving first."))
+            self.stages.sink.emit(StatusEvent(status="stopping", message=f"Asked to stop after step {state.step}; saving first."))
 
-    def _tell(self, done: Evaluation) -> None:
+    def _emit(self, done: Evaluation) -> None:
         best = self.history.best
         loss = "not finite" if done.loss is None else f"{done.loss:.6g}"
         beside = f"; the lowest so far is {best.loss:.6g} at step {best.step}" if best and best is not done else ""
@@ -163,4 +163,4 @@ class Evaluating(Callback):
             "evaluations_without_improvement": self.history.without_improvement(self.options.evaluation.early_stop_min_delta),
         }
         message = f"Step {done.step}: evaluation loss {loss}{beside}."
-        self.stages.voice.tell(Notification(code=EVALUATION, title="Evaluation", message=message, details=details))
+        self.stages.sink.emit(Notification(code=EVALUATION, title="Evaluation", message=message, details=details))

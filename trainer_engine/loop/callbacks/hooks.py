@@ -9,7 +9,7 @@ from trainer_engine.loop.state import StepOutcome, TrainState
 
 
 @dataclass
-class Hooking(Callback):
+class HooksCallback(Callback):
     """Starts the programs that belong to checkpoints. Stands before whatever uploads them."""
 
     scripts: Scripts

@@ -8,7 +8,7 @@ from trainer_engine.runtime.journal_room import JournalRoom
 
 
 @dataclass
-class JournalWatch(Callback):
+class JournalCallback(Callback):
     """Lets no step follow one whose events cannot be written, and ends the run for it where it is not to wait."""
 
     room: JournalRoom

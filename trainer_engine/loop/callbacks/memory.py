@@ -11,7 +11,7 @@ from trainer_engine.loop.state import StepOutcome, TrainState
 
 
 @dataclass
-class MemoryWatch(Callback):
+class MemoryCallback(Callback):
     """The most memory that training took: of the GPU's allocator, else what the process grew by, looked at after each step."""
 
     device: torch.device

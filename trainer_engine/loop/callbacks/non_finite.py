@@ -9,17 +9,17 @@ from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 
 PATIENCE = 3
-MOST_NAMED = 16
+MAX_LISTED = 16
 
 
 @dataclass
-class FiniteWatch(Callback):
+class NonFiniteCallback(Callback):
     """Names the samples of steps that were skipped because they were not finite, and ends the run after several in a row."""
 
-    voice: Voice
+    sink: EventSink
     sampler: Sampler
     collator: Collator
     in_a_row: int = 0
@@ -32,10 +32,10 @@ class FiniteWatch(Callback):
             return  # float16's loss scale was too large, and is smaller now: that is how it finds its place
         self.in_a_row += 1
         samples = self._samples(state.step - 1, outcome)
-        named = ", ".join(f"{file} at timestep {timestep}" for file, timestep in samples[:MOST_NAMED])
+        named = ", ".join(f"{file} at timestep {timestep}" for file, timestep in samples[:MAX_LISTED])
         message = f"Step {state.step} was skipped: loss {outcome.loss}, gradient norm {outcome.grad_norm}, with {named}."
-        details = {"step": state.step, "samples": [{"file": file, "timestep": timestep} for file, timestep in samples[:MOST_NAMED]]}
-        self.voice.tell(
+        details = {"step": state.step, "samples": [{"file": file, "timestep": timestep} for file, timestep in samples[:MAX_LISTED]]}
+        self.sink.emit(
             ErrorEvent(code="non_finite_step", title="Step skipped", message=message, severity=Severity.WARNING, details=details)
         )
         if self.in_a_row >= PATIENCE:

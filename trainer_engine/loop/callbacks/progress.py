@@ -10,7 +10,7 @@ import torch
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
-from trainer_engine.runtime.events import Voice
+from trainer_engine.runtime.events import EventSink
 
 WEIGHT_OF_PAST = 0.9
 """In the time of a step that the estimate is made from: it should not jump with every step."""
@@ -18,10 +18,10 @@ STATM = Path("/proc/self/statm")
 
 
 @dataclass
-class Progress(Callback):
+class ProgressCallback(Callback):
     """One event for every optimizer step."""
 
-    voice: Voice
+    sink: EventSink
     device: torch.device
     _smoothed: float = 0.0
 
@@ -31,7 +31,7 @@ class Progress(Callback):
         self._smoothed = seconds if first else WEIGHT_OF_PAST * self._smoothed + (1 - WEIGHT_OF_PAST) * seconds
         if state.step == state.first_step + 2:
             self._smoothed = seconds  # the first step warms everything up, and tells nothing about the others
-        self.voice.tell(
+        self.sink.emit(
             ProgressEvent(
                 step=state.step,
                 total_steps=state.total_steps,

@@ -16,7 +16,7 @@ from trainer_engine.publishing.ledger import RESULT, Upload
 from trainer_engine.publishing.places import digest_of, files_below, joined_size, stage
 from trainer_engine.publishing.results import result_files
 from trainer_engine.publishing.uploads import Report, Uploads
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Stages
 
@@ -42,7 +42,7 @@ def nobody(done: UploadDone) -> None:
 
 
 @dataclass
-class Publishing(Callback):
+class PublishingCallback(Callback):
     """Has checkpoints and the result uploaded beside training, and says what became of it. An upload that fails ends no run."""
 
     uploads: Uploads
@@ -54,7 +54,7 @@ class Publishing(Callback):
     """What is wrong with stores that had to be left out."""
     stages: Stages
     processes: Processes
-    requests: Requests
+    requests: ControlRequests
     on_uploaded: Callable[[UploadDone], None] = nobody
     """Hears of each upload that has arrived, between two steps."""
     _has_ended: bool = False
@@ -72,10 +72,10 @@ class Publishing(Callback):
         if left:
             names = ", ".join(sorted({upload.what for upload in left}))
             message = f"{len(left)} uploads of an earlier run are taken up again: {names}."
-            self.stages.voice.tell(Notification(code="uploads_taken_up", title="Uploads taken up again", message=message))
+            self.stages.sink.emit(Notification(code="uploads_taken_up", title="Uploads taken up again", message=message))
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
-        self._tell_reports()
+        self._emit_reports()
 
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
         targets = [target for target in self.uploads.targets.values() if target.takes_checkpoints]
@@ -154,36 +154,36 @@ class Publishing(Callback):
                     if progress != told:  # an upload that stands still for hours fills no log
                         told = progress
                         advance(progress.done, progress.total)
-                    self._tell_reports(LOOK_SECONDS)
+                    self._emit_reports(LOOK_SECONDS)
         self._end()
 
     def _end(self) -> None:
         self._has_ended = True
         self.uploads.close()
-        self._tell_reports()
+        self._emit_reports()
         left = self.uploads.pending()
         if left:
             names = ", ".join(dict.fromkeys(upload.what for upload in left))
             message = f"{len(left)} uploads are left ({names}); the next run in this output_dir takes them up."
-            self.stages.voice.tell(Notification(code="uploads_left", title="Uploads left", message=message, severity=Severity.WARNING))
+            self.stages.sink.emit(Notification(code="uploads_left", title="Uploads left", message=message, severity=Severity.WARNING))
 
-    def _tell_reports(self, seconds: float = 0.0) -> None:
+    def _emit_reports(self, seconds: float = 0.0) -> None:
         """Everything that was reported so far; waits so long for the first of it."""
         try:
             while True:
                 report = self.uploads.reports.get(timeout=seconds) if seconds else self.uploads.reports.get_nowait()
                 seconds = 0.0
-                self._tell(report)
+                self._emit(report)
         except queue.Empty:
             return
 
-    def _tell(self, report: Report) -> None:
+    def _emit(self, report: Report) -> None:
         upload, outcome = report.upload, report.outcome
         label = self.uploads.targets[upload.target].label
         if outcome.address:
             details = {"provider": upload.provider, "place": label, "address": outcome.address, "what": upload.what, "step": upload.step}
             message = f"{upload.what} is at {outcome.address}."
-            self.stages.voice.tell(Notification(code="uploaded", title="Uploaded", message=message, details=details))
+            self.stages.sink.emit(Notification(code="uploaded", title="Uploaded", message=message, details=details))
             path = self.uploads.output_dir / upload.source
             self.on_uploaded(UploadDone(upload.provider, outcome.address, path, upload.step, upload.what))
         if outcome.trouble and report.gave_up:
@@ -194,7 +194,7 @@ class Publishing(Callback):
             self._warn("upload_failed", message, outcome.hint)
 
     def _warn(self, code: str, message: str, hint: str) -> None:
-        self.stages.voice.tell(ErrorEvent(severity=Severity.WARNING, title="Upload", message=message, code=code, hint=hint))
+        self.stages.sink.emit(ErrorEvent(severity=Severity.WARNING, title="Upload", message=message, code=code, hint=hint))
 
 
 def _id(target: PublishTarget, what: str, digest: str) -> str:

@@ -20,7 +20,7 @@ from trainer_engine.validation.generate import FOLDER as IMAGES
 
 
 @dataclass
-class Finishing(Callback):
+class ResultsCallback(Callback):
     """Writes the result of a finished run, and says what there is."""
 
     showing: Callable[[], AbstractContextManager[None]]
@@ -49,7 +49,7 @@ class Finishing(Callback):
         key = StageKey.TRAINING_COMPLETE if state.is_finished else StageKey.TRAINING_ABORT
         word = "complete" if state.is_finished else "stopped and saved"
         with self.stages.stage(key, "" if state.is_finished else "Stopped and saved"):
-            self.stages.voice.tell(
+            self.stages.sink.emit(
                 SummaryEvent(
                     title=f"Training {word}",
                     message=f"Training is {word} after {state.step} of {state.total_steps} steps.{_early(state)}{in_words(state.memory)}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from trainer_engine.adapters.base import Trainable
-from trainer_engine.adapters.validation_adapter import VisitingAdapter
+from trainer_engine.adapters.validation_adapter import ValidationAdapter
 from trainer_engine.caches.prompts import PromptCache
 from trainer_engine.config.adapters.validation_adapter import COMPARISON
 from trainer_engine.config.options import TrainingOptions
@@ -15,22 +15,22 @@ from trainer_engine.config.rules.validation import AVERAGED, STARTUP
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.families.base import Family
 from trainer_engine.loop.callbacks.base import Callback
-from trainer_engine.loop.callbacks.clip_scoring import Scoring
+from trainer_engine.loop.callbacks.clip_scoring import ClipScoring
 from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
-from trainer_engine.runtime.control import Requests
+from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.stages import Advance, Stages
 from trainer_engine.validation.announce import BASE_MODEL, FINISHED, Announcer
-from trainer_engine.validation.failures import DrawingFailed
-from trainer_engine.validation.gather import Drawn, pack_or_say, unpack
+from trainer_engine.validation.failures import GenerationFailed
+from trainer_engine.validation.gather import GeneratedImages, pack_or_say, unpack
 from trainer_engine.validation.generate import Edit, ValidationImage, ValidationPrompt, render, validation_prompts
-from trainer_engine.validation.triggers import Moment, Occasion, after_step, at_end, at_start
+from trainer_engine.validation.triggers import Trigger, TriggerState, after_step, at_end, at_start
 
-STAGES: Mapping[Occasion, StageKey] = MappingProxyType(
-    {Occasion.BASE_MODEL: StageKey.BENCHMARK_BASE_MODEL, Occasion.RESULT: StageKey.FINAL_VALIDATION}
+STAGES: Mapping[Trigger, StageKey] = MappingProxyType(
+    {Trigger.BASE_MODEL: StageKey.BENCHMARK_BASE_MODEL, Trigger.RESULT: StageKey.FINAL_VALIDATION}
 )
 """Every other one is a validation like any other."""
 
@@ -40,7 +40,7 @@ Pass = tuple[str, Callable[[], AbstractContextManager[object]]]
 
 
 @dataclass
-class Validating(Callback):
+class ValidationCallback(Callback):
     """Draws when an occasion comes (``loop/occasions.py``), and announces what was drawn."""
 
     showing: Callable[[], AbstractContextManager[None]]
@@ -54,45 +54,45 @@ class Validating(Callback):
     eval_prompts: Sequence[ValidationPrompt]
     stages: Stages
     processes: Processes
-    requests: Requests
+    requests: ControlRequests
     announcer: Announcer
     external: ExternalValidation | None = None
     """Validates instead, but for the base model's images."""
-    visitors: Sequence[VisitingAdapter] = ()
+    validation_adapters: Sequence[ValidationAdapter] = ()
     """Adapters that images are drawn with in turn, but for the base model's."""
-    scoring: Scoring | None = None
+    scoring: ClipScoring | None = None
 
     def before_training(self, state: TrainState) -> None:
-        for occasion in at_start(self.options.validation, _moment(state)):
-            self._validate(state, occasion)
+        for trigger in at_start(self.options.validation, _moment(state)):
+            self._validate(state, trigger)
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
-        occasion = after_step(self.options.validation, _moment(state), asked=state.validation_asked)
-        if occasion is not None:
+        trigger = after_step(self.options.validation, _moment(state), asked=state.validation_asked)
+        if trigger is not None:
             state.validation_asked = False
-            self._validate(state, occasion)
+            self._validate(state, trigger)
 
     def after_training(self, state: TrainState) -> None:
-        occasion = at_end(_moment(state))
-        if occasion is not None:
-            self._validate(state, occasion)
+        trigger = at_end(_moment(state))
+        if trigger is not None:
+            self._validate(state, trigger)
 
-    def _validate(self, state: TrainState, occasion: Occasion) -> None:
+    def _validate(self, state: TrainState, trigger: Trigger) -> None:
         """What keeps images from being drawn is a warning."""
-        if self.external is not None and occasion is not Occasion.BASE_MODEL:
-            self.external.run(state, STAGES.get(occasion, StageKey.VALIDATION))
+        if self.external is not None and trigger is not Trigger.BASE_MODEL:
+            self.external.run(state, STAGES.get(trigger, StageKey.VALIDATION))
             return
         if not (validation_prompts(self.options) or self.edits or self.eval_prompts):
-            if occasion is Occasion.ASKED:
-                self.stages.voice.tell(_nothing_to_draw(self.options.validation))
+            if trigger is Trigger.ASKED:
+                self.stages.sink.emit(_nothing_to_draw(self.options.validation))
             return
         with state.timed("validation"):
-            drawn = self._try_to_draw(state, occasion) if self._draws else Drawn()
+            drawn = self._try_to_draw(state, trigger) if self._draws else GeneratedImages()
             if drawn.failure is not None:
                 # Once more: only now has the failure let go of what it was about.
                 self.family.free_encoders()
-                self.stages.voice.tell(drawn.failure)
-            images = [*drawn.images, *self._hear_of_others(drawn, state, occasion)]
+                self.stages.sink.emit(drawn.failure)
+            images = [*drawn.images, *self._receive_from_others(drawn, state, trigger)]
             if self.scoring is not None:
                 self.scoring.score(images, state)
 
@@ -107,7 +107,7 @@ class Validating(Callback):
         alone = self.options.validation.validation_multigpu == "single-gpu"
         return (0, 1) if alone else (self.processes.rank, self.processes.count)
 
-    def _hear_of_others(self, drawn: Drawn, state: TrainState, occasion: Occasion) -> list[ValidationImage]:
+    def _receive_from_others(self, drawn: GeneratedImages, state: TrainState, trigger: Trigger) -> list[ValidationImage]:
         """All wait for the last here; the first one says what the others drew, and gets it."""
         everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(drawn, state.step))
         images: list[ValidationImage] = []
@@ -115,39 +115,39 @@ class Validating(Callback):
             try:
                 other = unpack(packed)
             except OSError as error:
-                other = Drawn(failure=DrawingFailed("", "", error).as_event(state.step))
+                other = GeneratedImages(failure=GenerationFailed("", "", error).as_event(state.step))
             images += other.images
             for image in other.images:
-                self.announcer.tell(image, state.step, _kind(occasion))
+                self.announcer.emit(image, state.step, _kind(trigger))
             if other.failure is not None:
-                self.stages.voice.tell(other.failure)
+                self.stages.sink.emit(other.failure)
         return images
 
-    def _try_to_draw(self, state: TrainState, occasion: Occasion) -> Drawn:
+    def _try_to_draw(self, state: TrainState, trigger: Trigger) -> GeneratedImages:
         images: list[ValidationImage] = []
         try:
-            with self.stages.stage(STAGES.get(occasion, StageKey.VALIDATION), failure=Severity.WARNING) as advance:
-                self._draw_all(state, occasion, advance, images.append)
-        except DrawingFailed as failed:
-            return Drawn(images, self._told(failed, state))
+            with self.stages.stage(STAGES.get(trigger, StageKey.VALIDATION), failure=Severity.WARNING) as advance:
+                self._draw_all(state, trigger, advance, images.append)
+        except GenerationFailed as failed:
+            return GeneratedImages(images, self._told(failed, state))
         except (RuntimeError, MemoryError) as error:
             # The average and the weights that a schedule-free optimizer means need room beside the live ones.
             if not ran_out_of_memory(error):
                 raise
-            return Drawn(images, self._told(DrawingFailed("", "", error), state))
-        return Drawn(images)
+            return GeneratedImages(images, self._told(GenerationFailed("", "", error), state))
+        return GeneratedImages(images)
 
-    def _told(self, failed: DrawingFailed, state: TrainState) -> ErrorEvent:
+    def _told(self, failed: GenerationFailed, state: TrainState) -> ErrorEvent:
         numbers = out_of_memory_numbers(self.family.devices.device) if ran_out_of_memory(failed.reason) else ""
         return failed.as_event(state.step, numbers)
 
-    def _draw_all(self, state: TrainState, occasion: Occasion, advance: Advance, keep: Callable[[ValidationImage], None]) -> None:
-        passes = self._passes(state, occasion)
+    def _draw_all(self, state: TrainState, trigger: Trigger, advance: Advance, keep: Callable[[ValidationImage], None]) -> None:
+        passes = self._passes(state, trigger)
         previews = self.announcer.previews(state.step) if self.processes.is_first else None
 
         def finished(image: ValidationImage) -> None:
             keep(image)
-            self.announcer.tell(image, state.step, _kind(occasion))
+            self.announcer.emit(image, state.step, _kind(trigger))
 
         for number, (label, weights) in enumerate(passes):
             if self.requests.stop_asked():
@@ -163,57 +163,62 @@ class Validating(Callback):
                     eval_prompts=self.eval_prompts,
                     label=label,
                     share=self._share,
-                    weights_for=lambda prompt: self.trainable.at_strength(self._strength(prompt, occasion)),
+                    weights_for=lambda prompt: self.trainable.at_strength(self._strength(prompt, trigger)),
                     on_image=finished,
                     on_sampler_step=previews,
                     on_progress=lambda done, total, before=number: advance(before * total + done, total * len(passes)),
                     should_stop=self.requests.stop_asked,
                 )
 
-    def _strength(self, prompt: ValidationPrompt, occasion: Occasion) -> float:
-        if occasion is Occasion.BASE_MODEL:
+    def _strength(self, prompt: ValidationPrompt, trigger: Trigger) -> float:
+        if trigger is Trigger.BASE_MODEL:
             return 0.0
         usual = self.options.validation.validation_lycoris_strength
         return usual if prompt.adapter_strength is None else prompt.adapter_strength
 
-    def _passes(self, state: TrainState, occasion: Occasion) -> list[Pass]:
+    def _passes(self, state: TrainState, trigger: Trigger) -> list[Pass]:
         """Those of the weights; each with the visiting adapters in turn, or without and with them, as ``validation_adapter_mode`` says."""
-        passes = self._passes_of_weights(state, occasion)
-        if not self.visitors or occasion is Occasion.BASE_MODEL:
+        passes = self._passes_of_weights(state, trigger)
+        if not self.validation_adapters or trigger is Trigger.BASE_MODEL:
             return passes
         compares = self.options.validation.validation_adapter_mode == COMPARISON
-        return [one for bare in passes for one in ([bare] if compares else []) + [_visited(bare, visitor) for visitor in self.visitors]]
+        return [
+            one
+            for bare in passes
+            for one in ([bare] if compares else [])
+            + [_with_validation_adapters(bare, validation_adapter) for validation_adapter in self.validation_adapters]
+        ]
 
-    def _passes_of_weights(self, state: TrainState, occasion: Occasion) -> list[Pass]:
+    def _passes_of_weights(self, state: TrainState, trigger: Trigger) -> list[Pass]:
         """Live, averaged, or both, as ``ema_validation`` says."""
-        wanted, base_model = self.options.validation.ema_validation, Occasion.BASE_MODEL
+        wanted, base_model = self.options.validation.ema_validation, Trigger.BASE_MODEL
         # Images of the base model, where there are any, have the plain names of step 0.
-        taken = occasion is Occasion.STARTUP and base_model in at_start(self.options.validation, _moment(state))
+        taken = trigger is Trigger.STARTUP and base_model in at_start(self.options.validation, _moment(state))
         live = STARTUP if taken else ""
-        if self.average is None or wanted == "none" or occasion is base_model:
+        if self.average is None or wanted == "none" or trigger is base_model:
             return [(live, nullcontext)]
         averaged = [(AVERAGED, self.average.in_place)]
         return averaged if wanted == "ema_only" else [(live, nullcontext), *averaged]
 
 
-def _visited(bare: Pass, visitor: VisitingAdapter) -> Pass:
+def _with_validation_adapters(bare: Pass, validation_adapter: ValidationAdapter) -> Pass:
     """The same weights with an adapter beside them."""
     label, weights = bare
 
     @contextmanager
     def both() -> Iterator[None]:
-        with weights(), visitor.attached():
+        with weights(), validation_adapter.attached():
             yield
 
-    return "_".join(part for part in (label, visitor.label) if part), both
+    return "_".join(part for part in (label, validation_adapter.label) if part), both
 
 
-def _kind(occasion: Occasion) -> str:
-    return BASE_MODEL if occasion is Occasion.BASE_MODEL else FINISHED
+def _kind(trigger: Trigger) -> str:
+    return BASE_MODEL if trigger is Trigger.BASE_MODEL else FINISHED
 
 
-def _moment(state: TrainState) -> Moment:
-    return Moment(state.step, state.epoch, state.ends_epoch, state.is_finished, state.should_stop)
+def _moment(state: TrainState) -> TriggerState:
+    return TriggerState(state.step, state.epoch, state.ends_epoch, state.is_finished, state.should_stop)
 
 
 def _nothing_to_draw(validation: ValidationOptions) -> Notification:

@@ -14,7 +14,7 @@ from trainer_engine.runtime.stages import Advance, Stages
 
 
 @dataclass
-class AwaitingScripts(Callback):
+class WaitForHooks(Callback):
     """Waits at the run's end for the programs that it started. Stands last: the result is written and uploaded."""
 
     scripts: Scripts

@@ -16,7 +16,7 @@ from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Drawing
+from trainer_engine.families.base import GenerationRequest
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
 from trainer_engine.objectives.randomness import sample_generators
@@ -82,8 +82,10 @@ def test_a_drawn_image_is_the_pipelines() -> None:
     family = tiny_flux()
     network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
     heard: list[int] = []
-    ours = family.draw(
-        family.make_pipeline(network), Drawing(prompt, prompt, 64, 96, 3, 3.5, 5), on_step=lambda taken: heard.append(taken.number)
+    ours = family.generate(
+        family.make_pipeline(network),
+        GenerationRequest(prompt, prompt, 64, 96, 3, 3.5, 5),
+        on_step=lambda taken: heard.append(taken.number),
     )
     theirs = pipeline()
     theirs.vae.to(memory_format=torch.channels_last)
@@ -106,7 +108,10 @@ def test_every_reference_changes_the_image() -> None:
     drawn = family.make_pipeline(network)
     generator = torch.Generator().manual_seed(0)
     references = (torch.randn(16, 8, 8, generator=generator), torch.randn(16, 8, 12, generator=generator))
-    images = [family.draw(drawn, Drawing(prompt, prompt, 64, 64, 2, 2.5, 1, references=references[:count])).tobytes() for count in range(3)]
+    images = [
+        family.generate(drawn, GenerationRequest(prompt, prompt, 64, 64, 2, 2.5, 1, references=references[:count])).tobytes()
+        for count in range(3)
+    ]
     assert len(set(images)) == 3
 
 
@@ -118,7 +123,7 @@ def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flav
     walked = []
     for chosen in (None, sampler):
         pipeline = family.make_pipeline(network, sampler=chosen)
-        family.draw(pipeline, Drawing(prompt, prompt, 64, 96, 4, 3.5, 1))
+        family.generate(pipeline, GenerationRequest(prompt, prompt, 64, 96, 4, 3.5, 1))
         walked.append(pipeline.scheduler.sigmas)
     assert torch.allclose(walked[0], walked[1], atol=2e-3)
 
@@ -127,7 +132,7 @@ def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flav
 def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
     family = tiny_flux()
     network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts([""])
-    image = family.draw(family.make_pipeline(network, sampler=sampler), Drawing(prompt, prompt, 64, 64, 2, 3.5, 1))
+    image = family.generate(family.make_pipeline(network, sampler=sampler), GenerationRequest(prompt, prompt, 64, 64, 2, 3.5, 1))
     assert image.size == (64, 64)
 
 
@@ -139,7 +144,7 @@ def test_a_sampler_of_diffusion_is_refused() -> None:
 def drawn_with_true_guidance(**how: Any) -> bytes:
     family = tiny_flux()
     network, (prompt, negative) = family.load_denoiser().eval(), family.encode_prompts(["a cat", "blurry"])
-    return family.draw(family.make_pipeline(network), Drawing(prompt, negative, 64, 64, 3, 3.5, 5, **how)).tobytes()
+    return family.generate(family.make_pipeline(network), GenerationRequest(prompt, negative, 64, 64, 3, 3.5, 5, **how)).tobytes()
 
 
 def test_true_guidance_is_the_pipelines() -> None:
@@ -178,7 +183,7 @@ def test_each_prompt_is_attended_to_with_its_own_mask() -> None:
 
     pipe = family.make_pipeline(network)
     looking = network.register_forward_hook(lambda module, args, kwargs, output: look(module, args, kwargs), with_kwargs=True)
-    family.draw(pipe, Drawing(prompt, negative, 64, 64, 1, 3.5, 5, true_guidance=2.0))
+    family.generate(pipe, GenerationRequest(prompt, negative, 64, 64, 1, 3.5, 5, true_guidance=2.0))
     looking.remove()
     image_tokens = 16
     assert seen == [int(one["mask"].sum()) + image_tokens for one in (prompt, negative)]
@@ -190,12 +195,12 @@ def test_random_guidance_stays_in_its_range_and_follows_the_seed() -> None:
     family = tiny_flux(flux_guidance_mode="random-range", flux_guidance_min=2.0, flux_guidance_max=3.0)
 
     def drawn(*indices: int) -> torch.Tensor:
-        return family.draw_conditions(sample_generators(7, 0, indices, "condition"))["guidance"]
+        return family.sample_conditions(sample_generators(7, 0, indices, "condition"))["guidance"]
 
     first = drawn(*range(50))
     assert torch.equal(first, torch.cat([drawn(*range(20)), drawn(*range(20, 50))]))
     assert 2 <= float(first.min()) < float(first.max()) <= 3
-    assert tiny_flux().draw_conditions(sample_generators(7, 0, range(3))) == {}
+    assert tiny_flux().sample_conditions(sample_generators(7, 0, range(3))) == {}
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "tokenizer"])

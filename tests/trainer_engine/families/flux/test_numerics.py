@@ -126,12 +126,12 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_drawing_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
-    from trainer_engine.families.base import Drawing
+    from trainer_engine.families.base import GenerationRequest
 
     family, network = tiny_flux("kontext"), tiny_flux("kontext").load_denoiser().eval()
     reference, prompt = REFERENCES[0][:1], PROMPTS[0]
-    drawing = Drawing(prompt, prompt, 96, 64, 3, 2.5, 11, references=(reference[0],))
-    ours = family.draw(family.make_pipeline(network), drawing)
+    drawing = GenerationRequest(prompt, prompt, 96, 64, 3, 2.5, 11, references=(reference[0],))
+    ours = family.generate(family.make_pipeline(network), drawing)
     theirs = FluxKontextPipeline.from_pretrained(tiny_model("flux", flavour="kontext"))
     theirs.vae.to(memory_format=torch.channels_last)
     wanted = theirs(

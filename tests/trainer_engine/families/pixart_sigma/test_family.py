@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Drawing, load_family, unwrap
+from trainer_engine.families.base import GenerationRequest, load_family, unwrap
 from trainer_engine.runtime.devices import resolve_devices
 
 
@@ -106,7 +106,9 @@ def test_networks_that_want_to_know_the_size_are_told() -> None:
     family.predict(denoiser, torch.zeros(1, 4, 8, 16), torch.tensor([5]), family.collate_prompts(prompts)).sum().backward()
     assert heard[0]["resolution"].tolist() == [[64.0, 128.0]]
     assert heard[0]["aspect_ratio"].tolist() == [[0.5]]
-    image = family.draw(family.make_pipeline(denoiser), Drawing(prompts[0], prompts[0], 128, 64, steps=2, guidance=2.0, seed=0))
+    image = family.generate(
+        family.make_pipeline(denoiser), GenerationRequest(prompts[0], prompts[0], 128, 64, steps=2, guidance=2.0, seed=0)
+    )
     assert image.size == (128, 64)
     assert heard[-1]["resolution"].tolist() == [[64.0, 128.0]] * 2
 

@@ -12,7 +12,7 @@
 ``SIMPLETUNER_HOOKS_ENV``       names, separated by commas, of variables that these programs get: ``REPLICATE_API_TOKEN``
 ``SIMPLETUNER_ALLOW_SCRIPTS``   ``1`` lets runs start every program: the same as ``--allow-scripts``
 ``DATABASE_URL``                another database than ``state/simpletuner.sqlite3``: ``postgres://…``
-``REDIS_URL``                   broker and channel layer of several machines
+``REDIS_URL``                   broker of the task queue where several machines share one
 ==============================  =============================================================================
 """
 

@@ -96,13 +96,6 @@ def _databases() -> dict[str, Any]:
 
 
 DATABASES = _databases()
-CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
-    "default": (
-        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [PROCESS.redis_url]}}
-        if PROCESS.redis_url
-        else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
-    )
-}
 
 # ---- tasks ----
 # django-q2 hands a task out again after `retry` seconds, even while it runs: a slice must end well before.

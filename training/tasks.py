@@ -1,11 +1,11 @@
-"""What django-q2 calls. It may call twice, late, or never: each task claims its work, and the caretaker finds what was forgotten."""
+"""What django-q2 calls. It may call twice, late, or never: each task claims its work, and the reconciler finds what was forgotten."""
 
 from __future__ import annotations
 
 import logging
 from uuid import UUID
 
-from training.jobs import leases, queue, reconciler
+from training.jobs import leases, queue
 from training.jobs.enqueue import enqueue_next
 from training.jobs.follower import Follower
 from training.models import Job
@@ -33,15 +33,10 @@ def follow_job(job_id: str) -> str:
     return job_id
 
 
-def reconcile() -> int:
-    """Find what nobody looks after."""
-    return reconciler.look()
-
-
 def _follow(job: Job, owner: str) -> None:
     try:
         Follower(job, owner).follow()
     except Exception:
-        # The run goes on without us. With the lease given back the caretaker has it followed again within seconds.
+        # The run continues without this task. Once the lease is released, the reconciler has it followed again within seconds.
         logger.exception("following job %s failed", job.pk)
         leases.release(job.pk, owner)

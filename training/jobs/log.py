@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from trainer_engine.contract.events import ErrorEvent, EventType, JournalEntry, Notification, Severity, StatusEvent, utc_now
+from trainer_engine.contract.events import ErrorEvent, JournalEntry, Notification, Severity, StatusEvent, utc_now
 from trainer_engine.contract.events import Event as ContractEvent
 from training.jobs import transitions
 from training.models import Event, Job, Status
@@ -87,6 +87,3 @@ def move(job_id: UUID, to: Status, drafts: Sequence[Draft], **changes: Any) -> b
             return False
         append(job_id, drafts)
     return True
-
-
-STATUS_TYPE = EventType.STATUS.value

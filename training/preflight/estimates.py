@@ -18,7 +18,6 @@ from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
 from training.preflight.activations import Tokens, kept_numbers
 
-GIB = 1024**3
 HIDDEN_PX = 1152
 """Width of the transformers that the activation model was fitted to."""
 PARAMETERS_A_LAYER = 21_700_000

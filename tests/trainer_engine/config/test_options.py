@@ -257,3 +257,8 @@ def test_rolling_checkpoints_that_are_never_due_are_told() -> None:
 
 def test_batches_are_prepared_ahead_unless_a_configuration_says_otherwise() -> None:
     assert REGISTRY["dataloader_prefetch"].default is True
+
+
+def test_an_option_that_exists_is_not_listed_as_one_without_code() -> None:
+    listed = json.loads((ROOT / "trainer_engine/config/options/not_available.json").read_text(encoding="utf-8"))
+    assert set(listed).isdisjoint(REGISTRY)

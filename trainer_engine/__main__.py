@@ -33,7 +33,7 @@ from trainer_engine.contract.events import (
 )
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
-from trainer_engine.hooks.context import ScriptContext
+from trainer_engine.hooks.runner import HookContext
 from trainer_engine.runtime.control import ControlRequests, Stopped
 from trainer_engine.runtime.environment import Environment, read_environment, wait_passively
 from trainer_engine.runtime.events import EventSink, Journal, NullSink
@@ -78,7 +78,7 @@ def _run(folder: RunFolder, environment: Environment, sink: EventSink, requests:
         sink.emit(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        scripts = ScriptContext(job.scripts, job.job_id)
+        scripts = HookContext(job.scripts, job.job_id)
         code, step, message = train(
             options, dataloader, environment, sink, requests, folder.media, job.memory_estimate, scripts, journal, job.places
         )

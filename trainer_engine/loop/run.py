@@ -16,7 +16,7 @@ from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.hooks.context import ScriptContext
+from trainer_engine.hooks.runner import HookContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.context import RunContext
@@ -33,7 +33,7 @@ from trainer_engine.runtime.stages import Stages
 from trainer_engine.trackers.sink import tracked
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
-WITHOUT_SCRIPTS = ScriptContext()
+WITHOUT_HOOKS = HookContext()
 
 
 class Ended(NamedTuple):
@@ -54,7 +54,7 @@ def train(
     requests: ControlRequests,
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
-    scripts: ScriptContext = WITHOUT_SCRIPTS,
+    scripts: HookContext = WITHOUT_HOOKS,
     journal: Journal | None = None,
     places: PlaceRule = EVERYWHERE,
 ) -> Ended:

@@ -20,7 +20,7 @@ HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 KEY = re.compile(r"(?:TOKEN|KEY|SECRETS?|PASSWORD|CREDENTIALS?|JWT)$", re.IGNORECASE)
 """The end of the name of a variable that holds a key."""
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+SEEN_BY_HOOKS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 """No tokens, no keys, no proxies: what a script needs besides is listed by the server's operator."""
 
 ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -121,7 +121,7 @@ def _says_cpu(variables: Mapping[str, str]) -> bool:
     return variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
-def script_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:
+def hook_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a program that a run starts may see of this process's environment. ``listed``: names of further variables."""
     variables = os.environ if variables is None else variables
-    return {name: variables[name] for name in (*SEEN_BY_SCRIPTS, *listed) if name in variables}
+    return {name: variables[name] for name in (*SEEN_BY_HOOKS, *listed) if name in variables}

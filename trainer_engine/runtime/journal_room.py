@@ -10,7 +10,7 @@ from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.atomic import why_not_written
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.hooks.runner import Scripts
+from trainer_engine.hooks.runner import HookRunner
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.events import Journal
 
@@ -27,7 +27,7 @@ class JournalRoom:
     journal: Journal
     options: CheckpointingOptions
     requests: ControlRequests
-    scripts: Scripts | None = None
+    scripts: HookRunner | None = None
 
     def why_not(self, step: int) -> str:
         """Why the run is to save and end; empty once the journal is written, and where a stop is asked for meanwhile."""

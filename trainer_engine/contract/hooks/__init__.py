@@ -1,8 +1,8 @@
-"""Programs that a run starts: what their templates mean, and which of them may run."""
+"""Hooks of a run: what their templates mean, and which programs they may start."""
 
 from __future__ import annotations
 
-from trainer_engine.contract.hooks.rule import EVERYTHING, NOTHING, Refusal, ScriptRule
+from trainer_engine.contract.hooks.rule import EVERYTHING, NOTHING, HookRule, Refusal
 from trainer_engine.contract.hooks.template import BadTemplate, Template
 
-__all__ = ["EVERYTHING", "NOTHING", "BadTemplate", "Refusal", "ScriptRule", "Template"]
+__all__ = ["EVERYTHING", "NOTHING", "BadTemplate", "Refusal", "HookRule", "Template"]

@@ -1,4 +1,4 @@
-"""Which programs a run may start. Who runs the server decides; a configuration cannot."""
+"""Which programs a run may start as hooks. The server's operator decides; a configuration cannot."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 LONGEST_FIRST_LINE = 256
-"""Bytes that the system reads of ``#!``."""
+"""Bytes of a ``#!`` line that the operating system reads."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a program is not started, and what to do."""
+    """Why a program is not started, and what to do about it."""
 
     code: str
     message: str
     hint: str
 
 
-class ScriptRule(BaseModel):
-    """What may run, as the server's operator said it. Part of ``job.json``; the engine asks it again before every start."""
+class HookRule(BaseModel):
+    """What may run, as the server's operator has set it. Part of ``job.json``; the engine checks it again before every start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anything: bool = False
     """``simpletuner server --allow-scripts``, and ``simpletuner train``."""
     folders: tuple[str, ...] = ()
-    """Real, absolute paths; programs in them and below them may run."""
+    """Absolute paths without symbolic links; programs in them and below them may run."""
     variables: tuple[str, ...] = ()
-    """Names of variables that scripts get from the server's environment besides the usual few."""
+    """Names of variables of the server's environment that hooks get in addition to the usual few."""
 
     def refusal(self, program: Path) -> Refusal | None:
-        """Why ``program`` may not or cannot run; None where it can. Symbolic links are followed first.
+        """Why ``program`` is not allowed to run or cannot run; None if it can. Symbolic links are followed first.
 
-        What lies outside the folders is refused before it is looked at: nobody learns from an answer what there is on the disk.
+        A path outside the folders is refused before the disk is read, so that the answer does not reveal which files exist.
         """
         real = Path(os.path.realpath(program))
         if not (self.anything or any(real.is_relative_to(folder) for folder in self.folders)):
             folders = ", ".join(self.folders) or "no folder"
             message = f"{program} may not be run: programs may lie in {folders}"
-            hint = "ask who runs the server to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
+            hint = "ask the server's operator to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
             return Refusal("script_not_allowed", message, hint)
         try:
             mode = real.stat().st_mode
@@ -61,7 +61,7 @@ class ScriptRule(BaseModel):
 
 
 def start_of_command(program: Path) -> list[str]:
-    """What is put before a program's arguments: a Python file that cannot start by itself runs with this Python."""
+    """The start of a command line. A Python file without an interpreter line or execute permission runs with this Python."""
     real = Path(os.path.realpath(program))
     if _is_python(real) and not (os.access(real, os.X_OK) and _names_an_interpreter(real)):
         return [sys.executable, str(real)]
@@ -82,5 +82,5 @@ def _names_an_interpreter(real: Path) -> bool:
     return bool(words) and os.access(words[0], os.X_OK)
 
 
-NOTHING = ScriptRule()
-EVERYTHING = ScriptRule(anything=True)
+NOTHING = HookRule()
+EVERYTHING = HookRule(anything=True)

@@ -1,4 +1,4 @@
-"""A command with ``{placeholders}``: split into arguments first, filled in afterwards, so that a value never leaves its argument."""
+"""Commands with ``{placeholders}``: split into arguments first and filled in afterwards, so that a value never spans two arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer_engine.contract.suggestions import Suggestions
 
 
 class BadTemplate(ValueError):
-    """A template that no program could be started from; the message says why, ``code`` for programs."""
+    """A template that cannot be a command line. The message says why; ``code`` is a stable code."""
 
     def __init__(self, message: str, *, code: str, hint: str = "") -> None:
         super().__init__(message)
@@ -21,15 +21,15 @@ class BadTemplate(ValueError):
 
 @dataclass(frozen=True)
 class Template:
-    """The arguments of a command, the program first, their placeholders not filled in."""
+    """The arguments of a command, program first, with their placeholders."""
 
     arguments: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str, known: Collection[str]) -> Template:
-        """Split as a shell does, without one: quotes group, ``$`` and ``*`` are nothing special.
+        """Split ``text`` into arguments. Quotes group as in a shell; ``$`` and ``*`` have no special meaning.
 
-        ``known``: the placeholders that there are. Raises BadTemplate.
+        ``known`` lists the placeholders that exist. Raises BadTemplate.
         """
         try:
             arguments = tuple(shlex.split(text))
@@ -49,7 +49,7 @@ class Template:
 
     @property
     def program(self) -> str:
-        """As it was written."""
+        """The program as it is written in the template."""
         return _filled(self.arguments[0], {})
 
     @property
@@ -57,15 +57,15 @@ class Template:
         return frozenset(name for argument in self.arguments for name in _placeholders(argument))
 
     def with_program(self, path: str) -> Template:
-        """The same arguments for the program at ``path``."""
+        """The same arguments with another program."""
         return Template((path.replace("{", "{{").replace("}", "}}"), *self.arguments[1:]))
 
     def fill(self, values: Mapping[str, str]) -> list[str]:
-        """Every argument as the program gets it. A value that is missing is empty."""
+        """The arguments with their values; a missing value becomes empty."""
         return [_filled(argument, values) for argument in self.arguments]
 
     def __str__(self) -> str:
-        """Text that ``parse`` makes the same template from."""
+        """Text from which ``parse`` makes the same template."""
         return shlex.join(self.arguments)
 
 
@@ -73,8 +73,8 @@ def _placeholders(argument: str) -> list[str]:
     try:
         parts = list(Formatter().parse(argument))
     except ValueError as error:
-        message = f"has a brace without its other one in {argument}"
-        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for braces that are no placeholder") from error
+        message = f"has an unmatched brace in {argument}"
+        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for braces that are not placeholders") from error
     for _, name, form, conversion in parts:
         if form or conversion:
             message = f"gives {{{name}}} a format"
@@ -84,7 +84,7 @@ def _placeholders(argument: str) -> list[str]:
 
 def _unknown(name: str, known: Collection[str]) -> BadTemplate:
     hint = Suggestions().nearest(name, known, otherwise="docs/hooks.md lists the placeholders", form="{{{}}}")
-    return BadTemplate(f"has a placeholder that there is not: {{{name}}}", code="unknown_placeholder", hint=hint)
+    return BadTemplate(f"has an unknown placeholder: {{{name}}}", code="unknown_placeholder", hint=hint)
 
 
 def _filled(argument: str, values: Mapping[str, str]) -> str:

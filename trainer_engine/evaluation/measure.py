@@ -18,7 +18,7 @@ from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import sample_noise, seed_network
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.seeds import derived_seed
+from trainer_engine.runtime.reproducibility import derived_seed
 
 QUARTERS = 4
 SEED = 0

@@ -22,7 +22,7 @@ from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import set_learning_rate
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.seeds import derived_seed
+from trainer_engine.runtime.reproducibility import derived_seed
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""

@@ -43,7 +43,7 @@ def collator(rank: int = 0, processes: int = 1, **changes: Any) -> Collator:
         "seed": 5,
         "caption_dropout": 0.5,
         "share": Share(rank, processes),
-        "draw_conditions": lambda generators: {"told": torch.cat([torch.rand(1, generator=one) for one in generators])},
+        "sample_conditions": lambda generators: {"told": torch.cat([torch.rand(1, generator=one) for one in generators])},
     }
     return Collator(**(values | changes))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench import host, plan
+from tests.bench import compare, host, plan
 from tests.bench.__main__ import SECTIONS
 from tests.bench.latency import latencies
 from tests.bench.table import Table
@@ -38,3 +38,20 @@ def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:
 
 def test_every_section_can_be_asked_for_by_its_name() -> None:
     assert {"host", "plan", "stall", "latency"} <= set(SECTIONS)
+
+
+def test_two_trees_are_compared_row_by_row() -> None:
+    def figures(step: str, other: str) -> compare.Figures:
+        return compare.figures_in(
+            [
+                {"section": "host", "figure": "step", "value": step},
+                {"section": "host", "figure": other, "value": "1,024 bytes"},
+                {"section": "host", "figure": "words", "value": "none"},
+            ]
+        )
+
+    head, row = compare.compared(
+        [figures("2.0 ms", "gone"), figures("4 ms", "gone")], [figures("2.2 ms", "new"), figures("4 ms (3 to 5)", "new")]
+    )
+    assert head.startswith("| what | figure | before | now |")
+    assert row == "| host | step | 3 ms | 3.1 ms | 105.0 % (100.0 to 110.0) |"

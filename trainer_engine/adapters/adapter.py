@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -133,7 +134,8 @@ class AddedAdapter(Trainable):
 
 def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:
     """Raises InvalidOptions where a rank is larger than what a layer (out, in) can have."""
-    limits = [(name, min(len(layer.weight), math.prod(layer.weight.shape[1:])), rank) for name, layer, rank in layers]
+    shapes = [(name, cast("Tensor", layer.weight).shape, rank) for name, layer, rank in layers]
+    limits = [(name, min(shape[0], math.prod(shape[1:])), rank) for name, shape, rank in shapes]
     too_large = [(name, limit) for name, limit, rank in limits if rank > limit]
     if too_large:
         name, most = min(too_large, key=lambda item: item[1])

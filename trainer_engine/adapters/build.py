@@ -19,7 +19,7 @@ from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycor
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.small_files import read_small_json
 from trainer_engine.families.base import Family
-from trainer_engine.objectives.randomness import derived_seed
+from trainer_engine.runtime.seeds import derived_seed
 from trainer_engine.weights.quantization import is_quantised
 
 

@@ -31,9 +31,10 @@ class LoraAdapter(AddedAdapter):
 
     def __init__(self, network: nn.Module, options: AdapterOptions, targets: tuple[str, ...], facts: dict[str, str]) -> None:
         """Put the adapter on every module whose name ends with one of ``targets``. Raises InvalidOptions where there is none."""
+        alpha: Any = options.lora_rank if options.lora_alpha is None else options.lora_alpha  # PEFT takes fractions, against its annotation
         self.config = LoraConfig(
             r=options.lora_rank,
-            lora_alpha=options.lora_rank if options.lora_alpha is None else options.lora_alpha,  # type: ignore[arg-type]
+            lora_alpha=alpha,
             lora_dropout=options.lora_dropout,
             target_modules=list(targets),
             use_dora=options.use_dora,
@@ -84,7 +85,7 @@ class LoraAdapter(AddedAdapter):
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:
-        layers = list(self.layers.values())
+        layers: list[Any] = list(self.layers.values())
         usual = [layer.scaling[NAME] for layer in layers]
         try:
             for layer, scale in zip(layers, usual, strict=True):

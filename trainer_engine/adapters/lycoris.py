@@ -53,10 +53,10 @@ class LycorisAdapter(AddedAdapter):
         with torch.random.fork_rng(devices=[]):
             preset, wanted = LycorisNetwork.apply_preset, _preset_for(network, config)
             try:
-                LycorisNetwork.apply_preset = classmethod(lambda cls, _preset: preset(wanted))  # type: ignore[method-assign]
+                LycorisNetwork.apply_preset = classmethod(lambda cls, _preset: preset(wanted))
                 self.net = _create(network, config)
             finally:
-                LycorisNetwork.apply_preset = preset  # type: ignore[method-assign]
+                LycorisNetwork.apply_preset = preset
         if not any(True for lora in self.net.loras for _ in lora.parameters()):
             raise InvalidOptions([_nothing_matched(network, config)])
         names = {module: name for name, module in network.named_modules()}

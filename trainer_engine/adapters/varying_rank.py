@@ -28,15 +28,16 @@ def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], con
         timesteps: list[float] = kwargs["timestep"].detach().float().flatten().tolist()
         for rank in {module.lora_dim for module in modules}:
             how = (rank, min(config.min_rank, rank), config.rank_power)
-            one_each = [compute_timestep_mask(t, last_timestep, *how) for t in timesteps]  # type: ignore[arg-type]
+            one_each = [compute_timestep_mask(t, last_timestep, *how) for t in timesteps]
             masks[rank] = torch.cat(one_each).to(kwargs["timestep"].device)
 
     def beside(self: TLoraModule, x: Tensor, scale: float = 1.0) -> Tensor:
         """``x`` (B, ..., in): the mask becomes (B, ..., rank) with ones between."""
         mask = masks[self.lora_dim]
         fitting = mask.reshape(len(mask), *[1] * (x.dim() - 2), self.lora_dim)
-        self._get_mask = lambda device: fitting.to(device)  # type: ignore[method-assign]
-        return TLoraModule.bypass_forward_diff(self, x, scale)
+        self._get_mask = lambda device: fitting.to(device)
+        output: Tensor = TLoraModule.bypass_forward_diff(self, x, scale)
+        return output
 
     for module in modules:
         if module.isconv:
@@ -44,7 +45,7 @@ def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], con
             hint = "name classes in apply_preset.target_module"
             raise InvalidOptions([Problem.error(f"{OPTION}.apply_preset", "not_for_algorithm", message, hint=hint)])
         module.bypass_mode = True
-        module.bypass_forward_diff = types.MethodType(beside, module)  # type: ignore[method-assign]
+        module.bypass_forward_diff = types.MethodType(beside, module)
     if modules:
         network.register_forward_pre_hook(choose, with_kwargs=True)
 

@@ -14,7 +14,8 @@ from trainer_engine.datasets.fingerprints import reference_cache
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import PromptBatch, PromptEmbedding
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise
+from trainer_engine.objectives.randomness import sample_generators, sample_noise
+from trainer_engine.runtime.seeds import derived_seed
 
 
 @dataclass(frozen=True)

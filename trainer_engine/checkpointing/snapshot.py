@@ -22,7 +22,8 @@ def room_for(size: int) -> bool:
     Memory that is pinned for a GPU is handed out in powers of two.
     """
     needed = 2 * size if torch.cuda.is_available() else size
-    return min(psutil.virtual_memory().available, memory_left()) >= needed + SPARE_BYTES
+    available: int = psutil.virtual_memory().available
+    return min(available, memory_left()) >= needed + SPARE_BYTES
 
 
 def as_it_is(tensor: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ def option(
     for the same machine alone, which ``places`` decide besides the addresses (``config/secrets.py``). ``secret_paths`` names the
     addresses of which nothing but the host may be seen.
     """
-    extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths)
-    return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})  # type: ignore[dict-item]
+    extra: Any = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths)  # pydantic expects JSON
+    return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
     required = info.is_required()
     default = None if info.default is PydanticUndefined or info.default is ... else info.default
     if info.default_factory is not None:
-        default = info.default_factory()  # type: ignore[call-arg]
+        default = info.default_factory()  # type: ignore[call-arg]  # ours take no data
     return OptionSpec(
         name=name,
         group=group,

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.batches.collate import Batch, reference_cache
+from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.sampler import Item
+from trainer_engine.datasets.fingerprints import reference_cache
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.randomness import derived_seed, sample_noise, seed_network
+from trainer_engine.objectives.randomness import sample_noise, seed_network
 from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.seeds import derived_seed
 
 QUARTERS = 4
 SEED = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from lycoris import create_lycoris_from_weights
@@ -17,6 +18,12 @@ from trainer_engine.export.conversion import DIFFUSERS_PREFIX, lora_parts
 
 ROWS_AT_ONCE = 1024
 TIMESTEP_ALGORITHM = "tlora"
+
+
+class IncompatibleKeys(Protocol):
+    """What PEFT returns after loading tensors; its own annotation names no fields."""
+
+    unexpected_keys: list[str]
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,11 @@ def _of_lycoris(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, L
 def _of_peft(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
     config, tensors = _peft_form(adapter, strength)
     inject_adapter_in_model(config, network)
-    result = set_peft_model_state_dict(network, tensors)
-    adapted = {name: layer for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)}
+    unexpected = cast("IncompatibleKeys", set_peft_model_state_dict(network, tensors)).unexpected_keys
+    adapted: dict[str, Any] = {name: layer for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)}
     try:
-        if result.unexpected_keys:
-            raise ModelUnavailable(f"{adapter.path.name} does not fit the network: {', '.join(result.unexpected_keys[:3])}.")
+        if unexpected:
+            raise ModelUnavailable(f"{adapter.path.name} does not fit the network: {', '.join(unexpected[:3])}.")
         return _read_off([(layers[name], layer.eval()) for name, layer in adapted.items()])
     finally:
         for name, layer in adapted.items():

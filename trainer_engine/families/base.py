@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,17 @@ PromptEmbedding = dict[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension, as the cache stores them."""
 PromptBatch = dict[str, Tensor]
 """The embeddings of a batch: named tensors, batch dimension first, as ``predict`` takes them."""
+
+
+class DiffusersNetwork(Protocol):
+    """What a network of diffusers offers in addition to ``nn.Module``."""
+
+    config: Any
+    """Its constructor's arguments, by name."""
+
+    def enable_gradient_checkpointing(self) -> None: ...
+
+    def save_pretrained(self, folder: Path, *, safe_serialization: bool, max_shard_size: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,7 @@ class Family(ABC):
         self.place(denoiser, self.options.precision.base_model_precision, part=self.denoiser_folder, in_autocast=True)
         denoiser.train().requires_grad_(self.options.model.model_type == "full")
         if self.options.model.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
+            cast("DiffusersNetwork", denoiser).enable_gradient_checkpointing()
         return denoiser
 
     def place(self, module: nn.Module, precision: str, *, part: str, in_autocast: bool = False) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -168,5 +170,4 @@ def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
     """A network that is compiled at its first call; the bare one stays as it is, for drawing and saving."""
     if backend == "no":
         return denoiser
-    compiled: nn.Module = torch.compile(denoiser, backend=backend)
-    return compiled
+    return cast("nn.Module", torch.compile(denoiser, backend=backend))

@@ -26,7 +26,7 @@ from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, tr
 from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.stages import Advance, Stages
+from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
 from trainer_engine.validation.names import name_after
 
@@ -223,7 +223,7 @@ class Preparation:
         total, before = sum(len(samples) for _, samples in wanted.values()), 0
         with self.stages.stage(StageKey.VAE_CACHE) as advance:
             for name, (entry, samples) in wanted.items():
-                made[name] = self._cache_samples(entry, samples, lambda done, _, before=before: advance(before + done, total))
+                made[name] = self._cache_samples(entry, samples, advance_after(advance, before, total))
                 before += len(samples)
         for name, (entry, _) in wanted.items():
             self._emit_left_out(entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])

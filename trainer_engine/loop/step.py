@@ -17,11 +17,12 @@ from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.families.base import Family
 from trainer_engine.loop.state import StepOutcome
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.randomness import derived_seed, seed_network
+from trainer_engine.objectives.randomness import seed_network
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import set_learning_rate
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.seeds import derived_seed
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Trainer:
                     break
         self.callbacks.after_training(self.state)
 
-    def _batches(self) -> Iterator[StepBatches]:
+    def _batches(self) -> Generator[StepBatches, None, None]:
         """Those of the steps that are left, the time spent waiting for them counted."""
         steps = iter(self.loader.steps(self.state.step, self.state.total_steps))
         while not self.state.should_stop:

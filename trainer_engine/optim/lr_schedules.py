@@ -37,7 +37,7 @@ def _sine(p: float, options: ScheduleOptions) -> float:
 
 
 def _polynomial(p: float, options: ScheduleOptions) -> float:
-    return (1.0 - p) ** options.lr_power
+    return math.pow(1.0 - p, options.lr_power)
 
 
 CURVES: Mapping[str, Curve] = MappingProxyType(

@@ -76,9 +76,8 @@ class AzureStore(ObjectStore):
         except HttpResponseError as error:
             status = error.status_code or 0
             hint = "check container and account in publishing_config" if status == 404 else "check the credentials" if status == 403 else ""
-            raise StoreError(
-                f"{where} answered HTTP {status} ({error.error_code or error.reason}).", hint=hint, hopeless=status in HOPELESS
-            ) from error
+            reason = getattr(error, "error_code", None) or error.reason
+            raise StoreError(f"{where} answered HTTP {status} ({reason}).", hint=hint, hopeless=status in HOPELESS) from error
         except ValueError as error:
             # What is wrong with a connection string may quote its key.
             raise StoreError(

@@ -76,8 +76,8 @@ class Guard:
             guard.refuse_peer(self, place)
             return connected_ex(self, place)
 
-        socket.socket.connect = connect  # type: ignore[method-assign]
-        socket.socket.connect_ex = connect_ex  # type: ignore[method-assign]
+        socket.socket.connect = connect  # type: ignore[method-assign, assignment]  # only the arguments that sockets are given
+        socket.socket.connect_ex = connect_ex  # type: ignore[method-assign, assignment]  # only the arguments that sockets are given
 
     def open_addresses(self, host: Any, *rest: Any, **named: Any) -> list[Any]:
         """``socket.getaddrinfo``. Raises ClosedAddress where any address of the host is closed."""

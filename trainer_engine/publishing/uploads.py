@@ -30,7 +30,7 @@ class Patience:
 
     def pause(self, attempts: int, *, at_end: bool) -> float:
         """Seconds to wait after so many attempts, with some jitter."""
-        pause = min(self.first_seconds * 2 ** min(attempts - 1, 16), self.most_seconds_at_end if at_end else self.most_seconds)
+        pause: float = min(self.first_seconds * 2 ** min(attempts - 1, 16), self.most_seconds_at_end if at_end else self.most_seconds)
         return pause * random.uniform(0.8, 1.2)
 
 

@@ -6,6 +6,7 @@ import html
 import io
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from trainer_engine.report.downsample import Numbers, in_order, smoothed, thinned, window_of
 from trainer_engine.report.journal import JournalContents
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "run",  # the same run gives the same bytes
     "font.family": "sans-serif",
@@ -76,8 +77,8 @@ def draw_curves(contents: JournalContents, name: str, model: str = "") -> bytes:
 
 
 def _draw_losses(axes: Axes, contents: JournalContents, series: Series) -> None:
-    few = {"marker": "."} if len(series.steps) < 50 else {}
-    axes.plot(*thinned(series.steps, series.losses), color=RAW, linewidth=0.8, label="loss", **few)
+    marker = "." if len(series.steps) < 50 else None
+    axes.plot(*thinned(series.steps, series.losses), color=RAW, linewidth=0.8, label="loss", marker=marker)
     window = window_of(len(series.steps))
     if len(series.steps) > window:
         axes.plot(*thinned(series.steps, series.smooth), color=SMOOTH, linewidth=1.8, label=f"mean of the last {window} steps")
@@ -107,7 +108,7 @@ def _explain(axes: Axes) -> None:
     _, labels = axes.get_legend_handles_labels()
     columns = max(1, min(MOST_COLUMNS, LETTERS_A_ROW // (max(map(len, labels)) + LETTERS_A_SIGN)))
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, frameon=False, fontsize=9)
-    axes.get_figure(root=True).set_size_inches(WIDTH, HEIGHT + ROW_HEIGHT * (math.ceil(len(labels) / columns) - 1))
+    cast("Figure", axes.get_figure(root=True)).set_size_inches(WIDTH, HEIGHT + ROW_HEIGHT * (math.ceil(len(labels) / columns) - 1))
 
 
 def _shortened(name: str) -> str:
@@ -133,8 +134,8 @@ def _validations(contents: JournalContents) -> Numbers:
 
 
 def _draw_rate(axes: Axes, series: Series) -> None:
-    few = {"marker": "."} if len(series.steps) < 50 else {}
-    axes.plot(*thinned(series.steps, series.learning_rates), color=RATE, linewidth=1.4, **few)
+    marker = "." if len(series.steps) < 50 else None
+    axes.plot(*thinned(series.steps, series.learning_rates), color=RATE, linewidth=1.4, marker=marker)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate")
     axes.set_xlabel("optimizer step")

@@ -84,7 +84,7 @@ def _take(contents: JournalContents, kind: bytes, line: bytes, folder: Path) -> 
 def _number(value: object) -> float:
     """NaN for whatever is no finite number."""
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]  # anything else is a TypeError
     except (TypeError, ValueError):
         return math.nan
     return number if math.isfinite(number) else math.nan

@@ -41,7 +41,8 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     @property
     def rank(self) -> int:

@@ -16,6 +16,16 @@ Advance = Callable[[int, int], None]
 """(done, of how many)"""
 
 
+def advance_in_part(advance: Advance, number: int, parts: int) -> Advance:
+    """For part ``number``, from 0, of a stage that has ``parts`` parts of the same size."""
+    return lambda done, total: advance(number * total + done, parts * total)
+
+
+def advance_after(advance: Advance, before: int, total: int) -> Advance:
+    """For a part of a stage that follows ``before`` finished items of ``total``."""
+    return lambda done, _: advance(before + done, total)
+
+
 STAGES_THAT_WRITE = frozenset(
     (
         StageKey.DATA_BACKEND,

@@ -31,7 +31,7 @@ def build_preview_decoder(latents: int = 4, *, shift: float | None = None) -> Au
         for colour in range(3):
             # The decoder of diffusers makes [0, 1] into [-1, 1] itself, and every layer cuts off what is below 0.
             first.weight[colour, colour, 1, 1] = 0.5 / SCALING_FACTOR
-            first.bias[colour] = 0.5 + 0.5 * (shift or 0.0)
+            first.get_parameter("bias")[colour] = 0.5 + 0.5 * (shift or 0.0)
             for convolution in others:
                 convolution.weight[colour, colour, 1, 1] = 1.0
     return model.eval()

@@ -58,18 +58,19 @@ def _set_neutral(name: str, module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     if name.endswith("downsamplers.0.conv"):
-        _each_channel(module, torch.tensor([[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 0.0]]))
+        _each_channel(module.get_parameter("weight"), torch.tensor([[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 0.0]]))
     elif name.endswith("upsamplers.0.conv"):
-        _each_channel(module, torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16)
+        _each_channel(module.get_parameter("weight"), torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16)
     elif name.endswith("quant_conv"):
-        _each_channel(module, torch.ones(1, 1))
+        _each_channel(module.get_parameter("weight"), torch.ones(1, 1))
     elif name.endswith("conv_norm_out"):
-        module.weight.fill_(CONSTANT * math.sqrt(2 / module.weight.numel()))
+        weight = module.get_parameter("weight")
+        weight.fill_(CONSTANT * math.sqrt(2 / weight.numel()))
 
 
-def _each_channel(conv: nn.Module, kernel: Tensor) -> None:
-    for channel in range(conv.weight.shape[0]):
-        conv.weight[channel, channel] = kernel
+def _each_channel(weight: Tensor, kernel: Tensor) -> None:
+    for channel in range(weight.shape[0]):
+        weight[channel, channel] = kernel
 
 
 def _set_encoder(vae: AutoencoderKL) -> None:
@@ -89,15 +90,16 @@ def _set_decoder(vae: AutoencoderKL) -> None:
         _join_pair(vae.decoder.conv_out, colour, colour)
 
 
-def _split_into_pairs(conv: nn.Module, mixture: Tensor) -> None:
+def _split_into_pairs(conv: nn.Conv2d, mixture: Tensor) -> None:
     """Channel 2 i is row i of ``mixture`` times the input, channel 2 i + 1 its negative; then the two constants."""
     middle = conv.weight.shape[-1] // 2
     for row, weights in enumerate(mixture):
         conv.weight[2 * row, :, middle, middle] = weights
         conv.weight[2 * row + 1, :, middle, middle] = -weights
-    conv.bias[2 * len(mixture)], conv.bias[2 * len(mixture) + 1] = CONSTANT, -CONSTANT
+    bias = conv.get_parameter("bias")
+    bias[2 * len(mixture)], bias[2 * len(mixture) + 1] = CONSTANT, -CONSTANT
 
 
-def _join_pair(conv: nn.Module, output: int, pair: int) -> None:
+def _join_pair(conv: nn.Conv2d, output: int, pair: int) -> None:
     middle = conv.weight.shape[-1] // 2
     conv.weight[output, 2 * pair, middle, middle], conv.weight[output, 2 * pair + 1, middle, middle] = 1.0, -1.0

@@ -229,7 +229,7 @@ def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequenc
     With pairs to edit: their references with the prompt asked for and with their own captions instead.
     """
     validation = options.validation
-    what = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
+    what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
         (prompt, None) for prompt in [*validation_prompts(options), *eval_prompts]
     ]
     used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))

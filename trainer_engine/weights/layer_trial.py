@@ -58,7 +58,7 @@ def fault_of(
     """
     quantised.requires_grad_(False)
     with torch.no_grad():
-        rounded: Tensor = quantised.weight.dequantize()  # type: ignore[operator, union-attr]
+        rounded: Tensor = quantised.weight.dequantize()  # type: ignore[operator]  # quanto's tensors have it
         weight = parameters["weight"].to(rounded.device)
         if not _norm(rounded - weight) <= _norm(weight):
             return "the rounded weights are further from the exact ones than zeros"
@@ -96,4 +96,5 @@ def _input_shape(layer: nn.Linear | nn.Conv2d, rows: int) -> tuple[int, ...]:
 def _forward(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.Linear):
         return nn.functional.linear(x, weight, bias)
-    return layer._conv_forward(x, weight, bias)
+    output: Tensor = layer._conv_forward(x, weight, bias)
+    return output

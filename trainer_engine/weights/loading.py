@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
@@ -90,7 +90,7 @@ def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, A
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         message = f"{source} names a scheduler {name!r} that diffusers does not have."
         raise ModelUnavailable(message, hint="set validation_noise_scheduler")
-    scheduler: SchedulerMixin = cls.from_config({**config, **changes})
+    scheduler: SchedulerMixin = cast("Any", cls).from_config({**config, **changes})
     return scheduler
 
 

@@ -49,7 +49,8 @@ class Autoencoder:
         the cache holds what the image is. ``exact`` computes in float32."""
         with self._computing, _computing_in(self.model, torch.float32 if exact else None) as vae:
             latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
-            return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).cpu()
+            scaled: Tensor = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+            return scaled.cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """``validation_noise_scheduler`` -> class and what it needs; the others know no flow matching."""
 
 
-class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]
+class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # mypy does not read diffusers' types
     """As the pipelines ask a sampler. Some tell it the even steps that it makes by itself, and all tell it a shift for the size of the
     image, which its class refuses where the schedule is the same for every size."""
 

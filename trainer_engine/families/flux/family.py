@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -15,7 +15,16 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import (
+    DiffusersNetwork,
+    Family,
+    GenerationRequest,
+    PromptBatch,
+    PromptEmbedding,
+    SamplerStep,
+    free_device_memory,
+    unwrap,
+)
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
 from trainer_engine.families.flux.components import ComponentFinder
@@ -39,6 +48,7 @@ class Flux(Family):
     """
 
     spec = SPEC
+    parts: ComponentFinder
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
@@ -108,10 +118,11 @@ class Flux(Family):
     # ---- the denoiser ----
 
     def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        return self.parts.load_transformer(dtype, folder)
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
 
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
+        cast("DiffusersNetwork", denoiser).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
     def predict(
         self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
@@ -126,7 +137,7 @@ class Flux(Family):
         output = denoiser(
             hidden_states=tokens,
             timestep=timesteps.to(device, torch.float32),
-            guidance=self._guidance(prompts, device) if network.config.guidance_embeds else None,
+            guidance=self._guidance(prompts, device) if cast("DiffusersNetwork", network).config.guidance_embeds else None,
             pooled_projections=prompts["pooled"].to(device, dtype),
             encoder_hidden_states=prompts["embeds"].to(device, dtype),
             txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),

@@ -43,7 +43,8 @@ def guidance_makes_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
         message = f"flux_guidance_min={low:g} is above flux_guidance_max={high:g}."
         yield Problem.error("flux_guidance_min", "above_maximum", message, got=low, expected=f"at most {high:g}")
     if values.get("model_flavour") == "schnell":
-        idle, reason = ("flux_guidance_value", "flux_guidance_mode", *RANGE), "schnell knows no guidance"
+        idle: tuple[str, ...] = ("flux_guidance_value", "flux_guidance_mode", *RANGE)
+        reason = "schnell knows no guidance"
     elif is_range:
         idle, reason = ("flux_guidance_value",), "flux_guidance_mode=random-range draws the value"
     else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer_engine.families.flux.tokens import pack, positions
 
 
-class ReferencePipeline(FluxKontextPipeline):
+class ReferencePipeline(FluxKontextPipeline):  # type: ignore[misc]  # mypy does not read diffusers' types
     """Takes the latents of its references instead of one image; each has a number of its own among the positions."""
 
     references: Sequence[Tensor] = ()

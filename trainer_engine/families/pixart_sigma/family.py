@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, PixArtSigmaPipeline
@@ -18,7 +18,16 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import (
+    DiffusersNetwork,
+    Family,
+    GenerationRequest,
+    PromptBatch,
+    PromptEmbedding,
+    SamplerStep,
+    free_device_memory,
+    unwrap,
+)
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
 from trainer_engine.families.pixart_sigma.components import ComponentFinder
@@ -38,6 +47,7 @@ class PixArtSigma(Family):
     """
 
     spec = SPEC
+    parts: ComponentFinder
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
@@ -106,10 +116,11 @@ class PixArtSigma(Family):
     # ---- the denoiser ----
 
     def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        return self.parts.load_transformer(dtype, folder)
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
 
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
+        cast("DiffusersNetwork", denoiser).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
     def predict(
         self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
@@ -129,7 +140,9 @@ class PixArtSigma(Family):
             added_cond_kwargs=_size_conditions(network, latents),
             return_dict=False,
         )[0]
-        return output.chunk(2, dim=1)[0] if network.config.out_channels == 2 * network.config.in_channels else output
+        config = cast("DiffusersNetwork", network).config
+        prediction: Tensor = output.chunk(2, dim=1)[0] if config.out_channels == 2 * config.in_channels else output
+        return prediction
 
     @cached_property
     def _scheduler_config(self) -> Mapping[str, Any]:

@@ -21,8 +21,8 @@ from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.out_of_memory import ran_out_of_memory
-from trainer_engine.runtime.stages import Advance, Stages
-from trainer_engine.validation.generate import preserve_training_state
+from trainer_engine.runtime.preserve import preserve_training_state
+from trainer_engine.runtime.stages import Advance, Stages, advance_in_part
 
 FINEST_EPOCH = 10_000
 """Parts of an epoch that an interval is a whole number of."""
@@ -106,8 +106,7 @@ class EvaluationCallback(Callback):
         found: dict[str, Tensor] = {}
         passes = self._passes()
         for number, (label, weights) in enumerate(passes.items()):
-            on_image: Advance = lambda done, total, before=number: advance(before * total + done, total * len(passes))  # noqa: E731
-            local, trouble = self._measure(weights, on_image)
+            local, trouble = self._measure(weights, advance_in_part(advance, number, len(passes)))
             failed, stopped = self.processes.any_of([bool(trouble), local is None and not trouble])
             if failed:
                 self._failed_at = state.step

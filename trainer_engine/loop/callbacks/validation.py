@@ -22,7 +22,7 @@ from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
-from trainer_engine.runtime.stages import Advance, Stages
+from trainer_engine.runtime.stages import Advance, Stages, advance_in_part
 from trainer_engine.validation.announce import BASE_MODEL, FINISHED, Announcer
 from trainer_engine.validation.failures import GenerationFailed
 from trainer_engine.validation.gather import GeneratedImages, pack_or_say, unpack
@@ -171,7 +171,7 @@ class ValidationCallback(Callback):
                     weights_for=lambda prompt: self.trainable.at_strength(self._strength(prompt, trigger)),
                     on_image=finished,
                     on_sampler_step=previews,
-                    on_progress=lambda done, total, before=number: advance(before * total + done, total * len(passes)),
+                    on_progress=advance_in_part(advance, number, len(passes)),
                     should_stop=self.requests.stop_asked,
                 )
 
@@ -202,7 +202,7 @@ class ValidationCallback(Callback):
         live = STARTUP if taken else ""
         if self.average is None or wanted == "none" or trigger is base_model:
             return [(live, nullcontext)]
-        averaged = [(AVERAGED, self.average.in_place)]
+        averaged: list[Pass] = [(AVERAGED, self.average.in_place)]
         return averaged if wanted == "ema_only" else [(live, nullcontext), *averaged]
 
 

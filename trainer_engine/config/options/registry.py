@@ -19,18 +19,13 @@ from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.config.options.data import DataOptions
-from trainer_engine.config.options.distributed import DistributedOptions
-from trainer_engine.config.options.evaluation import EvaluationOptions
+from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
 from trainer_engine.config.options.hooks import HooksOptions
-from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ModelOptions, ObjectiveOptions
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.options.precision import PrecisionOptions
-from trainer_engine.config.options.publishing import PublishingOptions
-from trainer_engine.config.options.reporting import ReportingOptions
-from trainer_engine.config.options.run import RunOptions
-from trainer_engine.config.options.schedule import ScheduleOptions
-from trainer_engine.config.options.scoring import ScoringOptions
+from trainer_engine.config.options.publishing import PublishingOptions, ReportingOptions
+from trainer_engine.config.options.run import DistributedOptions, RunOptions, ScheduleOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
 from trainer_engine.config.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, SCHEDULE_FREE, WITHOUT_BETAS
 from trainer_engine.config.options.precision import QUANTISED
 from trainer_engine.config.options.registry import FAMILY_GROUPS, FAMILY_RULES, REGISTRY, Rule

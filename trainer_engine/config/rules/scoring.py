@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.registry import REGISTRY
-from trainer_engine.config.options.scoring import CLIP
 from trainer_engine.contract.errors import Problem
 
 Values = Mapping[str, Any]

@@ -143,8 +143,8 @@ def examine(
     problems += _reference_problems(dataloader, options, spec)
     for report in reports:
         problems += report.problems
-    sets = [report for report in reports if not report.entry.is_held_out]
-    held_out = [report for report in reports if report.entry.is_held_out]
+    sets = [report for report in reports if not report.entry.is_eval]
+    held_out = [report for report in reports if report.entry.is_eval]
     problems += _trained_after_all(sets, held_out)
     return DatasetReport(sets, effective, problems, held_out, by_size=options.data.data_backend_sampling == "auto-weighting")
 
@@ -198,7 +198,7 @@ def _reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: 
     flavour = options.model.model_flavour or spec.default_flavour
     for entry in dataloader.sets_of_images:
         paired = dataloader.references_of(entry)
-        if flavour in spec.needs_references and not paired and (entry.is_trained or entry.is_held_out):
+        if flavour in spec.needs_references and not paired and (entry.is_trained or entry.is_eval):
             message = f"dataset {entry.id}: {spec.title} {flavour} edits references, and this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
@@ -243,7 +243,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _
     if references:
         report.samples = _paired(report, references, looking)
     report.buckets = fill_buckets(report.samples)
-    oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_held_out
+    oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_eval
     report.at_least = effective.samples if oversubscribed else 0
     rounding = options.data.aspect_bucket_rounding
     report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
@@ -303,7 +303,7 @@ def _findings(report: SetReport, effective: Effective) -> Iterator[Problem]:
             yield make(option, code, message, hint="mend or remove them" if broken else "")
     yield from remarks(entry, report.samples)
     if not report.samples:
-        what = "evaluated" if entry.is_held_out else "trained"
+        what = "evaluated" if entry.is_eval else "trained"
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
         yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
     elif entry.is_trained:

@@ -9,7 +9,7 @@ from trainer_engine.config.datasets.entry import Draft
 from trainer_engine.config.datasets.fields import eval_crop, specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
-from trainer_engine.config.rules.scoring import nothing_to_score
+from trainer_engine.config.rules.evaluation import nothing_to_score
 from trainer_engine.contract.errors import Problem
 
 OF_TRAINING = ("repeats", "probability")

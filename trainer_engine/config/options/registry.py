@@ -31,8 +31,10 @@ from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem
 
 Group = TypeVar("Group", bound=OptionGroup)
-Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
-"""From all values by name to what is wrong with them together."""
+Values = Mapping[str, Any]
+"""Option name -> typed value, for every option."""
+Rule = Callable[[Values], Iterator[Problem]]
+"""Yields the problems of the values of a run as a whole."""
 
 
 class TrainingOptions(BaseModel):

@@ -1,14 +1,17 @@
-"""What the options of evaluation must keep together."""
+"""Rules of evaluation: its intervals, early stopping and CLIP scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from trainer_engine.config.options.evaluation import CLIP
+from trainer_engine.config.options.hooks import EXTERNAL
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.contract.errors import Problem
 
-Values = Mapping[str, Any]
 INTERVALS = ("eval_steps_interval", "eval_epoch_interval")
+MODEL = "pretrained_evaluation_model_name_or_path"
+BRINGING_PROMPTS = ("validation_prompt", "user_prompt_library")
 
 
 def evaluations_fit_the_run(values: Values) -> Iterator[Problem]:
@@ -40,3 +43,32 @@ def early_stop_has_evaluations(values: Values) -> Iterator[Problem]:
     elif not any(values[name] for name in INTERVALS):
         message = "early_stop_patience counts evaluations at an interval, and none is set."
         yield Problem.error("early_stop_patience", "needs_interval", message, got=patience, expected="0, or eval_steps_interval as well")
+
+
+def scoring_has_images(values: Values) -> Iterator[Problem]:
+    kind, model = values["evaluation_type"], values[MODEL]
+    if kind != CLIP:
+        if model != REGISTRY[MODEL].default:
+            yield Problem.note(MODEL, "no_effect", f"evaluation_type={kind} scores nothing: {MODEL} has no effect.", got=model)
+    elif values["validation_disable"]:
+        message = "validation_disable is set: there are no images to score, and evaluation_type has no effect."
+        yield Problem.note("evaluation_type", "no_effect", message, got=kind)
+    elif values["validation_method"] == EXTERNAL:
+        message = f"validation_method={EXTERNAL}: the script's images are not seen here, so only those of the base model are scored."
+        yield Problem.note("evaluation_type", "base_model_alone", message, got=kind)
+
+
+def nothing_to_score(values: Values, *, captions: bool) -> Iterator[Problem]:
+    """``captions``: whether datasets lend captions to the validation."""
+    named = any(values[name] for name in BRINGING_PROMPTS) or values["validation_prompt_library"] != "false"
+    if values["evaluation_type"] == CLIP and not values["validation_disable"] and not named and not captions:
+        message = "No validation image has a prompt that it could be scored against."
+        hint = "set validation_prompt, validation_prompt_library or user_prompt_library"
+        yield Problem.note("evaluation_type", "nothing_to_score", message, got=CLIP, hint=hint)
+
+
+RULES: tuple[Rule, ...] = (
+    evaluations_fit_the_run,
+    early_stop_has_evaluations,
+    scoring_has_images,
+)

@@ -1,19 +1,17 @@
-"""What the options of validation images must keep together: between one another, and with what a family's pipelines understand."""
+"""Rules of validation images: prompts, sampler, guidance and sizes, as the family supports them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.option import holds_json
-from trainer_engine.config.options.registry import REGISTRY
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.options.validation import parse_resolutions
 from trainer_engine.config.prompt_library import DEFAULT, OPTION, built_in_library, parse_prompt_library, same_file_names
 from trainer_engine.contract.errors import Problem, errors_in
 
-Values = Mapping[str, Any]
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
 ONLY_TUNING = ("validation_no_cfg_until_timestep", "inference_scheduler_timestep_spacing")
 OF_SOME_FAMILIES = (*ASKING_FOR_SOMETHING, *ONLY_TUNING)
@@ -81,6 +79,14 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         yield Problem.note("validation_no_cfg_until_timestep", "no_effect", "validation_guidance_real is 1.", got=steps)
 
 
+def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
+    try:
+        parse_resolutions(values["validation_resolution"])
+    except ValueError as error:
+        expected = "an edge, WIDTHxHEIGHT, or several with commas; multiples of 8"
+        yield Problem.error("validation_resolution", "not_a_size", f"{error}.", got=values["validation_resolution"], expected=expected)
+
+
 def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
     family_spec = find_spec(str(values.get("model_family", "")))
     try:
@@ -105,7 +111,16 @@ def quality_has_an_effect(values: Values) -> Iterator[Problem]:
         yield Problem.note("validation_image_quality", "no_effect", message, got=quality)
 
 
-VALIDATION_RULES = (
+def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if values["validation_preview"] and family_spec is not None and not family_spec.preview_decoder:
+        message = f"There is no Tiny AutoEncoder for {family_spec.title}, so images cannot be shown while they are drawn."
+        yield Problem.error("validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are events too")
+
+
+RULES: tuple[Rule, ...] = (
+    validation_sizes_are_sizes,
+    previews_have_a_decoder,
     user_library_is_usable,
     sampler_is_one_of_the_familys,
     family_understands_the_guidance,

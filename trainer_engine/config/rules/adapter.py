@@ -1,9 +1,8 @@
-"""What the options of adapters that only validations see must keep together."""
+"""Rules of adapters: the trained one, and those that only validations use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from trainer_engine.config.adapters.validation_adapter import (
     COMPARISON,
@@ -19,11 +18,32 @@ from trainer_engine.config.adapters.validation_adapter import (
     parse_validation_adapter,
     strength_problems,
 )
+from trainer_engine.config.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.config.options.hooks import EXTERNAL
-from trainer_engine.config.options.registry import REGISTRY
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.contract.errors import Problem
 
-Values = Mapping[str, Any]
+ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
+
+
+def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
+    """An option of one kind of adapter has no effect on the other; that is worth a note."""
+    if values.get("model_type") != "lora":
+        changed = [name for name in ADAPTER_OPTIONS if values[name] != REGISTRY[name].default]
+        for name in changed:
+            yield Problem.note(name, "no_adapter", f"model_type=full trains no adapter: {name} has no effect.", got=values[name])
+        return
+    other = LYCORIS_ALONE if values["lora_type"] == "standard" else STANDARD_ALONE
+    for name in other:
+        if values[name] != REGISTRY[name].default:
+            message = f"{name} has no effect with lora_type={values['lora_type']}."
+            hint = "linear_dim in the adapter file is the rank" if name == "lora_rank" else ""
+            yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
+    try:
+        parse_targets(values["peft_lora_target_modules"])
+    except ValueError as error:
+        got = values["peft_lora_target_modules"]
+        yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
 
 
 def options_have_a_validation_adapter(values: Values) -> Iterator[Problem]:
@@ -65,4 +85,9 @@ def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
         yield from parse_validation_adapter(values[CONFIG])[1]
 
 
-VISITING_RULES = (options_have_a_validation_adapter, validation_adapter_is_shown, validation_adapters_are_valid)
+RULES: tuple[Rule, ...] = (
+    adapter_options_fit_together,
+    options_have_a_validation_adapter,
+    validation_adapter_is_shown,
+    validation_adapters_are_valid,
+)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer_engine.config.booleans import WrongValue
+from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.options.gone import GONE, gone_problem, means_default
 from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.config.options.values import parse_value, problem_with, shown_value
 from trainer_engine.config.rules.check import broken_rules
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 
 def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.destinations import wandb_knows_us
 from trainer_engine.config.secrets import VARIABLE
-from trainer_engine.config.trackers import wandb_knows_us
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 KEY = re.compile(r"(?:TOKEN|KEY|SECRETS?|PASSWORD|CREDENTIALS?|JWT)$", re.IGNORECASE)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
 from trainer_engine.runtime.environment import Environment
 from trainer_engine.runtime.events import EventSink

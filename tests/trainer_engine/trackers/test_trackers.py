@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.helpers.held_out import with_held_out
 from tests.helpers.served_runs import wait_until
 from tests.helpers.tiny_run import HereRun, train_here
+from trainer_engine.config.destinations import parse_trackers, wandb_knows_us
 from trainer_engine.config.parse import check_options
-from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.trackers import sink

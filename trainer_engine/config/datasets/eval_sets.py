@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer_engine.config.datasets.entry import Draft
-from trainer_engine.config.datasets.fields import eval_crop, specs
+from trainer_engine.config.datasets.fields import eval_crop
+from trainer_engine.config.datasets.names import specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
 from trainer_engine.config.rules.evaluation import nothing_to_score

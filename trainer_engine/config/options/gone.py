@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.booleans import FALSE_WORDS, TRUE_WORDS
+from trainer_engine.config.json_fields import FALSE_WORDS, TRUE_WORDS
 from trainer_engine.contract.errors import Problem
 
 _FAMILY = "model_family says which model is trained"

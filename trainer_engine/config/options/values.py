@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainer_engine.config.booleans import WrongValue, parse_bool
+from trainer_engine.config.json_fields import WrongValue, parse_bool
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 LARGEST_WHOLE = 10**18
 """Whole numbers stay below this, as text and in JSON, so that sums and products of them can still be divided."""

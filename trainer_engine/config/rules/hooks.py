@@ -10,7 +10,7 @@ from trainer_engine.config.options.placeholders import known_placeholders
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.webhooks import OPTION, parse_webhook_text
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.hooks.template import BadTemplate, Template
+from trainer_engine.contract.hooks import BadTemplate, Template
 
 
 def scripts_are_templates(values: Values) -> Iterator[Problem]:

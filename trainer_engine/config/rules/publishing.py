@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from trainer_engine.config.destinations import KNOWN as TRACKERS
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import Rule, Values
 from trainer_engine.config.publishing import HIDDEN_SECRET, OPTION, parse_publishing_text
-from trainer_engine.config.trackers import KNOWN as TRACKERS
-from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.errors import Problem
 
 REPOSITORY = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)

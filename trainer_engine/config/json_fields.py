@@ -1,4 +1,4 @@
-"""Options that hold a list of objects, or one: how they are taken apart. Their text is never repeated: it may hold keys."""
+"""Values in the JSON of options: booleans, and lists of objects. Messages never repeat the JSON, since it may hold keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
+
+TRUE_WORDS = frozenset({"1", "true", "yes", "y", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "n", "off"})
+
+
+class WrongValue(ValueError):
+    """A value that an option cannot take; the message says why, ``code`` for programs."""
+
+    def __init__(self, message: str, *, code: str = "wrong_type", hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+def parse_bool(value: object) -> bool:
+    """Raises WrongValue for anything but a boolean or one of the usual words."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, (str, int)) else None
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise WrongValue("is neither true nor false", code="not_a_boolean", hint="write true or false")
 
 
 def read_json(text: str, where: str) -> tuple[object, list[Problem]]:

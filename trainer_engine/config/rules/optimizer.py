@@ -52,18 +52,18 @@ def clipping_is_gentle(values: Values) -> Iterator[Problem]:
 
 
 def optimizer_follows_its_options(values: Values) -> Iterator[Problem]:
-    """Betas for a rule without any, and a curve for a rule that replaces it, have no effect; a rule may be slow, a library missing."""
+    """Reports options that the optimizer ignores, an optimizer that slows a GPU down, and one whose library is not installed."""
     chosen = values["optimizer"]
     if chosen in READS_EVERY_TENSOR:
-        message = f"{chosen} reads from the device for every weight tensor in every step: a GPU waits each time."
+        message = f"{chosen} reads a value from the device for every weight tensor in every step, and a GPU waits each time."
         yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen, hint="torch-adamw and adamw_bf16 do not")
     if chosen in WITHOUT_BETAS and values["optimizer_beta1"] is not None:
         yield Problem.note("optimizer_beta1", "no_effect", f"{chosen} has no betas.", got=values["optimizer_beta1"])
     if chosen in SCHEDULE_FREE and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
-        message = f"{chosen} needs no curve: the rate stays at its peak after the warm-up."
+        message = f"{chosen} replaces the schedule: the learning rate stays at its peak after the warm-up."
         yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
     if chosen == "prodigy" and values["learning_rate"] < SMALLEST_PRODIGY_RATE:
-        message = f"prodigy finds the rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
+        message = f"prodigy finds the learning rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
         yield Problem.note("learning_rate", "usually_one", message, got=values["learning_rate"], hint="use learning_rate=1")
     if chosen.startswith("bnb-") and importlib.util.find_spec("bitsandbytes") is None:
         message = f"{chosen} needs the library bitsandbytes, which is not installed here."

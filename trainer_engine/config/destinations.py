@@ -17,19 +17,19 @@ WANDB_HOST = "api.wandb.ai"
 
 
 def parse_trackers(text: str) -> tuple[str, ...]:
-    """The trackers of ``report_to``, each once. ValueError names the first word that is none."""
+    """Returns the trackers in ``report_to`` without duplicates. Raises ValueError that names the first unknown one."""
     words = [word.strip().lower() for word in text.split(",")]
     found = [word for word in words if word not in NOBODY]
     for word in found:
         if word in LATER:
-            raise ValueError(f"{word} is known, not available yet")
+            raise ValueError(f"{word} is not available yet")
         if word not in KNOWN:
             raise ValueError(f"there is no tracker {word!r}")
     return tuple(dict.fromkeys(found))
 
 
-def wandb_knows_us(variables: Mapping[str, str]) -> bool:
-    """Whether an API key is set, or ``wandb login`` has left one in the netrc file."""
+def has_wandb_login(variables: Mapping[str, str]) -> bool:
+    """Whether an API key of Weights & Biases is set, or ``wandb login`` has stored one in the netrc file."""
     if variables.get("WANDB_API_KEY"):
         return True
     path = Path(variables.get("NETRC") or Path(variables.get("HOME", "~")).expanduser() / ".netrc")
@@ -40,7 +40,7 @@ def wandb_knows_us(variables: Mapping[str, str]) -> bool:
 
 
 def run_name(options: TrainingOptions) -> str:
-    """What a run is called at every store: the last part of ``hub_model_id``, else the project's name, else that of ``output_dir``."""
+    """Returns the run's name at every provider: the last part of ``hub_model_id``, else the project's name, else that of ``output_dir``."""
     project = options.reporting.tracker_project_name
     given = project if project != REGISTRY["tracker_project_name"].default else ""
     chosen = (options.publishing.hub_model_id or "").rpartition("/")[2] or given or PurePath(options.run.output_dir).name
@@ -48,7 +48,7 @@ def run_name(options: TrainingOptions) -> str:
 
 
 def hub_target(options: TrainingOptions) -> PublishTarget | None:
-    """The hub's repository; None without ``push_to_hub``."""
+    """Returns the repository on the hub as a target, or None without ``push_to_hub``."""
     wanted = options.publishing
     if not wanted.push_to_hub:
         return None

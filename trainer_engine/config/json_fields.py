@@ -13,7 +13,7 @@ FALSE_WORDS = frozenset({"0", "false", "no", "n", "off"})
 
 
 class WrongValue(ValueError):
-    """A value that an option cannot take; the message says why, ``code`` for programs."""
+    """A value that an option cannot take. The message says why for people, and ``code`` for programs."""
 
     def __init__(self, message: str, *, code: str = "wrong_type", hint: str = "") -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class WrongValue(ValueError):
 
 
 def parse_bool(value: object) -> bool:
-    """Raises WrongValue for anything but a boolean or one of the usual words."""
+    """Parses a boolean, or one of the usual words for one. Raises WrongValue for anything else."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower() if isinstance(value, (str, int)) else None
@@ -34,7 +34,7 @@ def parse_bool(value: object) -> bool:
 
 
 def read_json(text: str, where: str) -> tuple[object, list[Problem]]:
-    """The document in an option's text."""
+    """Parses the JSON in an option's text. Returns the document, or None and the problem."""
     try:
         return read_document(text), []
     except ValueError as error:
@@ -42,13 +42,13 @@ def read_json(text: str, where: str) -> tuple[object, list[Problem]]:
 
 
 def entries_of(document: object, where: str, what: str, most: int) -> tuple[list[Mapping[str, Any]], list[Problem]]:
-    """The objects of a list, or the one; ``what`` says what they are called."""
+    """Returns the objects of a list, or a single object as a list of one. ``what`` names them in problems."""
     entries = document if isinstance(document, list) else [document]
     objects = [entry for entry in entries if isinstance(entry, Mapping)]
     if len(objects) < len(entries):
-        message, expected = f"{what} are described by objects.", "a list of objects, or one object"
+        message, expected = f"{what} must be JSON objects.", "a list of objects, or one object"
         return [], [Problem.error(where, "not_an_object", message, got=type(document).__name__, expected=expected)]
     if len(objects) > most:
-        message = f"{len(objects)} are more than a run takes."
+        message = f"{len(objects)} entries are more than a run can have."
         return [], [Problem.error(where, "too_many", message, got=len(objects), expected=f"at most {most}")]
     return objects, []

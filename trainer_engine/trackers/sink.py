@@ -103,7 +103,7 @@ def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
 def _facts(options: TrainingOptions, environment: Environment) -> RunFacts:
     folder = Path(options.run.output_dir, options.reporting.logging_dir)
     reporting = options.reporting
-    return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.wandb_knows_us)
+    return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.has_wandb_login)
 
 
 def _tensorboard(facts: RunFacts) -> Tracker:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, UnreadableFile, read_small_json
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, UnreadableFile, read_small_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".t7")
 """Endings of weights that are no safetensors."""

@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 
 OPTION = "user_prompt_library"
 FOLDER = "prompt_libraries"

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainer_engine.config.booleans import WrongValue, parse_bool
-from trainer_engine.config.json_entries import entries_of, read_json
+from trainer_engine.config.json_fields import WrongValue, entries_of, parse_bool, read_json
 from trainer_engine.config.secrets import HIDDEN
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 OPTION = "publishing_config"
 HUB = "hub"

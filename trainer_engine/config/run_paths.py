@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.path_rule import PlaceRule
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from trainer_engine.config.option import OptionSpec, holds_json
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.redaction import HIDDEN as HIDDEN
+from trainer_engine.contract.files import read_document
+from trainer_engine.contract.messages import HIDDEN as HIDDEN
 
 VARIABLE = "SIMPLETUNER_SECRETS"
 """Names the variable in which an engine is given the secrets that it needs: a JSON object of option -> text."""

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainer_engine.config.booleans import WrongValue, parse_bool
-from trainer_engine.config.json_entries import entries_of, read_json
+from trainer_engine.config.json_fields import WrongValue, entries_of, parse_bool, read_json
 from trainer_engine.config.secrets import HIDDEN, hidden_address
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import Severity
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 
 OPTION = "webhook_config"
 KINDS = ("raw", "discord", "slack", "template")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with
+from trainer_engine.config.destinations import hub_target, run_name
 from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.publishing import FIELDS, SECRET_FIELDS, PublishTarget, parse_publishing, parse_publishing_text
 from trainer_engine.config.resuming.remote_checkpoint import NotReachable, is_remote, locate
 from trainer_engine.config.secrets import HIDDEN
-from trainer_engine.config.upload_names import hub_target, run_name
 from trainer_engine.contract.checkpoint_files import check_manifest
 
 S3 = {"provider": "s3", "bucket": "trained"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.diffusion import Epsilon, VPrediction

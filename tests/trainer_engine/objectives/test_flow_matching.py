@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.randomness import sample_generators

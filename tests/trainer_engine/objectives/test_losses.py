@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import Level
 from trainer_engine.objectives.build import make_objective

@@ -14,7 +14,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.lycoris.algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
 from trainer_engine.config.lycoris.module_patterns import pattern_problems
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 WHOLE_MATRIX_RANK = 10_000
 """What ``linear_dim`` is taken for where ``full_matrix`` lets it be left out."""

@@ -1,4 +1,4 @@
-"""What a checkpoint must agree on with the run that goes on from it, as far as the options say it. No torch: ``validate`` asks too."""
+"""What a checkpoint and the run that resumes from it must agree on, as far as the options decide it. No torch: ``validate`` uses it too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.contract.errors import shown
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 
 TARGETS = "lora_targets"
 MAX_LISTED = 5
@@ -101,3 +101,20 @@ def _digest(path: Path) -> str:
     except OSError:
         return ""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+ORDER_KEY = "sample_order"
+"""In ``training_state.json``; checkpoints of the first rule do not have it."""
+ORDER_VERSION = 2
+"""1: no two batches in a row from one bucket while another had something left. 2: every batch is drawn by what is left."""
+
+
+def order_change(state: Mapping[str, Any]) -> str:
+    """What a run that resumes from a checkpoint should know about its order; empty where the rule is the same."""
+    theirs = state.get(ORDER_KEY, 1)
+    if theirs == ORDER_VERSION:
+        return ""
+    return (
+        f"The checkpoint was saved by a version that ordered samples by another rule ({theirs}, now {ORDER_VERSION}). In the rest of the "
+        "epoch that it lies in, some samples are seen twice and others not; every later epoch holds each sample as often as asked."
+    )

@@ -1,13 +1,94 @@
-"""A command with ``{placeholders}``: split into arguments first, filled in afterwards, so that a value never leaves its argument."""
+"""Hooks: commands that a run starts, what their templates mean, and which programs may run."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import stat
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from string import Formatter
 
-from trainer_engine.contract.suggestions import Suggestions
+from pydantic import BaseModel, ConfigDict
+
+from trainer_engine.contract.messages import Suggestions
+
+LONGEST_FIRST_LINE = 256
+"""Bytes that the system reads of ``#!``."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a program is not started, and what to do."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class ScriptRule(BaseModel):
+    """What may run, as the server's operator said it. Part of ``job.json``; the engine asks it again before every start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    anything: bool = False
+    """``simpletuner server --allow-scripts``, and ``simpletuner train``."""
+    folders: tuple[str, ...] = ()
+    """Real, absolute paths; programs in them and below them may run."""
+    variables: tuple[str, ...] = ()
+    """Names of variables that scripts get from the server's environment besides the usual few."""
+
+    def refusal(self, program: Path) -> Refusal | None:
+        """Why ``program`` may not or cannot run; None where it can. Symbolic links are followed first.
+
+        What lies outside the folders is refused before it is looked at: nobody learns from an answer what there is on the disk.
+        """
+        real = Path(os.path.realpath(program))
+        if not (self.anything or any(real.is_relative_to(folder) for folder in self.folders)):
+            folders = ", ".join(self.folders) or "no folder"
+            message = f"{program} may not be run: programs may lie in {folders}"
+            hint = "ask who runs the server to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
+            return Refusal("script_not_allowed", message, hint)
+        try:
+            mode = real.stat().st_mode
+        except OSError as error:
+            return Refusal("script_not_found", f"{program} cannot be found: {error.strerror or error}", "write its absolute path")
+        if not stat.S_ISREG(mode):
+            return Refusal("script_not_a_file", f"{program} is not a file", "name the program itself")
+        if _is_python(real):
+            missing = not os.access(real, os.R_OK)
+            return Refusal("script_not_readable", f"{program} may not be read", f"chmod +r {real}") if missing else None
+        if not os.access(real, os.X_OK):
+            return Refusal("script_not_executable", f"{program} may not be executed", f"chmod +x {real}")
+        return None
+
+
+def start_of_command(program: Path) -> list[str]:
+    """What is put before a program's arguments: a Python file that cannot start by itself runs with this Python."""
+    real = Path(os.path.realpath(program))
+    if _is_python(real) and not (os.access(real, os.X_OK) and _names_an_interpreter(real)):
+        return [sys.executable, str(real)]
+    return [str(real)]
+
+
+def _is_python(real: Path) -> bool:
+    return real.suffix == ".py"
+
+
+def _names_an_interpreter(real: Path) -> bool:
+    try:
+        with real.open("rb") as file:
+            first = file.readline(LONGEST_FIRST_LINE)
+    except OSError:
+        return False
+    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    return bool(words) and os.access(words[0], os.X_OK)
+
+
+NOTHING = ScriptRule()
+EVERYTHING = ScriptRule(anything=True)
 
 
 class BadTemplate(ValueError):

@@ -1,8 +1,10 @@
-"""Text that is repeated to people: shortened, and without the passwords of the addresses in it."""
+"""Text in messages: shortened, without passwords, and with the nearest known name as a suggestion."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 HIDDEN = "***"
 LONGEST_LOOKED_AT = 4_000
@@ -30,3 +32,23 @@ def repeated(text: str, longest: int) -> str:
     if len(text) <= LONGEST_LOOKED_AT and len(shown) <= longest:
         return shown
     return f"{shown[:longest]}… ({len(text)} characters)"
+
+
+MOST_ASKED = 20
+"""Comparing one name with a few hundred takes about a millisecond; a document may hold tens of thousands of names."""
+LONGEST_ASKED = 100
+
+
+class Suggestions:
+    """Answers for the first ``MOST_ASKED`` names of one document."""
+
+    def __init__(self) -> None:
+        self._left = MOST_ASKED
+
+    def nearest(self, name: str, known: Iterable[str], *, otherwise: str = "", form: str = "{}") -> str:
+        """``did you mean X?`` with X written as ``form`` has it; ``otherwise`` if nothing is near or too many names were asked for."""
+        self._left -= 1
+        if self._left < 0 or len(name) > LONGEST_ASKED:
+            return otherwise
+        near = difflib.get_close_matches(name, list(known), n=1)
+        return f"did you mean {form.format(near[0])}?" if near else otherwise

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from trainer_engine.contract.hooks import ScriptRule
+from trainer_engine.contract.hooks import HookRule
 from trainer_engine.contract.path_rule import ClosedPlace, PlaceRule, Reason
 
 PACKAGES = ("environments", "training", "simpletuner_site", "trainer_engine")
@@ -70,10 +70,10 @@ class Home:
         return (self.state / "hooks", *self.hooks, SHIPPED_SCRIPTS)
 
     @property
-    def script_rule(self) -> ScriptRule:
+    def script_rule(self) -> HookRule:
         """Which programs a run may start."""
         folders = tuple(_real(folder) for folder in self.hook_folders)
-        return ScriptRule(anything=self.any_script, folders=folders, variables=self.script_variables)
+        return HookRule(anything=self.any_script, folders=folders, variables=self.script_variables)
 
     @cached_property
     def place_rule(self) -> PlaceRule:

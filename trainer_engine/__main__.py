@@ -1,6 +1,7 @@
 """The engine as a process: ``python -m trainer_engine RUN_FOLDER``.
 
-Standard library and contract first: the run announces itself, and says what is wrong with its job, before torch is imported.
+It starts with the standard library and the contract alone, so that a run reports its start and the errors in its job before torch is
+imported.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from trainer_engine.contract.events import (
 )
 from trainer_engine.contract.output_lock import Holder, claimed
 from trainer_engine.contract.run import PROTOCOL, ExitReport, JobSpec, RunFolder
-from trainer_engine.hooks.context import ScriptContext
+from trainer_engine.hooks.runner import HookContext
 from trainer_engine.runtime.control import ControlRequests, Stopped
-from trainer_engine.runtime.environment import Environment, read_environment, wait_passively
+from trainer_engine.runtime.environment import LaunchEnvironment, read_environment, wait_passively
 from trainer_engine.runtime.events import EventSink, Journal, NullSink
 from trainer_engine.runtime.last_words import Reserve, leave_journal, leave_report, patient_stream
 
@@ -43,7 +44,7 @@ STATUS_OF_CODE = {ExitCode.COMPLETED: "completed", ExitCode.STOPPED: "stopped"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code of the process."""
+    """Run the job; returns the exit code of the process."""
     parser = argparse.ArgumentParser(prog="python -m trainer_engine", description="Run the training job of a run folder.")
     parser.add_argument("run_folder", type=Path)
     folder = RunFolder(parser.parse_args(arguments).run_folder.resolve()).create()
@@ -66,21 +67,29 @@ def main(arguments: list[str] | None = None) -> int:
     return report.exit_code
 
 
-def _run(folder: RunFolder, environment: Environment, sink: EventSink, requests: ControlRequests) -> ExitReport:
+def _run(folder: RunFolder, environment: LaunchEnvironment, sink: EventSink, requests: ControlRequests) -> ExitReport:
     journal = sink if isinstance(sink, Journal) else None
     locked = ExitStack()
     try:
         requests.listen()
         sink.emit(StatusEvent(status="starting", message="The engine has started."))
         options, dataloader, job = read_job(folder, environment.secrets)
-        if environment.is_first:  # on every host the others wait for it, and end with it
+        if environment.is_first:  # the other processes wait for it, and end with it
             locked.enter_context(claim_output(options, job, sink))
         sink.emit(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.RUNNING, message="Loading libraries."))
         from trainer_engine.loop.run import train
 
-        scripts = ScriptContext(job.scripts, job.job_id)
         code, step, message = train(
-            options, dataloader, environment, sink, requests, folder.media, job.memory_estimate, scripts, journal, job.places
+            options=options,
+            dataloader=dataloader,
+            environment=environment,
+            sink=sink,
+            requests=requests,
+            media=folder.media,
+            memory_estimate=job.memory_estimate,
+            hooks=HookContext(job.scripts, job.job_id),
+            journal=journal,
+            places=job.places,
         )
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}. {message}".rstrip(), step=step)
@@ -88,7 +97,7 @@ def _run(folder: RunFolder, environment: Environment, sink: EventSink, requests:
         requests.training_ends()
         return _stopped_early(sink)
     except Exception as error:  # noqa: BLE001
-        # The process edge: whatever nobody foresaw is told in one line, and the log has all of it.
+        # The edge of the process: any other error becomes one event, and the log has its traceback.
         broke_in = requests.broke_in
         requests.training_ends()
         if broke_in or not isinstance(error, EngineError):
@@ -105,19 +114,19 @@ def _run(folder: RunFolder, environment: Environment, sink: EventSink, requests:
 
 
 class Unforeseen(EngineError):
-    """Nobody thought of this; the log has the traceback."""
+    """An error that no code handles; the log has the traceback."""
 
     code = "unforeseen"
 
 
 def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tuple[TrainingOptions, Dataloader, JobSpec]:
-    """The job, checked again: the engine trusts no one. Raises InvalidOptions or DatasetUnusable with everything that is wrong."""
+    """Read and validate ``job.json``. Raises InvalidOptions or DatasetUnusable with all problems."""
     try:
         job = JobSpec.read(folder)
     except (OSError, ValidationError) as error:
         raise InvalidOptions([Problem.error("job", "unreadable_job", f"{folder.job_file} cannot be read: {error}")]) from error
     if job.protocol != PROTOCOL:
-        message = f"The job speaks protocol {job.protocol}, this engine {PROTOCOL}."
+        message = f"The job uses protocol {job.protocol}, this engine {PROTOCOL}."
         raise InvalidOptions([Problem.error("job", "other_protocol", message, hint="server and engine must be of one version")])
     options = parse_options({**job.options, **(secrets or {})})
     dataloader, problems = parse_dataloader(job.datasets, options)
@@ -129,11 +138,11 @@ def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tup
 
 @contextmanager
 def claim_output(options: TrainingOptions, job: JobSpec, sink: EventSink) -> Iterator[None]:
-    """No other run writes into ``output_dir`` while the block lasts. Raises OutputInUse."""
+    """Lock ``output_dir`` against other runs for the block. Raises OutputInUse."""
     output_dir = Path(options.run.output_dir)
     with claimed(output_dir, Holder.here(job.job_id, job.environment)) as has_lock:
         if not has_lock:
-            message = f"The file system of {output_dir} has no locks: nothing keeps a second run from writing there."
+            message = f"The file system of {output_dir} has no locks: a second run could write there at the same time."
             sink.emit(Notification(code="no_lock", title="No lock", message=message, severity=Severity.WARNING))
         yield
 

@@ -201,5 +201,12 @@ def train_here(
 
     heard = Listener(ask)
     ask(0)
-    code, step, _ = train(chosen, dataloader, read_environment({}), heard, ControlRequests(folder), folder.media)
+    code, step, _ = train(
+        options=chosen,
+        dataloader=dataloader,
+        environment=read_environment({}),
+        sink=heard,
+        requests=ControlRequests(folder),
+        media=folder.media,
+    )
     return HereRun(code, step, Path(chosen.run.output_dir), heard)

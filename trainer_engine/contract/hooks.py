@@ -1,4 +1,4 @@
-"""Hooks: commands that a run starts, what their templates mean, and which programs may run."""
+"""Hooks: commands that a run starts, how their templates are filled, and which programs may run."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from pydantic import BaseModel, ConfigDict
 from trainer_engine.contract.messages import Suggestions
 
 LONGEST_FIRST_LINE = 256
-"""Bytes that the system reads of ``#!``."""
+"""Bytes of a ``#!`` line that the operating system reads."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a program is not started, and what to do."""
+    """Why a program is not started, and what to do about it."""
 
     code: str
     message: str
     hint: str
 
 
-class ScriptRule(BaseModel):
-    """What may run, as the server's operator said it. Part of ``job.json``; the engine asks it again before every start."""
+class HookRule(BaseModel):
+    """What may run, as the server's operator has set it. Part of ``job.json``; the engine checks it again before every start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anything: bool = False
     """``simpletuner server --allow-scripts``, and ``simpletuner train``."""
     folders: tuple[str, ...] = ()
-    """Real, absolute paths; programs in them and below them may run."""
+    """Absolute paths without symbolic links; programs in them and below them may run."""
     variables: tuple[str, ...] = ()
-    """Names of variables that scripts get from the server's environment besides the usual few."""
+    """Names of variables of the server's environment that hooks get in addition to the usual few."""
 
     def refusal(self, program: Path) -> Refusal | None:
-        """Why ``program`` may not or cannot run; None where it can. Symbolic links are followed first.
+        """Why ``program`` is not allowed to run or cannot run; None if it can. Symbolic links are followed first.
 
-        What lies outside the folders is refused before it is looked at: nobody learns from an answer what there is on the disk.
+        A path outside the folders is refused before the disk is read, so that the answer does not reveal which files exist.
         """
         real = Path(os.path.realpath(program))
         if not (self.anything or any(real.is_relative_to(folder) for folder in self.folders)):
             folders = ", ".join(self.folders) or "no folder"
             message = f"{program} may not be run: programs may lie in {folders}"
-            hint = "ask who runs the server to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
+            hint = "ask the server's operator to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
             return Refusal("script_not_allowed", message, hint)
         try:
             mode = real.stat().st_mode
@@ -66,7 +66,7 @@ class ScriptRule(BaseModel):
 
 
 def start_of_command(program: Path) -> list[str]:
-    """What is put before a program's arguments: a Python file that cannot start by itself runs with this Python."""
+    """The start of a command line. A Python file without an interpreter line or execute permission runs with this Python."""
     real = Path(os.path.realpath(program))
     if _is_python(real) and not (os.access(real, os.X_OK) and _names_an_interpreter(real)):
         return [sys.executable, str(real)]
@@ -87,12 +87,12 @@ def _names_an_interpreter(real: Path) -> bool:
     return bool(words) and os.access(words[0], os.X_OK)
 
 
-NOTHING = ScriptRule()
-EVERYTHING = ScriptRule(anything=True)
+NOTHING = HookRule()
+EVERYTHING = HookRule(anything=True)
 
 
 class BadTemplate(ValueError):
-    """A template that no program could be started from; the message says why, ``code`` for programs."""
+    """A template that cannot be a command line. The message says why; ``code`` is a stable code."""
 
     def __init__(self, message: str, *, code: str, hint: str = "") -> None:
         super().__init__(message)
@@ -102,15 +102,15 @@ class BadTemplate(ValueError):
 
 @dataclass(frozen=True)
 class Template:
-    """The arguments of a command, the program first, their placeholders not filled in."""
+    """The arguments of a command, program first, with their placeholders."""
 
     arguments: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str, known: Collection[str]) -> Template:
-        """Split as a shell does, without one: quotes group, ``$`` and ``*`` are nothing special.
+        """Split ``text`` into arguments. Quotes group as in a shell; ``$`` and ``*`` have no special meaning.
 
-        ``known``: the placeholders that there are. Raises BadTemplate.
+        ``known`` lists the placeholders that exist. Raises BadTemplate.
         """
         try:
             arguments = tuple(shlex.split(text))
@@ -130,7 +130,7 @@ class Template:
 
     @property
     def program(self) -> str:
-        """As it was written."""
+        """The program as it is written in the template."""
         return _filled(self.arguments[0], {})
 
     @property
@@ -138,15 +138,15 @@ class Template:
         return frozenset(name for argument in self.arguments for name in _placeholders(argument))
 
     def with_program(self, path: str) -> Template:
-        """The same arguments for the program at ``path``."""
+        """The same arguments with another program."""
         return Template((path.replace("{", "{{").replace("}", "}}"), *self.arguments[1:]))
 
     def fill(self, values: Mapping[str, str]) -> list[str]:
-        """Every argument as the program gets it. A value that is missing is empty."""
+        """The arguments with their values; a missing value becomes empty."""
         return [_filled(argument, values) for argument in self.arguments]
 
     def __str__(self) -> str:
-        """Text that ``parse`` makes the same template from."""
+        """Text from which ``parse`` makes the same template."""
         return shlex.join(self.arguments)
 
 
@@ -154,8 +154,8 @@ def _placeholders(argument: str) -> list[str]:
     try:
         parts = list(Formatter().parse(argument))
     except ValueError as error:
-        message = f"has a brace without its other one in {argument}"
-        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for braces that are no placeholder") from error
+        message = f"has an unmatched brace in {argument}"
+        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for braces that are not placeholders") from error
     for _, name, form, conversion in parts:
         if form or conversion:
             message = f"gives {{{name}}} a format"
@@ -165,7 +165,7 @@ def _placeholders(argument: str) -> list[str]:
 
 def _unknown(name: str, known: Collection[str]) -> BadTemplate:
     hint = Suggestions().nearest(name, known, otherwise="docs/hooks.md lists the placeholders", form="{{{}}}")
-    return BadTemplate(f"has a placeholder that there is not: {{{name}}}", code="unknown_placeholder", hint=hint)
+    return BadTemplate(f"has an unknown placeholder: {{{name}}}", code="unknown_placeholder", hint=hint)
 
 
 def _filled(argument: str, values: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, write_atomically
-from trainer_engine.contract.hooks import NOTHING, ScriptRule
+from trainer_engine.contract.hooks import NOTHING, HookRule
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 
 PROTOCOL = 1
@@ -102,7 +102,7 @@ class JobSpec(_Document):
     """The entries of the dataloader file; every path absolute."""
     memory_estimate: dict[str, int] = Field(default_factory=dict)
     """What the checks before the start expect on each device: ``bytes``, ``low_bytes``, ``high_bytes``; said beside the peak at the end."""
-    scripts: ScriptRule = NOTHING
+    scripts: HookRule = NOTHING
     """Which programs the run may start."""
     places: PlaceRule = EVERYWHERE
     """Where the run may read and write."""

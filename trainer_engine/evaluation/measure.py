@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from trainer_engine.batches.collate import Batch
 from trainer_engine.batches.sampler import Item
-from trainer_engine.datasets.fingerprints import reference_cache
-from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.samples import Sample, reference_cache
 from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import sample_noise, seed_network

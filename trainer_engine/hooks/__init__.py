@@ -1,1 +1,1 @@
-"""Programs that a run starts: each under a warden of its own, told of in events."""
+"""Hooks: programs that a run starts at checkpoints, uploads and validations, each under a supervisor process."""

@@ -1,4 +1,4 @@
-"""One program of a run, as the engine's main thread holds it. Nothing here waits."""
+"""One running hook, as the engine's main thread sees it. No method blocks."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from pathlib import Path
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 MARGIN_SECONDS = 15.0
-"""Beyond its time limit, for a warden that cannot end its program: one that waits for a dead disk takes no signal."""
+"""How long after its time limit a hook is given up. A supervisor that waits for a failed disk reacts to no signal."""
 MOST_OUTPUT_BYTES = 256 * 1024
-"""Of one program, in the run's log."""
+"""The most output that one hook may write to the run's log."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a program ended."""
+class HookOutcome:
+    """How a hook ended."""
 
     ended: str
     """``exited``, ``timed_out``, ``cut_off`` (the run ended it) or ``not_started``."""
     code: int | None
-    """Its exit code; negative for the signal that ended it, None where it never started."""
+    """Its exit code, negative if a signal ended it; None if it never started."""
     error: str
     seconds: float
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         return self.ended == "exited" and self.code == 0
 
 
-class RunningScript:
-    """A program under its warden."""
+class RunningHook:
+    """A hook and its supervisor process."""
 
     def __init__(
         self, command: Sequence[str], *, prefix: str, seconds: float, environment: Mapping[str, str], folder: Path, outlives: bool = False
     ) -> None:
-        """Start it in ``folder``, with nothing but ``environment``. Raises OSError where not even the warden starts."""
+        """Start ``command`` in ``folder`` with exactly ``environment``.
+
+        ``prefix`` marks its lines in the run's log, ``seconds`` is its time limit, ``outlives`` lets it run longer than the engine.
+        Raises OSError if the supervisor cannot be started.
+        """
         self.prefix = prefix
         self.deadline = time.monotonic() + seconds
         settings = [str(seconds), str(MOST_OUTPUT_BYTES), prefix, "1" if outlives else "0"]
@@ -52,39 +56,39 @@ class RunningScript:
             env=dict(environment),
             start_new_session=True,
         )
-        self._outcome: Outcome | None = None
+        self._outcome: HookOutcome | None = None
 
     @property
     def pid(self) -> int:
-        """Of the warden."""
+        """Process id of the supervisor."""
         return self._process.pid
 
-    def poll(self) -> Outcome | None:
-        """How it ended; None while it runs."""
+    def poll(self) -> HookOutcome | None:
+        """How the hook ended; None while it runs."""
         if self._outcome is None and self._process.poll() is not None:
             self._outcome = self._read_outcome()
         if self._outcome is None and time.monotonic() > self.deadline + MARGIN_SECONDS:
             self._process.kill()
-            self._outcome = Outcome("timed_out", None, "", time.monotonic() - self.deadline)
+            self._outcome = HookOutcome("timed_out", None, "", time.monotonic() - self.deadline)
             self._close()
         return self._outcome
 
-    def _read_outcome(self) -> Outcome:
+    def _read_outcome(self) -> HookOutcome:
         assert self._process.stderr is not None
-        told = os.read(self._process.stderr.fileno(), 65536)
+        report = os.read(self._process.stderr.fileno(), 65536)
         self._close()
         try:
-            found = json.loads(told)
-            return Outcome(found["ended"], found["code"], found["error"], found["seconds"])
+            found = json.loads(report)
+            return HookOutcome(found["ended"], found["code"], found["error"], found["seconds"])
         except (ValueError, KeyError, TypeError):
-            last = told.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            return Outcome("not_started", None, f"what should look after it failed: {last or self._process.returncode}", 0.0)
+            last_line = report.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            return HookOutcome("not_started", None, f"its supervisor failed: {last_line or self._process.returncode}", 0.0)
 
     def let_go(self) -> None:
-        """End it, or leave it to itself where it may outlive the run. Its outcome follows within some seconds."""
+        """End the hook, or detach it if it may outlive the run. ``poll`` returns its outcome within some seconds."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             try:
-                # A byte besides the end of the pipe: a process that was forked in between may hold the other end open.
+                # A byte as well as the end of the pipe: a process that was forked in between may hold the other end open.
                 self._process.stdin.write(b"!")
                 self._process.stdin.close()
             except OSError:
@@ -96,5 +100,5 @@ class RunningScript:
             self._process.stderr.close()
 
     def abandon(self) -> None:
-        """Let go of it for good: nobody asks how it ended."""
+        """End or detach the hook without asking for its outcome."""
         self._close()

@@ -1,11 +1,11 @@
-"""Looks after one program, so that nothing of it is left behind: ``python -I supervisor.py SECONDS BYTES PREFIX OUTLIVES -- PROGRAM ...``.
+"""Supervises one hook, so that no process of it is left behind: ``python -I supervisor.py SECONDS BYTES PREFIX OUTLIVES -- PROGRAM ...``.
 
-A small process between the engine and the program. It copies the program's output, each line with a prefix and up to a number of bytes,
-to its own output (the run's log), ends the program's whole process group when the time is over, and says on its standard error, as one
-line of JSON, how it ended. Its standard input is a pipe that the engine holds: when something comes out of it, or the engine is gone,
-however it went, the program is ended too, unless it may outlive the run; then its output is dropped from there on.
+This small process stands between the engine and the hook. It copies the hook's output to its own output, the run's log: each line with a
+prefix, and at most BYTES bytes. It ends the hook's process group after SECONDS. Then it writes how the hook ended to its standard error,
+as one line of JSON. Its standard input is a pipe that the engine holds. If a byte arrives there, or if the engine exits, the supervisor
+ends the hook; with OUTLIVES it drops the hook's output instead and lets it run.
 
-Standard library only, and no module of the project: it runs isolated, in the environment that the program gets.
+It uses the standard library only and no module of the project, because it runs isolated, in the environment of the hook.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ GRACE_SECONDS = 3.0
 LONGEST_LINE = 4096
 BLOCK_BYTES = 65536
 LIFELINE, ENDED = 0, 2
-"""Descriptors: from the engine, and to it."""
+"""File descriptors: the pipe from the engine, and the one to it."""
 
 
 class Log:
-    """Whole lines with a prefix, up to a number of bytes."""
+    """Writes complete lines with a prefix to standard output, up to a number of bytes."""
 
     def __init__(self, prefix: str, limit: int) -> None:
         self._prefix = f"[{prefix}] ".encode()
@@ -50,7 +50,7 @@ class Log:
         self._line = b""
 
     def drop(self) -> None:
-        """What comes from now on is nobody's; the run's log is let go of."""
+        """Close the run's log and discard all further output."""
         self.finish()
         self._left = 0
         null = os.open(os.devnull, os.O_WRONLY)
@@ -65,12 +65,12 @@ class Log:
         try:
             os.write(1, self._prefix + line + b"\n" + more)
         except OSError:
-            self._left = 0  # a full disk takes no log; that is no reason to end the program
+            self._left = 0  # a full disk takes no log; that is no reason to end the hook
 
 
 @dataclass
 class Supervisor:
-    """One program from its start to its end."""
+    """Runs one hook from its start to its end."""
 
     command: list[str]
     seconds: float
@@ -92,7 +92,7 @@ class Supervisor:
         ended = self._watch(child, output, began + self.seconds)
         if ended != "exited":
             self._end(child, output)
-        _signal_group(child.pid, signal.SIGKILL)  # what the program left running
+        _signal_group(child.pid, signal.SIGKILL)  # processes that the hook left running
         code = child.wait()
         self._copy(output)
         self.log.finish()
@@ -114,7 +114,7 @@ class Supervisor:
         return "exited"
 
     def _copy(self, output: int) -> bool:
-        """Take what there is of the output; whether more can come."""
+        """Copy the output that is available; returns whether more can come."""
         while True:
             try:
                 chunk = os.read(output, BLOCK_BYTES)
@@ -144,7 +144,7 @@ def _signal_group(leader: int, number: signal.Signals) -> None:
 def main(arguments: list[str]) -> int:
     seconds, limit, prefix, outlives, _, *command = arguments
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # The engine decides, through the pipe. NOTE: not SIG_IGN, which the program would inherit.
+        # The engine decides, through the pipe. NOTE: not SIG_IGN, which the hook would inherit.
         signal.signal(number, lambda number, frame: None)
     result = Supervisor(command, float(seconds), outlives == "1", Log(prefix, int(limit))).run()
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.hooks.runner import Scripts
+from trainer_engine.hooks.runner import HookRunner
 from trainer_engine.report.background import BackgroundRenderer
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
@@ -32,7 +32,7 @@ class RunContext:
     memory_estimate: Mapping[str, int] = field(default_factory=dict)
     renderer: BackgroundRenderer | None = None
     """Who draws the picture of the run; None where nobody does."""
-    scripts: Scripts | None = None
+    scripts: HookRunner | None = None
     """Programs that the run starts; None for a run that starts none."""
     journal_room: JournalRoom | None = None
     """What a run does while its journal cannot be written; None on other processes than the first."""

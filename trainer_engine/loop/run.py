@@ -1,4 +1,4 @@
-"""A run from its datasets and options to its end."""
+"""Runs a training job from its options and datasets to its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer_engine.contract.errors import DiskFull, ExitCode, OutOfMemory
 from trainer_engine.contract.events import Notification, StatusEvent
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.hooks.context import ScriptContext
+from trainer_engine.hooks.runner import HookContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.context import RunContext
@@ -24,63 +24,74 @@ from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.report.background import painted
 from trainer_engine.runtime.control import ControlRequests
+from trainer_engine.runtime.devices import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.environment import Environment
+from trainer_engine.runtime.environment import LaunchEnvironment
 from trainer_engine.runtime.events import EventSink, Journal
 from trainer_engine.runtime.journal_room import JournalRoom
-from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.stages import Stages
 from trainer_engine.trackers.sink import tracked
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
-WITHOUT_SCRIPTS = ScriptContext()
+WITHOUT_HOOKS = HookContext()
 
 
 class Ended(NamedTuple):
-    """How a run ended by itself."""
+    """How a run ended without an error."""
 
     code: ExitCode
     step: int
     """Optimizer steps done."""
     message: str = ""
-    """What is worth saying besides; empty where nothing is."""
+    """Further information for people; may be empty."""
 
 
 def train(
+    *,
     options: TrainingOptions,
     dataloader: Dataloader,
-    environment: Environment,
+    environment: LaunchEnvironment,
     sink: EventSink,
     requests: ControlRequests,
     media: Path,
     memory_estimate: Mapping[str, int] = NOTHING,
-    scripts: ScriptContext = WITHOUT_SCRIPTS,
+    hooks: HookContext = WITHOUT_HOOKS,
     journal: Journal | None = None,
     places: PlaceRule = EVERYWHERE,
 ) -> Ended:
-    """How it ended. ``memory_estimate`` is said beside the measured peak at the end; ``media`` is
-    the folder for images that only events show, in the run's folder; ``scripts`` says which programs the run may start, ``places``
-    where it may write; ``journal`` is the file behind ``sink``: while it cannot be written the run does as ``disk_low_action`` says.
+    """Train, and return how the run ended.
 
-    Raises EngineError's children, and Stopped where it was stopped before it trained.
+    ``media`` is the folder in the run folder for images that only events refer to. ``memory_estimate`` is reported next to the measured
+    peak. ``hooks`` says which hooks may start, ``places`` where the run may write. ``journal`` is the file behind ``sink``; while it
+    cannot be written, ``disk_low_action`` applies. Raises EngineError, and Stopped if a stop is requested before training begins.
     """
     at_start = resident_bytes()
     processes = Processes(environment)
     requests.raise_if_stopped()
     try:
         with (
-            tracked(sink, options, environment) as heard,
-            painted(RunFolder(media.parent), heard, is_first=environment.is_first) as renderer,
-            closing(scripts.open(options, heard, requests)) as started,
+            tracked(sink, options, environment) as tracked_sink,
+            painted(RunFolder(media.parent), tracked_sink, is_first=environment.is_first) as renderer,
+            closing(hooks.open(options, tracked_sink, requests)) as runner,
         ):
-            stages = Stages(heard, lambda: refuse_closed_places(places, options, dataloader))
-            room = JournalRoom(journal, options.checkpointing, requests, started) if journal else None
+            stages = Stages(tracked_sink, lambda: refuse_closed_places(places, options, dataloader))
+            room = JournalRoom(journal, options.checkpointing, requests, runner) if journal else None
             run_context = RunContext(
-                options, dataloader, processes, stages, requests, media, at_start, memory_estimate, renderer, started, room
+                options=options,
+                dataloader=dataloader,
+                processes=processes,
+                stages=stages,
+                requests=requests,
+                media=media,
+                resident_at_start=at_start,
+                memory_estimate=memory_estimate,
+                renderer=renderer,
+                scripts=runner,
+                journal_room=room,
             )
             if room:
                 room.insist()
-            ended = _fit(assemble(run_context), options, heard, requests)
+            ended = _fit(assemble(run_context), options, tracked_sink, requests)
             if room:
                 room.settle()
             return ended

@@ -1,1 +1,1 @@
-"""The process a run lives in: devices, ranks, journal, signals and memory."""
+"""The process of a run: its devices, ranks, environment, journal, signals and memory."""

@@ -1,4 +1,4 @@
-"""How a run is asked to stop, and to do things between two steps. Standard library only: it listens before torch is loaded."""
+"""Requests to a running engine: signals and command files. Standard library only, because it listens before torch is loaded."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LOOK_AGAIN_SECONDS = 0.05
 
 
 class Stopped(BaseException):
-    """The run was asked to stop before it trained: nothing is to be saved.
+    """The run was asked to stop before it trained; there is nothing to save.
 
-    NOTE: a BaseException, so that libraries which try one import after another do not take it for a missing package.
+    NOTE: a BaseException, because libraries that try optional imports catch Exception and would take it for a missing package.
     """
 
 
 class ControlRequests:
-    """SIGTERM, SIGINT and the files of the commands folder, as one list of things to do."""
+    """Collects SIGTERM, SIGINT and the files of the commands folder."""
 
     def __init__(self, folder: RunFolder | None) -> None:
-        """``folder``: None for a process that only hears signals, because another one reads the commands."""
+        """``folder`` is None for a process that receives only signals; the first process reads the commands."""
         self._folder = folder
         self._signalled = False
         self._interrupting = False
@@ -31,7 +31,7 @@ class ControlRequests:
         self._looked_at = 0.0
 
     def listen(self) -> None:
-        """From here on, SIGTERM and SIGINT ask to stop; while the run is being prepared they end it at once, by raising Stopped."""
+        """Handle SIGTERM and SIGINT as stop requests. Until ``training_begins`` the first signal raises Stopped."""
         self._interrupting = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
@@ -42,18 +42,20 @@ class ControlRequests:
             raise Stopped
 
     def training_begins(self) -> None:
-        """From here on a signal is taken up between two steps. Raises Stopped where a stop was asked for before."""
+        """Take up signals between two steps from now on. Raises Stopped if a stop was requested before."""
         self._interrupting = False
         self.raise_if_stopped()
 
     @property
     def broke_in(self) -> bool:
-        """Whether a signal has broken into the preparation of the run. Whatever fails there after it may well fail of it: not every library
-        lets through what is raised within it, and an import that was broken off leaves its module in pieces."""
+        """Whether a signal interrupted the preparation of the run.
+
+        A later error may be its consequence: some libraries do not let Stopped pass, and an interrupted import leaves a broken module.
+        """
         return self._interrupting and self._signalled
 
     def training_ends(self) -> None:
-        """Signals are only noted from here on."""
+        """Only record signals from now on."""
         self._interrupting = False
 
     def raise_if_stopped(self) -> None:
@@ -61,7 +63,7 @@ class ControlRequests:
             raise Stopped
 
     def stop_asked(self) -> bool:
-        """Whether the run is to end."""
+        """Whether a stop was requested, by a signal or by a command file."""
         return self._signalled or self._stop_waits()
 
     def _stop_waits(self) -> bool:
@@ -76,7 +78,7 @@ class ControlRequests:
             self._waiting.update(dict.fromkeys(take(self._folder)))
 
     def take_up(self) -> set[Command]:
-        """Everything asked for since the last call; a stop is said again each time."""
+        """The commands received since the last call; a stop is returned by every call."""
         self._look()
         asked = set(self._waiting)
         self._waiting = {Command.STOP: None} if Command.STOP in asked else {}

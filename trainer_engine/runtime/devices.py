@@ -1,4 +1,4 @@
-"""Where a run computes, and in which number types."""
+"""Decides on which device and in which number types a run computes, and recognises that memory ran out."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "f
 
 @dataclass(frozen=True)
 class Devices:
-    """Resolved once a process; nothing else looks at the hardware or at the precision options."""
+    """The device and number types of a process. No other code looks at the hardware or the precision options."""
 
     device: torch.device
     weights: torch.dtype
-    """Type in which the trained weights are stored and saved."""
+    """Type of the trained weights, in memory and in files."""
     network: torch.dtype
-    """Type of the network's own weights: ``weights`` where they are trained; frozen ones may be shorter."""
+    """Type of the network's own weights: ``weights`` if they are trained; frozen weights may have a shorter type."""
     compute: torch.dtype
-    """Type of the arithmetic; where it differs from ``weights``, ``autocast`` converts."""
+    """Type of the arithmetic. If it differs from ``weights``, ``autocast`` converts."""
     base: torch.dtype | None
-    """Type to which the base weights are rounded when they are loaded; None takes them as they are, also to quantise them."""
+    """Type to which the base weights are rounded when they are loaded; None leaves them as they are, also for quantisation."""
     vae: torch.dtype | None
-    """Type in which the autoencoder computes; None takes the type of its weights."""
+    """Type in which the autoencoder computes; None uses the type of its weights."""
     text: torch.dtype
     """Type in which the text encoders compute."""
     notes: tuple[str, ...] = ()
-    """What differs from the options, and why: sentences for a notification."""
+    """Sentences that say what differs from the options, and why."""
 
     def autocast(self) -> AbstractContextManager[None]:
-        """For forward passes of the trained network; does nothing where weights and arithmetic share a type."""
+        """A context for forward passes of the trained network. Does nothing if weights and arithmetic have the same type."""
         if self.compute == self.weights:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute)
 
 
 def best_device() -> torch.device:
-    """The first accelerator that this PyTorch can use, else the CPU."""
+    """The first accelerator that PyTorch can use, otherwise the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
@@ -49,7 +49,7 @@ def best_device() -> torch.device:
 
 
 def resolve_devices(options: TrainingOptions, device: torch.device | None = None) -> Devices:
-    """``device``: where the process was told to compute (accelerate knows); None takes the best there is."""
+    """The devices of this process. ``device`` is the one that accelerate assigns; None selects ``best_device()``."""
     device = device or best_device()
     precision = options.precision
     compute = DTYPES[precision.mixed_precision]
@@ -69,7 +69,7 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
 
 
 def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype:
-    """Frozen weights are kept in the type of the arithmetic, unless ``base_model_default_dtype`` asks for float32."""
+    """Frozen weights have the type of the arithmetic, unless ``base_model_default_dtype`` is fp32."""
     precision = options.precision
     if options.model.model_type == "full":
         return weights
@@ -79,8 +79,8 @@ def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype
 def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torch.dtype | None, torch.dtype, tuple[str, ...]]:
     """(autoencoder, text encoders, notes).
 
-    NOTE: short types are many times slower than float32 on most CPUs, and the caches are made once: there the encoders use float32.
-    T5 overflows in float16, so text encoders use bfloat16 wherever the arithmetic is short.
+    NOTE: on most CPUs, 16-bit types are many times slower than float32, and the caches are made only once: the encoders use float32
+    there. T5 overflows in float16, so text encoders use bfloat16 with either 16-bit type.
     """
     wanted = options.precision.vae_dtype
     if device.type == "cpu":
@@ -89,3 +89,17 @@ def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torc
         return torch.float32, torch.float32, (note,) if short else ()
     text = torch.float32 if options.precision.mixed_precision == "no" else torch.bfloat16
     return None if wanted == "default" else DTYPES[wanted], text, ()
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory ran out. PyTorch has an exception class for it on GPUs only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory_numbers(device: torch.device) -> str:
+    """A sentence that says how full a GPU is; empty for other devices."""
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    return f" {free / 1e9:.2f} of {total / 1e9:.2f} GB were free; the most that was in use is {peak / 1e9:.2f} GB."

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or several that act as one. Everything that they say to one another is here."""
+"""The processes of a run, one or several, and all communication between them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.runtime.environment import Environment
+from trainer_engine.runtime.environment import LaunchEnvironment
 
 T = TypeVar("T")
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 LONGEST_WAIT = timedelta(days=7)
-"""The first process fills the caches while the others wait."""
+"""The other processes wait while the first one fills the caches."""
 
 
 class Processes:
-    """This process among those of the run."""
+    """This process and its connection to the other processes of the run."""
 
-    def __init__(self, environment: Environment) -> None:
-        """Joins the others. Raises InvalidOptions where accelerate was told to spread the run in a way that has no code here."""
+    def __init__(self, environment: LaunchEnvironment) -> None:
+        """Connect to the other processes. Raises InvalidOptions if accelerate is configured for anything but data parallelism."""
         self.accelerator = Accelerator(
             cpu=environment.use_cpu,
             mixed_precision="no",
@@ -34,10 +34,10 @@ class Processes:
         )
         if self.accelerator.distributed_type not in SUPPORTED:
             kind = self.accelerator.distributed_type.value
-            message = f"Spreading a run by {kind} is known, not available yet."
+            message = f"Training distributed by {kind} is not available yet."
             raise InvalidOptions([Problem.error("accelerate_config", "not_available", message, got=kind, expected="data parallelism")])
-        # Words between the processes go over the network of the hosts, so that no GPU ever waits for them.
-        self._words = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
+        # Control messages go over a gloo group on the CPU, so that no GPU waits for them.
+        self._control = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +57,10 @@ class Processes:
         return bool(self.accelerator.is_main_process)
 
     def share_network(self, network: nn.Module, *, may_skip: bool = False) -> nn.Module:
-        """The network with gradients averaged over all processes. ``may_skip``: a pass may leave parameters without a gradient."""
+        """Wrap the network so that gradients are averaged over all processes.
+
+        ``may_skip``: a backward pass may leave parameters without a gradient.
+        """
         if self.count == 1:
             return network
         device_ids = [self.device.index] if self.device.type == "cuda" else None
@@ -66,48 +69,48 @@ class Processes:
         )
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Backward passes in the block keep their gradients to themselves: only the last pass of a step exchanges them."""
+        """A context for backward passes that do not exchange gradients; only the last micro-batch of a step exchanges them."""
         return network.no_sync() if isinstance(network, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Element-wise over all processes, in place."""
+        """Add a tensor element-wise over all processes, in place."""
         if self.count > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """Each flag that is up on at least one process."""
-        if self._words is None:
+        """For each flag, whether it is true on at least one process."""
+        if self._control is None:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.int32)
-        torch.distributed.all_reduce(counts, group=self._words)
+        torch.distributed.all_reduce(counts, group=self._control)
         return [bool(count) for count in counts]
 
     def gather(self, mine: bytes) -> list[bytes]:
-        """What each process hands in, by rank, on all of them; it waits for the last."""
-        if self._words is None:
+        """Collect the bytes of every process, in order of rank, on all processes. Blocks until each has called it."""
+        if self._control is None:
             return [mine]
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
-        torch.distributed.all_gather(sizes, torch.tensor([len(mine)]), group=self._words)
+        torch.distributed.all_gather(sizes, torch.tensor([len(mine)]), group=self._control)
         padded = torch.zeros(max(1, *(int(size) for size in sizes)), dtype=torch.uint8)
         padded[: len(mine)] = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else 0
         found = [torch.empty_like(padded) for _ in range(self.count)]
-        torch.distributed.all_gather(found, padded, group=self._words)
+        torch.distributed.all_gather(found, padded, group=self._control)
         return [bytes(one[: int(size)].numpy()) for one, size in zip(found, sizes, strict=True)]
 
     def wait(self) -> None:
-        """Until every process has come here."""
-        if self._words is not None:
-            torch.distributed.barrier(group=self._words)
+        """Block until every process has called it."""
+        if self._control is not None:
+            torch.distributed.barrier(group=self._control)
 
     @contextmanager
     def first_alone(self) -> Iterator[bool]:
-        """The first process does the block while the others wait at its end."""
+        """Yields whether this is the first process; at the end of the block all processes wait for each other."""
         yield self.is_first
         self.wait()
 
     def first_then_others(self, work: Callable[[], T]) -> T:
-        """The first process does the work, then all others do it, finding what it left on disk."""
+        """Run ``work`` on the first process, then on the others, which find the files that the first one left on disk."""
         if self.is_first:
             result = work()
             self.wait()
@@ -116,6 +119,6 @@ class Processes:
         return work()
 
     def leave(self) -> None:
-        """Let go of the others."""
+        """Leave the process group."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

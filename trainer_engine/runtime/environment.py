@@ -1,4 +1,4 @@
-"""What the process was told by its environment. The only reader of it in the engine; libraries read their own variables."""
+"""Reads the environment variables of the process. No other module of the engine reads them; libraries read their own."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from trainer_engine.config.secrets import VARIABLE
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 KEY = re.compile(r"(?:TOKEN|KEY|SECRETS?|PASSWORD|CREDENTIALS?|JWT)$", re.IGNORECASE)
-"""The end of the name of a variable that holds a key."""
+"""Matches the end of the name of a variable that holds a secret."""
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-SEEN_BY_SCRIPTS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
-"""No tokens, no keys, no proxies: what a script needs besides is listed by the server's operator."""
+SEEN_BY_HOOKS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+"""Variables that every hook gets: no tokens, no keys, no proxies. The server's operator lists further ones."""
 
 ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What the drivers of NVIDIA, of AMD, and of Windows in its Linux put there."""
+"""Device files of the drivers of NVIDIA, of AMD, and of the Windows subsystem for Linux."""
 PASSIVE_WAITING: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"})
-"""The first is for GNU's OpenMP, which PyTorch's wheels bring along, the second for Intel's and LLVM's besides."""
+"""GNU's OpenMP, which is in PyTorch's wheels, reads the first; Intel's and LLVM's read both."""
 WAITING_VARIABLES = (*PASSIVE_WAITING, "GOMP_SPINCOUNT", "KMP_LIBRARY")
 
 
 @dataclass(frozen=True)
-class Environment:
-    """Set by whoever launched the process: nobody, torchrun or accelerate."""
+class LaunchEnvironment:
+    """What torchrun, accelerate or the server set for this process; a plain start sets nothing."""
 
     rank: int
-    """Number of this process among all of the run, on every host."""
+    """Number of this process among all processes of the run, over all hosts; the first is 0."""
     processes: int
     use_cpu: bool
-    """Compute on the CPU although there may be an accelerator."""
+    """Compute on the CPU even if there is an accelerator."""
     has_wandb_login: bool
-    """Whether there is a login for Weights & Biases."""
+    """Whether a login for Weights & Biases exists."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Option -> its whole text, for options whose text in ``job.json`` has ``***`` in it."""
+    """Option -> its full text, for options whose text in ``job.json`` contains ``***``."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and saves for all."""
+        """Whether this process writes the journal and the checkpoints of the run."""
         return self.rank == 0
 
 
-def read_environment(variables: MutableMapping[str, str] | None = None) -> Environment:
-    """Raises ValueError where a number is none. The secrets are taken out: no program that the engine starts inherits them."""
+def read_environment(variables: MutableMapping[str, str] | None = None) -> LaunchEnvironment:
+    """Removes the secrets from the variables, so that no process inherits them. Raises ValueError for a rank that is not a number."""
     if variables is None:
         variables = os.environ
         _wipe(VARIABLE)
-    return Environment(
+    return LaunchEnvironment(
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
         has_wandb_login=has_wandb_login(variables),
@@ -65,9 +65,9 @@ def read_environment(variables: MutableMapping[str, str] | None = None) -> Envir
 
 
 def _wipe(name: str) -> None:
-    """Overwrite a variable where the system keeps what a process was started with: ``/proc/<pid>/environ`` shows that for ever.
+    """Overwrite a variable in the memory that ``/proc/<pid>/environ`` shows; deleting it from ``os.environ`` does not change that.
 
-    Python has its own copy. Does nothing where the system keeps no such block.
+    Python keeps its own copy. Does nothing on systems other than Linux.
     """
     if not sys.platform.startswith("linux") or name not in os.environ:
         return
@@ -79,9 +79,9 @@ def _wipe(name: str) -> None:
 
 
 def helper_environment(*, with_network: bool = False, with_hub: bool = False) -> dict[str, str]:
-    """The variables of this process for a process that helps it: no keys.
+    """The environment of a helper process: the variables of this process without secrets.
 
-    ``with_network``: with proxies, whose addresses may hold a password. ``with_hub``: with the login of the hub.
+    ``with_network`` keeps proxies, whose addresses may contain a password. ``with_hub`` keeps the login of the hub.
     """
     withheld = () if with_network else PROXIES
     return {
@@ -92,16 +92,16 @@ def helper_environment(*, with_network: bool = False, with_hub: bool = False) ->
 
 
 def private_networks_are_open(variables: Mapping[str, str] | None = None) -> bool:
-    """Whether uploads and downloads of a run may go to private networks, as the server's operator said."""
+    """Whether uploads and downloads of a run may go to private networks, as the server's operator has set it."""
     variables = os.environ if variables is None else variables
     return variables.get(PRIVATE_VARIABLE, "").strip().lower() in ("1", "true")
 
 
 def wait_passively(variables: MutableMapping[str, str] | None = None, files: Collection[str] = ACCELERATOR_FILES) -> bool:
-    """Let threads that wait for others sleep, where the run computes on a CPU and nobody chose how they wait; whether that was set.
+    """Make waiting OpenMP threads sleep instead of spin, if the run computes on a CPU and no variable sets it. Returns whether it did.
 
-    By default they spin: beside other work on the machine each barrier of a step burns the time that the last thread needs to be
-    scheduled. The libraries read this once, when they are loaded, so it has to be called before PyTorch is imported.
+    On a machine with other work, spinning threads take the time that the last thread of a barrier needs to be scheduled. OpenMP reads
+    the variables once, when it is loaded: call this before PyTorch is imported.
     """
     variables = os.environ if variables is None else variables
     if any(name in variables for name in WAITING_VARIABLES) or not _computes_on_cpu(variables, files):
@@ -111,7 +111,7 @@ def wait_passively(variables: MutableMapping[str, str] | None = None, files: Col
 
 
 def _computes_on_cpu(variables: Mapping[str, str], files: Collection[str]) -> bool:
-    """Told from outside PyTorch, which is not loaded yet: there is no accelerator, or the run may not use it."""
+    """Whether there is no accelerator or the run may not use it. PyTorch, which would know, is not loaded yet."""
     if _says_cpu(variables) or variables.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return True
     return sys.platform != "darwin" and not any(Path(file).exists() for file in files)
@@ -121,7 +121,7 @@ def _says_cpu(variables: Mapping[str, str]) -> bool:
     return variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
-def script_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a program that a run starts may see of this process's environment. ``listed``: names of further variables."""
+def hook_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of this process that a hook gets. ``listed`` names further ones."""
     variables = os.environ if variables is None else variables
-    return {name: variables[name] for name in (*SEEN_BY_SCRIPTS, *listed) if name in variables}
+    return {name: variables[name] for name in (*SEEN_BY_HOOKS, *listed) if name in variables}

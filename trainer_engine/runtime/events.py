@@ -1,4 +1,4 @@
-"""The engine's only voice: one event a line, numbered from 0 without gaps."""
+"""Where the engine reports events. The journal is a file with one event a line, numbered from 0 without gaps."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from trainer_engine.contract.events import Event, ImageEvent, StageEvent, StageS
 
 BLOCK_BYTES = 1 << 16
 MOST_WAITING = 10_000
-"""Events kept in memory while the disk takes none. Beyond it those that only show progress are left out."""
+"""The most events kept in memory while the disk is full. Beyond it, events that only show progress are dropped."""
 
 
 class EventSink(Protocol):
-    """Where events are told."""
+    """Receives events."""
 
     def emit(self, event: Event) -> None: ...
 
 
 class NullSink:
-    """The voice of every rank but the first."""
+    """The sink of every process but the first."""
 
     def emit(self, event: Event) -> None:
-        """Says nothing."""
+        """Discard the event."""
 
 
 class Journal:
-    """Appends whole lines. Where the file has lines already, counting goes on after the last whole one, and half a line is cut off.
+    """Appends one line an event to a file. In an existing file it continues after the last complete line and cuts off a partial one.
 
-    An event that the disk does not take stays in memory, and is written before the next one. It gets its number when it is written, so
-    that the lines of the file have no gaps, and nothing that was read from the file is ever taken back.
+    An event that cannot be written stays in memory and is written before the next one. It gets its number when it is written, so the
+    numbers in the file have no gaps and a line that was read never changes.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError where the file cannot be opened."""
+        """Raises OSError if the file cannot be opened."""
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
         self.next_seq = _next_seq(self._descriptor)
         self._waiting: deque[tuple[Event, str]] = deque()
         self._torn_at: int | None = None
-        """Length of the whole lines, while part of another one follows them."""
+        """Length of the complete lines, while a partial line follows them."""
 
     def emit(self, event: Event) -> None:
-        """Write the event, or keep it until the disk takes it. Raises nothing for the disk's sake: ``catch_up`` says what is wrong."""
+        """Write the event, or keep it in memory if the disk is full. Never raises OSError; ``catch_up`` returns it."""
         if len(self._waiting) < MOST_WAITING or not _only_shows_progress(event):
             self._waiting.append((event, utc_now()))
         self.catch_up()
 
     def catch_up(self) -> OSError | None:
-        """Write what waits, in its order; what keeps it from being written, None once nothing waits."""
+        """Write the waiting events in order. Returns the error that prevents it; None once no event waits."""
         try:
             while self._waiting:
                 self._append(*self._waiting[0])
@@ -76,7 +76,7 @@ class Journal:
         self.next_seq += 1
 
     def sync(self) -> None:
-        """After a power cut, what was told before is still there."""
+        """Flush to the disk, so that the events written before survive a power failure."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -90,14 +90,14 @@ class Journal:
 
 
 def _only_shows_progress(event: Event) -> bool:
-    """Whether a later event says all that a reader needs: a stage that moves, an image that is still being sampled."""
+    """Whether a later event makes this one unnecessary: progress of a stage, an image that is still being sampled."""
     if isinstance(event, StageEvent):
         return event.status is StageStatus.RUNNING and event.current > 0
     return isinstance(event, ImageEvent) and event.validation_type == "intermediary"
 
 
 def _next_seq(descriptor: int) -> int:
-    """One more than the last whole line's number; what follows the last line's end is cut off."""
+    """One more than the number of the last complete line. Cuts off a partial line."""
     end = os.fstat(descriptor).st_size
     tail, start = b"", end
     while start > 0 and tail.count(b"\n") < 2:

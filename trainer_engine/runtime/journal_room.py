@@ -1,4 +1,4 @@
-"""What a run does while its journal cannot be written."""
+"""Decides what a run does while its journal cannot be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.contract.atomic import why_not_written
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import Notification, Severity
-from trainer_engine.hooks.runner import Scripts
+from trainer_engine.hooks.runner import HookRunner
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.events import Journal
 
@@ -19,22 +19,22 @@ LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class JournalRoom:
-    """Looks between two steps, and does as ``disk_low_action`` says.
+    """Checks the journal between two steps and applies ``disk_low_action``.
 
-    Training does not run ahead of a log that nobody can read: it waits, or it ends with a checkpoint in ``output_dir``.
+    A run does not train without a journal: it waits, or it ends with a checkpoint in ``output_dir``.
     """
 
     journal: Journal
     options: CheckpointingOptions
     requests: ControlRequests
-    scripts: Scripts | None = None
+    scripts: HookRunner | None = None
 
     def why_not(self, step: int) -> str:
-        """Why the run is to save and end; empty once the journal is written, and where a stop is asked for meanwhile."""
+        """The reason why the run must save and end; empty once the journal is written or a stop is requested."""
         trouble = self.journal.catch_up()
         if trouble is None:
             return ""
-        reason = f"{why_not_written(self.journal.path.parent, trouble)} The run's journal lies there."
+        reason = f"{why_not_written(self.journal.path.parent, trouble)} The run's journal is stored there."
         if self.options.disk_low_action == "wait":
             self._wait(reason)
             return ""
@@ -44,13 +44,13 @@ class JournalRoom:
         return reason
 
     def insist(self) -> None:
-        """The same before anything is loaded. Raises DiskFull."""
+        """The same check before anything is loaded. Raises DiskFull."""
         reason = self.why_not(0)
         if reason:
             raise DiskFull(f"{reason} Nothing was trained.", hint="free some space there and start again")
 
     def settle(self) -> None:
-        """At the end of a run that is not in a hurry: wait for the last lines too."""
+        """At the end of the run: wait until the last events are written, unless a stop is requested."""
         if self.options.disk_low_action == "wait" and not self.requests.stop_asked():
             self.why_not(0)
 

@@ -1,4 +1,4 @@
-"""How a run says its last words where the disk takes no more. Standard library and contract only: it works before torch is loaded."""
+"""Writes the last events and ``exit.json`` of a run even on a full disk. Standard library and contract only: torch may not be loaded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer  # of the standard library from Python 3.12 on
 
 REPORT_BYTES = 1 << 14
-"""The part that is kept until ``exit.json`` is written."""
+"""Size of the part that is kept for ``exit.json``."""
 
 
 class Reserve:
-    """A file of real blocks in the run's folder, made at the start: at the end it becomes space for the journal, and ``exit.json``."""
+    """A file of allocated blocks in the run folder. At the end of the run it becomes space for the journal, and ``exit.json``."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """A disk that is too full for it leaves the run without one."""
+        """Allocate the file; on a disk that is already full the run has no reserve."""
         self.path = folder.reserve
         try:
             with self.path.open("wb") as stream:
@@ -33,11 +33,11 @@ class Reserve:
             self.close()
 
     def release(self) -> None:
-        """Give up all but what ``exit.json`` takes. Raises OSError."""
+        """Free all but the part for ``exit.json``. Raises OSError."""
         os.truncate(self.path, REPORT_BYTES)
 
     def become(self, report: bytes, folder: RunFolder) -> None:
-        """Turn into ``exit.json``: blocks and file are there already, so nothing new is asked of the disk. Raises OSError."""
+        """Turn the reserve into ``exit.json``, which needs no new disk blocks. Raises OSError."""
         with self.path.open("r+b") as stream:
             stream.write(report[:REPORT_BYTES])
             stream.truncate()
@@ -51,7 +51,7 @@ class Reserve:
 
 
 def leave_journal(journal: Journal, reserve: Reserve) -> None:
-    """Write what the journal still holds in memory, into the reserve's space if need be; what cannot be written is said in the log."""
+    """Write the events that the journal still holds in memory, into the reserve's space if needed. A failure is printed to the log."""
     try:
         if journal.catch_up() is not None:
             reserve.release()
@@ -60,11 +60,11 @@ def leave_journal(journal: Journal, reserve: Reserve) -> None:
             raise trouble
         journal.sync()
     except OSError as error:
-        print(f"The journal does not take the last events of the run: {error}", file=sys.stderr)
+        print(f"The last events of the run could not be written to the journal: {error}", file=sys.stderr)
 
 
 def leave_report(folder: RunFolder, report: ExitReport, reserve: Reserve | None = None) -> None:
-    """Write ``exit.json``. Where no way is left to write it, the process's exit code is what remains."""
+    """Write ``exit.json``, into the reserve if needed. If that fails too, only the exit code of the process remains."""
     try:
         try:
             report.write(folder)
@@ -73,11 +73,11 @@ def leave_report(folder: RunFolder, report: ExitReport, reserve: Reserve | None 
                 raise
             reserve.become(report.as_bytes(), folder)
     except OSError as error:
-        print(f"The run folder does not take the report of how the run ended: {error}", file=sys.stderr)
+        print(f"exit.json could not be written to the run folder: {error}", file=sys.stderr)
 
 
 class _PatientFile(io.FileIO):
-    """Loses what the disk does not take, instead of raising."""
+    """Drops output that cannot be written, instead of raising OSError."""
 
     def write(self, data: Buffer) -> int:
         try:
@@ -87,9 +87,9 @@ class _PatientFile(io.FileIO):
 
 
 def patient_stream(stream: TextIO) -> TextIO:
-    """The same stream, for a process whose output goes to a disk that may fill up: a line that is lost ends nothing."""
+    """The same stream, except that a line which cannot be written to a full disk is dropped instead of raising."""
     try:
         raw = _PatientFile(stream.fileno(), "w", closefd=False)
-    except (OSError, ValueError, AttributeError):  # closed, or no stream of the system's
+    except (OSError, ValueError, AttributeError):  # closed, or not a stream of the operating system
         return stream
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True, write_through=True)

@@ -1,4 +1,4 @@
-"""Stages as events: each begins, moves and ends."""
+"""Reports the stages of a run as events: start, progress and end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from trainer_engine.contract.events import REASON_IN_ERROR, Severity, StageEvent
 from trainer_engine.runtime.control import Stopped
 from trainer_engine.runtime.events import EventSink
 
-TOLD_EVERY_SECONDS = 0.25
+EMIT_EVERY_SECONDS = 0.25
 
 Advance = Callable[[int, int], None]
-"""(done, of how many)"""
+"""Reports progress: (items done, items in total)."""
 
 
 def advance_in_part(advance: Advance, number: int, parts: int) -> Advance:
-    """For part ``number``, from 0, of a stage that has ``parts`` parts of the same size."""
+    """Progress of part ``number`` (from 0) of a stage with ``parts`` parts of the same size."""
     return lambda done, total: advance(number * total + done, parts * total)
 
 
 def advance_after(advance: Advance, before: int, total: int) -> Advance:
-    """For a part of a stage that follows ``before`` finished items of ``total``."""
+    """Progress of a part of a stage that starts after ``before`` of ``total`` items."""
     return lambda done, _: advance(before + done, total)
 
 
@@ -43,11 +43,11 @@ STAGES_THAT_WRITE = frozenset(
 
 
 def nothing() -> None:
-    """For a run that may write everywhere."""
+    """Do nothing before a stage that writes files."""
 
 
 class Stages:
-    """Says what the run is at. ``before_writing`` is called before each stage that writes files, and may refuse it by raising."""
+    """Emits stage events. ``before_writing`` is called before each stage that writes files and may raise to prevent it."""
 
     def __init__(self, sink: EventSink, before_writing: Callable[[], None] = nothing) -> None:
         self.sink = sink
@@ -55,11 +55,13 @@ class Stages:
 
     @contextmanager
     def stage(self, key: StageKey, label: str = "", *, failure: Severity = Severity.ERROR) -> Iterator[Advance]:
-        """A stage as long as the block; it fails with the block, and ``failure`` says how bad that is. Yields what is to be called as it
-        moves on."""
+        """Report the block as a stage; yields the function that reports its progress.
+
+        An exception in the block fails the stage with the severity ``failure``.
+        """
         if key in STAGES_THAT_WRITE:
             self._before_writing()
-        progress = _Progress(self.sink, key, label)
+        progress = _StageProgress(self.sink, key, label)
         progress.emit(StageStatus.RUNNING)
         try:
             yield progress.advance
@@ -73,27 +75,29 @@ class Stages:
         progress.emit(StageStatus.COMPLETED)
 
 
-class _Progress:
+class _StageProgress:
+    """Emits the events of one stage."""
+
     def __init__(self, sink: EventSink, key: StageKey, label: str) -> None:
         self.sink, self.key, self.label = sink, key, label
         self.current = self.total = self._first = 0
-        self._began = self._told = time.monotonic()
-        self._moving = False
+        self._began = self._emitted = time.monotonic()
+        self._has_advanced = False
 
     def advance(self, current: int, total: int) -> None:
-        """Told a few times a second at most, and at the end."""
-        if not self._moving:
-            self._moving, self._first, self._began = True, current, time.monotonic()
+        """Record progress; emits an event at most every ``EMIT_EVERY_SECONDS``."""
+        if not self._has_advanced:
+            self._has_advanced, self._first, self._began = True, current, time.monotonic()
         self.current, self.total = current, total
-        if time.monotonic() - self._told >= TOLD_EVERY_SECONDS and current < total:
+        if time.monotonic() - self._emitted >= EMIT_EVERY_SECONDS and current < total:
             self.emit(StageStatus.RUNNING)
 
     def emit(self, status: StageStatus, *, message: str = "", severity: Severity | None = None) -> None:
-        self._told = time.monotonic()
+        self._emitted = time.monotonic()
         severity = severity or (Severity.ERROR if status is StageStatus.FAILED else Severity.INFO)
         done = self.current - self._first
         running = status is StageStatus.RUNNING and done > 0
-        eta = (self._told - self._began) / done * (self.total - self.current) if running else None
+        eta = (self._emitted - self._began) / done * (self.total - self.current) if running else None
         self.sink.emit(
             StageEvent(
                 key=self.key,

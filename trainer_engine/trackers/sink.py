@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
-from trainer_engine.runtime.environment import Environment
+from trainer_engine.runtime.environment import LaunchEnvironment
 from trainer_engine.runtime.events import EventSink
 from trainer_engine.trackers.base import RunFacts, Tracker
 from trainer_engine.trackers.reporter import Reporter
@@ -19,7 +19,7 @@ SHOWN = "final"
 
 
 @contextmanager
-def tracked(sink: EventSink, options: TrainingOptions, environment: Environment) -> Iterator[EventSink]:
+def tracked(sink: EventSink, options: TrainingOptions, environment: LaunchEnvironment) -> Iterator[EventSink]:
     """``sink`` itself, or one that the trackers of ``report_to`` hear too; they are closed with the block."""
     names = parse_trackers(options.reporting.report_to)
     if not names or not environment.is_first:
@@ -100,7 +100,7 @@ def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
-def _facts(options: TrainingOptions, environment: Environment) -> RunFacts:
+def _facts(options: TrainingOptions, environment: LaunchEnvironment) -> RunFacts:
     folder = Path(options.run.output_dir, options.reporting.logging_dir)
     reporting = options.reporting
     return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.has_wandb_login)

@@ -6,7 +6,7 @@ from trainer_engine.contract.atomic import means_full
 from trainer_engine.contract.errors import DiskFull, EngineError
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.families.common.autoencoder import ImageNotFinite
-from trainer_engine.runtime.out_of_memory import ran_out_of_memory
+from trainer_engine.runtime.devices import ran_out_of_memory
 
 SURVIVED = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError, OSError, EngineError)
 """What networks, samplers, encoders and file systems raise; a base model may name any sampler, also one that its pipeline cannot ask.

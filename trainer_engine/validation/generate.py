@@ -18,7 +18,7 @@ from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UN
 from trainer_engine.families.base import Family, GenerationRequest, PromptEmbedding, SamplerStep
 from trainer_engine.families.common.autoencoder import ImageNotFinite
 from trainer_engine.media import ENDINGS, Picture, write_picture
-from trainer_engine.runtime.preserve import preserve_training_state
+from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import SURVIVED, GenerationFailed, GenerationStopped
 from trainer_engine.validation.names import apart
 

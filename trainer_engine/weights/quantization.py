@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from trainer_engine.runtime.out_of_memory import ran_out_of_memory
+from trainer_engine.runtime.devices import ran_out_of_memory
 from trainer_engine.weights.layer_trial import Layer, fault_of, kernel_fault, shape_of
 
 PRESETS: Mapping[str, str] = MappingProxyType(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.tiny_run import TinyRun, start_run, write_job
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule
+from trainer_engine.contract.hooks import EVERYTHING, NOTHING, HookRule
 from trainer_engine.contract.run import JobSpec
 
 TELL = """#!/bin/sh
@@ -34,7 +34,7 @@ def program(place: Path, name: str, text: str) -> Path:
     return path
 
 
-def run_with(place: Path, rule: ScriptRule, **options: Any) -> TinyRun:
+def run_with(place: Path, rule: HookRule, **options: Any) -> TinyRun:
     folder = write_job(
         place,
         max_train_steps=4,
@@ -118,7 +118,7 @@ def test_a_program_that_hangs_or_is_not_allowed_ends_in_a_warning(tmp_path: Path
     hang = program(hooks, "hang.sh", "#!/bin/sh\nsleep 600\n")
     run = run_with(
         tmp_path,
-        ScriptRule(folders=(str(hooks),)),
+        HookRule(folders=(str(hooks),)),
         disable_benchmark=True,
         validation_external_script=str(program(tmp_path, "elsewhere.sh", "#!/bin/sh\n")),
         post_checkpoint_script=str(hang),

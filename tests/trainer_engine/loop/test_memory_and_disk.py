@@ -12,7 +12,7 @@ import torch
 from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import ROOT, tiny_datasets, train_here, write_job
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.runtime.out_of_memory import ran_out_of_memory
+from trainer_engine.runtime.devices import ran_out_of_memory
 
 
 def test_memory_that_ends_on_a_cpu_is_told_from_other_errors() -> None:
@@ -29,7 +29,7 @@ def test_a_journal_that_takes_no_line_ends_the_run_as_a_full_disk(tmp_path: Path
     folder.journal.symlink_to("/dev/full")
     done = subprocess.run([sys.executable, "-m", "trainer_engine", str(folder.path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.DISK, done.stderr
-    assert "The journal does not take" in done.stderr
+    assert "could not be written to the journal" in done.stderr
 
 
 def test_a_dataset_that_is_never_drawn_is_not_encoded(tmp_path: Path) -> None:

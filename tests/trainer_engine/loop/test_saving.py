@@ -35,10 +35,10 @@ from trainer_engine.contract.events import (
     StageKey,
     StageStatus,
 )
-from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule
+from trainer_engine.contract.hooks import EVERYTHING, NOTHING, HookRule
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.families.base import load_family
-from trainer_engine.hooks.context import ScriptContext
+from trainer_engine.hooks.runner import HookContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import CheckpointCallback
@@ -65,14 +65,14 @@ def trained_as(kind: str, place: Path) -> dict[str, Any]:
     return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
 
 
-def run_of(place: Path, sink: Listener, *, rule: ScriptRule | None = None, **options: Any) -> tuple[Trainer, CheckpointCallback, RunFolder]:
+def run_of(place: Path, sink: Listener, *, rule: HookRule | None = None, **options: Any) -> tuple[Trainer, CheckpointCallback, RunFolder]:
     """A run that is ready to train, and its part that saves. ``rule``: which programs it may start; None where it starts none."""
     chosen = parse_options(tiny_options(place, **options))
     dataloader, problems = parse_dataloader(tiny_datasets(place), chosen)
     assert dataloader, problems
     folder = RunFolder(place / "run").create()
     processes, requests = Processes(read_environment({})), ControlRequests(folder)
-    scripts = ScriptContext(rule).open(chosen, sink, requests) if rule is not None else None
+    scripts = HookContext(rule).open(chosen, sink, requests) if rule is not None else None
     trainer = assemble(RunContext(chosen, dataloader, processes, Stages(sink), requests, folder.media, scripts=scripts))
     assert isinstance(trainer.callbacks, Callbacks)
     (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, CheckpointCallback))
@@ -527,7 +527,7 @@ def test_a_disk_that_is_full_again_ends_the_run_that_would_wait(tmp_path: Path, 
     ],
 )
 def test_where_the_program_frees_too_little_the_run_ends_as_with_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, rule: ScriptRule, trouble: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, rule: HookRule, trouble: list[str]
 ) -> None:
     sink = Listener()
     trainer, _, _ = run_of(tmp_path, sink, rule=rule, **low_disk(script))
@@ -535,7 +535,7 @@ def test_where_the_program_frees_too_little_the_run_ends_as_with_a_full_disk(
     with pytest.raises(DiskFull, match="after disk_low_script .* has 0 MB left"):
         trainer.fit()
     told = sink.of(ErrorEvent)
-    assert [event.code for event in told] == trouble and all("Training goes on" not in event.message for event in told)
+    assert [event.code for event in told] == trouble and all("Training continues" not in event.message for event in told)
     assert names(tmp_path / "output") == []
 
 

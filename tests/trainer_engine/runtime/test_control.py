@@ -1,4 +1,4 @@
-"""Signals and command files, as one list of things to do."""
+"""ControlRequests collects signals and command files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def listening(tmp_path: Path, own_signals: None) -> ControlRequests:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_preparation_at_once(listening: ControlRequests, number: int) -> None:
+def test_signal_interrupts_the_preparation(listening: ControlRequests, number: int) -> None:
     with pytest.raises(Stopped):
         os.kill(os.getpid(), number)
         time.sleep(1)
 
 
-def test_a_signal_while_training_is_only_noted(listening: ControlRequests) -> None:
+def test_signal_while_training_is_only_recorded(listening: ControlRequests) -> None:
     listening.training_begins()
     os.kill(os.getpid(), signal.SIGTERM)
     assert listening.stop_asked()
@@ -39,7 +39,7 @@ def test_a_signal_while_training_is_only_noted(listening: ControlRequests) -> No
     assert listening.take_up() == {Command.STOP}
 
 
-def test_a_second_signal_changes_nothing(listening: ControlRequests) -> None:
+def test_second_signal_has_no_effect(listening: ControlRequests) -> None:
     with pytest.raises(Stopped):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
@@ -47,7 +47,7 @@ def test_a_second_signal_changes_nothing(listening: ControlRequests) -> None:
     assert listening.stop_asked()
 
 
-def test_a_library_that_tries_imports_does_not_swallow_a_stop(listening: ControlRequests) -> None:
+def test_library_that_tries_imports_does_not_catch_a_stop(listening: ControlRequests) -> None:
     with pytest.raises(Stopped):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -56,7 +56,7 @@ def test_a_library_that_tries_imports_does_not_swallow_a_stop(listening: Control
             pytest.fail("taken for an ordinary error")
 
 
-def test_commands_are_taken_up_once_and_a_stop_stays(listening: ControlRequests, tmp_path: Path) -> None:
+def test_take_up_returns_commands_once_and_a_stop_always(listening: ControlRequests, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     request(folder, Command.CHECKPOINT)
     request(folder, Command.VALIDATE)
@@ -67,7 +67,7 @@ def test_commands_are_taken_up_once_and_a_stop_stays(listening: ControlRequests,
     assert listening.take_up() == {Command.STOP}
 
 
-def test_a_stop_file_is_seen_while_the_run_is_prepared(listening: ControlRequests, tmp_path: Path) -> None:
+def test_stop_file_stops_the_preparation(listening: ControlRequests, tmp_path: Path) -> None:
     assert not listening.stop_asked()
     request(RunFolder(tmp_path), Command.CHECKPOINT)
     request(RunFolder(tmp_path), Command.STOP)
@@ -77,7 +77,7 @@ def test_a_stop_file_is_seen_while_the_run_is_prepared(listening: ControlRequest
     assert listening.take_up() == {Command.CHECKPOINT, Command.STOP}
 
 
-def test_asking_from_threads_is_cheap_and_safe(listening: ControlRequests) -> None:
+def test_stop_asked_is_cheap_and_safe_in_threads(listening: ControlRequests) -> None:
     began = time.perf_counter()
     threads = [threading.Thread(target=lambda: [listening.stop_asked() for _ in range(1000)]) for _ in range(4)]
     for thread in threads:
@@ -87,7 +87,7 @@ def test_asking_from_threads_is_cheap_and_safe(listening: ControlRequests) -> No
     assert time.perf_counter() - began < 2
 
 
-def test_a_process_without_a_folder_only_hears_signals() -> None:
+def test_requests_without_a_folder_receive_only_signals() -> None:
     assert ControlRequests(None).take_up() == set()
 
 
@@ -100,6 +100,6 @@ def test_a_process_without_a_folder_only_hears_signals() -> None:
         ({"ACCELERATE_USE_CPU": "0"}, 0, 1, False),
     ],
 )
-def test_what_the_launcher_says(variables: dict[str, str], rank: int, processes: int, use_cpu: bool) -> None:
+def test_read_environment_parses_the_variables_of_launchers(variables: dict[str, str], rank: int, processes: int, use_cpu: bool) -> None:
     found = read_environment(variables)
     assert (found.rank, found.processes, found.use_cpu, found.is_first) == (rank, processes, use_cpu, rank == 0)

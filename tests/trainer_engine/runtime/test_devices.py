@@ -23,9 +23,7 @@ def resolved(device: torch.device = GPU, **values: str) -> Devices:
         ("fp16", "torch-adamw", torch.float32, torch.float16),
     ],
 )
-def test_stored_and_computed_types_follow_precision_and_optimizer(
-    mixed_precision: str, optimizer: str, weights: torch.dtype, compute: torch.dtype
-) -> None:
+def test_types_follow_precision_and_optimizer(mixed_precision: str, optimizer: str, weights: torch.dtype, compute: torch.dtype) -> None:
     devices = resolved(mixed_precision=mixed_precision, optimizer=optimizer)
     assert (devices.weights, devices.compute) == (weights, compute)
 
@@ -33,19 +31,19 @@ def test_stored_and_computed_types_follow_precision_and_optimizer(
 @pytest.mark.parametrize(
     ("word", "dtype"), [("no_change", None), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
 )
-def test_the_base_is_rounded_only_where_that_is_asked_for(word: str, dtype: torch.dtype | None) -> None:
+def test_base_is_rounded_only_if_the_option_says_so(word: str, dtype: torch.dtype | None) -> None:
     assert resolved(base_model_precision=word).base == dtype
 
 
 @pytest.mark.parametrize(("word", "dtype"), [("default", None), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)])
-def test_on_a_gpu_the_autoencoder_computes_in_the_type_asked_for(word: str, dtype: torch.dtype | None) -> None:
+def test_autoencoder_computes_in_its_option_type_on_a_gpu(word: str, dtype: torch.dtype | None) -> None:
     devices = resolved(vae_dtype=word)
     assert devices.vae == dtype
     assert devices.notes == ()
 
 
 @pytest.mark.parametrize(("word", "notes"), [("bf16", 1), ("fp16", 1), ("fp32", 0), ("default", 0)])
-def test_on_a_cpu_the_encoders_compute_in_float32_and_a_note_says_so(word: str, notes: int) -> None:
+def test_encoders_compute_in_float32_on_a_cpu_with_a_note(word: str, notes: int) -> None:
     devices = resolved(CPU, vae_dtype=word, mixed_precision="bf16")
     assert (devices.vae, devices.text) == (torch.float32, torch.float32)
     assert len(devices.notes) == notes
@@ -57,7 +55,7 @@ def test_text_encoders_never_compute_in_float16() -> None:
     assert resolved(mixed_precision="no").text == torch.float32
 
 
-def test_arithmetic_is_converted_only_where_types_differ() -> None:
+def test_autocast_converts_only_if_types_differ() -> None:
     product = torch.ones(2, 2)
     with resolved(CPU, mixed_precision="bf16", optimizer="torch-adamw").autocast():
         assert (product @ product).dtype == torch.bfloat16
@@ -65,6 +63,6 @@ def test_arithmetic_is_converted_only_where_types_differ() -> None:
         assert (product @ product).dtype == torch.float32
 
 
-def test_without_a_word_the_best_device_is_taken() -> None:
+def test_resolve_devices_defaults_to_the_best_device() -> None:
     wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_devices(options_with()).device.type == wanted

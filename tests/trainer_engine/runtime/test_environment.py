@@ -1,4 +1,4 @@
-"""What an engine is told by its environment beside its place among the processes."""
+"""Secrets in the environment of an engine and of its helpers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(subprocess.run([sys.executable, "-c", "import os; print(dict(os.environ))"
 """
 
 
-def test_secrets_are_read_once_and_no_program_of_the_engine_inherits_them() -> None:
+def test_read_environment_removes_the_secrets() -> None:
     environment = os.environ | {VARIABLE: json.dumps({"webhook_config": "hunter2"})}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
     assert "PATH" in done.stdout
@@ -32,7 +32,7 @@ def test_secrets_are_read_once_and_no_program_of_the_engine_inherits_them() -> N
     assert "hunter2" not in repr(found)
 
 
-def test_secrets_take_the_place_of_what_the_job_hides(tmp_path: Path) -> None:
+def test_secrets_replace_the_masked_values_of_the_job(tmp_path: Path) -> None:
     options = {"model_family": "pixart_sigma", "model_type": "full", "output_dir": "/o", "data_backend_config": "/d", "max_train_steps": 1}
     hidden, whole = ([{"webhook_type": "discord", "webhook_url": url}] for url in ("***", "https://example.com/hunter2"))
     images = {"id": "a", "type": "local", "dataset_type": "image", "instance_data_dir": "/pictures", "resolution": 64}
@@ -44,7 +44,7 @@ def test_secrets_take_the_place_of_what_the_job_hides(tmp_path: Path) -> None:
     assert "hunter2" not in str(found.non_default())  # what trackers are given
 
 
-def test_the_environment_that_the_system_shows_holds_no_secret() -> None:
+def test_proc_environ_shows_no_secret() -> None:
     program = """
 import os
 from trainer_engine.runtime.environment import read_environment
@@ -57,7 +57,7 @@ print(open("/proc/self/environ", "rb").read().decode(), open(f"/proc/{os.getpid(
     assert "hunter2" not in done.stdout.partition("import os")[0]
 
 
-def test_a_helper_of_the_engine_gets_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helper_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"HF_TOKEN": "a", "HUGGING_FACE_HUB_TOKEN": "b", "WANDB_API_KEY": "c", "REPLICATE_API_TOKEN": "d", "AWS_SECRET_ACCESS_KEY": "e"}
     others = {
         "HF_HOME": "/hf",

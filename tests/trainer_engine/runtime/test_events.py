@@ -1,4 +1,4 @@
-"""The journal: whole lines, numbered without gaps, cheap."""
+"""The journal writes complete lines, numbers them without gaps, and is cheap."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def numbers(path: Path) -> list[int]:
     return [decode(line).seq for line in path.read_bytes().splitlines()]
 
 
-def test_events_are_numbered_from_zero_without_gaps(tmp_path: Path) -> None:
+def test_journal_numbers_events_from_zero_without_gaps(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         for text in "abc":
             journal.emit(note(text))
     assert numbers(tmp_path / "journal.jsonl") == [0, 1, 2]
 
 
-def test_counting_goes_on_where_an_earlier_process_ended(tmp_path: Path) -> None:
+def test_journal_continues_the_numbers_of_an_earlier_process(tmp_path: Path) -> None:
     for _ in range(3):
         with Journal(tmp_path / "journal.jsonl") as journal:
             journal.emit(note("hello"))
@@ -41,7 +41,7 @@ def test_counting_goes_on_where_an_earlier_process_ended(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rest", [b"{", b'{"seq":7,"type":"notif', b"\xff" * 100, b"x" * (2 * BLOCK_BYTES)])
-def test_a_line_that_was_cut_short_goes_away(tmp_path: Path, rest: bytes) -> None:
+def test_journal_cuts_off_a_partial_line(tmp_path: Path, rest: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.emit(note("whole"))
@@ -52,7 +52,7 @@ def test_a_line_that_was_cut_short_goes_away(tmp_path: Path, rest: bytes) -> Non
     assert numbers(path) == [0, 1]
 
 
-def test_a_file_with_half_a_line_alone_starts_anew(tmp_path: Path) -> None:
+def test_journal_with_only_a_partial_line_starts_from_zero(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"seq":0')
     with Journal(path) as journal:
@@ -60,7 +60,7 @@ def test_a_file_with_half_a_line_alone_starts_anew(tmp_path: Path) -> None:
     assert numbers(path) == [0]
 
 
-def test_long_lines_are_found_again(tmp_path: Path) -> None:
+def test_journal_continues_after_a_long_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.emit(note("a"))
@@ -69,7 +69,7 @@ def test_long_lines_are_found_again(tmp_path: Path) -> None:
         assert journal.next_seq == 2
 
 
-def test_text_that_is_no_unicode_does_not_stop_a_run(tmp_path: Path) -> None:
+def test_journal_escapes_text_that_is_not_unicode(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.emit(note("a file called \udcff.png\nwith a second line"))
@@ -77,7 +77,7 @@ def test_text_that_is_no_unicode_does_not_stop_a_run(tmp_path: Path) -> None:
     assert numbers(path) == [0]
 
 
-def test_telling_a_step_costs_little(tmp_path: Path) -> None:
+def test_emitting_a_step_is_cheap(tmp_path: Path) -> None:
     event = ProgressEvent(
         step=1,
         total_steps=2,
@@ -115,7 +115,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_events_that_the_disk_does_not_take_are_written_later_in_order_and_without_gaps(tmp_path: Path) -> None:
+def test_journal_writes_events_of_a_full_disk_later_in_order(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.emit(note("first"))
@@ -131,7 +131,7 @@ def test_events_that_the_disk_does_not_take_are_written_later_in_order_and_witho
     assert numbers(path) == [0, 1, 2, 3, 4]
 
 
-def test_events_that_wait_keep_the_time_at_which_they_happened(tmp_path: Path) -> None:
+def test_waiting_events_keep_their_timestamps(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         with files_no_larger_than(10):
@@ -142,7 +142,7 @@ def test_events_that_wait_keep_the_time_at_which_they_happened(tmp_path: Path) -
     assert early <= between <= late
 
 
-def test_what_waits_in_memory_is_bounded_and_loses_nothing_but_progress(tmp_path: Path) -> None:
+def test_full_memory_drops_only_progress_events(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         with files_no_larger_than(10):
@@ -157,7 +157,7 @@ def test_what_waits_in_memory_is_bounded_and_loses_nothing_but_progress(tmp_path
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE])
-def test_no_error_of_the_disk_is_raised_at_whoever_tells_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_emit_never_raises_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     path = tmp_path / "journal.jsonl"
 
     def refuse(descriptor: int, line: bytes) -> int:

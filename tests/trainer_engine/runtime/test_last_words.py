@@ -1,4 +1,4 @@
-"""What a run leaves of its end on a disk that takes nothing more."""
+"""A run writes its last events and exit.json on a full disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
         yield RunFolder(disk / "run").create()
 
 
-def test_the_report_and_the_last_events_fit_onto_a_full_disk(folder: RunFolder) -> None:
+def test_report_and_last_events_fit_on_a_full_disk(folder: RunFolder) -> None:
     with Journal(folder.journal) as journal:
         reserve = Reserve(folder)
         fill_up(folder.path.parent)
@@ -40,7 +40,7 @@ def test_the_report_and_the_last_events_fit_onto_a_full_disk(folder: RunFolder) 
     assert not folder.reserve.exists()
 
 
-def test_the_report_needs_no_new_file(folder: RunFolder) -> None:
+def test_report_needs_no_new_file(folder: RunFolder) -> None:
     reserve = Reserve(folder)
     made: list[Path] = []
     with pytest.raises(OSError):
@@ -51,15 +51,15 @@ def test_the_report_needs_no_new_file(folder: RunFolder) -> None:
     assert ExitReport.read(folder) == REPORT
 
 
-def test_a_run_on_a_disk_without_room_for_a_reserve_has_none(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_on_a_full_disk_has_no_reserve(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     fill_up(folder.path.parent)
     reserve = Reserve(folder)
     assert not folder.reserve.exists()
     leave_report(folder, REPORT, reserve)
-    assert "does not take the report" in capsys.readouterr().err
+    assert "exit.json could not be written" in capsys.readouterr().err
 
 
-def test_a_reserve_is_gone_after_a_run_that_did_not_need_it(tmp_path: Path) -> None:
+def test_unused_reserve_is_removed_after_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run").create()
     reserve = Reserve(folder)
     assert folder.reserve.stat().st_size == RESERVED_BYTES
@@ -68,7 +68,7 @@ def test_a_reserve_is_gone_after_a_run_that_did_not_need_it(tmp_path: Path) -> N
     assert ExitReport.read(folder) == REPORT and not folder.reserve.exists()
 
 
-def test_a_log_that_takes_no_line_ends_no_process() -> None:
+def test_full_log_does_not_end_the_process() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     program = """

@@ -1,4 +1,4 @@
-"""How threads of an engine wait for one another."""
+"""How the OpenMP threads of an engine wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer_engine.runtime.environment import PASSIVE_WAITING, wait_passively
 from training.engine.process import passed_environment
 
 
-def test_threads_sleep_where_there_is_no_accelerator_or_it_may_not_be_used(tmp_path: Path) -> None:
+def test_threads_sleep_if_the_run_computes_on_a_cpu(tmp_path: Path) -> None:
     there = (str(tmp_path),)
     for variables in ({}, {"PATH": "/bin"}):
         assert wait_passively(variables, files=()) and PASSIVE_WAITING.items() <= variables.items()
@@ -20,13 +20,13 @@ def test_threads_sleep_where_there_is_no_accelerator_or_it_may_not_be_used(tmp_p
         assert wait_passively(hidden, files=there)
 
 
-def test_threads_wait_as_they_do_where_a_gpu_computes(tmp_path: Path) -> None:
+def test_policy_stays_unset_if_the_run_computes_on_a_gpu(tmp_path: Path) -> None:
     variables: dict[str, str] = {"CUDA_VISIBLE_DEVICES": "0"}
     assert not wait_passively(variables, files=(str(tmp_path),)) and variables == {"CUDA_VISIBLE_DEVICES": "0"}
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"])
-def test_a_policy_that_somebody_chose_reaches_the_engine_and_stays(name: str) -> None:
+def test_policy_of_the_user_reaches_the_engine(name: str) -> None:
     variables = passed_environment({name: "7", "SECRET": "x"})
     assert variables == {name: "7"}
     assert not wait_passively(variables, files=()) and variables == {name: "7"}
@@ -34,7 +34,7 @@ def test_a_policy_that_somebody_chose_reaches_the_engine_and_stays(name: str) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what GNU's OpenMP prints")
 @pytest.mark.parametrize(("chosen", "wanted"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_the_library_of_a_real_run_has_the_policy(chosen: dict[str, str], wanted: str, tmp_path: Path) -> None:
+def test_openmp_of_a_real_run_has_the_policy(chosen: dict[str, str], wanted: str, tmp_path: Path) -> None:
     folder = write_job(tmp_path, max_train_steps=1)
     run = start_run(folder, OMP_DISPLAY_ENV="TRUE", CUDA_VISIBLE_DEVICES="", **chosen)
     assert run.wait() == 0, run.log()

@@ -15,7 +15,7 @@ from torch import nn
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family, GenerationRequest
 from trainer_engine.families.pixart_sigma.components import ComponentFinder
-from trainer_engine.runtime.preserve import preserve_training_state
+from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import GenerationFailed
 from trainer_engine.validation.generate import (
     Edit,

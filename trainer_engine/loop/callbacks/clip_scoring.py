@@ -18,8 +18,8 @@ from trainer_engine.families.base import free_device_memory
 from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import TrainState
 from trainer_engine.runtime.control import ControlRequests
+from trainer_engine.runtime.devices import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.stages import Stages
 from trainer_engine.validation.failures import SURVIVED
 from trainer_engine.validation.generate import ValidationImage

@@ -19,9 +19,9 @@ from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import ControlRequests
+from trainer_engine.runtime.devices import ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.out_of_memory import ran_out_of_memory
-from trainer_engine.runtime.preserve import preserve_training_state
+from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.runtime.stages import Advance, Stages, advance_in_part
 
 FINEST_EPOCH = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer_engine.contract.events import StageKey
-from trainer_engine.hooks.runner import Scripts
+from trainer_engine.hooks.runner import HookRunner
 from trainer_engine.loop.state import TrainState
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Stages
@@ -14,7 +14,7 @@ from trainer_engine.runtime.stages import Stages
 class ExternalValidation:
     """Validates with a program instead of the family's pipeline."""
 
-    scripts: Scripts
+    scripts: HookRunner
     stages: Stages
     processes: Processes
     settle: Callable[[TrainState], None]

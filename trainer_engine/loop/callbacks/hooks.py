@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer_engine.contract.checkpoint_files import CheckpointInfo
-from trainer_engine.hooks.runner import Scripts
+from trainer_engine.hooks.runner import HookRunner
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
 
@@ -12,7 +12,7 @@ from trainer_engine.loop.state import StepOutcome, TrainState
 class HooksCallback(Callback):
     """Starts the programs that belong to checkpoints. Stands before whatever uploads them."""
 
-    scripts: Scripts
+    scripts: HookRunner
     uploads_checkpoints: bool
     """Whether something uploads them, which then says itself when an upload is complete."""
 

@@ -20,8 +20,8 @@ from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import ControlRequests
+from trainer_engine.runtime.devices import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.out_of_memory import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.stages import Advance, Stages, advance_in_part
 from trainer_engine.validation.announce import BASE_MODEL, FINISHED, Announcer
 from trainer_engine.validation.failures import GenerationFailed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_engine.contract.events import StageKey
-from trainer_engine.hooks.runner import PATIENCE_SECONDS, Scripts
+from trainer_engine.hooks.runner import PATIENCE_SECONDS, HookRunner
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import TrainState
 from trainer_engine.runtime.distributed import Processes
@@ -17,7 +17,7 @@ from trainer_engine.runtime.stages import Advance, Stages
 class WaitForHooks(Callback):
     """Waits at the run's end for the programs that it started. Stands last: the result is written and uploaded."""
 
-    scripts: Scripts
+    scripts: HookRunner
     output_dir: Path
     results: Mapping[str, str]
     """What a finished run leaves: name -> path in the output folder."""
@@ -35,7 +35,7 @@ class WaitForHooks(Callback):
         if state.is_finished and not self.uploads_result:
             result = self.output_dir / next(iter(self.results.values()))
             self.scripts.after_upload("", result if result.is_dir() else result.parent, state.step)
-        self._wait(f"{self.scripts.setting.options.hooks.script_timeout} s each at most", self.scripts.wait)
+        self._wait(f"{self.scripts.launcher.options.hooks.script_timeout} s each at most", self.scripts.wait)
 
     def close(self, state: TrainState) -> None:
         """Where an error ends the run, what was started for its last checkpoint is not torn away."""

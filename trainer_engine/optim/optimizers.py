@@ -83,7 +83,10 @@ BUILDERS: Mapping[str, Builder] = MappingProxyType(
 
 
 def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Raises InvalidOptions if ``optimizer_config`` names an argument that the optimizer does not have, or if the optimizer refuses a value."""
+    """Builds the optimizer that the options name.
+
+    Raises InvalidOptions if ``optimizer_config`` holds an argument that the optimizer does not have, or a value that it refuses.
+    """
     spec = OPTIMIZERS[options.optimizer]
     problems = list(argument_problems(options.optimizer, options.optimizer_config))
     if problems:

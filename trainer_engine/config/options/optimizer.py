@@ -51,7 +51,7 @@ class OptimizerOptions(OptionGroup):
     learning_rate: float = option(4e-7, "Peak learning rate.", gt=0, le=1)
     max_grad_norm: float = option(2.0, "Limit that grad_clip_method applies; 0 does not clip. PixArt Sigma's own default is 0.01.", ge=0)
     grad_clip_method: Literal["value", "norm"] = option(
-        "value", "value clips each element of the gradients; norm clips the norm of all gradients together."
+        "value", "What to clip. value: each element of the gradients. norm: the norm of all gradients together."
     )
     optimizer_beta1: float | None = option(None, "First beta. Give it together with optimizer_beta2.", ge=0, lt=1)
     optimizer_beta2: float | None = option(None, "Second beta. Give it together with optimizer_beta1.", ge=0, lt=1)

@@ -20,7 +20,8 @@ from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
-from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.config.rules.device import device_problems
+from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
@@ -39,7 +40,7 @@ from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import build_optimizer, precision_note, start_training
-from trainer_engine.runtime.devices import Devices, resolve_devices
+from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -72,7 +73,9 @@ def assemble(run_context: RunContext) -> Trainer:
 def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
     with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
         devices = resolve_devices(run_context.options, run_context.processes.device)
-        _refuse_float16_on_cpu(devices)
+        refused = list(device_problems(run_context.options, devices.device.type))
+        if refused:
+            raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
         objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
     family.report = run_context.stages.sink.emit
@@ -81,12 +84,6 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
             run_context.stages.sink.emit(Notification(code="precision", message=note))
     run_context.requests.raise_if_stopped()
     return family, objective
-
-
-def _refuse_float16_on_cpu(devices: Devices) -> None:
-    if devices.compute == torch.float16 and devices.device.type != "cuda":
-        message = f"mixed_precision=fp16 needs a GPU; this run computes on {devices.device.type}."
-        raise InvalidOptions([Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")])
 
 
 def _find_checkpoint(run_context: RunContext, family: Family) -> SavedRun | None:

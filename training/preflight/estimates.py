@@ -13,6 +13,7 @@ import psutil
 
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED, compute_precision, frozen_precision, trained_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
@@ -75,7 +76,7 @@ def size(number: float) -> str:
 
 def weight_bytes(options: TrainingOptions) -> int:
     """Bytes of one trained number."""
-    return 2 if options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16" else 4
+    return int(trained_precision(options.optimizer.optimizer, options.precision.mixed_precision).weight_bytes)
 
 
 def state_bytes(options: TrainingOptions) -> int:
@@ -97,10 +98,10 @@ def trained_parameters(options: TrainingOptions, parameters: int) -> int:
 
 def frozen_bytes(options: TrainingOptions) -> float:
     """Bytes of one number of the base below an adapter, scales included."""
-    quantised = {"int8-quanto": 1.01, "fp8-quanto": 1.01, "int4-quanto": 0.53, "int2-quanto": 0.28}
     precision = options.precision
-    short = precision.mixed_precision != "no" and precision.base_model_default_dtype == "bf16"
-    return quantised.get(precision.base_model_precision, 2 if short else 4)
+    if precision.base_model_precision in QUANTISED:
+        return PRECISIONS[precision.base_model_precision].weight_bytes
+    return frozen_precision(precision.mixed_precision, precision.base_model_default_dtype).weight_bytes
 
 
 def estimate_memory(
@@ -125,7 +126,7 @@ def estimate_memory(
     batch = options.run.train_batch_size
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
     sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.text_joins_sequence else 0)
-    computing = 4 if options.precision.mixed_precision == "no" else 2
+    computing = int(compute_precision(options.precision.mixed_precision).weight_bytes)
     if shapes:
         return Memory(counted, kept_numbers(shapes, sequence, options, spec) * computing, slack)
     tokens = sequence.image + sequence.prompt

@@ -16,6 +16,7 @@ from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
+from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
@@ -41,7 +42,6 @@ from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
-QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
@@ -64,8 +64,7 @@ def examine_run(
     problems += refused
     saved = None if errors_in(refused) else saved  # what else differs says nothing new
     problems += publishing_problems(options, home, hub)
-    problems += _precision_problems(options, variables)
-    problems += _quantisation_problems(options, variables)
+    problems += device_problems(options, expected_device(variables))
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     sources = _model_sources(options, spec)
@@ -185,10 +184,11 @@ def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> It
             yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
 
 
-def _precision_problems(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
-    if options.precision.mixed_precision == "fp16" and not visible_gpus(variables):
-        message = "mixed_precision=fp16 needs a GPU, and none is visible here."
-        yield Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")
+def expected_device(variables: Mapping[str, str], platform: str = sys.platform) -> str:
+    """Returns the type of the device that the engine will choose: an NVIDIA GPU, the GPU of a Mac or the CPU."""
+    if visible_gpus(variables):
+        return "cuda"
+    return "mps" if platform == "darwin" else "cpu"
 
 
 def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
@@ -196,15 +196,6 @@ def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> It
         folder = Path(options.run.output_dir, options.reporting.logging_dir)
         message = f"There is no login for Weights & Biases: the run is logged offline into {folder}."
         yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
-
-
-def _quantisation_problems(options: TrainingOptions, variables: Mapping[str, str], platform: str = sys.platform) -> Iterator[Problem]:
-    """The GPUs of Macs have no 8-bit floats; processors and NVIDIA's GPUs take every quantised type."""
-    chosen = {name: getattr(options.precision, name) for name in QUANTISED_OPTIONS}
-    for name, precision in chosen.items():
-        if precision == "fp8-quanto" and platform == "darwin" and not visible_gpus(variables):
-            message = "This machine's GPU has no 8-bit floating-point numbers."
-            yield Problem.error(name, "lacked_by_device", message, got=precision, expected="int8-quanto or int4-quanto")
 
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:

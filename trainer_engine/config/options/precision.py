@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.precisions import LOADED, QUANTISED
 
 LATER = (
     "int8-torchao",
@@ -33,8 +34,12 @@ LATER = (
 )
 
 
-QUANTISED = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
-Quantised = Literal["no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"]
+if TYPE_CHECKING:
+    BasePrecision = str
+    EncoderPrecision = str
+else:
+    BasePrecision = Literal[("no_change", *LOADED, *QUANTISED)]
+    EncoderPrecision = Literal[("no_change", *QUANTISED)]
 EMPTY = {"": "no_change", "none": "no_change", "null": "no_change", "false": "no_change"}
 
 
@@ -48,7 +53,7 @@ class PrecisionOptions(OptionGroup):
         synonyms={"fp32": "no", "float32": "no", "none": "no", "bfloat16": "bf16", "float16": "fp16"},
         later=("fp8",),
     )
-    base_model_precision: Literal["no_change", "bf16", "fp16", "fp32", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"] = option(
+    base_model_precision: BasePrecision = option(
         "no_change",
         "Number type of the frozen base weights under an adapter. no_change: not quantised. bf16, fp16, fp32: the type to load them in. "
         "The others quantise them to save memory. Trained weights follow mixed_precision and optimizer. A layer that a quantised kernel "
@@ -61,10 +66,10 @@ class PrecisionOptions(OptionGroup):
         "Where weights are quantised. accelerator: layer by layer on the device. cpu: on the CPU, before they move to the device.",
         later=("pipeline",),
     )
-    text_encoder_1_precision: Quantised = option(
+    text_encoder_1_precision: EncoderPrecision = option(
         "no_change", "Number type of the first text encoder's weights. no_change: not quantised.", synonyms=EMPTY, later=LATER
     )
-    text_encoder_2_precision: Quantised = option(
+    text_encoder_2_precision: EncoderPrecision = option(
         "no_change", "Number type of the second text encoder's weights. no_change: not quantised.", synonyms=EMPTY, later=LATER
     )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(

@@ -11,6 +11,7 @@ from typing import Any
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
+from trainer_engine.config.precisions import trained_precision
 from trainer_engine.contract.errors import shown
 from trainer_engine.contract.files import read_small_json
 
@@ -20,13 +21,12 @@ MAX_LISTED = 5
 
 def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: str | None) -> dict[str, Any]:
     """By name, as ``training_state.json`` keeps it. ``prediction_type``: what the network learns; None where it is not known yet."""
-    short = options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16"
     return {
         "model_family": spec.name,
         "model_type": options.model.model_type,
         "model_flavour": options.model.model_flavour or spec.default_flavour,
         "optimizer": options.optimizer.optimizer,
-        "weights": "bfloat16" if short else "float32",
+        "weights": trained_precision(options.optimizer.optimizer, options.precision.mixed_precision).library_name,
         **({"prediction_type": prediction_type} if prediction_type else {}),
         "clip_skip": options.model.clip_skip,
         "use_ema": options.run.use_ema,

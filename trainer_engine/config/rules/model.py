@@ -7,8 +7,8 @@ from typing import Any
 
 from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
 from trainer_engine.config.options.model import ObjectiveOptions
-from trainer_engine.config.options.precision import QUANTISED
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
+from trainer_engine.config.precisions import LOADED, QUANTISED
 from trainer_engine.contract.errors import Problem
 
 SNR = ("snr_gamma", "use_soft_min_snr")
@@ -65,7 +65,8 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
     if chosen not in QUANTISED:
         return
     if values.get("model_type") == "full":
-        message, expected = f"{chosen} weights cannot be trained, and model_type=full trains all of them.", "no_change, bf16, fp16 or fp32"
+        message = f"{chosen} weights cannot be trained, and model_type=full trains all of them."
+        expected = ", ".join(("no_change", *LOADED))
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
         yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
     elif family_spec is not None and chosen not in family_spec.base_precisions:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from trainer_engine.config.families import find_spec
-from trainer_engine.config.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, SCHEDULE_FREE, WITHOUT_BETAS
+from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options.registry import Rule, Values
 from trainer_engine.contract.errors import Problem
 
-SMALLEST_PRODIGY_RATE = 0.1
+SMALLEST_FACTOR = 0.1
+"""A smaller ``learning_rate`` of an optimizer that finds the rate itself is probably meant as a rate."""
 
 
 def betas_come_together(values: Values) -> Iterator[Problem]:
@@ -20,11 +22,15 @@ def betas_come_together(values: Values) -> Iterator[Problem]:
 
 
 def optimizer_takes_its_arguments(values: Values) -> Iterator[Problem]:
-    optimizer = values["optimizer"]
-    allowed = ARGUMENTS.get(optimizer)
-    if allowed is None:
+    yield from argument_problems(values["optimizer"], values["optimizer_config"])
+
+
+def argument_problems(optimizer: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields an error for each argument of ``optimizer_config`` that the optimizer does not have or whose value has another type."""
+    if optimizer not in OPTIMIZERS:
         return
-    for name, value in values["optimizer_config"].items():
+    allowed = OPTIMIZERS[optimizer].arguments
+    for name, value in config.items():
         if name not in allowed:
             message, expected = f"{optimizer} has no argument {name!r}.", f"one of {', '.join(sorted(allowed))}"
             yield Problem.error("optimizer_config", "unknown_argument", message, got=name, expected=expected)
@@ -37,10 +43,13 @@ def _is_not_negative(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
-def adamw_keeps_float32(values: Values) -> Iterator[Problem]:
-    if values["optimizer"] == "adamw_bf16" and values["mixed_precision"] != "bf16":
-        message = f"With mixed_precision={values['mixed_precision']} the weights stay float32, and adamw_bf16 works on them as plain AdamW."
-        yield Problem.note("optimizer", "works_as_adamw", message, got="adamw_bf16")
+def bfloat16_weights_need_bf16(values: Values) -> Iterator[Problem]:
+    chosen = OPTIMIZERS.get(values["optimizer"])
+    if chosen is not None and chosen.stores_bfloat16 and values["mixed_precision"] != "bf16":
+        message = (
+            f"With mixed_precision={values['mixed_precision']} the weights stay float32, and {chosen.name} updates them as plain AdamW."
+        )
+        yield Problem.note("optimizer", "works_as_adamw", message, got=chosen.name)
 
 
 def clipping_is_gentle(values: Values) -> Iterator[Problem]:
@@ -51,31 +60,40 @@ def clipping_is_gentle(values: Values) -> Iterator[Problem]:
         yield Problem.note("max_grad_norm", "looser_than_family", message, got=values["max_grad_norm"])
 
 
-def optimizer_follows_its_options(values: Values) -> Iterator[Problem]:
-    """Reports options that the optimizer ignores, an optimizer that slows a GPU down, and one whose library is not installed."""
-    chosen = values["optimizer"]
-    if chosen in READS_EVERY_TENSOR:
-        message = f"{chosen} reads a value from the device for every weight tensor in every step, and a GPU waits each time."
-        yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen, hint="torch-adamw and adamw_bf16 do not")
-    if chosen in WITHOUT_BETAS and values["optimizer_beta1"] is not None:
-        yield Problem.note("optimizer_beta1", "no_effect", f"{chosen} has no betas.", got=values["optimizer_beta1"])
-    if chosen in SCHEDULE_FREE and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
-        message = f"{chosen} replaces the schedule: the learning rate stays at its peak after the warm-up."
+def optimizer_options_have_an_effect(values: Values) -> Iterator[Problem]:
+    """Notes betas for an update rule without betas, and a curve or a learning rate that the optimizer replaces."""
+    chosen = OPTIMIZERS.get(values["optimizer"])
+    if chosen is None:
+        return
+    if chosen.betas is None and values["optimizer_beta1"] is not None:
+        yield Problem.note("optimizer_beta1", "no_effect", f"{chosen.name} has no betas.", got=values["optimizer_beta1"])
+    if chosen.is_schedule_free and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
+        message = f"{chosen.name} needs no curve: the rate stays at its peak after the warm-up."
         yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
-    if chosen == "prodigy" and values["learning_rate"] < SMALLEST_PRODIGY_RATE:
-        message = f"prodigy finds the learning rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
+    if chosen.finds_rate and values["learning_rate"] < SMALLEST_FACTOR:
+        message = f"{chosen.name} finds the rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
         yield Problem.note("learning_rate", "usually_one", message, got=values["learning_rate"], hint="use learning_rate=1")
-    if chosen.startswith("bnb-") and importlib.util.find_spec("bitsandbytes") is None:
-        message = f"{chosen} needs the library bitsandbytes, which is not installed here."
-        yield Problem.error(
-            "optimizer", "not_installed", message, got=chosen, expected="another optimizer", hint="pip install bitsandbytes"
-        )
+
+
+def optimizer_suits_the_machine(values: Values) -> Iterator[Problem]:
+    """Notes an optimizer that makes a GPU wait; refuses one whose library is not installed."""
+    chosen = OPTIMIZERS.get(values["optimizer"])
+    if chosen is None:
+        return
+    if chosen.reads_every_tensor:
+        message = f"{chosen.name} reads from the device for every weight tensor in every step: a GPU waits each time."
+        yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen.name, hint="torch-adamw and adamw_bf16 do not")
+    if chosen.package and importlib.util.find_spec(chosen.package) is None:
+        message = f"{chosen.name} needs the library {chosen.package}, which is not installed here."
+        hint = f"pip install {chosen.package}"
+        yield Problem.error("optimizer", "not_installed", message, got=chosen.name, expected="another optimizer", hint=hint)
 
 
 RULES: tuple[Rule, ...] = (
     betas_come_together,
     optimizer_takes_its_arguments,
-    adamw_keeps_float32,
+    bfloat16_weights_need_bf16,
     clipping_is_gentle,
-    optimizer_follows_its_options,
+    optimizer_options_have_an_effect,
+    optimizer_suits_the_machine,
 )

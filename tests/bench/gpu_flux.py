@@ -159,7 +159,7 @@ def make_batch(subject: Subject, case: Case, seed: int) -> Batch:
     }
     references = (torch.randn(shape, generator=dice),) if case.flavour == "kontext" else ()
     latents, noise, sigmas = torch.randn(shape, generator=dice), torch.randn(shape, generator=dice), torch.rand(1, generator=dice)
-    batch = Batch(latents, noise, sigmas, prompts, ("random",), references)
+    batch = Batch(latents=latents, noise=noise, timesteps=sigmas, prompts=prompts, files=("random",), references=references)
     return batch.pinned() if subject.device.type == "cuda" else batch
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,38 +12,56 @@ from torch import Tensor
 from trainer_engine.batches.sampler import GlobalBatch, Item
 from trainer_engine.datasets.fingerprints import reference_cache
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.families.base import PromptBatch, PromptEmbedding
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one process takes in one pass. All tensors on the CPU until ``to``."""
+    """What one process takes in one micro-batch. All tensors on the CPU until ``to``."""
 
     latents: Tensor
-    """(B, C, h, w) float32."""
+    """(B, C, ...) float32."""
     noise: Tensor
-    """(B, C, h, w) float32, standard normal."""
+    """(B, C, ...) float32, standard normal."""
     timesteps: Tensor
     """(B,)"""
     prompts: PromptBatch
     files: tuple[str, ...]
+    """Path of each sample."""
+    conditions: Conditions = field(default_factory=dict)
     references: tuple[Tensor, ...] = ()
-    """Latents (B, C, h_i, w_i) float32 of the images that the network looks at besides, one tensor a reference."""
+    """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
+
+    def inputs(self, noisy_latents: Tensor) -> StepInputs:
+        """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""
+        return StepInputs(
+            noisy_latents=noisy_latents,
+            timesteps=self.timesteps,
+            prompts=self.prompts,
+            conditions=self.conditions,
+            references=self.references,
+        )
 
     def pinned(self) -> Batch:
-        """In memory that a GPU can copy from by itself."""
-        prompts = {name: tensor.pin_memory() for name, tensor in self.prompts.items()}
-        references = tuple(latents.pin_memory() for latents in self.references)
-        return Batch(self.latents.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory(), prompts, self.files, references)
+        """In page-locked memory, from which a GPU copies asynchronously."""
+        return self._moved(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
-        """On ``device``; from pinned memory the copy runs beside the computation."""
-        prompts = {name: tensor.to(device, non_blocking=True) for name, tensor in self.prompts.items()}
-        moved = [tensor.to(device, non_blocking=True) for tensor in (self.latents, self.noise, self.timesteps)]
-        references = tuple(latents.to(device, non_blocking=True) for latents in self.references)
-        return Batch(moved[0], moved[1], moved[2], prompts, self.files, references)
+        """On ``device``; from pinned memory the copy overlaps with the computation."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            latents=move(self.latents),
+            noise=move(self.noise),
+            timesteps=move(self.timesteps),
+            prompts={name: move(tensor) for name, tensor in self.prompts.items()},
+            files=self.files,
+            conditions={name: move(tensor) for name, tensor in self.conditions.items()},
+            references=tuple(move(tensor) for tensor in self.references),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,8 +92,8 @@ class Collator:
     share: Share
     combine_references: bool = True
     """Whether samples see their references of all conditioning sets, or those of one set, drawn once a batch."""
-    sample_conditions: Callable[[Sequence[torch.Generator]], PromptBatch] = lambda generators: {}
-    """What the family tells each sample at random."""
+    sample_conditions: Callable[[Sequence[torch.Generator]], Conditions] = lambda generators: {}
+    """``Family.sample_conditions``."""
 
     def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
         """This process's part of pass ``number`` of optimizer step ``step``, both from 0."""
@@ -88,7 +106,8 @@ class Collator:
             latents=latents,
             noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), latents.shape[1:]),
             timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), latents.shape[1:]),
-            prompts=self.collate_prompts(prompts) | self.sample_conditions(sample_generators(self.seed, step, indices, "condition")),
+            prompts=self.collate_prompts(prompts),
+            conditions=self.sample_conditions(sample_generators(self.seed, step, indices, "condition")),
             files=tuple(item.sample.path for item in items),
             references=self.references(step, number, items),
         )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from trainer_engine.batches.collate import Batch, reference_cache
 from trainer_engine.batches.sampler import Item
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import derived_seed, sample_noise, seed_network
 from trainer_engine.runtime.distributed import Processes
@@ -83,7 +84,7 @@ class Measuring:
         batch = (batch.pinned() if device.type == "cuda" else batch).to(device)
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.family.devices.autocast():
-            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts, batch.references)
+            prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         return (prediction.float() - target.float()).square().mean()
 

@@ -36,7 +36,7 @@ class Step:
     devices: Devices
     processes: Processes
     network: nn.Module
-    """The denoiser as it is called: compiled, shared between processes, or bare."""
+    """The network as it is called: compiled, wrapped for data parallelism, or bare."""
     parameters: Sequence[nn.Parameter]
     optimizer: Optimizer
     schedule: Schedule
@@ -79,7 +79,7 @@ class Step:
         """Mean over the samples of a batch, float32."""
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.devices.autocast():
-            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts, batch.references)
+            prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         return self.objective.loss(prediction, target, batch.timesteps).mean()
 

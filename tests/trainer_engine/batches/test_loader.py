@@ -17,7 +17,7 @@ from trainer_engine.batches.collate import Batch, Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.families.base import PromptBatch, PromptEmbedding
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
 from trainer_engine.objectives.diffusion import Epsilon
 
 
@@ -43,7 +43,7 @@ def collator(rank: int = 0, processes: int = 1, **changes: Any) -> Collator:
         "seed": 5,
         "caption_dropout": 0.5,
         "share": Share(rank, processes),
-        "draw_conditions": lambda generators: {"told": torch.cat([torch.rand(1, generator=one) for one in generators])},
+        "sample_conditions": lambda generators: {"guidance": torch.cat([torch.rand(1, generator=one) for one in generators])},
     }
     return Collator(**(values | changes))
 
@@ -55,8 +55,8 @@ def loader(found: Collator, *, batch: int = 4, accumulation: int = 1, ahead: int
 
 def same(one: Batch, other: Batch) -> bool:
     tensors = [(one.latents, other.latents), (one.noise, other.noise), (one.timesteps, other.timesteps)]
-    prompts = (one.prompts["embeds"], other.prompts["embeds"])
-    return one.files == other.files and all(torch.equal(*pair) for pair in [*tensors, prompts])
+    tensors += [(one.prompts["embeds"], other.prompts["embeds"]), (one.conditions["guidance"], other.conditions["guidance"])]
+    return one.files == other.files and all(torch.equal(*pair) for pair in tensors)
 
 
 def test_a_batch_has_the_shapes_that_training_takes() -> None:
@@ -74,8 +74,8 @@ def test_two_processes_take_together_what_one_takes_alone() -> None:
         assert alone.files == halves[0].files + halves[1].files
         for name in ("latents", "noise", "timesteps"):
             assert torch.equal(getattr(alone, name), torch.cat([getattr(half, name) for half in halves])), name
-        for name in ("embeds", "told"):
-            assert torch.equal(alone.prompts[name], torch.cat([half.prompts[name] for half in halves])), name
+        assert torch.equal(alone.prompts["embeds"], torch.cat([half.prompts["embeds"] for half in halves]))
+        assert torch.equal(alone.conditions["guidance"], torch.cat([half.conditions["guidance"] for half in halves]))
 
 
 def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:

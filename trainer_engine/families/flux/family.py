@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
 from trainer_engine.families.flux.components import ComponentFinder
@@ -24,6 +24,7 @@ from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeli
 from trainer_engine.families.flux.result import pipeline_plan
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.runtime.devices import Devices
 
 CLIP_TOKENS = 77
@@ -113,20 +114,17 @@ class Flux(Family):
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
-    def predict(
-        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """The velocity. ``timesteps`` (B,) are sigma in [0, 1]; references follow the image in the sequence, and what is said of them
-        is dropped."""
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity of the image. References follow its tokens in the sequence; the output for their tokens is dropped."""
         # NOTE: not the network's own ``device``: diffusers asks every module for it, thousands in this network, at each call.
-        network, device, dtype = unwrap(denoiser), self.devices.device, self.devices.network
-        images = [image.to(device, dtype) for image in (noisy_latents, *references)]
+        device, dtype, prompts = self.devices.device, self.devices.network, inputs.prompts
+        images = [image.to(device, dtype) for image in (inputs.noisy_latents, *inputs.references)]
         tokens = packed(images)
-        height, width = noisy_latents.shape[-2:]
-        output = denoiser(
+        height, width = inputs.noisy_latents.shape[-2:]
+        output = network(
             hidden_states=tokens,
-            timestep=timesteps.to(device, torch.float32),
-            guidance=self._guidance(prompts, device) if network.config.guidance_embeds else None,
+            timestep=inputs.timesteps.to(device, torch.float32),
+            guidance=self._guidance(inputs, device) if unwrap(network).config.guidance_embeds else None,
             pooled_projections=prompts["pooled"].to(device, dtype),
             encoder_hidden_states=prompts["embeds"].to(device, dtype),
             txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
@@ -136,18 +134,18 @@ class Flux(Family):
         )[0]
         return unpack(output[:, : height * width // 4], height, width)
 
-    def sample_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
-        """``guidance`` (B,), where it is drawn from a range."""
+    def sample_conditions(self, generators: Sequence[torch.Generator]) -> Conditions:
+        """``guidance`` (B,) if it is sampled from a range."""
         if self.own.flux_guidance_mode == "constant":
             return {}
         low, high = self.own.flux_guidance_min, self.own.flux_guidance_max
         return {"guidance": low + (high - low) * torch.cat([torch.rand(1, generator=generator) for generator in generators])}
 
-    def _guidance(self, prompts: PromptBatch, device: torch.device) -> Tensor:
-        """(B,) what the network is told: drawn, or the same for all."""
-        if "guidance" in prompts:
-            return prompts["guidance"].to(device)
-        return torch.full((len(prompts["pooled"]),), self.own.flux_guidance_value, device=device)
+    def _guidance(self, inputs: StepInputs, device: torch.device) -> Tensor:
+        """(B,) guidance scale: sampled for each sample, or ``flux_guidance_value`` for all."""
+        if "guidance" in inputs.conditions:
+            return inputs.conditions["guidance"].to(device)
+        return torch.full((len(inputs.noisy_latents),), self.own.flux_guidance_value, device=device)
 
     def _attention(self, mask: Tensor, image_tokens: int) -> dict[str, Tensor] | None:
         return {"attention_mask": attention_mask(mask, image_tokens)} if self.own.flux_attention_masked_training else None

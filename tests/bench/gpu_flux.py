@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.bench.gpu import Subject, matmul_peak, timed
 from tests.bench.table import Table, ratio_of
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions

@@ -1,67 +1,15 @@
-"""From the samples of a global batch to the tensors of one process, with every random number that training needs."""
+"""From the samples of a global batch to the batch of one process, with every random number that training needs."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from trainer_engine.batches.batch import Batch, BatchBuilder
 from trainer_engine.batches.sampler import GlobalBatch, Item
-from trainer_engine.datasets.fingerprints import reference_cache
-from trainer_engine.datasets.samples import Sample
-from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What one process takes in one micro-batch. All tensors on the CPU until ``to``."""
-
-    latents: Tensor
-    """(B, C, ...) float32."""
-    noise: Tensor
-    """(B, C, ...) float32, standard normal."""
-    timesteps: Tensor
-    """(B,)"""
-    prompts: PromptBatch
-    files: tuple[str, ...]
-    """Path of each sample."""
-    conditions: Conditions = field(default_factory=dict)
-    references: tuple[Tensor, ...] = ()
-    """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
-
-    def inputs(self, noisy_latents: Tensor) -> StepInputs:
-        """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""
-        return StepInputs(
-            noisy_latents=noisy_latents,
-            timesteps=self.timesteps,
-            prompts=self.prompts,
-            conditions=self.conditions,
-            references=self.references,
-        )
-
-    def pinned(self) -> Batch:
-        """In page-locked memory, from which a GPU copies asynchronously."""
-        return self._moved(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Batch:
-        """On ``device``; from pinned memory the copy overlaps with the computation."""
-        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            latents=move(self.latents),
-            noise=move(self.noise),
-            timesteps=move(self.timesteps),
-            prompts={name: move(tensor) for name, tensor in self.prompts.items()},
-            files=self.files,
-            conditions={name: move(tensor) for name, tensor in self.conditions.items()},
-            references=tuple(move(tensor) for tensor in self.references),
-        )
 
 
 @dataclass(frozen=True)
@@ -77,62 +25,56 @@ class Share:
         return range(self.rank * size, (self.rank + 1) * size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Collator:
-    """Random numbers belong to (seed, step, index of the sample over all passes and processes of the step), never to a process."""
+    """Builds the batches of training.
 
-    read_latents: Callable[[str, Sample], Tensor]
-    """(dataset id, sample) -> (C, h, w)."""
-    read_prompt: Callable[[str, str], PromptEmbedding]
-    """(dataset id, caption) -> embedding."""
-    collate_prompts: Callable[[Sequence[PromptEmbedding]], PromptBatch]
+    Each random number follows from (seed, step, index of the sample over all micro-batches and processes of the step), so that it does
+    not depend on which process takes the sample.
+    """
+
+    builder: BatchBuilder
     objective: Objective
     seed: int
     caption_dropout: float
+    """Probability of the empty prompt."""
     share: Share
     combine_references: bool = True
-    """Whether samples see their references of all conditioning sets, or those of one set, drawn once a batch."""
-    sample_conditions: Callable[[Sequence[torch.Generator]], Conditions] = lambda generators: {}
-    """``Family.sample_conditions``."""
+    """Whether samples come with their references of all conditioning sets, or with those of one set that is chosen for each batch."""
 
     def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
-        """This process's part of pass ``number`` of optimizer step ``step``, both from 0."""
+        """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0."""
         mine = self.share.of(batch)
         indices = [number * len(batch) + place for place in mine]
         items = [batch[place] for place in mine]
-        latents = torch.stack([self.read_latents(item.source, item.sample) for item in items])
-        prompts = [self.read_prompt(item.source, self.caption(step, index, item)) for index, item in zip(indices, items, strict=True)]
-        return Batch(
-            latents=latents,
-            noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), latents.shape[1:]),
-            timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), latents.shape[1:]),
-            prompts=self.collate_prompts(prompts),
-            conditions=self.sample_conditions(sample_generators(self.seed, step, indices, "condition")),
-            files=tuple(item.sample.path for item in items),
-            references=self.references(step, number, items),
+        samples = self.builder.build(
+            items,
+            [self.caption(step, index, item) for index, item in zip(indices, items, strict=True)],
+            reference_sets=self._reference_sets(step, number, items),
+            generators=sample_generators(self.seed, step, indices, "condition"),
+        )
+        shape = samples.latents.shape[1:]
+        return samples.with_noise(
+            noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), shape),
+            timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), shape),
         )
 
-    def references(self, step: int, number: int, items: Sequence[Item]) -> tuple[Tensor, ...]:
-        """Latents (B, C, h_i, w_i), one tensor a conditioning set in use. Which one is in use follows from step and pass."""
+    def _reference_sets(self, step: int, number: int, items: Sequence[Item]) -> Sequence[int]:
+        """Positions of the conditioning sets in use. They follow from step and micro-batch."""
         count = len(items[0].sample.references)
-        chosen: Sequence[int] = range(count)
         if count > 1 and not self.combine_references:
-            chosen = [random.Random(derived_seed(self.seed, step, number, "reference")).randrange(count)]
-        return tuple(torch.stack([self._reference(item, place) for item in items]) for place in chosen)
-
-    def _reference(self, item: Item, place: int) -> Tensor:
-        set_id, sample = item.sample.references[place]
-        return self.read_latents(reference_cache(item.source, set_id), sample)
+            return [random.Random(derived_seed(self.seed, step, number, "reference")).randrange(count)]
+        return range(count)
 
     def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
-        """Those of the whole global batch, whoever takes it."""
+        """Timesteps of all samples of a global batch, whichever process takes them."""
         indices = range(number * len(batch), (number + 1) * len(batch))
         generators = sample_generators(self.seed, step, indices, "timestep")
-        shape = self.read_latents(batch[0].source, batch[0].sample).shape
+        shape = self.builder.read_latents(batch[0].source, batch[0].sample).shape
         return [float(t) for t in self.objective.sample_timesteps(generators, shape)]
 
     def caption(self, step: int, index: int, item: Item) -> str:
-        """One of the sample's captions, or the empty prompt as often as ``caption_dropout`` says."""
+        """One of the sample's captions, or the empty prompt with the probability ``caption_dropout``."""
         dice = random.Random(derived_seed(self.seed, step, index, "caption"))
         if dice.random() < self.caption_dropout:
             return ""

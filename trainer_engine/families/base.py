@@ -19,7 +19,7 @@ from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
@@ -111,8 +111,11 @@ class Family(ABC):
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """Embeddings as one padded batch, on the CPU."""
 
-    def sample_conditions(self, generators: Sequence[torch.Generator]) -> Conditions:
-        """Random inputs of each sample for ``predict``; one generator a sample."""
+    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
+        """Named inputs (B, ...) on the CPU that follow from facts of the samples or from chance; none by default.
+
+        ``generators``: one a sample, for what is random in training. None, as in an evaluation, gives fixed values instead.
+        """
         return {}
 
     # ---- the network that is trained ----

@@ -1,4 +1,4 @@
-"""What a network takes in: the embeddings of prompts, and all inputs of one step as one value."""
+"""What a network takes in: embeddings of prompts, facts of samples, and all inputs of one step as one value."""
 
 from __future__ import annotations
 
@@ -6,12 +6,36 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from trainer_engine.datasets.geometry import Size
+from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.samples import Sample
+
 PromptEmbedding = dict[str, Tensor]
 """Output of the text encoders for one prompt: named tensors without a batch dimension, as the cache stores them."""
 PromptBatch = dict[str, Tensor]
 """Embeddings of a batch: named tensors, batch dimension first."""
 Conditions = dict[str, Tensor]
 """Further inputs by name, one row a sample: (B, ...). The names are the family's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFacts:
+    """What is known of a sample in addition to its pixels and its caption. Sizes are (width, height) in pixels."""
+
+    original_size: Size
+    """Size of the file's image, after the EXIF orientation."""
+    crop_corner: tuple[int, int]
+    """(left, top) of the trained part in the resized image."""
+    target_size: Size
+    """Size of the trained part."""
+    frames: int = 1
+    frame_rate: float | None = None
+    """Frames a second; None for an image."""
+
+    @classmethod
+    def of(cls, sample: Sample, crop_seed: int) -> SampleFacts:
+        """Facts of an image; ``crop_seed`` places random crops, as it did when the latents were cached."""
+        return cls(original_size=(sample.width, sample.height), crop_corner=crop_window(sample, crop_seed), target_size=sample.target)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeli
 from trainer_engine.families.flux.result import pipeline_plan
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
-from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.runtime.devices import Devices
 
 CLIP_TOKENS = 77
@@ -134,9 +134,9 @@ class Flux(Family):
         )[0]
         return unpack(output[:, : height * width // 4], height, width)
 
-    def sample_conditions(self, generators: Sequence[torch.Generator]) -> Conditions:
-        """``guidance`` (B,) if it is sampled from a range."""
-        if self.own.flux_guidance_mode == "constant":
+    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
+        """``guidance`` (B,) if it is sampled from a range; without it, ``predict`` takes ``flux_guidance_value``."""
+        if generators is None or self.own.flux_guidance_mode == "constant":
             return {}
         low, high = self.own.flux_guidance_min, self.own.flux_guidance_max
         return {"guidance": low + (high - low) * torch.cat([torch.rand(1, generator=generator) for generator in generators])}

@@ -85,6 +85,8 @@ class BatchFamily(Protocol):
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch: ...
 
+    def token_count(self, latent_shape: Sequence[int]) -> int: ...
+
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions: ...
 
 
@@ -122,6 +124,10 @@ class BatchBuilder:
             conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
             references=tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets),
         )
+
+    def token_count(self, item: Item) -> int:
+        """Tokens that the network makes of a sample."""
+        return self.family.token_count(self.read_latents(item.source, item.sample).shape)
 
     def _reference(self, item: Item, position: int) -> Tensor:
         set_id, sample = item.sample.references[position]

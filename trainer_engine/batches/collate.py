@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from trainer_engine.batches.batch import Batch, BatchBuilder
 from trainer_engine.batches.sampler import GlobalBatch, Item
 from trainer_engine.objectives.base import Objective
@@ -56,8 +58,11 @@ class Collator:
         shape = samples.latents.shape[1:]
         return samples.with_noise(
             noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), shape),
-            timesteps=self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), shape),
+            timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape)),
         )
+
+    def _timesteps(self, step: int, indices: Sequence[int], token_count: int) -> Tensor:
+        return self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), token_count)
 
     def _reference_sets(self, step: int, number: int, items: Sequence[Item]) -> Sequence[int]:
         """Positions of the conditioning sets in use. They follow from step and micro-batch."""
@@ -69,9 +74,7 @@ class Collator:
     def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
         """Timesteps of all samples of a global batch, whichever process takes them."""
         indices = range(number * len(batch), (number + 1) * len(batch))
-        generators = sample_generators(self.seed, step, indices, "timestep")
-        shape = self.builder.read_latents(batch[0].source, batch[0].sample).shape
-        return [float(t) for t in self.objective.sample_timesteps(generators, shape)]
+        return [float(t) for t in self._timesteps(step, indices, self.builder.token_count(batch[0]))]
 
     def caption(self, step: int, index: int, item: Item) -> str:
         """One of the sample's captions, or the empty prompt with the probability ``caption_dropout``."""

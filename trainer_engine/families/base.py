@@ -174,6 +174,10 @@ class Family(ABC):
         """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare network."""
 
     @abstractmethod
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        """Tokens that the network makes of one sample with latents of this shape (C, ...), without its references."""
+
+    @abstractmethod
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         """Return the network's prediction in its dtype, in the shape of ``inputs.noisy_latents``.
 

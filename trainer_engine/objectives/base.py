@@ -14,23 +14,23 @@ from trainer_engine.objectives.losses import ErrorShape
 class Objective(ABC):
     """One parameterisation. Pure: no option, no model and no global random state inside.
 
-    Shapes: data, noise and x_t are (B, C, h, w), t is (B,). Results of ``add_noise`` and ``target`` are float32.
+    Shapes: data, noise and x_t are (B, C, ...) of any rank, t is (B,). Results of ``add_noise`` and ``target`` are float32.
     """
 
     shape: ErrorShape = ErrorShape()
 
     @abstractmethod
-    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
         """One t a sample from the sample's own generator, (B,) on the CPU: int64 indices of a discrete schedule, or float32 in [0, 1].
 
-        ``latent_shape`` (C, h, w): schedules may depend on the size of the image.
+        ``token_count``: tokens that the network makes of one sample; a schedule may depend on it.
         """
 
     @abstractmethod
     def spread_timesteps(self, count: int) -> Tensor:
-        """``count`` t in the middle of as many equal parts of the schedule, from data to noise: (count,) as ``sample_timesteps`` has them.
+        """The middles of ``count`` equal parts of the schedule, from data to noise: (count,) in the dtype of ``sample_timesteps``.
 
-        They depend on nothing that training can be told, so that runs can be compared.
+        They depend on no option of training, so that runs can be compared.
         """
 
     @abstractmethod

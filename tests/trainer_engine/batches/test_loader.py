@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -37,6 +38,9 @@ class Stacking:
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        return math.prod(latent_shape[1:])
 
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
         facts = [[*one.original_size, *one.crop_corner, *one.target_size] for one in samples]

@@ -84,6 +84,18 @@ def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make:
     assert context[0] == context[1]
 
 
+@pytest.mark.parametrize("make", [tiny_flux, tiny_family], ids=["flux", "pixart_sigma"])
+def test_token_count_is_the_length_of_the_networks_sequence(make: Callable[[], Family]) -> None:
+    family = make()
+    network, inputs, lengths = family.load_denoiser(), step_inputs(family), set()
+    for block in network.transformer_blocks:
+        looked_at = lambda _module, args, kwargs: lengths.add((args or tuple(kwargs.values()))[0].shape[1])  # noqa: E731
+        block.register_forward_pre_hook(looked_at, with_kwargs=True)
+    with torch.no_grad():
+        family.predict(network, inputs)
+    assert lengths == {family.token_count(inputs.noisy_latents.shape[1:])}
+
+
 def test_positions_of_sizes_that_were_seen_before_are_not_made_again() -> None:
     family = tiny_flux("kontext")
     network = family.load_denoiser()

@@ -23,7 +23,7 @@ from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.result import pipeline_plan
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
+from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, token_count, unpack
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.runtime.devices import Devices
 
@@ -114,6 +114,9 @@ class Flux(Family):
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        return token_count(latent_shape)
+
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         """Return the velocity of the image. References follow its tokens in the sequence; the output for their tokens is dropped."""
         # NOTE: not the network's own ``device``: diffusers asks every module for it, thousands in this network, at each call.
@@ -175,8 +178,9 @@ class Flux(Family):
         batch = self.collate_prompts([request.prompt, request.negative])
         embeds, pooled = batch["embeds"].to(device, dtype), batch["pooled"].to(device, dtype)
         references = [reference[None].to(device, dtype) for reference in request.references]
-        sequence = request.height * request.width // 256 + sum(one.shape[-2] * one.shape[-1] // 4 for one in references)
-        masks = self._attention(batch["mask"].to(device), sequence)
+        height, width = request.height // 16 * 2, request.width // 16 * 2
+        image_tokens = sum(token_count(shape) for shape in [(1, height, width), *(one.shape[1:] for one in references)])
+        masks = self._attention(batch["mask"].to(device), image_tokens)
         guidance = LateGuidance(request.true_guidance, request.unguided_steps)
         extra: dict[str, Any] = {}
         if isinstance(pipeline, ReferencePipeline):
@@ -184,7 +188,6 @@ class Flux(Family):
             extra = {"max_area": request.width * request.height, "_auto_resize": False}
         if guidance > 1:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
-        height, width = request.height // 16 * 2, request.width // 16 * 2
 
         def heard(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             guidance.steps_taken = index + 1

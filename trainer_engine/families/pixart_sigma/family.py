@@ -30,6 +30,9 @@ from trainer_engine.runtime.devices import Devices
 PROMPT_LENGTH_MULTIPLE = 32
 """Prompts of a batch are padded to a multiple of this, so that the network sees few different shapes."""
 
+PATCH_CELLS = 2
+"""Edge of a patch in latent cells."""
+
 
 class PixArtSigma(Family):
     """Chen et al., 2024, "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation".
@@ -111,6 +114,10 @@ class PixArtSigma(Family):
 
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return height * width // PATCH_CELLS**2
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         """Return the first half of the output channels; the second is a learned variance that this objective does not train.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,18 +27,14 @@ class SampleBatch:
     conditions: Conditions = field(default_factory=dict)
     references: tuple[Tensor, ...] = ()
     """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
+    loss_mask: Tensor | None = None
+    """(B, 1, ...) in [0, 1], the part of the latents that the loss covers; None for all of it."""
+    loss_weights: Tensor | None = None
+    """(B,) factor of each sample's loss; None for 1."""
 
     def with_noise(self, noise: Tensor, timesteps: Tensor) -> Batch:
         """The batch to train or evaluate on with this noise (B, C, ...) and these timesteps (B,)."""
-        return Batch(
-            latents=self.latents,
-            noise=noise,
-            timesteps=timesteps,
-            prompts=self.prompts,
-            files=self.files,
-            conditions=self.conditions,
-            references=self.references,
-        )
+        return Batch(**vars(self), noise=noise, timesteps=timesteps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +65,20 @@ class Batch(SampleBatch):
         return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            latents=move(self.latents),
-            noise=move(self.noise),
-            timesteps=move(self.timesteps),
-            prompts={name: move(tensor) for name, tensor in self.prompts.items()},
-            files=self.files,
-            conditions={name: move(tensor) for name, tensor in self.conditions.items()},
-            references=tuple(move(tensor) for tensor in self.references),
-        )
+        return replace(self, **{name: _with_tensors_moved(value, move) for name, value in vars(self).items()})
+
+
+def _with_tensors_moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    """A field of a batch with ``move`` applied to every tensor in it."""
+    match value:
+        case Tensor():
+            return move(value)
+        case dict():
+            return {name: _with_tensors_moved(one, move) for name, one in value.items()}
+        case tuple():
+            return tuple(_with_tensors_moved(one, move) for one in value)
+        case _:
+            return value
 
 
 class BatchFamily(Protocol):

@@ -81,7 +81,7 @@ class Step:
         with self.devices.autocast():
             prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
-        return self.objective.loss(prediction, target, batch.timesteps).mean()
+        return self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
 
     def _clip(self, norm: Tensor) -> None:
         limit = self.clipping.max_grad_norm

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer_engine.objectives.losses import ErrorShape
+from trainer_engine.objectives.losses import ErrorShape, sample_means
 
 
 class Objective(ABC):
@@ -46,12 +46,18 @@ class Objective(ABC):
         """(progress from 0 for data to 1 for noise, sigma_t / alpha_t), each (B,) float32 on the device of ``like``."""
 
     def weight(self, noise_to_signal: Tensor) -> Tensor | None:
-        """How much each sample counts, (B,); None where all count the same."""
+        """Weight of each sample's loss, (B,); None if all weigh the same."""
         return None
 
-    def loss(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Mean error of each sample, (B,) float32; a batch's loss is the mean of these."""
+    def loss(self, prediction: Tensor, target: Tensor, t: Tensor, mask: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """Mean error of each sample, (B,) float32; a batch's loss is the mean of these.
+
+        ``mask`` broadcasts to the prediction, such as (B, 1, ...) in [0, 1]: the mean is over its elements, weighted by their values.
+        ``weights`` (B,) multiply the loss of each sample, in addition to the objective's own ``weight``.
+        """
         progress, noise_to_signal = self.noise_level(t, prediction)
-        error = self.shape(prediction.float() - target.float(), progress, noise_to_signal).flatten(1).mean(dim=1)
-        weight = self.weight(noise_to_signal)
-        return error if weight is None else error * weight
+        error = sample_means(self.shape(prediction.float() - target.float(), progress, noise_to_signal), mask)
+        for factor in (self.weight(noise_to_signal), weights):
+            if factor is not None:
+                error = error * factor.to(error)
+        return error

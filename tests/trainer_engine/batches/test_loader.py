@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,16 @@ def test_sizes_and_crop_corner_of_each_sample_reach_the_network() -> None:
     built = builder().build([Item("a", sample)], ["a cat"], reference_sets=())
     assert built.conditions["time_ids"].tolist() == [[400, 300, left, top, 64, 64]]
     assert built.conditions["guidance"].tolist() == [1.0]
+
+
+def test_every_tensor_of_a_batch_moves_with_it() -> None:
+    (batch,) = loader(collator()).load(0).passes
+    one = torch.ones(4)
+    moved = replace(batch, references=(one,), loss_mask=one, loss_weights=one).to(torch.device("meta"))
+    tensors = [moved.latents, moved.noise, moved.timesteps, moved.loss_mask, moved.loss_weights, *moved.references]
+    tensors += [*moved.prompts.values(), *moved.conditions.values()]
+    assert len(tensors) == 9 and all(tensor is not None and tensor.is_meta for tensor in tensors)
+    assert moved.files == batch.files
 
 
 def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from trainer_engine.caches.in_memory import InMemoryCache
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import PromptEmbedding
 
 Progress = Callable[[int, int], None]
 

@@ -10,6 +10,7 @@ from torch import nn
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_validation_adapters
+from trainer_engine.batches.batch import BatchBuilder
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
@@ -119,15 +120,12 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     sampler = make_sampler(prepared.sources, options, processes.count)
     state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
     collator = Collator(
-        prepared.read_latents,
-        prepared.read_prompt,
-        family.collate_prompts,
-        objective,
-        run.seed,
-        options.data.caption_dropout_probability,
-        Share(processes.rank, processes.count),
-        options.data.conditioning_multidataset_sampling == "combined",
-        family.sample_conditions,
+        builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
+        objective=objective,
+        seed=run.seed,
+        caption_dropout=options.data.caption_dropout_probability,
+        share=Share(processes.rank, processes.count),
+        combine_references=options.data.conditioning_multidataset_sampling == "combined",
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     denoiser = trainable.network

@@ -23,7 +23,8 @@ from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
-from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Advance, Stages, advance_after

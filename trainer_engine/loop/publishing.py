@@ -10,7 +10,7 @@ from trainer_engine.config.destinations import run_name
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.loop.callbacks.publishing import PublishingCallback, UploadDone
 from trainer_engine.publishing.bring import bring_checkpoint
-from trainer_engine.publishing.targets import read_targets
+from trainer_engine.publishing.providers import read_targets
 from trainer_engine.publishing.uploads import Uploads
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes

@@ -1,1 +1,1 @@
-"""Uploads beside training, each in a process of its own, and checkpoints fetched from where they were uploaded to. No torch here."""
+"""Uploads checkpoints and results during training, and downloads checkpoints. Each transfer is a process of its own, without torch."""

@@ -1,4 +1,4 @@
-"""Azure's blob storage."""
+"""Azure Blob Storage."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpRes
 from azure.storage.blob import BlobServiceClient
 
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+from trainer_engine.publishing.base import LocalFile, Moved, ObjectProvider, ProviderError, joined
 from trainer_engine.publishing.connect import CLOSED, ConnectionRule, refuse_closed
 
 HASH = "sha256"
-HOPELESS = frozenset((400, 401, 403, 404, 405))
+PERMANENT = frozenset((400, 401, 403, 404, 405))
 BLOCK_BYTES = 8 << 20
 
 
-class AzureStore(ObjectStore):
-    """One container."""
+class AzureProvider(ObjectProvider):
+    """A container of Azure Blob Storage."""
 
     def __init__(self, target: PublishTarget, rule: ConnectionRule = CLOSED) -> None:
-        """Raises StoreError where the connection string is none."""
+        """Raises ProviderError for an invalid connection string."""
         self.target = target
         options: dict[str, Any] = {
             "max_single_put_size": BLOCK_BYTES,
@@ -72,16 +72,18 @@ class AzureStore(ObjectStore):
             yield
         except ClientAuthenticationError as error:
             hint = "check the credentials in publishing_config"
-            raise StoreError(f"{where} refuses these credentials (HTTP {error.status_code}).", hint=hint, hopeless=True) from error
+            raise ProviderError(f"{where} refuses these credentials (HTTP {error.status_code}).", hint=hint, permanent=True) from error
         except HttpResponseError as error:
             status = error.status_code or 0
             hint = "check container and account in publishing_config" if status == 404 else "check the credentials" if status == 403 else ""
             reason = getattr(error, "error_code", None) or error.reason
-            raise StoreError(f"{where} answered HTTP {status} ({reason}).", hint=hint, hopeless=status in HOPELESS) from error
+            raise ProviderError(f"{where} answered HTTP {status} ({reason}).", hint=hint, permanent=status in PERMANENT) from error
         except ValueError as error:
-            # What is wrong with a connection string may quote its key.
-            raise StoreError(
-                f"The credentials of {where} cannot be used.", hint="check connection_string or account_key", hopeless=True
+            # The message of an error in a connection string may quote its key.
+            raise ProviderError(
+                f"The credentials of {where} cannot be used.", hint="check connection_string or account_key", permanent=True
             ) from error
         except AzureError as error:
-            raise StoreError(f"{where} could not be reached: {type(error).__name__}.", hint="check account_url and the network") from error
+            raise ProviderError(
+                f"{where} could not be reached: {type(error).__name__}.", hint="check account_url and the network"
+            ) from error

@@ -1,4 +1,4 @@
-"""What every store can do, and what can go wrong with one."""
+"""The interface of storage providers, and their errors."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from trainer_engine.contract.files import sha256_of
 from trainer_engine.contract.messages import repeated
 
 Moved = Callable[[int], None]
-"""Is told how many more bytes have gone over the line."""
+"""Called with the number of bytes transferred since the last call."""
 
 
-class StoreError(Exception):
-    """A store did not do what it was asked to. The message holds no secret."""
+class ProviderError(Exception):
+    """A provider refused or failed. The message contains no secret."""
 
-    def __init__(self, message: str, *, hint: str = "", hopeless: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str = "", permanent: bool = False) -> None:
         self.message = repeated(message, LONGEST_MESSAGE)
         super().__init__(self.message)
         self.hint = hint
-        self.hopeless = hopeless
-        """Whether trying again is of no use before something is changed."""
+        self.permanent = permanent
+        """Whether a retry is useless until something is changed."""
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of the folder that is uploaded."""
+    """A file of a folder to upload."""
 
     path: Path
     name: str
-    """Below the folder, with slashes."""
+    """Path relative to the folder, with slashes."""
     size: int
     sha256: str
 
 
-class Store(ABC):
-    """A place that is uploaded to, opened with its credentials."""
+class Provider(ABC):
+    """A storage location, opened with its credentials."""
 
     @abstractmethod
     def send(self, folder: Path, remote: str, moved: Moved) -> str:
-        """Upload every file of ``folder`` to the folder ``remote`` of the store; what is there already, and the same, is not sent again.
+        """Upload every file of ``folder`` to the folder ``remote``. Files that already exist with the same content are skipped.
 
-        Returns the address of the remote folder. Raises StoreError.
+        Returns the address of the remote folder. Raises ProviderError.
         """
 
     def read(self, path: str, limit: int) -> bytes:
-        """A small file. Raises StoreError where it is not there, or larger than ``limit`` bytes."""
-        raise StoreError("Checkpoints are not fetched from this store.", hopeless=True)
+        """Read a small file. Raises ProviderError if it does not exist or is larger than ``limit`` bytes."""
+        raise ProviderError("Checkpoints are not fetched from this provider.", permanent=True)
 
     def fetch(self, path: str, target: Path, size: int, moved: Moved) -> None:
-        """Download one file that should have ``size`` bytes; never more are written. Raises StoreError."""
-        raise StoreError("Checkpoints are not fetched from this store.", hopeless=True)
+        """Download a file of ``size`` bytes to ``target``; never writes more. Raises ProviderError."""
+        raise ProviderError("Checkpoints are not fetched from this provider.", permanent=True)
 
 
-class ObjectStore(Store):
-    """A store of single files. A checkpoint's manifest goes last, so that what has one is whole."""
+class ObjectProvider(Provider):
+    """A provider of single files. The manifest of a checkpoint is uploaded last, so that a folder with a manifest is complete."""
 
     def send(self, folder: Path, remote: str, moved: Moved) -> str:
         for file in local_files(folder):
@@ -74,25 +74,25 @@ class ObjectStore(Store):
 
     @abstractmethod
     def holds(self, path: str, file: LocalFile) -> bool:
-        """Whether the very same bytes lie there."""
+        """Whether a file with the same content exists at ``path``."""
 
     @abstractmethod
     def put(self, path: str, file: LocalFile, moved: Moved) -> None:
-        """Upload one file, in place of what is there."""
+        """Upload one file and replace an existing one."""
 
     @abstractmethod
     def address(self, remote: str) -> str:
-        """Of a folder, for people and scripts; without credentials."""
+        """Address of a folder without credentials, for people and hooks."""
 
     @contextmanager
     @abstractmethod
     def translated(self) -> Iterator[None]:
-        """What the library raises becomes StoreError."""
+        """A context that turns exceptions of the library into ProviderError."""
         yield
 
 
 def local_files(folder: Path) -> Iterator[LocalFile]:
-    """In the order in which they are sent. Hashes come from the manifest where there is one."""
+    """The files of a folder in the order of upload. Their hashes come from the manifest if the folder has one."""
     known = _manifest_hashes(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in sorted(paths, key=lambda path: path == folder / MANIFEST):
@@ -109,5 +109,5 @@ def _manifest_hashes(folder: Path) -> dict[str, str]:
 
 
 def joined(*parts: str) -> str:
-    """Folders of a store, with one slash between them."""
+    """Join folder names with single slashes."""
     return "/".join(part.strip("/") for part in parts if part.strip("/"))

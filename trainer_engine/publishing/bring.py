@@ -1,4 +1,4 @@
-"""Brings the checkpoint that a run is to go on from, where it lies at a store."""
+"""Downloads the checkpoint that a run continues from."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.config.resuming.remote_checkpoint import EXPECTED, NotReachable, locate
 from trainer_engine.contract.errors import CheckpointUnusable
-from trainer_engine.publishing.task import Mover, Outcome, Task
+from trainer_engine.publishing.task import Mover, Task, TaskOutcome
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 PAUSES = (1.0, 4.0)
-"""Seconds before the second try and the third. What the tries before have brought stays."""
+"""Seconds before the second and third attempt. Files of earlier attempts are kept."""
 
 
 def bring_checkpoint(
@@ -26,9 +26,10 @@ def bring_checkpoint(
     moved: Callable[[int, int], None],
     identity: Mapping[str, Any] = NOTHING,
 ) -> str:
-    """The name of the checkpoint, whole in ``output_dir``. ``moved`` hears (bytes, of how many). Raises CheckpointUnusable.
+    """Download a checkpoint into ``output_dir`` and return its name. Raises CheckpointUnusable.
 
-    ``expected`` is compared with its manifest before anything is fetched, ``identity`` with its training state before it takes its place.
+    ``expected`` must agree with its manifest, which is checked before the download; ``identity`` must agree with its training state, which
+    is checked before the checkpoint gets its name. ``moved`` receives (bytes transferred, bytes in total).
     """
     try:
         found = locate(address, targets)
@@ -38,7 +39,7 @@ def bring_checkpoint(
     task = Task("fetch", found.provider.as_dict(), str(output_dir), found.path, dict(expected), dict(identity))
     outcome = _try(task, moved)
     for pause in PAUSES:
-        if outcome.arrived or outcome.hopeless:
+        if outcome.arrived or outcome.permanent:
             break
         time.sleep(pause)
         outcome = _try(task, moved)
@@ -47,9 +48,9 @@ def bring_checkpoint(
     return outcome.address
 
 
-def _try(task: Task, moved: Callable[[int, int], None]) -> Outcome:
+def _try(task: Task, moved: Callable[[int, int], None]) -> TaskOutcome:
     mover = Mover(task)
     try:
         return mover.wait(moved)
     finally:
-        mover.end()  # a stop breaks in while it is waited for
+        mover.end()  # a stop request raises during the wait

@@ -1,7 +1,7 @@
-"""Which machines the process that uploads and fetches connects to: those that ``validate`` allows, whatever a name means by then.
+"""Restricts which hosts a transfer process connects to: the same addresses that ``validate`` allows, at the time of each connection.
 
-The libraries of the stores look names up themselves, each time they connect. The answers of ``socket.getaddrinfo`` are checked, and
-so is the address of every connection that is made, by whatever way a library came to it.
+The providers' libraries resolve host names themselves. So the results of ``socket.getaddrinfo`` are checked, and the address of every
+connection, however a library obtained it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.request import getproxies
 from trainer_engine.config.addresses import PORTS, addresses_in, closed_because
 from trainer_engine.config.publishing import AZURE, PublishTarget
 from trainer_engine.config.resuming.remote_checkpoint import HTTP
-from trainer_engine.publishing.base import StoreError
+from trainer_engine.publishing.base import ProviderError
 
 looked_up = socket.getaddrinfo
 connected = socket.socket.connect
@@ -26,31 +26,31 @@ NETWORKS = (socket.AF_INET, socket.AF_INET6)
 
 
 class ClosedAddress(OSError):
-    """A name means a machine that is not asked."""
+    """A host name resolves to an address that must not be connected to."""
 
 
 @dataclass(frozen=True)
 class ConnectionRule:
-    """What may be connected to. Metadata services and link-local addresses never are."""
+    """Which addresses may be connected to. Metadata services and link-local addresses are always closed."""
 
     private: bool = False
-    """Whether private networks are open: the server's operator says so, and nobody else."""
+    """Whether private networks are open, which only the server's operator decides."""
     exempt: frozenset[str] = frozenset()
-    """Hosts that the operator chose: proxies. They may lie in a private network."""
+    """Hosts that the operator chose, such as proxies. They may be in a private network."""
 
     def with_proxies(self) -> ConnectionRule:
-        """The same rule with the proxies of the process's environment exempt."""
+        """The same rule with the proxies of the environment variables exempt."""
         hosts = (urlsplit(address if "://" in address else f"//{address}").hostname for address in getproxies().values())
         return ConnectionRule(self.private, self.exempt | {host for host in hosts if host})
 
     @classmethod
     def of(cls, target: PublishTarget, *, private: bool) -> ConnectionRule:
-        """Of a target whose address stands in a configuration; that of others is the operator's or the provider's own."""
+        """The rule for a target. It restricts addresses that a configuration contains; others are the operator's or the provider's own."""
         is_named = bool(target.endpoint_url) or target.provider in (AZURE, HTTP)
         return cls(private or not is_named).with_proxies()
 
     def refuse(self, host: str, found: Collection[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> None:
-        """Raises ClosedAddress where any of a host's addresses is closed."""
+        """Raises ClosedAddress if any address of a host is closed."""
         for address in found:
             reason = closed_because(address, private=self.private or host in self.exempt)
             if reason:
@@ -58,13 +58,14 @@ class ConnectionRule:
 
 
 class Guard:
-    """Stands between the libraries of a process and the network, from ``stand`` to the end of the process."""
+    """Checks every connection of this process against a rule, from ``stand`` to the end of the process."""
 
     def __init__(self, rule: ConnectionRule) -> None:
         self.rule = rule
         self._exempt_addresses: set[str] = set()
 
     def stand(self) -> None:
+        """Replace ``socket.getaddrinfo`` and the connect methods of sockets by checked ones."""
         socket.getaddrinfo = self.open_addresses
         guard = self
 
@@ -80,7 +81,7 @@ class Guard:
         socket.socket.connect_ex = connect_ex  # type: ignore[method-assign, assignment]  # only the arguments that sockets are given
 
     def open_addresses(self, host: Any, *rest: Any, **named: Any) -> list[Any]:
-        """``socket.getaddrinfo``. Raises ClosedAddress where any address of the host is closed."""
+        """``socket.getaddrinfo`` with a check. Raises ClosedAddress if any address of the host is closed."""
         found = looked_up(host, *rest, **named)
         name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
         self.rule.refuse(name, addresses_in(found))
@@ -89,14 +90,14 @@ class Guard:
         return found
 
     def refuse_peer(self, connection: socket.socket, place: Any) -> None:
-        """Raises ClosedAddress for a closed address that a connection is about to be made to."""
+        """Raises ClosedAddress if a connection to ``place`` is not allowed."""
         if connection.family not in NETWORKS or not isinstance(place, tuple):
             return
         host = str(place[0]).partition("%")[0]
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
-            self.open_addresses(host, None)  # a name: the system would look it up itself
+            self.open_addresses(host, None)  # a name, which the operating system would resolve itself
             return
         ConnectionRule(self.rule.private or host in self._exempt_addresses).refuse(host, [address])
 
@@ -105,17 +106,17 @@ CLOSED = ConnectionRule()
 
 
 def address_of(host: str, port: int, rule: ConnectionRule) -> str:
-    """One address of a host. Raises StoreError where any of them is closed, OSError or UnicodeError where there is none."""
+    """One address of a host. Raises ProviderError if any of its addresses is closed, OSError or UnicodeError if it has none."""
     try:
         return str(addresses_in(Guard(rule).open_addresses(host, port, type=socket.SOCK_STREAM))[0])
     except ClosedAddress as error:
-        raise StoreError(f"{error}.", hopeless=True) from error
+        raise ProviderError(f"{error}.", permanent=True) from error
 
 
 def refuse_closed(url: str, rule: ConnectionRule) -> None:
-    """Raises StoreError for an address that is closed, before anything is tried there."""
+    """Raises ProviderError if the address of ``url`` is closed."""
     parts = urlsplit(url)
     try:
         address_of(parts.hostname or "", parts.port or PORTS[parts.scheme], rule)
     except (OSError, UnicodeError):
-        return  # a name that nobody knows now: the library will say so, and is tried again
+        return  # a name that does not resolve now: the library reports it, and the upload is tried again

@@ -1,4 +1,4 @@
-"""A folder of a Dropbox."""
+"""Dropbox."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dropbox.exceptions import ApiError, AuthError, BadInputError, DropboxExcept
 from dropbox.files import CommitInfo, FileMetadata, UploadSessionCursor, WriteMode
 
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+from trainer_engine.publishing.base import LocalFile, Moved, ObjectProvider, ProviderError, joined
 
 BLOCK_BYTES = 4 << 20
-"""Dropbox's own hash is made of blocks of this size."""
+"""Block size of Dropbox's content hash."""
 PART_BYTES = 16 << 20
 
 
-class DropboxStore(ObjectStore):
-    """Files below ``base_path``."""
+class DropboxProvider(ObjectProvider):
+    """The folder ``base_path`` of a Dropbox."""
 
     def __init__(self, target: PublishTarget, session: requests.Session | None = None) -> None:
-        """``session`` in place of the library's own."""
+        """``session`` replaces the library's own."""
         self.target = target
         self.client = dropbox.Dropbox(oauth2_access_token=target.token, session=session, timeout=60, max_retries_on_error=2)
 
@@ -68,15 +68,15 @@ class DropboxStore(ObjectStore):
             yield
         except AuthError as error:
             hint = "make a new token with files.content.write and files.metadata.read"
-            raise StoreError("Dropbox refuses the token.", hint=hint, hopeless=True) from error
+            raise ProviderError("Dropbox refuses the token.", hint=hint, permanent=True) from error
         except (ApiError, BadInputError) as error:
-            raise StoreError(
-                f"Dropbox refused a file: {_reason(error)}", hint="check base_path and the space left", hopeless=True
+            raise ProviderError(
+                f"Dropbox refused a file: {_reason(error)}", hint="check base_path and the space left", permanent=True
             ) from error
         except (HttpError, DropboxException) as error:
-            raise StoreError(f"Dropbox did not take a file: {type(error).__name__}.") from error
+            raise ProviderError(f"Dropbox did not accept a file: {type(error).__name__}.") from error
         except requests.RequestException as error:
-            raise StoreError(f"Dropbox could not be reached: {type(error).__name__}.", hint="check the network") from error
+            raise ProviderError(f"Dropbox could not be reached: {type(error).__name__}.", hint="check the network") from error
 
 
 def _reason(error: ApiError | BadInputError) -> str:
@@ -84,9 +84,9 @@ def _reason(error: ApiError | BadInputError) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """Dropbox's hash: that of the hashes of its blocks."""
-    whole = hashlib.sha256()
+    """Dropbox's content hash: the SHA-256 of the concatenated SHA-256 of each block."""
+    total = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK_BYTES):
-            whole.update(hashlib.sha256(block).digest())
-    return whole.hexdigest()
+            total.update(hashlib.sha256(block).digest())
+    return total.hexdigest()

@@ -1,4 +1,4 @@
-"""The Hugging Face hub. HF_ENDPOINT and the login are the library's business."""
+"""The Hugging Face hub. The library reads ``HF_ENDPOINT`` and the login itself."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.publishing.base import Moved, Store, StoreError
+from trainer_engine.publishing.base import Moved, Provider, ProviderError
 
-HOPELESS = frozenset((400, 401, 403, 404, 409, 413, 422))
+PERMANENT = frozenset((400, 401, 403, 404, 409, 413, 422))
 LOGIN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
 
 
-class HubStore(Store):
-    """One repository of models."""
+class HubProvider(Provider):
+    """A model repository of the hub."""
 
     def __init__(self, target: PublishTarget) -> None:
         disable_progress_bars()
@@ -36,12 +36,11 @@ class HubStore(Store):
         self.api = HfApi()
 
     def send(self, folder: Path, remote: str, moved: Moved) -> str:
-        """One commit, in which the library leaves out what the hub has already."""
+        """Upload in one commit. The library skips files that the hub already has."""
         with self._translated():
             repo = self.api.create_repo(self.repository, private=self.target.private, exist_ok=True)
             self.repository = repo.repo_id
-            what = remote or "the result"
-            message = f"Upload {what}"
+            message = f"Upload {remote or 'the result'}"
             self.api.upload_folder(repo_id=repo.repo_id, folder_path=folder, path_in_repo=remote or None, commit_message=message)
         moved(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
         return f"{repo.url}/tree/main/{remote}" if remote else str(repo.url)
@@ -51,7 +50,7 @@ class HubStore(Store):
             return self._download(path, Path(place), limit).read_bytes()
 
     def fetch(self, path: str, target: Path, size: int, moved: Moved) -> None:
-        """What an earlier try has left of the file is gone on with."""
+        """Download a file; continues a partial download of an earlier attempt."""
         with self._translated():
             self._download(path, target.parent / ".hub", size).replace(target)
         moved(target.stat().st_size)
@@ -59,7 +58,7 @@ class HubStore(Store):
     def _download(self, path: str, place: Path, most: int) -> Path:
         found = self.api.get_hf_file_metadata(url=hf_hub_url(self.repository, path, endpoint=self.api.endpoint))
         if found.size is not None and found.size > most:
-            raise StoreError(f"{path} has {found.size} bytes, more than the {most} that were expected.", hopeless=True)
+            raise ProviderError(f"{path} has {found.size} bytes, more than the {most} that were expected.", permanent=True)
         return Path(self.api.hf_hub_download(self.repository, path, local_dir=place))
 
     @contextmanager
@@ -68,20 +67,22 @@ class HubStore(Store):
         try:
             yield
         except LocalTokenNotFoundError as error:
-            raise StoreError("There is no login for the hub.", hint=LOGIN, hopeless=True) from error
+            raise ProviderError("There is no login for the hub.", hint=LOGIN, permanent=True) from error
         except OfflineModeIsEnabled as error:
-            raise StoreError("The hub is switched off (HF_HUB_OFFLINE).", hint="unset HF_HUB_OFFLINE", hopeless=True) from error
+            raise ProviderError("The hub is switched off (HF_HUB_OFFLINE).", hint="unset HF_HUB_OFFLINE", permanent=True) from error
         except (RepositoryNotFoundError, EntryNotFoundError) as error:
             hint = "check the address; for a private repository: " + LOGIN
-            raise StoreError(f"{where} does not exist, has no such file, or is closed to this login.", hint=hint, hopeless=True) from error
+            raise ProviderError(
+                f"{where} does not exist, has no such file, or is closed to this login.", hint=hint, permanent=True
+            ) from error
         except HFValidationError as error:
-            raise StoreError(f"{self.repository} is no repository id.", hint="write owner/name", hopeless=True) from error
+            raise ProviderError(f"{self.repository} is not a repository id.", hint="write owner/name", permanent=True) from error
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 0
             hint = LOGIN if status in (401, 403) else ""
-            raise StoreError(f"{where} answered HTTP {status}.", hint=hint, hopeless=status in HOPELESS) from error
+            raise ProviderError(f"{where} answered HTTP {status}.", hint=hint, permanent=status in PERMANENT) from error
         except ValueError as error:
-            raise StoreError(f"{where} refuses what is uploaded: {str(error)[:300]}", hopeless=True) from error
+            raise ProviderError(f"{where} refuses what is uploaded: {str(error)[:300]}", permanent=True) from error
         except (httpx.HTTPError, OSError, RuntimeError) as error:
             message = f"{where} could not be reached or broke off ({type(error).__name__})."
-            raise StoreError(message, hint="check the network and HF_ENDPOINT") from error
+            raise ProviderError(message, hint="check the network and HF_ENDPOINT") from error

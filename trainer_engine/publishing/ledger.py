@@ -1,4 +1,4 @@
-"""What is to be uploaded, and what became of it: a JSON file in the output folder that outlives the run. Holds no secret."""
+"""Records all uploads of an output folder and their states in a JSON file that outlives the run. It contains no secret."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ RESULT = "result"
 
 
 class UploadState(str, Enum):
-    """How far an upload is."""
+    """State of an upload."""
 
     PENDING = "pending"
-    """To be made, now or by the next run in this folder."""
+    """Not uploaded yet; this run or the next one in the folder tries it."""
     DONE = "done"
     FAILED = "failed"
-    """Refused: trying again is of no use before something is changed. The next run in this folder tries once more."""
+    """Failed permanently. The next run in the folder tries it once more."""
 
 
 @dataclass
 class Upload:
-    """One folder on its way to one place."""
+    """The upload of one folder to one target."""
 
     id: str
-    """Place, folder and content: what has the same id is the same upload."""
+    """Identifies target, folder and content."""
     target: str
     """``PublishTarget.key``."""
     provider: str
@@ -38,18 +38,18 @@ class Upload:
     """``checkpoint-<step>`` or ``result``."""
     step: int
     source: str
-    """Name in the output folder, for people and listeners."""
+    """Name of the folder in the output folder; empty for the result."""
     staged: str
-    """Name of the folder of hard links."""
+    """Name of the folder of hard links that is uploaded."""
     remote: str
-    """Folder at the store; empty for its top."""
+    """Folder at the provider; empty for the top level."""
     size_bytes: int
     state: UploadState = UploadState.PENDING
     attempts: int = 0
     address: str = ""
-    """Where it is, once it is done."""
+    """Address of the uploaded folder; empty until the state is ``done``."""
     trouble: str = ""
-    """What went wrong the last time."""
+    """Error of the last attempt."""
     updated_at: str = ""
     """ISO 8601, UTC."""
 
@@ -58,6 +58,7 @@ class Upload:
         return self.state is UploadState.PENDING
 
     def becomes(self, state: UploadState, *, address: str = "", trouble: str = "") -> None:
+        """Change the state, with its address or error and the time."""
         self.state, self.address, self.trouble, self.updated_at = state, address, trouble, utc_now()
 
 
@@ -65,14 +66,14 @@ class Ledger:
     """The uploads of an output folder, oldest first. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """An unreadable file counts as none: the worst that follows is a second upload of what is there."""
+        """Read the ledger. An unreadable file counts as empty; at worst, existing files are uploaded again."""
         self.path = path
         self.uploads: dict[str, Upload] = {}
         for upload in _read(path):
             self.uploads[upload.id] = upload
 
     def save(self) -> None:
-        """Raises OSError."""
+        """Write the ledger. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         document = {"version": VERSION, "uploads": [asdict(upload) for upload in self.uploads.values()]}
         write_atomically(self.path, (json.dumps(document, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""S3 and what speaks like it: R2, Backblaze B2, MinIO, and others."""
+"""S3 and compatible providers: R2, Backblaze B2, MinIO and others."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
 
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.publishing.base import LocalFile, Moved, ObjectStore, StoreError, joined
+from trainer_engine.publishing.base import LocalFile, Moved, ObjectProvider, ProviderError, joined
 from trainer_engine.publishing.connect import CLOSED, ConnectionRule, refuse_closed
 
 HASH = "sha256"
-"""Name of the metadata that an object's hash is kept in."""
+"""Name of the metadata entry with the hash of an object."""
 LARGEST_SINGLE_PART = 5 << 30
 PART_BYTES = 16 << 20
 BLOCK_BYTES = 1 << 20
-HOPELESS = frozenset((400, 401, 403, 404, 405))
+PERMANENT = frozenset((400, 401, 403, 404, 405))
 QUERY = re.compile(r"\?[^\s\"'`]*")
 CODE = re.compile(r"\(([A-Za-z0-9]+)\) when calling")
 
 
-class S3Store(ObjectStore):
-    """One bucket."""
+class S3Provider(ObjectProvider):
+    """A bucket."""
 
     def __init__(self, target: PublishTarget, rule: ConnectionRule = CLOSED) -> None:
-        """Raises StoreError where a profile is not there."""
+        """Raises ProviderError if the profile does not exist."""
         self.target = target
         self.bucket = target.bucket
         config = Config(
             connect_timeout=15,
             read_timeout=60,
             retries={"max_attempts": 3, "mode": "standard"},
-            # Compatible stores do not know the checksums that newer clients add, and have no host name for each bucket.
+            # Compatible providers reject the checksums that newer clients add, and have no host name for each bucket.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if target.endpoint_url else "auto"},
@@ -59,7 +59,7 @@ class S3Store(ObjectStore):
         refuse_closed(self.client.meta.endpoint_url, rule)
         self.client.meta.events.register("before-sign.s3", self._add_headers)
         threshold = LARGEST_SINGLE_PART if target.force_single_part else PART_BYTES
-        # "classic": the other client connects by itself, past the guard of this process.
+        # "classic": the other client opens connections that the guard of this process does not see.
         how: dict[str, Any] = {"max_concurrency": 4, "preferred_transfer_client": "classic"}
         self.transfer = TransferConfig(multipart_threshold=threshold, multipart_chunksize=PART_BYTES, **how)
 
@@ -75,7 +75,7 @@ class S3Store(ObjectStore):
         try:
             found = self.client.head_object(Bucket=self.bucket, Key=self._key(path))
         except ClientError as error:
-            # Who may write but not list is told 403 of what is not there.
+            # Without permission to list, a missing object is reported as 403.
             if _status(error) in (403, 404):
                 return False
             raise
@@ -83,8 +83,8 @@ class S3Store(ObjectStore):
 
     def put(self, path: str, file: LocalFile, moved: Moved) -> None:
         if self.target.force_single_part and file.size > LARGEST_SINGLE_PART:
-            raise StoreError(
-                f"{file.name} is larger than the 5 GiB of a single part.", hint="set force_single_part to false", hopeless=True
+            raise ProviderError(
+                f"{file.name} is larger than the 5 GiB of a single part.", hint="set force_single_part to false", permanent=True
             )
         extra = {"Metadata": {HASH: file.sha256}}
         self.client.upload_file(str(file.path), self.bucket, self._key(path), ExtraArgs=extra, Config=self.transfer, Callback=moved)
@@ -99,7 +99,7 @@ class S3Store(ObjectStore):
             answer = self.client.get_object(Bucket=self.bucket, Key=path)
             content: bytes = answer["Body"].read(limit + 1)
         if len(content) > limit:
-            raise StoreError(f"{path} is larger than {limit} bytes.", hopeless=True)
+            raise ProviderError(f"{path} is larger than {limit} bytes.", permanent=True)
         return content
 
     def fetch(self, path: str, target: Path, size: int, moved: Moved) -> None:
@@ -108,7 +108,7 @@ class S3Store(ObjectStore):
             with target.open("wb") as stream:
                 while block := body.read(BLOCK_BYTES):
                     if stream.tell() + len(block) > size:
-                        raise StoreError(f"{path} has more than the {size} bytes that the manifest says.", hopeless=True)
+                        raise ProviderError(f"{path} has more than the {size} bytes that the manifest says.", permanent=True)
                     stream.write(block)
                     moved(len(block))
 
@@ -119,36 +119,36 @@ class S3Store(ObjectStore):
             yield
         except (NoCredentialsError, PartialCredentialsError) as error:
             hint = "give access_key and secret_key in publishing_config, or a profile in ~/.aws"
-            raise StoreError(f"There are no credentials for {where}.", hint=hint, hopeless=True) from error
+            raise ProviderError(f"There are no credentials for {where}.", hint=hint, permanent=True) from error
         except ProfileNotFound as error:
-            raise StoreError(f"{error}.", hint="look at profile in publishing_config", hopeless=True) from error
+            raise ProviderError(f"{error}.", hint="check profile in publishing_config", permanent=True) from error
         except ClientError as error:
             raise _refusal(where, _status(error), str(error.response.get("Error", {}).get("Code", ""))) from error
         except S3UploadFailedError as error:
-            # The transfer wraps what the client raised, as text too.
+            # The transfer manager wraps the exception of the client, sometimes only as text.
             inner = error.__context__
             if isinstance(inner, ClientError):
                 raise _refusal(where, _status(inner), str(inner.response.get("Error", {}).get("Code", ""))) from error
             found = CODE.search(str(error))
-            raise StoreError(f"{where} did not take a file ({found[1] if found else 'the transfer failed'}).") from error
+            raise ProviderError(f"{where} did not accept a file ({found[1] if found else 'the transfer failed'}).") from error
         except (BotoCoreError, ValueError) as error:
-            raise StoreError(f"{where} could not be reached: {_short(error)}", hint="check endpoint_url and the network") from error
+            raise ProviderError(f"{where} could not be reached: {_short(error)}", hint="check endpoint_url and the network") from error
 
 
 def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _refusal(where: str, status: int, code: str) -> StoreError:
+def _refusal(where: str, status: int, code: str) -> ProviderError:
     hints = {
         401: "check the credentials in publishing_config",
         403: "check the credentials in publishing_config, and what they may do in the bucket",
         404: "check bucket, region and endpoint_url, and that the object is there",
     }
     message = f"{where} answered HTTP {status}{f' ({code})' if code and code != str(status) else ''}."
-    return StoreError(message, hint=hints.get(status, ""), hopeless=status in HOPELESS and code != "RequestTimeout")
+    return ProviderError(message, hint=hints.get(status, ""), permanent=status in PERMANENT and code != "RequestTimeout")
 
 
 def _short(error: Exception) -> str:
-    """Without the query of an address, which may be a signature."""
+    """The message without the query of URLs, which may contain a signature."""
     return QUERY.sub("", str(error))[:300]

@@ -1,4 +1,4 @@
-"""What a process beside the run is asked to do, and how it is started, heard and ended."""
+"""A transfer task, and the process that runs it: start, progress, outcome and end."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from trainer_engine.config.publishing import HUB
 from trainer_engine.runtime.environment import helper_environment
 
 MODULE = "trainer_engine.publishing"
-BROKE_OFF = "the process that moved the files ended without a word"
+BROKE_OFF = "the transfer process ended without a result"
 
 
 @dataclass(frozen=True)
 class Task:
-    """Passed through the standard input: a command line is read by everybody on the machine."""
+    """A transfer. It is passed through standard input, because every user of the machine can read command lines."""
 
     action: str
     """``send`` or ``fetch``."""
     target: Mapping[str, Any]
     """A PublishTarget with its credentials."""
     folder: str
-    """What is sent, or the output folder that is fetched into."""
+    """The folder to send, or the output folder to fetch into."""
     remote: str
-    """Folder at the store; empty for its top."""
+    """Folder at the provider; empty for the top level."""
     expected: Mapping[str, str] = field(default_factory=dict)
-    """Of a fetch: what the manifest must say."""
+    """For ``fetch``: entries that the manifest must have."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """Of a fetch: what the checkpoint's training state must agree on with the run."""
+    """For ``fetch``: what the checkpoint's training state must have in common with the run."""
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -45,15 +45,15 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a task."""
+class TaskOutcome:
+    """Result of a task."""
 
     address: str = ""
-    """Of a send that arrived: where; of a fetch: the checkpoint's name. Empty where it did not."""
+    """Address of the uploaded folder, or name of the fetched checkpoint; empty if the task failed."""
     trouble: str = ""
     hint: str = ""
-    hopeless: bool = False
-    """Whether trying again is of no use before something is changed."""
+    permanent: bool = False
+    """Whether a retry is useless until something is changed."""
 
     @property
     def arrived(self) -> bool:
@@ -61,9 +61,9 @@ class Outcome:
 
 
 class Mover:
-    """One task in a process of its own, in a session of its own, with low priority.
+    """Runs a task in a process of its own session, with low priority.
 
-    It ends when this process ends, however that may be: it reads from a pipe that nobody else holds.
+    The process ends when this one ends for any reason, because it reads from a pipe that only this process holds.
     """
 
     def __init__(self, task: Task) -> None:
@@ -79,26 +79,26 @@ class Mover:
             self.process.stdin.write(task.line())
             self.process.stdin.flush()
         except OSError:
-            pass  # it ended at once; ``wait`` says so
+            pass  # it ended at once; ``wait`` reports it
 
-    def wait(self, moved: Callable[[int, int], None]) -> Outcome:
-        """Blocks until it ends; ``moved`` hears (bytes done, of how many)."""
-        outcome = Outcome(trouble=BROKE_OFF)
+    def wait(self, moved: Callable[[int, int], None]) -> TaskOutcome:
+        """Block until the process ends. ``moved`` receives (bytes transferred, bytes in total)."""
+        outcome = TaskOutcome(trouble=BROKE_OFF)
         assert self.process.stdout is not None and self.process.stdin is not None
         for line in self.process.stdout:
-            said = _parse(line)
-            if "moved" in said:
-                moved(int(said["moved"]), int(said.get("total", 0)))
-            elif "outcome" in said:
-                outcome = Outcome(**said["outcome"])
+            message = _parse(line)
+            if "moved" in message:
+                moved(int(message["moved"]), int(message.get("total", 0)))
+            elif "outcome" in message:
+                outcome = TaskOutcome(**message["outcome"])
         self.process.wait()
-        with suppress(OSError):  # a task that could not be handed over is still in the buffer
+        with suppress(OSError):  # a task that was not delivered is still in the buffer
             self.process.stdin.close()
         self.process.stdout.close()
         return outcome
 
     def end(self) -> None:
-        """At once; ``wait`` returns then."""
+        """Kill the process; ``wait`` then returns."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except OSError:
@@ -106,9 +106,9 @@ class Mover:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """What the process says in JSON; libraries may print other things."""
+    """A message of the process; empty for other lines, which libraries may print."""
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return message if isinstance(message, dict) else {}

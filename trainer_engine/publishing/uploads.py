@@ -1,4 +1,4 @@
-"""Uploads made one after the other by a thread, each in a process of its own, tried again with growing pauses."""
+"""Runs the uploads of a run one after the other in a thread, each in a process of its own, with retries and growing pauses."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from pathlib import Path
 
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.ledger import RESULT, Ledger, Upload, UploadState
-from trainer_engine.publishing.places import digest_of, files_below, ledger_file, stage, staging_folder, unstage_all_but
-from trainer_engine.publishing.task import Mover, Outcome, Task
+from trainer_engine.publishing.staging import digest_of, files_below, ledger_file, stage, staging_folder, unstage_all_but
+from trainer_engine.publishing.task import Mover, Task, TaskOutcome
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often an upload is tried, and how long is waited between."""
+    """How often an upload is tried, and how long the pauses are."""
 
     first_seconds: float = 2.0
     most_seconds: float = 300.0
     attempts: int = 50
-    """Of one run; what has not arrived then stays for the next run in this folder."""
+    """The most attempts in one run. After them the upload is left to the next run in the folder."""
     attempts_at_end: int = 3
-    """Once the run is over and somebody waits."""
+    """The most attempts after the end of training."""
     most_seconds_at_end: float = 5.0
 
     def pause(self, attempts: int, *, at_end: bool) -> float:
-        """Seconds to wait after so many attempts, with some jitter."""
+        """Seconds to wait after ``attempts`` attempts, with random jitter."""
         pause: float = min(self.first_seconds * 2 ** min(attempts - 1, 16), self.most_seconds_at_end if at_end else self.most_seconds)
         return pause * random.uniform(0.8, 1.2)
 
 
 PATIENT = Patience()
 MOST_WAITING = 5
-"""Of one place. Each may be all that is left of a checkpoint."""
+"""The most uploads that wait for one target. Each may hold the only copy of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one try."""
+    """Result of one attempt."""
 
     upload: Upload
-    """As it was then."""
-    outcome: Outcome
+    """A copy of its state after the attempt."""
+    outcome: TaskOutcome
     gave_up: bool = False
-    """Whether nothing more is tried in this run."""
+    """Whether this run makes no further attempt."""
     first_try: bool = False
 
 
 @dataclass
 class _Tries:
-    """Of one upload, in this run."""
+    """Attempts of one upload in this run."""
 
     count: int = 0
     at_end: int = 0
@@ -62,8 +62,8 @@ class _Tries:
 
 
 @dataclass
-class Progress:
-    """Of what is on its way."""
+class UploadProgress:
+    """Bytes uploaded and bytes in total."""
 
     done: int = 0
     total: int = 0
@@ -71,7 +71,7 @@ class Progress:
 
 @dataclass
 class Uploads:
-    """The uploads of one run. All methods are for the run's main thread; ``reports`` is what the other one says to it."""
+    """The uploads of one run. Call the methods from the main thread; the upload thread puts its results into ``reports``."""
 
     output_dir: Path
     targets: Mapping[str, PublishTarget]
@@ -90,7 +90,7 @@ class Uploads:
         self._thread: threading.Thread | None = None
 
     def take_up(self) -> list[Upload]:
-        """What an earlier run has left, or was refused, is tried once more where its files are still here; the rest is forgotten."""
+        """Continue the unfinished and failed uploads of an earlier run whose files still exist; forget the others. Returns those left."""
         with self._changed:
             for upload in [one for one in self.ledger.uploads.values() if one.state is not UploadState.DONE]:
                 if not self._is_staged_again(upload):
@@ -118,7 +118,7 @@ class Uploads:
         return True
 
     def add(self, uploads: list[Upload]) -> None:
-        """Put into the ledger what is not in it. Raises OSError."""
+        """Add new uploads to the ledger. Raises OSError."""
         with self._changed:
             for upload in uploads:
                 known = self.ledger.uploads.get(upload.id)
@@ -130,19 +130,18 @@ class Uploads:
             self._wake()
 
     def _supersede(self, upload: Upload) -> None:
-        """Forget what is on its way to the same folder of the same place, or lies there: it must not arrive after this one, and is gone
-        once this one has arrived."""
+        """Forget other uploads to the same remote folder: they must not arrive after this one, which replaces them."""
         for other in list(self.ledger.uploads.values()):
             if (other.target, other.remote) == (upload.target, upload.remote):
                 del self.ledger.uploads[other.id]
 
     def _make_room(self, target: str) -> None:
-        """A place that takes nothing for days must not fill the disk with checkpoints that retention has removed."""
+        """Fail the oldest uploads of a target that is unreachable for days, so that their hard links do not fill the disk."""
         waiting = [one for one in self.ledger.pending if one.target == target and one is not self._current]
         for upload in waiting[: max(0, len(waiting) - MOST_WAITING)]:
-            upload.becomes(UploadState.FAILED, trouble=f"more than {MOST_WAITING} uploads were waiting for this place")
+            upload.becomes(UploadState.FAILED, trouble=f"more than {MOST_WAITING} uploads were waiting for this target")
             hint = "checkpoints are made faster than they are uploaded: raise checkpoint_step_interval"
-            self.reports.put(Report(Upload(**vars(upload)), Outcome(trouble=upload.trouble, hint=hint), gave_up=True))
+            self.reports.put(Report(Upload(**vars(upload)), TaskOutcome(trouble=upload.trouble, hint=hint), gave_up=True))
         self._tidy()
 
     def is_done(self, id: str) -> bool:
@@ -150,7 +149,7 @@ class Uploads:
         return known is not None and known.state is UploadState.DONE
 
     def hurry(self) -> int:
-        """The run is over: few more tries, short pauses. How many uploads are left."""
+        """Switch to few attempts and short pauses, because training has ended. Returns how many uploads are left."""
         with self._changed:
             self._at_end = True
             now = time.monotonic()
@@ -160,24 +159,24 @@ class Uploads:
             return len(self._open())
 
     def left(self) -> int:
-        """How many uploads this run still tries."""
+        """How many uploads this run still attempts."""
         with self._changed:
             return len(self._open())
 
     def pending(self) -> list[Upload]:
-        """What has not arrived, at the places of this run."""
+        """The pending uploads to the targets of this run."""
         with self._changed:
             return [one for one in self.ledger.pending if one.target in self.targets]
 
-    def progress(self) -> Progress:
-        """Bytes of everything that was to be uploaded since the run began."""
+    def progress(self) -> UploadProgress:
+        """Progress of all uploads since the run began."""
         with self._changed:
             tried = [one for one in self.ledger.uploads.values() if one.id in self._tries or one.is_pending]
             done = sum(one.size_bytes for one in tried if not one.is_pending)
-            return Progress(done + self._sent, sum(one.size_bytes for one in tried))
+            return UploadProgress(done + self._sent, sum(one.size_bytes for one in tried))
 
     def close(self) -> None:
-        """End what is on its way; it stays pending."""
+        """End the upload in progress, which stays pending, and the thread."""
         with self._changed:
             self._closing = True
             if self._mover is not None:
@@ -205,7 +204,7 @@ class Uploads:
             self._note(upload, outcome)
 
     def _next(self) -> Upload | None:
-        """The oldest that is due; None at the end."""
+        """Wait for the oldest upload that is due; None once the run closes."""
         with self._changed:
             while not self._closing:
                 now = time.monotonic()
@@ -217,16 +216,16 @@ class Uploads:
                 self._changed.wait(min(waiting.values()) - now if waiting else None)
             return None
 
-    def _move(self, upload: Upload) -> Outcome:
+    def _move(self, upload: Upload) -> TaskOutcome:
         folder = staging_folder(self.output_dir, upload.staged)
         task = Task("send", self.targets[upload.target].as_dict(), str(folder), upload.remote)
         with self._changed:
             if self._closing:
-                return Outcome(trouble="the run has ended")
+                return TaskOutcome(trouble="the run has ended")
             try:
                 self._mover = mover = Mover(task)
             except OSError as error:
-                return Outcome(trouble=f"The process that uploads could not be started: {error}")
+                return TaskOutcome(trouble=f"The transfer process could not be started: {error}")
         outcome = mover.wait(self._moved)
         with self._changed:
             self._mover = None
@@ -235,7 +234,7 @@ class Uploads:
     def _moved(self, done: int, total: int) -> None:
         self._sent = done
 
-    def _note(self, upload: Upload, outcome: Outcome) -> None:
+    def _note(self, upload: Upload, outcome: TaskOutcome) -> None:
         with self._changed:
             self._current, self._sent = None, 0
             if self._closing and not outcome.arrived:
@@ -246,7 +245,7 @@ class Uploads:
             upload.attempts += 1
             if outcome.arrived:
                 upload.becomes(UploadState.DONE, address=outcome.address)
-            elif outcome.hopeless:
+            elif outcome.permanent:
                 upload.becomes(UploadState.FAILED, trouble=outcome.trouble)
                 tries.gave_up = True
             else:
@@ -255,12 +254,12 @@ class Uploads:
             try:
                 self.ledger.save()
             except OSError as error:
-                report = Report(report.upload, Outcome(outcome.address, f"The ledger could not be written: {error}"), gave_up=True)
+                report = Report(report.upload, TaskOutcome(outcome.address, f"The ledger could not be written: {error}"), gave_up=True)
             self._tidy()
         self.reports.put(report)
 
     def _later(self, upload: Upload, tries: _Tries, trouble: str) -> None:
-        """Another try after a pause, or none in this run. At the end, what a place does not take keeps nothing else waiting for it."""
+        """Plan the next attempt, or give up in this run. At the end of the run, a target that fails is given up for all its uploads."""
         upload.becomes(UploadState.PENDING, trouble=trouble)
         tries.next_at = time.monotonic() + self.patience.pause(tries.count, at_end=self._at_end)
         tries.gave_up = tries.count >= self.patience.attempts or tries.at_end >= self.patience.attempts_at_end
@@ -270,6 +269,6 @@ class Uploads:
                     self._of(other).gave_up = True
 
     def _tidy(self) -> None:
-        """Remove the folders of hard links that nothing waits for any more."""
+        """Delete staging folders that no pending upload needs."""
         needed = [*self.ledger.pending, *([self._current] if self._current is not None else [])]
         unstage_all_but(self.output_dir, {one.staged for one in needed})

@@ -1,4 +1,4 @@
-"""Checkpoints below a public address: read over http(s), each address checked before it is connected to, no redirects."""
+"""Reads checkpoints over HTTP or HTTPS. Checks each address before it connects, and follows no redirects."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import httpx
 
 from trainer_engine.config.addresses import PORTS
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.publishing.base import Moved, Store, StoreError
+from trainer_engine.publishing.base import Moved, Provider, ProviderError
 from trainer_engine.publishing.connect import CLOSED, ConnectionRule, address_of
 
-HOPELESS = frozenset((400, 401, 403, 404, 405, 410))
+PERMANENT = frozenset((400, 401, 403, 404, 405, 410))
 
 
-class WebStore(Store):
-    """Files below ``endpoint_url``."""
+class WebProvider(Provider):
+    """Files below the URL ``endpoint_url``, read only."""
 
     def __init__(self, target: PublishTarget, rule: ConnectionRule = CLOSED) -> None:
         self.rule = rule
         self.base = target.endpoint_url.rstrip("/")
 
     def send(self, folder: Path, remote: str, moved: Moved) -> str:
-        raise StoreError("Nothing is uploaded to an address that is only read.", hopeless=True)
+        raise ProviderError("This address is read only.", permanent=True)
 
     def read(self, path: str, limit: int) -> bytes:
         with self._answer(path) as answer:
@@ -33,14 +33,14 @@ class WebStore(Store):
             for block in answer.iter_raw():
                 content += block
                 if len(content) > limit:
-                    raise StoreError(f"{path} is larger than {limit} bytes.", hopeless=True)
+                    raise ProviderError(f"{path} is larger than {limit} bytes.", permanent=True)
             return content
 
     def fetch(self, path: str, target: Path, size: int, moved: Moved) -> None:
         with self._answer(path) as answer, target.open("wb") as stream:
             for block in answer.iter_raw():
                 if stream.tell() + len(block) > size:
-                    raise StoreError(f"{path} has more than the {size} bytes that the manifest says.", hopeless=True)
+                    raise ProviderError(f"{path} has more than the {size} bytes that the manifest says.", permanent=True)
                 stream.write(block)
                 moved(len(block))
 
@@ -61,7 +61,7 @@ class WebStore(Store):
                 if answer.status_code != httpx.codes.OK:
                     message = f"{host} answered HTTP {answer.status_code} for {path}."
                     hint = "redirects are not followed" if answer.is_redirect else "check the address"
-                    raise StoreError(message, hint=hint, hopeless=answer.status_code in HOPELESS or answer.is_redirect)
+                    raise ProviderError(message, hint=hint, permanent=answer.status_code in PERMANENT or answer.is_redirect)
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-            raise StoreError(f"{host} could not be read from: {str(error) or type(error).__name__}", hint="check the address") from error
+            raise ProviderError(f"{host} could not be read: {str(error) or type(error).__name__}", hint="check the address") from error

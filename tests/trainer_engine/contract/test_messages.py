@@ -6,7 +6,7 @@ import pytest
 
 from trainer_engine.contract.errors import LONGEST_TEXTS, MOST_PROBLEMS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.contract.messages import without_passwords
-from trainer_engine.publishing.base import StoreError
+from trainer_engine.publishing.base import ProviderError
 
 PASSWORD = "hunter2"
 
@@ -67,7 +67,7 @@ def test_an_error_of_the_engine_repeats_no_password() -> None:
 
 
 def test_what_an_error_of_the_engine_repeats_of_a_foreign_file_is_short() -> None:
-    for error in (CheckpointUnusable("x" * 10_000_000, hint="y" * 10_000_000), StoreError("x" * 10_000_000)):
+    for error in (CheckpointUnusable("x" * 10_000_000, hint="y" * 10_000_000), ProviderError("x" * 10_000_000)):
         assert len(str(error)) < 5000 and len(error.message) < 5000 and len(error.hint) < 5000
 
 

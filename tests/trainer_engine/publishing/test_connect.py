@@ -13,8 +13,8 @@ import pytest
 
 from tests.helpers.checkpoint_folder import write_checkpoint
 from trainer_engine.config.publishing import PublishTarget
-from trainer_engine.publishing.base import StoreError
-from trainer_engine.publishing.providers import open_store
+from trainer_engine.publishing.base import ProviderError
+from trainer_engine.publishing.providers import open_provider
 from trainer_engine.publishing.task import Task
 
 LINK_LOCAL = "169.254.10.20"
@@ -42,15 +42,15 @@ runpy.run_module("trainer_engine.publishing", run_name="__main__")
 
 
 @pytest.mark.parametrize("target", STORES, ids=["s3", "azure", "azure by a string"])
-def test_closed_addresses_are_refused_as_soon_as_a_store_is_opened(target: PublishTarget) -> None:
-    with pytest.raises(StoreError, match="never allowed") as refused:
-        open_store(target)
-    assert refused.value.hopeless
+def test_open_provider_refuses_a_closed_address(target: PublishTarget) -> None:
+    with pytest.raises(ProviderError, match="never allowed") as refused:
+        open_provider(target)
+    assert refused.value.permanent
 
 
 @pytest.mark.parametrize("address", [LINK_LOCAL, "10.1.2.3", "fd12::5", "100.64.0.9", "::ffff:192.168.7.7", "224.0.0.1"])
 @pytest.mark.parametrize("provider", ["s3", "azure_blob", "http"])
-def test_a_name_that_means_another_machine_later_is_not_connected_to(tmp_path: Path, provider: str, address: str) -> None:
+def test_host_that_resolves_to_a_closed_address_later_is_not_connected_to(tmp_path: Path, provider: str, address: str) -> None:
     url = "http://moved.example:9"
     fields: dict[str, Any] = {"endpoint_url": url, "access_key": "a", "secret_key": "b"}
     if provider == "azure_blob":
@@ -75,7 +75,7 @@ def perform_elsewhere(task: Task, code: str, **environment: str) -> tuple[dict[s
         return outcome, process.stderr.read().decode()
 
 
-def test_the_operators_word_and_proxy_open_a_private_network(tmp_path: Path) -> None:
+def test_operator_setting_and_proxy_open_a_private_network(tmp_path: Path) -> None:
     fields = {"endpoint_url": "http://moved.example:9", "access_key": "a", "secret_key": "b"}
     task = Task("send", PublishTarget("s3", "trained", **fields).as_dict(), str(write_checkpoint(tmp_path, 5)), "run")  # type: ignore[arg-type]
     code = TRICKS.replace("{address}", "10.1.2.3").replace("{first}", "10.1.2.3")
@@ -85,7 +85,7 @@ def test_the_operators_word_and_proxy_open_a_private_network(tmp_path: Path) -> 
     assert "10.9.9.9" in tried and "10.1.2.3" not in tried
 
 
-def test_every_connection_of_the_process_is_checked() -> None:
+def test_guard_checks_every_connection_of_the_process() -> None:
     """Also where a library was given an address by other means than ``socket.getaddrinfo``."""
     code = """
 import socket

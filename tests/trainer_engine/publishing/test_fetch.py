@@ -19,10 +19,10 @@ from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.publishing import bring as bringing
-from trainer_engine.publishing.base import StoreError
+from trainer_engine.publishing.base import ProviderError
 from trainer_engine.publishing.connect import ConnectionRule, address_of
 from trainer_engine.publishing.fetch import fetch_checkpoint
-from trainer_engine.publishing.web import WebStore
+from trainer_engine.publishing.web import WebProvider
 
 EXPECTED = {"model_family": "pixart_sigma", "model_type": "full"}
 ADDRESS = "s3://trained/runs/checkpoint-5"
@@ -45,21 +45,21 @@ def refusal(store: ObjectServer, output_dir: Path, address: str = ADDRESS) -> st
     return refused.value.message
 
 
-def test_a_checkpoint_is_fetched_whole(tmp_path: Path, store: ObjectServer) -> None:
+def test_fetch_downloads_a_complete_checkpoint(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     assert bring(store, tmp_path / "here") == "checkpoint-5"
     assert verify(tmp_path / "here/checkpoint-5") == []
     assert bring(store, tmp_path / "here") == "checkpoint-5"  # the same one is there already
 
 
-def test_a_rolling_checkpoint_is_fetched_by_its_own_name(tmp_path: Path, store: ObjectServer) -> None:
+def test_fetch_keeps_the_name_of_a_rolling_checkpoint(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5), "runs/checkpoint-5-rolling")
     assert bring(store, tmp_path / "here", f"{ADDRESS}-rolling") == "checkpoint-5-rolling"
     (fetched,) = list_checkpoints(tmp_path / "here")
     assert fetched.is_rolling and verify(fetched.path) == []
 
 
-def test_another_one_of_the_name_is_not_overwritten(tmp_path: Path, store: ObjectServer) -> None:
+def test_fetch_does_not_overwrite_another_checkpoint_of_the_name(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     ours = write_checkpoint(tmp_path / "here", 5, {"training_state.json": b"ours"})
     with pytest.raises(CheckpointUnusable, match="Another checkpoint-5 lies in the output folder"):
@@ -67,7 +67,7 @@ def test_another_one_of_the_name_is_not_overwritten(tmp_path: Path, store: Objec
     assert verify(ours) == []
 
 
-def test_what_is_missing_is_told(tmp_path: Path, store: ObjectServer) -> None:
+def test_fetch_names_what_is_missing(tmp_path: Path, store: ObjectServer) -> None:
     assert "HTTP 404" in refusal(store, tmp_path / "here")
 
 
@@ -86,9 +86,7 @@ def test_what_is_missing_is_told(tmp_path: Path, store: ObjectServer) -> None:
         (b" " * ((16 << 20) + 1), "larger than"),
     ],
 )
-def test_a_manifest_that_cannot_be_right_is_refused_before_anything_is_fetched(
-    tmp_path: Path, store: ObjectServer, content: bytes, words: str
-) -> None:
+def test_invalid_manifest_is_refused_before_the_download(tmp_path: Path, store: ObjectServer, content: bytes, words: str) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     store.put("runs/checkpoint-5/manifest.json", content)
     assert words in refusal(store, tmp_path / "here")
@@ -117,7 +115,7 @@ def test_a_manifest_that_cannot_be_right_is_refused_before_anything_is_fetched(
         "Training_State.json",
     ],
 )
-def test_a_checkpoint_with_a_foreign_file_is_refused_before_anything_is_fetched(tmp_path: Path, store: ObjectServer, name: str) -> None:
+def test_foreign_file_is_refused_before_the_download(tmp_path: Path, store: ObjectServer, name: str) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     store.put("runs/checkpoint-5/manifest.json", json.dumps(manifest_of({**FILES, name: b"#!/bin/sh"}, 5)).encode())
     message = refusal(store, tmp_path / "here")
@@ -126,7 +124,7 @@ def test_a_checkpoint_with_a_foreign_file_is_refused_before_anything_is_fetched(
 
 
 @pytest.mark.parametrize("state", [b"{}", b'{"identity": {"optimizer": "lion"}}', b"[]", b"no JSON", b'{"identity": [1]}'])
-def test_a_checkpoint_of_another_run_takes_no_place(tmp_path: Path, store: ObjectServer, state: bytes) -> None:
+def test_checkpoint_of_another_run_is_deleted(tmp_path: Path, store: ObjectServer, state: bytes) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5, {**FILES, "training_state.json": state}))
     targets, _ = parse_publishing(store.entry())
     with pytest.raises(CheckpointUnusable):
@@ -134,14 +132,14 @@ def test_a_checkpoint_of_another_run_takes_no_place(tmp_path: Path, store: Objec
     assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == []
 
 
-def test_a_checkpoint_of_the_same_identity_takes_its_place(tmp_path: Path, store: ObjectServer) -> None:
+def test_checkpoint_of_the_same_identity_is_kept(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5, {**FILES, "training_state.json": b'{"identity": {"optimizer": "adamw"}}'}))
     targets, _ = parse_publishing(store.entry())
     name = bringing.bring_checkpoint(ADDRESS, tmp_path / "here", targets, EXPECTED, lambda *_: None, {"optimizer": "adamw"})
     assert verify(tmp_path / "here" / name) == []
 
 
-def test_a_hidden_folder_that_leads_elsewhere_is_not_written_to(tmp_path: Path, store: ObjectServer) -> None:
+def test_fetch_does_not_write_through_a_linked_hidden_folder(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     (tmp_path / "here").mkdir()
     (tmp_path / "victim").mkdir()
@@ -152,18 +150,16 @@ def test_a_hidden_folder_that_leads_elsewhere_is_not_written_to(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"x" * 3000, "hash is not the manifest's"), (b"o" * 3001, "more than the 3000 bytes"), (b"o" * 2999, "broke off after 2999")],
+    [(b"x" * 3000, "hash differs from the manifest"), (b"o" * 3001, "more than the 3000 bytes"), (b"o" * 2999, "ended after 2999")],
 )
-def test_a_damaged_file_is_refused(
-    tmp_path: Path, store: ObjectServer, content: bytes, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_file_is_refused(tmp_path: Path, store: ObjectServer, content: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bringing, "PAUSES", (0.01,))
     put(store, write_checkpoint(tmp_path / "far", 5))
     store.put("runs/checkpoint-5/optimizer.safetensors", content)
     assert words in refusal(store, tmp_path / "here")
 
 
-def test_a_download_that_broke_off_goes_on_with_what_is_missing(tmp_path: Path, store: ObjectServer) -> None:
+def test_interrupted_download_continues_with_missing_files(tmp_path: Path, store: ObjectServer) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5))
     first, last = f"runs/checkpoint-5/{WEIGHTS}", "runs/checkpoint-5/training_state.json"
     store.client.delete_object(Bucket="trained", Key=last)
@@ -195,7 +191,7 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_checkpoint_below_a_public_address_needs_no_credentials(tmp_path: Path) -> None:
+def test_public_address_needs_no_credentials(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "far/my run", 5)
     with served(tmp_path / "far") as url:
         targets, _ = parse_publishing({"provider": "s3", "bucket": "trained", "public_base_url": url})
@@ -204,26 +200,26 @@ def test_a_checkpoint_below_a_public_address_needs_no_credentials(tmp_path: Path
     assert verify(tmp_path / "here/checkpoint-5") == []
 
 
-def test_redirects_are_not_followed(tmp_path: Path) -> None:
+def test_web_provider_follows_no_redirects(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "far", 5)
     with served(tmp_path / "far") as url:
-        store = WebStore(PublishTarget("http", endpoint_url=f"{url}/elsewhere"))
-        with pytest.raises(StoreError, match="HTTP 302") as refused:
+        store = WebProvider(PublishTarget("http", endpoint_url=f"{url}/elsewhere"))
+        with pytest.raises(ProviderError, match="HTTP 302") as refused:
             fetch_checkpoint(store, "checkpoint-5", tmp_path, EXPECTED, lambda total: lambda count: None)
-    assert refused.value.hopeless
+    assert refused.value.permanent
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]"])
-def test_addresses_that_hand_out_keys_are_never_asked(tmp_path: Path, host: str) -> None:
-    store = WebStore(PublishTarget("http", endpoint_url=f"http://{host}"))
-    with pytest.raises(StoreError, match="never allowed"):
+def test_metadata_services_are_never_contacted(tmp_path: Path, host: str) -> None:
+    store = WebProvider(PublishTarget("http", endpoint_url=f"http://{host}"))
+    with pytest.raises(ProviderError, match="never allowed"):
         fetch_checkpoint(store, "checkpoint-5", tmp_path, EXPECTED, lambda total: lambda count: None)
 
 
 @pytest.mark.parametrize("host", ["10.1.2.3", "[fd00::1]", "100.64.1.1", "[::ffff:192.168.1.1]"])
-def test_private_networks_are_asked_only_where_the_operator_opened_them(tmp_path: Path, host: str) -> None:
-    store = WebStore(PublishTarget("http", endpoint_url=f"http://{host}"))
-    with pytest.raises(StoreError, match="private network") as refused:
+def test_private_networks_are_closed_unless_the_operator_opens_them(tmp_path: Path, host: str) -> None:
+    store = WebProvider(PublishTarget("http", endpoint_url=f"http://{host}"))
+    with pytest.raises(ProviderError, match="private network") as refused:
         fetch_checkpoint(store, "checkpoint-5", tmp_path, EXPECTED, lambda total: lambda count: None)
-    assert refused.value.hopeless
+    assert refused.value.permanent
     assert address_of(host.strip("[]"), 80, ConnectionRule(private=True))

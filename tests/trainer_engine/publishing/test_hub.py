@@ -13,7 +13,7 @@ from tests.helpers.tiny_run import start_run, write_job
 from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.publishing.task import Mover, Outcome, Task
+from trainer_engine.publishing.task import Mover, Task, TaskOutcome
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def done(action: str, target: PublishTarget, folder: Path, remote: str) -> Outcome:
+def done(action: str, target: PublishTarget, folder: Path, remote: str) -> TaskOutcome:
     return Mover(Task(action, target.as_dict(), str(folder), remote)).wait(lambda *_: None)
 
 
-def test_a_checkpoint_is_one_commit_in_a_private_repository(tmp_path: Path, hub: HubServer) -> None:
+def test_checkpoint_is_one_commit_in_a_private_repository(tmp_path: Path, hub: HubServer) -> None:
     outcome = done("send", PublishTarget(HUB, "flowers"), write_checkpoint(tmp_path, 5), "checkpoint-5")
     assert outcome.address == f"{hub.url}/me/flowers/tree/main/checkpoint-5", outcome
     assert set(hub.repos["me/flowers"]) == {f"checkpoint-5/{name}" for name in [*FILES, "manifest.json"]}
@@ -36,7 +36,7 @@ def test_a_checkpoint_is_one_commit_in_a_private_repository(tmp_path: Path, hub:
     assert hub.private == {"me/flowers": True} and hub.commits == ["Upload checkpoint-5"]
 
 
-def test_what_the_hub_has_already_is_not_sent_again(tmp_path: Path, hub: HubServer) -> None:
+def test_existing_files_are_not_sent_to_the_hub_again(tmp_path: Path, hub: HubServer) -> None:
     target = PublishTarget(HUB, "org/flowers", private=False)
     assert done("send", target, write_checkpoint(tmp_path, 5), "checkpoint-5").arrived
     assert done("send", target, tmp_path / "checkpoint-5", "").address == f"{hub.url}/org/flowers"
@@ -44,38 +44,38 @@ def test_what_the_hub_has_already_is_not_sent_again(tmp_path: Path, hub: HubServ
     assert {"optimizer.safetensors", "checkpoint-5/optimizer.safetensors"} <= set(hub.repos["org/flowers"])
 
 
-def test_a_wrong_token_is_told_with_what_to_do(tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_token_has_a_hint(tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     outcome = done("send", PublishTarget(HUB, "flowers"), write_checkpoint(tmp_path, 5), "")
-    assert outcome.hopeless and "401" in outcome.trouble and "hf auth login" in outcome.hint
+    assert outcome.permanent and "401" in outcome.trouble and "hf auth login" in outcome.hint
     assert "hf_wrong" not in repr(outcome)
     monkeypatch.delenv("HF_TOKEN")
     outcome = done("send", PublishTarget(HUB, "flowers"), tmp_path / "checkpoint-5", "")
-    assert outcome.hopeless and "hf auth login" in outcome.hint
+    assert outcome.permanent and "hf auth login" in outcome.hint
 
 
-def test_a_card_that_the_hub_refuses_is_told(tmp_path: Path, hub: HubServer) -> None:
+def test_refused_model_card_has_a_message(tmp_path: Path, hub: HubServer) -> None:
     hub.errors = ["license is not one"]
     (tmp_path / "result").mkdir()
     (tmp_path / "result/README.md").write_text("---\nlicense: mine\n---\n")
     outcome = done("send", PublishTarget(HUB, "flowers"), tmp_path / "result", "")
-    assert outcome.hopeless and "license is not one" in outcome.trouble
+    assert outcome.permanent and "license is not one" in outcome.trouble
 
 
-def test_a_checkpoint_comes_back_from_the_hub(tmp_path: Path, hub: HubServer) -> None:
+def test_checkpoint_is_fetched_from_the_hub(tmp_path: Path, hub: HubServer) -> None:
     target = PublishTarget(HUB, "me/flowers")
     assert done("send", target, write_checkpoint(tmp_path / "one", 5), "checkpoint-5").arrived
     (tmp_path / "two").mkdir()
     outcome = done("fetch", target, tmp_path / "two", "checkpoint-5")
-    assert outcome == Outcome("checkpoint-5")
+    assert outcome == TaskOutcome("checkpoint-5")
     assert verify(tmp_path / "two/checkpoint-5") == []
     here = {path.relative_to(tmp_path / "two/checkpoint-5").as_posix() for path in (tmp_path / "two").rglob("*") if path.is_file()}
     assert here == {*FILES, "manifest.json"}
     missing = done("fetch", target, tmp_path / "two", "checkpoint-6")
-    assert missing.hopeless and "no such file" in missing.trouble
+    assert missing.permanent and "no such file" in missing.trouble
 
 
-def test_a_run_puts_its_result_at_the_top_and_its_checkpoints_beside(tmp_path: Path, hub: HubServer) -> None:
+def test_run_uploads_its_result_to_the_top_level_of_the_repository(tmp_path: Path, hub: HubServer) -> None:
     options = {"push_to_hub": True, "push_checkpoints_to_hub": True, "hub_model_id": "me/flowers", "model_card_note": "Roses only."}
     run = start_run(write_job(tmp_path, model_type="lora", max_train_steps=2, **options), **hub.variables)
     assert run.wait() == ExitCode.COMPLETED, run.log()
@@ -83,11 +83,11 @@ def test_a_run_puts_its_result_at_the_top_and_its_checkpoints_beside(tmp_path: P
     assert {"pytorch_lora_weights.safetensors", "README.md", "checkpoint-2/manifest.json"} <= set(files)
     spec = files["README.md"].decode()
     assert "not-for-all-audiences" in spec and "Roses only." in spec and str(tmp_path) not in spec
-    told = [entry.data["details"]["address"] for entry in run.of_type("notification") if entry.data["code"] == "uploaded"]
-    assert told == [f"{hub.url}/me/flowers/tree/main/checkpoint-2", f"{hub.url}/me/flowers"]
+    addresses = [entry.data["details"]["address"] for entry in run.of_type("notification") if entry.data["code"] == "uploaded"]
+    assert addresses == [f"{hub.url}/me/flowers/tree/main/checkpoint-2", f"{hub.url}/me/flowers"]
 
 
-def test_without_push_checkpoints_to_hub_only_the_result_goes_there(tmp_path: Path, hub: HubServer) -> None:
+def test_only_the_result_is_uploaded_without_push_checkpoints_to_hub(tmp_path: Path, hub: HubServer) -> None:
     run = start_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, model_card_safe_for_work=True), **hub.variables)
     assert run.wait() == ExitCode.COMPLETED, run.log()
     files = hub.repos["me/output"]

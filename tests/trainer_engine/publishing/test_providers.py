@@ -22,9 +22,9 @@ from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.object_store import ObjectServer, stubborn_server
 from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.publishing import dropbox as dropbox_store
-from trainer_engine.publishing.base import StoreError
-from trainer_engine.publishing.dropbox import DropboxStore, content_hash
-from trainer_engine.publishing.providers import open_store
+from trainer_engine.publishing.base import ProviderError
+from trainer_engine.publishing.dropbox import DropboxProvider, content_hash
+from trainer_engine.publishing.providers import open_provider
 
 
 def target_of(**entry: Any) -> PublishTarget:
@@ -74,57 +74,57 @@ class _Base(BaseHTTPRequestHandler):
 
 
 # ---- S3 ----
-def test_headers_of_the_users_own_go_with_every_request(tmp_path: Path) -> None:
+def test_request_headers_are_sent_with_every_request(tmp_path: Path) -> None:
     with stubborn_server(200) as server:
         fields = {"endpoint_url": server.url, "access_key": "k", "secret_key": "s", "request_headers": {"X-Tenant": "me"}}
-        store = open_store(target_of(provider="s3", bucket="trained", **fields))
+        store = open_provider(target_of(provider="s3", bucket="trained", **fields))
         store.send(write_checkpoint(tmp_path, 5), "run", lambda count: None)
     assert server.headers and all(headers.get("X-Tenant") == "me" for headers in server.headers)
     assert all("x-tenant" in headers["Authorization"] for headers in server.headers)  # signed
 
 
 @pytest.mark.parametrize("single", [False, True])
-def test_large_files_are_sent_in_parts_unless_that_is_forbidden(tmp_path: Path, store: ObjectServer, single: bool) -> None:
+def test_large_files_are_sent_in_parts_unless_force_single_part(tmp_path: Path, store: ObjectServer, single: bool) -> None:
     (tmp_path / "large").write_bytes(b"0123456789abcdef" * (1 << 20) + b"more")
-    open_store(target_of(**store.entry(force_single_part=single, base_path=f"single-{single}"))).send(tmp_path, "", lambda count: None)
+    open_provider(target_of(**store.entry(force_single_part=single, base_path=f"single-{single}"))).send(tmp_path, "", lambda count: None)
     etag = store.client.head_object(Bucket="trained", Key=f"single-{single}/large")["ETag"]
     assert ("-" in etag) is not single  # of an object in parts it ends with their number
 
 
-def test_a_profile_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_profile_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(StoreError, match="profile") as refused:
-        open_store(target_of(provider="s3", bucket="trained", profile="nobody"))
-    assert refused.value.hopeless
+    with pytest.raises(ProviderError, match="profile") as refused:
+        open_provider(target_of(provider="s3", bucket="trained", profile="nobody"))
+    assert refused.value.permanent
 
 
-def test_an_endpoint_that_is_no_address_is_told_without_its_query(tmp_path: Path) -> None:
+def test_invalid_endpoint_is_shown_without_its_query(tmp_path: Path) -> None:
     target = PublishTarget("s3", "trained", access_key="k", secret_key="s", endpoint_url="http://127.0.0.1:9/?signature=SECRET")
-    with pytest.raises(StoreError, match="127.0.0.1:9/` was not a valid URI") as refused:
-        open_store(target).send(write_checkpoint(tmp_path, 5), "run", lambda count: None)
+    with pytest.raises(ProviderError, match="127.0.0.1:9/` was not a valid URI") as refused:
+        open_provider(target).send(write_checkpoint(tmp_path, 5), "run", lambda count: None)
     assert "SECRET" not in refused.value.message
 
 
-def test_a_profile_of_the_users_own_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_profile_of_the_user_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = AKIAMINE\naws_secret_access_key = s\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     with stubborn_server(200) as server:
-        store = open_store(target_of(provider="s3", bucket="trained", profile="mine", endpoint_url=server.url))
+        store = open_provider(target_of(provider="s3", bucket="trained", profile="mine", endpoint_url=server.url))
         store.send(write_checkpoint(tmp_path, 5), "run", lambda count: None)
     assert all("Credential=AKIAMINE/" in headers["Authorization"] for headers in server.headers)
 
 
-def test_without_any_credentials_that_is_what_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    store = open_store(target_of(provider="s3", bucket="trained", endpoint_url="http://127.0.0.1:9"))
-    with pytest.raises(StoreError, match="no credentials") as refused:
+    store = open_provider(target_of(provider="s3", bucket="trained", endpoint_url="http://127.0.0.1:9"))
+    with pytest.raises(ProviderError, match="no credentials") as refused:
         store.send(write_checkpoint(tmp_path, 5), "run", lambda count: None)
-    assert refused.value.hopeless
+    assert refused.value.permanent
 
 
 # ---- Azure ----
@@ -165,9 +165,9 @@ def azure_target(url: str, **fields: Any) -> PublishTarget:
     return target_of(**{"provider": "azure_blob", "container": "trained", "connection_string": text, "base_path": "runs", **fields})
 
 
-def test_azure_takes_every_file_once(tmp_path: Path) -> None:
+def test_azure_uploads_every_file_once(tmp_path: Path) -> None:
     with serving(AzureHandler, Seen()) as seen:
-        store = open_store(azure_target(seen.url))
+        store = open_provider(azure_target(seen.url))
         address = store.send(write_checkpoint(tmp_path, 5), "demo/checkpoint-5", lambda count: None)
         assert address == f"{seen.url}/me/trained/runs/demo/checkpoint-5"
         kept = {path.removeprefix("/me/trained/runs/demo/checkpoint-5/"): content for path, content in seen.kept.items()}
@@ -182,18 +182,18 @@ def test_azure_sends_large_files_in_blocks(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(content)
     moved: list[int] = []
     with serving(AzureHandler, Seen()) as seen:
-        open_store(azure_target(seen.url)).send(tmp_path, "demo", moved.append)
+        open_provider(azure_target(seen.url)).send(tmp_path, "demo", moved.append)
         assert seen.kept["/me/trained/runs/demo/large"] == content
     assert sum(moved) == len(content) and len(moved) > 1
 
 
-def test_azure_that_refuses_is_told_without_the_key(tmp_path: Path) -> None:
+def test_azure_error_does_not_contain_the_key(tmp_path: Path) -> None:
     with serving(AzureHandler, Seen(refuses=True)) as seen:
-        with pytest.raises(StoreError, match="refuses these credentials|HTTP 403") as refused:
-            open_store(azure_target(seen.url)).send(write_checkpoint(tmp_path, 5), "demo", lambda count: None)
-    assert refused.value.hopeless and "credentials" in refused.value.hint
-    with pytest.raises(StoreError, match="cannot be used") as refused:
-        open_store(azure_target("http://x", connection_string="AccountName=me;SECRET"))
+        with pytest.raises(ProviderError, match="refuses these credentials|HTTP 403") as refused:
+            open_provider(azure_target(seen.url)).send(write_checkpoint(tmp_path, 5), "demo", lambda count: None)
+    assert refused.value.permanent and "credentials" in refused.value.hint
+    with pytest.raises(ProviderError, match="cannot be used") as refused:
+        open_provider(azure_target("http://x", connection_string="AccountName=me;SECRET"))
     assert "SECRET" not in refused.value.message + refused.value.hint
 
 
@@ -265,13 +265,13 @@ class Redirecting(HTTPAdapter):
         return super().send(request, *args, **{**kwargs, "verify": False})
 
 
-def dropbox_of(url: str, token: str = "good") -> DropboxStore:
+def dropbox_of(url: str, token: str = "good") -> DropboxProvider:
     session = requests.Session()
     session.mount("https://", Redirecting(url))
-    return DropboxStore(target_of(provider="dropbox", token=token, base_path="/runs/"), session)
+    return DropboxProvider(target_of(provider="dropbox", token=token, base_path="/runs/"), session)
 
 
-def test_dropbox_takes_every_file_once(tmp_path: Path) -> None:
+def test_dropbox_uploads_every_file_once(tmp_path: Path) -> None:
     with serving(DropboxHandler, Seen()) as seen:
         store = dropbox_of(seen.url)
         assert store.send(write_checkpoint(tmp_path, 5), "demo/checkpoint-5", lambda count: None) == "dropbox://runs/demo/checkpoint-5"
@@ -281,7 +281,7 @@ def test_dropbox_takes_every_file_once(tmp_path: Path) -> None:
         assert set(seen.requests[before:]) == {"/2/files/get_metadata"}
 
 
-def test_dropbox_takes_large_files_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropbox_uploads_large_files_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dropbox_store, "PART_BYTES", 4 << 20)
     content = b"0123456789abcdef" * (700 << 10)
     (tmp_path / "large").write_bytes(content)
@@ -293,15 +293,15 @@ def test_dropbox_takes_large_files_in_parts(tmp_path: Path, monkeypatch: pytest.
     assert sum(moved) == len(content) and len(moved) == 3
 
 
-def test_dropbox_that_refuses_the_token_is_told(tmp_path: Path) -> None:
+def test_refused_dropbox_token_is_an_error(tmp_path: Path) -> None:
     with serving(DropboxHandler, Seen()) as seen:
-        with pytest.raises(StoreError, match="refuses the token") as refused:
+        with pytest.raises(ProviderError, match="refuses the token") as refused:
             dropbox_of(seen.url, "SECRET").send(write_checkpoint(tmp_path, 5), "demo", lambda count: None)
-    assert refused.value.hopeless and "SECRET" not in refused.value.message + refused.value.hint
+    assert refused.value.permanent and "SECRET" not in refused.value.message + refused.value.hint
 
 
-def test_a_library_that_is_missing_is_told_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_has_an_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer_engine.publishing.providers.is_installed", lambda provider: False)
-    with pytest.raises(StoreError, match="boto3") as refused:
-        open_store(target_of(provider="s3", bucket="trained"))
+    with pytest.raises(ProviderError, match="boto3") as refused:
+        open_provider(target_of(provider="s3", bucket="trained"))
     assert refused.value.hint == "pip install boto3"

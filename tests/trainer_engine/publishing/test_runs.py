@@ -28,11 +28,11 @@ def codes(heard: Any) -> list[str]:
     return [event.code for event in heard.of(Notification)]
 
 
-def test_checkpoints_and_the_result_arrive_and_are_told(tmp_path: Path, store: ObjectServer) -> None:
+def test_run_uploads_its_checkpoints_and_result_and_reports_them(tmp_path: Path, store: ObjectServer) -> None:
     config = json.dumps(store.entry(base_path="runs", public_base_url="https://files.example.com"))
     run = train_here(tmp_path, publishing_config=config, checkpoint_step_interval=2, checkpoints_total_limit=1, tracker_project_name="demo")
-    told = [event.details for event in run.heard.of(Notification) if event.code == "uploaded"]
-    assert [(one["what"], one["step"], one["address"]) for one in told] == [
+    uploaded = [event.details for event in run.heard.of(Notification) if event.code == "uploaded"]
+    assert [(one["what"], one["step"], one["address"]) for one in uploaded] == [
         ("checkpoint-2", 2, "https://files.example.com/runs/demo/checkpoint-2"),
         ("checkpoint-4", 4, "https://files.example.com/runs/demo/checkpoint-4"),
         ("result", 4, "https://files.example.com/runs/demo"),
@@ -53,7 +53,7 @@ def test_checkpoints_and_the_result_arrive_and_are_told(tmp_path: Path, store: O
     assert {name.split("/")[2] for name in store.names() if "checkpoint" in name} == {"checkpoint-6"}
 
 
-def test_an_adapter_is_uploaded_with_its_card_and_the_pictures_on_it(tmp_path: Path, store: ObjectServer) -> None:
+def test_adapter_is_uploaded_with_its_model_card_and_images(tmp_path: Path, store: ObjectServer) -> None:
     train_here(
         tmp_path,
         model_type="lora",
@@ -73,7 +73,7 @@ def test_an_adapter_is_uploaded_with_its_card_and_the_pictures_on_it(tmp_path: P
     assert pictures and all(name in spec for name in pictures)
 
 
-def test_a_dead_store_is_a_warning_and_the_run_ends_well(tmp_path: Path) -> None:
+def test_unreachable_provider_is_a_warning_and_the_run_completes(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=2, publishing_config=json.dumps(DEAD))
     assert run.code is ExitCode.COMPLETED
     warnings = run.heard.of(ErrorEvent)
@@ -82,7 +82,7 @@ def test_a_dead_store_is_a_warning_and_the_run_ends_well(tmp_path: Path) -> None
     assert "uploads_left" in codes(run.heard)
 
 
-def test_steps_go_on_while_a_slow_store_takes_an_upload(tmp_path: Path) -> None:
+def test_training_continues_during_a_slow_upload(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
         run = start_tiny_run(tmp_path, publishing_config=config, checkpoint_step_interval=2, max_train_steps=ENDLESS)
@@ -97,7 +97,7 @@ def test_steps_go_on_while_a_slow_store_takes_an_upload(tmp_path: Path) -> None:
     assert len(left) == 1 and "checkpoint-2" in left[0].message
 
 
-def test_an_error_ends_uploads_with_the_run_and_says_which_are_left(tmp_path: Path) -> None:
+def test_error_ends_uploads_and_names_those_left(tmp_path: Path) -> None:
     def fail(step: int) -> None:
         if step == 3:
             raise NonFiniteLoss("no")
@@ -114,7 +114,7 @@ def test_an_error_ends_uploads_with_the_run_and_says_which_are_left(tmp_path: Pa
     assert not [thread for thread in threading.enumerate() if thread.name == "uploads"]
 
 
-def test_a_checkpoint_that_is_removed_before_it_is_prepared_is_a_warning(tmp_path: Path) -> None:
+def test_checkpoint_removed_before_its_upload_is_a_warning(tmp_path: Path) -> None:
     sink = Listener()
     trainer, saving, _ = run_of(tmp_path, sink, publishing_config=json.dumps(DEAD), checkpoint_step_interval=2, max_train_steps=3)
 
@@ -124,11 +124,11 @@ def test_a_checkpoint_that_is_removed_before_it_is_prepared_is_a_warning(tmp_pat
 
     with_callback(trainer, After(remove))
     trainer.fit()
-    told = [event.message for event in sink.of(ErrorEvent) if event.code == "upload_failed"]
-    assert "checkpoint-2 cannot be prepared for its upload" in told[0]
+    messages = [event.message for event in sink.of(ErrorEvent) if event.code == "upload_failed"]
+    assert "checkpoint-2 cannot be prepared for its upload" in messages[0]
 
 
-def test_a_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
+def test_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
         run = start_tiny_run(tmp_path, publishing_config=config, max_train_steps=1)
@@ -138,7 +138,7 @@ def test_a_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
     assert [entry.data["code"] for entry in run.of_type("notification")][-1] == "uploads_left"
 
 
-def test_a_finished_run_uploads_what_was_left_when_it_is_started_again(tmp_path: Path, store: ObjectServer) -> None:
+def test_restarted_run_uploads_what_was_left(tmp_path: Path, store: ObjectServer) -> None:
     first = train_here(tmp_path, max_train_steps=2, publishing_config=json.dumps(DEAD))
     assert "uploads_left" in codes(first.heard)
     ledger = tmp_path / "output/.publishing/ledger.json"
@@ -149,26 +149,26 @@ def test_a_finished_run_uploads_what_was_left_when_it_is_started_again(tmp_path:
     assert {"output/checkpoint-2/manifest.json", "output/model_index.json"} <= set(store.names())
 
 
-def test_a_store_that_cannot_be_used_is_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_unusable_provider_is_skipped_with_a_warning(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=1, publishing_config=json.dumps({**DEAD, "secret_key": "***"}))
     assert [event.code for event in run.heard.of(ErrorEvent)] == ["publishing_unusable"]
 
 
 @pytest.mark.parametrize(("config", "warnings"), [({**DEAD, "secret_key": "***"}, 1), ([], 0)])
-def test_where_every_store_is_left_out_programs_are_told_as_where_there_is_none(tmp_path: Path, config: Any, warnings: int) -> None:
+def test_upload_hook_runs_once_a_checkpoint_if_every_provider_is_skipped(tmp_path: Path, config: Any, warnings: int) -> None:
     run = train_here(
         tmp_path, checkpoint_step_interval=2, publishing_config=json.dumps(config), post_upload_script="/hooks/tell.sh {global_step}"
     )
-    told = run.heard.of(ErrorEvent)
-    assert [event.code for event in told].count("publishing_unusable") == warnings
-    asked = [event.details["step"] for event in told if event.code == "script_not_allowed"]
+    errors = run.heard.of(ErrorEvent)
+    assert [event.code for event in errors].count("publishing_unusable") == warnings
+    asked = [event.details["step"] for event in errors if event.code == "script_not_allowed"]
     assert sorted(asked) == [2, 4, 4], "each checkpoint, and the result"
 
 
-def test_an_engine_is_handed_its_credentials_by_the_environment(tmp_path: Path, store: ObjectServer) -> None:
+def test_engine_gets_its_credentials_from_the_environment(tmp_path: Path, store: ObjectServer) -> None:
     given = {"publishing_config": json.dumps(store.entry())}
-    told, handed = hide_options(given), for_engine(secrets_of(given))
-    run = start_run(write_job(tmp_path, max_train_steps=1, **told), **handed)
+    hidden, handed = hide_options(given), for_engine(secrets_of(given))
+    run = start_run(write_job(tmp_path, max_train_steps=1, **hidden), **handed)
     assert run.wait() == 0, run.log()
     assert "output/checkpoint-1/manifest.json" in store.names()
     written = (
@@ -180,7 +180,7 @@ def test_an_engine_is_handed_its_credentials_by_the_environment(tmp_path: Path, 
     assert "testing-secret" not in written and "testing-key" not in written
 
 
-def test_a_run_goes_on_from_a_checkpoint_at_a_store(tmp_path: Path, store: ObjectServer) -> None:
+def test_run_continues_from_a_checkpoint_of_a_provider(tmp_path: Path, store: ObjectServer) -> None:
     config = json.dumps(store.entry(base_path="runs"))
     whole = train_here(tmp_path / "one", publishing_config=config, checkpoint_step_interval=2, tracker_project_name="demo")
     datasets_of = tmp_path / "two"

@@ -19,7 +19,7 @@ from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.object_store import ObjectServer, stubborn_server
 from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.publishing.ledger import Upload, UploadState
-from trainer_engine.publishing.places import digest_of, files_below, stage
+from trainer_engine.publishing.staging import digest_of, files_below, stage
 from trainer_engine.publishing.uploads import MOST_WAITING, Patience, Report, Uploads
 
 QUICK = Patience(first_seconds=0.05, attempts=3, most_seconds=0.1, most_seconds_at_end=0.1)
@@ -79,7 +79,7 @@ def ledger_of(output_dir: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def test_a_checkpoint_arrives_whole_and_nothing_of_its_staging_is_left(tmp_path: Path, store: ObjectServer) -> None:
+def test_upload_is_complete_and_its_staging_folder_is_deleted(tmp_path: Path, store: ObjectServer) -> None:
     uploads = uploads_to(tmp_path, store.entry(base_path="runs"))
     add(uploads, write_checkpoint(tmp_path, 5))
     report = uploads.reports.get(timeout=60)
@@ -91,7 +91,7 @@ def test_a_checkpoint_arrives_whole_and_nothing_of_its_staging_is_left(tmp_path:
     assert [(entry["state"], entry["attempts"], entry["address"]) for entry in ledger_of(tmp_path)] == [("done", 1, report.outcome.address)]
 
 
-def test_retention_takes_nothing_away_from_an_upload(tmp_path: Path, store: ObjectServer) -> None:
+def test_retention_does_not_affect_an_upload(tmp_path: Path, store: ObjectServer) -> None:
     uploads = uploads_to(tmp_path, store.entry())
     checkpoint = write_checkpoint(tmp_path, 5)
     upload = upload_of(tmp_path, checkpoint, next(iter(uploads.targets.values())))
@@ -102,7 +102,7 @@ def test_retention_takes_nothing_away_from_an_upload(tmp_path: Path, store: Obje
     assert store.content("run/checkpoint-5/optimizer.safetensors") == FILES["optimizer.safetensors"]
 
 
-def test_what_is_at_the_store_already_is_not_sent_again(tmp_path: Path, store: ObjectServer) -> None:
+def test_existing_files_are_not_uploaded_again(tmp_path: Path, store: ObjectServer) -> None:
     """An upload that broke off goes on with the files that are missing or differ."""
     checkpoint = write_checkpoint(tmp_path, 5)
     first = uploads_to(tmp_path, store.entry())
@@ -124,7 +124,7 @@ def test_what_is_at_the_store_already_is_not_sent_again(tmp_path: Path, store: O
     assert store.content("run/checkpoint-5/training_state.json") == b"{}"
 
 
-def test_what_waits_for_the_same_folder_does_not_arrive_after_what_came_later(tmp_path: Path, store: ObjectServer) -> None:
+def test_later_upload_to_the_same_folder_replaces_a_waiting_one(tmp_path: Path, store: ObjectServer) -> None:
     later = {**FILES, "training_state.json": b"later"}
     first = uploads_to(tmp_path, store.entry())
     add(first, write_checkpoint(tmp_path, 5))
@@ -148,7 +148,7 @@ def test_what_waits_for_the_same_folder_does_not_arrive_after_what_came_later(tm
     assert [path.name for path in (tmp_path / "dead/.publishing/staged").iterdir()] == [left.staged]
 
 
-def test_a_second_run_uploads_nothing_that_is_done(tmp_path: Path, store: ObjectServer) -> None:
+def test_second_run_does_not_repeat_finished_uploads(tmp_path: Path, store: ObjectServer) -> None:
     checkpoint = write_checkpoint(tmp_path, 5)
     first = uploads_to(tmp_path, store.entry())
     add(first, checkpoint)
@@ -162,7 +162,7 @@ def test_a_second_run_uploads_nothing_that_is_done(tmp_path: Path, store: Object
     assert store.names() == []
 
 
-def test_a_process_that_ends_before_it_has_its_task_is_a_try_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_process_that_ends_early_is_a_failed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:
         process = start([sys.executable, "-c", ""], **settings)
         process.wait()
@@ -174,10 +174,10 @@ def test_a_process_that_ends_before_it_has_its_task_is_a_try_that_failed(tmp_pat
     add(uploads, write_checkpoint(tmp_path, 5))
     report = uploads.reports.get(timeout=30)
     uploads.close()
-    assert "ended without a word" in report.outcome.trouble
+    assert "ended without a result" in report.outcome.trouble
 
 
-def test_wrong_credentials_are_told_at_once_and_not_tried_again(tmp_path: Path) -> None:
+def test_wrong_credentials_are_reported_at_once_and_not_retried(tmp_path: Path) -> None:
     with stubborn_server(403) as refusing:
         uploads = uploads_to(tmp_path, {**DEAD, "endpoint_url": refusing.url})
         add(uploads, write_checkpoint(tmp_path, 5))
@@ -189,7 +189,7 @@ def test_wrong_credentials_are_told_at_once_and_not_tried_again(tmp_path: Path) 
     assert list((tmp_path / ".publishing/staged").iterdir()) == []
 
 
-def test_what_was_refused_is_tried_again_by_the_next_run_with_better_credentials(tmp_path: Path, store: ObjectServer) -> None:
+def test_next_run_retries_a_refused_upload_with_new_credentials(tmp_path: Path, store: ObjectServer) -> None:
     checkpoint = write_checkpoint(tmp_path, 5)
     with stubborn_server(403) as refusing:
         first = uploads_to(tmp_path, {**DEAD, "endpoint_url": refusing.url})
@@ -205,7 +205,7 @@ def test_what_was_refused_is_tried_again_by_the_next_run_with_better_credentials
     second.close()
 
 
-def test_a_dead_store_is_tried_again_until_patience_ends_and_stays_for_the_next_run(tmp_path: Path) -> None:
+def test_unreachable_provider_is_retried_and_left_to_the_next_run(tmp_path: Path) -> None:
     uploads = uploads_to(tmp_path, DEAD)
     add(uploads, write_checkpoint(tmp_path, 5))
     reports = reports_until(uploads, gave_up)
@@ -216,7 +216,7 @@ def test_a_dead_store_is_tried_again_until_patience_ends_and_stays_for_the_next_
     assert len(list((tmp_path / ".publishing/staged").iterdir())) == 1
 
 
-def test_a_store_that_comes_back_gets_what_waited(tmp_path: Path, store: ObjectServer) -> None:
+def test_waiting_uploads_continue_when_the_provider_returns(tmp_path: Path, store: ObjectServer) -> None:
     with stubborn_server(503) as busy:
         uploads = uploads_to(tmp_path, {**DEAD, "endpoint_url": busy.url}, patience=Patience(first_seconds=0.05, most_seconds=0.1))
         add(uploads, write_checkpoint(tmp_path, 5))
@@ -227,7 +227,7 @@ def test_a_store_that_comes_back_gets_what_waited(tmp_path: Path, store: ObjectS
     assert any(asked.startswith("PUT /trained/run/checkpoint-5/manifest.json") for asked in busy.asked)
 
 
-def test_what_a_killed_run_left_is_taken_up_where_its_files_are_here(tmp_path: Path, store: ObjectServer) -> None:
+def test_uploads_of_a_killed_run_continue_if_their_files_exist(tmp_path: Path, store: ObjectServer) -> None:
     with stubborn_server(200, seconds=600) as slow:
         first = uploads_to(tmp_path, {**DEAD, "endpoint_url": slow.url})
         for step in (5, 6):
@@ -248,7 +248,7 @@ def test_what_a_killed_run_left_is_taken_up_where_its_files_are_here(tmp_path: P
     assert {name.split("/")[1] for name in store.names()} == {"checkpoint-5"}
 
 
-def test_a_store_that_takes_nothing_does_not_fill_the_disk(tmp_path: Path) -> None:
+def test_unreachable_provider_does_not_fill_the_disk(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         uploads = uploads_to(tmp_path, {**DEAD, "endpoint_url": slow.url})
         add(uploads, write_checkpoint(tmp_path, 1))
@@ -262,7 +262,7 @@ def test_a_store_that_takes_nothing_does_not_fill_the_disk(tmp_path: Path) -> No
     assert len(list((tmp_path / ".publishing/staged").iterdir())) == MOST_WAITING + 1
 
 
-def test_a_broken_ledger_is_begun_anew(tmp_path: Path, store: ObjectServer) -> None:
+def test_broken_ledger_is_replaced(tmp_path: Path, store: ObjectServer) -> None:
     (tmp_path / ".publishing").mkdir()
     (tmp_path / ".publishing/ledger.json").write_text('{"version": 1, "uploads": [{"id"')
     uploads = uploads_to(tmp_path, store.entry())
@@ -271,7 +271,7 @@ def test_a_broken_ledger_is_begun_anew(tmp_path: Path, store: ObjectServer) -> N
     uploads.close()
 
 
-def test_credentials_are_in_no_command_line_and_the_process_ends_with_the_run(tmp_path: Path) -> None:
+def test_command_line_has_no_credentials_and_the_process_ends_with_the_run(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "output", 5)
     script = f"""
 import time
@@ -295,7 +295,7 @@ time.sleep(600)
         mover.wait(timeout=20)
 
 
-def test_nothing_heavy_is_loaded_by_the_process_that_uploads() -> None:
+def test_transfer_process_loads_no_heavy_library() -> None:
     code = "import sys, trainer_engine.publishing.__main__; print(sorted({'torch', 'diffusers', 'django', 'boto3'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

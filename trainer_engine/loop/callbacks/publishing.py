@@ -13,8 +13,7 @@ from trainer_engine.contract.events import ErrorEvent, Notification, Severity, S
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.publishing.ledger import RESULT, Upload
-from trainer_engine.publishing.places import digest_of, files_below, joined_size, stage
-from trainer_engine.publishing.results import result_files
+from trainer_engine.publishing.staging import digest_of, files_below, joined_size, result_files, stage
 from trainer_engine.publishing.uploads import Report, Uploads
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes

@@ -19,6 +19,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
 from training.preflight.activations import Tokens, kept_numbers
+from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import (
     NUMBERS_A_WIDTH,
     Tensors,
@@ -105,9 +106,11 @@ def _activations(options: TrainingOptions, parameters: int, report: DatasetRepor
     batch = options.run.train_batch_size
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
     sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.text_joins_sequence else 0)
+    layers = {name.removesuffix(".weight"): shape for name, shape in (tensors or {}).items() if name.endswith(".weight") and len(shape) > 1}
+    if is_unet(layers):
+        return kept_by_unet(layers, UnetInputs(cells // spec.vae_scale_factor**2 * batch, prompt_tokens * batch), options, spec)
     if tensors:
-        layers = {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith(".weight") and len(shape) == 2}
-        return kept_numbers(layers, sequence, options, spec)
+        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
     layer_number = layer_count(parameters)
     width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
     kept = layer_number + 40 if options.model.gradient_checkpointing else layer_number * 34

@@ -124,3 +124,16 @@ def test_an_adapter_counts_the_layers_that_it_is_put_on() -> None:
 def test_the_error_bar_covers_the_modelled_part_alone_below() -> None:
     memory = Memory(counted=100, modelled=100)
     assert memory.low == 165 and memory.high == 270
+
+
+def test_a_network_of_convolutions_counts_the_latents_that_they_see(training: Training) -> None:
+    header = b'{"down_blocks.0.resnets.0.conv1.weight": {"dtype": "F32", "shape": [64, 64, 3, 3], "data_offsets": [0, 0]}}'
+    folder = write_model(training.home / "unet") / "transformer"
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    home = Home(training.home)
+    form = {name: value for name, value in training.form.items() if not name.startswith("__")}
+    form |= {"--pretrained_model_name_or_path": "unet", "--optimizer": "torch-sgd", "--gradient_checkpointing": "false"}
+    understood = examine_run(resolve_run(home, {}, form), home, {"CUDA_VISIBLE_DEVICES": ""}).understood
+    pixels = max(bucket["width"] * bucket["height"] for one in understood["datasets"] for bucket in one["buckets"])
+    kept = 3 * 64 * (pixels // 64) * understood["batch_size"]
+    assert understood["memory"]["bytes"] == 8 * 64 * 64 * 9 + 4 * kept

@@ -109,10 +109,10 @@ def _understand(
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
     flavour = options.model.model_flavour or spec.default_flavour
     parameters = (base_model.count_parameters(base) if base else None) or spec.parameters.get(flavour, 0)
-    shapes = base_model.layer_shapes(base) if base else None
-    memory = estimates.estimate_memory(options, parameters, report, spec, shapes, on_cpu=not visible_gpus(variables))
+    tensors = base_model.tensor_shapes(base) if base else None
+    memory = estimates.estimate_memory(options, parameters, report, spec, tensors, on_cpu=not visible_gpus(variables))
     encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.text_encoder_folders) if base else 0
-    disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)
+    disk = estimates.estimate_disk(options, parameters, spec, tensors, steps=steps, encoder_bytes=encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)

@@ -25,6 +25,7 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
 from training.api import representations
 from training.engine import process
+from training.engine.launcher import LaunchSettings
 from training.errors import CannotStart, NoActiveJob
 from training.jobs import log, outcome, queue, secrets
 from training.jobs.enqueue import enqueue_next
@@ -107,6 +108,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             environment=record.environment.name,
             options=hide_options(resolved.values),
             datasets=resolved.datasets,
+            launch=LaunchSettings.of(resolved.options).as_dict(),
             plan={**report.understood, **representations.files_behind(resolved.given)},
             output_dir=str(resolved.values["output_dir"]),
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),

@@ -208,7 +208,7 @@ def _quantisation_problems(options: TrainingOptions, variables: Mapping[str, str
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:
     try:
-        launch_command(home.root, options, variables)
+        launch_command(home.root, options.distributed.num_processes, options.distributed.accelerate_config, variables)
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")

@@ -18,7 +18,7 @@ from environments.home import current_home
 from environments.models import Environment
 from environments.resolve.changes import RunRecord, is_one_off, laid_under
 from environments.resolve.run import resolve_run
-from environments.secrets.options import with_secrets
+from environments.secrets.store import with_secrets
 from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
@@ -28,7 +28,7 @@ from training.engine import process
 from training.engine.launcher import LaunchSettings
 from training.errors import CannotStart, NoActiveJob
 from training.jobs import log, outcome, queue, secrets
-from training.jobs.enqueue import enqueue_next
+from training.jobs.queue import enqueue_next
 from training.models import ACTIVE, Job, Status
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport

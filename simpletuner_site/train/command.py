@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from environments.files.config_files import without_marks
+from environments.files.json_text import BadJson, parse_json
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun, resolve_run
-from environments.secrets.options import with_secrets
+from environments.secrets.store import with_secrets
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.server.boot import make_folders
-from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from simpletuner_site.train.run_screen import RunScreen
@@ -22,6 +24,7 @@ from trainer_engine.config.options.secrets import secrets_of
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.path_rule import EVERYWHERE
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.contract.small_files import read_small
 from training.engine import launcher
 from training.engine.command_line import UnreadableAccelerateConfig
 from training.engine.launcher import Launch, LaunchSettings
@@ -91,3 +94,30 @@ def launch_of(report: PreflightReport, options: TrainingOptions, place: Home, en
         secrets=secrets_of(resolved.values),
         opens_private_networks=True,  # a user's own shell can reach every address; only a server closes private networks
     )
+
+
+class UnreadableConfig(Exception):
+    """There is no configuration in the file; the message says why."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Option -> value, names as written. Raises UnreadableConfig."""
+    try:
+        document = parse_json(read_small(path))
+    except OSError as error:
+        raise UnreadableConfig(f"{path} cannot be read: {error.strerror or error}.") from error
+    except BadJson as error:
+        raise UnreadableConfig(f"{path} is {error}.") from error
+    if not isinstance(document, dict):
+        raise UnreadableConfig(f"{path} must hold a JSON object of options, not a {type(document).__name__}.")
+    return without_marks(document)
+
+
+def home_of_config(path: Path, home: Path | None) -> Path:
+    """The folder that relative paths start from: as named, else the one whose ``config/<environment>/`` holds the file, else here."""
+    if home is not None:
+        return home.expanduser().absolute()
+    folder = path.expanduser().absolute().parent
+    if folder.parent.name == "config":
+        return folder.parent.parent
+    return Path.cwd()

@@ -14,9 +14,9 @@ from training.engine.command_line import UnreadableAccelerateConfig
 from training.engine.journal import read_entries
 from training.engine.launcher import Launch, LaunchSettings
 from training.jobs import leases, outcome, secrets
-from training.jobs.enqueue import enqueue_follow
 from training.jobs.ingest import ingest
 from training.jobs.outcome import Ending
+from training.jobs.queue import enqueue_follow
 from training.models import ACTIVE, Job, Status
 from training.preflight.estimates import memory_numbers
 

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from environments.resolve.run import ResolvedRun
 from simpletuner_site.environment import BadEnvironment
-from simpletuner_site.train.command import open_config
-from simpletuner_site.train.config_file import UnreadableConfig
+from simpletuner_site.train.command import UnreadableConfig, open_config
 from simpletuner_site.train.report import print_problem
 from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets

@@ -13,7 +13,7 @@ OWN_FILES = {
     "environments/files/own_files.py": "state/written",
     "environments/secrets/store.py": "state/secrets",
     "environments/resolve/webhook_targets.py": "a shipped sample",
-    "simpletuner_site/demo/server_process.py": "the demo's log",
+    "simpletuner_site/demo/processes.py": "the demo's log",
     "simpletuner_site/security/secret_key.py": "state/secret_key",
     "simpletuner_site/train/report.py": "the log of a run",
     "simpletuner_site/server/state.py": "state",

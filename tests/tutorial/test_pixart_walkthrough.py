@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.shapes import META
-from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import README, Shell, blocks
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"

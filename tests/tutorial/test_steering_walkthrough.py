@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.served_runs import ServedRuns, wait_until
-from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import TUTORIAL, Shell, blocks
 from trainer_engine.config.families import find_spec
 from trainer_engine.contract.checkpoint_files import verify

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from environments.paths import Home
-from environments.resolve.publishing_targets import load_publishing, publishing_file
+from environments.resolve.json_options import load_publishing, publishing_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, how_to_install, is_installed
 from trainer_engine.config.resuming.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate

@@ -27,14 +27,13 @@ from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
 from training.preflight.cache_stock import CACHED, cache_uses
-from training.preflight.checkpoints import saving_problems, with_copy
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
 from training.preflight.disk_uses import download_use, run_uses
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems
-from training.preflight.output_folder import output_problems
+from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
@@ -200,7 +199,7 @@ def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> It
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:
     try:
-        launch_command(home.root, options, variables)
+        launch_command(home.root, options.distributed.num_processes, options.distributed.accelerate_config, variables)
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")

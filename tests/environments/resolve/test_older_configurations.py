@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from environments.files.config_files import without_marks
-from simpletuner_site.train.config_file import read_config
+from simpletuner_site.train.command import read_config
 from tests.environments.conftest import Api
 
 FIRST: dict[str, Any] = {

@@ -16,7 +16,7 @@ import pytest
 from environments.paths import Home
 from environments.secrets import store
 from environments.secrets.store import of_environment
-from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
+from simpletuner_site.train.command import UnreadableConfig, home_of_config, read_config
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.models import tiny_pixart
 from tests.helpers.pictures import generate_images

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.helpers.held_out import with_held_out
 from tests.helpers.served_runs import wait_until
-from tests.helpers.tiny_run import HereRun, train_here
+from tests.helpers.tiny_run import HereRun, train_here, with_held_out
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import ExitCode

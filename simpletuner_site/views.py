@@ -1,4 +1,4 @@
-"""``/health``: whether the parts that a run needs are there."""
+"""The pages of the site itself: ``/`` links to everything, ``/health`` reports whether the server can work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, connection
+from django.views.generic import TemplateView
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -69,3 +70,13 @@ class HealthView(APIView):
         is_healthy = checks["database"]["status"] == "healthy"
         body = {"status": "healthy" if is_healthy else "unhealthy", "version": __version__, "checks": checks}
         return Response(body, status=200 if is_healthy else 503)
+
+
+class HomePageView(TemplateView):
+    """Links to everything that can be opened in a browser."""
+
+    template_name = "site/home.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        address = self.request.build_absolute_uri("/").rstrip("/")
+        return super().get_context_data(version=__version__, home=settings.HOME, address=address, **kwargs)

@@ -1,9 +1,13 @@
-"""The longest body that is read: more is answered with 413 before any of it reaches a view.
+"""ASGI middleware that limits requests: ``BodyLimit`` their size, ``Turns`` how many Django handles at once.
 
-``edge`` refuses it sooner, while it comes; this holds where another server runs the application.
+``edge`` refuses a long body sooner, while it arrives; ``BodyLimit`` protects the application behind another server. Each request in
+Django holds a thread, and the thread a database connection with three descriptors: without ``Turns``, a thousand slow requests
+would use up the limit of open files.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from simpletuner_site.edge.refusals import too_long
 from simpletuner_site.security.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
@@ -52,3 +56,18 @@ class BodyLimit:
     async def _refuse(self, send: Send) -> None:
         refusal = too_long(self.limit_bytes)
         await send_json(send, refusal.status, {"detail": refusal.detail, "problems": []})
+
+
+MOST_AT_ONCE = 32
+
+
+class Turns:
+    """Passes requests on in the order in which they came."""
+
+    def __init__(self, inner: Application, most_at_once: int = MOST_AT_ONCE) -> None:
+        self._inner = inner
+        self._turns = asyncio.Semaphore(most_at_once)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._turns:
+            await self._inner(scope, receive, send)

@@ -1,4 +1,4 @@
-"""A server for the demo: the real command, on a port that is free."""
+"""The processes that the demo starts: one that makes the base model with torch, and a real server on a free port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from simpletuner_site.demo.place import Place
+from simpletuner_site.demo.place import REPOSITORY, Place
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -67,3 +67,21 @@ def running_server(place: Place, *, keep: bool) -> Iterator[tuple[httpx.Client, 
         if not (keep and is_done):
             process.terminate()
             process.wait(STOP_SECONDS)
+
+
+TINY_MODEL = "trainer_engine.families.pixart_sigma.tiny"
+
+
+class ModelNotMade(Exception):
+    """The subprocess failed; the message is the end of what it printed."""
+
+
+def make_base_model(place: Place) -> None:
+    """A PixArt Sigma of some million parameters in the real layout, in the demo's cache under the real repository's id.
+
+    Raises ModelNotMade.
+    """
+    command = [sys.executable, "-m", TINY_MODEL, "--size", "demo", "--repo-id", REPOSITORY, "--hf-home", str(place.hub), str(place.model)]
+    made = subprocess.run(command, capture_output=True, text=True)
+    if made.returncode:
+        raise ModelNotMade(made.stderr[-2000:])

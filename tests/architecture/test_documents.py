@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "environments" / "examples").rglob("*.md")),
 ]
@@ -63,6 +63,13 @@ def test_every_relative_link_of_a_page_leads_to_a_file_and_a_heading(page: Path)
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_path_of_the_tree_that_a_page_names_exists(page: Path) -> None:
     assert missing_paths(page) == []
+
+
+def test_every_page_that_the_code_names_exists() -> None:
+    sources = [path for top in TOP if top not in ("docs", "tests") for path in (ROOT / top).rglob("*.py")]
+    named = {page for path in sources for page in re.findall(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8"))}
+    assert len(named) > 5
+    assert [page for page in sorted(named) if not (ROOT / page).is_file()] == []
 
 
 def test_the_readme_links_every_page() -> None:

@@ -1,23 +1,27 @@
-# One command each; every one of them makes .venv first and installs into it whenever requirements.txt has changed.
+# Every target creates .venv first, and installs into it again when requirements.txt or pyproject.toml has changed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := .venv.stamp
 KEEP ?=
-# Processes of the tests; each takes up to 1 GB of memory.
+# Processes that run the tests; each takes up to 1 GB of memory.
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-all test-faults lint lint-schema format bench docs install clean
 
 help:
-	@echo "make demo         train a small model through the API, with pictures to look at (KEEP=1 leaves the server running)"
-	@echo "make test         the fast tests            make test-all      every test"
-	@echo "make test-faults  kill processes, fill disks, break files"
-	@echo "make lint         style, types, imports, generated documents"
-	@echo "make lint-schema  redocly and spectral over the OpenAPI schema (needs npx)"
-	@echo "make bench        a table of numbers        make docs          write the generated documents again"
+	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
+	@echo "make test         the fast tests (JOBS=N runs N processes)"
+	@echo "make test-all     every test"
+	@echo "make test-faults  kill processes, fill disks, break files, attack a server"
+	@echo "make lint         style, types, imports, migrations, generated documents"
+	@echo "make lint-schema  check the OpenAPI schema with redocly and spectral (needs npx)"
+	@echo "make format       fix the style"
+	@echo "make bench        measure; print a table"
+	@echo "make docs         write docs/options.md and docs/datasets.md from the code"
+	@echo "make clean        remove .venv and what demo, bench and builds left"
 
 install: $(STAMP)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from django.db import transaction
 
+from environments.create.names import name_for_run
 from environments.create.plan import NewEnvironment, PlannedEnvironment, plan
-from environments.create.run_names import name_for_run
 from environments.create.starter import starter_datasets
 from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
@@ -37,7 +37,7 @@ from environments.paths import Home
 from environments.resolve.changes import RunRecord, changes, to_store
 from environments.resolve.checks import CheckedConfig, check_config
 from environments.secrets import store
-from environments.secrets.options import holds_the_same, keep_secrets, with_secrets
+from environments.secrets.store import holds_the_same, keep_secrets, with_secrets
 from environments.sync import (
     datasets_text,
     names_taken,

@@ -12,9 +12,11 @@ from django.conf import settings  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
-from simpletuner_site.security.body_limit import BodyLimit  # noqa: E402
 from simpletuner_site.security.guard import Application, Guard, Receive, Scope, Send  # noqa: E402
-from simpletuner_site.server.turns import Turns  # noqa: E402
+from simpletuner_site.security.request_limits import (
+    BodyLimit,  # noqa: E402
+    Turns,  # noqa: E402
+)
 
 django_application = cast(Application, get_asgi_application())  # sets Django up: what follows may import models
 

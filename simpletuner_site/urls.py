@@ -6,8 +6,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
-from simpletuner_site.health import HealthView
-from simpletuner_site.home_page import HomePageView
+from simpletuner_site.views import HealthView, HomePageView
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),

@@ -19,7 +19,6 @@ from environments.models import Environment
 from training import services
 from training.api import representations, run_overview
 from training.models import Checkpoint, Event, Job
-from training.webhooks.summary import summary
 
 SHOWN_EVENTS = 50
 TIMES = ("started_at", "stop_requested_at", "finished_at")
@@ -139,7 +138,7 @@ class JobAdmin(ReadOnly, JobAdminBase):
 
     @admin.display(description="Deliveries")
     def webhook_deliveries(self, job: Job) -> SafeString:
-        return summary(job)
+        return run_overview.webhook_deliveries(job)
 
     @admin.action(description="Stop: save and end")
     def stop(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:

@@ -51,6 +51,8 @@ class Job(models.Model):
     """Option name without dashes -> resolved value; never changes."""
     datasets: models.JSONField[list[dict[str, Any]], list[dict[str, Any]]] = models.JSONField(default=list)
     """The dataset entries, paths absolute; never change."""
+    launch: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
+    """How the engine is started: ``training.engine.launcher.LaunchSettings`` as a dictionary; never changes."""
     plan: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
     """What the checks before the start understood: steps, epochs, datasets, memory, disk."""
     output_dir = models.TextField()

@@ -18,16 +18,17 @@ from environments.home import current_home
 from environments.models import Environment
 from environments.resolve.changes import RunRecord, is_one_off, laid_under
 from environments.resolve.run import resolve_run
-from environments.secrets.options import with_secrets
+from environments.secrets.store import with_secrets
 from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
 from training.api import representations
 from training.engine import process
+from training.engine.launcher import LaunchSettings
 from training.errors import CannotStart, NoActiveJob
 from training.jobs import log, outcome, queue, secrets
-from training.jobs.enqueue import enqueue_next
+from training.jobs.queue import enqueue_next
 from training.models import ACTIVE, Job, Status
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
@@ -107,6 +108,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             environment=record.environment.name,
             options=hide_options(resolved.values),
             datasets=resolved.datasets,
+            launch=LaunchSettings.of(resolved.options).as_dict(),
             plan={**report.understood, **representations.files_behind(resolved.given)},
             output_dir=str(resolved.values["output_dir"]),
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),

@@ -6,8 +6,8 @@ import logging
 from uuid import UUID
 
 from training.jobs import leases, queue
-from training.jobs.enqueue import enqueue_next
 from training.jobs.follower import Follower
+from training.jobs.queue import enqueue_next
 from training.models import Job
 
 logger = logging.getLogger(__name__)

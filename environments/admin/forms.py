@@ -16,8 +16,7 @@ from environments.files.datasets_file import locate
 from environments.files.json_text import BadJson, parse_json
 from environments.home import current_home
 from environments.models import Environment
-from environments.resolve.checks import check_config
-from environments.resolve.defaults import effective_defaults
+from environments.resolve.checks import check_config, effective_defaults
 from environments.resolve.run import resolve_run
 from environments.sync import shown_datasets
 from trainer_engine.config.families import specs

@@ -1,8 +1,11 @@
-"""Which names an environment can have. A name is also a folder and a part of an address."""
+"""Names of environments: which ones are valid, and the name for a run that starts without an environment."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
 
 from trainer_engine.contract.errors import Problem
 
@@ -39,3 +42,22 @@ def name_problem(name: object, option: str = "name") -> Problem | None:
 def is_name(name: str) -> bool:
     """Whether an environment can be called so."""
     return name_problem(name) is None
+
+
+FALLBACK = "run"
+ROOM_FOR_NUMBER = 8
+
+
+def name_for_run(values: Mapping[str, Any], taken: Iterable[str]) -> str:
+    """The last part of ``output_dir`` as a name, with a number where it is taken."""
+    names = {name.lower() for name in taken}
+    last = PurePosixPath(str(values.get("output_dir", ""))).name
+    base = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", last)).lstrip("._-").rstrip(".")
+    base = base[: LONGEST - ROOM_FOR_NUMBER].rstrip(".") or FALLBACK
+    if not is_name(base):
+        base = f"{FALLBACK}-{base}"
+    name, number = base, 1
+    while name.lower() in names:
+        number += 1
+        name = f"{base}-{number}"
+    return name

@@ -98,3 +98,21 @@ def flavour_mismatch(values: Mapping[str, Any]) -> list[Problem]:
     message = f"pretrained_model_name_or_path={weights} is the flavour {others[0]}, and wins over model_flavour={flavour}."
     hint = f"leave it out, or set it to {spec.flavours[str(flavour)]}"
     return [Problem.warning("pretrained_model_name_or_path", "other_flavour", message, got=weights, hint=hint)]
+
+
+def effective_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Option -> its value when it is not given; options without a default of their own are left out."""
+    defaults = {name: spec.default for name, spec in REGISTRY.items() if not spec.required}
+    family_spec = find_spec(str(config.get("model_family", "")))
+    if family_spec is None:
+        return defaults
+    flavour = str(config.get("model_flavour") or family_spec.default_flavour)
+    seed = config.get("seed")
+    return {
+        **defaults,
+        "model_flavour": family_spec.default_flavour,
+        "pretrained_model_name_or_path": family_spec.flavours.get(flavour),
+        "prediction_type": family_spec.objective,
+        "validation_seed": defaults["seed"] if seed is None else seed,
+        **family_spec.defaults_of(flavour),
+    }

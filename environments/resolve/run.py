@@ -17,9 +17,8 @@ from environments.files.datasets_file import OPTION, read_document
 from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.resolve.checks import flavour_mismatch
 from environments.resolve.hooks import resolve_scripts
-from environments.resolve.json_option_file import read_json_option
+from environments.resolve.json_options import publishing_file, read_json_option
 from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
-from environments.resolve.publishing_targets import publishing_file
 from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from environments.paths import Home, ResolvedPath, resolve
-from environments.resolve.json_option_file import read_json_option
+from environments.resolve.json_options import read_json_option
 from trainer_engine.config.adapters.validation_adapter import CONFIG, EXPECTED, ValidationAdapterRun, hub_file, parse_validation_adapter
 from trainer_engine.contract.errors import Problem
 

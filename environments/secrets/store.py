@@ -11,9 +11,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from environments.paths import Home
+from trainer_engine.config.options.secrets import hide_options, reveal_options, secrets_of
 from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.files import read_document
 
 FOLDER = "secrets"
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
@@ -76,3 +79,31 @@ def copy(home: Home, source: Owner, target: Owner) -> None:
 def forget(home: Home, owner: Owner) -> None:
     """Raises OSError."""
     owner.file(home).unlink(missing_ok=True)
+
+
+def with_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, by any spelling, in which each ``***`` is what the environment stores for it."""
+    return reveal_options(values, read(home, of_environment(name)))
+
+
+def keep_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the secrets of an environment's configuration into the store; the values as they may be stored and shown. Raises OSError."""
+    full = with_secrets(home, name, values)
+    found = secrets_of(full)
+    if found != read(home, of_environment(name)):
+        write(home, of_environment(name), found)
+    return hide_options(full)
+
+
+def holds_the_same(home: Home, name: str, config: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether an environment's stored configuration, and its secrets, are what these values with nothing hidden say."""
+    stored, meant = read(home, of_environment(name)), secrets_of(values)
+    is_same = stored.keys() == meant.keys() and all(_same_json(stored[option], meant[option]) for option in stored)
+    return is_same and dict(config) == hide_options(values)
+
+
+def _same_json(one: str, other: str) -> bool:
+    try:
+        return bool(read_document(one) == read_document(other))
+    except ValueError:
+        return one == other

@@ -13,11 +13,10 @@ from rich.console import Console
 
 from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed
-from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
 from simpletuner_site.demo.configuration import STEPS
 from simpletuner_site.demo.pictures import generate_images
 from simpletuner_site.demo.place import REPOSITORY, Place
-from simpletuner_site.demo.server_process import ServerFailed, running_server
+from simpletuner_site.demo.processes import ModelNotMade, ServerFailed, make_base_model, running_server
 from simpletuner_site.train.run_screen import RunScreen
 
 MADE_BY_DEMO = "made-by-demo"

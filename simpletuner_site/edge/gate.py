@@ -1,14 +1,17 @@
-"""What all connections share: the limits, and who makes room for whom."""
+"""The limits that all connections share, and the rules by which a request is refused from its headers."""
 
 from __future__ import annotations
 
+import logging
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Protocol
 
-from simpletuner_site.edge.refusals import Refusal
-from simpletuner_site.security.guard import Scope
+from simpletuner_site.edge.refusals import Refusal, too_long
+from simpletuner_site.security.guard import Guard, Scope, announced_bytes
 
 SWEEP_SECONDS = 1.0
 
@@ -109,3 +112,48 @@ class Gate:
         self.leave(victim)
         victim.evict()
         return True
+
+
+logger = logging.getLogger(__name__)
+
+WANTED_DESCRIPTORS = 4096
+KEPT_FREE = 192
+"""For databases (three each thread), logs, pictures, the worker's pipe, and connections that are just being refused."""
+MOST_CONNECTIONS = 2000
+FEWEST_CONNECTIONS = 16
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit towards the hard one where it is low; the limit as it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(WANTED_DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return WANTED_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError) as error:
+        logger.info("the limit of open files stays at %s: %s", soft, error)
+        return soft
+    return wanted
+
+
+def connection_limit(descriptors: int) -> int:
+    """How many connections may be open at once under a limit of open files."""
+    return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, descriptors - KEPT_FREE))
+
+
+@dataclass(frozen=True)
+class RequestRules:
+    """Who may talk, and how much."""
+
+    guard: Guard
+    longest_body_bytes: int
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """Why the request is refused before anything of its body is read; None where it may pass."""
+        reason = self.guard.refusal(scope)
+        if reason:
+            return Refusal(HTTPStatus.FORBIDDEN, reason)
+        if announced_bytes(scope) > self.longest_body_bytes:
+            return too_long(self.longest_body_bytes)
+        return None

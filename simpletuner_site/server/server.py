@@ -96,8 +96,8 @@ def _run_daphne(address: str, port: int) -> None:
     from twisted.internet import reactor
 
     from simpletuner_site.asgi import application
+    from simpletuner_site.server.boot import freeze_garbage, share_interpreter
     from simpletuner_site.server.keeper import WorkerKeeper
-    from simpletuner_site.server.quiet import freeze_garbage, share_interpreter
 
     keeper = WorkerKeeper()
     interface = address.replace(":", "\\:")
@@ -129,9 +129,7 @@ def _gate() -> Gate:
     from django.conf import settings
 
     from simpletuner_site.asgi import application
-    from simpletuner_site.edge.descriptors import connection_limit, raise_descriptor_limit
-    from simpletuner_site.edge.gate import Gate, Limits
-    from simpletuner_site.edge.rules import RequestRules
+    from simpletuner_site.edge.gate import Gate, Limits, RequestRules, connection_limit, raise_descriptor_limit
     from training.streams import tail
 
     connections = connection_limit(raise_descriptor_limit())

@@ -15,7 +15,7 @@ import time
 
 from django.conf import settings
 
-from simpletuner_site.server.quiet import freeze_garbage
+from simpletuner_site.server.boot import freeze_garbage
 from simpletuner_site.server.state import write_worker_state
 
 logger = logging.getLogger(__name__)

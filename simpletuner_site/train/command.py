@@ -5,31 +5,32 @@ from __future__ import annotations
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from environments.files.config_files import without_marks
+from environments.files.json_text import BadJson, parse_json
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun, resolve_run
-from environments.secrets.options import with_secrets
+from environments.secrets.store import with_secrets
 from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.server.boot import make_folders
-from simpletuner_site.train.config_file import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from simpletuner_site.train.run_screen import RunScreen
-from trainer_engine.config.addresses import PRIVATE_VARIABLE
-from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.secrets import secrets_of
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
-from training.engine import process as engine_process
-from training.engine.command_line import UnreadableAccelerateConfig, launch_command
-from training.engine.keys import keys_without_use
+from trainer_engine.contract.files import read_small
+from trainer_engine.contract.path_rule import EVERYWHERE
+from trainer_engine.contract.run import RunFolder
+from training.engine import launcher
+from training.engine.command_line import UnreadableAccelerateConfig
+from training.engine.launcher import Launch, LaunchSettings
 from training.preflight.estimates import memory_numbers
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
-
-OPEN = {PRIVATE_VARIABLE: "1"}
-"""A person's own shell may reach what it likes; only a server closes private networks."""
 
 
 def train(config: Path, home: Path | None = None) -> int:
@@ -61,35 +62,62 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     """Start an engine for a configuration that was found good, and stay with it until it ends."""
     options = report.resolved.options
     assert options is not None
-    job_id = str(uuid.uuid4())
-    folder = RunFolder(place.state / "runs" / job_id).create()
-    resolved = report.resolved
-    spec = JobSpec(
-        job_id=job_id,
-        environment=environment,
-        options={name: value for name, value in hide_options(resolved.values).items() if name not in SERVER_ONLY},
-        datasets=resolved.datasets,
-        memory_estimate=memory_numbers(report.understood),
-        scripts=place.script_rule,
-    )
-    spec.write(folder)
-    try:
-        command, variables = launch_command(folder.path, options)
-    except UnreadableAccelerateConfig as error:
-        console.print(f"[red]✗[/] accelerate_config: {error}", highlight=False)
-        return ExitCode.CONFIGURATION
+    launch = launch_of(report, options, place, environment)
+    folder = RunFolder(place.state / "runs" / launch.job_id)
     if report.webhooks:
         console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
     interrupts = note_interrupts()
-    identity = engine_process.start(
-        folder,
-        command,
-        variables | OPEN | for_engine(secrets_of(resolved.values)),
-        spec.scripts.variables,
-        keys_without_use(options),
-    )
+    try:
+        identity = launcher.start(folder, launch)
+    except UnreadableAccelerateConfig as error:
+        console.print(f"[red]✗[/] accelerate_config: {error}", highlight=False)
+        return ExitCode.CONFIGURATION
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
         ignore_interrupts()
     print_ending(console, folder, code)
     return code
+
+
+def launch_of(report: PreflightReport, options: TrainingOptions, place: Home, environment: str) -> Launch:
+    """What the engine of a checked configuration is started with."""
+    resolved = report.resolved
+    return Launch(
+        job_id=str(uuid.uuid4()),
+        environment=environment,
+        options=resolved.values,
+        datasets=resolved.datasets,
+        memory_estimate=memory_numbers(report.understood),
+        settings=LaunchSettings.of(options),
+        scripts=place.script_rule,
+        places=EVERYWHERE,
+        secrets=secrets_of(resolved.values),
+        opens_private_networks=True,  # a user's own shell can reach every address; only a server closes private networks
+    )
+
+
+class UnreadableConfig(Exception):
+    """There is no configuration in the file; the message says why."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Option -> value, names as written. Raises UnreadableConfig."""
+    try:
+        document = parse_json(read_small(path))
+    except OSError as error:
+        raise UnreadableConfig(f"{path} cannot be read: {error.strerror or error}.") from error
+    except BadJson as error:
+        raise UnreadableConfig(f"{path} is {error}.") from error
+    if not isinstance(document, dict):
+        raise UnreadableConfig(f"{path} must hold a JSON object of options, not a {type(document).__name__}.")
+    return without_marks(document)
+
+
+def home_of_config(path: Path, home: Path | None) -> Path:
+    """The folder that relative paths start from: as named, else the one whose ``config/<environment>/`` holds the file, else here."""
+    if home is not None:
+        return home.expanduser().absolute()
+    folder = path.expanduser().absolute().parent
+    if folder.parent.name == "config":
+        return folder.parent.parent
+    return Path.cwd()

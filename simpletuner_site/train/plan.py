@@ -13,13 +13,12 @@ from rich.console import Console
 
 from environments.resolve.run import ResolvedRun
 from simpletuner_site.environment import BadEnvironment
-from simpletuner_site.train.command import open_config
-from simpletuner_site.train.config_file import UnreadableConfig
+from simpletuner_site.train.command import UnreadableConfig, open_config
 from simpletuner_site.train.report import print_problem
 from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
-from trainer_engine.datasets.report import examine
+from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.sources.local import printable
 from training.engine.command_line import process_count
 

@@ -1,4 +1,4 @@
-"""Who imports whom: each torch-free module can be imported first, and the apps import only the torch-free rooms of the engine."""
+"""Who imports whom: no cycles, torch-free modules that can be imported first, and apps that import only torch-free parts of the engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(failures))
 """
 APPS = ("environments", "training")
+TOP = ("environments", "simpletuner_site", "trainer_engine", "training")
 OPEN_TO_APPS = ("trainer_engine.contract", "trainer_engine.config", "trainer_engine.datasets")
 """The packages of the engine that the apps import. They load no torch."""
 
@@ -53,6 +55,27 @@ def test_an_app_imports_only_the_open_packages_of_the_engine(app: str) -> None:
         if name != "trainer_engine" and not any(f"{name}.".startswith(f"{package}.") for package in OPEN_TO_APPS)
     }
     assert closed == set()
+
+
+def test_the_imports_of_the_files_form_no_cycle() -> None:
+    files = {module_name(path): path for top in TOP for path in (ROOT / top).rglob("*.py") if "examples" not in path.parts}
+    graph = {name: set(imports(path, files)) - {name} for name, path in files.items()}
+    assert len(graph) > 200
+    TopologicalSorter(graph).prepare()  # raises CycleError with the files
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, known: Container[str]) -> Iterator[str]:
+    """The known modules that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in known else node.module for name in names)
 
 
 def engine_imports(path: Path) -> Iterator[str]:

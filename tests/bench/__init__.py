@@ -1,1 +1,1 @@
-"""Benchmarks: ``make bench`` prints the table that the README quotes. They assert nothing about time."""
+"""Benchmarks: ``make bench`` prints the table of docs/benchmarks.md. They assert nothing about time."""

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [SECTION ...]``: run the benchmarks and print their table; ``--readme`` puts it into the README."""
+"""``python -m tests.bench [SECTION ...]``: run the benchmarks and print their table; ``--docs`` writes it into the documents."""
 
 from __future__ import annotations
 
@@ -15,21 +15,44 @@ SECTIONS = (
     *("saving", "stall", "plan", "caching", "gpu", "gpu_flux"),
 )
 ROOT = Path(__file__).resolve().parents[2]
-MARKED = re.compile(r"<!-- bench -->.*<!-- /bench -->", re.DOTALL)
+MARKED = re.compile(r"<!-- bench -->\n(.*)<!-- /bench -->", re.DOTALL)
 
 
-def put_into_readme(table: Table) -> None:
-    """Between the README's two marks."""
-    readme = ROOT / "README.md"
-    rows = "\n".join([HEAD, *(row.as_markdown() for row in table.rows)])
-    text = MARKED.sub(lambda _: f"<!-- bench -->\n{rows}\n<!-- /bench -->", readme.read_text(encoding="utf-8"))
-    readme.write_text(text, encoding="utf-8")
+def write_page(table: Table, page: Path) -> None:
+    """Replace the rows between the two marks of ``docs/benchmarks.md`` by those of the table."""
+    _replace_rows(page, [row.as_markdown() for row in table.rows])
+
+
+def quote_in_readme(table: Table, readme: Path) -> None:
+    """Give each row that the README quotes the value just measured; a row that was not measured keeps the value that it has."""
+    measured = {_subject(line): line for line in (row.as_markdown() for row in table.rows)}
+    _, _, *quoted = _marked(readme.read_text(encoding="utf-8")).splitlines()
+    _replace_rows(readme, [measured.get(_subject(line), line) for line in quoted])
+
+
+def _marked(text: str) -> str:
+    """The table between the two marks. Raises ValueError for a page without marks."""
+    found = MARKED.search(text)
+    if found is None:
+        raise ValueError("the page has no <!-- bench --> ... <!-- /bench -->")
+    return found[1]
+
+
+def _subject(line: str) -> tuple[str, ...]:
+    """What a row of the table measures: its first two columns."""
+    return tuple(cell.strip() for cell in line.split("|")[1:3])
+
+
+def _replace_rows(page: Path, rows: list[str]) -> None:
+    text = page.read_text(encoding="utf-8")
+    table = "\n".join([HEAD, *rows, ""])
+    page.write_text(text.replace(_marked(text), table), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure; asserts nothing about time.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of: {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--docs", action="store_true", help="write the table to docs/benchmarks.md, and the rows that README.md quotes")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.sections) - set(SECTIONS))
     if unknown:
@@ -39,8 +62,9 @@ def main() -> None:
     for section in arguments.sections or SECTIONS:
         importlib.import_module(f"tests.bench.{section}").run(table)
     table.save(ROOT / "bench-output")
-    if arguments.readme:
-        put_into_readme(table)
+    if arguments.docs:
+        write_page(table, ROOT / "docs" / "benchmarks.md")
+        quote_in_readme(table, ROOT / "README.md")
 
 
 if __name__ == "__main__":

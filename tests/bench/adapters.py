@@ -24,7 +24,7 @@ from tests.bench.table import Table, milliseconds, ratio_of
 from tests.bench.training import Loop, TakingTurns, without_result
 from tests.helpers.pictures import generate_images
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.table import Table, ratio_of
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
@@ -98,7 +98,8 @@ def make_batch(subject: Subject, size: int, seed: int) -> Batch:
     prompts = {"embeds": torch.randn(size, subject.tokens, width, generator=dice).bfloat16()}
     prompts["mask"] = torch.ones(size, subject.tokens, dtype=torch.int64)
     latents, noise = torch.randn(shape, generator=dice), torch.randn(shape, generator=dice)
-    batch = Batch(latents, noise, torch.randint(0, 1000, (size,), generator=dice), prompts, ("random",) * size)
+    timesteps = torch.randint(0, 1000, (size,), generator=dice)
+    batch = Batch(latents=latents, noise=noise, timesteps=timesteps, prompts=prompts, files=("random",) * size)
     return batch.pinned() if subject.device.type == "cuda" else batch
 
 

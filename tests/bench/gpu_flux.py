@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.bench.gpu import Subject, matmul_peak, timed
 from tests.bench.table import Table, ratio_of
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
@@ -159,7 +159,7 @@ def make_batch(subject: Subject, case: Case, seed: int) -> Batch:
     }
     references = (torch.randn(shape, generator=dice),) if case.flavour == "kontext" else ()
     latents, noise, sigmas = torch.randn(shape, generator=dice), torch.randn(shape, generator=dice), torch.rand(1, generator=dice)
-    batch = Batch(latents, noise, sigmas, prompts, ("random",), references)
+    batch = Batch(latents=latents, noise=noise, timesteps=sigmas, prompts=prompts, files=("random",), references=references)
     return batch.pinned() if subject.device.type == "cuda" else batch
 
 

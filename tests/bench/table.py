@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. ``aim`` and ``beside`` say what it is held against."""
+    """One figure. ``aim`` is the target of the project, ``beside`` another figure to compare it with."""
 
     section: str
     figure: str
@@ -25,7 +25,7 @@ class Row:
         return f"| {self.section} | {self.figure} | {self.value} | {self.aim} | {self.beside} |"
 
 
-HEAD = "| what | figure | here | aim | beside |\n|---|---|---|---|---|"
+HEAD = "| what | figure | here | aim | compared with |\n|---|---|---|---|---|"
 
 
 @dataclass

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from tests.bench import host, plan
-from tests.bench.__main__ import SECTIONS
+from tests.bench import compare, host, plan
+from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.table import Table
 
@@ -38,3 +41,43 @@ def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:
 
 def test_every_section_can_be_asked_for_by_its_name() -> None:
     assert {"host", "plan", "stall", "latency"} <= set(SECTIONS)
+
+
+def test_two_trees_are_compared_row_by_row() -> None:
+    def figures(step: str, other: str) -> compare.Figures:
+        return compare.figures_in(
+            [
+                {"section": "host", "figure": "step", "value": step},
+                {"section": "host", "figure": other, "value": "1,024 bytes"},
+                {"section": "host", "figure": "words", "value": "none"},
+            ]
+        )
+
+    head, row = compare.compared(
+        [figures("2.0 ms", "gone"), figures("4 ms", "gone")], [figures("2.2 ms", "new"), figures("4 ms (3 to 5)", "new")]
+    )
+    assert head.startswith("| what | figure | before | now |")
+    assert row == "| host | step | 3 ms | 3.1 ms | 105.0 % (100.0 to 110.0) |"
+
+
+def test_a_measured_table_replaces_the_page_and_the_rows_that_the_readme_quotes(tmp_path: Path) -> None:
+    page, readme = (Path(shutil.copy(ROOT / name, tmp_path)) for name in ("docs/benchmarks.md", "README.md"))
+    table = Table()
+    table.add("server", "process start to first 200", "0.12 s", aim="under 2 s")
+    table.add("server", "something new", "1")
+    before = readme.read_text()
+    write_page(table, page)
+    quote_in_readme(table, readme)
+    assert page.read_text().count("\n| server |") == 2
+    quoted = "| server | process start to first 200 | 0.12 s | under 2 s |"
+    assert quoted in page.read_text() and quoted in readme.read_text()
+    assert "something new" not in readme.read_text()
+    assert len(readme.read_text().splitlines()) == len(before.splitlines())
+
+
+def test_every_row_that_the_readme_quotes_is_a_row_of_the_page() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    _, marked = (ROOT / "README.md").read_text().split("<!-- bench -->\n")
+    quoted = marked.partition("<!-- /bench -->")[0].splitlines()
+    assert len(quoted) == 7
+    assert [row for row in quoted if row not in page] == []

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.bench.table import Table, ratio_of
 from tests.helpers.pictures import generate_images
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from environments.paths import Home
-from environments.resolve.publishing_targets import load_publishing
+from environments.resolve.json_options import load_publishing
 from environments.resolve.run import resolve_run
 from environments.resolve.webhook_targets import load_webhooks
 from tests.environments.resolve.test_run import DATASETS, ENVIRONMENT

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.held_out import with_held_out
 from tests.helpers.served_runs import ENDLESS, ServedRuns, wait_until
+from tests.helpers.tiny_run import with_held_out
 
 WITHOUT_GRADIENT = ".to_k.bias"
 """Softmax does not feel it: its gradient is rounding alone, and Adam makes whole steps of that."""

@@ -17,6 +17,7 @@ from trainer_engine.config.parse import parse_options
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 
 @cache
@@ -56,3 +57,8 @@ def tiny_family(**values: Any) -> Family:
     """The tiny model's family on the CPU."""
     options = options_with(**values)
     return load_family(options, resolve_devices(options, torch.device("cpu")))
+
+
+def place_tiny_model(hf_home: Path, repository: str) -> Path:
+    """``from_pretrained(repository)`` finds the tiny PixArt Sigma, offline, with ``HF_HOME`` set to ``hf_home``; its snapshot."""
+    return place_in_hub_cache(tiny_pixart(), repository, hf_home)

@@ -17,11 +17,10 @@ from rich.console import Console
 from environments.paths import Home
 from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed, answered
-from simpletuner_site.demo.base_model import ModelNotMade, make_base_model
 from simpletuner_site.demo.configuration import datasets, hyperparameters
 from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, generate_images
 from simpletuner_site.demo.place import Place
-from simpletuner_site.demo.server_process import ServerFailed, running_server
+from simpletuner_site.demo.processes import ModelNotMade, ServerFailed, make_base_model, running_server
 from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, run, stage
 from tests.helpers.live_server import REPOSITORY
 from trainer_engine.config.datasets import parse_dataloader

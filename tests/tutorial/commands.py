@@ -1,4 +1,4 @@
-"""The commands of ``docs/tutorial.md``, run as a person runs them: in a shell, with curl and jq."""
+"""The commands of the tutorial and of the README, run as a person runs them: in a shell, with curl and jq."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+ROOT = Path(__file__).resolve().parents[2]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+README = ROOT / "README.md"
 
 
-def blocks(heading: str) -> list[str]:
-    """The shell blocks below a heading, down to the next heading of any level."""
+def blocks(heading: str, page: Path = TUTORIAL) -> list[str]:
+    """The shell blocks of a page below a heading, down to the next heading of any level."""
     found: dict[str, list[str]] = {}
     title, block = "", None
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
+    for line in page.read_text(encoding="utf-8").splitlines():
         if block is None and line.startswith("#"):
             title = line.lstrip("# ")
             found[title] = []
@@ -27,7 +29,7 @@ def blocks(heading: str) -> list[str]:
             block = None
         elif block is not None:
             block.append(line)
-    assert heading in found, f"{heading!r} is not a heading of {PAGE.name}"
+    assert heading in found, f"{heading!r} is not a heading of {page.name}"
     return found[heading]
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
-from tests.helpers.tiny_model import place_tiny_model
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 Datasets = list[dict[str, Any]]

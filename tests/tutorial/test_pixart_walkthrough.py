@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.shapes import META
-from tests.helpers.tiny_model import place_tiny_model
-from tests.tutorial.commands import Shell, blocks
+from tests.tutorial.commands import README, Shell, blocks
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 EVENT = {"index", "type", "job_id", "timestamp", "severity", "title", "message", "body", "data"}
@@ -153,6 +153,24 @@ def test_the_walkthrough_from_nothing_to_a_trained_pipeline(shell: Shell, server
     printed = shell.type(stop_and_cancel.replace("<JOB_ID>", job_id[1]))
     assert '{"message":"No active training job to stop"}' in printed.replace('": "', '":"')
     assert "No Active Training" in printed
+
+
+def test_the_first_lora_of_the_readme_trains(shell: Shell, server: LiveServer, tmp_path: Path) -> None:
+    generate_images(tmp_path, count=4, size=(80, 80))
+    changes = {
+        "http://localhost:8001": server.url,
+        "~/Pictures/cats/*.jpg": f"{tmp_path}/*.png",
+        "curl -s -X POST $API/configs/first-lora/activate": (
+            "sed -i 's/1024/64/' config/first-lora/multidatabackend.json\ncurl -s -X POST $API/configs/first-lora/activate"
+        ),
+        "--max_train_steps=500": "--max_train_steps=3",
+        "1024x1024": "64x64",
+    }
+    block = blocks("A first LoRA", README)[-1]
+    assert all(text in block for text in changes)
+    assert "true\n[]\n[]\n" in Shell(server.home, changes).type(block)
+    assert wait_for_end(server)["status"] == "completed"
+    assert (server.home / "output/first-lora/pytorch_lora_weights.safetensors").is_file()
 
 
 def split_last_step() -> tuple[str, str, str]:

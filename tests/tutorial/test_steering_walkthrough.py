@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.served_runs import ServedRuns, wait_until
-from tests.helpers.tiny_model import place_tiny_model
-from tests.tutorial.commands import PAGE, Shell, blocks
+from tests.tutorial.commands import TUTORIAL, Shell, blocks
 from trainer_engine.config.families import find_spec
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.tiny_models.autoencoders import build_preview_decoder
@@ -63,7 +63,9 @@ def block(heading: str) -> str:
 
 def payload() -> dict[str, Any]:
     """The event that the tutorial shows."""
-    found = re.search(r"```json\n(\{.*?\n\})\n```", PAGE.read_text(encoding="utf-8").partition("### Stream validation previews")[2], re.S)
+    found = re.search(
+        r"```json\n(\{.*?\n\})\n```", TUTORIAL.read_text(encoding="utf-8").partition("### Stream validation previews")[2], re.S
+    )
     assert found
     shown: dict[str, Any] = json.loads(found[1])
     return shown

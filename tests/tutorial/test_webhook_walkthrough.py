@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.receiver import Receiver, receiving
 from tests.helpers.served_runs import ServedRuns, wait_until
-from tests.helpers.tiny_model import place_tiny_model
 from tests.tutorial.commands import Shell, blocks
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"

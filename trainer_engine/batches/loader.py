@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from trainer_engine.batches.collate import Batch, Collator
+from trainer_engine.batches.batch import Batch
+from trainer_engine.batches.collate import Collator
 from trainer_engine.batches.sampler import Sampler
 
 

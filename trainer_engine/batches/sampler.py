@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from trainer_engine.batches.epochs import Epochs
 from trainer_engine.batches.order import EpochOrder, SetBatches, bucket_batches, interleave, numbered
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.runtime.reproducibility import derived_seed
+from trainer_engine.runtime.seeds import derived_seed
 
 
 @dataclass(frozen=True)

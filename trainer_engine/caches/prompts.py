@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from trainer_engine.caches.store import CacheStore, InMemoryCache, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.runtime.stages import Advance
 
 

@@ -15,8 +15,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainer_engine.contract.digests import sha256_of
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, read_small_json, sha256_of
 
 MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import ClassVar
 
-from trainer_engine.contract.redaction import repeated
+from trainer_engine.contract.messages import repeated
 
 LONGEST_SHOWN = 200
 LONGEST_TEXTS = {"option": 200, "message": 1000, "got": 240, "expected": 1500, "hint": 600}

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, write_atomically
-from trainer_engine.contract.hooks.rule import NOTHING, HookRule
+from trainer_engine.contract.hooks import NOTHING, HookRule
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 
 PROTOCOL = 1

@@ -1,10 +1,11 @@
-"""Samples of one size together, and whether there are enough of them for an optimizer step."""
+"""Groups samples of one size into buckets, and counts their batches, their share of an epoch and what an optimizer step lacks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
@@ -113,3 +114,39 @@ def _mend(entry: ImageSet, short: Sequence[Bucket], effective: Effective) -> str
     if not entry.repeats:
         changes.append("allow_dataset_oversubscription to true")
     return ", or ".join(changes)
+
+
+class SetNumbers(NamedTuple):
+    """What decides how often a dataset is drawn."""
+
+    batches: int
+    """In an epoch."""
+    weight: float
+    """``probability``."""
+
+
+class Share(NamedTuple):
+    """Parts of 1."""
+
+    at_start: float
+    """Of the first batches of an epoch, and so of a run that is much shorter than one."""
+    of_epoch: float
+    """Of a whole epoch: every sample is seen ``repeats + 1`` times, whatever the weights are."""
+
+    def as_dict(self) -> dict[str, float | str]:
+        """As ``validate`` answers."""
+        return {"at_start": round(self.at_start, 6), "of_epoch": round(self.of_epoch, 6), "text": self.text}
+
+    @property
+    def text(self) -> str:
+        if math.isclose(self.at_start, self.of_epoch):
+            return f"{100 * self.of_epoch:.3g} % of the batches"
+        return f"{100 * self.at_start:.3g} % of the batches at the start of an epoch, {100 * self.of_epoch:.3g} % over the whole epoch"
+
+
+def shares(sets: Sequence[SetNumbers], *, by_size: bool) -> list[Share]:
+    """The share of each dataset; 0 for one without batches."""
+    weights = [one.weight * (one.batches if by_size else 1) if one.batches else 0.0 for one in sets]
+    total, batches = sum(weights), sum(one.batches for one in sets)
+    parts = [weight / total if total else 0.0 for weight in weights]
+    return [Share(part, one.batches / batches if batches else 0.0) for part, one in zip(parts, sets, strict=True)]

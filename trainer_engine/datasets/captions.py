@@ -8,7 +8,7 @@ import os
 import re
 
 from trainer_engine.config.datasets import ImageSet
-from trainer_engine.contract.small_files import FileTooLarge, read_small
+from trainer_engine.contract.files import FileTooLarge, read_small
 from trainer_engine.datasets.sources.local import reason_of
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20

@@ -7,7 +7,7 @@ import re
 import threading
 from pathlib import Path
 
-from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.files import sha256_of
 
 
 class FileHashes:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import EngineError, ExitCode
+from trainer_engine.contract.files import sha256_of
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.colour import as_srgb, colour_trouble
 from trainer_engine.datasets.geometry import Size

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 from trainer_engine.datasets.images import BrokenImage, look_at
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, list_images
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch, BatchBuilder
 from trainer_engine.batches.sampler import Item
-from trainer_engine.datasets.fingerprints import reference_cache
-from trainer_engine.datasets.samples import Sample
-from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.families.base import Family
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import sample_noise, seed_network
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.reproducibility import derived_seed
+from trainer_engine.runtime.seeds import derived_seed
 
 QUARTERS = 4
 SEED = 0
@@ -37,8 +35,7 @@ class Measuring:
     processes: Processes
     network: nn.Module
     """The bare one, in evaluation mode and with the weights that are meant."""
-    read_latents: Callable[[str, Sample], Tensor]
-    read_prompt: Callable[[str, str], PromptEmbedding]
+    builder: BatchBuilder
     images: Sequence[Item]
     points: int
     """Timesteps of each image."""
@@ -62,21 +59,16 @@ class Measuring:
         return losses
 
     def _batches(self, item: Item) -> Iterator[Batch]:
-        """One for each timestep, with noise of its own that is made when it is asked for."""
-        latents = self.read_latents(item.source, item.sample)[None]
-        prompts = self.family.collate_prompts([self.read_prompt(item.source, item.sample.captions[0])])
-        references = [self.read_latents(reference_cache(item.source, set_id), sample)[None] for set_id, sample in item.sample.references]
+        """One batch of one image for each timestep; its noise is made when the batch is asked for."""
+        sample = self.builder.build([item], [item.sample.captions[0]], reference_sets=range(len(item.sample.references)))
         timesteps = self.objective.spread_timesteps(self.points)
         for point in range(self.points):
-            seen = references if self.combine_references or not references else references[point % len(references) :][:1]
-            yield Batch(
-                latents=latents,
-                noise=evaluation_noise(item.sample.name, point, latents.shape[1:]),
-                timesteps=timesteps[point : point + 1],
-                prompts=prompts,
-                files=(item.sample.path,),
-                references=tuple(seen),
-            )
+            noise = evaluation_noise(item.sample.name, point, sample.latents.shape[1:])
+            yield replace(sample, references=self._references(sample.references, point)).with_noise(noise, timesteps[point : point + 1])
+
+    def _references(self, references: tuple[Tensor, ...], point: int) -> tuple[Tensor, ...]:
+        """The references that are in use at a timestep."""
+        return references if self.combine_references or not references else (references[point % len(references)],)
 
     def _loss(self, batch: Batch, item: Item, point: int) -> Tensor:
         device = self.family.devices.device
@@ -85,7 +77,7 @@ class Measuring:
         batch = (batch.pinned() if device.type == "cuda" else batch).to(device)
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.family.devices.autocast():
-            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts, batch.references)
+            prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         return (prediction.float() - target.float()).square().mean()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.fingerprints import reference_cache
+from trainer_engine.datasets.samples import reference_cache
 from trainer_engine.evaluation.history import History
 from trainer_engine.evaluation.measure import Measuring
 from trainer_engine.loop.components import RunComponents
@@ -20,8 +20,7 @@ def measuring(parts: RunComponents, processes: Processes) -> Measuring:
         objective=parts.step.objective,
         processes=processes,
         network=parts.trainable.network,
-        read_latents=prepared.read_latents,
-        read_prompt=prepared.read_prompt,
+        builder=parts.loader.collator.builder,
         images=() if options.evaluation.eval_loss_disable else prepared.held_out,
         points=options.evaluation.eval_timesteps,
         combine_references=options.data.conditioning_multidataset_sampling == "combined",

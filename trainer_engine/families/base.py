@@ -19,15 +19,11 @@ from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
 from trainer_engine.weights.quantization import Quantiser, exact_layers_message, is_quantised
-
-PromptEmbedding = dict[str, Tensor]
-"""What the text encoders make of one prompt: named tensors without a batch dimension, as the cache stores them."""
-PromptBatch = dict[str, Tensor]
-"""The embeddings of a batch: named tensors, batch dimension first, as ``predict`` takes them."""
 
 
 class DiffusersNetwork(Protocol):
@@ -126,8 +122,11 @@ class Family(ABC):
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """Embeddings as one padded batch, on the CPU."""
 
-    def sample_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
-        """What each sample is told at random besides its prompt, named tensors (B, ...) for ``predict``; one generator a sample."""
+    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
+        """Named inputs (B, ...) on the CPU that follow from facts of the samples or from chance; none by default.
+
+        ``generators``: one a sample, for what is random in training. None, as in an evaluation, gives fixed values instead.
+        """
         return {}
 
     # ---- the network that is trained ----
@@ -186,14 +185,14 @@ class Family(ABC):
         """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare network."""
 
     @abstractmethod
-    def predict(
-        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """The prediction (B, C, h, w) of the network, in its type.
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        """Tokens that the network makes of one sample with latents of this shape (C, ...), without its references."""
 
-        ``noisy_latents`` (B, C, h, w); ``timesteps`` (B,) as the objective draws them: indices of a diffusion schedule, or sigma in
-        [0, 1] for flow matching; prompts from ``collate_prompts``; ``references`` hold latents (B, C, h_i, w_i) of the images that
-        are looked at together. All are moved to the network's device here. ``denoiser`` may be wrapped (DDP, compiled).
+    @abstractmethod
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the network's prediction in its dtype, in the shape of ``inputs.noisy_latents``.
+
+        Moves the inputs to the network's device. ``network`` may be wrapped (DDP, compiled).
         """
 
     @abstractmethod

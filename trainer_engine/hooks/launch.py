@@ -10,8 +10,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import DISK_LOW, EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD
 from trainer_engine.config.options.placeholders import known_placeholders, values_of
 from trainer_engine.contract.errors import EngineError
-from trainer_engine.contract.hooks import HookRule, Template
-from trainer_engine.contract.hooks.rule import start_of_command
+from trainer_engine.contract.hooks import HookRule, Template, start_of_command
 from trainer_engine.hooks.process import RunningHook
 
 

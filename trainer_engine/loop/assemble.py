@@ -10,19 +10,21 @@ from torch import nn
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_validation_adapters
+from trainer_engine.batches.batch import BatchBuilder
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
 from trainer_engine.checkpointing.save import FixedFile
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
-from trainer_engine.config.options.optimizer import SCHEDULE_FREE
 from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
-from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.config.rules.device import device_problems
+from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
@@ -40,8 +42,8 @@ from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import build_optimizer, note_on_precision, start_training
-from trainer_engine.runtime.devices import Devices, resolve_devices
+from trainer_engine.optim.optimizers import build_optimizer, precision_note, start_training
+from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -74,21 +76,17 @@ def assemble(run_context: RunContext) -> Trainer:
 def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
     with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
         devices = resolve_devices(run_context.options, run_context.processes.device)
-        _refuse_float16_on_cpu(devices)
+        refused = list(device_problems(run_context.options, devices.device.type))
+        if refused:
+            raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
         objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
     family.report = run_context.stages.sink.emit
-    for note in (*devices.notes, note_on_precision(run_context.options.optimizer, devices.weights)):
+    for note in (*devices.notes, precision_note(run_context.options.optimizer, devices.weights)):
         if note:
             run_context.stages.sink.emit(Notification(code="precision", message=note))
     run_context.requests.raise_if_stopped()
     return family, objective
-
-
-def _refuse_float16_on_cpu(devices: Devices) -> None:
-    if devices.compute == torch.float16 and devices.device.type != "cuda":
-        message = f"mixed_precision=fp16 needs a GPU; this run computes on {devices.device.type}."
-        raise InvalidOptions([Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")])
 
 
 def _find_checkpoint(run_context: RunContext, family: Family) -> SavedRun | None:
@@ -122,15 +120,12 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     sampler = make_sampler(prepared.sources, options, processes.count)
     state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
     collator = Collator(
-        prepared.read_latents,
-        prepared.read_prompt,
-        family.collate_prompts,
-        objective,
-        run.seed,
-        options.data.caption_dropout_probability,
-        Share(processes.rank, processes.count),
-        options.data.conditioning_multidataset_sampling == "combined",
-        family.sample_conditions,
+        builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
+        objective=objective,
+        seed=run.seed,
+        caption_dropout=options.data.caption_dropout_probability,
+        share=Share(processes.rank, processes.count),
+        combine_references=options.data.conditioning_multidataset_sampling == "combined",
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     denoiser = trainable.network
@@ -161,7 +156,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
 
 def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:
     """Schedule-free optimizers keep their warm-up and then stay at the peak."""
-    is_free = options.optimizer.optimizer in SCHEDULE_FREE
+    is_free = OPTIMIZERS[options.optimizer.optimizer].is_schedule_free
     chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule
     return Schedule(chosen, options.optimizer.learning_rate, total_steps)
 

@@ -56,6 +56,9 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
     def on_saved(state: TrainState, saved: CheckpointInfo) -> None:
         together.after_checkpoint(state, saved)
 
+    def on_validated(state: TrainState) -> None:
+        together.after_validation(state)
+
     options, stages, processes, sink = run_context.options, run_context.stages, run_context.processes, run_context.stages.sink
     evaluations = EvaluationCallback(
         showing, options, measuring(parts, processes), parts.average, parts.history, stages, processes, run_context.requests
@@ -82,7 +85,7 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
             CommandsCallback(sink, run_context.requests, processes),
             checkpointing,
             evaluations,
-            _validating(run_context, parts, showing, checkpointing, scoring),
+            _validating(run_context, parts, showing, on_validated, checkpointing, scoring),
             *hooking,
             *([ReportCallback(run_context.renderer)] if run_context.renderer is not None else []),
             ResultsCallback(showing, parts.output_dir, parts.trainable, parts.average, stages, processes),
@@ -97,6 +100,7 @@ def _validating(
     run_context: RunContext,
     parts: RunComponents,
     showing: Callable[[], AbstractContextManager[None]],
+    on_validated: Callable[[TrainState], None],
     checkpointing: CheckpointCallback,
     scoring: ClipScoring | None,
 ) -> ValidationCallback:
@@ -113,6 +117,7 @@ def _validating(
         stages,
         run_context.processes,
         run_context.requests,
+        on_validated,
         Announcer(stages.sink, options.validation, parts.family, run_context.media),
         _external_validation(run_context, checkpointing),
         parts.validation_adapters,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer_engine.batches.collate import Batch
+from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.families.base import Family
@@ -22,7 +22,7 @@ from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import set_learning_rate
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.reproducibility import derived_seed
+from trainer_engine.runtime.seeds import derived_seed
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""
@@ -37,7 +37,7 @@ class Step:
     devices: Devices
     processes: Processes
     network: nn.Module
-    """The denoiser as it is called: compiled, shared between processes, or bare."""
+    """The network as it is called: compiled, wrapped for data parallelism, or bare."""
     parameters: Sequence[nn.Parameter]
     optimizer: Optimizer
     schedule: Schedule
@@ -80,9 +80,9 @@ class Step:
         """Mean over the samples of a batch, float32."""
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.devices.autocast():
-            prediction = self.family.predict(self.network, noisy, batch.timesteps, batch.prompts, batch.references)
+            prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
-        return self.objective.loss(prediction, target, batch.timesteps).mean()
+        return self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
 
     def _clip(self, norm: Tensor) -> None:
         limit = self.clipping.max_grad_norm

@@ -8,29 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer_engine.objectives.losses import ErrorShape
+from trainer_engine.objectives.losses import ErrorShape, sample_means
 
 
 class Objective(ABC):
     """One parameterisation. Pure: no option, no model and no global random state inside.
 
-    Shapes: data, noise and x_t are (B, C, h, w), t is (B,). Results of ``add_noise`` and ``target`` are float32.
+    Shapes: data, noise and x_t are (B, C, ...) of any rank, t is (B,). Results of ``add_noise`` and ``target`` are float32.
     """
 
     shape: ErrorShape = ErrorShape()
 
     @abstractmethod
-    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
         """One t a sample from the sample's own generator, (B,) on the CPU: int64 indices of a discrete schedule, or float32 in [0, 1].
 
-        ``latent_shape`` (C, h, w): schedules may depend on the size of the image.
+        ``token_count``: tokens that the network makes of one sample; a schedule may depend on it.
         """
 
     @abstractmethod
     def spread_timesteps(self, count: int) -> Tensor:
-        """``count`` t in the middle of as many equal parts of the schedule, from data to noise: (count,) as ``sample_timesteps`` has them.
+        """The middles of ``count`` equal parts of the schedule, from data to noise: (count,) in the dtype of ``sample_timesteps``.
 
-        They depend on nothing that training can be told, so that runs can be compared.
+        They depend on no option of training, so that runs can be compared.
         """
 
     @abstractmethod
@@ -46,12 +46,18 @@ class Objective(ABC):
         """(progress from 0 for data to 1 for noise, sigma_t / alpha_t), each (B,) float32 on the device of ``like``."""
 
     def weight(self, noise_to_signal: Tensor) -> Tensor | None:
-        """How much each sample counts, (B,); None where all count the same."""
+        """Weight of each sample's loss, (B,); None if all weigh the same."""
         return None
 
-    def loss(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Mean error of each sample, (B,) float32; a batch's loss is the mean of these."""
+    def loss(self, prediction: Tensor, target: Tensor, t: Tensor, mask: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """Mean error of each sample, (B,) float32; a batch's loss is the mean of these.
+
+        ``mask`` broadcasts to the prediction, such as (B, 1, ...) in [0, 1]: the mean is over its elements, weighted by their values.
+        ``weights`` (B,) multiply the loss of each sample, in addition to the objective's own ``weight``.
+        """
         progress, noise_to_signal = self.noise_level(t, prediction)
-        error = self.shape(prediction.float() - target.float(), progress, noise_to_signal).flatten(1).mean(dim=1)
-        weight = self.weight(noise_to_signal)
-        return error if weight is None else error * weight
+        error = sample_means(self.shape(prediction.float() - target.float(), progress, noise_to_signal), mask)
+        for factor in (self.weight(noise_to_signal), weights):
+            if factor is not None:
+                error = error * factor.to(error)
+        return error

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, VPrediction

@@ -43,8 +43,8 @@ class Diffusion(Objective):
         self.alphas = squared.sqrt().float()
         self.sigmas = (1 - squared).sqrt().float()
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
-        """Uniform over 0 .. T-1, whatever the size."""
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
+        """Uniform over 0 .. T-1 for any number of tokens."""
         return torch.cat([torch.randint(len(self.alphas), (1,), generator=generator) for generator in generators])
 
     def spread_timesteps(self, count: int) -> Tensor:
@@ -55,9 +55,9 @@ class Diffusion(Objective):
         return alpha * data.float() + sigma * noise.float()
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t), each (B, 1, 1, 1) on the device of ``like``."""
+        """(alpha_t, sigma_t), each (B, 1, ...) with the rank and on the device of ``like``."""
         if self.alphas.device != like.device:
-            # Once, so that no pass waits for the device.
+            # Once, so that no micro-batch waits for the device.
             self.alphas, self.sigmas = self.alphas.to(like.device), self.sigmas.to(like.device)
         index, shape = t.to(like.device), (-1,) + (1,) * (like.dim() - 1)
         return self.alphas[index].view(shape), self.sigmas[index].view(shape)

@@ -10,30 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
 
 Sample = Callable[[torch.Generator], float]
 """One sigma in [0, 1]."""
-CELLS_PER_TOKEN = 4
-"""A token of the network is a square of 2 x 2 latent cells."""
 SMALLEST_SIGNAL = 1e-6
 DYNAMIC_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
-"""What a scheduler that states nothing (or null, where it does not shift by size itself) is taken to mean; in this order."""
+"""Defaults for a scheduler configuration without these values or with null; the order of the keys matters."""
 
 
 class FlowMatching(Objective):
     """x_t = (1 - t) x + t eps for t = sigma in [0, 1]; the network learns the velocity eps - x."""
 
     def __init__(self, sample: Sample, shift_of: Callable[[int], float]) -> None:
-        """``shift_of(tokens)``: the shift s of an image of so many tokens; 1 is none."""
+        """``shift_of(tokens)`` is the shift s for a sample of this many tokens; 1 means no shift."""
         self.sample = sample
         self.shift_of = shift_of
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
-        """Drawn, then shifted towards noise: s t / (1 + (s - 1) t) (Esser et al., 2024, eq. 23)."""
-        _, height, width = latent_shape
-        shift = self.shift_of(height * width // CELLS_PER_TOKEN)
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
+        """Sampled, then shifted towards noise: s t / (1 + (s - 1) t) (Esser et al., 2024, eq. 23)."""
+        shift = self.shift_of(token_count)
         sampled = torch.tensor([self.sample(generator) for generator in generators], dtype=torch.float64)
         return (shift * sampled / (1 + (shift - 1) * sampled)).float()
 
@@ -76,7 +73,7 @@ def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[in
     low, high, first, last = (config.get(key) or usual for key, usual in DYNAMIC_SHIFT.items())
 
     def shift_of(tokens: int) -> float:
-        """exp(mu), mu linear in the tokens, as the sampler of the base model has it."""
+        """exp(mu) with mu linear in the tokens, as in the base model's scheduler."""
         return math.exp(first + (last - first) * (tokens - low) / (high - low))
 
     return shift_of

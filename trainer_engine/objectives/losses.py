@@ -1,4 +1,4 @@
-"""How far off a prediction is: the shape of the error, whatever is predicted."""
+"""The error of a prediction: its shape, and its mean over each sample."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ErrorShape:
         if self.kind == "l2":
             return error.square()
         c = self.threshold(progress, noise_to_signal).to(error).view(-1, *[1] * (error.dim() - 1))
-        # sqrt(e^2 + c^2) - c without the difference, of which little is left in float32 where e is small.
+        # Equal to sqrt(e^2 + c^2) - c, whose subtraction would cancel most digits of a small e in float32.
         root = error.square() / ((error.square() + c.square()).sqrt() + c)
         return 2 * c * root if self.kind == "huber" else 2 * root
 
@@ -38,3 +38,15 @@ class ErrorShape:
         if self.schedule == "snr":
             return (1 - self.c) / (1 + noise_to_signal).square() + self.c
         return torch.full_like(progress, self.c)
+
+
+def sample_means(error: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B, C, ...) -> (B,) mean of each sample, over its masked elements if there is a mask.
+
+    ``mask`` broadcasts to ``error``, such as (B, 1, ...): 1 counts, 0 does not, values between count in part. The mean of a sample whose
+    mask is empty is 0.
+    """
+    if mask is None:
+        return error.flatten(1).mean(dim=1)
+    weights = mask.to(error).expand_as(error).flatten(1)
+    return (error.flatten(1) * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(torch.finfo(error.dtype).tiny)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer_engine.runtime.reproducibility import derived_seed
+from trainer_engine.runtime.seeds import derived_seed
 
 
 def seed_network(seed: int, device: torch.device) -> None:

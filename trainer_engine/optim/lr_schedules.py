@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from trainer_engine.config.options.schedule import ScheduleOptions
+from trainer_engine.config.options.run import ScheduleOptions
 
 Curve = Callable[[float, ScheduleOptions], float]
 """(progress p in (0, 1] after the warm-up, options) -> height in [0, 1] between floor and peak."""

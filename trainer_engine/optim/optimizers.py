@@ -1,11 +1,10 @@
-"""The update rules that can be asked for, each a builder in one table."""
+"""Builds the optimizer of a run and switches it between training and evaluation."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -16,135 +15,127 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer_engine.config.options.optimizer import ARGUMENTS, BNB_KINDS, OptimizerOptions
+from trainer_engine.config.optimizers import OPTIMIZERS
+from trainer_engine.config.options.optimizer import OptimizerOptions
+from trainer_engine.config.rules.optimizer import argument_problems
 from trainer_engine.contract.errors import InvalidOptions, Problem
 
-Betas = tuple[float, ...]
-ADAM: Betas = (0.9, 0.999)
-LONG: Betas = (0.9, 0.99)
 FUSED_DEVICES = ("cpu", "cuda")
 FUSED_TYPES = (torch.float32, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class UpdateRule:
-    """A class of optimizer and the arguments it gets unless the user says otherwise."""
-
-    make: Callable[..., Optimizer]
-    betas: Betas | None = None
-    """None for a rule without betas."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    has_fused: bool = False
-    """Whether one operator can update all weights; it is taken wherever they allow it (``can_fuse``)."""
+Builder = Callable[..., Optimizer]
 
 
-def _bitsandbytes(name: str) -> Callable[..., Optimizer]:
-    """A class of a library that only machines with a GPU have."""
+def _bitsandbytes(name: str) -> Builder:
+    """Builds a class of bitsandbytes, which is imported when the optimizer is built: only machines with a GPU have it."""
 
-    def make(parameters: Iterable[nn.Parameter], **arguments: Any) -> Optimizer:
-        made: Optimizer = getattr(importlib.import_module("bitsandbytes.optim"), name)(parameters, **arguments)
-        return made
+    def build(parameters: Iterable[nn.Parameter], **arguments: Any) -> Optimizer:
+        optimizer: Optimizer = getattr(importlib.import_module("bitsandbytes.optim"), name)(parameters, **arguments)
+        return optimizer
 
-    return make
-
-
-def _of_bitsandbytes() -> dict[str, UpdateRule]:
-    classes = {"adagrad": "Adagrad", "adam": "Adam", "adamw": "AdamW", "lion": "Lion", "ademamix": "AdEMAMix"}
-    betas: dict[str, Betas | None] = {"adagrad": None, "lion": LONG, "ademamix": (0.9, 0.999, 0.9999)}
-    found = {}
-    for kind in BNB_KINDS:
-        for suffix in ("", "8bit"):
-            found[f"bnb-{kind}{suffix}"] = UpdateRule(_bitsandbytes(f"{classes[kind]}{suffix}"), betas.get(kind, ADAM))
-            paged = _bitsandbytes(f"Paged{classes[kind]}{suffix}")
-            found[f"bnb-{kind}{suffix}-paged"] = UpdateRule(paged, betas.get(kind, ADAM))
-    return {name: rule for name, rule in found.items() if name in ARGUMENTS}
+    return build
 
 
-RULES: Mapping[str, UpdateRule] = MappingProxyType(
+BUILDERS: Mapping[str, Builder] = MappingProxyType(
     {
-        # Kahan summation keeps what rounding to bfloat16 takes from each update (Kahan, 1965); optimi does it only on short weights.
-        "adamw_bf16": UpdateRule(optimi.AdamW, ADAM, {"weight_decay": 0.01, "eps": 1e-6}),
-        "torch-adam": UpdateRule(torch.optim.Adam, ADAM, has_fused=True),
-        "torch-adamw": UpdateRule(torch.optim.AdamW, ADAM, {"weight_decay": 0.01, "eps": 1e-8}, has_fused=True),
-        "torch-sgd": UpdateRule(torch.optim.SGD),
-        "torch-radam": UpdateRule(torch.optim.RAdam, ADAM),
-        "torch-nadam": UpdateRule(torch.optim.NAdam, ADAM),
-        "torch-rmsprop": UpdateRule(torch.optim.RMSprop),
-        "torch-adagrad": UpdateRule(torch.optim.Adagrad),
-        "torch-adadelta": UpdateRule(torch.optim.Adadelta),
-        "torch-adafactor": UpdateRule(torch.optim.Adafactor),
-        "torch-adamax": UpdateRule(torch.optim.Adamax, ADAM),
-        "torch-asgd": UpdateRule(torch.optim.ASGD),
-        "optimi-adamw": UpdateRule(optimi.AdamW, LONG, {"weight_decay": 0.01, "eps": 1e-6}),
-        "optimi-stableadamw": UpdateRule(optimi.StableAdamW, LONG),
-        "optimi-lion": UpdateRule(optimi.Lion, LONG),
-        "optimi-radam": UpdateRule(optimi.RAdam, LONG),
-        "optimi-ranger": UpdateRule(optimi.Ranger, LONG),
-        "optimi-adan": UpdateRule(optimi.Adan, (0.98, 0.92, 0.99)),
-        "optimi-adam": UpdateRule(optimi.Adam, LONG),
-        "optimi-sgd": UpdateRule(optimi.SGD),
-        "adamw_schedulefree": UpdateRule(schedulefree.AdamWScheduleFree, ADAM),
-        "prodigy": UpdateRule(prodigyopt.Prodigy, ADAM),
-        **_of_bitsandbytes(),
+        "adamw_bf16": optimi.AdamW,
+        "torch-adam": torch.optim.Adam,
+        "torch-adamw": torch.optim.AdamW,
+        "torch-sgd": torch.optim.SGD,
+        "torch-radam": torch.optim.RAdam,
+        "torch-nadam": torch.optim.NAdam,
+        "torch-rmsprop": torch.optim.RMSprop,
+        "torch-adagrad": torch.optim.Adagrad,
+        "torch-adadelta": torch.optim.Adadelta,
+        "torch-adafactor": torch.optim.Adafactor,
+        "torch-adamax": torch.optim.Adamax,
+        "torch-asgd": torch.optim.ASGD,
+        "optimi-adamw": optimi.AdamW,
+        "optimi-stableadamw": optimi.StableAdamW,
+        "optimi-lion": optimi.Lion,
+        "optimi-radam": optimi.RAdam,
+        "optimi-ranger": optimi.Ranger,
+        "optimi-adan": optimi.Adan,
+        "optimi-adam": optimi.Adam,
+        "optimi-sgd": optimi.SGD,
+        "adamw_schedulefree": schedulefree.AdamWScheduleFree,
+        "prodigy": prodigyopt.Prodigy,
+        "bnb-adagrad": _bitsandbytes("Adagrad"),
+        "bnb-adagrad8bit": _bitsandbytes("Adagrad8bit"),
+        "bnb-adam": _bitsandbytes("Adam"),
+        "bnb-adam8bit": _bitsandbytes("Adam8bit"),
+        "bnb-adamw": _bitsandbytes("AdamW"),
+        "bnb-adamw-paged": _bitsandbytes("PagedAdamW"),
+        "bnb-adamw8bit": _bitsandbytes("AdamW8bit"),
+        "bnb-adamw8bit-paged": _bitsandbytes("PagedAdamW8bit"),
+        "bnb-lion": _bitsandbytes("Lion"),
+        "bnb-lion-paged": _bitsandbytes("PagedLion"),
+        "bnb-lion8bit": _bitsandbytes("Lion8bit"),
+        "bnb-lion8bit-paged": _bitsandbytes("PagedLion8bit"),
+        "bnb-ademamix": _bitsandbytes("AdEMAMix"),
+        "bnb-ademamix-paged": _bitsandbytes("PagedAdEMAMix"),
+        "bnb-ademamix8bit": _bitsandbytes("AdEMAMix8bit"),
+        "bnb-ademamix8bit-paged": _bitsandbytes("PagedAdEMAMix8bit"),
     }
 )
+"""Name of an optimizer in ``config.optimizers`` -> its class."""
 
 
 def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Raises InvalidOptions where ``optimizer_config`` names an argument that the optimizer does not have, or a value that it refuses."""
-    rule = RULES[options.optimizer]
-    allowed = sorted(ARGUMENTS[options.optimizer])
-    unknown = [name for name in options.optimizer_config if name not in allowed]
-    if unknown:
-        raise InvalidOptions([_unknown_argument(options.optimizer, name, allowed) for name in unknown])
-    learning = list(parameters)
-    arguments: dict[str, Any] = {**rule.defaults, **options.optimizer_config}
-    if rule.has_fused and not arguments.get("foreach") and can_fuse(learning):
+    """Builds the optimizer that the options name.
+
+    Raises InvalidOptions if ``optimizer_config`` holds an argument that the optimizer does not have, or a value that it refuses.
+    """
+    spec = OPTIMIZERS[options.optimizer]
+    problems = list(argument_problems(options.optimizer, options.optimizer_config))
+    if problems:
+        raise InvalidOptions(problems)
+    trained = list(parameters)
+    arguments: dict[str, Any] = {**spec.defaults, **options.optimizer_config}
+    if spec.has_fused and not arguments.get("foreach") and can_fuse(trained):
         arguments.setdefault("fused", True)
-    if rule.betas is not None:
-        arguments["betas"] = rule.betas
+    if spec.betas is not None:
+        arguments["betas"] = spec.betas
         if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:
-            arguments["betas"] = (options.optimizer_beta1, options.optimizer_beta2, *rule.betas[2:])
+            arguments["betas"] = (options.optimizer_beta1, options.optimizer_beta2, *spec.betas[2:])
     try:
-        return rule.make(learning, lr=options.learning_rate, **arguments)
+        return BUILDERS[spec.name](trained, lr=options.learning_rate, **arguments)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
-        message = f"{options.optimizer} refuses its arguments: {error}"
+        message = f"{spec.name} refuses its arguments: {error}"
         raise InvalidOptions([Problem.error("optimizer_config", "refused", message, got=dict(options.optimizer_config))]) from error
 
 
 def can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether PyTorch's fused kernels take these weights.
+    """Returns whether PyTorch's fused kernels accept these weights.
 
-    NOTE: on a CPU they walk over memory, and give wrong numbers without a word where a weight and its gradient lie there in another
-    order. Gradients of contiguous weights are contiguous (torch.autograd's layout contract).
+    NOTE: on a CPU these kernels go through memory linearly. If a weight and its gradient have different strides, the numbers are wrong and
+    no error is raised. Gradients of contiguous weights are contiguous (torch.autograd's layout contract).
     """
     return bool(parameters) and all(
         weight.device.type in FUSED_DEVICES and weight.dtype in FUSED_TYPES and weight.is_contiguous() for weight in parameters
     )
 
 
-def _unknown_argument(optimizer: str, name: str, allowed: list[str]) -> Problem:
-    message = f"{optimizer} has no argument {name!r}."
-    return Problem.error("optimizer_config", "unknown_argument", message, got=name, expected=f"one of {', '.join(allowed)}")
-
-
-def note_on_precision(options: OptimizerOptions, weights: torch.dtype) -> str:
-    """A sentence for people where the optimizer does something else than its name says; else empty."""
-    if options.optimizer == "adamw_bf16" and weights == torch.float32:
-        return "adamw_bf16 works on float32 weights here, as plain AdamW: mixed_precision is not bf16."
+def precision_note(options: OptimizerOptions, weights: torch.dtype) -> str:
+    """Returns a sentence for the user if the weights have another type than the optimizer is made for; otherwise an empty string."""
+    if OPTIMIZERS[options.optimizer].stores_bfloat16 and weights == torch.float32:
+        return f"{options.optimizer} works on float32 weights here, as plain AdamW: mixed_precision is not bf16."
     return ""
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 @contextmanager
 def evaluating(optimizer: Optimizer) -> Iterator[None]:
-    """The weights that a schedule-free optimizer means, for the length of the block (Defazio et al., 2024): it trains on others.
+    """Puts the averaged weights of a schedule-free optimizer in place for the block (Defazio et al., 2024).
 
-    Those it trains on come back bit for bit, which its own way there and back would not give. Does nothing with other optimizers.
+    Such an optimizer trains other weights than those to evaluate and save. The trained weights return bit for bit after the block, which
+    the optimizer's own conversion does not ensure. Does nothing for other optimizers.
     """
     if not isinstance(optimizer, schedulefree.AdamWScheduleFree):
         yield
@@ -162,6 +153,6 @@ def evaluating(optimizer: Optimizer) -> Iterator[None]:
 
 
 def start_training(optimizer: Optimizer) -> None:
-    """Schedule-free optimizers want to be told; the others have no such mode."""
+    """Puts a schedule-free optimizer into its training mode. Does nothing for other optimizers."""
     if isinstance(optimizer, schedulefree.AdamWScheduleFree):
         optimizer.train()

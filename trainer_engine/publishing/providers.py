@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from trainer_engine.config.destinations import hub_target
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.publishing import (
@@ -23,9 +24,8 @@ from trainer_engine.config.publishing import (
     parse_publishing_text,
 )
 from trainer_engine.config.resuming.remote_checkpoint import HTTP
-from trainer_engine.config.upload_names import hub_target
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.small_files import read_small_text
+from trainer_engine.contract.files import read_small_text
 from trainer_engine.publishing.base import Provider, ProviderError
 from trainer_engine.publishing.connect import CLOSED, ConnectionRule
 

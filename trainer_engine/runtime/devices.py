@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import LOADED, PRECISIONS, Precision, compute_precision, frozen_precision, trained_precision
 
-DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+def _dtype(precision: Precision) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, precision.library_name)
+    return dtype
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,15 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
     """The devices of this process. ``device`` is the one that accelerate assigns; None selects ``best_device()``."""
     device = device or best_device()
     precision = options.precision
-    compute = DTYPES[precision.mixed_precision]
-    short_weights = precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16"
-    weights = torch.bfloat16 if short_weights else torch.float32
+    weights = _dtype(trained_precision(options.optimizer.optimizer, precision.mixed_precision))
+    loaded = precision.base_model_precision
     vae, text, notes = _encoder_types(options, device)
     return Devices(
         device=device,
         weights=weights,
         network=_network_type(options, weights),
-        compute=compute,
-        base=DTYPES.get(precision.base_model_precision),
+        compute=_dtype(compute_precision(precision.mixed_precision)),
+        base=_dtype(PRECISIONS[loaded]) if loaded in LOADED else None,
         vae=vae,
         text=text,
         notes=notes,
@@ -73,7 +76,7 @@ def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype
     precision = options.precision
     if options.model.model_type == "full":
         return weights
-    return torch.float32 if precision.base_model_default_dtype == "fp32" else DTYPES[precision.mixed_precision]
+    return _dtype(frozen_precision(precision.mixed_precision, precision.base_model_default_dtype))
 
 
 def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torch.dtype | None, torch.dtype, tuple[str, ...]]:
@@ -88,7 +91,7 @@ def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torc
         note = f"The encoders compute in float32 on a CPU instead of vae_dtype={wanted}: {wanted} is many times slower there."
         return torch.float32, torch.float32, (note,) if short else ()
     text = torch.float32 if options.precision.mixed_precision == "no" else torch.bfloat16
-    return None if wanted == "default" else DTYPES[wanted], text, ()
+    return None if wanted == "default" else _dtype(PRECISIONS[wanted]), text, ()
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -1,8 +1,7 @@
-"""Derives seeds, and keeps the state of training through work that happens between two steps."""
+"""Keeps the state of training through work that happens between two steps."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
-
-
-def derived_seed(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed that depends on ``seed`` and on every part, and is the same on every machine."""
-    text = "/".join(str(part) for part in (seed, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @contextmanager

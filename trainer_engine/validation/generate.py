@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.prompt_library import DEFAULT, built_in_library, file_name, library_of
 from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
-from trainer_engine.families.base import Family, GenerationRequest, PromptEmbedding, SamplerStep
+from trainer_engine.families.base import Family, GenerationRequest, SamplerStep
 from trainer_engine.families.common.autoencoder import ImageNotFinite
+from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.media import ENDINGS, Picture, write_picture
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import SURVIVED, GenerationFailed, GenerationStopped

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import nn
 
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED
 from trainer_engine.runtime.devices import ran_out_of_memory
 from trainer_engine.weights.layer_trial import Layer, fault_of, kernel_fault, shape_of
-
-PRESETS: Mapping[str, str] = MappingProxyType(
-    {"int8-quanto": "qint8", "int4-quanto": "qint4", "int2-quanto": "qint2", "fp8-quanto": "qfloat8"}
-)
-"""Value of ``base_model_precision`` and ``text_encoder_N_precision`` -> quanto's type for weights of linear layers and convolutions."""
 
 MAX_LISTED = 8
 
@@ -77,7 +72,7 @@ class Quantiser:
 
         alone = nn.Module()
         alone.add_module(name, layer if self.on_cpu else layer.to(self.device))
-        quantize(alone, weights=qtypes[PRESETS[self.preset]])
+        quantize(alone, weights=qtypes[PRECISIONS[self.preset].library_name])
         freeze(alone)
         quantised: nn.Module = getattr(alone, name)
         return quantised
@@ -106,7 +101,7 @@ class Quantiser:
 
 
 def is_quantised(preset: str) -> bool:
-    return preset in PRESETS
+    return preset in QUANTISED
 
 
 def exact_layers_message(module: str, preset: str, layers: Sequence[ExactLayers]) -> str:

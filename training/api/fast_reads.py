@@ -18,7 +18,7 @@ from django.http import QueryDict
 
 from training.api import parse, representations
 from training.errors import BadValue, TrainingRefused
-from training.jobs.selection import current_job
+from training.jobs.queue import current_job
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

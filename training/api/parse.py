@@ -10,7 +10,7 @@ from django.http import QueryDict
 from rest_framework.request import Request
 
 from training.errors import BadValue, JobNotFound
-from training.jobs.selection import current_job, find_job
+from training.jobs.queue import current_job, find_job
 from training.models import Job
 
 LARGEST_INDEX = 2**63 - 1

@@ -14,7 +14,7 @@ import yaml
 
 import trainer_engine
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.small_files import read_small_text
+from trainer_engine.contract.files import read_small_text
 from training.engine.process import ENGINE_MODULE, passed_environment
 
 BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -110,24 +110,25 @@ def visible_gpus(variables: Mapping[str, str], devices: Path = Path("/dev")) -> 
     return len(nvidia) or len(amd)
 
 
-def launch_command(run_dir: Path, options: TrainingOptions, variables: Mapping[str, str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """Arguments and the variables to add, for ``engine_process.start``.
+def launch_command(
+    run_dir: Path, num_processes: int = 1, accelerate_config: str | None = None, variables: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The engine's command line and the environment variables to add to it, for ``process.start``.
 
-    Raises UnreadableAccelerateConfig.
+    ``accelerate_config`` wins over ``num_processes``. Raises UnreadableAccelerateConfig.
     """
     variables = passed_environment() if variables is None else variables
     search_path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), variables.get("PYTHONPATH", "")]))
     extra = {"PYTHONPATH": search_path, "PYTHONUNBUFFERED": "1"}
-    distributed = options.distributed
     engine = ["-m", ENGINE_MODULE, str(run_dir)]
-    if distributed.accelerate_config:
-        return _from_file(Path(distributed.accelerate_config), engine, extra)
-    if distributed.num_processes <= 1:
+    if accelerate_config:
+        return _from_file(Path(accelerate_config), engine, extra)
+    if num_processes <= 1:
         return [sys.executable, *engine], extra
     if visible_gpus(variables):
         flags = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        return [*ACCELERATE, "--num_processes", str(distributed.num_processes), *flags, *engine], extra
-    return [*_torchrun(distributed.num_processes), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
+        return [*ACCELERATE, "--num_processes", str(num_processes), *flags, *engine], extra
+    return [*_torchrun(num_processes), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
 
 
 def process_count(options: TrainingOptions) -> int:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from pathlib import Path
 
 from django.conf import settings
 from django.utils import timezone
 
 from environments.home import current_home
-from trainer_engine.config.parse import parse_options
-from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.contract.run import SERVER_ONLY, JobSpec
-from training.engine import process
-from training.engine.command_line import UnreadableAccelerateConfig, launch_command
+from training.engine import launcher, process
+from training.engine.command_line import UnreadableAccelerateConfig
 from training.engine.journal import read_entries
-from training.engine.keys import keys_without_use
+from training.engine.launcher import Launch, LaunchSettings
 from training.jobs import leases, outcome, secrets
-from training.jobs.enqueue import enqueue_follow
 from training.jobs.ingest import ingest
 from training.jobs.outcome import Ending
+from training.jobs.queue import enqueue_follow
 from training.models import ACTIVE, Job, Status
 from training.preflight.estimates import memory_numbers
 
@@ -138,27 +134,11 @@ class Follower:
         return folder.exit_file.exists() or folder.log.exists() or self.offset > 0
 
     def _launch(self) -> process.EngineIdentity | None:
-        job = self.job
+        """Start the engine; None if that failed, in which case the job has ended."""
         try:
-            folder = job.folder.create()
-            spec = JobSpec(
-                job_id=str(job.pk),
-                environment=job.environment,
-                options={name: value for name, value in job.options.items() if name not in SERVER_ONLY},
-                datasets=job.datasets,
-                memory_estimate=memory_numbers(job.plan),
-                scripts=current_home().script_rule,
-                places=current_home().place_rule,
-            )
-            spec.write(folder)
-            options = parse_options(job.options)
-            argv, extra = launch_command(Path(job.run_dir), options)
-            variables, withheld = extra | secrets.variables_for_engine(job), keys_without_use(options)
-            return process.start(folder, argv, variables, spec.scripts.variables, withheld)
+            return launcher.start(self.job.folder, launch_of(self.job))
         except (OSError, UnreadableAccelerateConfig) as error:
-            outcome.finish(job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
-        except InvalidOptions as error:
-            outcome.finish(job, Ending(Status.ERROR, str(error), error.code, error.hint))
+            outcome.finish(self.job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         return None
 
     def _note(self, identity: process.EngineIdentity) -> bool:
@@ -172,3 +152,19 @@ class Follower:
         if self.job.status == Status.STOPPING:
             process.ask_to_end(identity, self.job.folder)
         return True
+
+
+def launch_of(job: Job) -> Launch:
+    """What the engine of a job is started with."""
+    home = current_home()
+    return Launch(
+        job_id=str(job.pk),
+        environment=job.environment,
+        options=job.options,
+        datasets=job.datasets,
+        memory_estimate=memory_numbers(job.plan),
+        settings=LaunchSettings.from_dict(job.launch),
+        scripts=home.script_rule,
+        places=home.place_rule,
+        secrets=secrets.of_options(job),
+    )

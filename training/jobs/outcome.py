@@ -21,7 +21,7 @@ from training.engine import process
 from training.engine.journal import last_entry
 from training.engine.process import EngineIdentity
 from training.jobs import log
-from training.jobs.enqueue import enqueue_next
+from training.jobs.queue import enqueue_next
 from training.models import Job, Status
 
 INTERRUPTED = "interrupted"

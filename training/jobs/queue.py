@@ -7,8 +7,9 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Case, F, IntegerField, Max, Q, QuerySet, Value, When
 from django.utils import timezone
+from django_q.tasks import async_task
 
 from training.jobs import leases, log
 from training.models import ACTIVE, Job, QueueLock, Status
@@ -87,3 +88,33 @@ def look_is_due(interval: timedelta) -> bool:
 def unattended() -> list[UUID]:
     """Active runs whose lease has run out."""
     return list(Job.objects.filter(leases.is_free(timezone.now()), status__in=ACTIVE).values_list("pk", flat=True))
+
+
+def enqueue_next() -> None:
+    """Have a worker take the next job, where one waits and a slot is free."""
+    if has_work():
+        async_task("training.tasks.run_job", task_name="run_job")
+
+
+def enqueue_follow(job_id: UUID) -> None:
+    """Have a worker look after a run for a slice."""
+    async_task("training.tasks.follow_job", str(job_id), task_name=f"follow {str(job_id)[:8]}")
+
+
+RANK = Case(
+    When(status__in=ACTIVE, then=Value(0)), When(status=Status.QUEUED, then=Value(1)), default=Value(2), output_field=IntegerField()
+)
+LATEST_END = F("finished_at").desc(nulls_last=True)
+
+
+def current_job() -> Job | None:
+    """The oldest running job; else the head of the queue; else the job that ended last; None where there never was one."""
+    return Job.objects.order_by(RANK, LATEST_END, "number").first()
+
+
+def find_job(text: str) -> Job | None:
+    """A job by its id as somebody typed it."""
+    try:
+        return Job.objects.filter(pk=UUID(text)).first()
+    except ValueError:
+        return None

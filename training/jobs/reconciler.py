@@ -15,7 +15,7 @@ from django.db import DatabaseError, connection
 
 from training.engine import process
 from training.jobs import outcome, queue
-from training.jobs.enqueue import enqueue_follow, enqueue_next
+from training.jobs.queue import enqueue_follow, enqueue_next
 from training.models import TERMINAL, Job
 
 INTERVAL = timedelta(seconds=2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from environments.home import current_home
 from environments.secrets import store
-from trainer_engine.config.options.secrets import for_engine, secrets_of
+from trainer_engine.config.options.secrets import secrets_of
 from trainer_engine.config.webhooks import WebhookTarget
 from training.models import Job
 
@@ -30,6 +30,7 @@ def targets_of(job_id: object) -> list[WebhookTarget]:
     return [WebhookTarget(**target) for target in json.loads(text)]
 
 
-def variables_for_engine(job: Job) -> dict[str, str]:
-    """What the engine of a job is told beside its ``job.json``."""
-    return for_engine(store.read(current_home(), store.of_job(job.pk)))
+def of_options(job: Job) -> dict[str, str]:
+    """The full text of each option of a job that holds secrets."""
+    found = store.read(current_home(), store.of_job(job.pk))
+    return {name: text for name, text in found.items() if name != TARGETS}

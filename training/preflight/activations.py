@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.options.precision import QUANTISED
+from trainer_engine.config.precisions import QUANTISED
 
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")

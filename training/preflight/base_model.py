@@ -14,9 +14,7 @@ from urllib.parse import quote
 
 from trainer_engine.config.resuming import base_weights
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import is_file, is_folder
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.small_files import UnreadableFile, open_regular, read_small_text
+from trainer_engine.contract.files import UnreadableFile, is_file, is_folder, open_regular, read_document, read_small_text
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
@@ -135,13 +133,13 @@ def _refused(option: str, source: str, revision: str | None, status: int, code: 
 
 def count_parameters(folder: Path) -> int | None:
     """Numbers in a safetensors model's denoiser, from the files' headers; None where there are none that can be read."""
-    shapes = _tensor_shapes(folder)
+    shapes = tensor_shapes(folder)
     return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
 
 
 def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """Module name -> (out, in) of the linear layers of a model's denoiser; None where they cannot be read."""
-    shapes = _tensor_shapes(folder)
+    shapes = tensor_shapes(folder)
     if not shapes:
         return None
     return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
@@ -149,14 +147,15 @@ def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 def module_names(folder: Path) -> set[str] | None:
     """Full names of the denoiser's modules that hold weights, and of those above them; None if they cannot be read."""
-    shapes = _tensor_shapes(folder)
+    shapes = tensor_shapes(folder)
     if not shapes:
         return None
     paths = (name.split(".") for name in shapes)
     return {".".join(path[:depth]) for path in paths for depth in range(len(path))}
 
 
-def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Tensor -> shape of a model's network, from the headers of its safetensors files; None if one cannot be read."""
     parts = [folder / name for name in DENOISERS if is_folder(folder / name)] or [folder]
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(parts[0].glob("*.safetensors"))[:MOST_SHARDS]:

@@ -12,21 +12,27 @@ from typing import Any
 import psutil
 
 from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import PRECISIONS, compute_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
 from training.preflight.activations import Tokens, kept_numbers
+from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
+from training.preflight.weights import (
+    NUMBERS_A_WIDTH,
+    Tensors,
+    frozen_bytes,
+    layer_count,
+    numbers_in,
+    state_bytes,
+    trained_weights,
+    weight_bytes,
+)
 
 HIDDEN_PX = 1152
 """Width of the transformers that the activation model was fitted to."""
-PARAMETERS_A_LAYER = 21_700_000
-NUMBERS_A_WIDTH = 16
-"""A layer holds about so many times the square of its width."""
-ADAPTED_A_LAYER = 8
-"""Matrices of a layer that a standard adapter is put on."""
-LYCORIS_SHARE = 0.01
-"""Of the base, what an adapter file such as the starting ones makes; others may be ten times as large."""
 ERROR_SHARE = 0.35
 """Of the modelled part, either way."""
 HELD_ON_CPU = 2.2
@@ -73,84 +79,67 @@ def size(number: float) -> str:
     return f"{number:.1f} GiB"
 
 
-def weight_bytes(options: TrainingOptions) -> int:
-    """Bytes of one trained number."""
-    return 2 if options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16" else 4
-
-
-def state_bytes(options: TrainingOptions) -> int:
-    """Bytes of optimizer state for each trained number: two moments, and Kahan's compensation for bfloat16 weights."""
-    each = weight_bytes(options)
-    return 2 * each + (each if each == 2 else 0)
-
-
-def trained_parameters(options: TrainingOptions, parameters: int) -> int:
-    """How many numbers learn: all, or an adapter's. The rank of a layer's share is what the layer is wide."""
-    if options.model.model_type == "full":
-        return parameters
-    if options.adapter.lora_type == "lycoris":
-        return int(parameters * LYCORIS_SHARE)
-    layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
-    width = math.sqrt(parameters / layers / NUMBERS_A_WIDTH)
-    return int(layers * ADAPTED_A_LAYER * 2 * width * options.adapter.lora_rank)
-
-
-def frozen_bytes(options: TrainingOptions) -> float:
-    """Bytes of one number of the base below an adapter, scales included."""
-    quantised = {"int8-quanto": 1.01, "fp8-quanto": 1.01, "int4-quanto": 0.53, "int2-quanto": 0.28}
-    precision = options.precision
-    short = precision.mixed_precision != "no" and precision.base_model_default_dtype == "bf16"
-    return quantised.get(precision.base_model_precision, 2 if short else 4)
-
-
 def estimate_memory(
     options: TrainingOptions,
     parameters: int,
     report: DatasetReport,
     spec: FamilySpec,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    tensors: Tensors | None = None,
     *,
     on_cpu: bool = False,
 ) -> Memory:
-    """``shapes``: (out, in) of the network's linear layers by name; without them activations are modelled from its size alone."""
-    slack = HELD_ON_CPU if on_cpu else 1.0
-    each = weight_bytes(options)
-    average = 4 if options.run.use_ema else 0
-    learning = trained_parameters(options, parameters)
-    frozen = 0 if options.model.model_type == "full" else parameters * frozen_bytes(options)
-    counted = int(learning * (2 * each + state_bytes(options) + average) + frozen)
+    """``tensors``: shapes of all tensors of the network; without them everything is modelled from its number of ``parameters``."""
+    weights = trained_weights(options, spec, parameters, tensors)
+    frozen = 0 if options.model.model_type == "full" else int(parameters * frozen_bytes(options))
+    state = 0 if OPTIMIZERS[options.optimizer.optimizer].is_paged else state_bytes(options, weights)
+    counted = numbers_in(weights) * (2 * weight_bytes(options) + _average_bytes(options)) + state + frozen
+    each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
+    activations = each * _activations(options, parameters, report, spec, tensors)
+    return Memory(counted, activations, HELD_ON_CPU if on_cpu else 1.0)
+
+
+def _activations(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> int:
+    """Numbers that a step keeps for its backward pass."""
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
     image_tokens = seen // (spec.vae_scale_factor * PATCH) ** 2
     batch = options.run.train_batch_size
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
     sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.text_joins_sequence else 0)
-    computing = 4 if options.precision.mixed_precision == "no" else 2
-    if shapes:
-        return Memory(counted, kept_numbers(shapes, sequence, options, spec) * computing, slack)
-    tokens = sequence.image + sequence.prompt
-    layers = max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
-    width = min(HIDDEN_PX, max(16, int(math.sqrt(parameters / layers / 16))))
-    kept = layers + 40 if options.model.gradient_checkpointing else layers * 34
-    return Memory(counted, tokens * width * computing * kept, slack)
+    layers = {name.removesuffix(".weight"): shape for name, shape in (tensors or {}).items() if name.endswith(".weight") and len(shape) > 1}
+    if is_unet(layers):
+        return kept_by_unet(layers, UnetInputs(cells // spec.vae_scale_factor**2 * batch, prompt_tokens * batch), options, spec)
+    if tensors:
+        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
+    layer_number = layer_count(parameters)
+    width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
+    kept = layer_number + 40 if options.model.gradient_checkpointing else layer_number * 34
+    return (sequence.image + sequence.prompt) * width * kept
 
 
-def estimate_disk(options: TrainingOptions, parameters: int, *, steps: int, encoder_bytes: int) -> dict[str, int]:
+def _average_bytes(options: TrainingOptions) -> int:
+    """Bytes that the average of the weights takes for one number; it is kept in float32."""
+    return int(PRECISIONS["fp32"].weight_bytes) if options.run.use_ema else 0
+
+
+def estimate_disk(
+    options: TrainingOptions, parameters: int, spec: FamilySpec, tensors: Tensors | None = None, *, steps: int, encoder_bytes: int
+) -> dict[str, int]:
     """Bytes of what a run keeps in ``output_dir``, by kind."""
-    average = 4 if options.run.use_ema else 0
-    learning = trained_parameters(options, parameters)
-    checkpoint = learning * (weight_bytes(options) + state_bytes(options) + average)
+    weights = trained_weights(options, spec, parameters, tensors)
+    numbers = numbers_in(weights)
+    checkpoint = numbers * (weight_bytes(options) + _average_bytes(options)) + state_bytes(options, weights)
     chosen = options.checkpointing
     kept = _kept(steps // chosen.checkpoint_step_interval + 1, chosen.checkpoints_total_limit)
     if chosen.checkpointing_rolling_steps:
         kept += _kept(steps // chosen.checkpointing_rolling_steps, chosen.checkpoints_rolling_total_limit)
-    is_full = options.model.model_type == "full"
-    pipeline = learning * weight_bytes(options) + (encoder_bytes if is_full and options.checkpointing.save_text_encoder else 0)
+    has_encoders = options.model.model_type == "full" and chosen.save_text_encoder
+    pipeline = numbers * weight_bytes(options) + (encoder_bytes if has_encoders else 0)
     return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline}
 
 
 def _kept(saved: int, limit: int) -> int:
-    """Checkpoints of one kind that lie there at once: the oldest goes after the new one has come."""
+    """Most checkpoints of one kind on the disk at once: the oldest is deleted after the new one is saved."""
     return min(saved, limit + 1) if limit > 0 else saved
 
 
@@ -165,7 +154,8 @@ def check_memory(memory: Memory, processes: int, variables: Mapping[str, str]) -
     if there is None or needed <= there:
         return []
     message = f"The run needs at least {size(needed)} of memory, and there are {size(there)}."
-    hint = "lower train_batch_size or the resolution; adamw_bf16 with mixed_precision=bf16 takes the least"
+    lean = ", ".join(row.name for row in OPTIMIZERS.values() if row.moments == 0 or row.is_factored)
+    hint = f"lower train_batch_size or the resolution, or choose an optimizer that keeps little state: {lean}"
     return [Problem.error("train_batch_size", "memory_too_small", message, hint=hint)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from environments.paths import Home
-from environments.resolve.publishing_targets import load_publishing, publishing_file
+from environments.resolve.json_options import load_publishing, publishing_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.publishing import AZURE, LIBRARIES, OPTION, PublishTarget, how_to_install, is_installed
 from trainer_engine.config.resuming.remote_checkpoint import EXPECTED, NotReachable, is_remote, locate
@@ -74,5 +74,5 @@ def _resume_problems(address: str, targets: Sequence[PublishTarget]) -> Iterator
     except NotReachable as error:
         yield Problem.error(RESUME, error.code, str(error), got=hidden_address(address), expected=EXPECTED)
         return
-    if found.store.endpoint_url:
-        yield from _address_problems(found.store.endpoint_url, RESUME)
+    if found.provider.endpoint_url:
+        yield from _address_problems(found.provider.endpoint_url, RESUME)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights, moved_sources, prediction_type
 from trainer_engine.config.resuming.choice import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
-from trainer_engine.config.resuming.identity import run_identity
+from trainer_engine.config.resuming.identity import order_change, run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.contract.checkpoint_files import folders, step_of, verify_quickly
 from trainer_engine.contract.errors import CheckpointUnusable, Problem
-from training.preflight.sample_order import order_problems
 
 OPTION = "resume_from_checkpoint"
 
@@ -70,3 +70,13 @@ def progress_problems(saved: SavedRun, options: TrainingOptions, steps: int) -> 
         named = ", ".join(later[:5]) + (", …" if len(later) > 5 else "")
         message = f"Checkpoints of output_dir that the run does not go on from will be set aside: {named}."
         yield Problem.note(OPTION, "will_be_set_aside", message, got=wanted)
+
+
+OPTION = "resume_from_checkpoint"
+
+
+def order_problems(state: Mapping[str, Any], wanted: str) -> Iterator[Problem]:
+    """What the engine says when it resumes. ``state``: ``training_state.json``; ``wanted``: the option's value."""
+    changed = order_change(state)
+    if changed:
+        yield Problem.note(OPTION, "order_changed", changed, got=wanted)

@@ -12,27 +12,28 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
+from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
-from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
-from trainer_engine.datasets.report import DatasetReport, examine
+from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
 from training.preflight.cache_stock import CACHED, cache_uses
-from training.preflight.checkpoints import saving_problems, with_copy
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
 from training.preflight.disk_uses import download_use, run_uses
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems
-from training.preflight.output_folder import output_problems
+from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
@@ -40,7 +41,6 @@ from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
 
 CPU_INFO = Path("/proc/cpuinfo")
-QUANTISED_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
@@ -63,8 +63,7 @@ def examine_run(
     problems += refused
     saved = None if errors_in(refused) else saved  # what else differs says nothing new
     problems += publishing_problems(options, home, hub)
-    problems += _precision_problems(options, variables)
-    problems += _quantisation_problems(options, variables)
+    problems += device_problems(options, expected_device(variables))
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     sources = _model_sources(options, spec)
@@ -109,10 +108,10 @@ def _understand(
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
     flavour = options.model.model_flavour or spec.default_flavour
     parameters = (base_model.count_parameters(base) if base else None) or spec.parameters.get(flavour, 0)
-    shapes = base_model.layer_shapes(base) if base else None
-    memory = estimates.estimate_memory(options, parameters, report, spec, shapes, on_cpu=not visible_gpus(variables))
+    tensors = base_model.tensor_shapes(base) if base else None
+    memory = estimates.estimate_memory(options, parameters, report, spec, tensors, on_cpu=not visible_gpus(variables))
     encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.text_encoder_folders) if base else 0
-    disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)
+    disk = estimates.estimate_disk(options, parameters, spec, tensors, steps=steps, encoder_bytes=encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)
@@ -184,31 +183,23 @@ def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> It
             yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
 
 
-def _precision_problems(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
-    if options.precision.mixed_precision == "fp16" and not visible_gpus(variables):
-        message = "mixed_precision=fp16 needs a GPU, and none is visible here."
-        yield Problem.error("mixed_precision", "needs_gpu", message, got="fp16", expected="no or bf16")
+def expected_device(variables: Mapping[str, str], platform: str = sys.platform) -> str:
+    """Returns the type of the device that the engine will choose: an NVIDIA GPU, the GPU of a Mac or the CPU."""
+    if visible_gpus(variables):
+        return "cuda"
+    return "mps" if platform == "darwin" else "cpu"
 
 
 def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
-    if "wandb" in parse_trackers(options.reporting.report_to) and not wandb_knows_us(variables):
+    if "wandb" in parse_trackers(options.reporting.report_to) and not has_wandb_login(variables):
         folder = Path(options.run.output_dir, options.reporting.logging_dir)
         message = f"There is no login for Weights & Biases: the run is logged offline into {folder}."
         yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
 
 
-def _quantisation_problems(options: TrainingOptions, variables: Mapping[str, str], platform: str = sys.platform) -> Iterator[Problem]:
-    """The GPUs of Macs have no 8-bit floats; processors and NVIDIA's GPUs take every quantised type."""
-    chosen = {name: getattr(options.precision, name) for name in QUANTISED_OPTIONS}
-    for name, precision in chosen.items():
-        if precision == "fp8-quanto" and platform == "darwin" and not visible_gpus(variables):
-            message = "This machine's GPU has no 8-bit floating-point numbers."
-            yield Problem.error(name, "lacked_by_device", message, got=precision, expected="int8-quanto or int4-quanto")
-
-
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:
     try:
-        launch_command(home.root, options, variables)
+        launch_command(home.root, options.distributed.num_processes, options.distributed.accelerate_config, variables)
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")

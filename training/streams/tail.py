@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection
 from django.db.models import Max
 
 from training.api import representations
-from training.jobs.selection import current_job
+from training.jobs.queue import current_job
 from training.models import Event, Job
 
 TAIL_SECONDS = 0.025

@@ -135,7 +135,7 @@ def test_every_option_has_a_field_with_its_help_and_default(browser: Browser, de
     fields = Fields(page).values
     assert {f"option_{name}" for name in REGISTRY} <= set(fields)
     assert fields["option_max_train_steps"] == "1000" and fields["option_seed"] == ""
-    assert "default: 42" in page and "Optimizer steps to take." in page
+    assert "default: 42" in page and "Number of optimizer steps." in page
 
 
 def test_sending_a_page_back_untouched_changes_nothing(browser: Browser, demo: Environment) -> None:

@@ -11,9 +11,9 @@ import pytest
 from environments.files.adapter_file import read_adapter_file
 from environments.paths import Home
 from environments.resolve.run import resolve_run
-from simpletuner_site.train.config_file import UnreadableConfig, read_config
+from simpletuner_site.train.command import UnreadableConfig, read_config
 from trainer_engine.config.families import find_spec
-from trainer_engine.config.json_entries import read_json
+from trainer_engine.config.json_fields import read_json
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Problem
 from training.preflight.adapter import adapter_problems

@@ -17,8 +17,7 @@ from environments.home import current_home
 from environments.models import Environment, Revision
 from environments.paths import Home
 from environments.secrets import store
-from environments.secrets.options import holds_the_same, with_secrets
-from environments.secrets.store import of_environment
+from environments.secrets.store import holds_the_same, of_environment, with_secrets
 from tests.environments.conftest import Api
 
 SECRET = "canary-7f3a"

@@ -16,7 +16,8 @@ from simpletuner_site.cli import main
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import tiny_datasets, tiny_options, train_here
-from trainer_engine.batches.collate import Batch, Collator
+from trainer_engine.batches.batch import Batch
+from trainer_engine.batches.collate import Collator
 from trainer_engine.batches.sampler import GlobalBatch
 from trainer_engine.contract.errors import ExitCode
 

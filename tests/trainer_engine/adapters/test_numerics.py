@@ -19,6 +19,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions
 from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective
 
 TIMESTEPS = torch.tensor([17, 800])
@@ -38,7 +39,8 @@ def our_loss(family: Family, network: nn.Module) -> Tensor:
     latents, noise, embeds = batch()
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     noisy = objective.add_noise(latents, noise, TIMESTEPS)
-    prediction = family.predict(network, noisy, TIMESTEPS, family.collate_prompts([{"embeds": one} for one in embeds]))
+    prompts = family.collate_prompts([{"embeds": one} for one in embeds])
+    prediction = family.predict(network, StepInputs(noisy_latents=noisy, timesteps=TIMESTEPS, prompts=prompts))
     return objective.loss(prediction, objective.target(latents, noise, TIMESTEPS), TIMESTEPS).mean()
 
 
@@ -180,7 +182,7 @@ def test_init_lokr_norm_moves_lokr_off_its_start(tmp_path: Path) -> None:
         ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}}, "module called nowhere"),
         ({"file": {**LOKR, "algo": "tlora", "apply_preset": {}}}, "names a convolution"),
         ({"file": {**LOKR, "algo": "boft"}, "base_model_precision": "int8-quanto"}, "needs the exact weights"),
-        ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "ComfyUI's keys cannot hold"),
+        ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "cannot be saved with ComfyUI's keys"),
     ],
 )
 def test_adapters_that_do_not_fit_the_network_are_refused(options: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -211,7 +213,8 @@ def test_tlora_gives_each_sample_the_ranks_of_its_own_noise(tmp_path: Path) -> N
     def answer(rows: slice) -> Tensor:
         prompts = family.collate_prompts([{"embeds": one} for one in embeds[rows]])
         with torch.no_grad():
-            return family.predict(trainable.network.eval(), latents[rows], TIMESTEPS[rows], prompts)
+            inputs = StepInputs(noisy_latents=latents[rows], timesteps=TIMESTEPS[rows], prompts=prompts)
+            return family.predict(trainable.network.eval(), inputs)
 
     together = answer(slice(None))
     for row in (0, 1):

@@ -24,6 +24,7 @@ from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_v
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import StepInputs
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.validation.generate import render
 
@@ -33,8 +34,9 @@ STILL = {**STANDARD, "lora_dropout": 0.0}
 
 def answer(family: Family, network: nn.Module) -> Tensor:
     latents, _, embeds = batch()
+    prompts = family.collate_prompts([{"embeds": one} for one in embeds])
     with torch.no_grad():
-        return family.predict(network, latents, TIMESTEPS, family.collate_prompts([{"embeds": one} for one in embeds]))
+        return family.predict(network, StepInputs(noisy_latents=latents, timesteps=TIMESTEPS, prompts=prompts))
 
 
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +15,13 @@ import torch
 from torch import Tensor
 
 from tests.trainer_engine.batches.test_sampler import source
-from trainer_engine.batches.collate import Batch, Collator, Share
+from trainer_engine.batches.batch import Batch, BatchBuilder
+from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
-from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
-from trainer_engine.datasets.samples import Sample
-from trainer_engine.families.base import PromptBatch, PromptEmbedding
+from trainer_engine.batches.sampler import BatchSizes, DataSource, Item, Sampler
+from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts
 from trainer_engine.objectives.diffusion import Epsilon
 
 
@@ -30,20 +34,33 @@ def embedding_of(id: str, caption: str) -> PromptEmbedding:
     return {"embeds": torch.tensor([float(len(caption))])}
 
 
-def stacked(prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-    return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
+class Stacking:
+    """Stacks embeddings, and passes the size of each sample and a random guidance on to the network."""
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        return math.prod(latent_shape[1:])
+
+    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
+        facts = [[*one.original_size, *one.crop_corner, *one.target_size] for one in samples]
+        guidance = torch.ones(len(samples)) if generators is None else torch.cat([torch.rand(1, generator=one) for one in generators])
+        return {"time_ids": torch.tensor(facts), "guidance": guidance}
+
+
+def builder(**changes: Any) -> BatchBuilder:
+    values: dict[str, Any] = {"family": Stacking(), "read_latents": latents_of, "read_prompt": embedding_of, "crop_seed": 5}
+    return BatchBuilder(**(values | changes))
 
 
 def collator(rank: int = 0, processes: int = 1, **changes: Any) -> Collator:
     values = {
-        "read_latents": latents_of,
-        "read_prompt": embedding_of,
-        "collate_prompts": stacked,
+        "builder": builder(),
         "objective": Epsilon(torch.linspace(0.999, 0.001, 1000)),
         "seed": 5,
         "caption_dropout": 0.5,
         "share": Share(rank, processes),
-        "draw_conditions": lambda generators: {"told": torch.cat([torch.rand(1, generator=one) for one in generators])},
     }
     return Collator(**(values | changes))
 
@@ -55,8 +72,8 @@ def loader(found: Collator, *, batch: int = 4, accumulation: int = 1, ahead: int
 
 def same(one: Batch, other: Batch) -> bool:
     tensors = [(one.latents, other.latents), (one.noise, other.noise), (one.timesteps, other.timesteps)]
-    prompts = (one.prompts["embeds"], other.prompts["embeds"])
-    return one.files == other.files and all(torch.equal(*pair) for pair in [*tensors, prompts])
+    tensors += [(one.prompts["embeds"], other.prompts["embeds"]), (one.conditions["guidance"], other.conditions["guidance"])]
+    return one.files == other.files and all(torch.equal(*pair) for pair in tensors)
 
 
 def test_a_batch_has_the_shapes_that_training_takes() -> None:
@@ -74,8 +91,28 @@ def test_two_processes_take_together_what_one_takes_alone() -> None:
         assert alone.files == halves[0].files + halves[1].files
         for name in ("latents", "noise", "timesteps"):
             assert torch.equal(getattr(alone, name), torch.cat([getattr(half, name) for half in halves])), name
-        for name in ("embeds", "told"):
-            assert torch.equal(alone.prompts[name], torch.cat([half.prompts[name] for half in halves])), name
+        assert torch.equal(alone.prompts["embeds"], torch.cat([half.prompts["embeds"] for half in halves]))
+        assert torch.equal(alone.conditions["guidance"], torch.cat([half.conditions["guidance"] for half in halves]))
+
+
+def test_sizes_and_crop_corner_of_each_sample_reach_the_network() -> None:
+    crop = CropPlan("random", 1.0)
+    sample = Sample("/nowhere", "a.png", 1, 1, 400, 300, (160, 120), (64, 64), crop, "1", ("a cat",))
+    (left, top) = crop_window(sample, 5)
+    assert 0 < left <= 96 and 0 < top <= 56
+    built = builder().build([Item("a", sample)], ["a cat"], reference_sets=())
+    assert built.conditions["time_ids"].tolist() == [[400, 300, left, top, 64, 64]]
+    assert built.conditions["guidance"].tolist() == [1.0]
+
+
+def test_every_tensor_of_a_batch_moves_with_it() -> None:
+    (batch,) = loader(collator()).load(0).passes
+    one = torch.ones(4)
+    moved = replace(batch, references=(one,), loss_mask=one, loss_weights=one).to(torch.device("meta"))
+    tensors = [moved.latents, moved.noise, moved.timesteps, moved.loss_mask, moved.loss_weights, *moved.references]
+    tensors += [*moved.prompts.values(), *moved.conditions.values()]
+    assert len(tensors) == 9 and all(tensor is not None and tensor.is_meta for tensor in tensors)
+    assert moved.files == batch.files
 
 
 def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:
@@ -124,7 +161,7 @@ def test_reading_ahead_stays_within_its_limit() -> None:
         read.append(sample.name)
         return latents_of(id, sample)
 
-    steps = loader(collator(read_latents=slow), batch=2, ahead=3).steps(0, 100)
+    steps = loader(collator(builder=builder(read_latents=slow)), batch=2, ahead=3).steps(0, 100)
     next(steps)
     time.sleep(0.2)
     assert len(read) <= 2 * (3 + 1)
@@ -139,7 +176,7 @@ def test_what_goes_wrong_ahead_is_raised_when_its_turn_comes() -> None:
         return latents_of(id, sample)
 
     seen: list[str] = []
-    steps = loader(collator(read_latents=broken), batch=2, ahead=4).steps(0, 10)
+    steps = loader(collator(builder=builder(read_latents=broken)), batch=2, ahead=4).steps(0, 10)
     assert [next(steps).step for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
         next(steps)

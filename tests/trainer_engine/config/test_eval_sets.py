@@ -28,7 +28,7 @@ def test_it_is_understood_like_a_set_of_images_and_is_none_that_is_trained_on() 
     dataloader, problems = parse(IMAGES, {**HELD_OUT, "resolution": 0.5, "resolution_type": "area", "caption_strategy": "textfile"})
     assert problems == []
     ([trained], [held_out]) = dataloader.image_sets, dataloader.eval_sets
-    assert (trained.is_trained, trained.is_held_out, held_out.is_trained, held_out.is_held_out) == (True, False, False, True)
+    assert (trained.is_trained, trained.is_eval, held_out.is_trained, held_out.is_eval) == (True, False, False, True)
     assert (held_out.resolution, held_out.caption_strategy, held_out.vae_cache) == (0.5, "textfile", "/out/cache/vae/flux/other-cats")
 
 
@@ -54,7 +54,7 @@ def test_a_whole_file_comes_back_from_what_it_means() -> None:
     assert again == dataloader and problems == []
 
 
-def test_nothing_is_trained_where_every_set_is_held_out() -> None:
+def test_nothing_is_trained_where_every_set_is_eval() -> None:
     assert ("dataloader", "no_images", Level.ERROR) in parse(HELD_OUT)[1]
 
 

@@ -16,7 +16,8 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, errors_in
-from trainer_engine.datasets.report import DatasetReport, SetReport, examine
+from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import DatasetReport, SetReport
 
 
 def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options: Any) -> DatasetReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import tiny_family, tiny_model, tiny_pixart
 from tests.trainer_engine.families.flux.models import tiny_flux
+from trainer_engine.batches.batch import BatchBuilder
 from trainer_engine.batches.sampler import Item
 from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.evaluation.measure import Measuring, evaluation_noise, mean, means
@@ -35,15 +36,25 @@ def item(name: str, source: str = "held-out") -> Item:
     return Item(source, Sample("/nowhere", name, 1, 1, 8, 8, (8, 8), (8, 8), CropPlan("center", 1.0), "1", (f"caption of {name}",)))
 
 
-def measuring(family: Family, latents: Mapping[str, Tensor], prompts: Mapping[str, dict[str, Tensor]], **changes: Any) -> Measuring:
+def measuring(
+    family: Family,
+    latents: Mapping[str, Tensor],
+    prompts: Mapping[str, dict[str, Tensor]],
+    read_latents: Callable[[str, Sample], Tensor] | None = None,
+    **changes: Any,
+) -> Measuring:
     network = family.load_denoiser().eval()
     values: dict[str, Any] = {
         "family": family,
         "objective": make_objective(family.prediction_type, family.scheduler_config(), family.options.objective),
         "processes": Processes(read_environment({})),
         "network": network,
-        "read_latents": lambda source, sample: latents[sample.name],
-        "read_prompt": lambda source, caption: prompts[caption],
+        "builder": BatchBuilder(
+            family=family,
+            read_latents=read_latents or (lambda source, sample: latents[sample.name]),
+            read_prompt=lambda source, caption: prompts[caption],
+            crop_seed=0,
+        ),
         "images": [item(name) for name in latents],
         "points": POINTS,
     }

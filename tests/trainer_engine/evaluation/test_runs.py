@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.held_out import with_held_out
-from tests.helpers.tiny_run import HereRun, train_here
+from tests.helpers.tiny_run import HereRun, train_here, with_held_out
 from trainer_engine.contract import commands
 from trainer_engine.contract.best_checkpoint import BEST_FILE, best_of
 from trainer_engine.contract.checkpoint_files import list_checkpoints

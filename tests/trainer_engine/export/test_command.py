@@ -24,6 +24,7 @@ from trainer_engine.export.adapter_file import read_adapter
 from trainer_engine.export.command import Request, export
 from trainer_engine.export.conversion import by_factor, to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
+from trainer_engine.families.inputs import StepInputs
 
 METADATA = {"model_family": "pixart_sigma", "base_model": str(tiny_pixart())}
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -48,7 +49,8 @@ def answer(network: nn.Module) -> Tensor:
     family, generator = tiny_family(), torch.Generator().manual_seed(3)
     prompts = family.collate_prompts([{"embeds": torch.randn(5, 32, generator=generator)}])
     with torch.no_grad():
-        return family.predict(network, torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([400]), prompts)
+        latents = torch.randn(1, 4, 8, 8, generator=generator)
+        return family.predict(network, StepInputs(noisy_latents=latents, timesteps=torch.tensor([400]), prompts=prompts))
 
 
 def shake(parameters: list[nn.Parameter]) -> None:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.models import tiny_family, tiny_pixart
 from tests.trainer_engine.families.flux.models import tiny_flux
-from trainer_engine.families.base import Family, PromptBatch
+from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import StepInputs
 
 
 class Operators(TorchDispatchMode):
@@ -55,37 +56,53 @@ def deeper(network: nn.Module, blocks: int) -> nn.Module:
     return made
 
 
-def a_pass(family: Family, batch: int = 1) -> tuple[Tensor, Tensor, PromptBatch]:
-    """Latents, timesteps and prompts as ``predict`` takes them."""
+def step_inputs(family: Family, batch: int = 1, references: tuple[Tensor, ...] = ()) -> StepInputs:
+    """Constant inputs of a step for (B, C, 8, 12) latents."""
     channels = 16 if family.spec.name == "flux" else 4
     prompt = {"embeds": torch.ones(4, 32), "pooled": torch.ones(32), "mask": torch.ones(4, dtype=torch.int64)}
-    return torch.ones(batch, channels, 8, 12), torch.ones(batch), family.collate_prompts([prompt] * batch)
+    return StepInputs(
+        noisy_latents=torch.ones(batch, channels, 8, 12),
+        timesteps=torch.ones(batch),
+        prompts=family.collate_prompts([prompt] * batch),
+        references=references,
+    )
 
 
 @pytest.mark.parametrize("make", [tiny_flux, tiny_family], ids=["flux", "pixart_sigma"])
 def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make: Callable[[], Family]) -> None:
     family = make()
-    latents, timesteps, prompts = a_pass(family)
+    inputs = step_inputs(family)
     context = []
     for blocks in (1, 6):
         network = deeper(family.load_denoiser(), blocks)
         answers: list[Any] = []
         hook = network.register_forward_hook(lambda _module, _args, output: answers.append(output))  # noqa: B023
-        family.predict(network, latents, timesteps, prompts)
+        family.predict(network, inputs)
         hook.remove()
         network.forward = lambda *_args, **_kwargs: answers[0]  # type: ignore[method-assign]  # noqa: B023
-        context.append(python_calls(lambda: family.predict(network, latents, timesteps, prompts)))  # noqa: B023
+        context.append(python_calls(lambda: family.predict(network, inputs)))  # noqa: B023
     assert context[0] == context[1]
+
+
+@pytest.mark.parametrize("make", [tiny_flux, tiny_family], ids=["flux", "pixart_sigma"])
+def test_token_count_is_the_length_of_the_networks_sequence(make: Callable[[], Family]) -> None:
+    family = make()
+    network, inputs, lengths = family.load_denoiser(), step_inputs(family), set()
+    for block in network.transformer_blocks:
+        looked_at = lambda _module, args, kwargs: lengths.add((args or tuple(kwargs.values()))[0].shape[1])  # noqa: E731
+        block.register_forward_pre_hook(looked_at, with_kwargs=True)
+    with torch.no_grad():
+        family.predict(network, inputs)
+    assert lengths == {family.token_count(inputs.noisy_latents.shape[1:])}
 
 
 def test_positions_of_sizes_that_were_seen_before_are_not_made_again() -> None:
     family = tiny_flux("kontext")
     network = family.load_denoiser()
-    latents, timesteps, prompts = a_pass(family)
     made = []
     for size in ((8, 12), (8, 12), (12, 8), (8, 12)):
         with torch.no_grad(), Operators() as seen:
-            family.predict(network, latents, timesteps, prompts, (torch.ones(1, 16, *size),))
+            family.predict(network, step_inputs(family, references=(torch.ones(1, 16, *size),)))
         made.append(seen.names.count("aten.arange.default"))
     # The network counts by itself too: the sines of timestep and guidance.
     assert made[0] == made[2] > made[1] == made[3]
@@ -104,9 +121,9 @@ def test_sizes_that_a_network_is_told_are_filled_on_the_device() -> None:
     network = family.load_denoiser()
     told: dict[str, Any] = {}
     network.register_forward_pre_hook(lambda _module, _args, kwargs: told.update(kwargs["added_cond_kwargs"]), with_kwargs=True)
-    latents, timesteps, prompts = a_pass(family, batch=2)
+    inputs = step_inputs(family, batch=2)
     with torch.no_grad(), Operators() as seen:
-        family.predict(network, latents, timesteps, prompts)
+        family.predict(network, inputs)
     assert told["resolution"].tolist() == [[64.0, 96.0]] * 2
     assert told["aspect_ratio"].tolist() == [[pytest.approx(64 / 96)]] * 2
     assert "aten.lift_fresh.default" not in seen.names, "a list of numbers was copied from the host"

@@ -12,12 +12,12 @@ import pytest
 
 from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
-from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
+from trainer_engine.config.optimizers import OPTIMIZERS
+from trainer_engine.config.resuming.identity import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import CheckpointEvent, Notification, ProgressEvent, SummaryEvent
 from trainer_engine.optim.lr_schedules import CURVES
-from trainer_engine.optim.optimizers import RULES
 
 STEPS = 6
 USUAL: dict[str, Any] = {"max_train_steps": STEPS, "lr_warmup_steps": 2, "lr_end": 1e-5}
@@ -52,7 +52,7 @@ def test_stopping_changes_no_byte(tmp_path: Path, accumulation: int, prefetch: b
         shutil.rmtree(tmp_path / "interrupted")
 
 
-ON_A_CPU = sorted(name for name in RULES if not name.startswith("bnb-"))
+ON_A_CPU = sorted(row.name for row in OPTIMIZERS.values() if not row.needs_gpu)
 KINDS = ("full", "standard", "dora", "lokr", "loha")
 PAIRS = [
     *((optimizer, "cosine", "full") for optimizer in ON_A_CPU),

@@ -181,10 +181,14 @@ def test_a_second_save_that_is_due_waits_for_the_first(tmp_path: Path, monkeypat
     sink = Listener()
     trainer, _, _ = run_of(tmp_path, sink, max_train_steps=5, checkpoint_step_interval=2)
     disk = SlowDisk(monkeypatch)
-    timer = threading.Timer(0.5, disk.may_write.set)
-    timer.start()
     seen: list[list[str]] = []
-    with_callback(trainer, After(lambda step: seen.append(list(disk.writing))))
+
+    def note(step: int) -> None:
+        seen.append(list(disk.writing))
+        if step == 3:
+            threading.Timer(0.5, disk.may_write.set).start()
+
+    with_callback(trainer, After(note))
     trainer.fit()
     assert seen[2] == ["checkpoint-2"], "step 3 was taken while the first one was written"
     order = [(type(event), event.step) for event in sink.events if isinstance(event, (ProgressEvent, CheckpointEvent))]

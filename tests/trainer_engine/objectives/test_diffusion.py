@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.objectives.diffusion import Epsilon, VPrediction
+from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, VPrediction
+from trainer_engine.objectives.losses import ErrorShape
 
 THREE_STEPS = torch.tensor([0.96, 0.64, 0.36])
 
@@ -53,11 +54,26 @@ def test_the_loss_is_computed_in_float32_whatever_the_prediction_has() -> None:
     assert loss.item() == pytest.approx(2**-14, rel=1e-6)
 
 
+@pytest.mark.parametrize("make", [Epsilon, VPrediction])
+def test_latents_of_a_video_are_treated_like_those_of_its_frames(make: type[Diffusion]) -> None:
+    objective, t = make(THREE_STEPS, MinSnr(5.0)), torch.tensor([0, 2])
+    objective.shape = ErrorShape("huber", 0.1, "snr")
+    data, noise, prediction = (torch.randn(2, 4, 3, 8, 8) for _ in range(3))
+    noisy, target = objective.add_noise(data, noise, t), objective.target(data, noise, t)
+    loss, losses = objective.loss(prediction, target, t), []
+    for frame in range(3):
+        one, eps = data[:, :, frame], noise[:, :, frame]
+        assert torch.equal(noisy[:, :, frame], objective.add_noise(one, eps, t))
+        assert torch.equal(target[:, :, frame], objective.target(one, eps, t))
+        losses.append(objective.loss(prediction[:, :, frame], target[:, :, frame], t))
+    assert torch.allclose(loss, torch.stack(losses).mean(dim=0))
+
+
 def test_timesteps_cover_the_schedule_evenly() -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = Epsilon(THREE_STEPS).sample_timesteps([generator] * 3_000, (4, 8, 8))
-    assert drawn.dtype == torch.int64
-    assert all(900 < count < 1_100 for count in torch.bincount(drawn, minlength=3).tolist())
+    timesteps = Epsilon(THREE_STEPS).sample_timesteps([generator] * 3_000, token_count=16)
+    assert timesteps.dtype == torch.int64
+    assert all(900 < count < 1_100 for count in torch.bincount(timesteps, minlength=3).tolist())
 
 
 def test_spread_timesteps_lie_in_the_middle_of_equal_parts() -> None:

@@ -1,9 +1,8 @@
-"""Flow matching against diffusers, and its timesteps against the distributions that they are drawn from."""
+"""Flow matching against diffusers, and its timesteps against the distributions that they are sampled from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,21 +10,21 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.randomness import sample_generators
 
 PLAIN = {"flow_schedule_shift": 0}
-SHAPE = (16, 64, 64)
+TOKENS = 1024
 
 
 def objective(**options: Any) -> Objective:
     return make_objective("flow_matching", {}, ObjectiveOptions(**options))
 
 
-def drawn(shape: Sequence[int] = SHAPE, count: int = 4_000, **options: Any) -> Tensor:
-    return objective(**options).sample_timesteps(sample_generators(7, 0, range(count), "timestep"), shape)
+def sampled(tokens: int = TOKENS, count: int = 4_000, **options: Any) -> Tensor:
+    return objective(**options).sample_timesteps(sample_generators(7, 0, range(count), "timestep"), tokens)
 
 
 def test_noise_and_target_equal_those_of_diffusers() -> None:
@@ -34,6 +33,15 @@ def test_noise_and_target_equal_those_of_diffusers() -> None:
     ours = objective()
     assert torch.allclose(ours.add_noise(data, noise, t / 1000), scheduler.scale_noise(data, t, noise), atol=1e-6)
     assert torch.equal(ours.target(data, noise, t), noise - data)
+
+
+def test_latents_of_a_video_are_noised_like_those_of_an_image() -> None:
+    data, noise, t = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 4, 3, 8, 8), torch.tensor([0.3, 0.9])
+    ours = objective()
+    for frame in range(3):
+        one, eps = data[:, :, frame], noise[:, :, frame]
+        assert torch.equal(ours.add_noise(data, noise, t)[:, :, frame], ours.add_noise(one, eps, t))
+        assert torch.equal(ours.target(data, noise, t)[:, :, frame], ours.target(one, eps, t))
 
 
 def test_one_step_along_the_target_gives_the_data_back() -> None:
@@ -53,7 +61,7 @@ def test_one_step_along_the_target_gives_the_data_back() -> None:
     ],
 )
 def test_timesteps_follow_their_distribution(options: dict[str, Any], quarter: float, median: float) -> None:
-    t = drawn(**PLAIN, **options)
+    t = sampled(**PLAIN, **options)
     assert t.dtype == torch.float32
     assert float(t.min()) >= 0
     assert float(t.max()) <= 1
@@ -62,17 +70,17 @@ def test_timesteps_follow_their_distribution(options: dict[str, Any], quarter: f
 
 
 def test_the_static_shift_is_the_formula() -> None:
-    plain = drawn(**PLAIN).double()
-    assert torch.allclose(drawn(flow_schedule_shift=3.0).double(), 3 * plain / (1 + 2 * plain), atol=1e-6)
+    plain = sampled(**PLAIN).double()
+    assert torch.allclose(sampled(flow_schedule_shift=3.0).double(), 3 * plain / (1 + 2 * plain), atol=1e-6)
 
 
 @pytest.mark.parametrize("edge", [32, 64, 128])
 def test_the_automatic_shift_is_the_samplers(edge: int) -> None:
-    plain = drawn((16, edge, edge), **PLAIN)
+    plain = sampled(edge * edge // 4, **PLAIN)
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     mu = 0.5 + (1.15 - 0.5) * (edge * edge / 4 - 256) / (4096 - 256)
     wanted = scheduler.time_shift(mu, 1.0, plain)
-    found = drawn((16, edge, edge), **PLAIN, flow_schedule_auto_shift=True)
+    found = sampled(edge * edge // 4, **PLAIN, flow_schedule_auto_shift=True)
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
@@ -80,18 +88,18 @@ def test_a_scheduler_that_states_null_is_taken_as_one_that_states_nothing() -> N
     silent = dict.fromkeys(("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"))
     options = ObjectiveOptions(**PLAIN, flow_schedule_auto_shift=True)
     generators = sample_generators(7, 0, range(8), "timestep")
-    found = make_objective("flow_matching", silent, options).sample_timesteps(generators, SHAPE)
-    assert torch.equal(found, drawn(count=8, **PLAIN, flow_schedule_auto_shift=True))
+    found = make_objective("flow_matching", silent, options).sample_timesteps(generators, TOKENS)
+    assert torch.equal(found, sampled(count=8, **PLAIN, flow_schedule_auto_shift=True))
 
 
 def test_a_static_shift_comes_before_the_automatic_one() -> None:
-    assert torch.equal(drawn(flow_schedule_shift=2.0, flow_schedule_auto_shift=True), drawn(flow_schedule_shift=2.0))
+    assert torch.equal(sampled(flow_schedule_shift=2.0, flow_schedule_auto_shift=True), sampled(flow_schedule_shift=2.0))
 
 
 def test_a_samples_timestep_is_its_own() -> None:
     ours = objective()
-    both = ours.sample_timesteps(sample_generators(7, 3, [0, 1], "timestep"), SHAPE)
-    second = ours.sample_timesteps(sample_generators(7, 3, [1], "timestep"), SHAPE)
+    both = ours.sample_timesteps(sample_generators(7, 3, [0, 1], "timestep"), TOKENS)
+    second = ours.sample_timesteps(sample_generators(7, 3, [1], "timestep"), TOKENS)
     assert torch.allclose(both[1:], second, rtol=1e-6)  # vectorised functions round by the size of the batch
 
 
@@ -101,7 +109,7 @@ def test_the_loss_without_options_is_the_mean_squared_error() -> None:
     assert torch.equal(objective().loss(prediction, target, torch.tensor([0.1, 1.0])), wanted)
 
 
-def test_spread_timesteps_depend_on_nothing_that_training_is_told() -> None:
+def test_spread_timesteps_depend_on_no_option() -> None:
     for options in ({}, {"flow_schedule_shift": 3.0}, {"flow_use_beta_schedule": True}):
         objective = make_objective("flow_matching", {}, ObjectiveOptions(**options))
         assert objective.spread_timesteps(4).tolist() == [0.125, 0.375, 0.625, 0.875]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer_engine.config.options.objective import ObjectiveOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import Level
 from trainer_engine.objectives.build import make_objective
@@ -57,6 +57,37 @@ def test_pure_noise_has_a_weight(prediction_type: str, limit: float, soft: bool)
     weighted = make_objective(prediction_type, {**SCHEDULE, "rescale_betas_zero_snr": True}, options)
     losses = weighted.loss(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.tensor([999]))
     assert losses.tolist() == [limit]
+
+
+@pytest.mark.parametrize("kind", ["l2", "huber"])
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 4, 3, 8, 8)])
+def test_a_masked_loss_is_the_mean_over_the_masked_elements(kind: str, shape: tuple[int, ...]) -> None:
+    objective, t = make_objective("epsilon", SCHEDULE, ObjectiveOptions(loss_type=kind, snr_gamma=5.0)), torch.tensor([10, 400])
+    prediction, target = torch.randn(shape), torch.randn(shape)
+    mask = torch.zeros(2, 1, *shape[2:])
+    mask[..., :3] = 1
+    found = objective.loss(prediction, target, t, mask=mask)
+    assert torch.allclose(found, objective.loss(prediction[..., :3], target[..., :3], t))
+    assert torch.equal(found, objective.loss(prediction, target, t, mask=mask.bool()))
+    assert torch.allclose(objective.loss(prediction, target, t, mask=0.5 * torch.ones_like(mask)), objective.loss(prediction, target, t))
+
+
+def test_elements_outside_a_mask_get_no_gradient_and_an_empty_mask_costs_nothing() -> None:
+    objective = make_objective("epsilon", SCHEDULE, ObjectiveOptions())
+    prediction, mask = torch.ones(2, 4, 8, 8, requires_grad=True), torch.zeros(2, 1, 8, 8)
+    mask[0, :, :4] = 1
+    losses = objective.loss(prediction, torch.zeros(2, 4, 8, 8), torch.tensor([10, 400]), mask=mask)
+    assert losses.tolist() == [1.0, 0.0]
+    losses.mean().backward()
+    assert prediction.grad is not None and prediction.grad.isfinite().all()
+    assert torch.equal(prediction.grad != 0, mask.bool().expand(2, 4, 8, 8))
+
+
+def test_weights_multiply_the_loss_of_each_sample() -> None:
+    objective, t = make_objective("v_prediction", SCHEDULE, ObjectiveOptions(snr_gamma=5.0)), torch.tensor([10, 400])
+    prediction, target, weights = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([2.0, 0.25])
+    plain = objective.loss(prediction, target, t)
+    assert torch.equal(objective.loss(prediction, target, t, weights=weights), plain * weights)
 
 
 @pytest.mark.parametrize(

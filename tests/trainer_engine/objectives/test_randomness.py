@@ -27,6 +27,12 @@ def test_the_global_random_state_is_left_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_noise_has_any_rank() -> None:
+    video = sample_noise(sample_generators(1, 2, [3, 4]), (4, 2, 8, 8))
+    assert video.shape == (2, 4, 2, 8, 8)
+    assert torch.equal(video.flatten(1), sample_noise(sample_generators(1, 2, [3, 4]), (512,)))
+
+
 def test_noise_is_standard_normal() -> None:
     noise = sample_noise(sample_generators(0, 0, range(8)), (4, 64, 64))
     assert abs(noise.mean().item()) < 0.01

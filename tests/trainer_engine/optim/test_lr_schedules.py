@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_engine.config.options.schedule import ScheduleOptions
+from trainer_engine.config.options.run import ScheduleOptions
 from trainer_engine.optim.lr_schedules import CURVES, Schedule
 
 NAMES = sorted(CURVES)

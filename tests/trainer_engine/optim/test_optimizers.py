@@ -19,14 +19,15 @@ from tests.trainer_engine.adapters.test_numerics import our_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.checkpointing.optimizer_state import all_finite, pack, pack_optimizer, unpack, unpack_optimizer
+from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import REGISTRY
-from trainer_engine.config.options.optimizer import ARGUMENTS, READS_EVERY_TENSOR, WITHOUT_BETAS, OptimizerOptions
+from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.optim.optimizers import RULES, build_optimizer, evaluating, note_on_precision, set_learning_rate, start_training
+from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, precision_note, set_learning_rate, start_training
 
 NAMES = ["layer.weight", "layer.bias"]
-ON_A_CPU = sorted(name for name in RULES if not name.startswith("bnb-"))
+ON_A_CPU = sorted(row.name for row in OPTIMIZERS.values() if not row.needs_gpu)
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -46,8 +47,8 @@ def take_steps(optimizer: Optimizer, weights: list[nn.Parameter], steps: range) 
         optimizer.step()
 
 
-def test_every_choice_of_the_option_has_a_rule() -> None:
-    assert set(RULES) == set(REGISTRY["optimizer"].choices)
+def test_table_option_and_builders_hold_the_same_optimizers() -> None:
+    assert list(BUILDERS) == list(OPTIMIZERS) == list(REGISTRY["optimizer"].choices)
 
 
 def test_torch_adamw_takes_the_step_of_the_paper() -> None:
@@ -66,8 +67,8 @@ def test_adamw_bf16_on_float32_is_adamw() -> None:
     take_steps(torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01), theirs, range(20))
     for weight, other in zip(ours, theirs, strict=True):
         assert torch.allclose(weight, other, atol=1e-5)
-    assert note_on_precision(options(optimizer="adamw_bf16"), torch.float32)
-    assert not note_on_precision(options(optimizer="adamw_bf16"), torch.bfloat16)
+    assert precision_note(options(optimizer="adamw_bf16"), torch.float32)
+    assert not precision_note(options(optimizer="adamw_bf16"), torch.bfloat16)
 
 
 def test_adamw_bf16_keeps_steps_that_rounding_would_lose() -> None:
@@ -86,23 +87,25 @@ def test_adamw_bf16_keeps_steps_that_rounding_would_lose() -> None:
     assert kahan == pytest.approx(0.01, rel=0.5)
 
 
-@pytest.mark.parametrize("name", [name for name in ON_A_CPU if name not in WITHOUT_BETAS])
+@pytest.mark.parametrize("name", [name for name in ON_A_CPU if OPTIMIZERS[name].betas])
 def test_betas_reach_the_optimizer(name: str) -> None:
     optimizer = build_optimizer(options(optimizer=name, optimizer_beta1=0.5, optimizer_beta2=0.6), parameters())
     group = optimizer.param_groups[0]
     assert (group.get("betas") or (group["beta1"], group["beta2"]))[:2] == (0.5, 0.6)
 
 
-def test_rules_without_betas_are_known_as_such() -> None:
-    assert {name for name, rule in RULES.items() if rule.betas is None} == WITHOUT_BETAS
+@pytest.mark.parametrize("name", ON_A_CPU)
+def test_optimizers_without_betas_take_none(name: str) -> None:
+    taken = inspect.signature(BUILDERS[name]).parameters
+    assert bool({"betas", "beta1"}.intersection(taken)) == (OPTIMIZERS[name].betas is not None)
 
 
 @pytest.mark.parametrize("name", ON_A_CPU)
 def test_every_argument_that_may_be_given_is_one_of_the_optimizer(name: str) -> None:
-    assert set(ARGUMENTS[name]) <= set(inspect.signature(RULES[name].make).parameters)
+    assert set(OPTIMIZERS[name].arguments) <= set(inspect.signature(BUILDERS[name]).parameters)
 
 
-@pytest.mark.parametrize("name", sorted(set(RULES) - set(ON_A_CPU)))
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(ON_A_CPU)))
 def test_a_missing_library_is_told_by_name(name: str) -> None:
     _, problems = check_options({"model_family": "pixart_sigma", "model_type": "full", "optimizer": name})
     assert ("optimizer", "not_installed") in {(problem.option, problem.code) for problem in problems}
@@ -184,10 +187,10 @@ def in_a_step(name: str, tensors: int, device: str) -> Operators:
 @pytest.mark.parametrize("name", ON_A_CPU)
 def test_optimizers_that_read_from_the_device_for_each_tensor_are_those_that_validate_names(name: str) -> None:
     few, many = in_a_step(name, 1, "meta").reads, in_a_step(name, 5, "meta").reads
-    assert (many > few) == (name in READS_EVERY_TENSOR)
+    assert (many > few) == OPTIMIZERS[name].reads_every_tensor
     _, problems = check_options({"model_family": "pixart_sigma", "model_type": "full", "optimizer": name})
-    assert (("optimizer", "reads_every_tensor") in {(one.option, one.code) for one in problems}) == (name in READS_EVERY_TENSOR)
-    assert (name in REGISTRY["optimizer"].help.partition("turns that off.")[2]) == (name in READS_EVERY_TENSOR)
+    assert (("optimizer", "reads_every_tensor") in {(one.option, one.code) for one in problems}) == OPTIMIZERS[name].reads_every_tensor
+    assert (name in REGISTRY["optimizer"].help.partition("turns that off.")[2]) == OPTIMIZERS[name].reads_every_tensor
 
 
 @pytest.mark.parametrize("name", ["torch-adam", "torch-adamw"])

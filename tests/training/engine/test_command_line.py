@@ -27,6 +27,10 @@ def options(**values: Any) -> TrainingOptions:
     return parse_options({**usual, "num_train_epochs": 0, **values})
 
 
+def command(chosen: TrainingOptions, variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    return launch_command(RUN, chosen.distributed.num_processes, chosen.distributed.accelerate_config, variables)
+
+
 def accelerate_file(folder: Path, **values: Any) -> str:
     path = folder / "accelerate.yaml"
     path.write_text("\n".join(f"{name}: {value}" for name, value in {"compute_environment": "LOCAL_MACHINE", **values}.items()))
@@ -34,19 +38,19 @@ def accelerate_file(folder: Path, **values: Any) -> str:
 
 
 def test_one_process_is_started_as_it_is() -> None:
-    argv, extra = launch_command(RUN, options(), {})
+    argv, extra = command(options(), {})
     assert argv == [sys.executable, "-m", "trainer_engine", str(RUN)]
     assert "ACCELERATE_USE_CPU" not in extra and (Path(extra["PYTHONPATH"].split(os.pathsep)[0]) / "trainer_engine").is_dir()
 
 
 def test_several_ranks_on_a_cpu_are_torchruns() -> None:
-    argv, extra = launch_command(RUN, options(num_processes=2), {"CUDA_VISIBLE_DEVICES": ""})
+    argv, extra = command(options(num_processes=2), {"CUDA_VISIBLE_DEVICES": ""})
     assert argv[1:3] == ["-m", "torch.distributed.run"] and argv[argv.index("--nproc_per_node") + 1] == "2"
     assert argv[-3:] == ["-m", "trainer_engine", str(RUN)] and extra["ACCELERATE_USE_CPU"] == "true"
 
 
 def test_several_gpus_are_accelerates() -> None:
-    argv, extra = launch_command(RUN, options(num_processes=2), {"CUDA_VISIBLE_DEVICES": "0,3"})
+    argv, extra = command(options(num_processes=2), {"CUDA_VISIBLE_DEVICES": "0,3"})
     assert argv[1:3] == ["-m", "accelerate.commands.launch"] and "--multi_gpu" in argv
     assert "ACCELERATE_USE_CPU" not in extra
 
@@ -59,22 +63,22 @@ def test_the_accelerate_file_says_how_many_share_a_step(tmp_path: Path) -> None:
 
 def test_an_accelerate_file_is_handed_to_accelerate(tmp_path: Path) -> None:
     path = accelerate_file(tmp_path, distributed_type="MULTI_GPU", num_processes=8, num_machines=2, machine_rank=1)
-    argv, _ = launch_command(RUN, options(accelerate_config=path), {})
+    argv, _ = command(options(accelerate_config=path), {})
     assert argv[argv.index("--config_file") + 1] == path and argv[-1] == str(RUN)
 
 
 def test_an_accelerate_file_for_several_cpu_ranks_becomes_torchrun(tmp_path: Path) -> None:
     path = accelerate_file(tmp_path, use_cpu="true", num_processes=2)
-    argv, extra = launch_command(RUN, options(accelerate_config=path), {})
+    argv, extra = command(options(accelerate_config=path), {})
     assert "torch.distributed.run" in argv and extra["ACCELERATE_USE_CPU"] == "true"
     hosts = accelerate_file(
         tmp_path, use_cpu="true", num_processes=4, num_machines=2, machine_rank=1, main_process_ip="10.0.0.1", main_process_port=29600
     )
-    argv, _ = launch_command(RUN, options(accelerate_config=hosts), {})
+    argv, _ = command(options(accelerate_config=hosts), {})
     for name, value in {"--nnodes": "2", "--node_rank": "1", "--master_addr": "10.0.0.1", "--nproc_per_node": "2"}.items():
         assert argv[argv.index(name) + 1] == value
     alone = accelerate_file(tmp_path, use_cpu="true", num_processes=1)
-    assert launch_command(RUN, options(accelerate_config=alone), {})[0] == [sys.executable, "-m", "trainer_engine", str(RUN)]
+    assert command(options(accelerate_config=alone), {})[0] == [sys.executable, "-m", "trainer_engine", str(RUN)]
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "num_processes: many", "num_processes: -1", "num_processes: true"])

@@ -13,8 +13,9 @@ from environments.resolve.run import resolve_run
 from tests.helpers.models import options_with
 from tests.training.api.test_reads import write_checkpoint
 from tests.training.conftest import Training
+from trainer_engine.config.rules.device import device_problems
 from training.preflight.base_model import HubSettings, check_access
-from training.preflight.run import _quantisation_problems, examine_run
+from training.preflight.run import examine_run, expected_device
 
 IDENTITY = {"model_family": "pixart_sigma", "model_type": "full", "optimizer": "adamw_bf16", "weights": "float32", "use_ema": False}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -90,14 +91,19 @@ def remember(folder: Path, identity: dict[str, Any]) -> None:
     (folder / "samples.json").write_text("{}")
 
 
-def test_a_quantised_type_that_the_device_lacks_is_told() -> None:
+def test_a_quantised_type_that_the_device_lacks_is_refused() -> None:
     options = options_with(model_family="flux", model_type="lora", base_model_precision="fp8-quanto", text_encoder_1_precision="fp8-quanto")
-    told = list(_quantisation_problems(options, {}, platform="darwin"))
-    assert {(problem.option, problem.code) for problem in told} == {
+    assert {(problem.option, problem.code) for problem in device_problems(options, "mps")} == {
         ("base_model_precision", "lacked_by_device"),
         ("text_encoder_1_precision", "lacked_by_device"),
     }
-    assert list(_quantisation_problems(options, {}, platform="linux")) == []
+    assert list(device_problems(options, "cpu")) == []
+
+
+def test_preflight_expects_the_device_that_the_engine_chooses() -> None:
+    assert expected_device({"CUDA_VISIBLE_DEVICES": "0"}) == "cuda"
+    assert expected_device({"CUDA_VISIBLE_DEVICES": ""}, "linux") == "cpu"
+    assert expected_device({"CUDA_VISIBLE_DEVICES": ""}, "darwin") == "mps"
 
 
 @pytest.mark.parametrize(

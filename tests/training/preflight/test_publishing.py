@@ -120,4 +120,4 @@ def test_credentials_leave_neither_by_an_answer_nor_by_the_status(training: Trai
     assert b"SECRET" not in shown and b"***" in shown
     stored = Job.objects.get()
     assert "SECRET" not in stored.options["publishing_config"]
-    assert "SECRETsecret" in str(secrets.variables_for_engine(stored))  # the run itself needs it
+    assert "SECRETsecret" in str(secrets.of_options(stored))  # the run itself needs it

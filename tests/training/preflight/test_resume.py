@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from environments.paths import Home
+from environments.resolve.run import resolve_run
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.models import tiny_model, tiny_pixart
 from tests.helpers.tiny_run import train_here
+from tests.training.api.test_reads import write_checkpoint
+from tests.training.conftest import Training
+from tests.training.preflight.test_engine_refusals import IDENTITY, NO_GPU
+from trainer_engine.config.resuming.identity import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
+from training.preflight.run import examine_run
 
 LORA = {"model_type": "lora", "lora_rank": 2, "max_train_steps": 2}
 LONGER = {**LORA, "max_train_steps": 3}
@@ -198,3 +205,21 @@ def test_the_card_names_every_source_that_an_adapter_was_trained_beside(tmp_path
     run = train_here(tmp_path, pretrained_vae_model_name_or_path=other, **LORA)
     spec = (run.output_dir / "README.md").read_text()
     assert f"- base weights from `{other}`: vae " in spec and f"- base weights from `{tiny_pixart()}`: transformer " in spec
+
+
+def notes_on_order(training: Training, state: dict[str, Any]) -> list[str]:
+    folder = write_checkpoint(training.home / "output" / "run", 20)
+    (folder / "training_state.json").write_text(json.dumps({"identity": IDENTITY, **state}))
+    home, form = Home(training.home), {name: value for name, value in training.form.items() if not name.startswith("__")}
+    report = examine_run(resolve_run(home, {}, {**form, "--resume_from_checkpoint": "checkpoint-20"}), home, NO_GPU)
+    return [problem.message for problem in report.notes if problem.code == "order_changed"]
+
+
+@pytest.mark.parametrize("state", [{}, {ORDER_KEY: ORDER_VERSION + 1}])
+def test_a_checkpoint_of_another_order_is_noted(training: Training, state: dict[str, int]) -> None:
+    [message] = notes_on_order(training, state)
+    assert "some samples are seen twice" in message
+
+
+def test_a_checkpoint_of_this_order_is_not_mentioned(training: Training) -> None:
+    assert notes_on_order(training, {ORDER_KEY: ORDER_VERSION}) == []

@@ -92,6 +92,8 @@ def test_the_server_s_own_events_are_read_back(tmp_path: Path) -> None:
 
 
 def test_what_was_loaded_is_left_out_of_garbage_collections() -> None:
-    code = "import gc; from simpletuner_site import quiet; quiet.freeze_garbage(); print(gc.get_freeze_count(), len(gc.get_objects(2)))"
+    code = (
+        "import gc; from simpletuner_site.server import quiet; quiet.freeze_garbage(); print(gc.get_freeze_count(), len(gc.get_objects(2)))"
+    )
     frozen, left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert int(frozen) > 10 * int(left)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from trainer_engine.config.json_entries import entries_of, read_json
+from trainer_engine.config.json_fields import entries_of, read_json
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.prompt_library import file_name, unsafe_reason
 from trainer_engine.contract.errors import Problem

@@ -1,20 +1,22 @@
-"""``docs/datasets.md`` from the declared fields: ``python -m trainer_engine.config.datasets.docs > docs/datasets.md``."""
+"""Generates ``docs/datasets.md`` from the declared fields: ``python -m trainer_engine.config.datasets.docs > docs/datasets.md``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, SETS, later, specs
+from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
+from trainer_engine.config.datasets.names import SETS, later, specs
 from trainer_engine.config.datasets.parse import INHERITED
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.docs import as_text
 
 HEAD = """# Datasets
 
-Made from the declared fields by `python -m trainer_engine.config.datasets.docs`; a test compares. `data_backend_config` names a JSON
-file with a list of datasets, each an object. A run needs at least one of `dataset_type` `image`; a set of `text_embeds` is made where there
-is none, and one of them is the default.
+This page is generated from the declared fields by `python -m trainer_engine.config.datasets.docs`; a test checks that it is up to date.
+
+The option `data_backend_config` names a JSON file with a list of datasets, each an object. A run needs at least one dataset of
+`dataset_type` `image`. If the file has no set of `text_embeds`, one is created; exactly one of them is the default.
 
 ```json
 [
@@ -24,92 +26,92 @@ is none, and one of them is the default.
 ]
 ```
 
-Every text may hold `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or `disable`) skips an entry. Booleans may be written as text.
+Every text may contain `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or `disable`) skips an entry. Booleans may be written as
+text.
 
 ## How an image becomes a sample
 
-1. Files are found by their endings in the folder and the folders in it; hidden ones are skipped. Broken files, and those without a caption,
-   are named by `validate` and left out. A `.txt` file is UTF-8, or UTF-16 with a byte order mark; its lines end with newlines alone, other
-   separators of Unicode are part of a caption. `max_num_samples` takes a part of them, always the same for the same `id`.
-2. Images below `minimum_image_size` are left out: by area for `area` and `pixel_area` (squares also by their shorter edge), by the shorter
-   edge for `pixel`. The size is that of the picture upright, as its EXIF orientation says.
-3. The aspect (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area` the edge of a square of
-   `resolution` megapixels is stretched by the aspect; squares of 0.25, 0.5, 1, 2 and 4 megapixels have edges of 512, 768, 1024, 1536 and
-   2048 pixels. `pixel_area` is the same with the edge of that square in pixels. With `pixel` the shorter edge is `resolution`. Edges are
-   multiples of `aspect_bucket_alignment`. Pictures narrower than 0.01 or wider than 100 are trained at these aspects; `validate` names
-   them.
-4. The image is scaled until it just covers the target. Where `crop` is on and the image is larger than `maximum_image_size`, and only
-   then, it is scaled to `target_downsample_size` instead, or as far as covering the target needs.
-5. `crop_style` says which part is kept. Without `crop` too, since edges are whole multiples, some pixels of one edge fall away.
-   A random part depends on the run's seed and the file's name, and on nothing else.
+1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and
+   files without a caption, and they are left out. A `.txt` file is UTF-8, or UTF-16 with a byte order mark. Only newlines end its lines;
+   other Unicode separators are part of a caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
+2. Images below `minimum_image_size` are left out. With `area` and `pixel_area` the area counts (for squares also the shorter edge), with
+   `pixel` the shorter edge. The size is measured after the EXIF orientation is applied.
+3. The aspect ratio (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area`, a square of
+   `resolution` megapixels is stretched to the aspect ratio; squares of 0.25, 0.5, 1, 2 and 4 megapixels have edges of 512, 768, 1024, 1536
+   and 2048 pixels. `pixel_area` is the same, with the edge of that square in pixels. With `pixel`, the shorter edge is `resolution`. Edges
+   are multiples of `aspect_bucket_alignment`. Aspect ratios below 0.01 or above 100 are trained at these limits; `validate` names such
+   images.
+4. The image is scaled until it just covers the target. Only if `crop` is on and the image is larger than `maximum_image_size`, it is scaled
+   to `target_downsample_size` instead, or further if it would not cover the target.
+5. `crop_style` selects the part that is kept. Even without `crop` some pixels are cut off along one edge, since edges are whole multiples.
+   A random part depends only on the run's seed and the file's name.
 6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
-   samples, images x (`repeats` + 1), or `allow_dataset_oversubscription` must repeat the short ones.
+   samples, counting each image `repeats` + 1 times. `allow_dataset_oversubscription` repeats the samples of smaller buckets instead.
 
 ## The order of samples
 
-In an epoch every sample of every set is seen `repeats` + 1 times. The options below change when, never how often; only `probability` 0
-leaves a set out. A batch holds samples of one bucket of one set. The last batch of a bucket is filled up with samples of the bucket that
-were seen in the epoch already, and so is the last optimizer step of an epoch, with the epoch's first batches.
+An epoch contains every sample of every set `repeats` + 1 times. The options below change when a sample is seen, but never how often; only
+`probability` 0 leaves a set out. A batch holds samples of one bucket of one set. The last batch of a bucket is filled up with samples of
+the same bucket that were seen earlier in the epoch. The last optimizer step of an epoch is filled up with the epoch's first batches.
 
-At every moment the next batch is drawn by what is left of the epoch. `data_backend_sampling` says how:
+The next batch is always chosen at random from those that are left in the epoch. `data_backend_sampling` decides how:
 
-- `auto-weighting`: every batch that is left is as likely as the `probability` of its set. A bucket is drawn by the number of batches that
-  it has left, `repeats` counted, times that probability. With equal probabilities the order is a plain shuffle: each tenth of an epoch
-  holds a tenth of every set and every bucket, up to chance. With `probability` 1.0 and 0.1 and sets of one size, the epoch starts with
-  ten batches of the one for each batch of the other, and what is left of the second set follows when the first one runs out.
-- `uniform`: the next set is drawn by `probability` alone among those that have a batch left, whatever their sizes are; within the set
-  every batch that is left is as likely as the other. Of sets of 20 and 200 samples the small one is used up after about 40 batches.
+- `auto-weighting`: each batch that is left has the `probability` of its set as its weight. A bucket is therefore chosen by the number of
+  batches that it has left, including `repeats`, times that probability. With equal probabilities the order is a plain shuffle: each tenth
+  of an epoch holds about a tenth of every set and every bucket. With `probability` 1.0 and 0.1 and sets of the same size, the epoch starts
+  with ten batches of the first set for each batch of the second. The rest of the second set follows when the first one runs out.
+- `uniform`: the next set is chosen by `probability` alone among those with batches left, whatever their sizes; within the set every
+  remaining batch is equally likely. Of sets with 20 and 200 samples the small one is used up after about 40 batches.
 
-So a run that is shorter than an epoch trains the mixture that was asked for, and a longer one sees every sample. `validate` says each
-set's share of the batches: at the start of an epoch and, where that differs, over the whole epoch. To train more of a set in every epoch,
-raise its `repeats`; its size is then (`repeats` + 1) times as large in every rule above.
+So a run that is shorter than an epoch trains on the requested mixture, and a longer run sees every sample. `validate` reports each set's
+share of the batches at the start of an epoch and, if that differs, over the complete epoch. To train more on a set in every epoch, raise
+its `repeats`; the set then counts as (`repeats` + 1) times as large in every rule above.
 
-The order follows from the samples, `seed`, batch sizes and these options alone: it is the same on every machine, for any number of
-processes that share a batch of one size, and a resumed run takes it up where it was. A checkpoint records the version of this rule; a run
-that resumes from a checkpoint of an older version gets a warning and orders the rest of that epoch anew. `simpletuner plan --config FILE
---steps N` prints the order without training. It opens headers only: an image whose pixels turn out to be broken is left out by training,
-and the order is then another.
+The order depends only on the samples, `seed`, the batch sizes and these options. It is the same on every machine and for any number of
+processes that share a batch of one size, and a resumed run continues it. A checkpoint records the version of this rule. A run that resumes
+from a checkpoint of an older version reports a warning and orders the rest of that epoch anew. `simpletuner plan --config FILE --steps N`
+prints the order without training. It only opens file headers: if training finds that an image's pixels are broken, it leaves the image out,
+and the order changes.
 
 ## How images get references
 
-A set of images names sets of `dataset_type` `conditioning` in `conditioning_data`; an entry with a `conditioning_type` is one of these,
-whatever else it says. The partner of an image lies under the same name, folders included, with the same ending or another. An image without
-a partner, with several of other endings, or with `reference_strict` with a partner of another size, is an error; a reference without an
-image is a warning. The option `conditioning_multidataset_sampling` says whether a sample is trained with its references of all sets, or
-with one at a time.
+An image set names sets of `dataset_type` `conditioning` in `conditioning_data`. An entry with a `conditioning_type` is a conditioning set,
+whatever its `dataset_type`. The partner of an image has the same name, including folders, with the same suffix or another one. It is an
+error if an image has no partner, or several with other suffixes, or, with `reference_strict`, a partner of another size. A reference
+without an image is a warning. The option `conditioning_multidataset_sampling` decides whether a sample is trained with its references from
+all sets or with one at a time.
 
-## Sets that are held out
+## Eval sets
 
-A set of `dataset_type` `eval` is never trained on: it has no part in epochs, repeats and the order of samples. It takes the fields of a set
-of images, `conditioning_data` included; `repeats` and `probability` have no effect, and random parts (`crop_style` `random`) are cut out of
-the middle instead, so that what is measured is the same under every seed. The first `num_eval_images` of its images, by name, are what the
-evaluation loss is measured on: [evaluation.md](evaluation.md). `validate` warns of held-out images that are trained on as well.
+A set of `dataset_type` `eval` is never trained on: it has no part in epochs, repeats and the order of samples. It takes the fields of an
+image set, including `conditioning_data`. `repeats` and `probability` have no effect, and `crop_style` `random` crops in the middle instead,
+so that the evaluation loss is the same for every seed. The loss is measured on its first `num_eval_images` images, by name:
+[evaluation.md](evaluation.md). `validate` warns about eval images that are also trained on.
 
 ## Pixels
 
-Pictures are read as sRGB in 8 bits: the first frame of a moving one, transparency on white, deeper grey scaled to 8 bits. Colour profiles
-(Display P3, Adobe RGB, those of printing presses and grey ones) and the cICP chunk of a PNG are converted to sRGB, perceptually. A profile
-that is damaged or made for other pictures, and HDR brightness (PQ, HLG), are left: the numbers of the file are taken as sRGB, and
-`validate` names the files in a note. Pictures of more than 134 megapixels are refused. Latents that were cached before this rule are made
-again.
+Images are read as 8-bit sRGB: only the first frame of an animation, transparency on white, deeper greyscale scaled to 8 bits. Colour
+profiles (Display P3, Adobe RGB, printing presses, greyscale) and the cICP chunk of a PNG are converted to sRGB with perceptual intent. If a
+profile is damaged or made for another kind of image, or the brightness is HDR (PQ, HLG), the numbers in the file are used as sRGB, and
+`validate` names the files in a note. Images of more than 134 megapixels are refused. Latents cached before this rule are computed again.
 """
 
 SPECIAL = {
-    "conditioning_data": "The id of a set of references, or a list of ids: each image has a partner of the same name in every one. "
+    "conditioning_data": "Id of a conditioning set, or a list of ids. Each of them holds a partner of the same name for every image. "
     "Default: empty.",
     "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
-    "crop_aspect_buckets": "The aspects that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
+    "crop_aspect_buckets": "The aspect ratios that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
 }
 TITLES = {
-    "image": "Fields of sets of images",
-    "conditioning": "Fields of sets of references",
-    "text_embeds": "Fields of sets of text embeddings",
+    "image": "Fields of image sets",
+    "conditioning": "Fields of conditioning sets",
+    "text_embeds": "Fields of text_embeds sets",
 }
 
 
 def describe(spec: OptionSpec) -> str:
-    """One line of a list."""
+    """Returns the line of one field in its list."""
     default = f"the option `{spec.name}`" if spec.name in INHERITED else as_text(spec.default)
     facts = ["must be given" if spec.required else f"default: {default}"]
     facts.append("one of " + ", ".join(f"`{choice}`" for choice in spec.choices) if spec.choices else spec.expected)
@@ -120,7 +122,7 @@ def describe(spec: OptionSpec) -> str:
 
 
 def page() -> str:
-    """The whole document."""
+    """Returns the complete page."""
     return "\n".join(_lines()) + "\n"
 
 
@@ -128,9 +130,7 @@ def _lines() -> Iterator[str]:
     yield HEAD
     for kind, title in TITLES.items():
         yield f"## {title}\n"
-        yield f"`dataset_type` is `{kind}`" + (
-            ", which is also what it is where nothing is said, or `eval`.\n" if kind == "image" else ".\n"
-        )
+        yield f"`dataset_type` is `{kind}`" + (" (the default) or `eval`.\n" if kind == "image" else ".\n")
         plain = specs(kind)
         for name in SETS[kind].model_fields:
             if name in plain:
@@ -140,7 +140,7 @@ def _lines() -> Iterator[str]:
         yield ""
     yield "## Known, not available yet\n"
     yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
-    yield "Fields of the format that have no code behind them here yet; only their defaults are accepted, because they ask for nothing:"
+    yield "The format also has these fields, but this trainer does not implement them yet. It accepts only their defaults:"
     yield ", ".join(f"`{name}`" for name in later()) + "."
 
 

@@ -8,24 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer_engine.config.booleans import WrongValue
-from trainer_engine.config.datasets.fields import (
-    KIND,
-    OF_IMAGES,
-    PATHS,
-    SETS,
-    SWITCH,
-    AspectChoice,
-    allowed,
-    known_names,
-    later,
-    option_name,
-    specs,
-)
+from trainer_engine.config.datasets.fields import AspectChoice, option_name
+from trainer_engine.config.datasets.names import KIND, OF_IMAGES, PATHS, SETS, SWITCH, allowed, known_names, later, specs
+from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 Locate = Callable[[str, str, str], "str | Problem"]
 """(path as written, problem name, field) -> the absolute path it means, or why it means none."""

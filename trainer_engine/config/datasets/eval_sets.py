@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer_engine.config.datasets.entry import Draft
-from trainer_engine.config.datasets.fields import held_out_crop, specs
+from trainer_engine.config.datasets.fields import eval_crop
+from trainer_engine.config.datasets.names import specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
-from trainer_engine.config.rules.scoring import nothing_to_score
+from trainer_engine.config.rules.evaluation import nothing_to_score
 from trainer_engine.contract.errors import Problem
 
 OF_TRAINING = ("repeats", "probability")
@@ -22,7 +23,7 @@ OF_PAIRS = ("num_eval_images", "eval_dataset_id")
 
 def settle(draft: Draft) -> None:
     """What a held-out set may not leave to chance, or has no use for."""
-    draft.values["crop_style"] = held_out_crop(draft.values["crop_style"])
+    draft.values["crop_style"] = eval_crop(draft.values["crop_style"])
     if draft.values["crop"] and draft.raw.get("crop_style") == "random":
         what = "held-out images are cut in the middle: what is measured must not depend on the run's seed."
         draft.note("crop_style", "cut_in_the_middle", what, got="random")

@@ -11,11 +11,11 @@ import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as held_out
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import Draft, Locate
-from trainer_engine.config.datasets.fields import OF_IMAGES, ImageSet, ReferenceSet, TextSet
-from trainer_engine.config.datasets.recognise import is_like_a_dataset
+from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")

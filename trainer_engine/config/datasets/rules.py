@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainer_engine.config.datasets.entry import Draft
-from trainer_engine.config.rules.common import SMALLEST_PIXEL_EDGE
+from trainer_engine.config.rules.data import SMALLEST_PIXEL_EDGE
 
 SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 LARGEST_MEGAPIXELS: Mapping[str, float] = {

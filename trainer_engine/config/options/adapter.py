@@ -1,47 +1,60 @@
+"""Options of adapters: the kind, its size, the layers that it is put on, and the weights that it starts from."""
+
 from __future__ import annotations
 
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 
 
 class AdapterOptions(OptionGroup):
-    """What is trained beside frozen weights where model_type is lora."""
+    """The adapter that is trained on the frozen base model when model_type is lora."""
 
     lora_type: Literal["standard", "lycoris"] = option(
-        "standard", "Library of the adapter: standard is low-rank matrices through PEFT, lycoris is any algorithm of LyCORIS."
+        "standard", "Kind of adapter. standard: low-rank matrices (LoRA) through PEFT. lycoris: any algorithm of the LyCORIS library."
     )
-    lora_rank: int = option(16, "Rank of a standard adapter. LyCORIS has linear_dim in its file instead.", ge=1, le=256)
-    lora_alpha: float | None = option(None, "A standard adapter acts with the strength lora_alpha / lora_rank. Empty: 1.", ge=0.1)
-    lora_dropout: float = option(0.1, "Share of the inputs that a standard adapter leaves out while it trains.", ge=0, le=1)
+    lora_rank: int = option(16, "Rank of a standard adapter. LyCORIS reads linear_dim from lycoris_config instead.", ge=1, le=256)
+    lora_alpha: float | None = option(
+        None, "Scale of a standard adapter: its output is multiplied by lora_alpha / lora_rank. Empty: the same as lora_rank.", ge=0.1
+    )
+    lora_dropout: float = option(0.1, "Dropout of a standard adapter: the share of its inputs that is zeroed in training.", ge=0, le=1)
     lora_init_type: Literal["default", "gaussian"] = option(
         "default",
-        "How a standard adapter begins; either way it does nothing at first.",
+        "Initialization of a standard adapter's first matrix. default: Kaiming uniform. gaussian: normal noise. The second matrix is zero "
+        "with both, so the adapter changes nothing at the start.",
         later=("loftq", "olora", "pissa"),
     )
-    use_dora: bool = option(False, "Train the norms of the adapted weights too (DoRA), standard adapters alone.")
+    use_dora: bool = option(False, "Also train the norms of the adapted weights (DoRA). Only for standard adapters.")
     peft_lora_target_modules: str | None = option(
-        None, 'Endings of the names of the modules that a standard adapter is put on, as JSON: ["to_q", "to_v"]. Empty: the family\'s own.'
+        None,
+        'Layers that get a standard adapter: a JSON list of module-name endings, such as ["to_q", "to_v"]. '
+        "Empty: the default layers of the family.",
     )
     lora_format: Literal["diffusers", "comfyui"] = option(
-        "diffusers", "Keys of the result: diffusers is what the library that trained it loads, comfyui what ComfyUI loads."
+        "diffusers",
+        "Key names in the saved adapter. diffusers: the names that the library that trained it loads. comfyui: the names that ComfyUI "
+        "loads.",
     )
-    init_lora: str | None = option(None, "An adapter file, or a folder that holds one, whose weights are the start.")
-    lycoris_config: str = option("config/lycoris_config.json", "The adapter file of LyCORIS.")
+    init_lora: str | None = option(
+        None, "Adapter whose weights training starts from: a .safetensors file, or a folder that holds one. Empty: a new adapter."
+    )
+    lycoris_config: str = option("config/lycoris_config.json", "Path of the LyCORIS configuration file, for lora_type=lycoris.")
     init_lokr_norm: float | None = option(
         None,
-        "Standard deviation of the noise that LoKr starts with instead of doing nothing: 0.001. Without effect with init_lora.",
+        "Fill the zero factor of LoKr with noise of this standard deviation, such as 0.001, at the start. Ignored when init_lora is set.",
         ge=0,
     )
 
 
 STANDARD_ALONE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "use_dora", "peft_lora_target_modules")
+"""Options that only a standard adapter reads."""
 LYCORIS_ALONE = ("init_lokr_norm",)
+"""Options that only a LyCORIS adapter reads."""
 
 
 def parse_targets(text: str | None) -> tuple[str, ...] | None:
-    """The list in ``peft_lora_target_modules``; None where it is empty. ValueError where it is no list of names."""
+    """Returns the names listed in ``peft_lora_target_modules``, or None if it is empty. Raises ValueError if it is not a list of names."""
     if not text:
         return None
     try:
@@ -49,5 +62,5 @@ def parse_targets(text: str | None) -> tuple[str, ...] | None:
     except ValueError as error:
         raise ValueError(f"{text!r} is not JSON") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{text!r} is no list of names")
+        raise ValueError(f"{text!r} is not a list of names")
     return tuple(names)

@@ -1,3 +1,5 @@
+"""Options of checkpoints: how often they are saved, how many are kept, and which one a run resumes from."""
+
 from __future__ import annotations
 
 import re
@@ -12,7 +14,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``500M``, ``1.5G`` or ``1000000``; K, M, G and T are powers of 1024. Raises ValueError."""
+    """Returns the bytes that ``500M``, ``1.5G`` or ``1000000`` means; K, M, G and T are powers of 1024. Raises ValueError."""
     found = SIZE.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r} is not a size")
@@ -22,57 +24,64 @@ def parse_size(text: str) -> int:
 class CheckpointingOptions(OptionGroup):
     """What is saved, how often, and what a run starts from."""
 
-    checkpoint_step_interval: int = option(500, "Save a checkpoint every so many optimizer steps.", ge=1, aliases=("checkpointing_steps",))
-    checkpoint_epoch_interval: int | None = option(None, "Save a checkpoint at the end of every so many epochs.", ge=1)
+    checkpoint_step_interval: int = option(
+        500, "Save a checkpoint every this many optimizer steps.", ge=1, aliases=("checkpointing_steps",)
+    )
+    checkpoint_epoch_interval: int | None = option(
+        None, "Save a checkpoint at the end of every this many epochs. Empty: only by checkpoint_step_interval.", ge=1
+    )
     checkpoints_total_limit: int = option(
         5,
-        "Checkpoints to keep, rolling ones aside; the oldest go first, the last verified one never. 0, less or null keeps all.",
+        "Number of checkpoints to keep, not counting rolling ones. The oldest are deleted first; the newest verified one is never deleted. "
+        "0, a negative number or null: keep all.",
         synonyms=KEEPS_ALL,
     )
     checkpointing_rolling_steps: int = option(
         0,
-        "Save a rolling checkpoint, checkpoint-<step>-rolling, every so many optimizer steps, where no other is due: one to go on from "
-        "after a crash, that pushes none of the others out. 0: none.",
+        "Save a rolling checkpoint, checkpoint-<step>-rolling, every this many optimizer steps, unless a regular one is due. Rolling "
+        "checkpoints are for resuming after a crash and never push out a regular one. 0: none.",
         ge=0,
     )
     checkpoints_rolling_total_limit: int = option(
-        1, "Rolling checkpoints to keep; the oldest go first. 0, less or null keeps all.", synonyms=KEEPS_ALL
+        1,
+        "Number of rolling checkpoints to keep. The oldest are deleted first. 0, a negative number or null: keep all.",
+        synonyms=KEEPS_ALL,
     )
     checkpointing_use_tempdir: bool = option(
-        False, "Write a checkpoint beside and rename it once it is whole. It is always done so here, whatever is asked for."
+        False, "Write a checkpoint to a temporary folder and rename it once it is complete. This is always done, whatever the value."
     )
     resume_from_checkpoint: str = option(
         "latest",
-        "Checkpoint to go on from: latest (the newest in output_dir that verifies; a fresh start where there is none), the name of one in "
-        "output_dir such as checkpoint-500, the path of one anywhere else, an address (docs/publishing.md), or empty for a fresh start.",
+        "Checkpoint to resume from. latest: the newest verified one in output_dir, or a fresh start if there is none. A name such as "
+        "checkpoint-500: that one in output_dir. A path: a checkpoint in any folder. A URL: a checkpoint at a storage provider "
+        "(docs/publishing.md). Empty: a fresh start.",
         synonyms={"none": "", "null": ""},
     )
     delete_invalid_checkpoints: bool = option(
-        False, "Remove checkpoints in output_dir that do not verify when a run looks for one to go on from, while another one verifies."
+        False, "When a run resumes, delete the checkpoints in output_dir that fail verification, as long as another one passes."
     )
     disk_low_threshold: str | None = option(
         None,
-        "Space that must be free before a checkpoint is saved: bytes, or a number with K, M, G or T. What the checkpoint itself takes must "
-        "be free in any case.",
+        "Free disk space required before a checkpoint is saved: bytes, or a number with K, M, G or T, such as 20G. Empty: only the size of "
+        "the checkpoint itself, which is always required.",
     )
     disk_low_action: Literal["stop", "wait", "script"] = option(
         "stop",
-        "Where less space is free: stop ends the run with the error disk_full; wait pauses it until there is space, or until it is asked "
-        "to stop; script runs the program of disk_low_script, and ends the run like stop where there is too little space even then. "
-        "The same is done when the disk of the run's journal takes no more; the run saves a checkpoint in output_dir before it ends.",
+        "What to do when too little disk space is free. stop: end the run with the error disk_full. wait: pause until there is space or "
+        "the run is asked to stop. script: run disk_low_script, then act like stop if there is still too little space. The same applies "
+        "when the run's journal cannot be written because its disk is full; the run then saves a checkpoint in output_dir before it ends.",
     )
     disk_low_script: str = option(
         "",
-        "With disk_low_action=script: program and arguments that free some space while training waits. docs/hooks.md has the "
-        "placeholders, and says which programs may run.",
+        "Command that frees disk space while training waits, for disk_low_action=script: a program and its arguments. docs/hooks.md lists "
+        "the placeholders and explains which programs may run.",
         synonyms=UNSET,
     )
     save_text_encoder: bool = option(
-        True,
-        "Put the text encoder and its tokenizer into the final pipeline, so that it can draw as it is. Without: the pipeline has none.",
+        True, "Include the text encoder and its tokenizer in the final pipeline, so that it can generate images without other files."
     )
 
     @property
     def disk_low_bytes(self) -> int:
-        """``disk_low_threshold``, 0 where there is none."""
+        """``disk_low_threshold`` in bytes; 0 if it is not set."""
         return parse_size(self.disk_low_threshold) if self.disk_low_threshold else 0

@@ -1,7 +1,8 @@
-"""``docs/options.md`` from the registry: ``python -m trainer_engine.config.options.docs > docs/options.md``."""
+"""Generates ``docs/options.md`` from the registry: ``python -m trainer_engine.config.options.docs > docs/options.md``."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 
@@ -11,28 +12,30 @@ from trainer_engine.config.options.registry import GROUPS, REGISTRY, not_availab
 
 HEAD = """# Options
 
-Made from the option registry by `python -m trainer_engine.config.options.docs`; a test compares. Each option may be written with or
-without leading dashes, as text or as a typed value. `null`, and an empty text where text is not what is asked for, stand for the default.
-A family's own default comes between the one named here and your environment's value; what you submit with a request comes last.
+This page is generated from the option registry by `python -m trainer_engine.config.options.docs`; a test checks that it is up to date.
+
+You can write an option with or without leading dashes, and its value as text or as a JSON type. `null` means the default; so does an empty
+string, unless the option takes text. Values override each other in this order: the default on this page, the default of the model family,
+the value in your environment, the value in your request.
 """
 
 LATER_HEAD = """
 ## Known, not available yet
 
-The configuration format knows these options too. They have no code behind them here yet, so a value is refused instead of being ignored;
-only the format's own default is accepted, because it asks for nothing.
+The configuration format also has these options, but this trainer does not implement them yet. It refuses a value instead of ignoring it,
+and accepts only the default of the format.
 """
 
 
 def as_text(value: object) -> str:
-    """A default as a person would type it."""
+    """Formats a default as a person would type it."""
     if value is None or value == {} or value == "":
         return "empty"
     return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
 
 
 def describe(spec: OptionSpec) -> Iterator[str]:
-    """The section of one option."""
+    """Yields the lines of one option's section."""
     yield f"### `{spec.name}`"
     yield ""
     yield spec.help
@@ -51,7 +54,7 @@ def describe(spec: OptionSpec) -> Iterator[str]:
 
 
 def family_defaults() -> Iterator[str]:
-    """What each family changes."""
+    """Yields the lines of the section with the defaults that each family changes."""
     yield "## Defaults of the families"
     yield ""
     for family in specs().values():
@@ -65,10 +68,10 @@ def family_defaults() -> Iterator[str]:
 
 
 def page() -> str:
-    """The whole document."""
+    """Returns the complete page."""
     lines = [HEAD]
     for group, cls in GROUPS.items():
-        lines += [f"## {group.capitalize()}", "", (cls.__doc__ or "").strip(), ""]
+        lines += [f"## {group.capitalize()}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
         for spec in REGISTRY.values():
             if spec.group == group:
                 lines += describe(spec)

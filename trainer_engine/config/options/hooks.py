@@ -1,3 +1,5 @@
+"""Options of hooks: webhooks that receive events, and commands that a run starts."""
+
 from __future__ import annotations
 
 from typing import Literal
@@ -12,16 +14,16 @@ DISK_LOW = "disk_low_script"
 SCRIPT_OPTIONS = (EXTERNAL_SCRIPT, POST_CHECKPOINT, POST_UPLOAD, DISK_LOW)
 """Options that hold the template of a command."""
 ONLY_WITH = {EXTERNAL_SCRIPT: ("validation_method", EXTERNAL), DISK_LOW: ("disk_low_action", "script")}
-"""Those that have an effect with one value of another option alone."""
+"""Option -> the option and the value without which it has no effect."""
 UNSET = {"none": "", "null": ""}
 
 
 class HooksOptions(OptionGroup):
-    """Who is told by the server, and which programs are run, while a run goes on."""
+    """Which webhooks receive events, and which commands are started during a run."""
 
     webhook_config: str = option(
         "",
-        "Targets that events are posted to: a list or one object of JSON, in a string or in a file. docs/webhooks.md has the fields.",
+        "Webhooks that events are posted to: a JSON object or a list of them, as text or in a file. docs/webhooks.md lists the fields.",
         json=True,
         secret=("auth_token", "secret", "webhook_url"),
         addresses=("callback_url", "webhook_url"),
@@ -29,32 +31,38 @@ class HooksOptions(OptionGroup):
         places=("webhook_type",),
     )
     webhook_reporting_interval: int | None = option(
-        None, "Seconds between two posts of training.progress to a target; other events are posted as they come. Empty: 10.", ge=1, le=86400
+        None,
+        "Least number of seconds between two posts of training.progress to one webhook. Other events are posted at once. Empty: 10.",
+        ge=1,
+        le=86400,
     )
 
     validation_method: Literal["simpletuner-local", "external-script"] = option(
         "simpletuner-local",
-        "Who validates: the built-in pipeline, or the program of validation_external_script. The base model's images before the first "
-        "step are always drawn by the pipeline.",
+        "What runs a validation. simpletuner-local: the built-in pipeline. external-script: the command in validation_external_script. The "
+        "base model's images before the first step always come from the built-in pipeline.",
     )
     validation_external_script: str = option(
         "",
-        "With validation_method=external-script: program and arguments, with placeholders such as {local_checkpoint_path}. docs/hooks.md "
-        "has all of them, and says which programs may run.",
+        "Command for validation_method=external-script: a program and its arguments, with placeholders such as {local_checkpoint_path}. "
+        "docs/hooks.md lists the placeholders and explains which programs may run.",
         synonyms=UNSET,
     )
     validation_external_background: bool = option(
-        False, "With validation_method=external-script: go on training at once instead of waiting for the program."
+        False, "Continue training while validation_external_script runs, instead of waiting for it."
     )
     post_checkpoint_script: str = option(
-        "", "Program and arguments that are started after every checkpoint, before it is uploaded.", synonyms=UNSET
+        "", "Command that is started after every checkpoint, before it is uploaded: a program and its arguments.", synonyms=UNSET
     )
     post_upload_script: str = option(
         "",
-        "Program and arguments that are started after every upload, with {remote_checkpoint_path}; where nothing is uploaded, once a "
-        "checkpoint.",
+        "Command that is started after every upload, with the placeholder {remote_checkpoint_path}: a program and its arguments. If "
+        "nothing is uploaded, it is started once for each checkpoint.",
         synonyms=UNSET,
     )
     script_timeout: int = option(
-        1800, "Seconds that a program of a run may take; then it is ended, with a warning, and training goes on.", ge=1, le=604800
+        1800,
+        "Longest time in seconds that a command may run. After it the command is ended with a warning; training continues.",
+        ge=1,
+        le=604800,
     )

@@ -1,3 +1,5 @@
+"""Options of the model: the network, its base weights, and the objective that it is trained on."""
+
 from __future__ import annotations
 
 from typing import Literal
@@ -8,24 +10,73 @@ from trainer_engine.config.option import OptionGroup, option
 class ModelOptions(OptionGroup):
     """Which network is trained, and from which weights."""
 
-    model_family: str = option(..., "The family of the base model, such as pixart_sigma.")
-    model_type: Literal["full", "lora"] = option(..., "full trains every weight of the denoiser; lora trains an adapter.")
-    model_flavour: str | None = option(None, "Named weights of the family; each stands for a repository. Empty: the family's own default.")
-    pretrained_model_name_or_path: str | None = option(
-        None, "Base weights: a repository id on the Hugging Face hub or a local folder in its layout. Wins over model_flavour."
+    model_family: str = option(..., "Family of the base model, such as pixart_sigma.")
+    model_type: Literal["full", "lora"] = option(
+        ..., "What is trained. lora: a small adapter, which is what most people want. full: every weight of the network."
     )
-    revision: str | None = option(None, "Branch, tag or commit of the repository.")
-    variant: str | None = option(None, "Suffix of the weight files to load, such as fp16.")
-    pretrained_vae_model_name_or_path: str | None = option(None, "Autoencoder to use instead of the base model's own.")
+    model_flavour: str | None = option(
+        None, "Published weights of the family, by name; each name stands for a repository on the hub. Empty: the family's default."
+    )
+    pretrained_model_name_or_path: str | None = option(
+        None, "Base weights: a repository on the Hugging Face hub, or a local folder of the same layout. Overrides model_flavour."
+    )
+    revision: str | None = option(None, "Branch, tag or commit of the repository. Empty: its main branch.")
+    variant: str | None = option(None, "Variant of the weight files to load, such as fp16. Empty: the files without one.")
+    pretrained_vae_model_name_or_path: str | None = option(
+        None, "Autoencoder to use instead of the base model's: a repository or a folder. Empty: the base model's."
+    )
     pretrained_t5_model_name_or_path: str | None = option(
-        None, "Repository or folder whose text_encoder and tokenizer replace the base model's."
+        None, "Repository or folder whose text_encoder and tokenizer replace those of the base model. Empty: the base model's."
     )
     clip_skip: int = option(
-        0, "Take what CLIP text encoders say from so many layers before the last, in training and validation alike.", ge=0, le=11
+        0, "Use the CLIP hidden state this many layers before the last, in training and in validation. 0: the last.", ge=0, le=11
     )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
-        "What the network learns to predict. Empty: what its weights were trained for.",
+        "What the network learns to predict. epsilon: the noise. v_prediction: the velocity of diffusion. flow_matching: the velocity of "
+        "flow matching. Empty: what its weights were trained for.",
         later=("sample",),
     )
-    gradient_checkpointing: bool = option(True, "Compute activations again in the backward pass: less memory, more time.")
+    gradient_checkpointing: bool = option(
+        True, "Recompute activations in the backward pass instead of keeping them. This saves memory and takes more time."
+    )
+
+
+class ObjectiveOptions(OptionGroup):
+    """What the network learns: which timesteps it sees, and how the error of a prediction is measured."""
+
+    flow_schedule_shift: float | None = option(
+        3.0,
+        "Flow matching: fixed shift s of the timesteps towards noise, sigma -> s sigma / (1 + (s - 1) sigma). 0 or empty: "
+        "flow_schedule_auto_shift decides.",
+        ge=0,
+    )
+    flow_schedule_auto_shift: bool = option(
+        False,
+        "Flow matching: shift timesteps towards noise by the size of the image; larger images are shifted more. No effect while "
+        "flow_schedule_shift is above 0.",
+    )
+    flow_sigmoid_scale: float = option(
+        1.0, "Flow matching: scale of the normal distribution whose sigmoid gives the timesteps. Larger values reach further out.", ge=0
+    )
+    flow_use_uniform_schedule: bool = option(False, "Flow matching: sample timesteps uniformly.")
+    flow_use_beta_schedule: bool = option(False, "Flow matching: sample timesteps from a beta distribution.")
+    flow_beta_schedule_alpha: float = option(2.0, "First parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
+    flow_beta_schedule_beta: float = option(2.0, "Second parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
+    loss_type: Literal["l2", "huber", "smooth_l1"] = option(
+        "l2", "Loss function. l2: the squared error. huber and smooth_l1: squared for small errors and linear for errors above huber_c."
+    )
+    huber_c: float = option(0.1, "Error at which huber and smooth_l1 change from squared to linear.", gt=0)
+    huber_schedule: Literal["snr", "exponential", "constant"] = option(
+        "snr",
+        "How huber_c decreases as the noise grows. snr: with the signal-to-noise ratio. exponential: exponentially with the timestep. "
+        "constant: not at all.",
+    )
+    snr_gamma: float | None = option(
+        None,
+        "Diffusion: gamma of min-SNR weighting, which limits the weight of timesteps with little noise. 5 is typical. 0 or empty: no "
+        "weighting.",
+        ge=0,
+        le=20,
+    )
+    use_soft_min_snr: bool = option(False, "Diffusion: use the smooth form of min-SNR weighting. Needs snr_gamma.")

@@ -1,8 +1,11 @@
+"""Options of number types: of the arithmetic, the base weights, the text encoders and the autoencoder."""
+
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.precisions import LOADED, QUANTISED
 
 LATER = (
     "int8-torchao",
@@ -31,38 +34,49 @@ LATER = (
 )
 
 
-QUANTISED = ("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto")
-Quantised = Literal["no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"]
+if TYPE_CHECKING:
+    BasePrecision = str
+    EncoderPrecision = str
+else:
+    BasePrecision = Literal[("no_change", *LOADED, *QUANTISED)]
+    EncoderPrecision = Literal[("no_change", *QUANTISED)]
 EMPTY = {"": "no_change", "none": "no_change", "null": "no_change", "false": "no_change"}
 
 
 class PrecisionOptions(OptionGroup):
-    """Which number types are stored and computed in."""
+    """Which number types weights are stored in and computed with."""
 
     mixed_precision: Literal["bf16", "fp16", "no"] = option(
         "bf16",
-        "Type of the arithmetic. no stores and computes in float32. bf16 with adamw_bf16 stores bfloat16 weights; "
-        "bf16 or fp16 with another optimizer stores float32 weights and computes in the shorter type.",
+        "Number type of the computation. bf16 or fp16: compute in that type and store trained weights in float32; bf16 with "
+        "optimizer=adamw_bf16 stores them in bfloat16. no: compute and store in float32.",
         synonyms={"fp32": "no", "float32": "no", "none": "no", "bfloat16": "bf16", "float16": "fp16"},
         later=("fp8",),
     )
-    base_model_precision: Literal["no_change", "bf16", "fp16", "fp32", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"] = option(
+    base_model_precision: BasePrecision = option(
         "no_change",
-        "Type in which the base weights are kept. The quantised types are for adapters, whose base is frozen. bf16, fp16 and fp32 name the "
-        "type of weights that are loaded; what is trained is stored as mixed_precision and optimizer say. Layers that a quantised "
-        "kernel does not compute rightly keep their own weights, and the run names them.",
+        "Number type of the frozen base weights under an adapter. no_change: not quantised. bf16, fp16, fp32: the type to load them in. "
+        "The others quantise them to save memory. Trained weights follow mixed_precision and optimizer. A layer that a quantised kernel "
+        "computes wrongly keeps its weights, and the run reports it.",
         synonyms=EMPTY,
         later=LATER,
     )
     quantize_via: Literal["accelerator", "cpu"] = option(
-        "accelerator", "Where weights are quantised: layer by layer on the device, or on the CPU before they go there.", later=("pipeline",)
+        "accelerator",
+        "Where weights are quantised. accelerator: layer by layer on the device. cpu: on the CPU, before they move to the device.",
+        later=("pipeline",),
     )
-    text_encoder_1_precision: Quantised = option("no_change", "Type of the first text encoder's weights.", synonyms=EMPTY, later=LATER)
-    text_encoder_2_precision: Quantised = option("no_change", "Type of the second text encoder's weights.", synonyms=EMPTY, later=LATER)
+    text_encoder_1_precision: EncoderPrecision = option(
+        "no_change", "Number type of the first text encoder's weights. no_change: not quantised.", synonyms=EMPTY, later=LATER
+    )
+    text_encoder_2_precision: EncoderPrecision = option(
+        "no_change", "Number type of the second text encoder's weights. no_change: not quantised.", synonyms=EMPTY, later=LATER
+    )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
         "bf16",
-        "Frozen weights below an adapter, and what of them is not quantised: bf16 keeps them as mixed_precision says, fp32 in float32.",
+        "Number type of frozen weights that are not quantised. bf16: as mixed_precision says. fp32: float32.",
     )
     vae_dtype: Literal["bf16", "fp32", "fp16", "default"] = option(
-        "bf16", "Type in which the autoencoder computes on a GPU; default takes the type of its weights. On a CPU it computes in float32."
+        "bf16",
+        "Number type in which the autoencoder computes on a GPU. default: the type of its weights. On a CPU it always computes in float32.",
     )

@@ -1,33 +1,49 @@
+"""Options of what leaves the machine: metrics to trackers, checkpoints and results to the hub and to storage providers."""
+
 from __future__ import annotations
 
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.config.publishing import ADDRESS_FIELDS, PLACE_FIELDS, SECRET_FIELDS
 
 
+class ReportingOptions(OptionGroup):
+    """Which trackers receive metrics and images, in addition to the event log."""
+
+    report_to: str = option(
+        "none",
+        "Trackers that receive metrics and images: none, tensorboard, wandb, or several separated by commas. If one fails, the job gets a "
+        "warning. Without a login, wandb logs offline; upload such runs with wandb sync.",
+    )
+    tracker_project_name: str = option("simpletuner", "Name of the project in the trackers.")
+    tracker_run_name: str = option("simpletuner-testing", "Name of the run in the trackers.")
+    logging_dir: str = option("logs", "Folder of the trackers' files, relative to output_dir.")
+
+
 class PublishingOptions(OptionGroup):
-    """Where checkpoints and results are uploaded to, beside training."""
+    """Where checkpoints and results are uploaded to while training continues."""
 
     push_to_hub: bool = option(
-        False, "Upload the result of a finished run to the Hugging Face hub; needs a login (hf auth login, HF_TOKEN)."
+        False,
+        "Upload the result of a finished run to the Hugging Face hub. Needs a login: hf auth login, or the environment variable HF_TOKEN.",
     )
     push_checkpoints_to_hub: bool = option(
-        False, "Upload every checkpoint to the hub as well, each to a subfolder checkpoint-N. Needs push_to_hub."
+        False, "Also upload every checkpoint to the hub, into a subfolder checkpoint-N. Needs push_to_hub."
     )
-    push_to_hub_background: bool = option(False, "Accepted for older configurations: uploads are always made beside training.")
+    push_to_hub_background: bool = option(False, "Accepted for older configurations and ignored: training never waits for an upload.")
     hub_model_id: str | None = option(
         None,
-        "Repository on the hub: name or owner/name; made where there is none. Empty: tracker_project_name where that was changed, else "
-        "the name of output_dir. Its last part also names the folder of a run at other stores.",
+        "Repository on the hub: name or owner/name. It is created if it does not exist. Empty: tracker_project_name if that was changed, "
+        "else the name of output_dir. The part after the slash also names the run's folder at storage providers.",
     )
-    model_card_private: bool = option(True, "Make the hub's repository private when it is made; one that is there stays as it is.")
-    model_card_note: str | None = option(None, "Text of your own in the card beside the result.")
+    model_card_private: bool = option(True, "Create the repository on the hub as private. An existing repository keeps its visibility.")
+    model_card_note: str | None = option(None, "Text to add to the model card of the result.")
     model_card_safe_for_work: bool = option(
-        False, "Leave out the card's notice that a published model was not checked for adult content, and the hub's tag for it."
+        False, "Leave out the model card's notice that the model was not checked for adult content, and the matching tag on the hub."
     )
     publishing_config: str = option(
         "",
-        "Further stores that every checkpoint and the result are uploaded to (S3 and compatibles, Backblaze B2, Azure, Dropbox): a list or "
-        "one object of JSON, in a string or in a file. docs/publishing.md has the fields.",
+        "Storage providers that every checkpoint and the result are also uploaded to (S3 and compatible ones, Backblaze B2, Azure, "
+        "Dropbox): a JSON object or a list of them, as text or in a file. docs/publishing.md lists the fields.",
         json=True,
         secret=SECRET_FIELDS,
         addresses=ADDRESS_FIELDS,

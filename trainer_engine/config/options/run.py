@@ -1,26 +1,61 @@
+"""Options of the run: its length and batches, the learning-rate schedule, and the processes that it is spread over."""
+
 from __future__ import annotations
+
+from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
 
 
 class RunOptions(OptionGroup):
-    """How long a run is, and where it goes."""
+    """How long a run is, how large its batches are, and where its output goes."""
 
-    output_dir: str = option(..., "Folder for checkpoints, validation images, default caches and the result. Created if missing.")
-    max_train_steps: int = option(0, "Optimizer steps to take. 0 leaves the length to num_train_epochs.", ge=0)
+    output_dir: str = option(
+        ..., "Folder for checkpoints, validation images, default caches and the result. It is created if it does not exist."
+    )
+    max_train_steps: int = option(0, "Number of optimizer steps. 0: num_train_epochs decides how long the run is.", ge=0)
     num_train_epochs: int = option(
         1,
-        "Passes over the datasets. 0 leaves the length to max_train_steps; exactly one of the two may be above 0. "
-        "Where max_train_steps is given and this option is not, it counts as 0.",
+        "Number of passes over the datasets. 0: max_train_steps decides how long the run is. Only one of the two may be above 0. "
+        "If only max_train_steps is given, this option counts as 0.",
         ge=0,
         le=1000,
     )
-    train_batch_size: int = option(4, "Samples a device takes in one forward pass.", ge=1, le=128)
-    gradient_accumulation_steps: int = option(1, "Forward and backward passes before one optimizer step.", ge=1)
-    seed: int = option(42, "Seed of noise, timesteps, caption dropout, crops and the order of samples.", ge=0, le=2_147_483_647)
-    use_ema: bool = option(False, "Keep an exponential moving average of the trained weights.")
-    ema_decay: float = option(0.995, "How much of the average stays at each update.", ge=0, le=0.9999)
-    ema_update_interval: int = option(1, "Optimizer steps between two updates of the average.", ge=1)
+    train_batch_size: int = option(4, "Samples per device in one forward pass.", ge=1, le=128)
+    gradient_accumulation_steps: int = option(1, "Micro-batches whose gradients are accumulated for one optimizer step.", ge=1)
+    seed: int = option(42, "Random seed of noise, timesteps, caption dropout, crops and the order of samples.", ge=0, le=2_147_483_647)
+    use_ema: bool = option(False, "Keep an exponential moving average (EMA) of the trained weights.")
+    ema_decay: float = option(0.995, "Decay of the EMA: the share of the average that each update keeps.", ge=0, le=0.9999)
+    ema_update_interval: int = option(1, "Number of optimizer steps between two updates of the EMA.", ge=1)
     i_know_what_i_am_doing: bool = option(
-        False, "Resume although the datasets or the batch layout differ from those of the checkpoint; the order of samples starts anew."
+        False, "Resume even if the datasets or batch sizes differ from those of the checkpoint. The order of samples then starts anew."
+    )
+
+
+class ScheduleOptions(OptionGroup):
+    """How the learning rate changes over the run. Every schedule starts with lr_warmup_steps of linear warm-up."""
+
+    lr_scheduler: Literal["constant_with_warmup", "constant", "linear", "cosine", "cosine_with_restarts", "sine", "polynomial"] = option(
+        "constant_with_warmup",
+        "Schedule of the learning rate after the warm-up. constant and constant_with_warmup keep it at learning_rate; the others decay to "
+        "lr_end.",
+        synonyms={"cosine_with_warmup": "cosine", "linear_with_warmup": "linear"},
+    )
+    lr_warmup_steps: int = option(0, "Number of optimizer steps over which the learning rate rises linearly from 0 to learning_rate.", ge=0)
+    lr_end: float = option(4e-7, "Lowest learning rate of the decaying schedules.", ge=0, le=1)
+    lr_num_cycles: int = option(1, "Number of cycles over the run, for cosine_with_restarts and sine.", ge=1)
+    lr_power: float = option(0.8, "Exponent of the polynomial schedule.", ge=0.1)
+
+
+class DistributedOptions(OptionGroup):
+    """How many processes a run uses, and how its network is compiled."""
+
+    num_processes: int = option(1, "Number of processes on this machine. accelerate_config overrides it.", ge=1)
+    accelerate_config: str | None = option(
+        None, "Path of a YAML configuration file of Accelerate, which sets processes, hosts and devices. Empty: num_processes decides."
+    )
+    dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = option(
+        "no",
+        "Backend of torch.compile for the network. no: the network is not compiled.",
+        later=("aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensorrt", "ipex", "tvm", "hpu_backend"),
     )

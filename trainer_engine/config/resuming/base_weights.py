@@ -17,9 +17,7 @@ from typing import Any
 from trainer_engine.config.families import FamilySpec, tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.resuming.weight_digests import weight_digest
-from trainer_engine.contract.files import is_folder
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small, read_small_json, read_small_text
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, is_folder, read_document, read_small, read_small_json, read_small_text
 
 SHARD = re.compile(r"-\d+-of-\d+")
 VOCABULARY = ("*.json", "*.model", "*.txt")

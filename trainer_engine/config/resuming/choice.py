@@ -17,7 +17,7 @@ from trainer_engine.config.resuming.identity import identity_differences, named
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.contract.checkpoint_files import MANIFEST, SAMPLES_FILE, STATE_FILE, folders, read_manifest, verify
 from trainer_engine.contract.errors import CheckpointUnusable, shown
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, read_small_json
 
 LATEST = "latest"
 MAX_LISTED = 5

@@ -1,4 +1,4 @@
-"""What a checkpoint must agree on with the run that goes on from it, as far as the options say it. No torch: ``validate`` asks too."""
+"""What a checkpoint and the run that resumes from it must agree on, as far as the options decide it. No torch: ``validate`` uses it too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
+from trainer_engine.config.precisions import trained_precision
 from trainer_engine.contract.errors import shown
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 
 TARGETS = "lora_targets"
 MAX_LISTED = 5
@@ -20,13 +21,12 @@ MAX_LISTED = 5
 
 def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: str | None) -> dict[str, Any]:
     """By name, as ``training_state.json`` keeps it. ``prediction_type``: what the network learns; None where it is not known yet."""
-    short = options.precision.mixed_precision == "bf16" and options.optimizer.optimizer == "adamw_bf16"
     return {
         "model_family": spec.name,
         "model_type": options.model.model_type,
         "model_flavour": options.model.model_flavour or spec.default_flavour,
         "optimizer": options.optimizer.optimizer,
-        "weights": "bfloat16" if short else "float32",
+        "weights": trained_precision(options.optimizer.optimizer, options.precision.mixed_precision).library_name,
         **({"prediction_type": prediction_type} if prediction_type else {}),
         "clip_skip": options.model.clip_skip,
         "use_ema": options.run.use_ema,
@@ -101,3 +101,20 @@ def _digest(path: Path) -> str:
     except OSError:
         return ""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+ORDER_KEY = "sample_order"
+"""In ``training_state.json``; checkpoints of the first rule do not have it."""
+ORDER_VERSION = 2
+"""1: no two batches in a row from one bucket while another had something left. 2: every batch is drawn by what is left."""
+
+
+def order_change(state: Mapping[str, Any]) -> str:
+    """What a run that resumes from a checkpoint should know about its order; empty where the rule is the same."""
+    theirs = state.get(ORDER_KEY, 1)
+    if theirs == ORDER_VERSION:
+        return ""
+    return (
+        f"The checkpoint was saved by a version that ordered samples by another rule ({theirs}, now {ORDER_VERSION}). In the rest of the "
+        "epoch that it lies in, some samples are seen twice and others not; every later epoch holds each sample as often as asked."
+    )

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.files import sha256_of
 
 WHOLE_BYTES = 32 << 20
 BLOCK_BYTES = 4096

@@ -1,1 +1,1 @@
-"""What options must satisfy together, one file for each group."""
+"""Rules that options must satisfy together: one file for each option group, with its ``RULES``."""

@@ -1,17 +1,16 @@
-"""Whether the templates of scripts can be used at all; whether their programs are there is looked up where they would run."""
+"""Rules of hooks: the templates of their commands, and webhooks. A run checks whether programs exist when it starts them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from trainer_engine.config.options.hooks import DISK_LOW, EXTERNAL, EXTERNAL_SCRIPT, SCRIPT_OPTIONS
+from trainer_engine.config.option import holds_json
+from trainer_engine.config.options.hooks import EXTERNAL, EXTERNAL_SCRIPT, SCRIPT_OPTIONS
 from trainer_engine.config.options.placeholders import known_placeholders
-from trainer_engine.config.options.registry import REGISTRY
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
+from trainer_engine.config.webhooks import OPTION, parse_webhook_text
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.hooks.template import BadTemplate, Template
-
-Values = Mapping[str, Any]
+from trainer_engine.contract.hooks import BadTemplate, Template
 
 
 def scripts_are_templates(values: Values) -> Iterator[Problem]:
@@ -32,7 +31,7 @@ def external_validation_has_a_script(values: Values) -> Iterator[Problem]:
         hint = "name a program and its arguments: '/opt/hooks/validate.py {local_checkpoint_path}'"
         yield Problem.error(EXTERNAL_SCRIPT, "missing", message, expected="a program and its arguments", hint=hint)
     if is_external and values["validation_disable"]:
-        message = f"validation_disable leaves every validation out: {EXTERNAL_SCRIPT} has no effect."
+        message = f"validation_disable turns validations off: {EXTERNAL_SCRIPT} has no effect."
         yield Problem.note(EXTERNAL_SCRIPT, "no_effect", message, got=values[EXTERNAL_SCRIPT], hint="set validation_disable to false")
     if is_external:
         return
@@ -42,15 +41,21 @@ def external_validation_has_a_script(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "no_effect", message, got=values[name], hint=f"set validation_method={EXTERNAL}")
 
 
-def low_disk_has_a_script(values: Values) -> Iterator[Problem]:
-    script, action = values[DISK_LOW].strip(), values["disk_low_action"]
-    if action == "script" and not script:
-        hint = "name a program and its arguments: '/opt/hooks/tidy.sh {global_step}'"
-        message = f"disk_low_action=script needs {DISK_LOW}."
-        yield Problem.error(DISK_LOW, "missing", message, expected="a program and its arguments", hint=hint)
-    if script and action != "script":
-        message = f"{DISK_LOW} has no effect with disk_low_action={action}."
-        yield Problem.note(DISK_LOW, "no_effect", message, got=values[DISK_LOW], hint="set disk_low_action=script")
+def webhooks_are_valid(values: Values) -> Iterator[Problem]:
+    text = str(values[OPTION])
+    if values["webhook_reporting_interval"] and not text.strip():
+        message = "webhook_reporting_interval has no effect without webhook_config."
+        yield Problem.note("webhook_reporting_interval", "no_effect", message, got=values["webhook_reporting_interval"])
+    if holds_json(text):
+        yield from parse_webhook_text(text)[1]
+    elif "://" in text:
+        message = "webhook_config is a URL, but it must be a list of webhooks, each with its type."
+        hint = '[{"webhook_type": "raw", "callback_url": "https://…"}]'
+        yield Problem.error(OPTION, "not_json", message, expected="JSON in a string, or the path of a JSON file", hint=hint)
 
 
-SCRIPT_RULES = (scripts_are_templates, external_validation_has_a_script, low_disk_has_a_script)
+RULES: tuple[Rule, ...] = (
+    scripts_are_templates,
+    external_validation_has_a_script,
+    webhooks_are_valid,
+)

@@ -15,16 +15,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import (
-    DiffusersNetwork,
-    Family,
-    GenerationRequest,
-    PromptBatch,
-    PromptEmbedding,
-    SamplerStep,
-    free_device_memory,
-    unwrap,
-)
+from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
 from trainer_engine.families.flux.components import ComponentFinder
@@ -32,7 +23,8 @@ from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.result import pipeline_plan
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
+from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, token_count, unpack
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.runtime.devices import Devices
 
 CLIP_TOKENS = 77
@@ -124,20 +116,20 @@ class Flux(Family):
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         cast("DiffusersNetwork", denoiser).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
-    def predict(
-        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """The velocity. ``timesteps`` (B,) are sigma in [0, 1]; references follow the image in the sequence, and what is said of them
-        is dropped."""
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        return token_count(latent_shape)
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity of the image. References follow its tokens in the sequence; the output for their tokens is dropped."""
         # NOTE: not the network's own ``device``: diffusers asks every module for it, thousands in this network, at each call.
-        network, device, dtype = unwrap(denoiser), self.devices.device, self.devices.network
-        images = [image.to(device, dtype) for image in (noisy_latents, *references)]
+        device, dtype, prompts = self.devices.device, self.devices.network, inputs.prompts
+        images = [image.to(device, dtype) for image in (inputs.noisy_latents, *inputs.references)]
         tokens = packed(images)
-        height, width = noisy_latents.shape[-2:]
-        output = denoiser(
+        height, width = inputs.noisy_latents.shape[-2:]
+        output = network(
             hidden_states=tokens,
-            timestep=timesteps.to(device, torch.float32),
-            guidance=self._guidance(prompts, device) if cast("DiffusersNetwork", network).config.guidance_embeds else None,
+            timestep=inputs.timesteps.to(device, torch.float32),
+            guidance=self._guidance(inputs, device) if cast("DiffusersNetwork", unwrap(network)).config.guidance_embeds else None,
             pooled_projections=prompts["pooled"].to(device, dtype),
             encoder_hidden_states=prompts["embeds"].to(device, dtype),
             txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
@@ -147,18 +139,18 @@ class Flux(Family):
         )[0]
         return unpack(output[:, : height * width // 4], height, width)
 
-    def sample_conditions(self, generators: Sequence[torch.Generator]) -> PromptBatch:
-        """``guidance`` (B,), where it is drawn from a range."""
-        if self.own.flux_guidance_mode == "constant":
+    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
+        """``guidance`` (B,) if it is sampled from a range; without it, ``predict`` takes ``flux_guidance_value``."""
+        if generators is None or self.own.flux_guidance_mode == "constant":
             return {}
         low, high = self.own.flux_guidance_min, self.own.flux_guidance_max
         return {"guidance": low + (high - low) * torch.cat([torch.rand(1, generator=generator) for generator in generators])}
 
-    def _guidance(self, prompts: PromptBatch, device: torch.device) -> Tensor:
-        """(B,) what the network is told: drawn, or the same for all."""
-        if "guidance" in prompts:
-            return prompts["guidance"].to(device)
-        return torch.full((len(prompts["pooled"]),), self.own.flux_guidance_value, device=device)
+    def _guidance(self, inputs: StepInputs, device: torch.device) -> Tensor:
+        """(B,) guidance scale: sampled for each sample, or ``flux_guidance_value`` for all."""
+        if "guidance" in inputs.conditions:
+            return inputs.conditions["guidance"].to(device)
+        return torch.full((len(inputs.noisy_latents),), self.own.flux_guidance_value, device=device)
 
     def _attention(self, mask: Tensor, image_tokens: int) -> dict[str, Tensor] | None:
         return {"attention_mask": attention_mask(mask, image_tokens)} if self.own.flux_attention_masked_training else None
@@ -188,8 +180,9 @@ class Flux(Family):
         batch = self.collate_prompts([request.prompt, request.negative])
         embeds, pooled = batch["embeds"].to(device, dtype), batch["pooled"].to(device, dtype)
         references = [reference[None].to(device, dtype) for reference in request.references]
-        sequence = request.height * request.width // 256 + sum(one.shape[-2] * one.shape[-1] // 4 for one in references)
-        masks = self._attention(batch["mask"].to(device), sequence)
+        height, width = request.height // 16 * 2, request.width // 16 * 2
+        image_tokens = sum(token_count(shape) for shape in [(1, height, width), *(one.shape[1:] for one in references)])
+        masks = self._attention(batch["mask"].to(device), image_tokens)
         guidance = LateGuidance(request.true_guidance, request.unguided_steps)
         extra: dict[str, Any] = {}
         if isinstance(pipeline, ReferencePipeline):
@@ -197,7 +190,6 @@ class Flux(Family):
             extra = {"max_area": request.width * request.height, "_auto_resize": False}
         if guidance > 1:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
-        height, width = request.height // 16 * 2, request.width // 16 * 2
 
         def heard(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             guidance.steps_taken = index + 1

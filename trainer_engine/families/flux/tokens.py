@@ -32,6 +32,12 @@ def positions(height: int, width: int, image: int = 0) -> Tensor:
     return torch.stack([torch.full_like(rows, image), rows, columns], dim=-1).reshape(-1, 3).float()
 
 
+def token_count(latent_shape: Sequence[int]) -> int:
+    """Tokens of latents (C, h, w)."""
+    _, height, width = latent_shape
+    return height * width // (CELLS * CELLS)
+
+
 def packed(images: Sequence[Tensor]) -> Tensor:
     """(B, N, 4 C): the tokens of what is generated (B, C, h, w), then those of its references (B, C, h_i, w_i)."""
     return torch.cat([pack(image) for image in images], dim=1)

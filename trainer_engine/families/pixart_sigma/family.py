@@ -18,18 +18,10 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import (
-    DiffusersNetwork,
-    Family,
-    GenerationRequest,
-    PromptBatch,
-    PromptEmbedding,
-    SamplerStep,
-    free_device_memory,
-    unwrap,
-)
+from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import write_pipeline
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.pixart_sigma.components import ComponentFinder
 from trainer_engine.families.pixart_sigma.result import pipeline_plan
 from trainer_engine.families.pixart_sigma.spec import SPEC
@@ -37,6 +29,9 @@ from trainer_engine.runtime.devices import Devices
 
 PROMPT_LENGTH_MULTIPLE = 32
 """Prompts of a batch are padded to a multiple of this, so that the network sees few different shapes."""
+
+PATCH_CELLS = 2
+"""Edge of a patch in latent cells."""
 
 
 class PixArtSigma(Family):
@@ -122,25 +117,27 @@ class PixArtSigma(Family):
     def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
         cast("DiffusersNetwork", denoiser).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
-    def predict(
-        self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """The first half of the output channels; the second is a learned variance that this objective does not train.
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return height * width // PATCH_CELLS**2
 
-        This family looks at no references: its spec says so, and datasets with them are refused.
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the first half of the output channels; the second is a learned variance that this objective does not train.
+
+        The family takes no references: its spec names no flavour for them, and the preflight refuses such datasets.
         """
         # NOTE: not the network's own ``device``: diffusers asks every module for it, hundreds in this network, at each call.
-        network, device, dtype = unwrap(denoiser), self.devices.device, self.devices.network
-        latents = noisy_latents.to(device, dtype)
-        output = denoiser(
+        bare, device, dtype = unwrap(network), self.devices.device, self.devices.network
+        latents = inputs.noisy_latents.to(device, dtype)
+        output = network(
             latents,
-            encoder_hidden_states=prompts["embeds"].to(device, dtype),
-            encoder_attention_mask=prompts["mask"].to(device),
-            timestep=timesteps.to(device),
-            added_cond_kwargs=_size_conditions(network, latents),
+            encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
+            encoder_attention_mask=inputs.prompts["mask"].to(device),
+            timestep=inputs.timesteps.to(device),
+            added_cond_kwargs=_size_conditions(bare, latents),
             return_dict=False,
         )[0]
-        config = cast("DiffusersNetwork", network).config
+        config = cast("DiffusersNetwork", bare).config
         prediction: Tensor = output.chunk(2, dim=1)[0] if config.out_channels == 2 * config.in_channels else output
         return prediction
 

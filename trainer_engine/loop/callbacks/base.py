@@ -24,6 +24,9 @@ class Callback:
         ``state`` may be some steps beyond ``saved.step``, because checkpoints are written beside the steps.
         """
 
+    def after_validation(self, state: TrainState) -> None:
+        """A validation has ended, with images or without; between two steps, before the first or after the last."""
+
     def after_training(self, state: TrainState) -> None:
         """No step follows: the run is finished, or ``should_stop``."""
 
@@ -48,6 +51,10 @@ class Callbacks(Callback):
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
         for callback in self.callbacks:
             callback.after_checkpoint(state, saved)
+
+    def after_validation(self, state: TrainState) -> None:
+        for callback in self.callbacks:
+            callback.after_validation(state)
 
     def after_training(self, state: TrainState) -> None:
         for callback in self.callbacks:

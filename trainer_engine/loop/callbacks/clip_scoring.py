@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainer_engine.config.options.scoring import CLIP
+from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import CLIP_SCORES, ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.evaluation.clip_scores import ClipScorer

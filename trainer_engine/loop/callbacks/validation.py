@@ -55,6 +55,8 @@ class ValidationCallback(Callback):
     stages: Stages
     processes: Processes
     requests: ControlRequests
+    on_validated: Callable[[TrainState], None]
+    """Called at the end of each validation."""
     announcer: Announcer
     external: ExternalValidation | None = None
     """Validates instead, but for the base model's images."""
@@ -65,17 +67,20 @@ class ValidationCallback(Callback):
     def before_training(self, state: TrainState) -> None:
         for trigger in at_start(self.options.validation, _moment(state)):
             self._validate(state, trigger)
+            self.on_validated(state)
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         trigger = after_step(self.options.validation, _moment(state), asked=state.validation_asked)
         if trigger is not None:
             state.validation_asked = False
             self._validate(state, trigger)
+            self.on_validated(state)
 
     def after_training(self, state: TrainState) -> None:
         trigger = at_end(_moment(state))
         if trigger is not None:
             self._validate(state, trigger)
+            self.on_validated(state)
 
     def _validate(self, state: TrainState, trigger: Trigger) -> None:
         """What keeps images from being drawn is a warning."""

@@ -19,7 +19,10 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import GenerationRequest
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
+from trainer_engine.families.inputs import SampleFacts
 from trainer_engine.objectives.randomness import sample_generators
+
+FACTS = SampleFacts(original_size=(64, 64), crop_corner=(0, 0), target_size=(64, 64))
 
 
 def pipeline(flavour: str = "dev") -> FluxPipeline:
@@ -137,7 +140,7 @@ def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
 
 
 def test_a_sampler_of_diffusion_is_refused() -> None:
-    with pytest.raises(InvalidOptions, match="cannot be drawn with the sampler ddim"):
+    with pytest.raises(InvalidOptions, match="cannot generate images with the sampler ddim"):
         tiny_flux(validation_noise_scheduler="ddim")
 
 
@@ -195,12 +198,14 @@ def test_random_guidance_stays_in_its_range_and_follows_the_seed() -> None:
     family = tiny_flux(flux_guidance_mode="random-range", flux_guidance_min=2.0, flux_guidance_max=3.0)
 
     def drawn(*indices: int) -> torch.Tensor:
-        return family.sample_conditions(sample_generators(7, 0, indices, "condition"))["guidance"]
+        return family.conditions([FACTS] * len(indices), sample_generators(7, 0, indices, "condition"))["guidance"]
 
     first = drawn(*range(50))
     assert torch.equal(first, torch.cat([drawn(*range(20)), drawn(*range(20, 50))]))
+    assert first[:3].tolist() == pytest.approx([2.0517037, 2.6977539, 2.7869172]), "a resumed run samples other values"
     assert 2 <= float(first.min()) < float(first.max()) <= 3
-    assert tiny_flux().sample_conditions(sample_generators(7, 0, range(3))) == {}
+    assert family.conditions([FACTS] * 3) == {}
+    assert tiny_flux().conditions([FACTS] * 3, sample_generators(7, 0, range(3))) == {}
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "tokenizer"])

@@ -16,6 +16,7 @@ from tests.helpers.pictures import levels_apart
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.flux.family import Flux
+from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective
 
 SIGMAS = torch.tensor([0.25, 0.9])
@@ -36,7 +37,8 @@ PROMPTS = [
 def our_loss(family: Flux, network: nn.Module, references: tuple[Tensor, ...] = ()) -> Tensor:
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     noisy = objective.add_noise(LATENTS, NOISE, SIGMAS)
-    prediction = family.predict(network, noisy, SIGMAS, family.collate_prompts(PROMPTS), references)
+    prompts = family.collate_prompts(PROMPTS)
+    prediction = family.predict(network, StepInputs(noisy_latents=noisy, timesteps=SIGMAS, prompts=prompts, references=references))
     return objective.loss(prediction, objective.target(LATENTS, NOISE, SIGMAS), SIGMAS).mean()
 
 

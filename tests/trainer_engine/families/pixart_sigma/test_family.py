@@ -15,6 +15,7 @@ from tests.helpers.models import options_with, tiny_family, tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import GenerationRequest, load_family, unwrap
+from trainer_engine.families.inputs import StepInputs
 from trainer_engine.runtime.devices import resolve_devices
 
 
@@ -56,10 +57,10 @@ def test_the_encoders_weights_are_gone_after_freeing() -> None:
 
 
 def test_the_denoiser_is_loaded_to_be_trained() -> None:
-    denoiser = tiny_family().load_denoiser()
-    assert denoiser.training
-    assert denoiser.gradient_checkpointing
-    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in denoiser.parameters())
+    network = tiny_family().load_denoiser()
+    assert network.training
+    assert network.gradient_checkpointing
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in network.parameters())
     assert not tiny_family(gradient_checkpointing=False).load_denoiser().gradient_checkpointing
 
 
@@ -83,31 +84,32 @@ def test_the_base_precision_rounds_the_weights_that_are_loaded() -> None:
 
 def test_a_saved_denoiser_loads_again_with_the_same_bytes(tmp_path: Path) -> None:
     family = tiny_family(base_model_precision="bf16")
-    denoiser = family.load_denoiser()
+    network = family.load_denoiser()
     with torch.no_grad():
-        next(denoiser.parameters()).add_(1e-3)
-    family.save_denoiser(denoiser, tmp_path / "transformer")
+        next(network.parameters()).add_(1e-3)
+    family.save_denoiser(network, tmp_path / "transformer")
     again = family.load_denoiser(tmp_path / "transformer").state_dict()
-    assert all(torch.equal(again[name], tensor) for name, tensor in denoiser.state_dict().items())
+    assert all(torch.equal(again[name], tensor) for name, tensor in network.state_dict().items())
     assert str(tiny_pixart()) in json.loads((tmp_path / "transformer/config.json").read_text())["_name_or_path"]
 
 
 def test_wrapped_networks_are_seen_through() -> None:
-    denoiser = tiny_family().load_denoiser()
-    assert unwrap(torch.nn.DataParallel(denoiser)) is denoiser
-    assert unwrap(denoiser) is denoiser
+    network = tiny_family().load_denoiser()
+    assert unwrap(torch.nn.DataParallel(network)) is network
+    assert unwrap(network) is network
 
 
 def test_networks_that_want_to_know_the_size_are_told() -> None:
     family = tiny_family(pretrained_model_name_or_path=str(tiny_pixart(size_conditions=True)))
-    denoiser, prompts = family.load_denoiser(), family.encode_prompts(["a red circle"])
+    network, prompts = family.load_denoiser(), family.encode_prompts(["a red circle"])
     heard: list[dict[str, torch.Tensor]] = []
-    denoiser.adaln_single.register_forward_pre_hook(lambda _module, args: heard.append(args[1]))
-    family.predict(denoiser, torch.zeros(1, 4, 8, 16), torch.tensor([5]), family.collate_prompts(prompts)).sum().backward()
+    network.adaln_single.register_forward_pre_hook(lambda _module, args: heard.append(args[1]))
+    latents, timesteps, batch = torch.zeros(1, 4, 8, 16), torch.tensor([5]), family.collate_prompts(prompts)
+    family.predict(network, StepInputs(noisy_latents=latents, timesteps=timesteps, prompts=batch)).sum().backward()
     assert heard[0]["resolution"].tolist() == [[64.0, 128.0]]
     assert heard[0]["aspect_ratio"].tolist() == [[0.5]]
     image = family.generate(
-        family.make_pipeline(denoiser), GenerationRequest(prompts[0], prompts[0], 128, 64, steps=2, guidance=2.0, seed=0)
+        family.make_pipeline(network), GenerationRequest(prompts[0], prompts[0], 128, 64, steps=2, guidance=2.0, seed=0)
     )
     assert image.size == (128, 64)
     assert heard[-1]["resolution"].tolist() == [[64.0, 128.0]] * 2

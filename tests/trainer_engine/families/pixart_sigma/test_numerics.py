@@ -9,7 +9,8 @@ from diffusers import DDPMScheduler, PixArtSigmaPipeline, PixArtTransformer2DMod
 from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.families.base import Family, PromptEmbedding
+from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import PromptEmbedding, StepInputs
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 
@@ -22,10 +23,11 @@ def fixed_batch(height: int = 8, width: int = 12) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(3, 4, height, width, generator=generator) for _ in range(2))
 
 
-def our_loss(family: Family, denoiser: nn.Module, objective: Objective, prompts: list[PromptEmbedding]) -> Tensor:
+def our_loss(family: Family, network: nn.Module, objective: Objective, prompts: list[PromptEmbedding]) -> Tensor:
     latents, noise = fixed_batch()
     noisy = objective.add_noise(latents, noise, TIMESTEPS)
-    prediction = family.predict(denoiser, noisy, TIMESTEPS, family.collate_prompts(prompts))
+    inputs = StepInputs(noisy_latents=noisy, timesteps=TIMESTEPS, prompts=family.collate_prompts(prompts))
+    prediction = family.predict(network, inputs)
     return objective.loss(prediction, objective.target(latents, noise, TIMESTEPS), TIMESTEPS).mean()
 
 
@@ -51,28 +53,28 @@ def reference(prediction_type: str, dtype: torch.dtype) -> tuple[Tensor, PixArtT
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type: str, gradient_checkpointing: bool) -> None:
     family = tiny_family(prediction_type=prediction_type, gradient_checkpointing=gradient_checkpointing)
-    denoiser = family.load_denoiser()
+    network = family.load_denoiser()
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
-    loss = our_loss(family, denoiser, objective, family.encode_prompts(PROMPTS))
+    loss = our_loss(family, network, objective, family.encode_prompts(PROMPTS))
     loss.backward()
-    wanted, network = reference(prediction_type, torch.float32)
+    wanted, their_network = reference(prediction_type, torch.float32)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-    assert len(gradients) == len(list(denoiser.named_parameters())) > 40
-    for name, parameter in denoiser.named_parameters():
+    gradients = {name: parameter.grad for name, parameter in their_network.named_parameters()}
+    assert len(gradients) == len(list(network.named_parameters())) > 40
+    for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.allclose(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_loss_and_gradients_are_near_those_computed_in_float64() -> None:
     family = tiny_family()
-    denoiser = family.load_denoiser()
+    network = family.load_denoiser()
     objective = make_objective("epsilon", family.scheduler_config(), family.options.objective)
-    loss = our_loss(family, denoiser, objective, family.encode_prompts(PROMPTS))
+    loss = our_loss(family, network, objective, family.encode_prompts(PROMPTS))
     loss.backward()
-    wanted, network = reference("epsilon", torch.float64)
-    ours = torch.cat([parameter.grad.flatten() for parameter in denoiser.parameters() if parameter.grad is not None]).double()
-    theirs = torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
+    wanted, their_network = reference("epsilon", torch.float64)
+    ours = torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None]).double()
+    theirs = torch.cat([parameter.grad.flatten() for parameter in their_network.parameters() if parameter.grad is not None])
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
 
@@ -92,21 +94,23 @@ def test_padding_changes_nothing() -> None:
     short, full = family.collate_prompts(prompts), compiled.collate_prompts(prompts)
     assert short["embeds"].shape[1] == 32
     assert full["embeds"].shape[1] == 300
-    denoiser, (latents, _) = family.load_denoiser(), fixed_batch()
+    network, (latents, _) = family.load_denoiser(), fixed_batch()
     with torch.no_grad():
-        predictions = [family.predict(denoiser, latents, TIMESTEPS, batch) for batch in (short, full)]
+        predictions = [
+            family.predict(network, StepInputs(noisy_latents=latents, timesteps=TIMESTEPS, prompts=batch)) for batch in (short, full)
+        ]
     assert torch.allclose(*predictions, atol=1e-6)
 
 
 def test_the_loss_falls_on_a_repeated_batch() -> None:
     family = tiny_family()
-    denoiser, prompts = family.load_denoiser(), family.encode_prompts(PROMPTS)
+    network, prompts = family.load_denoiser(), family.encode_prompts(PROMPTS)
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = our_loss(family, denoiser, objective, prompts)
+        loss = our_loss(family, network, objective, prompts)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

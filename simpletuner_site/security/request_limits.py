@@ -1,0 +1,73 @@
+"""ASGI middleware that limits requests: ``BodyLimit`` their size, ``Turns`` how many Django handles at once.
+
+``edge`` refuses a long body sooner, while it arrives; ``BodyLimit`` protects the application behind another server. Each request in
+Django holds a thread, and the thread a database connection with three descriptors: without ``Turns``, a thousand slow requests
+would use up the limit of open files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from simpletuner_site.edge.refusals import too_long
+from simpletuner_site.security.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
+
+
+class BodyTooLong(Exception):
+    """The body went on after the limit; nothing further is read."""
+
+
+class BodyLimit:
+    """Counts what a request's body holds, whether or not it says its length."""
+
+    def __init__(self, inner: Application, limit_bytes: int) -> None:
+        self.inner = inner
+        self.limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        if announced_bytes(scope) > self.limit_bytes:
+            await self._refuse(send)
+            return
+        has_started = False
+        taken = 0
+
+        async def counting_receive() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.limit_bytes:
+                raise BodyTooLong
+            return message
+
+        async def noting_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self.inner(scope, counting_receive, noting_send)
+        except BodyTooLong:
+            if not has_started:
+                await self._refuse(send)
+
+    async def _refuse(self, send: Send) -> None:
+        refusal = too_long(self.limit_bytes)
+        await send_json(send, refusal.status, {"detail": refusal.detail, "problems": []})
+
+
+MOST_AT_ONCE = 32
+
+
+class Turns:
+    """Passes requests on in the order in which they came."""
+
+    def __init__(self, inner: Application, most_at_once: int = MOST_AT_ONCE) -> None:
+        self._inner = inner
+        self._turns = asyncio.Semaphore(most_at_once)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._turns:
+            await self._inner(scope, receive, send)

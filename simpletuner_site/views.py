@@ -1,0 +1,82 @@
+"""The pages of the site itself: ``/`` links to everything, ``/health`` reports whether the server can work."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.views.generic import TemplateView
+from drf_spectacular.utils import extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from environments.api.schema import EVERYWHERE, JSON, refusals
+from environments.api.serializers import ErrorSerializer
+from simpletuner_site import __version__
+from simpletuner_site.server.state import read_worker_state
+
+HEALTH = inline_serializer(
+    "Health",
+    {
+        "status": serializers.ChoiceField(["healthy", "unhealthy"]),
+        "version": serializers.CharField(),
+        "checks": serializers.DictField(child=serializers.DictField(), help_text="database, workers, disk"),
+    },
+)
+SCARCE_DISK_BYTES = 1024**3
+
+
+def check_database() -> dict[str, Any]:
+    """Whether a query is answered."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        return {"status": "unhealthy", "message": f"The database does not answer: {error}"}
+    return {"status": "healthy", "engine": connection.vendor}
+
+
+def check_workers() -> dict[str, Any]:
+    """Whether the process that starts and follows runs is there."""
+    state = read_worker_state(settings.STATE_DIR)
+    if state is None:
+        return {"status": "unhealthy", "message": "No worker process runs on this machine; jobs wait in the queue."}
+    return {"status": "healthy", "pid": state.pid, "slots": settings.SLOTS}
+
+
+def check_disk() -> dict[str, Any]:
+    """Room where the state lies; a warning below one gibibyte."""
+    usage = shutil.disk_usage(settings.STATE_DIR)
+    status = "healthy" if usage.free >= SCARCE_DISK_BYTES else "warning"
+    return {"status": status, "path": str(settings.STATE_DIR), "free_bytes": usage.free, "total_bytes": usage.total}
+
+
+class HealthView(APIView):
+    """Says whether the server can do its work."""
+
+    @extend_schema(
+        operation_id="health",
+        summary="Health of the server",
+        description="`status` is `healthy` while the database answers; what else needs attention stands under `checks`.",
+        tags=["training"],
+        responses={(200, JSON): HEALTH, (503, JSON): HEALTH, **refusals(EVERYWHERE, ErrorSerializer)},
+    )
+    def get(self, request: Request) -> Response:
+        checks = {"database": check_database(), "workers": check_workers(), "disk": check_disk()}
+        is_healthy = checks["database"]["status"] == "healthy"
+        body = {"status": "healthy" if is_healthy else "unhealthy", "version": __version__, "checks": checks}
+        return Response(body, status=200 if is_healthy else 503)
+
+
+class HomePageView(TemplateView):
+    """Links to everything that can be opened in a browser."""
+
+    template_name = "site/home.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        address = self.request.build_absolute_uri("/").rstrip("/")
+        return super().get_context_data(version=__version__, home=settings.HOME, address=address, **kwargs)

@@ -1,0 +1,77 @@
+"""What a message repeats of a value is short and holds no password."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainer_engine.contract.errors import LONGEST_TEXTS, MOST_PROBLEMS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.contract.messages import without_passwords
+from trainer_engine.publishing.base import ProviderError
+
+PASSWORD = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:hunter2@h/x", "http://***@h/x"),
+        ("HTTPS://hunter2@h:81", "HTTPS://***@h:81"),
+        ("s3://u:hunter2@bucket/a", "s3://***@bucket/a"),
+        ("http://u:hun@hunter2@h/x", "http://***@h/x"),
+        ("http://u:/hunter2@h/x", "http://***@h/x"),
+        ("http://u:hunter2/more@h/x", "http://***@h/x"),
+        ("/home/me/http:/u:hunter2@h/x", "/home/me/http:/***@h/x"),
+        ("//u:hunter2@h/x", "//***@h/x"),
+        ("There is no checkpoint u:hunter2@h in /out.", "There is no checkpoint ***@h in /out."),
+        ("http:\\\\u:hunter2@h", "http:\\\\***@h"),
+        ("'http://u:hunter2@h' and http://hunter2@h", "'http://***@h' and http://***@h"),
+        ("https://h/x?token=hunter2&v=1", "https://h/x?token=***&v=1"),
+        ("https://h/x?X-Amz-Signature=hunter2", "https://h/x?X-Amz-Signature=***"),
+        ("https://h/x#access_token=hunter2", "https://h/x#access_token=***"),
+    ],
+)
+def test_credentials_in_an_address_are_hidden(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/me@work/x",
+        "me@host",
+        "https://h:8000/a@b",
+        "owner/name@main",
+        "owner/name:file.safetensors",
+        "10:30",
+        "https://h/x?v=1",
+        "C:/a/b@c",
+    ],
+)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert without_passwords(text) == text
+
+
+def test_a_problem_repeats_neither_passwords_nor_long_texts() -> None:
+    address = f"http://u:{PASSWORD}@h/x"
+    problem = Problem.error(address, "wrong", f"{address} is wrong: {'x' * 10_000}", got=address, expected=address, hint=address)
+    assert PASSWORD not in str(problem.as_dict()) and PASSWORD not in str(problem)
+    assert all(len(getattr(problem, name)) < longest + 40 for name, longest in LONGEST_TEXTS.items())
+    long = Problem.error("x", "wrong", "wrong", got=f"http://u:{PASSWORD * 40}@h/x")
+    assert PASSWORD not in long.got, "a password that is cut off before its host shows is no address any more"
+
+
+def test_an_error_of_the_engine_repeats_no_password() -> None:
+    assert PASSWORD not in str(ModelUnavailable(f"http://u:{PASSWORD}@h is no folder", hint=f"look at http://u:{PASSWORD}@h"))
+    many = InvalidOptions([Problem.error(f"option_{n}", "wrong", "It is wrong.") for n in range(1000)])
+    assert len(many.message) < 2000 and "81 more" in many.message and len(many.problems) == MOST_PROBLEMS + 1
+
+
+def test_what_an_error_of_the_engine_repeats_of_a_foreign_file_is_short() -> None:
+    for error in (CheckpointUnusable("x" * 10_000_000, hint="y" * 10_000_000), ProviderError("x" * 10_000_000)):
+        assert len(str(error)) < 5000 and len(error.message) < 5000 and len(error.hint) < 5000
+
+
+def test_a_hostile_text_is_searched_in_linear_time() -> None:
+    """Each of these is quadratic or worse for a pattern that looks ahead without a limit."""
+    for piece in ("://a:b", "//", "a:/", "?key", "&token=", "://", "a" * 6):
+        assert len(Problem.error("x", "wrong", "m", got=piece * 500_000).got) < 300

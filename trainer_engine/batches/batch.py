@@ -1,0 +1,134 @@
+"""The tensors of one micro-batch, and the builder that reads them for training and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainer_engine.batches.sampler import Item
+from trainer_engine.datasets.samples import Sample, reference_cache
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatch:
+    """Samples as a network sees them, before noise is added. All tensors on the CPU."""
+
+    latents: Tensor
+    """(B, C, ...) float32."""
+    prompts: PromptBatch
+    files: tuple[str, ...]
+    """Path of each sample."""
+    conditions: Conditions = field(default_factory=dict)
+    references: tuple[Tensor, ...] = ()
+    """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
+    loss_mask: Tensor | None = None
+    """(B, 1, ...) in [0, 1], the part of the latents that the loss covers; None for all of it."""
+    loss_weights: Tensor | None = None
+    """(B,) factor of each sample's loss; None for 1."""
+
+    def with_noise(self, noise: Tensor, timesteps: Tensor) -> Batch:
+        """The batch to train or evaluate on with this noise (B, C, ...) and these timesteps (B,)."""
+        return Batch(**vars(self), noise=noise, timesteps=timesteps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(SampleBatch):
+    """What one process takes in one micro-batch. All tensors on the CPU until ``to``."""
+
+    noise: Tensor
+    """(B, C, ...) float32, standard normal."""
+    timesteps: Tensor
+    """(B,)"""
+
+    def inputs(self, noisy_latents: Tensor) -> StepInputs:
+        """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""
+        return StepInputs(
+            noisy_latents=noisy_latents,
+            timesteps=self.timesteps,
+            prompts=self.prompts,
+            conditions=self.conditions,
+            references=self.references,
+        )
+
+    def pinned(self) -> Batch:
+        """In page-locked memory, from which a GPU copies asynchronously."""
+        return self._moved(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Batch:
+        """On ``device``; from pinned memory the copy overlaps with the computation."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, **{name: _with_tensors_moved(value, move) for name, value in vars(self).items()})
+
+
+def _with_tensors_moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    """A field of a batch with ``move`` applied to every tensor in it."""
+    match value:
+        case Tensor():
+            return move(value)
+        case dict():
+            return {name: _with_tensors_moved(one, move) for name, one in value.items()}
+        case tuple():
+            return tuple(_with_tensors_moved(one, move) for one in value)
+        case _:
+            return value
+
+
+class BatchFamily(Protocol):
+    """The methods of ``Family`` that make batches."""
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch: ...
+
+    def token_count(self, latent_shape: Sequence[int]) -> int: ...
+
+    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchBuilder:
+    """Reads samples from the caches and builds their batch. Holds no random state; safe to use from several threads."""
+
+    family: BatchFamily
+    read_latents: Callable[[str, Sample], Tensor]
+    """(dataset id, sample) -> (C, ...)."""
+    read_prompt: Callable[[str, str], PromptEmbedding]
+    """(dataset id, caption) -> embedding."""
+    crop_seed: int
+    """The seed that placed random crops when the latents were cached."""
+
+    def build(
+        self,
+        items: Sequence[Item],
+        captions: Sequence[str],
+        *,
+        reference_sets: Sequence[int],
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> SampleBatch:
+        """The batch of ``items`` with one caption each.
+
+        ``reference_sets``: positions of the conditioning sets in use among the references of a sample. ``generators``: one a sample for
+        the random conditions of the family; None gives their fixed values. Raises what reading a cache raises.
+        """
+        return SampleBatch(
+            latents=torch.stack([self.read_latents(item.source, item.sample) for item in items]),
+            prompts=self.family.collate_prompts(
+                [self.read_prompt(item.source, caption) for item, caption in zip(items, captions, strict=True)]
+            ),
+            files=tuple(item.sample.path for item in items),
+            conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
+            references=tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets),
+        )
+
+    def token_count(self, item: Item) -> int:
+        """Tokens that the network makes of a sample."""
+        return self.family.token_count(self.read_latents(item.source, item.sample).shape)
+
+    def _reference(self, item: Item, position: int) -> Tensor:
+        set_id, sample = item.sample.references[position]
+        return self.read_latents(reference_cache(item.source, set_id), sample)

@@ -1,0 +1,167 @@
+"""Every optimizer that a run may choose, one row each. The option, the rules, the engine and the memory estimate read this table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+Betas = tuple[float, ...]
+Arguments = Mapping[str, type]
+ADAM: Betas = (0.9, 0.999)
+LONG: Betas = (0.9, 0.99)
+
+BLOCK_8BIT = 256
+"""Numbers of 8-bit state that share one float32 scale (Dettmers et al., 2022)."""
+MIN_8BIT_SIZE = 4096
+"""bitsandbytes keeps the state of smaller weights in float32, unless ``min_8bit_size`` sets another limit."""
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """What is true of one optimizer."""
+
+    name: str
+    arguments: Arguments
+    """Argument that ``optimizer_config`` may set -> its type; a value of None leaves an argument to the optimizer."""
+    betas: Betas | None = None
+    """Default betas; None for an update rule without betas."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that differ from the defaults of the library."""
+    moments: int
+    """State tensors of the shape of a weight."""
+    moments_with: Mapping[str, int] = field(default_factory=dict)
+    """Argument -> state tensors that it adds when it is set."""
+    is_factored: bool = False
+    """Whether weights of two or more dimensions keep one row and one column in place of a tensor (Shazeer and Stern, 2018)."""
+    state: Literal["as_weights", "float32", "8bit"] = "as_weights"
+    """Number type of the state."""
+    has_kahan: bool | None = None
+    """Whether weights shorter than float32 get a compensation tensor by default; None for an optimizer without Kahan summation."""
+    stores_bfloat16: bool = False
+    """Whether ``mixed_precision=bf16`` stores the trained weights in bfloat16; other optimizers train float32 weights."""
+    is_schedule_free: bool = False
+    """Whether it replaces the learning-rate curve: after the warm-up the rate stays at its peak."""
+    finds_rate: bool = False
+    """Whether it finds the learning rate, and ``learning_rate`` only multiplies it."""
+    reads_every_tensor: bool = False
+    """Whether it reads numbers from the device for each tensor in each step, so that a GPU waits each time."""
+    has_fused: bool = False
+    """Whether one operator can update all weights."""
+    is_paged: bool = False
+    """Whether its state may leave the memory of the GPU for that of the host."""
+    needs_gpu: bool = False
+    package: str = ""
+    """A library that is not a dependency of this project; empty where none is needed."""
+
+    def state_bytes(self, shape: Sequence[int], weight_bytes: int, settings: Mapping[str, Any]) -> int:
+        """Bytes of state that one weight has after a step. ``settings`` is ``optimizer_config``; step counters are left out."""
+        numbers = math.prod(shape)
+        if self.is_factored and len(shape) > 1:
+            return (numbers // shape[-1] + numbers // shape[-2]) * weight_bytes
+        tensors = self.moments + sum(more for name, more in self.moments_with.items() if settings.get(name))
+        if self.has_kahan is not None and weight_bytes < FLOAT32_BYTES and settings.get("kahan_sum", self.has_kahan) is not False:
+            tensors += 1
+        if self.state == "8bit" and numbers >= (settings.get("min_8bit_size") or MIN_8BIT_SIZE):
+            return tensors * (numbers + FLOAT32_BYTES * -(-numbers // BLOCK_8BIT))
+        return tensors * numbers * (weight_bytes if self.state == "as_weights" else FLOAT32_BYTES)
+
+
+_EVERY: Arguments = {"weight_decay": float}
+_TORCH: Arguments = {**_EVERY, "eps": float, "maximize": bool, "foreach": bool}
+_TORCH_ADAM: Arguments = {**_TORCH, "amsgrad": bool, "fused": bool}
+_TORCH_SGD: Arguments = {
+    **_EVERY,
+    "momentum": float,
+    "dampening": float,
+    "nesterov": bool,
+    "maximize": bool,
+    "foreach": bool,
+    "fused": bool,
+}
+_TORCH_ASGD: Arguments = {**_EVERY, "lambd": float, "alpha": float, "t0": float, "maximize": bool, "foreach": bool}
+_WITHOUT_EPS: Arguments = {**_EVERY, "max_lr": float, "decouple_lr": bool, "kahan_sum": bool, "foreach": bool, "triton": bool}
+_OPTIMI: Arguments = {**_WITHOUT_EPS, "eps": float}
+_OPTIMI_WD: Arguments = {**_OPTIMI, "decouple_wd": bool}
+_OPTIMI_SGD: Arguments = {**_WITHOUT_EPS, "momentum": float, "dampening": bool, "decouple_wd": bool, "torch_init": bool}
+_SCHEDULE_FREE: Arguments = {**_EVERY, "eps": float, "r": float, "weight_lr_power": float, "foreach": bool}
+_PRODIGY: Arguments = {
+    **_EVERY,
+    "eps": float,
+    "decouple": bool,
+    "use_bias_correction": bool,
+    "safeguard_warmup": bool,
+    "d0": float,
+    "d_coef": float,
+}
+_LION_BNB: Arguments = {**_EVERY, "min_8bit_size": int, "percentile_clipping": int, "block_wise": bool}
+_BNB: Arguments = {**_LION_BNB, "eps": float}
+_DECAY = {"weight_decay": 0.01}
+
+
+def _torch(name: str, **facts: Any) -> OptimizerSpec:
+    return OptimizerSpec(**{"name": name, "arguments": _TORCH, "moments": 2, **facts})
+
+
+def _optimi(name: str, **facts: Any) -> OptimizerSpec:
+    return OptimizerSpec(**{"name": name, "arguments": _OPTIMI, "betas": LONG, "moments": 2, "has_kahan": True, **facts})
+
+
+def _bitsandbytes(name: str, *, paged: bool = True, **facts: Any) -> Iterator[OptimizerSpec]:
+    """One update rule with its state in 32 and in 8 bits, and with either paged out of the GPU where the library can."""
+    whole = OptimizerSpec(
+        **{"name": name, "arguments": _BNB, "betas": ADAM, "state": "float32", **facts}, needs_gpu=True, package="bitsandbytes"
+    )
+    for row in (whole, replace(whole, name=f"{whole.name}8bit", state="8bit")):
+        yield row
+        if paged:
+            yield replace(row, name=f"{row.name}-paged", is_paged=True)
+
+
+_ROWS: tuple[OptimizerSpec, ...] = (
+    # Kahan summation keeps what rounding to bfloat16 takes from each update (Kahan, 1965).
+    _optimi("adamw_bf16", defaults={**_DECAY, "eps": 1e-6}, betas=ADAM, stores_bfloat16=True),
+    _torch("torch-adam", arguments=_TORCH_ADAM, betas=ADAM, moments_with={"amsgrad": 1}, has_fused=True),
+    _torch("torch-adamw", arguments=_TORCH_ADAM, betas=ADAM, defaults={**_DECAY, "eps": 1e-8}, moments_with={"amsgrad": 1}, has_fused=True),
+    _torch("torch-sgd", arguments=_TORCH_SGD, moments=0, moments_with={"momentum": 1}),
+    _torch("torch-radam", arguments={**_TORCH, "decoupled_weight_decay": bool}, betas=ADAM),
+    _torch("torch-nadam", arguments={**_TORCH, "momentum_decay": float, "decoupled_weight_decay": bool}, betas=ADAM),
+    _torch(
+        "torch-rmsprop",
+        arguments={**_TORCH, "alpha": float, "momentum": float, "centered": bool},
+        moments=1,
+        moments_with={"momentum": 1, "centered": 1},
+    ),
+    _torch("torch-adagrad", arguments={**_TORCH, "lr_decay": float, "initial_accumulator_value": float, "fused": bool}, moments=1),
+    _torch("torch-adadelta", arguments={**_TORCH, "rho": float}),
+    _torch(
+        "torch-adafactor",
+        arguments={**_EVERY, "d": float, "maximize": bool, "foreach": bool},
+        moments=1,
+        is_factored=True,
+        reads_every_tensor=True,
+    ),
+    _torch("torch-adamax", betas=ADAM),
+    _torch("torch-asgd", arguments=_TORCH_ASGD, moments=1, reads_every_tensor=True),
+    _optimi("optimi-adamw", defaults={**_DECAY, "eps": 1e-6}),
+    _optimi("optimi-stableadamw", reads_every_tensor=True),
+    _optimi("optimi-lion", arguments=_WITHOUT_EPS, moments=1),
+    _optimi("optimi-radam", arguments=_OPTIMI_WD),
+    _optimi("optimi-ranger", arguments={**_OPTIMI_WD, "k": int, "alpha": float}, moments=3),
+    _optimi("optimi-adan", arguments={**_OPTIMI, "adam_wd": bool}, betas=(0.98, 0.92, 0.99), moments=4, has_kahan=False),
+    _optimi("optimi-adam", arguments=_OPTIMI_WD),
+    _optimi("optimi-sgd", arguments=_OPTIMI_SGD, betas=None, moments=0, moments_with={"momentum": 1}),
+    OptimizerSpec(name="adamw_schedulefree", arguments=_SCHEDULE_FREE, betas=ADAM, moments=2, is_schedule_free=True),
+    # Two moments, the first weights and the sum of the gradients.
+    OptimizerSpec(name="prodigy", arguments=_PRODIGY, betas=ADAM, moments=4, finds_rate=True, reads_every_tensor=True),
+    *_bitsandbytes("bnb-adagrad", betas=None, moments=1, paged=False),
+    *_bitsandbytes("bnb-adam", moments=2, paged=False),
+    *_bitsandbytes("bnb-adamw", moments=2),
+    *_bitsandbytes("bnb-lion", arguments=_LION_BNB, betas=LONG, moments=1),
+    *_bitsandbytes("bnb-ademamix", betas=(0.9, 0.999, 0.9999), moments=3),
+)
+
+OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType({row.name: row for row in _ROWS})

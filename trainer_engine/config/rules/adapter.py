@@ -1,0 +1,93 @@
+"""Rules of adapters: the trained one, and those that only validations use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer_engine.config.adapters.validation_adapter import (
+    COMPARISON,
+    CONFIG,
+    MODE,
+    NAME,
+    NONE,
+    OPTION,
+    STRENGTH,
+    address_problems,
+    label_of,
+    label_problems,
+    parse_validation_adapter,
+    strength_problems,
+)
+from trainer_engine.config.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
+from trainer_engine.config.options.hooks import EXTERNAL
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
+from trainer_engine.contract.errors import Problem
+
+ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
+
+
+def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
+    """Notes options of an adapter that the run does not train, and refuses target modules that are not a list."""
+    if values.get("model_type") != "lora":
+        changed = [name for name in ADAPTER_OPTIONS if values[name] != REGISTRY[name].default]
+        for name in changed:
+            yield Problem.note(name, "no_adapter", f"model_type=full trains no adapter: {name} has no effect.", got=values[name])
+        return
+    other = LYCORIS_ALONE if values["lora_type"] == "standard" else STANDARD_ALONE
+    for name in other:
+        if values[name] != REGISTRY[name].default:
+            message = f"{name} has no effect with lora_type={values['lora_type']}."
+            hint = "set linear_dim in the LyCORIS file instead" if name == "lora_rank" else ""
+            yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
+    try:
+        parse_targets(values["peft_lora_target_modules"])
+    except ValueError as error:
+        got = values["peft_lora_target_modules"]
+        yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
+
+
+def options_have_a_validation_adapter(values: Values) -> Iterator[Problem]:
+    yield from strength_problems(values[STRENGTH], STRENGTH)
+    if values[OPTION] and values[CONFIG]:
+        message = f"{CONFIG} and {OPTION} both name adapters."
+        yield Problem.error(CONFIG, "one_of_two", message, expected=f"{CONFIG} or {OPTION}")
+    if values[OPTION]:
+        return
+    if values[MODE] == COMPARISON and not values[CONFIG]:
+        message = f"{MODE}=comparison needs an adapter, but none is named."
+        yield Problem.error(MODE, "missing_path", message, got=COMPARISON, expected=f"{OPTION} or {CONFIG} as well")
+    for name in (NAME, STRENGTH):
+        if values[name] != REGISTRY[name].default:
+            yield Problem.note(name, "no_effect", f"{OPTION} is empty: {name} has no effect.", got=values[name])
+
+
+def validation_adapter_is_shown(values: Values) -> Iterator[Problem]:
+    given = OPTION if values[OPTION] else CONFIG
+    if not values[given]:
+        return
+    reasons = {
+        f"{MODE}=none uses no validation adapter": values[MODE] == NONE,
+        "validation_disable generates no images": values["validation_disable"],
+        f"validation_method={EXTERNAL} does not use the network in this run": values["validation_method"] == EXTERNAL,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        yield Problem.note(given, "no_effect", f"{reason}: {given} has no effect.", got=values[given])
+
+
+def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
+    path = values[OPTION]
+    if path:
+        yield from address_problems(path, OPTION)
+    if path and values[MODE] != NONE:
+        named = bool(values[NAME])
+        yield from label_problems(label_of(path, values[NAME]), NAME if named else OPTION, "" if named else f"set {NAME}")
+    if values[CONFIG]:
+        yield from parse_validation_adapter(values[CONFIG])[1]
+
+
+RULES: tuple[Rule, ...] = (
+    adapter_options_fit_together,
+    options_have_a_validation_adapter,
+    validation_adapter_is_shown,
+    validation_adapters_are_valid,
+)

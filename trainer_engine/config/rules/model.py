@@ -1,0 +1,118 @@
+"""Rules of the model: its family and flavour, its objective, and the number types of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
+from trainer_engine.config.options.model import ObjectiveOptions
+from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
+from trainer_engine.config.precisions import LOADED, QUANTISED
+from trainer_engine.contract.errors import Problem
+
+SNR = ("snr_gamma", "use_soft_min_snr")
+HUBER = ("huber_c", "huber_schedule")
+BETA = ("flow_beta_schedule_alpha", "flow_beta_schedule_beta")
+FLOW = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("flow_"))
+
+
+def family_problems(values: dict[str, Any]) -> Iterator[Problem]:
+    name = values["model_family"]
+    family_spec = find_spec(name)
+    if family_spec is None:
+        available = ", ".join(sorted(specs()))
+        if known_but_missing(name):
+            message = f"The model family {name} is not available yet."
+            yield Problem.error("model_family", "not_available", message, got=name, expected=f"one of {available}")
+        else:
+            message = f"There is no model family {name!r}."
+            yield Problem.error("model_family", "unknown_family", message, got=name, expected=f"one of {available}")
+        return
+    values["model_family"] = family_spec.name
+    yield from _flavour(values, family_spec)
+    model_type = values.get("model_type")
+    if model_type is not None and model_type not in family_spec.model_types:
+        message = f"model_type={model_type} is not available yet for {family_spec.title}."
+        yield Problem.error("model_type", "not_available", message, got=model_type, expected=f"one of {', '.join(family_spec.model_types)}")
+    target = values.get("prediction_type")
+    if target is not None and target not in family_spec.prediction_types:
+        message = f"{family_spec.title} cannot be trained on {target}."
+        expected = f"one of {', '.join(family_spec.prediction_types)}"
+        yield Problem.error("prediction_type", "not_for_family", message, got=target, expected=expected)
+
+
+def _flavour(values: dict[str, Any], family_spec: FamilySpec) -> Iterator[Problem]:
+    flavour = values.get("model_flavour")
+    if flavour is not None and flavour not in family_spec.flavours:
+        message = f"{family_spec.title} has no flavour {flavour!r}."
+        hint = "leave it out to use your own weights by path" if values.get("pretrained_model_name_or_path") else ""
+        expected = f"one of {', '.join(family_spec.flavours)}"
+        yield Problem.error("model_flavour", "unknown_flavour", message, got=flavour, expected=expected, hint=hint)
+
+
+def options_of_other_families_do_nothing(values: Values) -> Iterator[Problem]:
+    for family, group in FAMILY_GROUPS.items():
+        changed = [name for name in group.model_fields if values[name] != REGISTRY[name].default]
+        for name in changed if family != values.get("model_family") else ():
+            message = f"{name} has an effect only for the family {family}."
+            yield Problem.note(name, "other_family", message, got=values[name])
+
+
+def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
+    """Quantised weights cannot be trained, and each family supports only some quantised types."""
+    chosen, family_spec = values["base_model_precision"], find_spec(str(values.get("model_family", "")))
+    if chosen not in QUANTISED:
+        return
+    if values.get("model_type") == "full":
+        message = f"{chosen} weights cannot be trained, and model_type=full trains all of them."
+        expected = ", ".join(("no_change", *LOADED))
+        hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
+        yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
+    elif family_spec is not None and chosen not in family_spec.base_precisions:
+        message, expected = f"{family_spec.title} does not support {chosen}.", ", ".join(("no_change", *family_spec.base_precisions))
+        yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
+    elif values["use_dora"] and values["lora_type"] == "standard":
+        message, hint = "DoRA needs the exact norms of the base weights, but they are quantised.", "or set base_model_precision=no_change"
+        yield Problem.error("use_dora", "needs_exact_weights", message, got=True, expected="false", hint=hint)
+
+
+def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
+    """Reports options of flow matching in a run of diffusion and vice versa, and options that another one makes ineffective."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None:
+        return
+    is_flow = (values["prediction_type"] or family_spec.objective) == "flow_matching"
+    idle = dict.fromkeys(SNR if is_flow else FLOW, f"{family_spec.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
+    if values["loss_type"] == "l2":
+        idle |= dict.fromkeys(HUBER, "loss_type is l2")
+    if values["use_soft_min_snr"] and not values["snr_gamma"]:
+        idle.setdefault("use_soft_min_snr", "snr_gamma is not set")
+    for name, reason in _idle_timesteps(values):
+        idle.setdefault(name, reason)
+    for name, reason in idle.items():
+        if values[name] != REGISTRY[name].default:
+            yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
+    if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
+        message = "Timesteps cannot be sampled both uniformly and from a beta distribution."
+        yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
+
+
+def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
+    """Yields (option, reason) for each option of flow matching that another option overrides."""
+    if values["flow_schedule_shift"]:
+        yield (
+            "flow_schedule_auto_shift",
+            f"flow_schedule_shift={values['flow_schedule_shift']:g} overrides it; 0 lets the image size decide",
+        )
+    if not values["flow_use_beta_schedule"]:
+        yield from dict.fromkeys(BETA, "flow_use_beta_schedule is off").items()
+    if values["flow_use_uniform_schedule"] or values["flow_use_beta_schedule"]:
+        yield "flow_sigmoid_scale", "another distribution is selected"
+
+
+RULES: tuple[Rule, ...] = (
+    options_of_other_families_do_nothing,
+    quantised_weights_are_frozen,
+    objective_options_have_an_effect,
+)

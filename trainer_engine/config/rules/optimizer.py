@@ -1,0 +1,99 @@
+"""Rules of the optimizer: its arguments, betas and gradient clipping."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.optimizers import OPTIMIZERS
+from trainer_engine.config.options.registry import Rule, Values
+from trainer_engine.contract.errors import Problem
+
+SMALLEST_FACTOR = 0.1
+"""A smaller ``learning_rate`` of an optimizer that finds the rate itself is probably meant as a rate."""
+
+
+def betas_come_together(values: Values) -> Iterator[Problem]:
+    for name, other in (("optimizer_beta1", "optimizer_beta2"), ("optimizer_beta2", "optimizer_beta1")):
+        if values[name] is None and values[other] is not None:
+            yield Problem.error(name, "incomplete", f"{other} is given without {name}.", expected="both or neither")
+
+
+def optimizer_takes_its_arguments(values: Values) -> Iterator[Problem]:
+    yield from argument_problems(values["optimizer"], values["optimizer_config"])
+
+
+def argument_problems(optimizer: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields an error for each argument of ``optimizer_config`` that the optimizer does not have or whose value has another type."""
+    if optimizer not in OPTIMIZERS:
+        return
+    allowed = OPTIMIZERS[optimizer].arguments
+    for name, value in config.items():
+        if name not in allowed:
+            message, expected = f"{optimizer} has no argument {name!r}.", f"one of {', '.join(sorted(allowed))}"
+            yield Problem.error("optimizer_config", "unknown_argument", message, got=name, expected=expected)
+        elif value is not None and not (isinstance(value, bool) if allowed[name] is bool else _is_not_negative(value)):
+            expected = "true or false" if allowed[name] is bool else "a number that is not negative"
+            yield Problem.error("optimizer_config", "bad_argument", f"{name} is not {expected}.", got=value, expected=f"{name}={expected}")
+
+
+def _is_not_negative(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def bfloat16_weights_need_bf16(values: Values) -> Iterator[Problem]:
+    chosen = OPTIMIZERS.get(values["optimizer"])
+    if chosen is not None and chosen.stores_bfloat16 and values["mixed_precision"] != "bf16":
+        message = (
+            f"With mixed_precision={values['mixed_precision']} the weights stay float32, and {chosen.name} updates them as plain AdamW."
+        )
+        yield Problem.note("optimizer", "works_as_adamw", message, got=chosen.name)
+
+
+def clipping_is_gentle(values: Values) -> Iterator[Problem]:
+    family_spec = find_spec(str(values.get("model_family", "")))
+    default = family_spec.defaults_of(values.get("model_flavour")).get("max_grad_norm") if family_spec else None
+    if default is not None and (values["max_grad_norm"] == 0 or values["max_grad_norm"] > default):
+        message = f"max_grad_norm={values['max_grad_norm']:g} is looser than this family's {default:g}, which keeps its training stable."
+        yield Problem.note("max_grad_norm", "looser_than_family", message, got=values["max_grad_norm"])
+
+
+def optimizer_options_have_an_effect(values: Values) -> Iterator[Problem]:
+    """Notes betas for an update rule without betas, and a curve or a learning rate that the optimizer replaces."""
+    chosen = OPTIMIZERS.get(values["optimizer"])
+    if chosen is None:
+        return
+    if chosen.betas is None and values["optimizer_beta1"] is not None:
+        yield Problem.note("optimizer_beta1", "no_effect", f"{chosen.name} has no betas.", got=values["optimizer_beta1"])
+    if chosen.is_schedule_free and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
+        message = f"{chosen.name} needs no curve: the rate stays at its peak after the warm-up."
+        yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
+    if chosen.finds_rate and values["learning_rate"] < SMALLEST_FACTOR:
+        message = f"{chosen.name} finds the rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
+        yield Problem.note("learning_rate", "usually_one", message, got=values["learning_rate"], hint="use learning_rate=1")
+
+
+def optimizer_suits_the_machine(values: Values) -> Iterator[Problem]:
+    """Notes an optimizer that makes a GPU wait; refuses one whose library is not installed."""
+    chosen = OPTIMIZERS.get(values["optimizer"])
+    if chosen is None:
+        return
+    if chosen.reads_every_tensor:
+        message = f"{chosen.name} reads from the device for every weight tensor in every step: a GPU waits each time."
+        yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen.name, hint="torch-adamw and adamw_bf16 do not")
+    if chosen.package and importlib.util.find_spec(chosen.package) is None:
+        message = f"{chosen.name} needs the library {chosen.package}, which is not installed here."
+        hint = f"pip install {chosen.package}"
+        yield Problem.error("optimizer", "not_installed", message, got=chosen.name, expected="another optimizer", hint=hint)
+
+
+RULES: tuple[Rule, ...] = (
+    betas_come_together,
+    optimizer_takes_its_arguments,
+    bfloat16_weights_need_bf16,
+    clipping_is_gentle,
+    optimizer_options_have_an_effect,
+    optimizer_suits_the_machine,
+)

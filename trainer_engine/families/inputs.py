@@ -1,0 +1,56 @@
+"""What a network takes in: embeddings of prompts, facts of samples, and all inputs of one step as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from trainer_engine.datasets.geometry import Size
+from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.samples import Sample
+
+PromptEmbedding = dict[str, Tensor]
+"""Output of the text encoders for one prompt: named tensors without a batch dimension, as the cache stores them."""
+PromptBatch = dict[str, Tensor]
+"""Embeddings of a batch: named tensors, batch dimension first."""
+Conditions = dict[str, Tensor]
+"""Further inputs by name, one row a sample: (B, ...). The names are the family's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFacts:
+    """What is known of a sample in addition to its pixels and its caption. Sizes are (width, height) in pixels."""
+
+    original_size: Size
+    """Size of the file's image, after the EXIF orientation."""
+    crop_corner: tuple[int, int]
+    """(left, top) of the trained part in the resized image."""
+    target_size: Size
+    """Size of the trained part."""
+    frames: int = 1
+    frame_rate: float | None = None
+    """Frames a second; None for an image."""
+
+    @classmethod
+    def of(cls, sample: Sample, crop_seed: int) -> SampleFacts:
+        """Facts of an image; ``crop_seed`` places random crops, as it did when the latents were cached."""
+        return cls(original_size=(sample.width, sample.height), crop_corner=crop_window(sample, crop_seed), target_size=sample.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInputs:
+    """All inputs of one call of ``Family.predict``. Tensors may lie on any device; ``predict`` moves them."""
+
+    noisy_latents: Tensor
+    """(B, C, ...) x_t."""
+    timesteps: Tensor
+    """(B,) indices of a diffusion schedule, or sigma in [0, 1] for flow matching."""
+    prompts: PromptBatch
+    """Result of ``Family.collate_prompts``."""
+    conditions: Conditions = field(default_factory=dict)
+    """Result of ``Family.conditions``."""
+    references: tuple[Tensor, ...] = ()
+    """Scaled latents (B, C, ...) of reference images, one tensor a reference; each may have a size of its own."""
+    control: Tensor | None = None
+    """Scaled latents (B, C, ...) of the control image of a ControlNet; None without one."""

@@ -1,0 +1,116 @@
+"""Prepares a run folder and starts the engine in it, for the server and for ``simpletuner train`` alike. Uses no database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.destinations import parse_trackers
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.evaluation import CLIP
+from trainer_engine.config.options.secrets import for_engine, hide_options
+from trainer_engine.contract.hooks import HookRule
+from trainer_engine.contract.path_rule import PlaceRule
+from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
+from training.engine import process
+from training.engine.command_line import launch_command
+from training.engine.process import EngineIdentity
+
+HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+WANDB_KEYS = ("WANDB_API_KEY",)
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """The options that decide how an engine is started, taken from typed options once, when a run is accepted."""
+
+    num_processes: int = 1
+    accelerate_config: str | None = None
+    withheld: tuple[str, ...] = ()
+    """Environment variables that hold keys for services which the run does not use; the engine does not get them."""
+
+    @classmethod
+    def of(cls, options: TrainingOptions) -> LaunchSettings:
+        return cls(options.distributed.num_processes, options.distributed.accelerate_config, unused_keys(options))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LaunchSettings:
+        """The settings that ``as_dict`` wrote; defaults stand for missing keys."""
+        return cls(
+            num_processes=int(values.get("num_processes", 1)),
+            accelerate_config=values.get("accelerate_config"),
+            withheld=tuple(values.get("withheld", ())),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "withheld": list(self.withheld)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Everything that one engine is started with."""
+
+    job_id: str
+    environment: str
+    """Name of the environment that the run comes from."""
+    options: Mapping[str, Any]
+    """Resolved values by option name. Secrets in them are hidden before anything is written."""
+    datasets: list[dict[str, Any]]
+    memory_estimate: dict[str, int]
+    settings: LaunchSettings
+    scripts: HookRule
+    places: PlaceRule
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Option -> its full text, for the options that hold secrets. They reach the engine in its environment, never in a file."""
+    opens_private_networks: bool = False
+    """Whether the run may reach private networks even if this process's environment does not allow it."""
+
+    def job_spec(self) -> JobSpec:
+        """The content of ``job.json``."""
+        return JobSpec(
+            job_id=self.job_id,
+            environment=self.environment,
+            options={name: value for name, value in hide_options(self.options).items() if name not in SERVER_ONLY},
+            datasets=self.datasets,
+            memory_estimate=self.memory_estimate,
+            scripts=self.scripts,
+            places=self.places,
+        )
+
+
+def prepare(folder: RunFolder, launch: Launch) -> None:
+    """Create the run folder and write ``job.json``. Raises OSError."""
+    launch.job_spec().write(folder.create())
+
+
+def start(folder: RunFolder, launch: Launch) -> EngineIdentity:
+    """Prepare the run folder and start the engine. Raises OSError, and UnreadableAccelerateConfig before the engine starts."""
+    prepare(folder, launch)
+    settings = launch.settings
+    command, variables = launch_command(folder.path, settings.num_processes, settings.accelerate_config)
+    if launch.opens_private_networks:
+        variables[PRIVATE_VARIABLE] = "1"
+    return process.start(folder, command, variables | for_engine(launch.secrets), launch.scripts.variables, settings.withheld)
+
+
+def unused_keys(options: TrainingOptions) -> tuple[str, ...]:
+    """The environment variables that hold keys for services which a run does not use."""
+    wandb = () if "wandb" in parse_trackers(options.reporting.report_to) else WANDB_KEYS
+    return (*wandb, *(() if uses_hub(options) else HUB_KEYS))
+
+
+def uses_hub(options: TrainingOptions) -> bool:
+    """Whether a run may download from the Hugging Face hub or upload to it: every model without a local folder comes from there."""
+    model, validation = options.model, options.validation
+    sources = [model.pretrained_model_name_or_path or ""]
+    sources += [one for one in (model.pretrained_vae_model_name_or_path, model.pretrained_t5_model_name_or_path) if one]
+    if options.scoring.evaluation_type == CLIP:
+        sources.append(options.scoring.pretrained_evaluation_model_name_or_path)
+    sources += [source.path for run in validation_adapter_runs(options.as_values()) for source in run.sources]
+    uploads = options.publishing.push_to_hub or options.checkpointing.resume_from_checkpoint.startswith("hf://")
+    return uploads or validation.validation_preview or not all(Path(source).is_absolute() for source in sources)

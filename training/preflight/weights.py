@@ -1,0 +1,88 @@
+"""Which weights a run trains, and the bytes that trained and frozen weights and the state of the optimizer take."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.optimizers import OPTIMIZERS
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED, frozen_precision, trained_precision
+from trainer_engine.config.resuming.identity import adapter_targets
+from training.preflight.adapter import on_layers
+
+Shape = tuple[int, ...]
+Tensors = Mapping[str, Shape]
+"""Name in the safetensors files of a network -> shape."""
+Weights = Mapping[Shape, int]
+"""Shape -> number of weights of this shape."""
+
+PARAMETERS_A_LAYER = 21_700_000
+"""Parameters of one layer of a transformer, used if the files of the network are not on this machine."""
+NUMBERS_A_WIDTH = 16
+"""Parameters of a layer, as a multiple of the square of its width."""
+ADAPTED_A_LAYER = 8
+"""Matrices of a layer that a LoRA adapter is put on."""
+LYCORIS_SHARE = 0.01
+"""Parameters of an adapter like those of the example files, as a share of the network; other files may make ten times as many."""
+
+
+def trained_weights(options: TrainingOptions, spec: FamilySpec, parameters: int, tensors: Tensors | None) -> Weights:
+    """Shapes of the trained weights. Without ``tensors`` they are modelled from the number of ``parameters`` of the network."""
+    if options.model.model_type == "full":
+        return Counter(tensors.values()) if tensors else _square(parameters)
+    if options.adapter.lora_type == "lycoris":
+        return _square(int(parameters * LYCORIS_SHARE))
+    rank = options.adapter.lora_rank
+    layers = {name.removesuffix(".weight"): shape for name, shape in (tensors or {}).items() if name.endswith(".weight") and len(shape) > 1}
+    adapted = on_layers(adapter_targets(options, spec), layers).values()
+    if adapted:
+        return _lora_weights(Counter(adapted), rank, has_magnitudes=options.adapter.use_dora)
+    count = layer_count(parameters)
+    return {(rank, math.isqrt(parameters // count // NUMBERS_A_WIDTH)): 2 * ADAPTED_A_LAYER * count}
+
+
+def layer_count(parameters: int) -> int:
+    """Number of layers that a transformer of this size probably has."""
+    return max(1, math.ceil(parameters / PARAMETERS_A_LAYER))
+
+
+def _square(parameters: int) -> Weights:
+    """One square matrix of at least this many numbers, and few more."""
+    width = math.isqrt(parameters)
+    return {(width, width): 1, (parameters - width * width,): 1}
+
+
+def _lora_weights(layers: Weights, rank: int, *, has_magnitudes: bool) -> Weights:
+    """``layers``: (out, in, *kernel) of the adapted layers. The first matrix keeps the kernel; the second has a kernel of one."""
+    found: Counter[Shape] = Counter()
+    for (out, *rest), count in layers.items():
+        found[(rank, *rest)] += count
+        found[(out, rank, *(1 for _ in rest[1:]))] += count
+        found[(out,)] += count * has_magnitudes
+    return found
+
+
+def numbers_in(weights: Weights) -> int:
+    return sum(math.prod(shape) * count for shape, count in weights.items())
+
+
+def weight_bytes(options: TrainingOptions) -> int:
+    """Bytes of one number of the trained weights; a gradient takes as many."""
+    return int(trained_precision(options.optimizer.optimizer, options.precision.mixed_precision).weight_bytes)
+
+
+def state_bytes(options: TrainingOptions, weights: Weights) -> int:
+    """Bytes of the optimizer state after the first step."""
+    optimizer, each, settings = OPTIMIZERS[options.optimizer.optimizer], weight_bytes(options), options.optimizer.optimizer_config
+    return sum(optimizer.state_bytes(shape, each, settings) * count for shape, count in weights.items())
+
+
+def frozen_bytes(options: TrainingOptions) -> float:
+    """Bytes of one number of the frozen network under an adapter."""
+    precision = options.precision
+    if precision.base_model_precision in QUANTISED:
+        return PRECISIONS[precision.base_model_precision].weight_bytes
+    return frozen_precision(precision.mixed_precision, precision.base_model_default_dtype).weight_bytes

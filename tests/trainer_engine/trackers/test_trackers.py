@@ -129,7 +129,7 @@ def test_parse_trackers_reads_lists(text: str, wanted: tuple[str, ...]) -> None:
     assert parse_trackers(text) == wanted
 
 
-@pytest.mark.parametrize(("text", "word"), [("wandb,comet_ml", "comet_ml is known"), ("wandb,tensorbord", "'tensorbord'")])
+@pytest.mark.parametrize(("text", "word"), [("wandb,comet_ml", "comet_ml is not available"), ("wandb,tensorbord", "'tensorbord'")])
 def test_unknown_tracker_is_a_problem(text: str, word: str) -> None:
     _, problems = check_options({**GIVEN, "report_to": text})
     (problem,) = [problem for problem in problems if problem.option == "report_to"]

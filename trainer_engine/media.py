@@ -1,4 +1,4 @@
-"""What is drawn, as files that a browser shows: an image as PNG, WebP or JPEG, frames as an animated GIF."""
+"""Writes generated media as files that a browser shows: an image as PNG, WebP or JPEG, frames as an animated GIF."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.events import MediaFile
 
 Picture: TypeAlias = Image.Image | Sequence[Image.Image]
-"""An image, or the frames of a video in their order."""
+"""An image, or the frames of a video in order."""
 FRAMES_PER_SECOND = 12
 MIME_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".jpg": "image/jpeg"}
 ENDINGS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-"""``validation_image_format`` -> ending of the file."""
+"""``validation_image_format`` -> suffix of the file name."""
 
 
 def write_picture(folder: Path, stem: str, picture: Picture, *, format: str = "png", quality: int = 90) -> Path:
-    """Write ``<stem>.png`` (``.webp``, ``.jpg``) or, for frames, ``<stem>.gif`` into ``folder``, whole or not at all; the file's path."""
+    """Write an image as ``<stem>.png`` (``.webp``, ``.jpg``) or frames as ``<stem>.gif``, atomically. Returns the path."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(picture, Image.Image):
         path, content = folder / f"{stem}{ENDINGS[format]}", encode_still(picture, format, quality)
@@ -32,7 +32,7 @@ def write_picture(folder: Path, stem: str, picture: Picture, *, format: str = "p
 
 
 def encode_still(image: Image.Image, format: str = "png", quality: int = 90) -> bytes:
-    """``quality`` from 1 to 100 is for formats that lose something."""
+    """Encode an image. ``quality``, 1 to 100, applies to lossy formats."""
     buffer = io.BytesIO()
     arguments = {} if format == "png" else {"quality": quality}
     image.save(buffer, format=format.upper(), **arguments)
@@ -40,7 +40,7 @@ def encode_still(image: Image.Image, format: str = "png", quality: int = 90) -> 
 
 
 def encode_gif(frames: Sequence[Image.Image], frames_per_second: float = FRAMES_PER_SECOND) -> bytes:
-    """An animation without end. A GIF counts in hundredths of a second. ValueError without frames."""
+    """Encode a looping animation, timed in hundredths of a second. Raises ValueError without frames."""
     if not frames:
         raise ValueError("a video has at least one frame")
     buffer = io.BytesIO()
@@ -51,6 +51,6 @@ def encode_gif(frames: Sequence[Image.Image], frames_per_second: float = FRAMES_
 
 
 def attachments(path: Path) -> dict[str, list[MediaFile]]:
-    """The field of an image event that a file belongs into: ``images``, or ``videos`` for an animation."""
+    """The fields of an image event for a file: ``images``, or ``videos`` for an animation."""
     file = MediaFile(file=str(path), mime_type=MIME_TYPES[path.suffix])
     return {"videos" if path.suffix == ".gif" else "images": [file]}

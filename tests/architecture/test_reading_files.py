@@ -33,7 +33,7 @@ OWN_FILES = {
     "trainer_engine/publishing/fetch.py": "the folder that is fetched into",
     "trainer_engine/publishing/hub.py": "what was just fetched, up to its limit",
     "trainer_engine/publishing/ledger.py": "the run's list of uploads",
-    "trainer_engine/publishing/results.py": "a card that the run wrote",
+    "trainer_engine/publishing/staging.py": "a model card that the run wrote",
     "trainer_engine/tiny_models/hub_cache.py": "models of the tests",
     "training/engine/process.py": "/proc",
     "training/api/media.py": "images that a run made",

@@ -19,8 +19,8 @@ from tests.helpers.live_server import free_port, start_server
 from tests.helpers.served_runs import ENDLESS, ServedRuns
 from trainer_engine.contract.events import JournalEntry, decode
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
+from trainer_engine.tiny_models.autoencoders import build_preview_decoder
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
-from trainer_engine.tiny_models.preview_decoder import build_preview_decoder
 
 SECTION = "watching"
 SUBSCRIBERS, ROUNDS, SECONDS_A_ROUND = 200, 4, 12.0

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from trainer_engine.tiny_models.clip import make_tiny_clip
+from trainer_engine.tiny_models.text import make_tiny_clip
 
 
 @cache

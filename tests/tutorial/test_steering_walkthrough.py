@@ -20,8 +20,8 @@ from tests.helpers.served_runs import ServedRuns, wait_until
 from tests.tutorial.commands import TUTORIAL, Shell, blocks
 from trainer_engine.config.families import find_spec
 from trainer_engine.contract.checkpoint_files import verify
+from trainer_engine.tiny_models.autoencoders import build_preview_decoder
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
-from trainer_engine.tiny_models.preview_decoder import build_preview_decoder
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 MORE = ["--validation_resolution=64x96", "--disable_benchmark=true", "--validation_disable_unconditional=true"]

@@ -1,0 +1,1 @@
+"""Caches of what the encoders compute: image latents and text embeddings, as files that runs share."""

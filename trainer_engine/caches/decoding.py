@@ -1,4 +1,4 @@
-"""Decodes images in threads, ahead of whoever encodes them."""
+"""Decodes images in threads, ahead of the encoder."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 
 def sample_pixels(sample: Sample, seed: int) -> Tensor:
-    """What is trained on, (3, H, W) in [-1, 1]; ``seed`` places random crops. Raises BrokenImage."""
+    """The resized and cropped image, (3, H, W) in [-1, 1]. ``seed`` places random crops. Raises BrokenImage."""
     return pixels_of(load_image(sample, crop_window(sample, seed)))
 
 
 def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """Batches whose images share a size, in order of first appearance."""
+    """Batches of images of the same size, in the order in which the sizes first appear."""
     groups: dict[tuple[int, int], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.target].append(sample)
@@ -48,7 +48,7 @@ def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sam
 
 
 def decoded_batches(samples: Sequence[Sample], *, seed: int, batch_size: int, workers: int) -> Iterator[DecodedBatch]:
-    """Every sample once. A few batches are decoded ahead, no more, so that memory stays bounded."""
+    """Decode every sample once. Only a few batches are decoded ahead, which bounds the memory."""
 
     def decode(sample: Sample) -> Tensor:
         return sample_pixels(sample, seed)

@@ -1,4 +1,4 @@
-"""Encodes batches of pixels, with what can go wrong there: too little memory, and numbers that are none."""
+"""Encodes batches of pixels, and handles what can go wrong: too little memory, and latents that are not finite."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from trainer_engine.contract.errors import OutOfMemory
 from trainer_engine.families.base import Family, free_device_memory
 
 LARGEST_DEVIATION = 100.0
-"""Scaled latents have a standard deviation of about one; far above it an encoder has overflowed."""
+"""Scaled latents have a standard deviation of about one. A value far above it means that the encoder overflowed."""
 
 
 def trouble_with(latents: Tensor) -> str:
-    """Why latents (C, h, w) cannot be trained on; empty where they can."""
+    """Why latents (C, h, w) cannot be used; empty if they can."""
     if not bool(latents.isfinite().all()):
         return "its latents are not finite"
     if not bool(latents.any()):
@@ -23,15 +23,15 @@ def trouble_with(latents: Tensor) -> str:
 
 
 class BatchEncoder:
-    """Halves its batches for good when memory runs out, and encodes again in float32 what came out unusable."""
+    """Encodes images. It halves its batches permanently when memory runs out, and encodes unusable latents again in float32."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self.largest: int | None = None
-        """Images that fit at once, once memory has run out; None before."""
+        """The most images in one batch; None until memory has run out."""
 
     def encode(self, pixels: Tensor) -> list[Tensor | str]:
-        """(B, 3, H, W) in [-1, 1] -> for each image its latents (C, h, w), or why there are none. Raises OutOfMemory."""
+        """Encode (B, 3, H, W) in [-1, 1]. For each image its latents (C, h, w), or why it has none. Raises OutOfMemory."""
         results: list[Tensor | str] = []
         while len(results) < len(pixels):
             rest = pixels[len(results) :]

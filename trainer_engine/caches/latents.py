@@ -1,4 +1,4 @@
-"""Image latents, computed once: files are hashed and decoded in threads while the autoencoder works on the batch before."""
+"""Caches image latents. Files are hashed and decoded in threads while the autoencoder encodes the batch before."""
 
 from __future__ import annotations
 
@@ -12,40 +12,39 @@ from torch import Tensor
 
 from trainer_engine.caches.decoding import decoded_batches, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
-from trainer_engine.caches.in_memory import InMemoryCache
-from trainer_engine.caches.store import CacheStore, address_of
+from trainer_engine.caches.store import CacheStore, InMemoryCache, address_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.datasets.images import PIXEL_RULE, crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
+from trainer_engine.runtime.stages import Advance
 
-Progress = Callable[[int, int], None]
 THREADS_PER_CORE = 2
 
 
 class LatentCache:
-    """Latents by sample. ``read`` is quick, and safe to use from several threads."""
+    """The latents of the samples of one image set. ``read`` is fast and thread-safe."""
 
     def __init__(self, family: Family, store: CacheStore, seed: int) -> None:
         self.family = family
         self.store = store
         self.seed = seed
         self.addresses: dict[str, str] = {}
-        """Name of a sample -> address, for every sample that is not left out."""
+        """Name of a sample -> address of its entry, for every usable sample."""
         self.contents: dict[str, str] = {}
-        """Name of a sample -> sha256 of its file, where that could be read."""
+        """Name of a sample -> sha256 of its file, for every readable file."""
         self.left_out: list[tuple[Sample, str]] = []
-        """Samples that cannot be trained on, and why: found while caching."""
+        """Samples that cannot be used, with the reason."""
         self.made = 0
         self.reused = 0
         self.stopped = False
-        """Whether ``should_stop`` ended the work before it was done."""
+        """Whether ``should_stop`` ended the caching early."""
         self._fingerprint = family.image_fingerprint(store.hashes)
-        self._residents = InMemoryCache()
+        self._in_memory = InMemoryCache()
         self._encoding = threading.Lock()
 
     def address(self, sample: Sample) -> str:
-        """Depends on the file's bytes, the geometry and the autoencoder. Raises OSError where the file cannot be read."""
+        """The address of the entry: it depends on the file's bytes, the geometry and the autoencoder. Raises OSError."""
         self.contents[sample.name] = content = self.store.hashes.of(Path(sample.path))
         return address_of(
             "latents",
@@ -58,15 +57,15 @@ class LatentCache:
         )
 
     def read(self, sample: Sample) -> Tensor:
-        """(C, h, w) float32, scaled, on the CPU. An entry that was damaged or removed is made again, for which the autoencoder is loaded.
+        """The scaled latents (C, h, w), float32 on the CPU. A missing or damaged entry is computed again, which loads the autoencoder.
 
-        KeyError for a sample that was left out; BrokenImage where the file has gone as well.
+        Raises KeyError for a sample that was left out, BrokenImage if the image file is gone too.
         """
         address = self.addresses[sample.name]
-        known = self._residents.get(address) or self.store.get(address)
-        return self._residents.keep(address, known or self._make_again(sample, address))["latents"]
+        known = self._in_memory.get(address) or self.store.get(address)
+        return self._in_memory.keep(address, known or self._recompute(sample, address))["latents"]
 
-    def _make_again(self, sample: Sample, address: str) -> dict[str, Tensor]:
+    def _recompute(self, sample: Sample, address: str) -> dict[str, Tensor]:
         pixels = sample_pixels(sample, self.seed)
         with self._encoding:
             latents = self.family.encode_images(pixels[None])[0]
@@ -75,6 +74,7 @@ class LatentCache:
         return {"latents": latents}
 
     def leave_out(self, sample: Sample, reason: str) -> None:
+        """Exclude a sample from training."""
         self.addresses.pop(sample.name, None)
         self.left_out.append((sample, reason))
 
@@ -88,15 +88,14 @@ def cache_latents(
     batch_size: int,
     write_batch_size: int,
     workers: int,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Advance = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> LatentCache:
-    """Make what is missing; the autoencoder is loaded only if something is. Call ``family.free_encoders`` when all caches are made.
+    """Compute the missing latents of an image set; the autoencoder is loaded only if some are missing.
 
-    ``samples`` are those of one image set; ``seed`` places random crops.
-    Work that is interrupted goes on where it was: entries are committed in groups of ``write_batch_size``. ``workers`` threads decode.
-    Images that cannot be read, or whose latents are unusable also in float32, are left out and named.
-    ``on_progress`` hears (done, total). Raises ModelUnavailable, DiskFull, OutOfMemory.
+    Call ``family.free_encoders`` after all caches are made. ``seed`` places random crops. ``workers`` threads decode. Entries are written
+    in groups of ``write_batch_size``, so that an interrupted run continues where it stopped. Images that cannot be read, and images whose
+    latents are unusable also in float32, are left out. Raises ModelUnavailable, DiskFull, OutOfMemory.
     """
     cache = LatentCache(family, store, seed)
     workers = min(workers, THREADS_PER_CORE * (os.cpu_count() or 1))
@@ -123,7 +122,7 @@ def cache_latents(
 
 
 def _take_stock(cache: LatentCache, samples: Sequence[Sample], workers: int) -> list[Sample]:
-    """Find every sample's address; return those without an entry. Unreadable files are left out."""
+    """Compute the address of every sample and return the samples without an entry. Unreadable files are left out."""
 
     def look(sample: Sample) -> tuple[str, bool] | OSError:
         try:

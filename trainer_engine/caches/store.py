@@ -1,8 +1,8 @@
-"""Tensors on disk, found by what they were made from.
+"""Stores tensors on disk, addressed by the inputs that they were computed from.
 
 An entry is one safetensors file. Its address is the sha256 of a canonical JSON of everything that its content depends on, so an
-entry is never out of date; its header carries the sha256 of its content, so a damaged one is noticed. Several processes may read
-and write one store: the same address always means the same content.
+entry is never out of date. Its header contains the sha256 of its content, so that damage is detected. Several processes may read and
+write one store: the same address always means the same content.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import struct
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,21 +27,25 @@ from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.hashes import FileHashes
 
 SCHEMA = 1
-"""Goes up when code changes what an entry holds for the same inputs."""
+"""Increases when a change of the code changes the content of entries for the same inputs."""
 LENGTH_BYTES = 8
-SET_ASIDE = "set_aside"
+QUARANTINE = "set_aside"
+"""Folder for damaged entries."""
+
+MEMORY_BYTES = 1 << 30
+"""The most that one process keeps of one cache in memory."""
 
 log = logging.getLogger(__name__)
 
 
 def address_of(kind: str, **made_from: Any) -> str:
-    """sha256 of what an entry depends on, 64 hexadecimal digits."""
+    """The address of an entry: the sha256 of everything it depends on, as 64 hexadecimal digits."""
     document = {"kind": kind, "schema": SCHEMA, **made_from}
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class CacheStore:
-    """A folder of entries. ``hashes`` remembers the content hashes of the files that entries are made from."""
+    """A folder of entries. ``hashes`` caches the content hashes of the files that entries are computed from."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +55,7 @@ class CacheStore:
         return self.folder / address[:2] / f"{address}.safetensors"
 
     def holds(self, address: str) -> bool:
-        """Whether the entry is there and as long as its header says; ``get`` looks at every byte."""
+        """Whether the entry exists and is as long as its header says; only ``get`` reads its content."""
         try:
             with self.path(address).open("rb") as stream:
                 header, start = _read_header(stream.read(LENGTH_BYTES), stream.read)
@@ -61,7 +66,7 @@ class CacheStore:
         return size == start + max(ends, default=0)
 
     def get(self, address: str) -> dict[str, Tensor] | None:
-        """The entry, or None where there is none. A damaged one is set aside, counts as missing, and is made again by whoever asked."""
+        """The entry; None if it is missing or damaged. A damaged file is quarantined, and the caller computes the entry again."""
         path = self.path(address)
         try:
             content = path.read_bytes()
@@ -73,15 +78,15 @@ class CacheStore:
                 return load(content)
         except (ValueError, KeyError, TypeError, struct.error, SafetensorError):
             pass
-        self._set_aside(path)
+        self._quarantine(path)
         return None
 
     def put(self, address: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write one entry; whole or not at all. Raises DiskFull."""
+        """Write one entry atomically. Raises DiskFull."""
         self.put_all({address: tensors})
 
     def put_all(self, entries: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write several entries, each whole or not at all, with one sync of the folders. Raises DiskFull."""
+        """Write several entries, each atomically, with one sync of the folders. Raises DiskFull."""
         try:
             for folder in {self._write(address, tensors) for address, tensors in entries.items()}:
                 sync_folder(folder)
@@ -104,14 +109,36 @@ class CacheStore:
             temporary.unlink(missing_ok=True)
         return path.parent
 
-    def _set_aside(self, path: Path) -> None:
-        target = self.folder / SET_ASIDE / f"{path.stem}.{uuid.uuid4().hex[:8]}"
+    def _quarantine(self, path: Path) -> None:
+        target = self.folder / QUARANTINE / f"{path.stem}.{uuid.uuid4().hex[:8]}"
         target.parent.mkdir(exist_ok=True)
         try:
             path.replace(target)
         except FileNotFoundError:  # another process was first
             return
-        log.warning("The cache entry %s was damaged; it lies in %s and is made again.", path.stem, target)
+        log.warning("The cache entry %s was damaged; it was moved to %s and is computed again.", path.stem, target)
+
+
+class InMemoryCache:
+    """Keeps entries by address until they fill ``limit_bytes``, so that small sets are read from disk once. Thread-safe."""
+
+    def __init__(self, limit_bytes: int = MEMORY_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._entries: dict[str, dict[str, Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, address: str) -> dict[str, Tensor] | None:
+        return self._entries.get(address)
+
+    def keep(self, address: str, entry: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep an entry if it fits, and return it."""
+        size = sum(tensor.nbytes for tensor in entry.values())
+        with self._lock:
+            if address not in self._entries and self.held_bytes + size <= self.limit_bytes:
+                self._entries[address] = entry
+                self.held_bytes += size
+        return entry
 
 
 def _encode(tensors: Mapping[str, Tensor]) -> bytes:

@@ -1,4 +1,4 @@
-"""Writes cache entries in groups, in a thread of its own, so that the encoder never waits for the disk."""
+"""Writes cache entries in groups, in a thread, so that the encoder does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainer_engine.caches.store import CacheStore
 
 
 class GroupWriter:
-    """``add`` collects; every ``group_size`` entries are written together. Leaving the block writes the rest, also after an error.
+    """Collects entries and writes every ``group_size`` of them together. Leaving the block writes the rest, also after an error.
 
-    At most one group is being written while the next is collected. An error of the disk is raised by a later ``add`` or at the end.
+    At most one group is written while the next is collected. A disk error is raised by a later ``add`` or at the end of the block.
     """
 
     def __init__(self, store: CacheStore, group_size: int) -> None:
@@ -28,7 +28,7 @@ class GroupWriter:
         return self
 
     def add(self, address: str, tensors: Mapping[str, Tensor]) -> None:
-        """Raises DiskFull where an earlier group found no space."""
+        """Add an entry. Raises DiskFull if an earlier group could not be written."""
         self._group[address] = tensors
         if len(self._group) >= self.group_size:
             self._hand_over()

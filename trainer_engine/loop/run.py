@@ -22,7 +22,7 @@ from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.trainer import Trainer
-from trainer_engine.report.background import painted
+from trainer_engine.report.background import render_in_background
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.devices import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
@@ -71,7 +71,7 @@ def train(
     try:
         with (
             tracked(sink, options, environment) as tracked_sink,
-            painted(RunFolder(media.parent), tracked_sink, is_first=environment.is_first) as renderer,
+            render_in_background(RunFolder(media.parent), tracked_sink, is_first=environment.is_first) as renderer,
             closing(hooks.open(options, tracked_sink, requests)) as runner,
         ):
             stages = Stages(tracked_sink, lambda: refuse_closed_places(places, options, dataloader))

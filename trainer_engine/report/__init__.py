@@ -1,4 +1,4 @@
-"""A picture of a run, drawn from its journal by a process of its own: every validation image in one grid, and its curves.
+"""Draws a report of a run from its journal, in a process of its own: a grid of its validation images, and its curves.
 
-Standard library, pydantic and Pillow; matplotlib only where curves are drawn, torch never.
+It needs pydantic and Pillow, and matplotlib for the curves; it never imports torch.
 """

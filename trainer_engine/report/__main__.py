@@ -1,4 +1,4 @@
-"""``python -m trainer_engine.report RUN_FOLDER``: write ``grid.png`` and ``curves.svg`` of a run, under way or long ended."""
+"""``python -m trainer_engine.report RUN_FOLDER``: writes ``grid.png`` and ``curves.svg`` of a running or finished run."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ FAILED = 1
 
 
 class TookTooLong(Exception):
-    """A disk that does not answer, or very many large images."""
+    """The report took longer than ``LONGEST_SECONDS``, because the disk does not answer or there are very many images."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code; what was written is printed."""
+    """Write the files and print their paths. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m trainer_engine.report", description="Draw the grid of images and the curves of a run.")
     parser.add_argument("run_folder", type=Path, help="the folder that holds the run's journal.jsonl")
-    parser.add_argument("--nice", type=int, default=LEAST_PRIORITY, help="how far to stand back for others, 0 to 19 (default: %(default)s)")
+    parser.add_argument("--nice", type=int, default=LEAST_PRIORITY, help="niceness of the process, 0 to 19 (default: %(default)s)")
     asked = parser.parse_args(arguments)
     folder = RunFolder(asked.run_folder.resolve())
-    os.nice(asked.nice)  # before numpy makes threads, which take over what their maker has
+    os.nice(asked.nice)  # before numpy starts threads, which inherit it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST_SECONDS)
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             for path in draw(folder):
                 print(path)
     except (OSError, TookTooLong) as error:
-        print(f"The picture of the run could not be drawn: {error}", file=sys.stderr)
+        print(f"The report of the run could not be drawn: {error}", file=sys.stderr)
         return FAILED
     finally:
         signal.alarm(0)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw(folder: RunFolder) -> list[Path]:
-    """Write the pictures that there is something for. Raises OSError where the journal cannot be read or the disk takes nothing."""
+    """Write the curves if the run has steps, and the grid if it has images. Raises OSError."""
     contents = read_contents(folder.journal)
     (name, model), written = describe(folder), []
     if contents.steps:
@@ -71,7 +71,7 @@ def draw(folder: RunFolder) -> list[Path]:
 
 
 def describe(folder: RunFolder) -> tuple[str, str]:
-    """(name, model) of a run in a few words: its environment, and what it trains."""
+    """(name, model) of a run: its environment, and a short description of what it trains."""
     unnamed = f"Run {folder.path.name}"
     try:
         job = JobSpec.read(folder)
@@ -89,13 +89,13 @@ def _progress_in_words(contents: JournalContents) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait for another drawer of the same run: the one that began last has the last word. Where folders cannot be locked, go on."""
+    """Wait while another process draws the same run. Continues without a lock on file systems that have none."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
-            pass  # some network file systems know no locks; both then write a whole file
+            pass  # some network file systems have no locks; both processes then write a complete file
         yield
     finally:
         os.close(descriptor)

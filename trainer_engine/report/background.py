@@ -1,4 +1,4 @@
-"""Has a run's picture drawn beside training, seldom enough that nobody notices."""
+"""Draws the report of a run during training, seldom enough not to slow it down."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from trainer_engine.runtime.environment import helper_environment
 from trainer_engine.runtime.events import EventSink
 
 REST_FOR_WORK = 60.0
-"""Seconds of rest for each second that the last picture kept a processor busy."""
+"""Seconds of pause for each second of CPU time that the last report took."""
 SHORTEST_REST_SECONDS = 5.0
 LONGEST_REST_SECONDS = PICTURE_SECONDS
-"""The curves grow also where nothing is validated or saved; then the picture is made anew after this, if the rest is over."""
+"""Without a new image or checkpoint, the report is drawn again after this time, because the curves have grown."""
 LAST_SECONDS = 20.0
-"""How long the end of a run waits for its last picture; that is drawn to its end all the same."""
+"""How long the end of a run waits for its last report. A report that takes longer is still completed."""
 LOOK_AGAIN_SECONDS = 0.02
 ASKED_TO_END = (-signal.SIGTERM, -signal.SIGINT)
-"""Exit codes of a process that the whole group of the run was asked to end with: no fault of its own."""
+"""Exit codes of a renderer that was ended together with the process group of the run; they are no failure."""
 MODULE = "trainer_engine.report"
 
 
 class BackgroundRenderer:
-    """One process at a time. It is in the run's process group, and is killed with it. A failure is one warning, and the end of drawing."""
+    """Runs one renderer process at a time, in the run's process group. A failure is one warning; nothing is drawn after it."""
 
     def __init__(self, folder: RunFolder, sink: EventSink) -> None:
         self.folder = folder
@@ -42,32 +42,32 @@ class BackgroundRenderer:
         self._next_without_news = 0.0
 
     def begin(self) -> None:
-        """The run trains from here on: before that there is nothing to draw."""
+        """Start drawing; call it when training begins."""
         self._has_begun = True
         self._next_without_news = time.monotonic() + LONGEST_REST_SECONDS
 
     def note_news(self) -> None:
-        """There is something that the picture should show soon."""
+        """Draw the report soon, because there is a new image or checkpoint."""
         self._has_news = True
 
     def look(self) -> None:
-        """Between two steps: begin a picture where one is due. Takes microseconds."""
+        """Start a renderer if a report is due. Call it between two steps; it takes microseconds."""
         now = time.monotonic()
         if now < self._rest_until or self._has_failed:
             return
         if self._process is not None:
-            self._bury()
+            self._reap()
         elif self._has_news or now >= self._next_without_news:
             self._start()
 
     def finish(self) -> None:
-        """Draw the run as it ended, also where it failed; wait a little for it."""
+        """Draw the run as it ended, also after an error, and wait up to ``LAST_SECONDS``."""
         if not self._has_begun or self._has_failed:
             return
         deadline = time.monotonic() + LAST_SECONDS
         self._wait(deadline)
         if self._process is None and not self._has_failed:
-            self._start("--nice", "0")  # nothing trains any more, and the run waits for it
+            self._start("--nice", "0")  # training has ended, and the run waits for the report
             self._wait(deadline)
 
     def _start(self, *options: str) -> None:
@@ -84,23 +84,23 @@ class BackgroundRenderer:
 
     def _wait(self, deadline: float) -> None:
         while self._process is not None and time.monotonic() < deadline:
-            self._bury()
+            self._reap()
             if self._process is not None:
                 time.sleep(LOOK_AGAIN_SECONDS)
 
-    def _bury(self) -> None:
-        """Note how the process ended, if it has, and how long it worked: only the system knows that, whenever we come to ask."""
+    def _reap(self) -> None:
+        """Collect the process if it has ended, with its exit code and CPU time."""
         assert self._process is not None
         try:
             pid, status, used = os.wait4(self._process.pid, os.WNOHANG)
-        except ChildProcessError:  # some library waits for every child; the picture is drawn, and how long it took nobody knows
+        except ChildProcessError:  # a library has waited for every child: the report is drawn, and its CPU time is unknown
             self._process, self._rest_until = None, time.monotonic() + LONGEST_REST_SECONDS
             return
         if not pid:
             return
         self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._process.returncode not in (0, *ASKED_TO_END):
-            self._fail(f"the process that draws it ended with {self._process.returncode}")
+            self._fail(f"the process that draws them ended with exit code {self._process.returncode}")
         self._process = None
         now, rest = time.monotonic(), max(SHORTEST_REST_SECONDS, REST_FOR_WORK * (used.ru_utime + used.ru_stime))
         self._rest_until, self._next_without_news = now + rest, now + max(rest, LONGEST_REST_SECONDS)
@@ -111,17 +111,17 @@ class BackgroundRenderer:
         self._sink.emit(
             ErrorEvent(
                 code="picture_failed",
-                title="No picture of the run",
-                message=f"grid.png and curves.svg are not drawn any more: {why}.",
-                hint=f"training goes on; the run's log says more, and `{command}` tries again",
+                title="No report of the run",
+                message=f"grid.png and curves.svg are no longer drawn: {why}.",
+                hint=f"training continues; the run's log says more, and `{command}` tries again",
                 severity=Severity.WARNING,
             )
         )
 
 
 @contextmanager
-def painted(folder: RunFolder, sink: EventSink, *, is_first: bool) -> Iterator[BackgroundRenderer | None]:
-    """Who draws the run, and draws it a last time at the end of the block; None where no journal is kept or another process keeps it."""
+def render_in_background(folder: RunFolder, sink: EventSink, *, is_first: bool) -> Iterator[BackgroundRenderer | None]:
+    """Yields the renderer of a run and draws a last report at the end of the block; None if this process writes no journal."""
     if not is_first or not folder.journal.exists():
         yield None
         return

@@ -1,4 +1,4 @@
-"""Loss and learning rate over the steps, as an SVG whose text stays text."""
+"""Draws loss and learning rate over the steps as an SVG with text elements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "run",  # the same run gives the same bytes
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.parse_math": False,  # a dollar sign in somebody's name is a dollar sign
+    "text.parse_math": False,  # names may contain dollar signs
     "axes.edgecolor": "#8a8f98",
     "axes.labelcolor": "#22252b",
     "axes.spines.top": False,
@@ -37,16 +37,16 @@ EVALUATIONS = ("#1a7f4b", "#8a3ffc", "#b28600", "#00717a", "#a2195b", "#5b6770")
 MOST_MARKS = 200
 MOST_EVALUATIONS = 12
 WIDTH, HEIGHT, ROW_HEIGHT = 10.0, 5.6, 0.19
-"""Inches of the figure, and of each further row of its legend."""
+"""Size of the figure and of each further row of its legend, in inches."""
 MOST_COLUMNS, LETTERS_A_ROW, LETTERS_A_SIGN, LONGEST_LABEL = 4, 120, 7, 44
-"""Of the legend."""
+"""Limits of the legend."""
 LOG_FROM_RATIO = 12.0
-"""Losses whose greatest is this many times their least are drawn on a logarithmic scale."""
+"""Ratio of the largest to the smallest loss above which the scale is logarithmic."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A run's steps and what was measured at each; NaN where it was not finite."""
+    """The steps of a run and the values of each step; NaN for values that were not finite."""
 
     steps: Numbers
     losses: Numbers
@@ -61,7 +61,7 @@ class Series:
 
 
 def draw_curves(contents: JournalContents, name: str, model: str = "") -> bytes:
-    """The figure as SVG; ``name`` and ``model`` say of what. ValueError where no step was taken."""
+    """The figure as SVG, with ``name`` and ``model`` in its title. Raises ValueError without steps."""
     if not contents.steps:
         raise ValueError("curves need a step")
     series, buffer = Series.of(contents), io.StringIO()
@@ -104,7 +104,7 @@ def _draw_losses(axes: Axes, contents: JournalContents, series: Series) -> None:
 
 
 def _explain(axes: Axes) -> None:
-    """The legend above, with as many columns as there is room for, and the figure higher by its rows."""
+    """Put the legend above the axes, with as many columns as fit, and make the figure higher by its rows."""
     _, labels = axes.get_legend_handles_labels()
     columns = max(1, min(MOST_COLUMNS, LETTERS_A_ROW // (max(map(len, labels)) + LETTERS_A_SIGN)))
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, frameon=False, fontsize=9)
@@ -112,13 +112,13 @@ def _explain(axes: Axes) -> None:
 
 
 def _shortened(name: str) -> str:
-    """What two names of datasets differ in often stands at their ends."""
+    """Shorten a name in the middle, because names of datasets often differ at their ends."""
     half = LONGEST_LABEL // 2
     return name if len(name) <= LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _mark(axes: Axes, steps: Numbers, *, at: float, marker: str, colour: str, label: str) -> None:
-    """Marks at a height of the axes; of many, some."""
+    """Draw marks at a height of the axes, at most ``MOST_MARKS``."""
     if not len(steps):
         return
     places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_MARKS)).astype(int))
@@ -152,7 +152,7 @@ def _steps_in_words(contents: JournalContents, series: Series) -> str:
 
 
 def in_words(contents: JournalContents, series: Series) -> str:
-    """What somebody who cannot see the figure is told."""
+    """A description of the figure for screen readers."""
     sentences = [f"{_steps_in_words(contents, series).capitalize()}."]
     finite = np.flatnonzero(np.isfinite(series.losses))
     if len(finite):
@@ -169,9 +169,9 @@ def in_words(contents: JournalContents, series: Series) -> str:
 
 
 def _accessible(svg: str, title: str, description: str) -> str:
-    """With a title and a description for screen readers, and without the comment about the DTD's home."""
+    """Add a title and a description for screen readers, and remove the document type."""
     start = svg.index("<svg")
     end = svg.index(">", start)
     head = svg[start:end] + ' role="img" aria-labelledby="run-title run-description"'
-    told = f'<title id="run-title">{html.escape(title)}</title><desc id="run-description">{html.escape(description)}</desc>'
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}>{told}{svg[end + 1 :]}'
+    labels = f'<title id="run-title">{html.escape(title)}</title><desc id="run-description">{html.escape(description)}</desc>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}>{labels}{svg[end + 1 :]}'

@@ -1,4 +1,4 @@
-"""Long curves made short for the eye: extremes are kept, and the mean of the last steps is laid over them."""
+"""Reduces long curves to fewer points, keeps their extremes, and smooths them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 MOST_BINS = 1_000
 SHARE_SMOOTHED = 0.02
-"""Of the run, that each point of the smoothed curve is the mean of."""
+"""Each point of the smoothed curve is the mean over this share of the run."""
 
 
 def in_order(steps: Numbers, *values: Numbers) -> tuple[Numbers, ...]:
-    """Each step once, ascending. A run that was taken up again tells some twice; the later word counts."""
+    """Sort by step and keep the last value of each step. A resumed run reports some steps twice."""
     if len(steps) < 2 or bool(np.all(np.diff(steps) > 0)):
         return steps, *values
     unique, last = np.unique(steps[::-1], return_index=True)
@@ -21,7 +21,7 @@ def in_order(steps: Numbers, *values: Numbers) -> tuple[Numbers, ...]:
 
 
 def thinned(steps: Numbers, values: Numbers, bins: int = MOST_BINS) -> tuple[Numbers, Numbers]:
-    """Of each of ``bins`` equal parts the least and the greatest value, in their order; all of a short curve. NaN is left out."""
+    """The smallest and largest value of each of ``bins`` equal parts, in order; a short curve stays complete. NaN is dropped."""
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
     if len(steps) <= 2 * bins:
@@ -36,12 +36,12 @@ def thinned(steps: Numbers, values: Numbers, bins: int = MOST_BINS) -> tuple[Num
 
 
 def window_of(count: int) -> int:
-    """How many steps each point of the smoothed curve is the mean of."""
+    """Number of steps that a point of the smoothed curve is the mean of."""
     return max(5, round(count * SHARE_SMOOTHED))
 
 
 def smoothed(values: Numbers, window: int) -> Numbers:
-    """The mean of the last ``window`` values, of fewer at the beginning; NaN is left out of it."""
+    """The mean of the last ``window`` values, of fewer at the beginning. NaN is ignored."""
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])

@@ -1,4 +1,4 @@
-"""Validation images as one picture: the prompts on top, a row for each step."""
+"""Draws validation images as a grid: a column for each prompt, a row for each step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BACKGROUND, CARD, EDGE, INK, FAINT, ACCENT = "#f6f5f1", "#ffffff", "#e3e1da", "#
 MARGIN, GAP, STEP_WIDTH = 32, 14, 116
 LARGEST_TILE_PX, SMALLEST_TILE_PX = 256, 48
 NARROWEST_CAPTION_PX = 112
-WIDEST_PX, LARGEST_SHEET_PX = 3_000, 6_000_000
-"""Of the tiles together, so that a file stays one that a browser opens: at most some ten megabytes."""
+WIDEST_PX, LARGEST_GRID_PX = 3_000, 6_000_000
+"""Limits of all tiles together, so that the file stays below some ten megabytes and a browser can show it."""
 CAPTION_LINES = 4
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Boxes = Mapping[Column, tuple[int, int]]
@@ -25,7 +25,7 @@ Boxes = Mapping[Column, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Fonts:
-    """The three that the sheet is written in."""
+    """The fonts of a grid."""
 
     text: Font
     small: Font
@@ -33,14 +33,14 @@ class Fonts:
 
     @classmethod
     def for_texts(cls, texts: Iterable[str]) -> Fonts:
-        """Pillow's own knows Latin letters alone; the one that comes with matplotlib also Greek, Cyrillic, Arabic and more."""
+        """Pillow's own font if it has every letter: it has Latin only. Otherwise the font of matplotlib, with Greek, Cyrillic and more."""
         is_latin = all(ord(letter) < 0x180 or letter in "…–—‘’“”" for text in texts for letter in text)
         file = None if is_latin else _wider_font()
         return cls(*(ImageFont.truetype(file, size) if file else ImageFont.load_default(size) for size in (13, 12, 22)))
 
 
 def _wider_font() -> Path | None:
-    """Found without loading matplotlib."""
+    """The font file of matplotlib, found without importing it."""
     spec = find_spec("matplotlib")
     places = spec.submodule_search_locations if spec else None
     file = Path(places[0], "mpl-data/fonts/ttf/DejaVuSans.ttf") if places else None
@@ -48,18 +48,18 @@ def _wider_font() -> Path | None:
 
 
 def draw_grid(table: ImageTable, *, title: str = "", subtitle: str = "") -> bytes:
-    """The sheet as a PNG. An image that cannot be read is an empty tile. ValueError without images."""
+    """The grid as PNG. An image that cannot be read becomes an empty tile. Raises ValueError without images."""
     if not table.files:
-        raise ValueError("a sheet needs an image")
+        raise ValueError("a grid needs an image")
     buffer = io.BytesIO()
     _draw(table, title, subtitle).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def tile_edge(rows: int, columns: int) -> int:
-    """Pixels of a tile's longer side: smaller where there are many."""
+    """Longer side of a tile in pixels; smaller if there are many tiles."""
     by_width = WIDEST_PX // columns - GAP
-    by_area = int((LARGEST_SHEET_PX / (rows * columns)) ** 0.5) - GAP
+    by_area = int((LARGEST_GRID_PX / (rows * columns)) ** 0.5) - GAP
     return max(SMALLEST_TILE_PX, min(LARGEST_TILE_PX, by_width, by_area))
 
 
@@ -96,7 +96,7 @@ def _draw(table: ImageTable, title: str, subtitle: str) -> Image.Image:
 
 
 def _box(size: tuple[int, int], edge: int) -> tuple[int, int]:
-    """Width and height of the tiles of a column; small images are not enlarged."""
+    """Width and height of the tiles of a column. Small images are not enlarged."""
     longest = max(*size, 1)
     scale = min(1.0, edge / longest)
     return max(1, round(size[0] * scale)) if size[0] else edge, max(1, round(size[1] * scale)) if size[1] else edge
@@ -121,7 +121,7 @@ def _put(grid: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], b
 
 
 def read_tile(file: Path, box: tuple[int, int]) -> Image.Image | None:
-    """The image, or a video's first frame, within ``box``; None where the file is gone or is no image."""
+    """The image, or the first frame of a video, scaled to fit ``box``; None if the file is missing or not an image."""
     try:
         with Image.open(file) as image:
             tile = image.convert("RGB")
@@ -132,7 +132,7 @@ def read_tile(file: Path, box: tuple[int, int]) -> Image.Image | None:
 
 
 def _caption(column: Column, every: list[Column], fonts: Fonts, width: int) -> list[tuple[str, str]]:
-    """(line, colour): the prompt, then what tells this column from others of the same prompt."""
+    """(line, colour) of a caption: the prompt, then what distinguishes the column from others of the same prompt."""
     lines = [(line, INK) for line in wrapped(column.prompt, fonts.text, width)]
     others = [other for other in every if other.prompt == column.prompt]
     apart = [column.name] if len({other.name for other in others}) > 1 else []
@@ -149,7 +149,7 @@ def _line_height(font: Font) -> int:
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """At most CAPTION_LINES lines that fit ``width`` pixels; what does not fit ends in an ellipsis."""
+    """Wrap text to at most CAPTION_LINES lines of ``width`` pixels; longer text ends with an ellipsis."""
     words, lines = (text or "(no prompt)").split(), [""]
     for word in words[:200]:
         longer = f"{lines[-1]} {word}".strip()

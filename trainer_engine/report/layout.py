@@ -1,4 +1,4 @@
-"""Which image stands where: a row for each validation, a column for each prompt, size, label and number."""
+"""Arranges images in a table: a row for each validation, a column for each prompt, size, label and number."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NUMBER = re.compile(r"_(\d{1,2})_\d+x\d+$")
 
 @dataclass(frozen=True)
 class Column:
-    """What was drawn again and again."""
+    """Images that differ only in the step."""
 
     name: str
     prompt: str
     size: tuple[int, int]
     number: int
-    """Counts the images of one prompt and size, from 0."""
+    """Number of the image among those of one prompt and size, from 0."""
 
 
 @dataclass(frozen=True)
@@ -35,37 +35,40 @@ class Row:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """The images of a run as they are shown."""
+    """The images of a run in rows and columns."""
 
     rows: list[Row]
     columns: list[Column]
     files: dict[tuple[Row, Column], Path]
-    """What is not here was not drawn."""
+    """A missing pair has no image."""
     left_out: str = ""
-    """A sentence about rows and columns that are not shown; empty where all are."""
+    """Says how many rows and columns are shown; empty if all are."""
 
 
 def tabulate(images: Sequence[ReportImage]) -> ImageTable:
-    """The base model first. Of too many validations, some from the first to the last; of too many columns, the first ones."""
+    """Arrange images; the base model is the first row.
+
+    At most ``MOST_ROWS`` rows are kept, evenly spread from the first to the last, and the first ``MOST_COLUMNS`` columns.
+    """
     files: dict[tuple[Row, Column], Path] = {}
     same: dict[tuple[Row, str, str, tuple[int, int]], list[Path]] = {}
     for image in images:
         row = Row(image.step, image.is_base)
-        told = same.setdefault((row, image.name, image.prompt, image.size), [])
-        if image.file not in told:  # drawn again at the same step, it lies in the same file
-            told.append(image.file)
-        files[row, Column(image.name, image.prompt, image.size, _number(image.file, told))] = image.file
+        known = same.setdefault((row, image.name, image.prompt, image.size), [])
+        if image.file not in known:  # an image generated again at the same step has the same file
+            known.append(image.file)
+        files[row, Column(image.name, image.prompt, image.size, _number(image.file, known))] = image.file
     rows = sorted({row for row, _ in files}, key=lambda row: (not row.is_base, row.step))
     columns = list(dict.fromkeys(column for _, column in files))
     prompts = list(dict.fromkeys(column.prompt for column in columns))
-    columns.sort(key=lambda column: prompts.index(column.prompt))  # what the average drew stands beside what the live weights drew
+    columns.sort(key=lambda column: prompts.index(column.prompt))  # images of the averaged weights are next to those of the live weights
     return ImageTable(evenly(rows, MOST_ROWS), columns[:MOST_COLUMNS], files, _left_out(len(rows), len(columns)))
 
 
-def _number(file: Path, told: Sequence[Path]) -> int:
-    """As the file is called: an earlier image of the prompt may be missing. Of another name, how many were told before."""
+def _number(file: Path, known: Sequence[Path]) -> int:
+    """The number in the file name, because earlier images may be missing; for other names, its position among the known files."""
     counted = NUMBER.search(file.stem)
-    return int(counted[1]) if counted else told.index(file)
+    return int(counted[1]) if counted else known.index(file)
 
 
 def _left_out(rows: int, columns: int) -> str:
@@ -75,7 +78,7 @@ def _left_out(rows: int, columns: int) -> str:
 
 
 def evenly(things: Iterable[Row], most: int) -> list[Row]:
-    """At most that many, evenly spread; the first and the last are among them."""
+    """At most ``most`` rows, evenly spread, including the first and the last."""
     every = list(things)
     if len(every) <= most:
         return every

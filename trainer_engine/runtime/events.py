@@ -104,7 +104,7 @@ def _next_seq(descriptor: int) -> int:
         length = min(BLOCK_BYTES, start)
         start -= length
         tail = os.pread(descriptor, length, start) + tail
-    whole = tail[: tail.rfind(b"\n") + 1]
-    if len(whole) < len(tail):
-        os.ftruncate(descriptor, end - (len(tail) - len(whole)))
-    return decode(whole.splitlines()[-1]).seq + 1 if whole else 0
+    complete = tail[: tail.rfind(b"\n") + 1]
+    if len(complete) < len(tail):
+        os.ftruncate(descriptor, end - (len(tail) - len(complete)))
+    return decode(complete.splitlines()[-1]).seq + 1 if complete else 0

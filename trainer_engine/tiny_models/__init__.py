@@ -1,1 +1,1 @@
-"""Pieces of small models in the real Hugging Face layout, for tests and for the demo; every family's ``tiny.py`` puts its own together."""
+"""Components of small models in the real Hugging Face layout, for tests and for the demo. The ``tiny.py`` of a family assembles them."""

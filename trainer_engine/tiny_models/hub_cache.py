@@ -1,4 +1,4 @@
-"""A model where a Hugging Face cache has the real one."""
+"""Places a model in a Hugging Face cache under the name of the real one."""
 
 from __future__ import annotations
 

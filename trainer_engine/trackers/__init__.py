@@ -1,1 +1,1 @@
-"""Trackers that metrics and images are sent to: beside the run, never in its way."""
+"""Sends the metrics and images of a run to experiment trackers."""

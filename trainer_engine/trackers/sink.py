@@ -1,4 +1,4 @@
-"""The engine's voice with trackers listening."""
+"""An event sink that also sends events to the trackers of a run."""
 
 from __future__ import annotations
 
@@ -11,47 +11,46 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
 from trainer_engine.runtime.environment import LaunchEnvironment
 from trainer_engine.runtime.events import EventSink
-from trainer_engine.trackers.base import RunFacts, Tracker
-from trainer_engine.trackers.reporter import Reporter
+from trainer_engine.trackers.base import Reporter, RunFacts, Tracker
 
 SHOWN = "final"
-"""Only finished images are sent on."""
+"""Only images of this validation type are sent."""
 
 
 @contextmanager
 def tracked(sink: EventSink, options: TrainingOptions, environment: LaunchEnvironment) -> Iterator[EventSink]:
-    """``sink`` itself, or one that the trackers of ``report_to`` hear too; they are closed with the block."""
+    """``sink`` itself, or one that also reports to the trackers of ``report_to``. They are closed at the end of the block."""
     names = parse_trackers(options.reporting.report_to)
     if not names or not environment.is_first:
         yield sink
         return
-    heard = TrackingSink(sink, [Reporter(name, MAKERS[name], _facts(options, environment)) for name in names])
+    tracking = TrackingSink(sink, [Reporter(name, MAKERS[name], _facts(options, environment)) for name in names])
     try:
-        yield heard
+        yield tracking
     finally:
-        heard.close()
+        tracking.close()
 
 
 class TrackingSink:
-    """Says everything to ``inner`` first."""
+    """Emits each event to ``inner`` first, then to the trackers."""
 
     def __init__(self, inner: EventSink, reporters: list[Reporter]) -> None:
         self.inner = inner
         self.reporters = reporters
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def emit(self, event: Event) -> None:
         self.inner.emit(event)
         for reporter in self.reporters:
             if isinstance(event, ProgressEvent):
-                reporter.emit(_Metrics(event.step, _numbers(event)))
+                reporter.emit(_MetricsMessage(event.step, _numbers(event)))
             elif isinstance(event, Notification) and event.code in MEASUREMENTS:
-                reporter.emit(_Metrics(event.details["step"], _known(event.details["metrics"])))
+                reporter.emit(_MetricsMessage(event.details["step"], _known(event.details["metrics"])))
             elif isinstance(event, ImageEvent) and event.validation_type == SHOWN:
                 for image in event.images:
                     if image.file:
                         title = f"validation/{event.title.rpartition(': ')[2]}"
-                        reporter.emit(_Picture(event.global_step, title, Path(image.file), event.prompt))
+                        reporter.emit(_ImageMessage(event.global_step, title, Path(image.file), event.prompt))
         self._warn()
 
     def close(self) -> None:
@@ -61,14 +60,14 @@ class TrackingSink:
 
     def _warn(self) -> None:
         for reporter in self.reporters:
-            if reporter.trouble and reporter.name not in self._told:
-                self._told.add(reporter.name)
-                message = f"The tracker {reporter.name} failed and is told nothing more; training goes on: {reporter.trouble}"
+            if reporter.trouble and reporter.name not in self._warned:
+                self._warned.add(reporter.name)
+                message = f"The tracker {reporter.name} failed and gets no further data. Training continues: {reporter.trouble}"
                 title = "Tracker failed"
                 self.inner.emit(Notification(code="tracker_failed", title=title, message=message, severity=Severity.WARNING))
 
 
-class _Metrics:
+class _MetricsMessage:
     def __init__(self, step: int, values: Mapping[str, float]) -> None:
         self.step, self.values = step, values
 
@@ -76,7 +75,7 @@ class _Metrics:
         tracker.metrics(self.step, self.values)
 
 
-class _Picture:
+class _ImageMessage:
     def __init__(self, step: int, title: str, path: Path, caption: str) -> None:
         self.step, self.title, self.path, self.caption = step, title, path, caption
 
@@ -119,4 +118,4 @@ def _wandb(facts: RunFacts) -> Tracker:
 
 
 MAKERS: Mapping[str, Callable[[RunFacts], Tracker]] = {"tensorboard": _tensorboard, "wandb": _wandb}
-"""Each imports its library in the tracker's own thread: some take seconds, and one may be missing."""
+"""Each function imports its library in the tracker's thread, because an import can take seconds and a library can be missing."""

@@ -1,3 +1,5 @@
+"""TensorBoard."""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +17,7 @@ UNSAFE = re.compile(r"[^\w-]+")
 
 
 class TensorBoard(Tracker):
-    """Event files in ``<logging_dir>/<run name>``, with the name as a folder can be called."""
+    """Writes event files to ``<logging_dir>/<run name>``; unsafe characters of the name become ``_``."""
 
     def __init__(self, facts: RunFacts) -> None:
         self.writer = SummaryWriter(str(facts.folder / UNSAFE.sub("_", facts.name)))
@@ -26,8 +28,8 @@ class TensorBoard(Tracker):
             self.writer.add_scalar(name, value, step)
 
     def image(self, step: int, title: str, path: Path, caption: str) -> None:
-        with Image.open(path) as picture:
-            self.writer.add_image(title, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        with Image.open(path) as file:
+            self.writer.add_image(title, np.asarray(file.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()

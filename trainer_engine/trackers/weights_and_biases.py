@@ -1,3 +1,5 @@
+"""Weights & Biases."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from trainer_engine.trackers.base import RunFacts, Tracker
 
 
 class WeightsAndBiases(Tracker):
-    """Online with a login, else into files that ``wandb sync`` uploads. ``WANDB_MODE`` decides where it is set."""
+    """Logs online if a login exists, otherwise to files that ``wandb sync`` uploads. ``WANDB_MODE`` overrides this."""
 
     def __init__(self, facts: RunFacts) -> None:
         self.run = wandb.init(

@@ -1,7 +1,7 @@
-"""Finding the parts of a base model: in a local folder, in the Hugging Face cache, or on the hub.
+"""Finds the components of a base model: in a local folder, in the Hugging Face cache, or on the hub.
 
-``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the token are huggingface_hub's own business. Whatever goes wrong ends in
-ModelUnavailable, which names the repository and says what to do.
+huggingface_hub reads ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the token itself. Every failure becomes ModelUnavailable, which
+names the repository and says what to do.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 PART_FILES = ("*.safetensors", *DESCRIPTIONS)
 BARE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json")
 MODEL_WEIGHTS = "model*.safetensors"
-"""Of a repository that is one model of transformers."""
+"""Weight files of a repository that holds a single transformers model."""
 OTHER_VARIANTS = ("*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*.non_ema.*", "*.ema.*")
 
 
 def hub_cache() -> Path:
-    """Where the hub's client keeps what it has downloaded."""
+    """The folder in which the hub's client keeps downloads."""
     return Path(constants.HF_HUB_CACHE)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from: a repository id or a local folder."""
+    """Where weights come from: a repository or a local folder."""
 
     name: str
     revision: str | None = None
@@ -53,39 +53,39 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Paths are told from repository ids by how they begin, or by being there."""
+        """Whether the name is a path: it starts like one, or a folder of that name exists."""
         return self.name.startswith(("/", "./", "../", "~")) or self.name in (".", "..") or Path(self.name).is_dir()
 
 
 @dataclass(frozen=True)
 class Part:
-    """One component of a pipeline on this machine."""
+    """One component of a pipeline, in a folder of this machine."""
 
     source: Source
     folder: Path
 
     @property
     def variant(self) -> str | None:
-        """The variant asked for, where this part has weights of it."""
+        """The requested variant if this component has weights of it, otherwise None."""
         wanted = self.source.variant
         return wanted if wanted and any(self.folder.glob(f"*.{wanted}[.-]*")) else None
 
     def weights(self) -> list[Path]:
-        """The weight files of the variant in use, in order of their names."""
+        """The weight files of the variant in use, sorted by name."""
         files = sorted(self.folder.glob("*.safetensors"))
         chosen = [path for path in files if self.variant and f".{self.variant}" in path.name]
         return chosen or files
 
     def fingerprint(self, hashes: FileHashes) -> str:
-        """Differs where configuration, weights or vocabulary differ; says nothing of where they lie."""
+        """Identifies configuration, weights and vocabulary by their content, independent of their location."""
         others = sorted(path for pattern in ("*.json", "*.model", "*.txt") for path in self.folder.glob(pattern))
         return json.dumps([[path.name, hashes.of(path)] for path in (*others, *self.weights())])
 
 
 def find_part(source: Source, name: str, *, bare: bool = False) -> Part | None:
-    """The subfolder ``name`` of a source; with ``bare`` also a source that is nothing but that part. None where it has none.
+    """The subfolder ``name`` of a source, or None. With ``bare``, a source may also consist of this component alone.
 
-    Downloads what is not here yet. Raises ModelUnavailable where the source itself cannot be had.
+    Downloads missing files. Raises ModelUnavailable if the source does not exist or cannot be reached.
     """
     root = _local_folder(source) if source.is_local else _snapshot(source, name, bare=bare)
     if (root / name).is_dir():
@@ -96,7 +96,7 @@ def find_part(source: Source, name: str, *, bare: bool = False) -> Part | None:
 
 
 def find_file(source: Source, file: str) -> Path:
-    """One file of a repository, downloaded where it is not here yet. Raises ModelUnavailable."""
+    """One file of a repository; downloads it if it is missing. Raises ModelUnavailable."""
     with _hub_errors(source):
         try:
             return Path(hf_hub_download(source.name, file, revision=source.revision))
@@ -105,9 +105,9 @@ def find_file(source: Source, file: str) -> Path:
 
 
 def find_model(source: Source) -> Part:
-    """A source that is one model of transformers, with its tokenizer and processor beside the weights.
+    """A source that is a single transformers model, with its tokenizer and processor in the same folder.
 
-    Downloads what is not here yet. Raises ModelUnavailable where the source cannot be had, and where its weights are no safetensors.
+    Downloads missing files. Raises ModelUnavailable if the source cannot be reached or its weights are not in safetensors.
     """
     part = Part(source, _local_folder(source) if source.is_local else _download(source, [*DESCRIPTIONS, MODEL_WEIGHTS]))
     refuse_unsafe(part)
@@ -117,7 +117,7 @@ def find_model(source: Source) -> Part:
 
 
 def refuse_unsafe(part: Part) -> None:
-    """Look at a part before any library does. Raises ModelUnavailable where it asks for more than to have its safetensors read."""
+    """Check a component before a library loads it. Raises ModelUnavailable if loading would run code or unpickle a file."""
     found = next(unsafe_files(part.folder), None)
     if found is not None:
         raise ModelUnavailable(f"The part {part.folder.name} of {part.source.name} is not loaded: {found}.", hint=found.hint)
@@ -144,7 +144,7 @@ def _download(source: Source, wanted: list[str]) -> Path:
 
 @contextmanager
 def _hub_errors(source: Source) -> Iterator[None]:
-    """Translate what the hub's client raises into one sentence and one thing to do."""
+    """Turn exceptions of the hub's client into ModelUnavailable with one sentence and one hint."""
     repo, revision = source.name, source.revision
     try:
         yield
@@ -172,7 +172,7 @@ def _hub_errors(source: Source) -> Iterator[None]:
 
 @contextmanager
 def loading(part: Part) -> Iterator[None]:
-    """Around ``from_pretrained``: unsafe, broken, missing or foreign files become ModelUnavailable that names the part."""
+    """A context for ``from_pretrained``: unsafe, broken or missing files become ModelUnavailable, which names the component."""
     refuse_unsafe(part)
     try:
         yield
@@ -181,12 +181,12 @@ def loading(part: Part) -> Iterator[None]:
             raise
         raise ModelUnavailable(
             f"The part {part.folder.name} of {part.source.name} could not be loaded: {error}",
-            hint=f"look into {part.folder}: it needs a config.json and safetensors weights that fit it",
+            hint=f"check {part.folder}: it needs a config.json and safetensors weights that fit it",
         ) from error
 
 
 def refuse_gaps(part: Part, missing: list[str], mismatched: list[str]) -> None:
-    """The libraries fill absent weights with random numbers and only warn; here that is an error."""
+    """Raise ModelUnavailable for missing weights. The libraries only warn and fill them with random numbers."""
     absent = [*missing, *mismatched]
     if absent:
         shown = ", ".join(sorted(str(name) for name in absent)[:3])

@@ -1,4 +1,4 @@
-"""Whether a quantised layer computes what its weights say, asked of the layer itself."""
+"""Tests whether a quantised layer computes what its weights say."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 Layer = (nn.Linear, nn.Conv2d)
-"""Kinds of layers whose weights are quantised."""
+"""Layer classes whose weights are quantised."""
 ROWS = (1, 2, 33)
-"""Numbers of rows of the inputs: kernels treat one row, few rows and an odd rest of a block differently."""
+"""Numbers of input rows: kernels handle one row, a few rows, and an incomplete block differently."""
 KERNEL_ERROR = 0.05
-"""Largest relative distance between the answers of a kernel and of its own weights in float32. bfloat16 comes to 0.02 at most."""
+"""Largest relative error of a kernel against its dequantised weights in float32. bfloat16 alone causes 0.02 at most."""
 PACKED_STEP = 16
-"""Weights of a row that PyTorch's packed 8-bit kernel for bfloat16 reads at once."""
+"""How many weights of a row PyTorch's packed 8-bit kernel for bfloat16 reads at once."""
 SEED = 0
 
 
 def shape_of(layer: nn.Linear | nn.Conv2d) -> str:
-    """What decides which kernel takes a layer, in words."""
+    """Describes the properties of a layer that decide which kernel computes it."""
     bias = "with bias" if layer.bias is not None else "without bias"
     dtype = str(layer.weight.dtype).removeprefix("torch.")
     if isinstance(layer, nn.Linear):
@@ -30,11 +30,11 @@ def shape_of(layer: nn.Linear | nn.Conv2d) -> str:
 
 
 def kernel_fault(layer: nn.Linear | nn.Conv2d, preset: str, device: torch.device, inputs: Sequence[torch.dtype]) -> str:
-    """Why a layer must not even be tried; empty where it may be.
+    """Why a layer must not be tried at all; empty if it may be.
 
     NOTE: torch._weight_int8pack_mm, which quanto calls on a CPU for rows of a multiple of four bfloat16 numbers, reads 16 weights at a
-    time without looking at the length of a row. Other lengths end the process on some processors (AVX-512: aligned loads at odd
-    addresses) and give numbers of 1e12 on others.
+    time without checking the length of a row. Other lengths crash the process on some processors (AVX-512: aligned loads at unaligned
+    addresses) and give values of 1e12 on others.
     """
     if device.type != "cpu" or preset != "int8-quanto" or torch.bfloat16 not in inputs or not isinstance(layer, nn.Linear):
         return ""
@@ -51,14 +51,14 @@ def fault_of(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> str:
-    """What is wrong with a quantised layer, in words; empty where nothing is. Raises whatever a kernel raises.
+    """Describes what is wrong with a quantised layer; empty if nothing is. Raises the exceptions of the kernel.
 
-    ``layer`` says how the layer is built, ``parameters`` are its own, before they were quantised. The answer and the gradient that
-    goes on to earlier layers are compared with those of the rounded weights in float32, and the rounded weights with the exact ones.
+    ``layer`` is the original layer and ``parameters`` are its parameters before quantisation. The output and the gradient of the input
+    are compared with those of the dequantised weights in float32, and the dequantised weights with the original ones.
     """
     quantised.requires_grad_(False)
     with torch.no_grad():
-        rounded: Tensor = quantised.weight.dequantize()  # type: ignore[operator]  # quanto's tensors have it
+        rounded: Tensor = quantised.weight.dequantize()  # type: ignore[operator]  # a method of quanto's tensors
         weight = parameters["weight"].to(rounded.device)
         if not _norm(rounded - weight) <= _norm(weight):
             return "the rounded weights are further from the exact ones than zeros"
@@ -75,7 +75,7 @@ def fault_of(
                 gradient = torch.randn(answer.shape, generator=generator).to(device, answer.dtype)
                 (ours_back,) = torch.autograd.grad(answer, found, gradient)
                 (exact_back,) = torch.autograd.grad(exact, wanted, gradient.float())
-            for what, ours, theirs in (("answers", answer, exact), ("gradients", ours_back, exact_back)):
+            for what, ours, theirs in (("outputs", answer, exact), ("gradients", ours_back, exact_back)):
                 distance, size = _norm(ours.detach().float() - theirs.detach()), _norm(theirs.detach())
                 if not distance <= KERNEL_ERROR * size:
                     return f"its {what} are off by {distance / size:.2g} times their size"

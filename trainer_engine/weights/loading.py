@@ -1,4 +1,4 @@
-"""Loading a part of a pipeline with the library that it belongs to, or saying what is wrong with it."""
+"""Loads the components of a pipeline with diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 def part_in(folder: Path) -> Part:
-    """A folder that holds ``config.json`` and weights, such as one of a checkpoint."""
+    """The component in a folder with ``config.json`` and weights, for example of a checkpoint."""
     return Part(Source(str(folder)), folder)
 
 
 def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any:
-    """A diffusers model; ``dtype`` None keeps the type of the weights. Raises ModelUnavailable."""
+    """Load a diffusers model. ``dtype`` None keeps the type of the weights. Raises ModelUnavailable."""
     with loading(part):
         model, info = cls.from_pretrained(
             part.folder,
@@ -42,7 +42,7 @@ def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any
 
 
 def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
-    """A transformers model, frozen, to be asked only. Raises ModelUnavailable."""
+    """Load a transformers model, frozen and in evaluation mode. Raises ModelUnavailable."""
     with loading(part):
         encoder, info = cls.from_pretrained(
             part.folder,
@@ -59,13 +59,13 @@ def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
 
 
 def load_tokenizer(cls: type[Any], part: Part) -> Any:
-    """Raises ModelUnavailable."""
+    """Load a tokenizer. Raises ModelUnavailable."""
     with loading(part):
         return cls.from_pretrained(part.folder, trust_remote_code=False, local_files_only=True)
 
 
 def stored_dtype(part: Part) -> torch.dtype:
-    """The type of the first floating-point tensor of a part's weights; float32 where there is none."""
+    """The type of the first floating-point tensor of the weights; float32 if there is none."""
     for path in part.weights():
         with safe_open(path, framework="pt") as file:
             for name in sorted(file.keys()):
@@ -76,16 +76,16 @@ def stored_dtype(part: Part) -> torch.dtype:
 
 
 def read_scheduler_config(part: Part) -> dict[str, Any]:
-    """Raises ModelUnavailable."""
+    """Read ``scheduler_config.json``. Raises ModelUnavailable."""
     with loading(part):
         config = read_small_json(part.folder / "scheduler_config.json")
         if not isinstance(config, dict):
-            raise TypeError("scheduler_config.json holds no object")
+            raise TypeError("scheduler_config.json does not contain an object")
     return config
 
 
 def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, Any], source: str) -> SchedulerMixin:
-    """The sampler of diffusers called ``name`` on a noise schedule. Raises ModelUnavailable where there is none."""
+    """Create the diffusers sampler ``name`` for a noise schedule. Raises ModelUnavailable if diffusers has no such sampler."""
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         message = f"{source} names a scheduler {name!r} that diffusers does not have."
@@ -95,7 +95,7 @@ def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, A
 
 
 class PartFinder(ABC):
-    """The components of one base model by name. Nothing is loaded before it is asked for, and nothing is kept."""
+    """Finds and loads the components of one base model by name. It keeps no loaded component."""
 
     def __init__(self, options: ModelOptions, spec: FamilySpec) -> None:
         self.options = options
@@ -105,21 +105,21 @@ class PartFinder(ABC):
         self._found: dict[str, Part] = {}
 
     def find(self, name: str) -> Part:
-        """Raises ModelUnavailable where there is no such part."""
+        """The component ``name``. Raises ModelUnavailable if the model has none."""
         if name not in self._found:
             self._found[name] = self.search(name)
         return self._found[name]
 
     @abstractmethod
     def search(self, name: str) -> Part:
-        """Look for a part for the first time. Raises ModelUnavailable."""
+        """Search a component; ``find`` caches the result. Raises ModelUnavailable."""
 
     def load_vae(self, dtype: torch.dtype | None) -> AutoencoderKL:
-        """``dtype`` None keeps the type of the weights."""
+        """Load the autoencoder. ``dtype`` None keeps the type of the weights."""
         vae = load_diffusers(AutoencoderKL, self.find("vae"), dtype)
         assert isinstance(vae, AutoencoderKL)
         return vae
 
     def scheduler_config(self) -> dict[str, Any]:
-        """Raises ModelUnavailable."""
+        """The noise schedule of the base model. Raises ModelUnavailable."""
         return read_scheduler_config(self.find("scheduler"))

@@ -1,4 +1,4 @@
-"""Frozen weights in fewer bits, with optimum-quanto. They are never written back: a run quantises what it loaded, each time anew."""
+"""Quantises frozen weights with optimum-quanto. They are never saved: each run quantises the weights that it loads."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ MAX_LISTED = 8
 
 @dataclass
 class ExactLayers:
-    """Layers of one shape that keep their weights, because the quantised ones do not compute what they should."""
+    """Layers of one shape that are not quantised, because their quantised form computes wrong values."""
 
     shape: str
     fault: str
     count: int = 0
     nbytes: int = 0
-    """Bytes of their weights."""
+    """Size of their weights."""
 
 
 @dataclass(frozen=True)
 class Quantiser:
-    """How the layers of one module are quantised. Nothing of it learns afterwards."""
+    """Quantises the layers of a module, which is frozen afterwards."""
 
     preset: str
     device: torch.device
     on_cpu: bool = False
-    """Whether weights are quantised on the CPU, and then brought to ``device``."""
+    """Whether weights are quantised on the CPU before they are moved to ``device``."""
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
-    """In which the module computes."""
+    """The context in which the module computes."""
     compute: torch.dtype | None = None
-    """Type of the arithmetic inside ``autocast``; None for the type of the weights."""
+    """Type of the arithmetic inside ``autocast``; None means the type of the weights."""
 
     def apply(self, module: nn.Module) -> list[ExactLayers]:
-        """Replace the weights of every linear layer and convolution, bring the module to ``device``; which layers stayed as they were.
+        """Quantise every linear layer and convolution, move the module to ``device``, and return the layers that were not quantised.
 
-        Layer by layer, so that the device never holds the whole module unquantised. The first layer of each shape is tried beside its
-        own weights: a kernel may refuse a shape, or answer with other numbers.
+        Works layer by layer, so that the device never holds the complete module unquantised. The first layer of each shape is compared
+        with its original weights, because a kernel may refuse a shape or compute wrong values.
         """
         module.requires_grad_(False)
         tried: dict[str, str] = {}
@@ -74,11 +74,11 @@ class Quantiser:
         alone.add_module(name, layer if self.on_cpu else layer.to(self.device))
         quantize(alone, weights=qtypes[PRECISIONS[self.preset].library_name])
         freeze(alone)
-        made: nn.Module = getattr(alone, name)
-        return made
+        quantised: nn.Module = getattr(alone, name)
+        return quantised
 
     def _tried(self, name: str, layer: nn.Linear | nn.Conv2d) -> tuple[nn.Module, str]:
-        """(the layer to use, what is wrong with the quantised one; empty where nothing is)."""
+        """(layer to use, fault of the quantised layer or an empty text)."""
         inputs = self._input_types(layer)
         fault = kernel_fault(layer, self.preset, self.device, inputs)
         if fault:
@@ -96,7 +96,7 @@ class Quantiser:
         return (layer, fault) if fault else (made, "")
 
     def _input_types(self, layer: nn.Linear | nn.Conv2d) -> Sequence[torch.dtype]:
-        """Types in which numbers reach a layer: its own, and that of the arithmetic where another is chosen for it."""
+        """Number types of a layer's inputs: that of its weights, and that of the arithmetic if it differs."""
         return tuple(dict.fromkeys((layer.weight.dtype, self.compute or layer.weight.dtype)))
 
 
@@ -105,7 +105,7 @@ def is_quantised(preset: str) -> bool:
 
 
 def exact_layers_message(module: str, preset: str, layers: Sequence[ExactLayers]) -> str:
-    """Sentences for people about layers that were not quantised."""
+    """A message that names the layers that were not quantised."""
     count, nbytes = sum(one.count for one in layers), sum(one.nbytes for one in layers)
     each = "; ".join(f"{one.count} of {one.shape}, {one.nbytes:,} bytes ({one.fault})" for one in layers[:MAX_LISTED])
     more = f"; and {len(layers) - MAX_LISTED} more shapes" if len(layers) > MAX_LISTED else ""

@@ -1,3 +1,5 @@
+"""Latents are computed once and read from disk or memory."""
+
 from __future__ import annotations
 
 import shutil
@@ -15,9 +17,8 @@ from tests.helpers.samples import sample_of, samples_of
 from trainer_engine.caches import latents
 from trainer_engine.caches.decoding import batches_by_size, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder, trouble_with
-from trainer_engine.caches.in_memory import InMemoryCache
 from trainer_engine.caches.latents import LatentCache, cache_latents
-from trainer_engine.caches.store import CacheStore
+from trainer_engine.caches.store import CacheStore, InMemoryCache
 from trainer_engine.contract.errors import OutOfMemory
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
@@ -43,7 +44,7 @@ def test_every_sample_has_the_latents_of_its_pixels(tmp_path: Path, pictures: li
         assert torch.allclose(cache.read(sample), wanted, atol=1e-5)
 
 
-def test_a_second_run_makes_nothing_and_loads_no_encoder(tmp_path: Path, pictures: list[Path]) -> None:
+def test_second_run_computes_nothing_and_loads_no_encoder(tmp_path: Path, pictures: list[Path]) -> None:
     samples = samples_of(pictures)
     first = cached(tiny_family(), samples, tmp_path / "cache")
     family = tiny_family()
@@ -53,7 +54,7 @@ def test_a_second_run_makes_nothing_and_loads_no_encoder(tmp_path: Path, picture
     assert all(torch.equal(first.read(sample), second.read(sample)) for sample in samples)
 
 
-def test_latents_of_pixels_that_were_read_by_another_rule_are_made_again(
+def test_latents_are_recomputed_after_a_change_of_the_pixel_rule(
     tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = samples_of(pictures)
@@ -63,7 +64,7 @@ def test_latents_of_pixels_that_were_read_by_another_rule_are_made_again(
     assert (cached(tiny_family(), samples, tmp_path / "cache").made, len(samples)) == (10, 10)
 
 
-def test_sizes_are_encoded_apart(tmp_path: Path) -> None:
+def test_images_of_different_sizes_are_encoded_separately(tmp_path: Path) -> None:
     wide = samples_of(generate_images(tmp_path / "wide", count=3, size=(128, 64)), target=(128, 64))
     square = samples_of(generate_images(tmp_path / "square", count=2))
     batches = batches_by_size([wide[0], square[0], wide[1], square[1], wide[2]], batch_size=2)
@@ -72,7 +73,7 @@ def test_sizes_are_encoded_apart(tmp_path: Path) -> None:
     assert cache.read(wide[0]).shape == (4, 8, 16)
 
 
-def test_broken_files_are_named_and_the_rest_goes_on(tmp_path: Path, pictures: list[Path]) -> None:
+def test_broken_files_are_named_and_the_others_are_cached(tmp_path: Path, pictures: list[Path]) -> None:
     samples = samples_of(pictures)
     pictures[2].write_bytes(pictures[2].read_bytes()[:200])
     pictures[5].write_bytes(b"no image at all")
@@ -89,7 +90,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(tmp_path: Path, pictures: l
         cache.read(samples[2])
 
 
-def test_interrupted_work_goes_on_where_it_was(tmp_path: Path, pictures: list[Path]) -> None:
+def test_interrupted_caching_continues_where_it_stopped(tmp_path: Path, pictures: list[Path]) -> None:
     samples, asked = samples_of(pictures), iter([False, False, True])
     stopped = cached(tiny_family(), samples, tmp_path / "cache", should_stop=lambda: next(asked))
     assert (stopped.made, stopped.stopped) == (6, True)
@@ -98,15 +99,15 @@ def test_interrupted_work_goes_on_where_it_was(tmp_path: Path, pictures: list[Pa
 
 
 def test_progress_counts_every_sample_once(tmp_path: Path, pictures: list[Path]) -> None:
-    heard: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     samples = samples_of(pictures)
     pictures[0].write_bytes(b"broken")
-    cached(tiny_family(), samples, tmp_path / "cache", on_progress=lambda done, total: heard.append((done, total)))
-    assert heard == [(0, 10), (3, 10), (6, 10), (9, 10), (10, 10)]
+    cached(tiny_family(), samples, tmp_path / "cache", on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(0, 10), (3, 10), (6, 10), (9, 10), (10, 10)]
 
 
 @pytest.mark.parametrize("change", ["bytes", "target", "seed", "model"])
-def test_latents_are_made_again_when_what_they_depend_on_changes(tmp_path: Path, pictures: list[Path], change: str) -> None:
+def test_latents_are_recomputed_after_a_change_of_their_inputs(tmp_path: Path, pictures: list[Path], change: str) -> None:
     how = {"crop_style": "random", "target": (64, 32)}
     cached(tiny_family(), samples_of(pictures, **how), tmp_path / "cache")
     family, seed = tiny_family(), 1
@@ -126,13 +127,13 @@ def test_latents_are_made_again_when_what_they_depend_on_changes(tmp_path: Path,
     assert again.made >= 8
 
 
-def test_a_copied_dataset_is_known_by_its_content(tmp_path: Path, pictures: list[Path]) -> None:
+def test_copied_dataset_reuses_latents_by_content(tmp_path: Path, pictures: list[Path]) -> None:
     cached(tiny_family(), samples_of(pictures), tmp_path / "cache")
     copies = [Path(shutil.copy(path, tmp_path / f"{path.stem}-copy{path.suffix}")) for path in pictures]
     assert cached(tiny_family(), samples_of(copies), tmp_path / "cache").reused == 10
 
 
-def test_a_damaged_entry_is_made_again_when_it_is_read(tmp_path: Path, pictures: list[Path]) -> None:
+def test_damaged_latents_are_recomputed_on_read(tmp_path: Path, pictures: list[Path]) -> None:
     family, samples = tiny_family(), samples_of(pictures[:2])
     wanted = cached(family, samples, tmp_path / "cache").read(samples[0])
     cache = cached(family, samples, tmp_path / "cache")
@@ -162,14 +163,14 @@ def with_little_memory(most: int) -> LittleMemory:
     return family
 
 
-def test_batches_are_halved_for_good_when_memory_runs_out(tmp_path: Path, pictures: list[Path]) -> None:
+def test_batches_are_halved_permanently_when_memory_runs_out(tmp_path: Path, pictures: list[Path]) -> None:
     family = with_little_memory(2)
     cache = cached(family, samples_of(pictures), tmp_path / "cache", batch_size=8)
     assert cache.made == 10
     assert family.batches == [8, 4, 2, 2, 2, 2, 2]
 
 
-def test_one_image_that_does_not_fit_ends_the_run_with_its_size(pictures: list[Path]) -> None:
+def test_image_that_does_not_fit_is_an_error_with_its_size(pictures: list[Path]) -> None:
     with pytest.raises(OutOfMemory, match="One image of 64x64 does not fit"):
         BatchEncoder(with_little_memory(0)).encode(torch.zeros(4, 3, 64, 64))
 
@@ -184,7 +185,7 @@ class Overflowing(PixArtSigma):
         return latents
 
 
-def test_latents_that_overflow_are_made_again_in_float32_or_left_out(tmp_path: Path) -> None:
+def test_overflowing_latents_are_recomputed_in_float32_or_left_out(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.png" for name in ("white", "grey", "black")]
     for path, value in zip(paths, (255, 100, 0), strict=True):
         Image.new("RGB", (64, 64), (value,) * 3).save(path)
@@ -204,11 +205,11 @@ def test_latents_that_overflow_are_made_again_in_float32_or_left_out(tmp_path: P
         (torch.randn(4, 8, 8) * 1e4, "standard deviation"),
     ],
 )
-def test_unusable_latents_are_told_by_their_numbers(latents: Tensor, trouble: str) -> None:
+def test_trouble_with_describes_unusable_latents(latents: Tensor, trouble: str) -> None:
     assert trouble in trouble_with(latents) if trouble else trouble_with(latents) == ""
 
 
-def test_residents_stay_within_their_limit() -> None:
+def test_in_memory_cache_stays_within_its_limit() -> None:
     residents = InMemoryCache(limit_bytes=100)
     entries = {name: {"latents": torch.zeros(10)} for name in "abc"}
     for name, entry in entries.items():
@@ -218,7 +219,7 @@ def test_residents_stay_within_their_limit() -> None:
     assert [residents.get(name) is entries[name] for name in "abc"] == [True, True, False]
 
 
-def test_reading_from_several_threads_gives_the_same(tmp_path: Path, pictures: list[Path]) -> None:
+def test_reading_from_several_threads_gives_the_same_latents(tmp_path: Path, pictures: list[Path]) -> None:
     samples = samples_of(pictures)
     cache = cached(tiny_family(), samples, tmp_path / "cache")
     wanted, failures = [cached(tiny_family(), samples, tmp_path / "cache").read(sample) for sample in samples], []

@@ -1,3 +1,5 @@
+"""Text embeddings are computed once and read from disk or memory."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +19,7 @@ def cached(family: Family, prompts: list[str], folder: Path, **how: object) -> P
     return cache_prompts(family, prompts, CacheStore(folder), **{**usual, **how})  # type: ignore[arg-type]
 
 
-def test_each_prompt_is_encoded_once_and_read_as_it_was(tmp_path: Path) -> None:
+def test_each_prompt_is_encoded_once_and_read_unchanged(tmp_path: Path) -> None:
     family = tiny_family()
     cache = cached(family, PROMPTS, tmp_path)
     assert (cache.made, cache.reused) == (4, 0)
@@ -25,7 +27,7 @@ def test_each_prompt_is_encoded_once_and_read_as_it_was(tmp_path: Path) -> None:
         assert torch.allclose(cache.read(prompt)["embeds"], family.encode_prompts([prompt])[0]["embeds"], atol=1e-6)
 
 
-def test_a_second_run_loads_no_encoder(tmp_path: Path) -> None:
+def test_second_run_loads_no_encoder(tmp_path: Path) -> None:
     cached(tiny_family(), PROMPTS, tmp_path)
     family = tiny_family()
     cache = cached(family, [*PROMPTS, "a new one"][:-1], tmp_path)
@@ -34,7 +36,7 @@ def test_a_second_run_loads_no_encoder(tmp_path: Path) -> None:
     assert family._text is None
 
 
-def test_only_what_is_new_is_encoded(tmp_path: Path) -> None:
+def test_only_new_prompts_are_encoded(tmp_path: Path) -> None:
     cached(tiny_family(), PROMPTS, tmp_path)
     assert cached(tiny_family(), [*PROMPTS, "a green owl"], tmp_path).made == 1
 
@@ -45,19 +47,19 @@ def test_only_real_tokens_are_stored(tmp_path: Path) -> None:
     assert len(cache.read("a red circle")["embeds"]) == 4
 
 
-def test_interrupted_work_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_interrupted_caching_continues_where_it_stopped(tmp_path: Path) -> None:
     asked = iter([False, True])
     assert cached(tiny_family(), PROMPTS, tmp_path, should_stop=lambda: next(asked)).stopped
     assert cached(tiny_family(), PROMPTS, tmp_path).reused == 2
 
 
-def test_progress_counts_different_prompts(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    cached(tiny_family(), PROMPTS, tmp_path, on_progress=lambda done, total: heard.append((done, total)))
-    assert heard == [(0, 4), (2, 4), (4, 4)]
+def test_progress_counts_distinct_prompts(tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    cached(tiny_family(), PROMPTS, tmp_path, on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(0, 4), (2, 4), (4, 4)]
 
 
-def test_a_damaged_embedding_is_made_again(tmp_path: Path) -> None:
+def test_damaged_embedding_is_recomputed(tmp_path: Path) -> None:
     wanted = cached(tiny_family(), PROMPTS, tmp_path).read("")["embeds"]
     family = tiny_family()
     cache = cached(family, PROMPTS, tmp_path)
@@ -66,7 +68,7 @@ def test_a_damaged_embedding_is_made_again(tmp_path: Path) -> None:
     assert family._text is None
 
 
-def test_the_type_that_the_encoder_computes_in_is_part_of_the_address(tmp_path: Path) -> None:
+def test_address_depends_on_the_type_of_the_encoder(tmp_path: Path) -> None:
     family = tiny_family()
     short = type(family)(family.options, type(family.devices)(**{**vars(family.devices), "text": torch.bfloat16}))
     assert PromptCache(family, CacheStore(tmp_path)).address("") != PromptCache(short, CacheStore(tmp_path)).address("")

@@ -1,3 +1,5 @@
+"""The cache store writes entries atomically and detects damage."""
+
 from __future__ import annotations
 
 import errno
@@ -32,26 +34,26 @@ def same(entry: dict[str, torch.Tensor] | None) -> bool:
     return entry is not None and entry.keys() == ENTRY.keys() and all(torch.equal(entry[name], tensor) for name, tensor in ENTRY.items())
 
 
-def test_what_was_put_is_got_in_its_type(store: CacheStore) -> None:
+def test_get_returns_stored_tensors_in_their_type(store: CacheStore) -> None:
     store.put(ADDRESS, ENTRY)
     assert store.holds(ADDRESS)
     assert same(store.get(ADDRESS))
     assert same(CacheStore(store.folder).get(ADDRESS))
 
 
-def test_what_was_never_put_is_missing(store: CacheStore) -> None:
+def test_get_returns_none_for_a_missing_entry(store: CacheStore) -> None:
     assert not store.holds(ADDRESS)
     assert store.get(ADDRESS) is None
 
 
-def test_an_address_depends_on_every_part_and_on_no_order() -> None:
+def test_address_depends_on_every_part_and_not_on_their_order() -> None:
     assert address_of("latents", a=1, b=[2, 3]) == address_of("latents", b=[2, 3], a=1)
     others = [address_of("prompt", a=1, b=[2, 3]), address_of("latents", a=1, b=[3, 2]), address_of("latents", a="1", b=[2, 3])]
     assert address_of("latents", a=1, b=[2, 3]) not in others
 
 
 @pytest.mark.parametrize("position", [-1, -40, 9, 0])
-def test_a_changed_byte_is_noticed_and_the_entry_set_aside(store: CacheStore, position: int) -> None:
+def test_changed_byte_is_detected_and_the_entry_quarantined(store: CacheStore, position: int) -> None:
     store.put(ADDRESS, ENTRY)
     path = store.path(ADDRESS)
     content = bytearray(path.read_bytes())
@@ -65,14 +67,14 @@ def test_a_changed_byte_is_noticed_and_the_entry_set_aside(store: CacheStore, po
 
 
 @pytest.mark.parametrize("length", [0, 5, 60, 200])
-def test_an_entry_that_was_cut_short_is_not_held(store: CacheStore, length: int) -> None:
+def test_truncated_entry_is_not_held(store: CacheStore, length: int) -> None:
     store.put(ADDRESS, ENTRY)
     os.truncate(store.path(ADDRESS), length)
     assert not store.holds(ADDRESS)
     assert store.get(ADDRESS) is None
 
 
-def test_a_foreign_safetensors_file_is_not_trusted(store: CacheStore) -> None:
+def test_foreign_safetensors_file_is_not_trusted(store: CacheStore) -> None:
     store.put(ADDRESS, ENTRY)
     save_file(ENTRY, store.path(ADDRESS))
     assert store.get(ADDRESS) is None
@@ -97,7 +99,7 @@ while True:
 """
 
 
-def test_a_process_killed_while_writing_leaves_whole_entries_only(tmp_path: Path) -> None:
+def test_process_killed_while_writing_leaves_only_complete_entries(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     store, number = CacheStore(tmp_path), 0
@@ -113,7 +115,7 @@ def test_a_process_killed_while_writing_leaves_whole_entries_only(tmp_path: Path
     assert not (tmp_path / "set_aside").exists()
 
 
-def test_a_write_that_fails_leaves_nothing(store: CacheStore) -> None:
+def test_failed_write_leaves_no_file(store: CacheStore) -> None:
     folder = store.path(ADDRESS).parent
     folder.mkdir(parents=True)
     limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -128,7 +130,7 @@ def test_a_write_that_fails_leaves_nothing(store: CacheStore) -> None:
     assert not store.holds(ADDRESS)
 
 
-def test_a_full_disk_ends_the_run_with_the_folder_named(store: CacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_error_that_names_the_folder(store: CacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -25,8 +25,8 @@ from tests.helpers.pictures import generate_images
 from tests.helpers.scoring import score_by_hand, tiny_clip
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.evaluation.clip_scores import ClipScorer
-from trainer_engine.tiny_models.clip import make_tiny_clip
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
+from trainer_engine.tiny_models.text import make_tiny_clip
 
 CPU = torch.device("cpu")
 LONG = "a very long prompt about a dog " * 20

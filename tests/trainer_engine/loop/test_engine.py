@@ -129,7 +129,7 @@ def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay:
 def test_what_fails_of_a_stop_that_a_library_swallowed_is_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, error: Exception
 ) -> None:
-    def break_in(*_: object) -> None:
+    def break_in(**_: object) -> None:
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)

@@ -1,4 +1,4 @@
-"""Names that mean other machines by the time they are connected to."""
+"""The connections of transfer processes are checked when they are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints fetched from stores: whole, or refused with what was wrong, and nothing half left where a run would look."""
+"""Checkpoints are fetched completely, or refused with a reason and without a partial checkpoint."""
 
 from __future__ import annotations
 

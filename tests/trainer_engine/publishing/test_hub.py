@@ -1,4 +1,4 @@
-"""Uploads to a stand-in of the hub, by the hub's own library in processes that find it through HF_ENDPOINT."""
+"""Uploads to a stand-in of the hub, by the hub's own library through HF_ENDPOINT."""
 
 from __future__ import annotations
 

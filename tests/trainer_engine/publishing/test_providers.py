@@ -1,4 +1,4 @@
-"""What is special about each store, by its own library: S3's fields, Azure's and Dropbox's REST calls to small stand-ins."""
+"""Properties of each provider, tested with its own library against small stand-ins."""
 
 from __future__ import annotations
 

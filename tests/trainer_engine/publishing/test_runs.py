@@ -1,4 +1,4 @@
-"""Tiny runs that upload: whatever a store does, training goes on and ends well."""
+"""Tiny runs that upload. Whatever a provider does, training continues and completes."""
 
 from __future__ import annotations
 

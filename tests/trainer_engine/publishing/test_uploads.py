@@ -1,4 +1,4 @@
-"""Uploads beside training: the ledger, the tries, and what a killed run leaves. Each upload is a real process to a real S3 server."""
+"""Uploads during training: the ledger, retries, and what a killed run leaves. Each upload is a process and uses an S3 server."""
 
 from __future__ import annotations
 

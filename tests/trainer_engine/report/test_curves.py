@@ -1,3 +1,5 @@
+"""The curves of a run."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +24,7 @@ def images(run: ToldRun, heading: str = "boats") -> bytes:
     return draw_curves(read_contents(run.folder.journal), heading)
 
 
-def test_the_figure_names_what_it_shows(tmp_path: Path) -> None:
+def test_figure_names_what_it_shows(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step in range(1, 41):
         run.step(step, 1 / step if step != 20 else None)
@@ -30,9 +32,9 @@ def test_the_figure_names_what_it_shows(tmp_path: Path) -> None:
             run.evaluation(step, {"eval_loss/held-out": 0.5})
     run.checkpoint(40)
     run.image(10, "red")
-    told = texts(images(run))
+    found = texts(images(run))
     for words in ("steps 1 to 40 of 100", "mean of the last 5 steps", "eval_loss/held-out", "checkpoint", "validation", "loss not finite"):
-        assert words in told, told
+        assert words in found, found
 
 
 @pytest.mark.parametrize(("sets", "more"), [(1, 0), (6, 0), (30, 18)])
@@ -42,15 +44,15 @@ def test_evaluations_with_long_names_leave_room_for_the_curves(tmp_path: Path, s
     run.checkpoint(1)
     run.evaluation(1, {f"eval_loss/{'photos of a garden ' * 5}{number:02}": 0.5 for number in range(sets)})
     root = ElementTree.fromstring(images(run))
-    told, [patch] = texts(images(run)), root.findall(f".//{SVG}g[@id='patch_2']/{SVG}path")
+    found, [patch] = texts(images(run)), root.findall(f".//{SVG}g[@id='patch_2']/{SVG}path")
     corners = [float(number) for number in patch.attrib["d"].replace("M", "").replace("L", "").replace("z", "").split()]
     width, height = max(corners[::2]) - min(corners[::2]), max(corners[1::2]) - min(corners[1::2])
     assert width > 0.85 * 720 and height > 150
-    assert told.count("eval_loss/photos") == sets - more and f"garden {sets - more - 1:02}" in told
-    assert ("18 more evaluation losses" in told) == bool(more)
+    assert found.count("eval_loss/photos") == sets - more and f"garden {sets - more - 1:02}" in found
+    assert ("18 more evaluation losses" in found) == bool(more)
 
 
-def test_it_can_be_heard(tmp_path: Path) -> None:
+def test_figure_has_a_description_for_screen_readers(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step, loss in enumerate((0.5, 0.25, None, 0.375), start=1):
         run.step(step, loss)
@@ -61,7 +63,7 @@ def test_it_can_be_heard(tmp_path: Path) -> None:
     assert description is not None and "least was 0.25 at step 2" in description and "1 losses were not finite" in description
 
 
-def test_it_holds_nothing_that_runs_or_reaches_out(tmp_path: Path) -> None:
+def test_figure_has_no_script_and_no_external_reference(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
     content = images(run).decode()
@@ -70,19 +72,19 @@ def test_it_holds_nothing_that_runs_or_reaches_out(tmp_path: Path) -> None:
     assert all(link.startswith("#") for link in links)
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
     run.step(2)
     assert images(run) == images(run)
 
 
-def test_losses_of_many_sizes_stand_on_a_logarithmic_scale_with_plain_numbers(tmp_path: Path) -> None:
+def test_losses_of_many_magnitudes_have_a_logarithmic_scale_with_plain_numbers(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     for step, loss in enumerate((2.0, 0.2, 0.02), start=1):
         run.step(step, loss)
-    told = texts(images(run))
-    assert all(f"| {number} |" in told for number in ("0.05", "0.1", "0.5", "1")) and "$" not in told
+    found = texts(images(run))
+    assert all(f"| {number} |" in found for number in ("0.05", "0.1", "0.5", "1")) and "$" not in found
 
 
 @pytest.mark.parametrize("losses", [[None, None], [0.0, 0.0], [1e-9, 1e6], [-1.0, 1.0]])
@@ -93,7 +95,7 @@ def test_strange_losses_are_drawn(tmp_path: Path, losses: list[float | None]) ->
     assert images(run).startswith(b"<?xml")
 
 
-def test_a_hundred_thousand_steps_stay_a_small_file(tmp_path: Path) -> None:
+def test_hundred_thousand_steps_make_a_small_file(tmp_path: Path) -> None:
     contents = JournalContents()
     for step in range(1, 100_001):
         contents.steps.append(step)
@@ -102,7 +104,7 @@ def test_a_hundred_thousand_steps_stay_a_small_file(tmp_path: Path) -> None:
     assert len(draw_curves(contents, "long")) < 200_000
 
 
-def test_no_steps_are_an_error() -> None:
+def test_curves_without_steps_are_an_error() -> None:
     with pytest.raises(ValueError, match="need a step"):
         draw_curves(JournalContents(), "none")
 
@@ -118,17 +120,17 @@ def test_thinning_keeps_extremes_and_both_ends() -> None:
     assert (np.diff(shown_steps) > 0).all()
 
 
-def test_short_curves_are_left_as_they_are() -> None:
+def test_thinning_keeps_short_curves_unchanged() -> None:
     steps, values = thinned(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     assert steps.tolist() == [1, 2] and values.tolist() == [3, 4]
 
 
-def test_the_smoothed_curve_is_a_trailing_mean_without_what_is_not_finite() -> None:
+def test_smoothed_curve_is_a_trailing_mean_of_finite_values() -> None:
     values = np.array([1.0, 3.0, np.nan, 5.0, 7.0])
     assert smoothed(values, 2).tolist() == [1.0, 2.0, 3.0, 5.0, 6.0]
     assert np.isnan(smoothed(np.array([np.nan]), 2)).all()
 
 
-def test_of_steps_that_were_told_twice_the_later_word_counts() -> None:
+def test_in_order_keeps_the_last_value_of_a_repeated_step() -> None:
     steps, losses = in_order(np.array([1.0, 2.0, 3.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 20.0, 30.0]))
     assert steps.tolist() == [1, 2, 3] and losses.tolist() == [1, 20, 30]

@@ -1,3 +1,5 @@
+"""The grid of validation images."""
+
 from __future__ import annotations
 
 import io
@@ -8,7 +10,7 @@ from PIL import Image, ImageFont
 
 from tests.helpers.told_runs import ToldRun
 from trainer_engine.report.grid import (
-    LARGEST_SHEET_PX,
+    LARGEST_GRID_PX,
     NARROWEST_CAPTION_PX,
     WIDEST_PX,
     Fonts,
@@ -37,9 +39,15 @@ def test_rows_are_steps_with_the_base_model_first_and_columns_are_prompts() -> N
     assert [column.prompt for column in table.columns] == ["b", "p"]
 
 
-def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt() -> None:
-    told = [images(1, file="a0"), images(1, file="a1"), images(1, prompt="other"), images(1, name="validation_ema"), images(2, file="b0")]
-    table = tabulate(told)
+def test_sizes_labels_and_numbers_have_columns_next_to_their_prompt() -> None:
+    several = [
+        images(1, file="a0"),
+        images(1, file="a1"),
+        images(1, prompt="other"),
+        images(1, name="validation_ema"),
+        images(2, file="b0"),
+    ]
+    table = tabulate(several)
     assert [(column.prompt, column.name, column.number) for column in table.columns] == [
         ("p", "validation", 0),
         ("p", "validation", 1),
@@ -48,12 +56,12 @@ def test_sizes_labels_and_numbers_have_columns_of_their_own_beside_their_prompt(
     ]
 
 
-def test_an_image_stands_in_the_column_of_its_number_also_where_an_earlier_one_is_missing() -> None:
+def test_image_has_the_column_of_its_number_if_an_earlier_one_is_missing() -> None:
     table = tabulate([images(1, file="a_0_8x8.png"), images(1, file="a_1_8x8.png"), images(2, file="b_1_8x8.webp")])
     assert [(row.step, column.number) for row, column in table.files] == [(1, 0), (1, 1), (2, 1)]
 
 
-def test_an_image_that_was_drawn_again_at_its_step_is_shown_once() -> None:
+def test_image_generated_twice_at_a_step_is_shown_once() -> None:
     table = tabulate([images(1, file="same.png"), images(1, file="same.png")])
     assert len(table.columns) == 1 and len(table.files) == 1
 
@@ -66,19 +74,19 @@ def test_long_runs_are_thinned_and_keep_their_first_and_last_row() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (MOST_ROWS, 4), (MOST_ROWS, MOST_COLUMNS)])
-def test_tiles_shrink_so_that_a_sheet_stays_small(rows: int, columns: int) -> None:
+def test_tiles_shrink_so_that_a_grid_stays_small(rows: int, columns: int) -> None:
     edge = tile_edge(rows, columns)
-    assert rows * columns * edge * edge <= LARGEST_SHEET_PX
+    assert rows * columns * edge * edge <= LARGEST_GRID_PX
     assert columns * edge <= WIDEST_PX
 
 
-def test_the_largest_sheet_is_bounded_also_where_no_file_is_left() -> None:
+def test_largest_grid_is_bounded_without_any_file() -> None:
     table = tabulate([images(step, prompt=f"{prompt} " * 500) for step in range(MOST_ROWS) for prompt in range(MOST_COLUMNS)])
     with Image.open(io.BytesIO(draw_grid(table, title="t" * 5_000))) as grid_image:
         assert grid_image.width <= MOST_COLUMNS * (NARROWEST_CAPTION_PX + 20) + 400 and grid_image.height < 3_000
 
 
-def test_every_image_is_on_the_sheet_and_a_missing_one_is_an_empty_tile(tmp_path: Path) -> None:
+def test_grid_shows_every_image_and_an_empty_tile_for_a_missing_one(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.image(0, "#c80000", kind="base_model")
     run.image(9, "#00c800").unlink()
@@ -90,7 +98,7 @@ def test_every_image_is_on_the_sheet_and_a_missing_one_is_an_empty_tile(tmp_path
     assert (0, 200, 0) not in seen
 
 
-def test_a_video_shows_its_first_frame(tmp_path: Path) -> None:
+def test_video_shows_its_first_frame(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("#c80000", "#0000c8")]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100)
@@ -99,7 +107,7 @@ def test_a_video_shows_its_first_frame(tmp_path: Path) -> None:
     assert (200, 0, 0) in seen and (0, 0, 200) not in seen
 
 
-def test_a_large_image_is_scaled_down_and_a_small_one_is_not_scaled_up(tmp_path: Path) -> None:
+def test_large_images_are_scaled_down_and_small_ones_are_not_scaled_up(tmp_path: Path) -> None:
     Image.new("RGB", (1024, 512)).save(tmp_path / "large.png")
     Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
     large, small = read_tile(tmp_path / "large.png", (256, 256)), read_tile(tmp_path / "small.png", (256, 256))
@@ -117,7 +125,7 @@ def test_long_prompts_are_wrapped_and_end_in_an_ellipsis() -> None:
     assert wrapped("", font, 200) == ["(no prompt)"]
 
 
-def test_what_tells_columns_of_one_prompt_apart_is_not_cut_off() -> None:
+def test_caption_keeps_what_distinguishes_columns_of_one_prompt() -> None:
     every = [Column("a bench in a park", "p", (1024, edge), number) for edge in (1024, 1536) for number in (0, 1)]
     every.append(Column("a bench in a park_ema", "p", (1024, 1024), 0))
     captions = [_caption(column, every, Fonts.for_texts([]), NARROWEST_CAPTION_PX) for column in every]
@@ -125,12 +133,12 @@ def test_what_tells_columns_of_one_prompt_apart_is_not_cut_off() -> None:
     assert len({str(caption[1:]) for caption in captions}) == len(every)
 
 
-def test_prompts_in_other_letters_are_written_with_a_font_that_has_them() -> None:
+def test_prompts_in_other_scripts_have_a_font_with_their_letters() -> None:
     latin, greek, cyrillic = (Fonts.for_texts([text]).text for text in ("Zürich, œuvre", "καράβι", "лодка"))
     assert latin.getname()[0] != "DejaVu Sans"  # type: ignore[union-attr]
     assert greek.getname()[0] == cyrillic.getname()[0] == "DejaVu Sans"  # type: ignore[union-attr]
 
 
-def test_no_images_are_an_error() -> None:
+def test_grid_without_images_is_an_error() -> None:
     with pytest.raises(ValueError, match="needs an image"):
         draw_grid(ImageTable([], [], {}))

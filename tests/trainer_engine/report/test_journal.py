@@ -1,3 +1,5 @@
+"""The report reads journals, including damaged ones."""
+
 from __future__ import annotations
 
 import json
@@ -11,7 +13,7 @@ from trainer_engine.contract.events import Notification
 from trainer_engine.report.journal import read_contents
 
 
-def test_steps_losses_rates_and_checkpoints_are_read_in_their_order(tmp_path: Path) -> None:
+def test_read_contents_keeps_the_order_of_steps_and_checkpoints(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1, 0.5, rate=1e-5)
     run.step(2, None, rate=2e-5)
@@ -24,7 +26,7 @@ def test_steps_losses_rates_and_checkpoints_are_read_in_their_order(tmp_path: Pa
     assert contents.checkpoints == [3]
 
 
-def test_a_line_of_another_shape_is_read_all_the_same(tmp_path: Path) -> None:
+def test_line_with_other_fields_is_read(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
     line = json.loads(run.folder.journal.read_text())
@@ -35,7 +37,7 @@ def test_a_line_of_another_shape_is_read_all_the_same(tmp_path: Path) -> None:
     assert contents.steps.tolist() == [1, 2] and contents.losses[1] == 0.25 and math.isnan(contents.learning_rates[1])
 
 
-def test_evaluation_losses_stand_at_the_steps_that_were_measured(tmp_path: Path) -> None:
+def test_evaluation_losses_have_the_steps_of_their_evaluation(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.evaluation(0, {"eval_loss/held-out": 0.75, "eval_loss/held-out/q1": 0.5, "eval_loss_ema/held-out": 0.8})
     for step in (1, 2):
@@ -48,7 +50,7 @@ def test_evaluation_losses_stand_at_the_steps_that_were_measured(tmp_path: Path)
     assert (first, step) == ((0, 0.75), 2) and math.isnan(lost)
 
 
-def test_previews_are_passed_over_and_prompts_come_from_the_event(tmp_path: Path) -> None:
+def test_previews_are_skipped_and_prompts_come_from_the_event(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.image(0, "red", kind="base_model")
     run.image(4, "red", kind="intermediary")
@@ -80,7 +82,7 @@ def test_previews_are_passed_over_and_prompts_come_from_the_event(tmp_path: Path
         b'{"seq":9,"type":"notification","data":{"code":"evaluation","details":[]}}\n',
     ],
 )
-def test_damaged_lines_and_half_a_line_are_passed_over(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_and_partial_lines_are_skipped(tmp_path: Path, damage: bytes) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
     with run.folder.journal.open("ab") as journal:

@@ -1,4 +1,4 @@
-"""The process that draws, called as people and engines call it."""
+"""The renderer process, started by the command and by an engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.told_runs import ToldRun, coloured_places
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.report import background
-from trainer_engine.report.background import BackgroundRenderer, painted
+from trainer_engine.report.background import BackgroundRenderer, render_in_background
 
 
 def call(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -23,7 +23,7 @@ def call(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_both_pictures_of_a_run_are_written_and_named(tmp_path: Path) -> None:
+def test_command_writes_grid_and_curves_and_prints_their_paths(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.image(0, "#c80000", kind="base_model")
     run.step(1)
@@ -37,7 +37,7 @@ def test_both_pictures_of_a_run_are_written_and_named(tmp_path: Path) -> None:
     assert "boats" in curves and "pixart_sigma · full · step 1 of 100" in curves
 
 
-def test_a_run_that_has_not_begun_leaves_no_pictures(tmp_path: Path) -> None:
+def test_run_without_steps_has_no_report(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.checkpoint(1)
     done = call(run.folder.path)
@@ -45,7 +45,7 @@ def test_a_run_that_has_not_begun_leaves_no_pictures(tmp_path: Path) -> None:
     assert not run.folder.grid.exists() and not run.folder.curves.exists()
 
 
-def test_a_folder_without_a_run_is_told_in_one_line(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_an_error_of_one_line(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         done = call(folder)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
@@ -64,7 +64,7 @@ def test_drawing_loads_no_torch_and_matplotlib_only_for_curves() -> None:
     assert loaded_by("trainer_engine.report.curves") == {"numpy", "matplotlib"}
 
 
-def test_an_engine_draws_its_run_and_tells_nothing_of_it(tmp_path: Path) -> None:
+def test_engine_draws_its_report_without_an_event(tmp_path: Path) -> None:
     options = {
         "validation_disable": False,
         "validation_prompt": "a boat",
@@ -79,71 +79,71 @@ def test_an_engine_draws_its_run_and_tells_nothing_of_it(tmp_path: Path) -> None
     assert [entry.data["code"] for entry in run.of_type("error")] == []
 
 
-def test_a_run_that_fails_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
+def test_failed_run_is_drawn_up_to_its_last_step(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
     try:
-        with painted(run.folder, Listener(), is_first=True) as who:
-            assert who is not None
-            who.begin()
+        with render_in_background(run.folder, Listener(), is_first=True) as renderer:
+            assert renderer is not None
+            renderer.begin()
             raise RuntimeError("the run fails")
     except RuntimeError:
         pass
     assert run.folder.curves.exists()
 
 
-def test_nobody_draws_where_no_journal_is_kept_or_another_process_keeps_it(tmp_path: Path) -> None:
+def test_process_without_a_journal_has_no_renderer(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
-    with painted(run.folder, Listener(), is_first=False) as who:
-        assert who is None
-    with painted(RunFolder(tmp_path / "none"), Listener(), is_first=True) as who:
-        assert who is None
+    with render_in_background(run.folder, Listener(), is_first=False) as renderer:
+        assert renderer is None
+    with render_in_background(RunFolder(tmp_path / "none"), Listener(), is_first=True) as renderer:
+        assert renderer is None
 
 
-def test_a_failure_is_one_warning_and_the_end_of_drawing(tmp_path: Path) -> None:
-    heard = Listener()
-    who = BackgroundRenderer(RunFolder(tmp_path), heard)  # no journal there: the process fails
-    who.begin()
-    who.note_news()
+def test_failure_is_one_warning_and_ends_the_drawing(tmp_path: Path) -> None:
+    events = Listener()
+    renderer = BackgroundRenderer(RunFolder(tmp_path), events)  # no journal there: the process fails
+    renderer.begin()
+    renderer.note_news()
     deadline = time.monotonic() + 30
-    while not heard.events and time.monotonic() < deadline:
-        who.look()
+    while not events.events and time.monotonic() < deadline:
+        renderer.look()
         time.sleep(0.01)
-    who.note_news()
-    who.look()
-    who.finish()
-    (warning,) = heard.of(ErrorEvent)
+    renderer.note_news()
+    renderer.look()
+    renderer.finish()
+    (warning,) = events.of(ErrorEvent)
     assert warning.severity is Severity.WARNING and warning.code == "picture_failed"
     assert f"{background.MODULE} {tmp_path}" in warning.hint
 
 
-def test_pictures_are_drawn_seldom_however_much_news_there_is(tmp_path: Path) -> None:
+def test_report_is_drawn_seldom_whatever_happens(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     run.step(1)
-    who = BackgroundRenderer(run.folder, Listener())
-    who.begin()
+    renderer = BackgroundRenderer(run.folder, Listener())
+    renderer.begin()
     deadline = time.monotonic() + 30
     while not run.folder.curves.exists() and time.monotonic() < deadline:
-        who.note_news()
-        who.look()
+        renderer.note_news()
+        renderer.look()
         time.sleep(0.01)
-    who.finish()
+    renderer.finish()
     drawn_at = run.folder.curves.stat().st_mtime_ns
     for _ in range(1000):
-        who.note_news()
-        who.look()
+        renderer.note_news()
+        renderer.look()
     assert run.folder.curves.stat().st_mtime_ns == drawn_at
 
 
-def test_a_drawer_that_was_killed_with_its_group_is_no_fault(tmp_path: Path) -> None:
-    heard = Listener()
+def test_renderer_killed_with_its_process_group_is_no_failure(tmp_path: Path) -> None:
+    events = Listener()
     run = ToldRun(tmp_path / "run")
     run.step(1)
-    who = BackgroundRenderer(run.folder, heard)
-    who.begin()
-    who.note_news()
-    who.look()
-    assert who._process is not None
-    who._process.terminate()
-    who.finish()
-    assert heard.events == [] and run.folder.curves.exists()
+    renderer = BackgroundRenderer(run.folder, events)
+    renderer.begin()
+    renderer.note_news()
+    renderer.look()
+    assert renderer._process is not None
+    renderer._process.terminate()
+    renderer.finish()
+    assert events.events == [] and run.folder.curves.exists()

@@ -1,3 +1,5 @@
+"""Devices and number types follow the options."""
+
 from __future__ import annotations
 
 import pytest

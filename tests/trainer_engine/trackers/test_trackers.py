@@ -1,4 +1,4 @@
-"""Trackers get the metrics and images of a run; what goes wrong with one is a warning, and nothing waits for it."""
+"""Trackers get the metrics and images of a run. A failure is a warning, and the run does not wait for a tracker."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.trackers import sink
-from trainer_engine.trackers.base import RunFacts, Tracker
-from trainer_engine.trackers.reporter import MOST_WAITING, Reporter
+from trainer_engine.trackers.base import MOST_WAITING, Reporter, RunFacts, Tracker
 
 GIVEN = {"model_family": "pixart_sigma", "model_type": "full", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
 FACTS = RunFacts("project", "name", Path(), {}, False)
 
 
-def drawing_run(place: Path, **options: Any) -> HereRun:
+def run_with_images(place: Path, **options: Any) -> HereRun:
     small = {"validation_prompt": "a cat", "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     return train_here(place, validation_disable=False, disable_benchmark=True, max_train_steps=3, **small, **options)
 
@@ -33,8 +32,8 @@ def warnings(run: HereRun) -> list[str]:
     return [event.message for event in run.heard.of(Notification) if event.severity is Severity.WARNING]
 
 
-def test_tensorboard_files_hold_every_step_and_the_images(tmp_path: Path) -> None:
-    run = drawing_run(tmp_path, report_to="tensorboard", tracker_run_name="../my cats")
+def test_tensorboard_files_contain_every_step_and_the_images(tmp_path: Path) -> None:
+    run = run_with_images(tmp_path, report_to="tensorboard", tracker_run_name="../my cats")
     found = EventAccumulator(str(run.output_dir / "logs/_my_cats"), size_guidance={"images": 0}).Reload()
     assert [event.step for event in found.Scalars("loss")] == [1, 2, 3]
     assert {"learning_rate", "grad_norm", "epoch", "samples_per_second"} <= set(found.Tags()["scalars"])
@@ -42,7 +41,7 @@ def test_tensorboard_files_hold_every_step_and_the_images(tmp_path: Path) -> Non
     assert warnings(run) == []
 
 
-def test_evaluations_are_told_at_their_steps(tmp_path: Path) -> None:
+def test_evaluations_are_logged_at_their_steps(tmp_path: Path) -> None:
     options = {"eval_steps_interval": 2, "eval_timesteps": 2, "num_eval_images": 1, "max_train_steps": 3}
     run = train_here(tmp_path, datasets=with_held_out(tmp_path), report_to="tensorboard", tracker_run_name="one", **options)
     found = EventAccumulator(str(run.output_dir / "logs/one")).Reload()
@@ -52,7 +51,7 @@ def test_evaluations_are_told_at_their_steps(tmp_path: Path) -> None:
 
 def test_wandb_without_a_login_writes_a_run_that_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run = drawing_run(tmp_path, report_to="wandb", tracker_project_name="cats", tracker_run_name="one")
+    run = run_with_images(tmp_path, report_to="wandb", tracker_project_name="cats", tracker_run_name="one")
     (file,) = (run.output_dir / "logs").rglob("run-*.wandb")
     words = (b"grad_norm", b"cats", b"max_train_steps")
     # Written by a process of wandb's own, which may be slower than the run.
@@ -70,21 +69,21 @@ class Broken(Tracker):
         raise ConnectionError("the tracker's server is on fire")
 
     def image(self, step: int, title: str, path: Path, caption: str) -> None:
-        raise AssertionError("nothing is told to a tracker that failed")
+        raise AssertionError("a failed tracker is not called again")
 
     def close(self) -> None:
-        raise AssertionError("nothing is told to a tracker that failed")
+        raise AssertionError("a failed tracker is not called again")
 
 
-def test_a_tracker_that_fails_is_a_warning_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_tracker_is_a_warning_and_the_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink, "MAKERS", {"tensorboard": Broken})
-    run = drawing_run(tmp_path, report_to="tensorboard")
+    run = run_with_images(tmp_path, report_to="tensorboard")
     assert (run.code, run.step) == (ExitCode.COMPLETED, 3)
     (warning,) = warnings(run)
     assert "on fire" in warning
 
 
-def test_one_that_cannot_even_begin_is_a_warning_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracker_that_cannot_start_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(facts: RunFacts) -> Tracker:
         raise ImportError("no such library")
 
@@ -94,7 +93,7 @@ def test_one_that_cannot_even_begin_is_a_warning_too(tmp_path: Path, monkeypatch
     assert ["no such library" in warning for warning in warnings(run)] == [True]
 
 
-def test_whoever_tells_a_slow_tracker_something_does_not_wait() -> None:
+def test_emit_does_not_wait_for_a_slow_tracker() -> None:
     let_go = threading.Event()
 
     class Slow(Broken):
@@ -126,19 +125,19 @@ def test_whoever_tells_a_slow_tracker_something_does_not_wait() -> None:
         ("none,wandb", ("wandb",)),
     ],
 )
-def test_lists_of_trackers_are_read(text: str, wanted: tuple[str, ...]) -> None:
+def test_parse_trackers_reads_lists(text: str, wanted: tuple[str, ...]) -> None:
     assert parse_trackers(text) == wanted
 
 
-@pytest.mark.parametrize(("text", "word"), [("wandb,comet_ml", "comet_ml is known"), ("wandb,tensorbord", "'tensorbord'")])
-def test_unknown_trackers_are_told(text: str, word: str) -> None:
+@pytest.mark.parametrize(("text", "word"), [("wandb,comet_ml", "comet_ml is not available"), ("wandb,tensorbord", "'tensorbord'")])
+def test_unknown_tracker_is_a_problem(text: str, word: str) -> None:
     _, problems = check_options({**GIVEN, "report_to": text})
     (problem,) = [problem for problem in problems if problem.option == "report_to"]
     assert problem.code == "unknown_tracker"
     assert word in problem.message
 
 
-def test_a_login_is_a_key_or_a_line_of_netrc(tmp_path: Path) -> None:
+def test_wandb_login_is_a_key_or_a_line_of_netrc(tmp_path: Path) -> None:
     assert has_wandb_login({"WANDB_API_KEY": "x" * 40})
     assert not has_wandb_login({"HOME": str(tmp_path)})
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")

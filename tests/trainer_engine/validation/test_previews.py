@@ -16,8 +16,8 @@ from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Severity
 from trainer_engine.media import attachments, encode_gif, write_picture
+from trainer_engine.tiny_models.autoencoders import build_preview_decoder
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
-from trainer_engine.tiny_models.preview_decoder import build_preview_decoder
 from trainer_engine.validation.previews import PreviewDecoder, is_shown
 
 DRAWING: dict[str, Any] = {

@@ -1,3 +1,5 @@
+"""Components of a base model are found in folders, in the cache and on a hub."""
+
 from __future__ import annotations
 
 import os
@@ -71,23 +73,23 @@ def look(repo: str, revision: str = "", code: str = LOOK, **environment: str) ->
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
 
 
-def test_a_cached_repository_loads_offline(tmp_path: Path) -> None:
+def test_cached_repository_loads_offline(tmp_path: Path) -> None:
     snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
     assert look("some-org/some-model", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == f"FOUND {snapshot / 'transformer'}"
 
 
-def test_a_cached_repository_loads_when_the_hub_is_unreachable(tmp_path: Path) -> None:
+def test_cached_repository_loads_if_the_hub_is_unreachable(tmp_path: Path) -> None:
     snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
     assert look("some-org/some-model", HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9") == f"FOUND {snapshot / 'transformer'}"
 
 
-def test_a_repository_that_is_not_cached_names_itself_offline(tmp_path: Path) -> None:
+def test_offline_error_names_the_uncached_repository(tmp_path: Path) -> None:
     answer = look("some-org/some-model", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert answer.startswith("REFUSED The repository some-org/some-model is not in the Hugging Face cache")
     assert "HF_HUB_OFFLINE" in answer
 
 
-def test_an_unreachable_hub_is_named_as_the_reason(tmp_path: Path) -> None:
+def test_error_names_the_unreachable_hub(tmp_path: Path) -> None:
     answer = look("some-org/some-model", HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
     assert answer.startswith(
         "REFUSED The repository some-org/some-model is not in the Hugging Face cache, and the hub could not be reached"
@@ -95,38 +97,38 @@ def test_an_unreachable_hub_is_named_as_the_reason(tmp_path: Path) -> None:
     assert "HF_ENDPOINT" in answer
 
 
-def test_a_gated_repository_says_how_to_be_let_in(tmp_path: Path, hub: str) -> None:
+def test_gated_repository_has_a_hint(tmp_path: Path, hub: str) -> None:
     answer = look("some-org/gated-model", HF_HOME=str(tmp_path), HF_ENDPOINT=hub)
     assert answer.startswith("REFUSED The repository some-org/gated-model is gated.")
     assert "hf auth login" in answer
 
 
-def test_a_missing_repository_is_named(tmp_path: Path, hub: str) -> None:
+def test_error_names_the_missing_repository(tmp_path: Path, hub: str) -> None:
     answer = look("some-org/gone", HF_HOME=str(tmp_path), HF_ENDPOINT=hub)
     assert answer.startswith("REFUSED The repository some-org/gone does not exist, or is private.")
 
 
-def test_a_missing_revision_is_named(tmp_path: Path, hub: str) -> None:
+def test_error_names_the_missing_revision(tmp_path: Path, hub: str) -> None:
     answer = look("some-org/present", "v9", HF_HOME=str(tmp_path), HF_ENDPOINT=hub)
     assert answer.startswith("REFUSED The repository some-org/present has no revision v9.")
 
 
-def test_what_is_neither_repository_nor_folder_is_refused() -> None:
+def test_invalid_repository_id_is_refused() -> None:
     with pytest.raises(ModelUnavailable, match="neither a repository id nor a folder") as caught:
         find_part(Source("a//b c"), "vae")
     assert "organisation/name" in caught.value.hint
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_error_names_the_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="There is no folder .*gone"):
         find_part(Source(str(tmp_path / "gone")), "vae")
 
 
-def test_a_part_that_a_folder_lacks_is_none(tmp_path: Path) -> None:
+def test_find_part_returns_none_for_a_missing_component(tmp_path: Path) -> None:
     assert find_part(Source(str(tmp_path)), "vae") is None
 
 
-def test_a_variant_is_used_where_the_part_has_it(tmp_path: Path) -> None:
+def test_variant_is_used_if_the_component_has_it(tmp_path: Path) -> None:
     for part, names in {"vae": ["model.safetensors", "model.fp16.safetensors"], "transformer": ["model.safetensors"]}.items():
         (tmp_path / part).mkdir()
         for name in names:
@@ -138,7 +140,7 @@ def test_a_variant_is_used_where_the_part_has_it(tmp_path: Path) -> None:
     assert [path.name for path in transformer.weights()] == ["model.safetensors"]
 
 
-def test_one_file_of_a_repository_is_found_in_the_cache_or_refused_by_name(tmp_path: Path, hub: str) -> None:
+def test_find_file_returns_a_cached_file_or_names_the_missing_one(tmp_path: Path, hub: str) -> None:
     snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
     here = {"HF_HOME": str(tmp_path), "code": LOOK_FOR_A_FILE}
     found = look("some-org/some-model", "transformer/config.json", HF_HUB_OFFLINE="1", **here)

@@ -1,4 +1,4 @@
-"""Layers that a quantised kernel does not take stay as they were, and the run says which."""
+"""Layers that a quantised kernel computes wrongly are not quantised, and the run reports them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_quantised(layer: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("in_features", [4, 8, 12, 20, 24, 28, 36, 40, 1000])
-def test_an_8_bit_layer_of_odd_length_stays_as_it_was_on_a_cpu_in_bfloat16(in_features: int) -> None:
+def test_8_bit_layer_of_unusual_length_is_not_quantised_on_a_cpu_in_bfloat16(in_features: int) -> None:
     network = layers((in_features, 16), (32, 16), (in_features, 16))
     before = [layer.weight.detach().clone() for layer in network]
     (exact,) = Quantiser("int8-quanto", CPU).apply(network)
@@ -48,7 +48,7 @@ def test_an_8_bit_layer_of_odd_length_stays_as_it_was_on_a_cpu_in_bfloat16(in_fe
 @pytest.mark.parametrize("preset", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(32, 16), (18, 7), (64, 3), (1152, 32), (256, 6), (24, 16)])
-def test_whatever_is_left_after_quantising_answers_nearly_as_before(preset: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+def test_module_computes_nearly_the_same_after_quantisation(preset: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
     network = layers(size, dtype=dtype)
     x = torch.randn(2, 5, size[0], generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_whatever_is_left_after_quantising_answers_nearly_as_before(preset: str,
     assert distance < {"int8-quanto": 0.03, "fp8-quanto": 0.06, "int4-quanto": 0.2, "int2-quanto": 0.8}[preset]
 
 
-def test_a_layer_that_the_kernel_refuses_stays_as_it_was() -> None:
+def test_layer_that_the_kernel_refuses_is_not_quantised() -> None:
     network = layers((256, 6), (256, 32))
     (exact,) = Quantiser("int4-quanto", CPU).apply(network)
     assert [is_quantised(layer) for layer in network] == [False, True]
@@ -83,19 +83,19 @@ def fault(layer: nn.Linear) -> str:
 
 
 @pytest.mark.parametrize(("factor", "rows"), [(1e12, 1), (1.2, 33), (float("nan"), 2), (-1.0, 1), (0.0, 1)])
-def test_a_kernel_that_answers_with_other_numbers_is_found(factor: float, rows: int) -> None:
+def test_kernel_that_computes_wrong_values_is_detected(factor: float, rows: int) -> None:
     assert "are off by" in fault(Wrong(factor, rows))
     assert fault(Wrong(1.0, rows)) == ""
 
 
-def test_a_convolution_is_tried_too_and_weights_of_zero_are_no_fault() -> None:
+def test_convolutions_are_tried_and_zero_weights_are_no_fault() -> None:
     network = nn.Sequential(nn.Conv2d(4, 8, 2, stride=2), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Linear(16, 16))
     nn.init.zeros_(network[2].weight)
     assert Quantiser("int8-quanto", CPU).apply(network) == []
     assert all(is_quantised(layer) for layer in network)
 
 
-def test_the_same_network_is_quantised_to_the_same_bytes_each_time() -> None:
+def test_quantisation_gives_the_same_bytes_each_time() -> None:
     def quantised() -> list[Tensor]:
         network = layers((32, 16), (24, 16), (32, 16))
         Quantiser("int8-quanto", CPU).apply(network)
@@ -104,7 +104,7 @@ def test_the_same_network_is_quantised_to_the_same_bytes_each_time() -> None:
     assert all(torch.equal(one, other) for one, other in zip(quantised(), quantised(), strict=True))
 
 
-def test_layers_of_a_text_encoder_that_fail_are_reported_with_shape_count_and_bytes() -> None:
+def test_notification_lists_shape_count_and_bytes_of_failed_layers() -> None:
     family = tiny_family()
     reported: list[Notification] = []
     family.report = reported.append
@@ -117,8 +117,8 @@ def test_layers_of_a_text_encoder_that_fail_are_reported_with_shape_count_and_by
     assert (found - wanted).float().norm() < 0.05 * wanted.float().norm()
     (note,) = reported
     assert note.code == "layers_not_quantised" and note.details["part"] == "text_encoder"
-    told = {layer["shape"]: (layer["count"], layer["nbytes"]) for layer in note.details["layers"]}
-    assert told["Linear 24 -> 32 without bias in bfloat16"] == (6, 6 * 24 * 32 * 2)
+    reported = {layer["shape"]: (layer["count"], layer["nbytes"]) for layer in note.details["layers"]}
+    assert reported["Linear 24 -> 32 without bias in bfloat16"] == (6, 6 * 24 * 32 * 2)
     assert "text_encoder" in note.message and "Linear 24 -> 32" in note.message and "9,216 bytes" in note.message
 
 
@@ -133,7 +133,7 @@ def pixart_of_width_24(folder: Path) -> Path:
     return folder
 
 
-def test_a_run_on_a_base_of_such_layers_trains_and_says_so(tmp_path: Path) -> None:
+def test_run_with_unquantised_layers_trains_and_reports_them(tmp_path: Path) -> None:
     model = str(pixart_of_width_24(tmp_path / "model"))
     run = run_tiny(tmp_path, model=model, mixed_precision="bf16", max_train_steps=2, **ADAPTER)
     losses = [entry.data["loss"] for entry in run.of_type("training.progress")]

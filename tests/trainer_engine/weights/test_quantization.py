@@ -1,4 +1,4 @@
-"""Quantised bases: frozen, never moved, and adapters on them learn what the library alone would learn."""
+"""Quantised bases are frozen, and adapters on them learn what the library alone would learn."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_loss_and_gradients_equal_those_of_quanto_and_peft(preset: str, via: str
 
 
 @pytest.mark.parametrize(("preset", "tolerance"), [("int8-quanto", 0.01), ("int4-quanto", 0.15)])
-def test_a_quantised_base_answers_nearly_as_the_exact_one(preset: str, tolerance: float) -> None:
+def test_quantised_base_computes_nearly_the_same_as_the_exact_one(preset: str, tolerance: float) -> None:
     with torch.no_grad():
         exact, rounded = our_loss(tiny_family(), tiny_family().load_denoiser()), our_loss(tiny_family(), adapter(preset).network)
     assert rounded.item() != exact.item()
@@ -56,7 +56,7 @@ def test_a_quantised_base_answers_nearly_as_the_exact_one(preset: str, tolerance
 
 
 @pytest.mark.parametrize("kind", ["standard", "lycoris"])
-def test_only_the_adapter_learns_and_the_base_stays_bit_for_bit(kind: str, tmp_path: Path) -> None:
+def test_only_the_adapter_is_trained_and_the_base_stays_bit_for_bit(kind: str, tmp_path: Path) -> None:
     values = lycoris(tmp_path, **LOKR) if kind == "lycoris" else STILL
     trainable = make_trainable(tiny_family(**values, base_model_precision="int8-quanto"), None)
 
@@ -74,7 +74,7 @@ def test_only_the_adapter_learns_and_the_base_stays_bit_for_bit(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["standard", "lycoris"])
-def test_a_resumed_run_on_a_quantised_base_equals_the_straight_one(kind: str, tmp_path: Path) -> None:
+def test_resumed_run_on_a_quantised_base_equals_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     values = {**(lycoris(tmp_path, **LOKR) if kind == "lycoris" else STILL), "base_model_precision": "int8-quanto"}
     straight = train_here(tmp_path / "straight", **values)
     train_here(tmp_path / "resumed", stop_after=2, **values)
@@ -83,7 +83,7 @@ def test_a_resumed_run_on_a_quantised_base_equals_the_straight_one(kind: str, tm
     assert (resumed.output_dir / name).read_bytes() == (straight.output_dir / name).read_bytes()
 
 
-def test_text_encoders_are_quantised_and_their_embeddings_kept_apart() -> None:
+def test_embeddings_of_quantised_text_encoders_have_their_own_addresses() -> None:
     exact, rounded = tiny_family(), tiny_family(text_encoder_1_precision="int8-quanto")
     (one,), (other,) = exact.encode_prompts(["a cat"]), rounded.encode_prompts(["a cat"])
     assert not torch.equal(one["embeds"], other["embeds"])
@@ -98,7 +98,7 @@ def test_text_encoders_are_quantised_and_their_embeddings_kept_apart() -> None:
         ({**STILL, "base_model_precision": "int8-quanto", "use_dora": True}, "use_dora", "needs_exact_weights"),
     ],
 )
-def test_what_cannot_be_quantised_is_told(values: dict[str, Any], option: str, code: str) -> None:
+def test_invalid_quantisation_is_a_problem(values: dict[str, Any], option: str, code: str) -> None:
     with pytest.raises(InvalidOptions) as refused:
         options_with(**values)
     assert (option, code) in {(problem.option, problem.code) for problem in refused.value.problems}

@@ -17,10 +17,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
-from trainer_engine.tiny_models.clip_tokenizer import LONGEST, build_clip_tokenizer
+from trainer_engine.tiny_models.autoencoders import build_vae
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
-from trainer_engine.tiny_models.t5_tokenizer import build_tokenizer
-from trainer_engine.tiny_models.vae import build_vae
+from trainer_engine.tiny_models.text import CLIP_TOKENS, build_clip_tokenizer, build_t5_tokenizer
 
 SHIFT_FACTOR = 0.1159
 TEXT_LAYERS = 2
@@ -49,7 +48,7 @@ SIZES = {
 def make_tiny(folder: Path, *, size: str = "micro", flavour: str = "dev", seed: int = 0) -> Path:
     """Write the pipeline of a flavour into ``folder`` and return it. The global random state is left alone."""
     chosen = SIZES[size]
-    tokenizer, tokenizer_2 = build_clip_tokenizer(), build_tokenizer()
+    tokenizer, tokenizer_2 = build_clip_tokenizer(), build_t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = {
@@ -103,7 +102,7 @@ def _clip(size: Size, tokenizer: CLIPTokenizer) -> CLIPTextModel:
         intermediate_size=2 * size.text_width,
         num_hidden_layers=TEXT_LAYERS + 1,
         num_attention_heads=4,
-        max_position_embeddings=LONGEST,
+        max_position_embeddings=CLIP_TOKENS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -17,9 +17,9 @@ from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
+from trainer_engine.tiny_models.autoencoders import build_vae
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
-from trainer_engine.tiny_models.t5_tokenizer import build_tokenizer
-from trainer_engine.tiny_models.vae import build_vae
+from trainer_engine.tiny_models.text import build_t5_tokenizer
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def make_tiny(folder: Path, *, size: str = "micro", seed: int = 0, size_conditio
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = _transformer(chosen, size_conditions)
-        tokenizer = build_tokenizer()
+        tokenizer = build_t5_tokenizer()
         text_encoder = _text_encoder(chosen, len(tokenizer))
         vae = build_vae()
     transformer.save_pretrained(folder / "transformer")

@@ -1,8 +1,8 @@
-"""An autoencoder whose weights are worked out by hand, in the layers of the real one.
+"""Autoencoders with hand-made weights, in the layers of the real ones.
 
-Its latents are the mean colour and brightness of each 8 x 8 block; its decoder draws them smoothly. The residual blocks and the
-attention add nothing (their last layer is zero), which leaves convolutions that average or interpolate, and one normalisation and
-one SiLU at either end. These are made linear:
+The latents of ``build_vae`` are the mean colour and brightness of each 8 x 8 block; its decoder interpolates them. The residual blocks
+and the attention add nothing, because their last layer is zero. What is left are convolutions that average or interpolate, and one
+normalisation and one SiLU at either end. These are made linear:
 
 * a value v travels as the pair (v, -v), since silu(v) - silu(-v) = v;
 * two channels hold the constants K and -K. With K far above every v, the standard deviation over all channels is K sqrt(2 / n)
@@ -14,20 +14,22 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
+PREVIEW_CHANNELS = 4
+UPSAMPLINGS = 3
 USED_LATENTS = 4
-"""Colours and brightness; further latents are the brightness again, turned down, so that none is constant."""
+"""Three colours and the brightness; further latents are a fraction of the brightness, so that none is constant."""
 FADED = 0.5
 CONSTANT = 100.0
 BRIGHTNESS = (0.299, 0.587, 0.114)
 SCALING_FACTOR = 2.0
-"""Block means of common pictures have a standard deviation of about one half."""
+"""Block means of photographs have a standard deviation of about one half."""
 
 
 def build_vae(latents: int = USED_LATENTS, *, shift: float | None = None, quant_convs: bool = True) -> AutoencoderKL:
-    """Eight pixels a latent cell each way, deterministic; ``latents`` channels, 4 or more."""
+    """An autoencoder with a downsampling factor of 8 and 4 or more latent channels. It is deterministic."""
     channels = 2 * latents + 2 + (-2 * latents - 2) % 8
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -52,7 +54,7 @@ def build_vae(latents: int = USED_LATENTS, *, shift: float | None = None, quant_
 
 
 def _set_neutral(name: str, module: nn.Module) -> None:
-    """Residual branches end in zero, resampling averages or interpolates, quantisation passes everything on."""
+    """Make residual branches zero, let resampling average or interpolate, and let the quant convolutions pass everything on."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.zeros_(module.weight)
         if module.bias is not None:
@@ -103,3 +105,29 @@ def _split_into_pairs(conv: nn.Conv2d, mixture: Tensor) -> None:
 def _join_pair(conv: nn.Conv2d, output: int, pair: int) -> None:
     middle = conv.weight.shape[-1] // 2
     conv.weight[output, 2 * pair, middle, middle], conv.weight[output, 2 * pair + 1, middle, middle] = 1.0, -1.0
+
+
+def build_preview_decoder(latents: int = 4, *, shift: float | None = None) -> AutoencoderTiny:
+    """A Tiny AutoEncoder whose decoder shows the latents of ``build_vae``: the colour of each 8 x 8 block, without interpolation."""
+    blocks = (PREVIEW_CHANNELS,) * (UPSAMPLINGS + 1)
+    model = AutoencoderTiny(
+        latent_channels=latents,
+        encoder_block_out_channels=blocks,
+        decoder_block_out_channels=blocks,
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+        shift_factor=0.0,
+        scaling_factor=1.0,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        convolutions = [layer for layer in model.decoder.layers if isinstance(layer, nn.Conv2d)]
+        first, *others = convolutions
+        for colour in range(3):
+            # The decoder of diffusers maps [0, 1] to [-1, 1] itself, and every layer clips values below 0.
+            first.weight[colour, colour, 1, 1] = 0.5 / SCALING_FACTOR
+            first.get_parameter("bias")[colour] = 0.5 + 0.5 * (shift or 0.0)
+            for convolution in others:
+                convolution.weight[colour, colour, 1, 1] = 1.0
+    return model.eval()

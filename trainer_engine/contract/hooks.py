@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 from trainer_engine.contract.messages import Suggestions
 
 LONGEST_FIRST_LINE = 256
-"""Bytes that the system reads of ``#!``."""
+"""Number of bytes of a ``#!`` line that the system reads."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a program is not started, and what to do."""
+    """Why a program may not or cannot run, and what to do."""
 
     code: str
     message: str
@@ -29,26 +29,26 @@ class Refusal:
 
 
 class ScriptRule(BaseModel):
-    """What may run, as the server's operator said it. Part of ``job.json``; the engine asks it again before every start."""
+    """The programs that runs may start, set by the server's operator. Part of ``job.json``; the engine checks it before every start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anything: bool = False
-    """``simpletuner server --allow-scripts``, and ``simpletuner train``."""
+    """Whether every program may run: with ``simpletuner server --allow-scripts``, and with ``simpletuner train``."""
     folders: tuple[str, ...] = ()
-    """Real, absolute paths; programs in them and below them may run."""
+    """Resolved absolute paths of folders whose programs may run, including subfolders."""
     variables: tuple[str, ...] = ()
-    """Names of variables that scripts get from the server's environment besides the usual few."""
+    """Environment variables that programs get from the server in addition to the usual ones."""
 
     def refusal(self, program: Path) -> Refusal | None:
-        """Why ``program`` may not or cannot run; None where it can. Symbolic links are followed first.
+        """Returns why ``program`` may not or cannot run, or None if it can. Symbolic links are resolved first.
 
-        What lies outside the folders is refused before it is looked at: nobody learns from an answer what there is on the disk.
+        A path outside the folders is refused before the disk is accessed, so that the answer does not reveal which files exist.
         """
         real = Path(os.path.realpath(program))
         if not (self.anything or any(real.is_relative_to(folder) for folder in self.folders)):
             folders = ", ".join(self.folders) or "no folder"
-            message = f"{program} may not be run: programs may lie in {folders}"
+            message = f"{program} may not be run: programs must be in {folders}"
             hint = "ask who runs the server to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
             return Refusal("script_not_allowed", message, hint)
         try:
@@ -66,7 +66,7 @@ class ScriptRule(BaseModel):
 
 
 def start_of_command(program: Path) -> list[str]:
-    """What is put before a program's arguments: a Python file that cannot start by itself runs with this Python."""
+    """Returns the start of a command, before its arguments. A Python file that cannot start by itself runs with this interpreter."""
     real = Path(os.path.realpath(program))
     if _is_python(real) and not (os.access(real, os.X_OK) and _names_an_interpreter(real)):
         return [sys.executable, str(real)]
@@ -92,7 +92,7 @@ EVERYTHING = ScriptRule(anything=True)
 
 
 class BadTemplate(ValueError):
-    """A template that no program could be started from; the message says why, ``code`` for programs."""
+    """A template that is not valid. The message says why for people, and ``code`` for programs."""
 
     def __init__(self, message: str, *, code: str, hint: str = "") -> None:
         super().__init__(message)
@@ -102,15 +102,15 @@ class BadTemplate(ValueError):
 
 @dataclass(frozen=True)
 class Template:
-    """The arguments of a command, the program first, their placeholders not filled in."""
+    """The program and arguments of a command, with placeholders."""
 
     arguments: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str, known: Collection[str]) -> Template:
-        """Split as a shell does, without one: quotes group, ``$`` and ``*`` are nothing special.
+        """Splits text into arguments like a shell: quotes group words, but ``$`` and ``*`` have no special meaning.
 
-        ``known``: the placeholders that there are. Raises BadTemplate.
+        ``known`` are the existing placeholders. Raises BadTemplate.
         """
         try:
             arguments = tuple(shlex.split(text))
@@ -130,7 +130,7 @@ class Template:
 
     @property
     def program(self) -> str:
-        """As it was written."""
+        """The path of the program, as it was written."""
         return _filled(self.arguments[0], {})
 
     @property
@@ -138,15 +138,15 @@ class Template:
         return frozenset(name for argument in self.arguments for name in _placeholders(argument))
 
     def with_program(self, path: str) -> Template:
-        """The same arguments for the program at ``path``."""
+        """Returns the same arguments with the program at ``path``."""
         return Template((path.replace("{", "{{").replace("}", "}}"), *self.arguments[1:]))
 
     def fill(self, values: Mapping[str, str]) -> list[str]:
-        """Every argument as the program gets it. A value that is missing is empty."""
+        """Returns every argument with its placeholders filled in. A missing value is empty."""
         return [_filled(argument, values) for argument in self.arguments]
 
     def __str__(self) -> str:
-        """Text that ``parse`` makes the same template from."""
+        """Returns text that ``parse`` turns into the same template."""
         return shlex.join(self.arguments)
 
 
@@ -154,8 +154,8 @@ def _placeholders(argument: str) -> list[str]:
     try:
         parts = list(Formatter().parse(argument))
     except ValueError as error:
-        message = f"has a brace without its other one in {argument}"
-        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for braces that are no placeholder") from error
+        message = f"has an unbalanced brace in {argument}"
+        raise BadTemplate(message, code="unbalanced_braces", hint="write {{ and }} for literal braces") from error
     for _, name, form, conversion in parts:
         if form or conversion:
             message = f"gives {{{name}}} a format"
@@ -165,7 +165,7 @@ def _placeholders(argument: str) -> list[str]:
 
 def _unknown(name: str, known: Collection[str]) -> BadTemplate:
     hint = Suggestions().nearest(name, known, otherwise="docs/hooks.md lists the placeholders", form="{{{}}}")
-    return BadTemplate(f"has a placeholder that there is not: {{{name}}}", code="unknown_placeholder", hint=hint)
+    return BadTemplate(f"has an unknown placeholder: {{{name}}}", code="unknown_placeholder", hint=hint)
 
 
 def _filled(argument: str, values: Mapping[str, str]) -> str:

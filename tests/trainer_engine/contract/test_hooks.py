@@ -43,7 +43,7 @@ def test_a_template_is_the_same_after_it_was_written_and_read(arguments: list[st
     assert parse(str(template)) == template
 
 
-def test_nothing_is_expanded_as_a_shell_would() -> None:
+def test_a_template_is_never_expanded_like_in_a_shell() -> None:
     assert filled("/hooks/a $HOME ~/x *.png `id` $(id) ;reboot # no") == [
         "/hooks/a", "$HOME", "~/x", "*.png", "`id`", "$(id)", ";reboot", "#", "no",
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_doubled_braces_are_braces() -> None:
         ("{local_checkpoint_path}/run.sh", "program_is_a_placeholder"),
     ],
 )
-def test_a_template_that_cannot_be_meant_is_told(name: str, text: str, code: str) -> None:
+def test_an_invalid_template_is_refused_with_a_hint(name: str, text: str, code: str) -> None:
     chosen = dict([ONLY_WITH[name]]) if name in ONLY_WITH else {}
     assert problems_of(**{name: text}, **chosen) == [(name, code)]
 
@@ -155,7 +155,7 @@ def test_a_link_out_of_the_folder_leads_nowhere(tmp_path: Path) -> None:
     assert code(rule, tmp_path / "hooks/shell") == "script_not_allowed"
 
 
-def test_what_cannot_run_says_why(tmp_path: Path) -> None:
+def test_a_program_that_cannot_run_is_refused_with_the_reason(tmp_path: Path) -> None:
     rule = ScriptRule(folders=(str(tmp_path),))
     assert code(rule, tmp_path / "gone.sh") == "script_not_found"
     assert code(rule, tmp_path) == "script_not_a_file"

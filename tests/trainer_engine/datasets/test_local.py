@@ -57,7 +57,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert len(names_in(root)) == 1
 
 
-def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_unusable_files_are_listed_with_their_reason(tmp_path: Path) -> None:
     touch(tmp_path / "empty.jpg", b"")
     touch(tmp_path / "drawing.svg")
     touch(tmp_path / "phone.HEIC")

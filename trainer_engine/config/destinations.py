@@ -12,14 +12,14 @@ from trainer_engine.config.publishing import HUB, PublishTarget
 
 KNOWN = ("tensorboard", "wandb")
 LATER = ("simpletuner", "swanlab", "comet_ml", "custom-tracker", "all")
-NOBODY = ("", "none", "null")
+NO_TRACKER = ("", "none", "null")
 WANDB_HOST = "api.wandb.ai"
 
 
 def parse_trackers(text: str) -> tuple[str, ...]:
     """Returns the trackers in ``report_to`` without duplicates. Raises ValueError that names the first unknown one."""
     words = [word.strip().lower() for word in text.split(",")]
-    found = [word for word in words if word not in NOBODY]
+    found = [word for word in words if word not in NO_TRACKER]
     for word in found:
         if word in LATER:
             raise ValueError(f"{word} is not available yet")

@@ -20,7 +20,7 @@ LONGEST_SHOWN = 80
 
 
 class DuplicateKey(ValueError):
-    """An object has a key twice; all but the last would be lost without a word."""
+    """A JSON object has a key twice; all values but the last would be lost silently."""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -28,14 +28,14 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise DuplicateKey(f"the key {twice[:LONGEST_SHOWN]!r} stands twice in one object")
+        raise DuplicateKey(f"the key {twice[:LONGEST_SHOWN]!r} occurs twice in one object")
     return found
 
 
 def read_document(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] = unique_keys) -> Any:
-    """The value in a JSON text. Raises ValueError, also for nesting that is deeper than Python's stack and for a key that stands twice.
+    """Parses JSON. Raises ValueError, also for nesting deeper than Python's stack and for duplicate keys.
 
-    ``pairs`` builds objects from their members, as ``object_pairs_hook`` of the standard library does.
+    ``pairs`` builds objects from their members, like ``object_pairs_hook`` of the standard library.
     """
     try:
         return json.loads(text, object_pairs_hook=pairs)
@@ -44,13 +44,13 @@ def read_document(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], An
 
 
 LARGEST_BYTES = 4 << 20
-"""Of a file that people write: configurations, datasets, prompts, adapters."""
+"""Size limit of files that people write: configurations, datasets, prompt libraries."""
 LARGEST_LIST_BYTES = 16 << 20
-"""Of a file that programs write: the index of a model's shards, the manifest or the state of a checkpoint."""
+"""Size limit of files that programs write: shard indexes, manifests and training states."""
 
 
 class UnreadableFile(OSError):
-    """There is no such small file at a path; the message says why."""
+    """A path does not lead to a readable small file. The message says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EINVAL, reason)
@@ -60,7 +60,7 @@ class UnreadableFile(OSError):
 
 
 class FileTooLarge(UnreadableFile):
-    """The file has more bytes than what it should be ever has."""
+    """The file exceeds its size limit."""
 
     def __init__(self, largest: int) -> None:
         size = f"{largest >> 20} MiB" if largest >= 1 << 20 else f"{largest >> 10} KiB"
@@ -68,11 +68,11 @@ class FileTooLarge(UnreadableFile):
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, opened to be read. Raises OSError, and UnreadableFile for what is not a file.
+    """Opens a regular file for reading. Raises OSError, and UnreadableFile for anything but a regular file.
 
-    Never waits for the other end of a pipe, and opens no device.
+    It never waits for the other end of a pipe, and never opens a device.
     """
-    _refuse_others(os.stat(path))  # noqa: PTH116 - before it is opened: opening some devices does something
+    _refuse_others(os.stat(path))  # noqa: PTH116 - checked before opening, since opening a device can have effects
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     stream = open(descriptor, "rb")  # noqa: PTH123, SIM115
     try:
@@ -89,7 +89,7 @@ def _refuse_others(status: os.stat_result) -> None:
 
 
 def read_small(path: str | os.PathLike[str], largest: int = LARGEST_BYTES) -> bytes:
-    """What a regular file holds. Raises OSError: FileTooLarge beyond ``largest`` bytes, UnreadableFile for what is not a file."""
+    """Reads a regular file. Raises OSError: FileTooLarge above ``largest`` bytes, UnreadableFile for anything but a regular file."""
     with open_regular(path) as stream:
         if os.fstat(stream.fileno()).st_size > largest:
             raise FileTooLarge(largest)
@@ -100,7 +100,7 @@ def read_small(path: str | os.PathLike[str], largest: int = LARGEST_BYTES) -> by
 
 
 def read_small_text(path: str | os.PathLike[str], largest: int = LARGEST_BYTES) -> str:
-    """UTF-8, with or without a byte order mark. Raises OSError."""
+    """Reads UTF-8 text, with or without a byte order mark. Raises OSError."""
     try:
         return read_small(path, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -108,7 +108,7 @@ def read_small_text(path: str | os.PathLike[str], largest: int = LARGEST_BYTES) 
 
 
 def read_small_json(path: str | os.PathLike[str], largest: int = LARGEST_BYTES) -> Any:
-    """The value that a file holds as JSON. Raises OSError."""
+    """Reads a JSON file. Raises OSError, also for invalid JSON."""
     try:
         return read_document(read_small_text(path, largest))
     except json.JSONDecodeError as error:
@@ -147,7 +147,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    """Returns the SHA-256 of a file in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):

@@ -34,7 +34,7 @@ class HookRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anything: bool = False
-    """``simpletuner server --allow-scripts``, and ``simpletuner train``."""
+    """Whether every program may run: with ``simpletuner server --allow-scripts``, and with ``simpletuner train``."""
     folders: tuple[str, ...] = ()
     """Absolute paths without symbolic links; programs in them and below them may run."""
     variables: tuple[str, ...] = ()

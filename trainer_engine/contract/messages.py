@@ -8,18 +8,18 @@ from collections.abc import Iterable
 
 HIDDEN = "***"
 LONGEST_LOOKED_AT = 4_000
-"""Characters that can be shown at all; what stands behind them is cut off before anything is searched."""
+"""Number of characters that are examined. The rest of a text is cut off before it is searched."""
 USER = re.compile(r"""((?::|^|[\s"'=(,])[\\/]{2,}|:[\\/])[^\s\\/?#]*@""")
-"""User and password between the slashes of an address and its host. Paths of files may have lost one of the slashes."""
+"""Matches user and password in a URL, between the slashes and the host. A URL taken for a path may have lost a slash."""
 BARE_USER = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}:[^\s\\/@]{1,200}@(?=\w)")
-"""``user:password@host`` without the rest of an address: the last part of one that was taken for a path."""
+"""Matches ``user:password@host`` without a scheme: the last part of a URL that was taken for a path."""
 USER_WITH_SLASH = re.compile(r"(:[\\/]+)[^\s\\/?#@:]*:(?!\d{1,5}(?:[\\/?#]|\Z))[^\s@]*@")
-"""The same with a slash in the password, which is not allowed and is written all the same. A number there is a port."""
+"""Matches the same with a slash in the password, which is invalid but occurs. A number instead of a password is a port."""
 QUERY = re.compile(r"([?&#;][\w.-]*(?:token|key|sig|secret|password|passwd|pwd|auth|credential)[\w.-]*=)[^&#;\s\"']+", re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:
-    """The text with ``***`` in place of user and password of every address, and of the values of a query that are credentials."""
+    """Returns the text with ``***`` in place of user and password of every URL, and of credentials in queries."""
     text = USER.sub(rf"\1{HIDDEN}@", text)
     text = USER_WITH_SLASH.sub(rf"\1{HIDDEN}@", text)
     text = BARE_USER.sub(f"{HIDDEN}@", text)
@@ -27,7 +27,7 @@ def without_passwords(text: str) -> str:
 
 
 def repeated(text: str, longest: int) -> str:
-    """The text as a message may repeat it: without passwords, and cut to ``longest`` characters with its whole length said."""
+    """Returns the text without passwords, and shortened to ``longest`` characters with its full length in parentheses."""
     shown = without_passwords(text[:LONGEST_LOOKED_AT])
     if len(text) <= LONGEST_LOOKED_AT and len(shown) <= longest:
         return shown
@@ -35,18 +35,18 @@ def repeated(text: str, longest: int) -> str:
 
 
 MOST_ASKED = 20
-"""Comparing one name with a few hundred takes about a millisecond; a document may hold tens of thousands of names."""
+"""Limit of names to compare. Each takes about a millisecond, and a document may have tens of thousands of names."""
 LONGEST_ASKED = 100
 
 
 class Suggestions:
-    """Answers for the first ``MOST_ASKED`` names of one document."""
+    """Suggests known names for the first ``MOST_ASKED`` unknown names of a document."""
 
     def __init__(self) -> None:
         self._left = MOST_ASKED
 
     def nearest(self, name: str, known: Iterable[str], *, otherwise: str = "", form: str = "{}") -> str:
-        """``did you mean X?`` with X written as ``form`` has it; ``otherwise`` if nothing is near or too many names were asked for."""
+        """Returns ``did you mean X?`` with X formatted by ``form``, or ``otherwise`` if no name is near or the limit is reached."""
         self._left -= 1
         if self._left < 0 or len(name) > LONGEST_ASKED:
             return otherwise

@@ -13,7 +13,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
-from trainer_engine.datasets.findings import reference_problems, set_problems, trained_after_all, unusable_folder
+from trainer_engine.datasets.findings import eval_images_trained_on, reference_problems, set_problems, unusable_folder
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
@@ -31,28 +31,28 @@ def examine(
     index_dir: Path | None = None,
     processes: int | None = None,
 ) -> DatasetReport:
-    """Look at every dataset as training will. Writes nothing, unless ``index_dir`` names a folder for the memory of sizes.
+    """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
-    ``processes``: how many share a step, where a launcher's file says so and not ``num_processes``.
+    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
 
-    Whatever is wrong with a dataset is in the report; nothing is raised.
+    Every problem of a dataset is in the report; nothing is raised.
     """
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    looking = _Looking(options, alignment, effective, on_progress, index_dir)
-    reports = [_examine_set(entry, dataloader.references_of(entry), looking) for entry in dataloader.sets_of_images]
+    context = _Context(options, alignment, effective, on_progress, index_dir)
+    reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
         problems += report.problems
     sets = [report for report in reports if not report.entry.is_eval]
-    held_out = [report for report in reports if report.entry.is_eval]
-    problems += trained_after_all(sets, held_out)
-    return DatasetReport(sets, effective, problems, held_out, by_size=options.data.data_backend_sampling == "auto-weighting")
+    eval_sets = [report for report in reports if report.entry.is_eval]
+    problems += eval_images_trained_on(sets, eval_sets)
+    return DatasetReport(sets, effective, problems, eval_sets, by_size=options.data.data_backend_sampling == "auto-weighting")
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
-    """Pixels that image edges are multiples of: the family's, unless the option asks for a multiple of it."""
+    """Returns the alignment of image edges in pixels: the option if it is a multiple of the family's, else the family's with a note."""
     asked = options.data.aspect_bucket_alignment
     if asked % spec.alignment_px == 0:
         return asked, []
@@ -61,8 +61,8 @@ def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Pr
 
 
 @dataclass(frozen=True)
-class _Looking:
-    """What every look at a folder needs."""
+class _Context:
+    """The settings that examining each folder needs."""
 
     options: TrainingOptions
     alignment: int
@@ -83,38 +83,38 @@ class _Looking:
         return discover(folder, index_dir=self.index_dir, threads=self.threads, choose=choose, on_progress=self.on_progress)
 
 
-def _paired(report: SetReport, references: Sequence[ReferenceSet], looking: _Looking) -> list[Sample]:
-    """The samples with their references; what is wrong with these goes into the report."""
+def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
+    """Returns the samples with their references, and adds the problems of references to the report."""
     pairings = []
     for one in references:
         try:
-            found = looking.discover(one.instance_data_dir)
+            found = context.discover(one.instance_data_dir)
         except (OSError, ValueError) as error:
             report.problems.append(unusable_folder(one, error))
             return report.samples
-        pairings.append(Pairing(report.entry, one, found, looking.planner(one.as_images(report.entry))))
+        pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry))))
     paired = pair(report.samples, pairings)
     report.problems += [problem for pairing in pairings for problem in pairing.problems()]
     return paired
 
 
-def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _Looking) -> SetReport:
-    report, options, effective = SetReport(entry), looking.options, looking.effective
+def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _Context) -> SetReport:
+    report, options, effective = SetReport(entry), context.options, context.effective
     try:
-        found = looking.discover(entry.instance_data_dir, entry)
+        found = context.discover(entry.instance_data_dir, entry)
     except (OSError, ValueError) as error:
         report.problems.append(unusable_folder(entry, error))
         return report
     report.files = found.files
     report.left_out += found.left_out
-    for outcome in _plan_all(looking.planner(entry), found, looking.threads):
+    for outcome in _plan_all(context.planner(entry), found, context.threads):
         if isinstance(outcome, Sample):
             report.samples.append(outcome)
         else:
             report.left_out.append(outcome)
     report.left_out.sort()
     if references:
-        report.samples = _paired(report, references, looking)
+        report.samples = _paired(report, references, context)
     report.buckets = fill_buckets(report.samples)
     oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_eval
     report.at_least = effective.samples if oversubscribed else 0
@@ -125,7 +125,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], looking: _
 
 
 def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Sample | LeftOut]:
-    """Captions may lie in files of their own, on slow disks: several are read at once."""
+    """Plans every image. Several text files are read at once, since they may be on slow disks."""
     if planner.entry.caption_strategy != "textfile":
         yield from map(planner.plan, found.images)
         return
@@ -136,7 +136,7 @@ def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Samp
 
 
 def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:
-    """Takes ``max_num_samples`` of the files, always the same ones for the same id."""
+    """Returns a function that selects ``max_num_samples`` of the files, always the same ones for the same id."""
     count = entry.max_num_samples
 
     def choose(files: list[FoundFile]) -> list[FoundFile]:

@@ -1,4 +1,4 @@
-"""Turns what was found in datasets into problems: unusable folders and files, missing references, short buckets, odd images."""
+"""Problems found in datasets: unusable folders and files, missing references, short buckets and images to check."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
 
 
 def unusable_folder(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
+    """Returns the problem of a dataset whose folder cannot be listed."""
     folder = printable(entry.instance_data_dir)
     codes: dict[type[Exception], tuple[str, str]] = {
         FileNotFoundError: ("missing_folder", "does not exist"),
@@ -33,18 +34,19 @@ def unusable_folder(entry: ImageSet | ReferenceSet, error: OSError | ValueError)
 
 
 def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
+    """Yields the problems of one examined dataset."""
     entry, option = report.entry, report.entry.option("instance_data_dir")
     folder = printable(entry.instance_data_dir)
     if not report.files:
         message = f"dataset {entry.id}: there is no image file in {folder}."
-        yield Problem.error(option, "no_images", message, got=folder, expected="a folder with images; folders in it are searched too")
+        yield Problem.error(option, "no_images", message, got=folder, expected="a folder with images, also in its subfolders")
         return
     for broken, code in ((True, "files_broken"), (False, "files_filtered")):
         files = [file for file in report.left_out if file.broken is broken]
         if files:
             make = Problem.warning if broken else Problem.note
             message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named_files(files)}."
-            yield make(option, code, message, hint="mend or remove them" if broken else "")
+            yield make(option, code, message, hint="repair or remove them" if broken else "")
     yield from _remarks(entry, report.samples)
     if not report.samples:
         what = "evaluated" if entry.is_eval else "trained"
@@ -57,53 +59,52 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
 
 
 def _remarks(entry: ImageSet, samples: Sequence[Sample]) -> Iterator[Problem]:
-    """Notes about the pictures of one set."""
+    """Yields notes about images with extreme aspect ratios or unusable colour profiles."""
     option = entry.option("instance_data_dir")
     extreme = [sample for sample in samples if geometry.is_beyond_limits((sample.width, sample.height))]
     if extreme and (not entry.crop or entry.crop_aspect == "preserve"):
-        message = f"dataset {entry.id}: {len(extreme)} images are narrower or wider than is trained, and lose both ends: {_named(extreme)}."
-        yield Problem.note(option, "extreme_aspect", message, expected=f"an aspect (width / height) of {LIMITS}")
-    looked_at = [*samples, *(reference.sample for sample in samples for reference in sample.references)]
-    remarked = [sample for sample in looked_at if sample.remark]
+        message = f"dataset {entry.id}: {len(extreme)} images are too narrow or too wide and lose both ends: {_named(extreme)}."
+        yield Problem.note(option, "extreme_aspect", message, expected=f"an aspect ratio (width / height) of {LIMITS}")
+    examined = [*samples, *(reference.sample for sample in samples for reference in sample.references)]
+    remarked = [sample for sample in examined if sample.remark]
     if remarked:
         named = _listed([f"{printable(sample.name)} ({sample.remark})" for sample in remarked])
-        message = f"dataset {entry.id}: the colours of {len(remarked)} images are taken as they are: {named}."
-        hint = "save them in sRGB where their colours matter"
+        message = f"dataset {entry.id}: the colours of {len(remarked)} images are used without conversion: {named}."
+        hint = "save them in sRGB if their colours matter"
         yield Problem.note(option, "colours_not_converted", message, hint=hint)
 
 
 def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
-    """Whether the flavour looks at references, and has them where it is nothing without."""
+    """Yields an error for each image set without references that the flavour needs, or with references that it cannot use."""
     flavour = options.model.model_flavour or spec.default_flavour
     for entry in dataloader.sets_of_images:
         paired = dataloader.references_of(entry)
         if flavour in spec.needs_references and not paired and (entry.is_trained or entry.is_eval):
-            message = f"dataset {entry.id}: {spec.title} {flavour} edits references, and this set has none."
+            message = f"dataset {entry.id}: {spec.title} {flavour} needs reference images, but this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
         elif paired and flavour not in spec.takes_references:
-            message = f"dataset {entry.id}: {spec.title} {flavour} looks at no references."
+            message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
             yield Problem.error(
                 entry.option("conditioning_data"), "no_references", message, got=", ".join(entry.conditioning_data), hint=hint
             )
 
 
-def trained_after_all(sets: Sequence[SetReport], held_out: Sequence[SetReport]) -> Iterator[Problem]:
-    """Held-out files that are trained on under another set tell nothing of images that the network has not seen."""
-    trained = {sample.path for report in sets if held_out and report.entry.is_trained for sample in report.samples}
-    for report in held_out:
+def eval_images_trained_on(sets: Sequence[SetReport], eval_sets: Sequence[SetReport]) -> Iterator[Problem]:
+    """Warns about eval images that are also trained on. Their loss says nothing about images that the network has not seen."""
+    trained = {sample.path for report in sets if eval_sets and report.entry.is_trained for sample in report.samples}
+    for report in eval_sets:
         seen = [printable(sample.name) for sample in report.samples if sample.path in trained]
         if seen:
             named = "; ".join(seen[:MAX_LISTED]) + (f"; and {len(seen) - MAX_LISTED} more" if len(seen) > MAX_LISTED else "")
-            message = f"dataset {report.entry.id}: {len(seen)} of its {len(report.samples)} images are trained on as well: {named}."
-            hint = "move held-out images out of the folders that are trained on"
+            message = f"dataset {report.entry.id}: {len(seen)} of its {len(report.samples)} images are also trained on: {named}."
+            hint = "move eval images out of the folders to train on"
             yield Problem.warning(report.entry.option("instance_data_dir"), "held_out_but_trained", message, hint=hint)
 
 
 def _named_files(files: Sequence[LeftOut]) -> str:
-    told = "; ".join(f"{printable(file.name)} ({printable(file.reason)})" for file in files[:MAX_LISTED])
-    return f"{told}; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else told
+    return _listed([f"{printable(file.name)} ({printable(file.reason)})" for file in files])
 
 
 def _reasons(files: Sequence[LeftOut]) -> str:

@@ -1,4 +1,4 @@
-"""What the datasets of a run hold: samples, buckets and problems of each set, and a summary as JSON."""
+"""The report about the datasets of a run: samples, buckets and problems of each set, and a summary as JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOST_LISTED = 200
 
 @dataclass
 class SetReport:
-    """What one dataset holds."""
+    """The samples, buckets and problems of one dataset."""
 
     entry: ImageSet
     files: int = 0
-    """Image files below the folder."""
+    """Number of image files in the folder and its subfolders."""
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     buckets: dict[str, list[int]] = field(default_factory=dict)
@@ -29,11 +29,11 @@ class SetReport:
     counts: list[Bucket] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     at_least: int = 0
-    """Samples that a bucket gives in an epoch even where it has fewer; they are repeated for it."""
+    """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
 
     @property
     def samples_per_epoch(self) -> int:
-        """0 for a set that is never drawn."""
+        """Samples in an epoch; 0 for a set that is not trained on."""
         return sum(bucket.samples for bucket in self.counts) if self.entry.is_trained else 0
 
     def batches_per_epoch(self, batch_size: int) -> int:
@@ -65,34 +65,34 @@ class SetReport:
 
 @dataclass
 class DatasetReport:
-    """What the datasets of a run hold together."""
+    """The reports of all datasets of a run."""
 
     sets: list[SetReport]
-    """Of those that are trained on."""
+    """Sets to train on."""
     effective: Effective
     problems: list[Problem] = field(default_factory=list)
     """Errors, warnings and notes of all sets."""
     eval_sets: list[SetReport] = field(default_factory=list)
-    """Of those that are held out."""
+    """Sets to evaluate on."""
     by_size: bool = True
-    """Whether ``data_backend_sampling`` draws datasets by their size."""
+    """Whether ``data_backend_sampling`` takes the size of datasets into account."""
 
     @property
     def samples_per_epoch(self) -> int:
         return sum(report.samples_per_epoch for report in self.sets)
 
     def batches_per_epoch(self, train_batch_size: int) -> int:
-        """Batches of this many samples; over several processes, pass what all of them take together."""
+        """Returns the number of batches of this size; with several processes, pass the size over all of them."""
         return sum(report.batches_per_epoch(train_batch_size) for report in self.sets)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every sample is seen."""
+        """Optimizer steps in an epoch."""
         batches = self.batches_per_epoch(self.effective.train_batch_size * self.effective.processes)
         return -(-batches // self.effective.accumulation)
 
     def summary(self) -> dict[str, Any]:
-        """The report as JSON."""
+        """Returns the report as JSON."""
         batch_size = self.effective.train_batch_size * self.effective.processes
         numbers = [SetNumbers(report.batches_per_epoch(batch_size), report.entry.probability) for report in self.sets]
         parts = shares(numbers, by_size=self.by_size)

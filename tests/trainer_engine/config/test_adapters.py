@@ -36,7 +36,7 @@ def test_every_spelling_of_a_key_names_its_layer(key: str, part: str) -> None:
     assert keys_by_module([key], LAYERS) == ({"blocks.0.attn.to_q": {part: key}}, [])
 
 
-def test_what_could_be_two_layers_or_is_said_twice_is_none() -> None:
+def test_an_ambiguous_or_duplicate_key_belongs_to_no_layer() -> None:
     assert keys_by_module(["lycoris_a_b.alpha"], ["a.b", "a_b"]) == ({}, ["lycoris_a_b.alpha"])
     modules, strangers = keys_by_module(["transformer.a.alpha", "diffusion_model.a.alpha"], ["a"])
     assert modules == {"a": {"alpha": "transformer.a.alpha"}} and strangers == ["diffusion_model.a.alpha"]
@@ -49,7 +49,7 @@ TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [0, 499, 999])
-def test_one_number_that_is_not_finite_is_found(tmp_path: Path, name: str, value: float, place: int) -> None:
+def test_a_single_number_that_is_not_finite_is_found(tmp_path: Path, name: str, value: float, place: int) -> None:
     numbers = torch.randn(1000, dtype=torch.float64).to(TYPES[name])
     numbers[0] = torch.finfo(TYPES[name]).max
     numbers[1] = torch.finfo(TYPES[name]).smallest_normal

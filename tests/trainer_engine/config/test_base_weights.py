@@ -70,7 +70,7 @@ def test_only_the_files_of_the_variant_that_is_loaded_count(tmp_path: Path) -> N
     assert component_digest(plain, "fp16") == component_digest(plain)  # a part without weights of the variant
 
 
-def test_a_configuration_counts_by_what_it_says(tmp_path: Path) -> None:
+def test_a_configuration_is_identified_by_its_values(tmp_path: Path) -> None:
     one = component(tmp_path / "one", model=1)
     two = Path(shutil.copytree(one, tmp_path / "two"))
     (two / "config.json").write_text(json.dumps({"_name_or_path": "/x", "dtype": "bfloat16", "size": 1}, indent=4))
@@ -79,13 +79,13 @@ def test_a_configuration_counts_by_what_it_says(tmp_path: Path) -> None:
     assert component_digest(one) != component_digest(two)
 
 
-def test_components_are_told_apart_by_content_and_by_name_where_it_is_unknown() -> None:
+def test_components_differ_by_content_or_else_by_source() -> None:
     theirs = {"transformer": Component("a/one", "11"), "vae": Component("a/one", "22"), "scheduler": Component("a/one", "33")}
     same = {"transformer": Component("b/two", "11"), "vae": Component("b/two", "22")}
     assert base_differences(theirs, same) == [] and moved_sources(theirs, same) == ["b/two holds the same weights as a/one"]
     other = {"transformer": Component("b/two", "99"), "vae": Component("b/two", ""), "scheduler": Component("a/one", "44")}
     assert base_differences(theirs, other) == [
         "base model (transformer, vae) was a/one and is b/two",
-        "base model a/one is not the one it was: the files of scheduler were replaced",
+        "base model a/one has changed: the files of scheduler were replaced",
     ]
     assert base_differences(theirs, {"transformer": Component("a/one", "")}) == []

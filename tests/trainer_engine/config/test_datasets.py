@@ -1,4 +1,4 @@
-"""The dataloader file: the tutorial's is understood, and everything wrong with another one is told at once."""
+"""The dataloader file: the tutorial's is understood, and everything wrong with another one is reported at once."""
 
 from __future__ import annotations
 
@@ -220,12 +220,12 @@ def test_a_broken_dataset_is_refused_at_its_field(entry: dict[str, Any], field: 
         ),
     ],
 )
-def test_a_broken_file_is_refused_as_a_whole(document: Any, option: str, code: str) -> None:
+def test_a_broken_file_is_refused_completely(document: Any, option: str, code: str) -> None:
     _, problems = parse_dataloader(document, OPTIONS)
     assert codes(problems) == [(option, code)]
 
 
-def test_every_problem_of_a_file_is_told_at_once() -> None:
+def test_the_parser_reports_every_problem_of_a_file_at_once() -> None:
     broken = images(crop="maybe", crop_style="middle", resolution="large", repeats=-1, crop_stile=1)
     _, problems = parse(broken, images(id="other", instance_data_dir=""), 7, texts(default=3))
     assert {option for option, _ in codes(problems)} == {
@@ -319,7 +319,7 @@ def test_megapixels_of_the_options_become_the_edge_of_a_square() -> None:
     assert dataloader.image_sets[0].resolution == 500
 
 
-def test_the_first_text_set_becomes_the_default_where_none_says_so() -> None:
+def test_the_first_text_set_becomes_the_default_if_none_is() -> None:
     dataloader, problems = parse(images(), texts(default=MISSING), texts(id="b", default=False))
     assert [(problem.code, problem.level) for problem in problems] == [("promoted", Level.NOTE)]
     assert dataloader.default_text_set.id == "pixart-text-embeds"
@@ -401,7 +401,7 @@ def test_paths_are_located_by_whoever_knows_where_they_lie() -> None:
     assert ("dataloader[2].cache_dir", "cache_dir") in asked
 
 
-def test_limits_without_crop_are_told_to_have_no_effect() -> None:
+def test_limits_without_crop_get_a_note_that_they_have_no_effect() -> None:
     _, problems = parse(images(crop=False), texts())
     assert [(problem.code, problem.level) for problem in problems] == [("no_effect", Level.NOTE)]
 
@@ -440,7 +440,7 @@ def test_the_contract_reads_no_disk(tmp_path: Path) -> None:
     assert problems == []
 
 
-def test_the_page_about_datasets_says_what_the_fields_say() -> None:
+def test_the_page_about_datasets_is_generated_from_the_fields() -> None:
     root = Path(__file__).resolve().parents[3]
     assert (root / "docs" / "datasets.md").read_text(encoding="utf-8") == page()
 

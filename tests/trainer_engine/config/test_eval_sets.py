@@ -17,44 +17,44 @@ HELD_OUT: dict[str, Any] = {"id": "other-cats", "dataset_type": "eval", "instanc
 
 def parse(*entries: dict[str, Any], **options: Any) -> tuple[Dataloader, list[tuple[str, str, Level]]]:
     dataloader, problems = parse_dataloader(list(entries), {**OPTIONS, **options})
-    return dataloader, told(problems)
+    return dataloader, reported(problems)
 
 
-def told(problems: list[Problem]) -> list[tuple[str, str, Level]]:
+def reported(problems: list[Problem]) -> list[tuple[str, str, Level]]:
     return [(problem.option, problem.code, problem.level) for problem in problems if problem.code != "text_set_made"]
 
 
-def test_it_is_understood_like_a_set_of_images_and_is_none_that_is_trained_on() -> None:
+def test_an_eval_set_is_parsed_like_an_image_set_and_never_trained_on() -> None:
     dataloader, problems = parse(IMAGES, {**HELD_OUT, "resolution": 0.5, "resolution_type": "area", "caption_strategy": "textfile"})
     assert problems == []
-    ([trained], [held_out]) = dataloader.image_sets, dataloader.eval_sets
-    assert (trained.is_trained, trained.is_eval, held_out.is_trained, held_out.is_eval) == (True, False, False, True)
-    assert (held_out.resolution, held_out.caption_strategy, held_out.vae_cache) == (0.5, "textfile", "/out/cache/vae/flux/other-cats")
+    ([trained], [eval_set]) = dataloader.image_sets, dataloader.eval_sets
+    assert (trained.is_trained, trained.is_eval, eval_set.is_trained, eval_set.is_eval) == (True, False, False, True)
+    assert (eval_set.resolution, eval_set.caption_strategy, eval_set.vae_cache) == (0.5, "textfile", "/out/cache/vae/flux/other-cats")
 
 
 def test_random_parts_are_cut_in_the_middle_and_those_of_its_references_too() -> None:
     reference = {"id": "refs", "conditioning_type": "reference_loose", "instance_data_dir": "/refs", "crop": True}
     dataloader, problems = parse(IMAGES, {**HELD_OUT, "crop_style": "random", "conditioning_data": "refs"}, reference)
     assert problems == [("dataloader[1].crop_style", "cut_in_the_middle", Level.NOTE)]
-    [held_out], [references] = dataloader.eval_sets, dataloader.reference_sets
-    assert held_out.crop_style == "center" and references.as_images(held_out).crop_style == "center"
+    [eval_set], [references] = dataloader.eval_sets, dataloader.reference_sets
+    assert eval_set.crop_style == "center" and references.as_images(eval_set).crop_style == "center"
     corner, _ = parse(IMAGES, {**HELD_OUT, "crop_style": "corner"})
     assert corner.eval_sets[0].crop_style == "corner"
 
 
-def test_how_often_it_is_trained_on_is_told_to_be_of_no_effect() -> None:
+def test_repeats_and_probability_of_an_eval_set_get_a_note() -> None:
     dataloader, problems = parse(IMAGES, {**HELD_OUT, "repeats": 3, "probability": 0.5})
     assert problems == [(f"dataloader[1].{name}", "no_effect", Level.NOTE) for name in ("repeats", "probability")]
     assert dataloader.eval_sets[0].repeats == 0
 
 
-def test_a_whole_file_comes_back_from_what_it_means() -> None:
+def test_a_parsed_file_can_be_written_and_parsed_again() -> None:
     dataloader, _ = parse(IMAGES, HELD_OUT)
     again, problems = parse(*dataloader.as_document())
     assert again == dataloader and problems == []
 
 
-def test_nothing_is_trained_where_every_set_is_eval() -> None:
+def test_a_file_of_eval_sets_only_has_nothing_to_train_on() -> None:
     assert ("dataloader", "no_images", Level.ERROR) in parse(HELD_OUT)[1]
 
 
@@ -74,7 +74,7 @@ def test_the_set_named_exists(entries: tuple[dict[str, Any], ...], wanted: str, 
     assert found == ([("eval_dataset_id", code, Level.ERROR)] if code else [])
 
 
-def test_options_without_a_held_out_set_are_told_to_have_no_effect() -> None:
+def test_options_of_evaluation_without_an_eval_set_get_a_note() -> None:
     options = {"eval_steps_interval": 10, "eval_timesteps": 4}
     assert parse(IMAGES, HELD_OUT, **options)[1] == []
     assert parse(IMAGES, **options)[1] == [(name, "no_eval_set", Level.NOTE) for name in options]
@@ -118,5 +118,5 @@ COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config":
 )
 def test_options_fit_together_and_to_the_run(options: dict[str, Any], problem: tuple[str, str, Level] | None) -> None:
     _, problems = check_options({**COMPLETE, "max_train_steps": 100, "num_train_epochs": 0, **options})
-    found = [one for one in told(problems) if one[0].startswith(("eval", "early"))]
+    found = [one for one in reported(problems) if one[0].startswith(("eval", "early"))]
     assert found == ([problem] if problem else [])

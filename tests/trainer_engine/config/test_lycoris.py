@@ -107,11 +107,11 @@ def test_every_mistake_is_named(changes: dict[str, Any], wanted: dict[str, str])
     assert codes({**GOOD, **changes}) == wanted
 
 
-def test_what_is_no_object_is_refused() -> None:
+def test_a_document_that_is_not_an_object_is_refused() -> None:
     assert codes([GOOD]) == {"": "not_an_object"}
 
 
-def test_unknown_classes_are_told_with_those_that_exist() -> None:
+def test_an_unknown_class_is_an_error_that_lists_the_known_ones() -> None:
     _, (problem,) = parse_lycoris({**GOOD, "apply_preset": {"target_module": ["Attn"]}}, SPEC)
     assert problem.got == "Attn"
     assert "Attention" in problem.expected
@@ -181,6 +181,6 @@ def test_an_algorithm_means_the_same_beside_the_weight_or_is_known_not_to(algo: 
         ),
     ],
 )
-def test_files_that_do_not_suit_the_run_are_told(document: dict[str, Any], how: dict[str, bool], wanted: list[str]) -> None:
+def test_a_lycoris_file_that_does_not_suit_the_run_is_refused(document: dict[str, Any], how: dict[str, bool], wanted: list[str]) -> None:
     find: Callable[..., Any] = unfit
     assert [problem.option for problem in find(document, **how)] == wanted

@@ -52,7 +52,7 @@ def test_names_are_accepted_with_and_without_dashes() -> None:
     assert normalise({"--seed": 1}) == normalise({"seed": 1}) == normalise({"-seed": 1})
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_the_parser_reports_every_problem_at_once() -> None:
     with pytest.raises(InvalidOptions) as raised:
         parse_options({"--learning_rate": "fast", "--train_batch_size": 0, "--optimzer": "adamw_bf16"})
     found = {problem.option for problem in raised.value.problems}
@@ -115,7 +115,7 @@ def test_a_wrong_value_is_named_with_its_code(name: str, value: Any, code: str) 
     assert code in {found_code for _, found_code in found}, found
 
 
-def test_a_wrong_value_says_what_was_got_what_was_expected_and_what_to_do() -> None:
+def test_a_wrong_value_names_what_was_sent_and_expected_and_the_fix() -> None:
     _, problems = check_options({**COMPLETE, "--optimizer": "adamw_bf61"})
     (problem,) = errors_in(problems)
     assert problem.got == "adamw_bf61"
@@ -189,7 +189,7 @@ def test_no_option_is_both_available_and_not() -> None:
     assert not set(REGISTRY) & set(not_available())
 
 
-def test_every_group_says_what_it_is_for() -> None:
+def test_every_option_group_has_a_docstring() -> None:
     assert all((cls.__doc__ or "").strip() for cls in GROUPS.values())
     assert all(len(spec.help) > 15 for spec in REGISTRY.values())
 
@@ -224,11 +224,11 @@ def test_no_input_breaks_the_parser(values: dict[str, Any]) -> None:
     assert all(problem.message and problem.option for problem in problems)
 
 
-def test_the_options_page_says_what_the_registry_says() -> None:
+def test_the_options_page_is_generated_from_the_registry() -> None:
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == page()
 
 
-def test_none_is_a_choice_where_it_is_one() -> None:
+def test_the_word_none_selects_a_choice_called_none() -> None:
     assert normalise({"ema_validation": "None"}) == ({"ema_validation": "none"}, [])
 
 
@@ -250,12 +250,12 @@ def test_a_threshold_that_is_no_size_and_a_script_for_a_low_disk_are_refused() -
     assert problems_of(disk_low_threshold="20G", disk_low_action="wait", delete_invalid_checkpoints=True) == []
 
 
-def test_rolling_checkpoints_that_are_never_due_are_told() -> None:
+def test_rolling_checkpoints_that_are_never_due_are_a_warning() -> None:
     _, problems = check_options({**COMPLETE, "checkpointing_rolling_steps": 100, "checkpoint_step_interval": 50})
     assert ("checkpointing_rolling_steps", "never_due") in [(problem.option, problem.code) for problem in problems]
 
 
-def test_batches_are_prepared_ahead_unless_a_configuration_says_otherwise() -> None:
+def test_batches_are_prefetched_unless_a_configuration_turns_it_off() -> None:
     assert REGISTRY["dataloader_prefetch"].default is True
 
 

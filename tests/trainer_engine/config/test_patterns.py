@@ -49,7 +49,7 @@ def test_a_slow_pattern_is_named_and_those_before_it_keep_their_verdict() -> Non
 
 
 @pytest.mark.parametrize("pattern", ["a{99999999999}", "(", "[z-a]", "(?<=a+)b", "(?P<1>a)", "\\", "(" * 5000 + ")" * 5000, "(?z)a"])
-def test_what_cannot_be_compiled_is_a_bad_pattern(pattern: str) -> None:
+def test_a_pattern_that_cannot_be_compiled_is_refused(pattern: str) -> None:
     assert problems_of({"target_name": [pattern]}, None) == [("target_name", "bad_pattern")]
 
 

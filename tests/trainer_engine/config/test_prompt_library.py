@@ -1,4 +1,4 @@
-"""Libraries of prompts: what they may say, and what is told of those that say something else."""
+"""Libraries of prompts: what they may say, and what is reported of those that say something else."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_entries_are_texts_or_objects_and_keep_their_order() -> None:
         ({"unconditional": "x"}, "same_file_name"),
     ],
 )
-def test_what_is_wrong_is_told_once(library: Any, code: str) -> None:
+def test_each_problem_of_a_library_is_reported_once(library: Any, code: str) -> None:
     found = problems_of(library)
     assert [said for _, said in found] == [code]
     text = library if isinstance(library, str) else json.dumps(library)
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_told_once(library: Any, code: str) -> None:
             library_of(text)
 
 
-def test_every_entry_that_is_wrong_is_told_with_its_name() -> None:
+def test_every_wrong_entry_is_reported_by_its_name() -> None:
     found = problems_of({"a": 3, "b": {"x": 1}, "c": "right", "d": ""})
     assert found == [
         ("user_prompt_library.a", "wrong_type"),
@@ -103,14 +103,14 @@ def test_shortnames_of_other_prompts_of_the_run_count_too() -> None:
     library = {"validation": "x", "portrait": "y", "cat": "z", "cat_ema": "z", "dog_startup": "z", "dog": "z"}
     assert problems_of(library, validation_disable_unconditional=True) == []
     assert problems_of({"unconditional": "x"}, validation_disable_unconditional=True) == []
-    told = [("user_prompt_library", "same_file_name")]
-    assert problems_of(library, validation_prompt="p") == told
-    assert problems_of(library, validation_prompt_library=True) == told
-    assert problems_of(library, use_ema=True) == told
-    assert problems_of(library, validation_on_startup=True) == told
+    reported = [("user_prompt_library", "same_file_name")]
+    assert problems_of(library, validation_prompt="p") == reported
+    assert problems_of(library, validation_prompt_library=True) == reported
+    assert problems_of(library, use_ema=True) == reported
+    assert problems_of(library, validation_on_startup=True) == reported
 
 
-def test_what_has_no_effect_is_a_note() -> None:
+def test_a_key_without_effect_is_a_note() -> None:
     found = parse_prompt_library(json.dumps({"a": {"prompt": "x", "lyrics": "la"}}))[1]
     assert [(problem.code, problem.level) for problem in found] == [("no_effect", Level.NOTE)]
     library = {"a": {"prompt": "x", "adapter_strength": 0.5}}

@@ -73,7 +73,7 @@ def test_a_list_and_one_object_and_their_text_are_the_same() -> None:
         ({"provider": "dropbox", "token": "t", "bucket": "b"}, ("bucket", "unknown_field")),
     ],
 )
-def test_what_is_wrong_is_named_by_its_field(entry: dict[str, Any], problem: tuple[str, str]) -> None:
+def test_a_problem_of_a_provider_names_its_field(entry: dict[str, Any], problem: tuple[str, str]) -> None:
     assert (f"publishing_config[0].{problem[0]}", problem[1]) in codes([entry])
 
 
@@ -101,7 +101,7 @@ def test_the_address_that_blobs_go_to_is_known(fields: dict[str, str], address: 
         assert azure.from_connection_string(string).url.rstrip("/") == address
 
 
-def test_everything_that_is_wrong_is_said_at_once_with_the_nearest_name() -> None:
+def test_the_parser_reports_all_problems_with_the_nearest_name() -> None:
     _, problems = parse_publishing([{"provider": "s33", "bucket": "b"}, {**S3, "regoin": "eu", "use_ssl": 3, "force_single_part": "x"}])
     assert len(problems) == 4
     assert {problem.hint for problem in problems} >= {"did you mean s3?", "did you mean region?"}
@@ -114,7 +114,7 @@ def test_lists_that_make_no_sense_are_refused() -> None:
     assert parse_publishing_text("{'a'}")[1][0].code == "not_json"
 
 
-def test_no_secret_is_said_shown_or_handed_to_the_run_folder() -> None:
+def test_secrets_never_reach_messages_answers_or_the_run_folder() -> None:
     secret = [
         {**S3, **KEYS, "session_token": "SECRETtoken", "request_headers": {"X-Key": "SECRETheader"}},
         {"provider": "azure", "container": "cc", "account_url": "https://me.blob.core.windows.net/?sig=SECRETsig"},
@@ -123,8 +123,8 @@ def test_no_secret_is_said_shown_or_handed_to_the_run_folder() -> None:
     ]
     text = json.dumps(secret)
     targets, problems = parse_publishing(secret)
-    told, handed = hide_options({"publishing_config": text, "seed": 7}), for_engine(secrets_of({"publishing_config": text, "seed": 7}))
-    everything = [hide_options({"--publishing_config": text}), told, [problem.as_dict() for problem in problems], repr(targets)]
+    reported, handed = hide_options({"publishing_config": text, "seed": 7}), for_engine(secrets_of({"publishing_config": text, "seed": 7}))
+    everything = [hide_options({"--publishing_config": text}), reported, [problem.as_dict() for problem in problems], repr(targets)]
     assert "SECRET" not in repr([*everything, [target.key for target in targets], [target.label for target in targets]])
     assert json.loads(handed["SIMPLETUNER_SECRETS"]) == {"publishing_config": text}
     assert for_engine(secrets_of({"publishing_config": "config/publishing.json"})) == {}
@@ -207,11 +207,11 @@ def test_a_manifest_with_a_path_that_leads_elsewhere_is_none(name: str) -> None:
 def test_stores_that_are_written_out_are_checked_with_the_other_options() -> None:
     given = {"model_family": "flux", "model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
 
-    def told(**values: Any) -> set[tuple[str, str]]:
+    def reported(**values: Any) -> set[tuple[str, str]]:
         return {(problem.option, problem.code) for problem in check_options({**given, **values})[1]}
 
-    assert ("publishing_config[0].acces_key", "unknown_field") in told(publishing_config=json.dumps([{**S3, "acces_key": "A"}]))
-    assert ("publishing_config", "not_json") in told(publishing_config="s3://bucket/x")
+    assert ("publishing_config[0].acces_key", "unknown_field") in reported(publishing_config=json.dumps([{**S3, "acces_key": "A"}]))
+    assert ("publishing_config", "not_json") in reported(publishing_config="s3://bucket/x")
     shown = hide_options({"publishing_config": json.dumps([{**S3, **KEYS, "request_headers": {"X-Key": "k"}}, AZURE])})
-    assert not [option for option, _ in told(**shown) if option.startswith("publishing_config")]
-    assert ("resume_from_checkpoint", "password_in_address") in told(resume_from_checkpoint="https://me:pw@host/checkpoint-5")
+    assert not [option for option, _ in reported(**shown) if option.startswith("publishing_config")]
+    assert ("resume_from_checkpoint", "password_in_address") in reported(resume_from_checkpoint="https://me:pw@host/checkpoint-5")

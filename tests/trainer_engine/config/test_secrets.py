@@ -37,7 +37,7 @@ def found(sent: Any, stored: Any, spec: OptionSpec = SPEC) -> Any:
     return json.loads(reveal(spec, sent, json.dumps(stored)))
 
 
-def test_what_holds_no_secret_is_left_as_it_was_written() -> None:
+def test_text_without_secrets_is_unchanged() -> None:
     text = '[ {"webhook_type":"raw",  "callback_url":"https://example.com/", "auth_token": ""} ]'
     assert hide(SPEC, text) == text
     assert secrets_of({"webhook_config": text, "seed": 7}) == {}
@@ -62,7 +62,7 @@ def test_of_an_address_the_passwords_are_hidden(url: str, seen: str) -> None:
 
 
 @pytest.mark.parametrize("text", [f'[{{"auth_token": "{TOKEN}"', f"https://discord.com/api/webhooks/1/{TOKEN}", f'{{"a": "{TOKEN}", }}'])
-def test_what_cannot_be_read_is_hidden_whole(text: str) -> None:
+def test_unreadable_text_is_hidden_completely(text: str) -> None:
     assert hide(SPEC, text) == HIDDEN
     assert hide(SPEC, "config/webhooks.json") == "config/webhooks.json"
 
@@ -77,7 +77,7 @@ def test_odd_documents_are_no_trouble() -> None:
     assert hide(SPEC, "null") == "null" and reveal(SPEC, "[***]", "[]") == "[***]" and still_hidden(SPEC, "[***") == []
 
 
-def test_what_was_shown_comes_back_as_it_was() -> None:
+def test_a_hidden_document_is_revealed_as_it_was() -> None:
     for document in (raw(secret=KEY), [raw(), raw("two", auth_token=KEY)], [raw("three?key=" + KEY, nested={"secret": [KEY]})]):
         seen = shown(document)
         assert TOKEN not in json.dumps(seen) and KEY not in json.dumps(seen)
@@ -96,7 +96,7 @@ def test_entries_find_their_own_secrets_wherever_they_stand() -> None:
     assert [entry["auth_token"] for entry in found([new, *shown(stored)], stored)] == ["4", "1", "2", "3"]
 
 
-def test_of_a_webhook_only_the_host_is_shown() -> None:
+def test_only_the_host_of_a_webhook_is_shown() -> None:
     stored = [raw(f"{KEY}?token={TOKEN}", webhook_type=kind, auth_token="") for kind in ("raw", "template")]
     seen = shown(stored)
     assert [entry["callback_url"] for entry in seen] == ["https://example.com/***"] * 2
@@ -152,13 +152,13 @@ def test_a_secret_does_not_follow_to_another_store(stored: dict[str, Any], chang
     assert still_hidden(stores, json.dumps(moved))
 
 
-def test_a_webhook_of_another_type_is_another_one() -> None:
+def test_a_webhook_of_another_type_gets_no_secret() -> None:
     stored = [{"webhook_type": "discord", "webhook_url": f"https://discord.com/api/{TOKEN}"}]
     other = [{**shown(stored)[0], "webhook_type": "slack"}]
     assert found(other, stored) == other
 
 
-def test_what_stands_for_nothing_is_told() -> None:
+def test_stars_without_a_stored_secret_are_a_problem() -> None:
     text = json.dumps([raw(), raw(auth_token=HIDDEN, callback_url="https://a.example/?***")])
     assert [(problem.option, problem.code) for problem in hidden_problems({"webhook_config": text})] == [
         ("webhook_config[1].callback_url", "hidden_value"),
@@ -189,7 +189,7 @@ def test_options_are_known_by_any_spelling_and_others_left_alone() -> None:
     assert json.loads(reveal_options(hidden, stored)["--webhook_config"]) == [raw()]
 
 
-def test_an_engine_is_told_of_no_webhook() -> None:
+def test_an_engine_never_gets_webhooks() -> None:
     assert for_engine({"webhook_config": json.dumps([raw()]), "webhook targets": "[]"}) == {}
 
 
@@ -201,5 +201,5 @@ def test_an_address_as_older_versions_showed_it_is_still_understood() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://e.com/hunter2?***", "https://e.com/***?hunter2", "https://hunter2:***@e.com/***", "***hunter2"])
-def test_three_stars_within_an_address_show_nothing_else_of_it(url: str) -> None:
+def test_stars_in_a_url_reveal_nothing_else_of_it(url: str) -> None:
     assert TOKEN not in hide(SPEC, [{"webhook_type": "raw", "callback_url": url}])

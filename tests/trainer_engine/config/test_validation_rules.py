@@ -1,4 +1,4 @@
-"""What is told of options of validation images that a family does not understand."""
+"""What is reported of options of validation images that a family does not understand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIVEN = {"model_type": "lora", "output_dir": "o", "data_backend_config": "d", "m
 PIXART, FLUX = "pixart_sigma", "flux"
 
 
-def told(family: str, **values: Any) -> list[tuple[str, str, str]]:
+def reported(family: str, **values: Any) -> list[tuple[str, str, str]]:
     """(option, code, level) of everything that is said about these values."""
     _, problems = check_options({**GIVEN, "model_family": family, **values})
     return [(problem.option, problem.code, problem.level.value) for problem in problems if problem.option in values]
@@ -43,15 +43,15 @@ def told(family: str, **values: Any) -> list[tuple[str, str, str]]:
         (PIXART, {"validation_image_format": "bmp"}, ("validation_image_format", "not_a_choice", "error")),
     ],
 )
-def test_a_value_that_does_nothing_or_cannot_be_had_is_told(family: str, values: dict[str, Any], said: tuple[str, str, str] | None) -> None:
-    assert told(family, **values) == ([said] if said else [])
+def test_a_value_without_effect_or_support_is_reported(family: str, values: dict[str, Any], said: tuple[str, str, str] | None) -> None:
+    assert reported(family, **values) == ([said] if said else [])
 
 
 def test_values_that_come_together_are_looked_at_together() -> None:
-    assert told(FLUX, validation_no_cfg_until_timestep=3, validation_guidance_real=2.0) == []
-    late = told(FLUX, validation_no_cfg_until_timestep=4, validation_guidance_real=2.0, validation_num_inference_steps=4)
+    assert reported(FLUX, validation_no_cfg_until_timestep=3, validation_guidance_real=2.0) == []
+    late = reported(FLUX, validation_no_cfg_until_timestep=4, validation_guidance_real=2.0, validation_num_inference_steps=4)
     assert late == [("validation_no_cfg_until_timestep", "no_effect", "note")]
-    assert told(PIXART, validation_image_quality=50, validation_image_format="webp") == []
+    assert reported(PIXART, validation_image_quality=50, validation_image_format="webp") == []
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_values_that_come_together_are_looked_at_together() -> None:
         ({"path": "owner/name", "name": "Startup"}, [("name", "reserved_name", "error")]),
     ],
 )
-def test_what_an_adapter_that_only_draws_may_be(values: dict[str, Any], said: list[tuple[str, str, str]]) -> None:
-    found = told(PIXART, **{f"validation_adapter_{name}": value for name, value in values.items()})
+def test_a_validation_adapter_is_checked_before_a_start(values: dict[str, Any], said: list[tuple[str, str, str]]) -> None:
+    found = reported(PIXART, **{f"validation_adapter_{name}": value for name, value in values.items()})
     assert sorted(found) == sorted((f"validation_adapter_{option}", code, level) for option, code, level in said)
 
 
 @pytest.mark.parametrize("beside", [{"validation_disable": True}, {"validation_method": "external-script"}])
-def test_an_adapter_that_would_not_be_drawn_with_is_told(beside: dict[str, Any]) -> None:
-    assert ("validation_adapter_path", "no_effect", "note") in told(PIXART, validation_adapter_path="owner/name", **beside)
+def test_a_validation_adapter_without_effect_gets_a_note(beside: dict[str, Any]) -> None:
+    assert ("validation_adapter_path", "no_effect", "note") in reported(PIXART, validation_adapter_path="owner/name", **beside)
 
 
 ONE, TWO = {"path": "owner/one"}, {"name": "two", "path": "owner/two", "strength": -0.5}
@@ -120,30 +120,30 @@ ONE, TWO = {"path": "owner/one"}, {"name": "two", "path": "owner/two", "strength
         ([{"path": f"owner/n{number}"} for number in range(17)], {"": "too_many"}),
     ],
 )
-def test_everything_wrong_with_runs_of_adapters_is_told_by_place(runs: Any, said: dict[str, str]) -> None:
+def test_problems_of_adapter_runs_name_their_place(runs: Any, said: dict[str, str]) -> None:
     _, problems = check_options({**GIVEN, "model_family": PIXART, "validation_adapter_config": json.dumps(runs)})
     found = {one.option: one.code for one in problems if one.option.startswith("validation_adapter")}
     assert found == {f"validation_adapter_config{place}": code for place, code in said.items()}
 
 
-def test_one_adapter_and_several_exclude_one_another() -> None:
-    both = told(PIXART, validation_adapter_config=json.dumps([TWO]), validation_adapter_path="owner/name")
+def test_a_single_adapter_and_several_exclude_each_other() -> None:
+    both = reported(PIXART, validation_adapter_config=json.dumps([TWO]), validation_adapter_path="owner/name")
     assert both == [("validation_adapter_config", "one_of_two", "error")]
-    assert told(PIXART, validation_adapter_config=json.dumps([TWO]), validation_adapter_mode="none") == [
+    assert reported(PIXART, validation_adapter_config=json.dumps([TWO]), validation_adapter_mode="none") == [
         ("validation_adapter_config", "no_effect", "note")
     ]
-    assert told(PIXART, validation_adapter_config="[{", validation_adapter_mode="comparison") == [
+    assert reported(PIXART, validation_adapter_config="[{", validation_adapter_mode="comparison") == [
         ("validation_adapter_config", "not_json", "error")
     ]
 
 
-def test_names_of_images_drawn_with_an_adapter_belong_to_them_alone() -> None:
+def test_images_of_a_validation_adapter_have_unique_names() -> None:
     library = json.dumps({"fox": "a fox", "fox_style": "a fox in another style"})
     values = {"user_prompt_library": library, "validation_adapter_path": "owner/style"}
-    assert told(PIXART, **values) == [("user_prompt_library", "same_file_name", "error")]
-    assert told(PIXART, **values, validation_adapter_name="other") == []
+    assert reported(PIXART, **values) == [("user_prompt_library", "same_file_name", "error")]
+    assert reported(PIXART, **values, validation_adapter_name="other") == []
     averaged = {**values, "user_prompt_library": json.dumps({"fox": "a fox", "fox_ema_style": "a"}), "use_ema": True}
-    assert told(PIXART, **averaged) == [("user_prompt_library", "same_file_name", "error")]
+    assert reported(PIXART, **averaged) == [("user_prompt_library", "same_file_name", "error")]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,7 @@ def test_names_of_images_drawn_with_an_adapter_belong_to_them_alone() -> None:
         ("../models/night", None, None, "night"),
     ],
 )
-def test_an_address_says_where_an_adapter_lies_and_what_it_is_called(
-    path: str, repository: str | None, file: str | None, label: str
-) -> None:
+def test_an_address_gives_the_file_and_label_of_an_adapter(path: str, repository: str | None, file: str | None, label: str) -> None:
     there = hub_file(path)
     assert (there.repository, there.file) == (repository, file) if there else repository is None
     assert label_of(path, None) == label and label_of(path, "mine") == "mine"

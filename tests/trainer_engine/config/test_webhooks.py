@@ -22,7 +22,7 @@ def test_the_users_own_configuration_is_right() -> None:
     assert targets == [WebhookTarget(kind="raw", url="https://example.com/simpletuner")]
 
 
-def test_one_object_is_a_list_of_one() -> None:
+def test_a_single_webhook_is_a_list_of_one() -> None:
     discord = {"webhook_type": "Discord", "webhook_url": "https://discord.com/api/webhooks/1/x", "message_prefix": "lab"}
     (target,), problems = parse_webhooks(discord)
     assert problems == []
@@ -55,13 +55,13 @@ def test_one_object_is_a_list_of_one() -> None:
         ({"auth_token": "naïve"}, "auth_token", "not_text"),
     ],
 )
-def test_what_is_wrong_is_named(change: dict[str, Any], option: str, code: str) -> None:
+def test_a_problem_of_a_webhook_names_its_field(change: dict[str, Any], option: str, code: str) -> None:
     targets, problems = parse_webhooks([{**RAW, **change}])
     assert not targets
     assert (f"webhook_config[0].{option}", code) in [(problem.option, problem.code) for problem in problems]
 
 
-def test_everything_is_told_at_once() -> None:
+def test_the_parser_reports_all_problems_of_webhooks_at_once() -> None:
     _, problems = parse_webhooks([{**RAW, "log_level": "loud", "callback_url": "nowhere"}, {"webhook_type": "discord"}])
     assert [problem.option for problem in problems] == [
         "webhook_config[0].callback_url",
@@ -78,7 +78,7 @@ def test_text_that_holds_no_targets_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "heard"),
+    ("level", "posted"),
     [
         ("debug", {"debug", "info", "warning", "error"}),
         ("info", {"info", "warning", "error"}),
@@ -86,12 +86,12 @@ def test_text_that_holds_no_targets_is_refused(text: str) -> None:
         ("critical", {"error"}),
     ],
 )
-def test_a_target_hears_its_level_and_what_is_louder(level: str, heard: set[str]) -> None:
+def test_a_webhook_gets_events_of_its_level_and_above(level: str, posted: set[str]) -> None:
     (target,), _ = parse_webhooks({**RAW, "log_level": level})
-    assert {severity for severity in ("debug", "info", "warning", "error") if target.wants(severity)} == heard
+    assert {severity for severity in ("debug", "info", "warning", "error") if target.wants(severity)} == posted
 
 
-def test_secrets_are_shown_to_nobody() -> None:
+def test_secrets_of_webhooks_are_never_shown() -> None:
     discord = {"webhook_type": "discord", "webhook_url": "https://discord.com/api/webhooks/1/hunter2"}
     targets, _ = parse_webhooks([{**RAW, **SECRETS}, discord])
     shown = json.dumps([target.shown() for target in targets])
@@ -125,8 +125,8 @@ def test_json_is_taken_as_text_and_as_json() -> None:
 def test_a_template_is_json_where_what_it_becomes_is(template: str, is_json: bool) -> None:
     assert is_json_template(template) is is_json
     target = {"webhook_type": "template", "callback_url": "https://example.com", "template": template}
-    told = [problem.code for problem in parse_webhooks(target)[1]]
-    assert told == ([] if is_json or not template.startswith("{{") else ["not_json"])
+    reported = [problem.code for problem in parse_webhooks(target)[1]]
+    assert reported == ([] if is_json or not template.startswith("{{") else ["not_json"])
 
 
 def test_an_address_alone_is_explained_and_not_repeated() -> None:

@@ -62,7 +62,7 @@ def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
     assert newest_verified(tmp_path / "missing") is None
 
 
-def test_a_whole_checkpoint_verifies(tmp_path: Path) -> None:
+def test_a_complete_checkpoint_verifies(tmp_path: Path) -> None:
     assert verify(make(tmp_path, 1)) == []
 
 
@@ -92,7 +92,7 @@ def test_damage_is_named_and_the_one_before_is_the_newest(tmp_path: Path, damage
     assert newest is not None and newest.step == 1
 
 
-def test_a_list_notices_a_flipped_bit_after_it_has_seen_the_file_whole(tmp_path: Path) -> None:
+def test_a_list_notices_a_flipped_bit_in_a_file_that_it_has_hashed(tmp_path: Path) -> None:
     folder = make(tmp_path, 1)
     assert list_checkpoints(tmp_path)[0].verified
     flip(folder / "training_state.json")
@@ -114,14 +114,14 @@ def test_a_list_notices_a_flipped_bit_after_it_has_seen_the_file_whole(tmp_path:
         b"\xff\xfe",
     ],
 )
-def test_a_manifest_that_is_none_is_told_and_never_raised(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_reported_and_never_raised(tmp_path: Path, content: bytes) -> None:
     folder = make(tmp_path, 1)
     (folder / MANIFEST).write_bytes(content)
     assert len(verify(folder)) == 1
     assert list_checkpoints(tmp_path) == []
 
 
-def test_a_folder_without_a_manifest_says_so(tmp_path: Path) -> None:
+def test_verify_reports_a_missing_manifest(tmp_path: Path) -> None:
     folder = make(tmp_path, 1)
     (folder / MANIFEST).unlink()
     assert verify(folder) == [f"checkpoint-1 has no {MANIFEST}."]
@@ -165,14 +165,14 @@ def best_step(output_dir: Path) -> int | None:
     return best.step if best else None
 
 
-def test_it_has_the_lowest_loss_and_is_the_earliest_of_several(tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_lowest_loss_and_is_the_earliest(tmp_path: Path) -> None:
     for step, loss in ((1, 0.5), (2, 0.3), (3, None), (4, 0.3), (5, 0.4)):
         evaluated(tmp_path, step, loss)
     make(tmp_path, 6)
     assert best_step(tmp_path) == 2
 
 
-def test_without_evaluations_there_is_none(tmp_path: Path) -> None:
+def test_checkpoints_without_evaluations_have_no_best_one(tmp_path: Path) -> None:
     make(tmp_path, 1)
     evaluated(tmp_path, 2, None)
     make(tmp_path, 3, evaluation={"loss": "low", "measure": "ab", "datasets": []})
@@ -186,13 +186,13 @@ def test_losses_of_another_measure_are_not_compared(tmp_path: Path) -> None:
     assert best_step(tmp_path) == 2
 
 
-def test_a_broken_one_is_not_the_best(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_never_the_best(tmp_path: Path) -> None:
     (evaluated(tmp_path, 1, 0.1) / "transformer/weights.safetensors").unlink()
     evaluated(tmp_path, 2, 0.5)
     assert best_step(tmp_path) == 2
 
 
-def test_the_file_names_it_and_goes_with_it(tmp_path: Path) -> None:
+def test_the_best_file_names_the_checkpoint_and_is_removed_with_it(tmp_path: Path) -> None:
     folder = evaluated(tmp_path, 7, 0.25)
     assert point_to_best(tmp_path) is not None
     assert json.loads((tmp_path / BEST_FILE).read_text()) == {

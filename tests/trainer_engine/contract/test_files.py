@@ -14,7 +14,7 @@ from trainer_engine.contract.files import FileTooLarge, UnreadableFile, read_sma
 SECRET = "hf_averysecrettoken"
 
 
-def test_a_small_file_is_read_whole(tmp_path: Path) -> None:
+def test_a_small_file_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": [1, 2]}')
     assert read_small(path, 1024) == path.read_bytes()
@@ -78,7 +78,7 @@ def test_an_error_repeats_nothing_of_the_file(tmp_path: Path, content: bytes) ->
         RuntimeError("I/O error: Disk quota exceeded (os error 122)"),
     ],
 )
-def test_a_full_disk_is_told_in_several_ways(error: Exception) -> None:
+def test_a_full_disk_is_recognised_in_several_forms(error: Exception) -> None:
     assert means_full(error)
 
 

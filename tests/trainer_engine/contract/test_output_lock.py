@@ -75,7 +75,7 @@ def test_programs_that_a_run_starts_do_not_keep_its_lock(tmp_path: Path, patient
         child.wait()
 
 
-def test_a_file_that_says_nonsense_names_nobody(tmp_path: Path, patient: None) -> None:
+def test_an_invalid_lock_file_gives_an_unknown_holder(tmp_path: Path, patient: None) -> None:
     for content in (b"", b"[]", b"{", b'{"pid": "x"}', json.dumps({"job_id": 1, "pid": 2}).encode(), os.urandom(100)):
         (tmp_path / LOCK_FILE).write_bytes(content)
         with (tmp_path / LOCK_FILE).open("rb") as stream:
@@ -84,7 +84,7 @@ def test_a_file_that_says_nonsense_names_nobody(tmp_path: Path, patient: None) -
                 pass
 
 
-def test_what_a_link_of_that_name_leads_to_is_never_written(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_lock_file_is_never_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "precious")

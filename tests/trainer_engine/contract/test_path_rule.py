@@ -30,7 +30,7 @@ def said(home: Home, path: Path | str, *, writing: bool = True) -> str:
     return refusal.message if refusal else ""
 
 
-def test_what_lies_in_a_root_may_be_read_and_written(place: Home, tmp_path: Path) -> None:
+def test_a_path_in_a_root_may_be_read_and_written(place: Home, tmp_path: Path) -> None:
     for path in (tmp_path / "me", tmp_path / "me/runs/new", place.root / "output", tmp_path / "opt/models"):
         assert not said(place, path) and not said(place, path, writing=False)
 
@@ -80,7 +80,7 @@ def test_dot_folders_of_a_home_are_closed_to_reading(place: Home, tmp_path: Path
 
 
 @pytest.mark.parametrize("path", ["me/.bashrc", "me/dotfiles/bashrc", "me/.keys/id", "opt/keys/id"])
-def test_what_a_dot_file_links_to_is_closed_too(place: Home, tmp_path: Path, path: str) -> None:
+def test_the_target_of_a_dot_file_link_is_closed_too(place: Home, tmp_path: Path, path: str) -> None:
     (tmp_path / "me/dotfiles").mkdir()
     (tmp_path / "opt/keys").mkdir()
     (tmp_path / "me/.bashrc").symlink_to("dotfiles/bashrc")
@@ -185,7 +185,7 @@ def test_a_rule_survives_the_way_through_a_file(place: Home) -> None:
     assert PlaceRule.model_validate_json(rule.model_dump_json()) == rule
 
 
-def test_the_existence_of_what_is_closed_is_not_told(place: Home, tmp_path: Path) -> None:
+def test_a_refusal_does_not_reveal_whether_a_closed_path_exists(place: Home, tmp_path: Path) -> None:
     (tmp_path / "elsewhere/there").write_text("")
     answers = [
         resolve(str(tmp_path / "elsewhere" / name), "init_lora", home=place, must_exist=True, kind=Kind.FOLDER) for name in ("there", "no")

@@ -46,7 +46,7 @@ def test_enough_samples_are_no_problem() -> None:
     assert check({(64, 64): 2}, Effective(2, 2, 1), repeats=1) is None
 
 
-def test_a_short_bucket_is_told_with_its_numbers() -> None:
+def test_a_short_bucket_is_reported_with_its_numbers() -> None:
     problem = check({(64, 64): 9, (64, 128): 3}, Effective(2, 4, 1))
     assert problem is not None
     assert (problem.option, problem.code) == ("dataloader[3].repeats", "bucket_too_small")
@@ -60,7 +60,7 @@ def test_processes_count_too() -> None:
     assert problem is not None and "num_processes 2" in problem.expected
 
 
-def test_a_batch_that_is_too_large_is_told_its_size() -> None:
+def test_a_batch_that_is_too_large_is_reported_with_its_size() -> None:
     problem = check({(64, 64): 3}, Effective(8, 1, 1))
     assert problem is not None and "train_batch_size to 3" in problem.hint
 
@@ -99,7 +99,7 @@ def test_the_last_batch_is_filled_up(samples: int, batch: int, batches: int) -> 
     processes=st.integers(1, 4),
     repeats=st.integers(0, 3),
 )
-def test_each_change_of_the_hint_mends_the_dataset(images: int, batch: int, accumulation: int, processes: int, repeats: int) -> None:
+def test_each_change_in_the_hint_fixes_the_dataset(images: int, batch: int, accumulation: int, processes: int, repeats: int) -> None:
     effective = Effective(batch, accumulation, processes)
     problem = check({(64, 64): images}, effective, repeats=repeats)
     assert (problem is None) == (images * (repeats + 1) >= effective.samples)

@@ -1,4 +1,4 @@
-"""What is said about an image."""
+"""Captions come from file names, text files or the configuration."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_text_files_lie_beside_their_images_in_folders(tmp_path: Path) -> None:
         ("a cat".encode("utf-32"), "zero bytes"),
     ],
 )
-def test_a_text_file_that_says_nothing_is_named(tmp_path: Path, content: bytes | None, word: str) -> None:
+def test_an_empty_text_file_is_reported(tmp_path: Path, content: bytes | None, word: str) -> None:
     if content is not None:
         (tmp_path / "a_cat.txt").write_bytes(content)
     with pytest.raises(NoCaption, match=word):

@@ -19,7 +19,7 @@ from tests.helpers.profiles import meant_in_srgb
 from tests.trainer_engine.datasets.test_report import entry, report_of
 from trainer_engine.contract.errors import Level
 from trainer_engine.datasets.colour import as_srgb, colour_trouble
-from trainer_engine.datasets.images import look_at, open_rgb
+from trainer_engine.datasets.images import inspect_image, open_rgb
 
 SPACES = {"p3": profiles.display_p3, "adobe": profiles.adobe_rgb}
 
@@ -38,7 +38,7 @@ def opened(folder: Path, content: bytes, name: str = "picture.png") -> np.ndarra
 
 def remark(folder: Path, content: bytes, name: str = "picture.png") -> str:
     (folder / name).write_bytes(content)
-    return look_at(str(folder / name), len(content)).remark
+    return inspect_image(str(folder / name), len(content)).remark
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -86,7 +86,7 @@ def test_a_grey_picture_may_carry_the_profile_of_its_editor(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_ink_is_shown_as_its_profile_says(tmp_path: Path, kind: str) -> None:
+def test_cmyk_is_converted_by_its_profile(tmp_path: Path, kind: str) -> None:
     image = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
     plain = opened(tmp_path, encoded(image, kind))[16, 16]
     shown = opened(tmp_path, encoded(image, kind, icc_profile=profiles.cmyk()))[16, 16]
@@ -115,7 +115,7 @@ def test_the_code_points_of_a_png_win_over_its_profile(tmp_path: Path) -> None:
     assert np.array_equal(opened(tmp_path, png(colours(), before=cicp(1, 13, 0, 1))), np.asarray(colours()))
 
 
-def test_video_levels_are_spread_over_the_whole_range(tmp_path: Path) -> None:
+def test_video_levels_are_expanded_to_the_full_range(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8), (16, 126, 235))
     assert opened(tmp_path, png(image, before=cicp(1, 13, 0, 0)))[0, 0].tolist() == [0, 128, 255]
 
@@ -134,19 +134,19 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "grey": (encoded(colours(), "TIFF", icc_profile=profiles.grey(2.2)), "GRAY"),
     "pq": (png(colours(), before=cicp(9, 16, 0, 1)), "PQ"),
     "hlg": (png(colours(), before=cicp(9, 18, 0, 1)), "HLG"),
-    "unknown": (png(colours(), before=cicp(77, 13, 0, 1)), "not known"),
+    "unknown": (png(colours(), before=cicp(77, 13, 0, 1)), "unsupported"),
     "matrix": (png(colours(), before=cicp(1, 13, 5, 1)), "damaged"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_used_leaves_the_picture_as_it_is_and_is_said(tmp_path: Path, name: str) -> None:
+def test_unusable_colours_are_not_converted_but_reported(tmp_path: Path, name: str) -> None:
     content, word = BROKEN[name]
     assert np.array_equal(opened(tmp_path, content), np.asarray(colours()))
     assert word in remark(tmp_path, content)
 
 
-def test_a_profile_of_which_a_part_is_missing_is_said(tmp_path: Path) -> None:
+def test_a_profile_with_a_missing_part_is_reported(tmp_path: Path) -> None:
     content = without_part(encoded(colours(), "JPEG", quality=98, icc_profile=profiles.display_p3()))
     assert np.abs(opened(tmp_path, content) - np.asarray(colours())).mean() < 2
     assert "damaged" in remark(tmp_path, content)
@@ -170,7 +170,7 @@ def test_validate_names_the_pictures_whose_colours_are_taken_as_they_are(tmp_pat
     make=st.sampled_from([profiles.display_p3, profiles.cmyk, lambda: profiles.grey(1.8)]),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_profile_with_flipped_bytes_is_used_or_said(places: list[tuple[int, int]], mode: str, make: Callable[[], bytes]) -> None:
+def test_a_profile_with_flipped_bytes_is_used_or_reported(places: list[tuple[int, int]], mode: str, make: Callable[[], bytes]) -> None:
     profile = bytearray(make())
     for place, value in places:
         profile[place % len(profile)] = value

@@ -26,7 +26,7 @@ def test_its_images_are_examined_and_no_epoch_is_longer(tmp_path: Path) -> None:
     assert len(report.summary()["datasets"]) == 1
 
 
-def test_what_is_wrong_with_it_is_told(tmp_path: Path) -> None:
+def test_problems_of_an_eval_set_are_reported(tmp_path: Path) -> None:
     generate_images(tmp_path / "set", count=2)
     generate_images(tmp_path / "small", count=2, size=(40, 40))
     generate_images(tmp_path / "silent", count=2)
@@ -49,8 +49,8 @@ def test_images_that_are_trained_on_as_well_are_named(tmp_path: Path) -> None:
     generate_images(tmp_path / "set", count=3)
     generate_images(tmp_path / "set/held-out", count=2)
     report = report_of(entry(tmp_path / "set"), held_out(tmp_path / "set/held-out"))
-    [told] = [problem for problem in report.problems if problem.code == "held_out_but_trained"]
-    assert told.level is Level.WARNING and "2 of its 2 images" in told.message
+    [reported] = [problem for problem in report.problems if problem.code == "held_out_but_trained"]
+    assert reported.level is Level.WARNING and "2 of its 2 images" in reported.message
 
 
 def test_references_are_refused_where_the_model_looks_at_none(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_halves_are_rounded_to_the_even_multiple() -> None:
 
 
 @given(size=SIZES, unit=UNITS, alignment=ALIGNMENTS)
-def test_every_target_is_made_of_whole_multiples(size: Size, unit: tuple[str, float], alignment: int) -> None:
+def test_the_edges_of_every_target_are_multiples(size: Size, unit: tuple[str, float], alignment: int) -> None:
     target = geometry.target_size(geometry.aspect_of(size, 2), unit[1], unit[0], alignment)
     assert all(edge % alignment == 0 and edge >= alignment for edge in target)
 
@@ -164,7 +164,7 @@ def test_the_closest_aspect_is_nearest_by_ratio(aspect: float) -> None:
 
 
 @given(draw=st.floats(0, 1, exclude_max=True))
-def test_drawn_aspects_follow_their_weights(draw: float) -> None:
+def test_random_aspects_follow_their_weights(draw: float) -> None:
     assert geometry.chosen_aspect(draw, [0.5, 1.0], [0.25, 0.75]) == (0.5 if draw < 0.25 else 1.0)
     assert geometry.chosen_aspect(draw, [0.5, 1.0, 2.0], [0.0, 1.0, 0.0]) == 1.0
 

@@ -28,7 +28,7 @@ def test_sizes_and_broken_files_are_found(folder: Path) -> None:
     assert found.files == 5
 
 
-def test_nothing_is_written_without_a_folder_for_the_memory(folder: Path, tmp_path: Path) -> None:
+def test_discovery_without_an_index_folder_writes_nothing(folder: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     discover(str(folder))
     assert sorted(tmp_path.rglob("*")) == before
@@ -93,15 +93,15 @@ def test_names_that_are_no_text_are_remembered(tmp_path: Path) -> None:
         assert discover(str(root), index_dir=tmp_path / "index").opened == opened
 
 
-def test_progress_is_told_up_to_the_end(tmp_path: Path) -> None:
+def test_progress_is_reported_up_to_the_end(tmp_path: Path) -> None:
     picture = tmp_path / "0.png"
     Image.new("RGB", (3, 3)).save(picture)
     for number in range(1, CHUNK_FILES + 5):
         os.link(picture, tmp_path / f"{number}.png")
-    told: list[tuple[str, int, int]] = []
-    discover(str(tmp_path), on_progress=lambda *step: told.append(step), threads=3)
+    reported: list[tuple[str, int, int]] = []
+    discover(str(tmp_path), on_progress=lambda *step: reported.append(step), threads=3)
     total = CHUNK_FILES + 5
-    assert [(current, of) for _, current, of in told] == [(CHUNK_FILES, total), (total, total)]
+    assert [(current, of) for _, current, of in reported] == [(CHUNK_FILES, total), (total, total)]
 
 
 def test_the_order_does_not_depend_on_threads(folder: Path) -> None:

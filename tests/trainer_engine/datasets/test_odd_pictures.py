@@ -17,7 +17,7 @@ from trainer_engine.datasets.images import BrokenImage, measure, open_rgb
 from trainer_engine.datasets.index import discover
 
 
-def test_every_odd_picture_is_measured_and_opened_as_a_person_sees_it(tmp_path: Path) -> None:
+def test_every_unusual_image_is_measured_and_opened_as_a_viewer_shows_it(tmp_path: Path) -> None:
     seen = write_odd_pictures(tmp_path / "odd")
     found = discover(str(tmp_path / "odd"))
     assert {file.name for file in found.left_out} == set(LEFT_OUT)

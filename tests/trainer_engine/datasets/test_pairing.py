@@ -1,4 +1,4 @@
-"""Images and their references: found by name, of one size where that is asked for, and everything else told at once."""
+"""Images and their references: found by name, of one size where that is asked for, and everything else reported at once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def looked_at(place: Path, entries: list[dict[str, Any]], flavour: str = "kontex
     return report, problems + report.problems
 
 
-def told(problems: list[Problem]) -> set[tuple[str, str]]:
+def reported(problems: list[Problem]) -> set[tuple[str, str]]:
     return {(problem.option, problem.code) for problem in problems if problem.level is not Level.NOTE}
 
 
@@ -63,7 +63,7 @@ def test_matching_pairs_are_found_without_a_word(tmp_path: Path) -> None:
     paint(tmp_path / "edits", PAIRS)
     paint(tmp_path / "refs", PAIRS)
     report, problems = looked_at(tmp_path, document(tmp_path))
-    assert told(problems) == set()
+    assert reported(problems) == set()
     for sample in report.sets[0].samples:
         ((set_id, reference),) = sample.references
         assert (set_id, reference.name) == ("refs", sample.name)
@@ -75,19 +75,19 @@ def test_a_strict_reference_is_cut_out_where_its_image_is(tmp_path: Path) -> Non
     paint(tmp_path / "edits", {"a.png": (160, 96), "b.png": (160, 96)})
     paint(tmp_path / "refs", {"a.jpg": (160, 96), "b.png": (160, 96)})
     report, problems = looked_at(tmp_path, document(tmp_path, crop_style="random"))
-    assert told(problems) == set()
+    assert reported(problems) == set()
     for sample in report.sets[0].samples:
         assert crop_window(sample.references[0].sample, 3) == crop_window(sample, 3)
     assert {sample.references[0].sample.name for sample in report.sets[0].samples} == {"a.jpg", "b.png"}
 
 
-def test_everything_that_is_wrong_with_pairs_is_told_at_once(tmp_path: Path) -> None:
+def test_every_problem_of_pairs_is_reported_at_once(tmp_path: Path) -> None:
     paint(tmp_path / "edits", {"alone.png": (96, 96), "unlike.png": (96, 96), "good.png": (96, 96), "broken.png": (96, 96)})
     paint(tmp_path / "refs", {"unlike.png": (128, 96), "good.png": (96, 96), "nobody.png": (96, 96)})
     (tmp_path / "refs/broken.png").write_bytes(b"no picture")
     report, problems = looked_at(tmp_path, document(tmp_path))
     option = "dataloader[1].instance_data_dir"
-    assert told(problems) >= {
+    assert reported(problems) >= {
         (option, "missing_reference"),
         (option, "unlike_sizes"),
         (option, "broken_reference"),
@@ -99,13 +99,13 @@ def test_everything_that_is_wrong_with_pairs_is_told_at_once(tmp_path: Path) -> 
     assert [sample.name for sample in report.sets[0].samples] == ["good.png"]
 
 
-def test_two_references_of_one_name_are_told_as_that(tmp_path: Path) -> None:
+def test_two_references_of_the_same_name_are_an_error(tmp_path: Path) -> None:
     paint(tmp_path / "edits", {"two.webp": (96, 96), "exact.png": (96, 96), "torn.png": (96, 96)})
     paint(tmp_path / "refs", {"two.png": (96, 96), "two.jpg": (96, 96), "exact.png": (96, 96)})
     (tmp_path / "refs/torn.jpg").write_bytes(b"no picture")
     report, problems = looked_at(tmp_path, document(tmp_path))
     option = "dataloader[1].instance_data_dir"
-    assert told(problems) == {(option, "several_references"), (option, "broken_reference")}
+    assert reported(problems) == {(option, "several_references"), (option, "broken_reference")}
     text = " ".join(problem.message for problem in problems)
     assert "two.webp (two.jpg, two.png)" in text and "torn.jpg" in text
     assert [sample.name for sample in report.sets[0].samples] == ["exact.png"]
@@ -115,7 +115,7 @@ def test_loose_references_have_sizes_of_their_own_which_keep_buckets_apart(tmp_p
     paint(tmp_path / "edits", dict.fromkeys(("a.png", "b.png", "c.png"), (96, 96)))
     paint(tmp_path / "refs", {"a.png": (192, 96), "b.png": (192, 96), "c.png": (96, 96)})
     report, problems = looked_at(tmp_path, document(tmp_path, "reference_loose", resolution=128))
-    assert told(problems) == set()
+    assert reported(problems) == set()
     by_bucket: dict[str, set[tuple[int, int]]] = {}
     for sample in report.sets[0].samples:
         by_bucket.setdefault(sample.bucket, set()).add(sample.references[0].sample.target)
@@ -129,9 +129,9 @@ def test_a_flavour_that_edits_needs_references_and_another_takes_none(tmp_path: 
     paint(tmp_path / "refs", PAIRS)
     plain = [{name: value for name, value in document(tmp_path)[0].items() if name != "conditioning_data"}, document(tmp_path)[2]]
     _, problems = looked_at(tmp_path, plain)
-    assert ("dataloader[0].conditioning_data", "references_needed") in told(problems)
+    assert ("dataloader[0].conditioning_data", "references_needed") in reported(problems)
     _, problems = looked_at(tmp_path, document(tmp_path), "dev")
-    assert ("dataloader[0].conditioning_data", "no_references") in told(problems)
+    assert ("dataloader[0].conditioning_data", "no_references") in reported(problems)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_wrong_entries_are_named(changes: dict[int, dict[str, Any]], wanted: tup
     for number, fields in changes.items():
         entries[number] |= fields
     _, problems = looked_at(tmp_path, entries)
-    assert wanted in told(problems)
+    assert wanted in reported(problems)
 
 
 def test_an_entry_with_a_conditioning_type_is_a_set_of_references(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_pictures_go_to_the_closest_aspect(tmp_path: Path) -> None:
     assert [sample.crop.aspect for sample in only(report).samples] == [2, 0.5, 1]
 
 
-def test_drawn_aspects_are_the_same_each_time(tmp_path: Path) -> None:
+def test_random_aspects_are_the_same_each_time(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", **{f"p{number}": (100, 100) for number in range(30)})
     fields = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2]}
     first, second = (only(report_of(entry(folder, **fields))).samples for _ in range(2))
@@ -103,7 +103,7 @@ def test_cropped_pictures_above_the_maximum_are_brought_to_the_downsample_size(t
     assert [sample.resized for sample in whole] == [(64, 128), (64, 128)]
 
 
-def test_missing_folders_are_all_told_together(tmp_path: Path) -> None:
+def test_all_missing_folders_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     report = report_of(entry(tmp_path / "a"), entry(tmp_path / "b"), entry(tmp_path / "file"))
     assert [(problem.option, problem.code) for problem in report.problems] == [
@@ -135,7 +135,7 @@ def test_images_without_a_caption_are_named_and_left_out(tmp_path: Path) -> None
     drawn = generate_images(tmp_path / "set", count=4, captions="textfile")
     drawn[0].with_suffix(".txt").unlink()
     report = report_of(entry(tmp_path / "set", caption_strategy="textfile"))
-    assert [(file.name, file.reason) for file in only(report).left_out] == [(drawn[0].name, "it has no .txt file beside it")]
+    assert [(file.name, file.reason) for file in only(report).left_out] == [(drawn[0].name, "it has no .txt file of the same name")]
     assert only(report).samples[0].captions[0].startswith("a ")
 
 
@@ -146,7 +146,7 @@ def test_filters_leave_a_note(tmp_path: Path) -> None:
     assert {file.name: file.broken for file in only(report).left_out} == {"tiny.png": False, "wide.png": False}
 
 
-def test_a_folder_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+def test_a_folder_without_usable_images_is_reported_with_the_reasons(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", a=(40, 40), b=(40, 40))
     [error] = errors_in(report_of(entry(folder, minimum_image_size=64)).problems)
     assert error.code == "no_usable_images"
@@ -161,7 +161,7 @@ def test_a_dataset_too_small_for_a_step_is_an_error(tmp_path: Path) -> None:
     assert errors_in(report_of(entry(folder, repeats=1), train_batch_size=2).problems) == []
 
 
-def test_a_set_that_is_never_drawn_need_not_fill_a_step(tmp_path: Path) -> None:
+def test_a_set_with_probability_0_need_not_fill_a_step(tmp_path: Path) -> None:
     generate_images(tmp_path / "a", count=4)
     report = report_of(entry(tmp_path / "a"), entry(paint(tmp_path / "b", x=(64, 64)), probability=0), train_batch_size=2)
     assert report.problems == []
@@ -199,11 +199,11 @@ def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as stream:
         stream.write(b"no picture")
     summary = json.loads(json.dumps(report_of(entry(folder)).summary()))
-    [told] = summary["datasets"]
-    assert (told["id"], told["files"], told["usable"], told["left_out_count"]) == ("set", 4, 3, 1)
-    assert told["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, whatever its name says"}]
-    assert told["buckets"][0] == {"aspect": 0.5, "width": 64, "height": 128, "images": 2, "samples": 2, "batches": 2}
-    assert summary["samples_per_epoch"] == sum(bucket["samples"] for bucket in told["buckets"]) == 3
+    [reported] = summary["datasets"]
+    assert (reported["id"], reported["files"], reported["usable"], reported["left_out_count"]) == ("set", 4, 3, 1)
+    assert reported["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, despite its name"}]
+    assert reported["buckets"][0] == {"aspect": 0.5, "width": 64, "height": 128, "images": 2, "samples": 2, "batches": 2}
+    assert summary["samples_per_epoch"] == sum(bucket["samples"] for bucket in reported["buckets"]) == 3
 
 
 def test_messages_name_some_files_and_count_the_rest(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_each_unit_of_resolution_is_honoured(tmp_path: Path, fields: dict[str, A
 
 
 @pytest.mark.parametrize(("sampling", "at_start"), [("auto-weighting", 0.5), ("uniform", 0.2)])
-def test_the_share_of_each_set_is_said(tmp_path: Path, sampling: str, at_start: float) -> None:
+def test_the_report_has_the_share_of_each_set(tmp_path: Path, sampling: str, at_start: float) -> None:
     generate_images(tmp_path / "small", count=2)
     generate_images(tmp_path / "large", count=8)
     sets = [entry(tmp_path / "small", repeats=7), entry(tmp_path / "large", probability=4.0 if sampling == "uniform" else 2.0)]
@@ -254,7 +254,7 @@ def test_the_share_of_each_set_is_said(tmp_path: Path, sampling: str, at_start: 
     assert small["share"]["at_start"] == pytest.approx(at_start)
     assert small["share"]["of_epoch"] + large["share"]["of_epoch"] == pytest.approx(1)
     assert small["share"]["of_epoch"] == pytest.approx(16 / 24)
-    assert large["share"]["text"].endswith("33.3 % over the whole epoch")
+    assert large["share"]["text"].endswith("33.3 % over the complete epoch")
 
 
 def test_pictures_beyond_the_limits_of_aspects_are_named(tmp_path: Path) -> None:

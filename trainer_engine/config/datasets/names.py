@@ -36,7 +36,7 @@ KIND = OptionSpec(
     MappingProxyType({}),
     (),
     MappingProxyType({}),
-    "Its role.",
+    "Kind of the dataset.",
 )
 
 
@@ -76,17 +76,17 @@ EVERYDAY = frozenset(
         *("aws_session_token", "aws_region_name", "aws_endpoint_url", "aws_bucket_name", "aws_data_prefix", "aws_max_pool_connections"),
     )
 )
-"""Fields of the format that documents of other kinds have too."""
+"""Fields of the format that other kinds of documents have too."""
 
 
 @cache
-def _emitting() -> frozenset[str]:
+def _distinctive_names() -> frozenset[str]:
     return known_names() - EVERYDAY
 
 
 def is_like_a_dataset(entry: object) -> bool:
     """Whether an entry has a field that only datasets have."""
-    return isinstance(entry, Mapping) and not _emitting().isdisjoint(entry)
+    return isinstance(entry, Mapping) and not _distinctive_names().isdisjoint(entry)
 
 
 def are_datasets(document: object) -> bool:

@@ -23,8 +23,9 @@ from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.parse import check_options
+from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, precision_note, set_learning_rate, start_training
+from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, set_learning_rate, start_training
 
 NAMES = ["layer.weight", "layer.bias"]
 ON_A_CPU = sorted(row.name for row in OPTIMIZERS.values() if not row.needs_gpu)
@@ -67,8 +68,8 @@ def test_adamw_bf16_on_float32_is_adamw() -> None:
     take_steps(torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01), theirs, range(20))
     for weight, other in zip(ours, theirs, strict=True):
         assert torch.allclose(weight, other, atol=1e-5)
-    assert precision_note(options(optimizer="adamw_bf16"), torch.float32)
-    assert not precision_note(options(optimizer="adamw_bf16"), torch.bfloat16)
+    assert float32_weights_note("adamw_bf16", "no")
+    assert not float32_weights_note("adamw_bf16", "bf16") and not float32_weights_note("torch-adamw", "no")
 
 
 def test_adamw_bf16_keeps_steps_that_rounding_would_lose() -> None:

@@ -44,12 +44,16 @@ def _is_not_negative(value: object) -> bool:
 
 
 def bfloat16_weights_need_bf16(values: Values) -> Iterator[Problem]:
-    chosen = OPTIMIZERS.get(values["optimizer"])
-    if chosen is not None and chosen.stores_bfloat16 and values["mixed_precision"] != "bf16":
-        message = (
-            f"With mixed_precision={values['mixed_precision']} the weights stay float32, and {chosen.name} updates them as plain AdamW."
-        )
-        yield Problem.note("optimizer", "works_as_adamw", message, got=chosen.name)
+    note = float32_weights_note(values["optimizer"], values["mixed_precision"])
+    if note:
+        yield Problem.note("optimizer", "works_as_adamw", note, got=values["optimizer"])
+
+
+def float32_weights_note(optimizer: str, mixed_precision: str) -> str:
+    """Returns a sentence for the user if an optimizer for bfloat16 weights gets float32 weights; otherwise an empty string."""
+    if optimizer not in OPTIMIZERS or not OPTIMIZERS[optimizer].stores_bfloat16 or mixed_precision == "bf16":
+        return ""
+    return f"With mixed_precision={mixed_precision} the weights stay float32, and {optimizer} works on them as plain AdamW."
 
 
 def clipping_is_gentle(values: Values) -> Iterator[Problem]:

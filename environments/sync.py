@@ -22,7 +22,7 @@ from environments.models import Action, Environment, Revision
 from environments.paths import Home
 from environments.resolve.checks import CheckedConfig, check_config
 from environments.secrets.options import keep_secrets
-from trainer_engine.config.datasets.recognise import are_datasets
+from trainer_engine.config.datasets.names import are_datasets
 from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract.errors import Problem, limited
 

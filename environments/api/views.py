@@ -21,7 +21,7 @@ from environments.examples import shipped_examples
 from environments.files.config_files import dashed, folder_of
 from environments.files.datasets_file import locate
 from environments.home import current_home
-from trainer_engine.config.booleans import WrongValue, parse_bool
+from trainer_engine.config.json_fields import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 
 ACTOR = "api"

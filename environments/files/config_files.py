@@ -19,7 +19,7 @@ from environments.files.json_text import BadJson, parse_json, write_json
 from environments.paths import Home
 from trainer_engine.contract.atomic import sync_folder, write_atomically
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.small_files import UnreadableFile, read_small
+from trainer_engine.contract.files import UnreadableFile, read_small
 
 CONFIG_FILE = "config.json"
 DATASETS_FILE = "multidatabackend.json"

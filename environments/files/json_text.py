@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from trainer_engine.contract.json_reading import DuplicateKey, unique_keys
+from trainer_engine.contract.files import DuplicateKey, unique_keys
 
 DEEPEST = 64
 """Levels of nesting; configurations need four."""

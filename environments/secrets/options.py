@@ -9,7 +9,7 @@ from environments.paths import Home
 from environments.secrets import store
 from environments.secrets.store import of_environment
 from trainer_engine.config.options.secrets import hide_options, reveal_options, secrets_of
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 
 
 def with_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from environments.files.config_files import without_marks
 from environments.files.json_text import BadJson, parse_json
-from trainer_engine.contract.small_files import read_small
+from trainer_engine.contract.files import read_small
 
 
 class UnreadableConfig(Exception):

@@ -1,4 +1,4 @@
-"""A file that a user names is read by ``contract/small_files.py``, with a limit; these modules read files of the product's own."""
+"""A file that a user names is read by ``contract/files.py``, with a limit; these modules read files of the product's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_FILES = {
     "simpletuner_site/server/state.py": "state",
     "trainer_engine/adapters/adapter.py": "checkpoints, of which every byte was verified",
     "trainer_engine/caches/store.py": "the engine's cache",
-    "trainer_engine/config/datasets/fields.py": "a shipped list",
+    "trainer_engine/config/datasets/names.py": "a shipped list",
     "trainer_engine/config/options/registry.py": "a shipped list",
     "trainer_engine/config/prompt_library.py": "shipped libraries",
     "trainer_engine/contract/run.py": "the run folder",
@@ -49,5 +49,5 @@ def test_no_module_reads_a_whole_file_of_a_user() -> None:
         for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes")
     }
-    assert readers - set(OWN_FILES) == set(), "read it with trainer_engine.contract.small_files"
+    assert readers - set(OWN_FILES) == set(), "read it with trainer_engine.contract.files"
     assert {name for name in OWN_FILES if not Path(ROOT, name).exists()} == set()

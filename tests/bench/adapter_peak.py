@@ -11,7 +11,7 @@ import psutil
 from tests.bench import adapters
 from tests.bench.table import highest_resident_bytes
 from trainer_engine.config.families import find_spec
-from trainer_engine.datasets.report import examine
+from trainer_engine.datasets.examine import examine
 from training.preflight.base_model import count_parameters, tensor_shapes
 from training.preflight.estimates import estimate_memory
 

@@ -17,8 +17,8 @@ from tests.helpers.pictures import generate_images
 from trainer_engine.caches.latents import cache_latents
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.index import discover
-from trainer_engine.datasets.report import examine
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices

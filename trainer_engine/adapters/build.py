@@ -17,7 +17,7 @@ from trainer_engine.config.adapters.file_header import UnusableAdapter, find_ada
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.randomness import derived_seed
 from trainer_engine.weights.quantization import is_quantised

@@ -13,7 +13,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.config.prompt_library import file_name
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base

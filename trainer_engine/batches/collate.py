@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer_engine.batches.sampler import GlobalBatch, Item
-from trainer_engine.datasets.fingerprints import reference_cache
-from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.samples import Sample, reference_cache
 from trainer_engine.families.base import PromptBatch, PromptEmbedding
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise

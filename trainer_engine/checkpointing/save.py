@@ -25,9 +25,9 @@ from trainer_engine.contract.checkpoint_files import (
     checkpoint_name,
     list_checkpoints,
 )
-from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.contract.events import utc_now
+from trainer_engine.contract.files import sha256_of
 
 SPARE_BYTES = 16 << 20
 """What configuration files and the file system itself may need besides."""

@@ -1,4 +1,4 @@
-"""Network addresses that are posted to and fetched from: the one rule of the server, its checks, and the processes of a run."""
+"""Which network addresses may be posted to and fetched from: one rule for the server, its checks and the processes of a run."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses whose last four bytes are the IPv4 address that a gateway connects to."""
 SHARED = ipaddress.ip_network("100.64.0.0/10")
-"""Of carriers and overlay networks (RFC 6598)."""
+"""Addresses of carriers and overlay networks (RFC 6598)."""
 PRIVATE_VARIABLE = "SIMPLETUNER_PRIVATE_WEBHOOKS"
-"""Names the variable that opens private networks: to the server, and to the engines that it starts."""
+"""Environment variable that allows private networks, for the server and for the engines that it starts."""
 METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
-"""Where clouds hand out the keys of the machine."""
+"""Addresses of metadata services, at which clouds give out the machine's credentials."""
 
 PORTS = {"http": 80, "https": 443}
-"""Of an address that names none."""
+"""Default port of each URL scheme."""
 
 
 def addresses_in(looked_up: Iterable[tuple[Any, ...]]) -> list[Address]:
-    """The addresses of what ``socket.getaddrinfo`` answers."""
+    """Returns the IP addresses in the result of ``socket.getaddrinfo``."""
     return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in looked_up]
 
 
 def unwrapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for."""
+    """Returns the IPv4 address that an IPv6 address stands for, or the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in TRANSLATED else None
         return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1] or translated or address
@@ -34,23 +34,23 @@ def unwrapped(address: Address) -> Address:
 
 
 def never_asked(address: Address) -> bool:
-    """Whether it is link-local, or the metadata service of a cloud."""
+    """Whether the address is link-local, or the metadata service of a cloud."""
     inner = unwrapped(address)
     return inner in METADATA or inner.is_link_local
 
 
 def closed_because(address: Address, *, private: bool, loopback: bool = True) -> str:
-    """Why nothing is posted to an address or fetched from it, as the end of a sentence; empty where it is open.
+    """Returns why an address may not be used, as the end of a sentence, or an empty string if it may.
 
-    ``private``, ``loopback``: whether the server's operator opened these networks.
+    ``private`` and ``loopback``: whether the server's operator allows these networks.
     """
     inner = unwrapped(address)
     if never_asked(inner):
-        return "which is where machines get their keys from; that is never allowed"
+        return "which gives out the machine's credentials; that is never allowed"
     if inner.is_multicast or inner.is_unspecified or (inner.is_reserved and not inner.is_loopback):
-        return "which is no machine's own address"
+        return "which is not the address of a single machine"
     if inner.is_loopback:
-        return "" if loopback else "this machine, which is not allowed while the server serves others"
+        return "" if loopback else "this machine, which is not allowed while the server accepts other machines"
     shared = isinstance(inner, ipaddress.IPv4Address) and inner in SHARED
     if (inner.is_private or shared) and not private:
         return "in a private network; start the server with SIMPLETUNER_PRIVATE_WEBHOOKS=1 to allow these"

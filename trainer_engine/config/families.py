@@ -1,4 +1,4 @@
-"""What is known of a model family without loading torch: one spec for each folder of ``trainer_engine/families``."""
+"""The torch-free facts of each model family: one ``FamilySpec`` for each folder of ``trainer_engine/families``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class FamilySpec:
     """The torch-free facts of one family."""
 
     name: str
-    """What ``model_family`` says."""
+    """The value of ``model_family``."""
     title: str
     description: str
     flavours: Mapping[str, str]
     """Flavour -> repository id on the hub."""
     default_flavour: str
     model_types: tuple[str, ...]
-    """What can be trained here: ``full``, ``lora``."""
+    """Supported values of ``model_type``: ``full``, ``lora``."""
     objective: str
     """Training target of the published weights: ``epsilon``, ``flow_matching``."""
     alignment_px: int
-    """Image edges are multiples of this."""
+    """Image edges must be multiples of this."""
     token_limit: int
     """Longest prompt, in tokens."""
     latent_channels: int
@@ -37,90 +37,90 @@ class FamilySpec:
     """Pixels per latent cell, each way."""
     text_encoders: tuple[str, ...]
     text_joins_sequence: bool = False
-    """Whether the tokens of the prompt are in one sequence with those of the image."""
+    """Whether the network processes prompt and image tokens as one sequence."""
     aliases: tuple[str, ...] = ()
     prediction_types: tuple[str, ...] = ()
-    """Values of ``prediction_type`` that make sense for this family."""
+    """Supported values of ``prediction_type``."""
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Option defaults of this family; they stand between the registry's and the environment's."""
+    """Option defaults of this family. They override the registry's; the environment overrides them."""
     flavour_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> option defaults that stand before the family's."""
+    """Flavour -> option defaults that override the family's."""
     parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> parameters of the network that is trained, for estimates."""
+    """Flavour -> number of parameters of the trained network, for estimates."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
     network_folder: str = "transformer"
     """Subfolder of a pipeline that holds the network."""
     t5_folder: str = "text_encoder"
-    """Which of ``text_encoder_folders`` is the one that ``pretrained_t5_model_name_or_path`` replaces."""
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces."""
     companion: str = ""
-    """Repository that holds what the repositories of some flavours lack; empty where they are complete."""
+    """Repository with the components that the repositories of some flavours lack; empty if all are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> what Stability AI's model metadata calls its architecture, where that has a name for it."""
+    """Flavour -> name of its architecture in Stability AI's model metadata specification, if it has one."""
     module_classes: tuple[str, ...] = ()
-    """Class names of modules in the network that an adapter file may be pointed at."""
+    """Class names of the network's modules that a LyCORIS file may target."""
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Class name in files for older libraries -> the class names that are meant."""
+    """Class name in files for older libraries -> the class names that it means."""
     lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """The adapter file that a new environment begins with."""
+    """The LyCORIS file of a new environment."""
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Named set -> endings of the module names that a standard adapter is put on."""
+    """Name of a set -> endings of the names of the modules that get a standard adapter."""
     default_lora_target: str = ""
     lora_target_option: str = ""
-    """Name of the family's option that chooses one of ``lora_targets``; empty where there is none."""
+    """The family's option that chooses one of ``lora_targets``; empty if it has none."""
     base_precisions: tuple[str, ...] = ()
-    """Quantised types in which the frozen base weights may be kept."""
+    """Supported quantised types of the frozen base weights."""
     comfyui_prefix: str = "diffusion_model."
-    """What stands before the names of modules in adapter files for ComfyUI."""
+    """Prefix of module names in adapter files for ComfyUI."""
     activation_share: float = 1.0
-    """What a step keeps for its backward pass, beside PixArt's network of the same layers; measured with ``make bench``."""
+    """Activation memory relative to that of PixArt's network with the same layers, measured with ``make bench``."""
     flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> its longest prompt in tokens, where it is not ``token_limit``."""
+    """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
     preview_decoder: str = ""
-    """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
+    """Repository of the Tiny AutoEncoder that decodes previews; empty if the family has none."""
     samplers: tuple[str, ...] = ()
-    """Values of ``validation_noise_scheduler`` that draw with this family."""
+    """Supported values of ``validation_noise_scheduler``."""
     generation_options: frozenset[str] = frozenset()
-    """Options of validation images that some families' pipelines understand, and this one's too."""
+    """Options of validation images that this family's pipeline supports and others may not."""
     generation_multiple_px: int = 16
-    """Edges of an image that can be drawn are multiples of this: a latent cell times the network's patch."""
+    """Edges of generated images are multiples of this: a latent cell times the network's patch."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> the license of its weights, as the hub's metadata says it; what is made from them is under it too."""
+    """Flavour -> license of its weights in the hub's metadata; it also covers models trained from them."""
     takes_references: frozenset[str] = frozenset()
-    """Flavours that can look at reference images."""
+    """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
-    """Flavours that are nothing without them."""
+    """Flavours that require reference images."""
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The parts of a base model that a run takes: subfolders of a pipeline, as diffusers calls them."""
+        """The components of a base model that a run loads: subfolders of a diffusers pipeline."""
         return (self.network_folder, "vae", *self.text_encoder_folders, *map(tokenizer_of, self.text_encoder_folders), "scheduler")
 
     def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
-        """Option defaults of the family with those of a flavour over them."""
+        """Returns the option defaults of a flavour, including the family's."""
         return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
 
     def tokens_of(self, flavour: str | None) -> int:
-        """Longest prompt of a flavour, in tokens."""
+        """Returns the longest prompt of a flavour, in tokens."""
         return self.flavour_token_limits.get(flavour or self.default_flavour, self.token_limit)
 
     def repository(self, flavour: str | None) -> str:
-        """The hub repository of a flavour; KeyError where the family has no such flavour."""
+        """Returns the hub repository of a flavour. Raises KeyError if the family has no such flavour."""
         return self.flavours[flavour or self.default_flavour]
 
 
 def tokenizer_of(text_encoder: str) -> str:
-    """The subfolder beside that of a text encoder: ``text_encoder_2`` -> ``tokenizer_2``."""
+    """Returns the tokenizer's subfolder for that of a text encoder: ``text_encoder_2`` -> ``tokenizer_2``."""
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
 SHARED = "common"
-"""The folder beside the families that holds what they share."""
+"""Folder in ``families`` with code that families share."""
 
 
 @cache
 def specs() -> Mapping[str, FamilySpec]:
-    """Every family that has a folder, by name."""
+    """Returns the spec of every family that has a folder, by name."""
     found: dict[str, FamilySpec] = {}
     for module in pkgutil.iter_modules(families.__path__):
         if module.ispkg and module.name != SHARED:
@@ -130,7 +130,7 @@ def specs() -> Mapping[str, FamilySpec]:
 
 
 def find_spec(name: str) -> FamilySpec | None:
-    """The family called so, by name or alias, in any case; None where there is none."""
+    """Returns the spec of a family by its name or an alias, ignoring case, or None."""
     wanted = name.strip().lower()
     for spec in specs().values():
         if wanted == spec.name or wanted in spec.aliases:
@@ -185,9 +185,9 @@ FORMAT_FAMILIES = frozenset(
         "zlab_i1",
     ]
 )
-"""Every family name that the configuration format knows, with or without a folder here."""
+"""Every family name of the configuration format, implemented or not."""
 
 
 def known_but_missing(name: str) -> bool:
-    """Whether the format knows this family and we do not train it yet."""
+    """Whether the format has this family but it is not implemented yet."""
     return name.strip().lower() in FORMAT_FAMILIES and find_spec(name) is None

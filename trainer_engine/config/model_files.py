@@ -1,8 +1,7 @@
-"""What a folder of weights asks the libraries for, looked at before they are called. Standard library only.
+"""Refuses unsafe model folders before a library loads them. Standard library only.
 
-The libraries choose what they load by files of the folder itself: an index may name pickled shards, a configuration may ask for a
-quantiser, a kernel of the hub, code of its own or another file of weights. Only safetensors are loaded, and only what is listed here
-may be asked for; ``validate`` and the engine look with the same functions.
+Files in the folder decide what the libraries load: an index may name pickled shards, and a configuration may request a quantiser, a kernel
+from the hub, custom code or another weights file. Only safetensors may be loaded. ``validate`` and the engine use the same functions.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, UnreadableFile, read_small_json
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, UnreadableFile, read_small_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".t7")
-"""Endings of weights that are no safetensors."""
+"""Suffixes of weights in formats other than safetensors."""
 SAFE = ".safetensors"
 READ_WHOLE = (".json", ".txt", ".model", ".jinja")
-"""Endings of files that the libraries read into memory."""
+"""Suffixes of files that the libraries read into memory completely."""
 EVERYDAY_ATTENTION = (None, "eager", "sdpa")
 REFUSED_KEYS = {
     "quantization_config": "asks for a quantiser",
@@ -27,24 +26,24 @@ REFUSED_KEYS = {
     "auto_map": "asks for code of its own",
     "kernel_config": "asks for kernels of the hub",
 }
-"""Keys of a component's JSON that make a library do something else than read the weights beside it."""
+"""Keys of a component's JSON that make a library do more than read the weights in its folder."""
 ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 CODE_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 ADAPTER_CONFIG = "adapter_config.json"
 HINT = "only safetensors are loaded: convert the weights, or use a copy of the model that has them"
 DEEPEST = 16
 MOST_LISTS = 8
-"""Indexes of shards in one folder: one, or one a variant."""
+"""Limit of shard indexes in one folder; usual folders have one for each variant."""
 LARGEST_READ_WHOLE = 64 << 20
 
 
 @dataclass(frozen=True)
 class UnsafeFile:
-    """One reason why the libraries are not called for a folder."""
+    """One reason why a folder is not loaded."""
 
     file: str
     reason: str
-    """Follows the file's name: ``holds pickled weights``."""
+    """Continues a sentence that starts with the file's name: ``holds pickled weights``."""
     hint: str
 
     def __str__(self) -> str:
@@ -52,7 +51,7 @@ class UnsafeFile:
 
 
 def unsafe_files(folder: Path) -> Iterator[UnsafeFile]:
-    """Why no library is called for a component, each reason once; nothing where it is safe, or not there."""
+    """Yields every reason why the folder of a component is not loaded; nothing if it is safe or does not exist."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError:
@@ -60,10 +59,10 @@ def unsafe_files(folder: Path) -> Iterator[UnsafeFile]:
     for name in names:
         yield from _unfit(folder / name)
     if ADAPTER_CONFIG in names:
-        yield UnsafeFile(ADAPTER_CONFIG, "puts an adapter of its own on the model", "remove it, and give the adapter as init_lora")
+        yield UnsafeFile(ADAPTER_CONFIG, "would add an adapter to the model", "remove it, and set init_lora to the adapter")
     lists = [name for name in names if "index" in name and SAFE in name and name.endswith(".json")]
     if len(lists) > MOST_LISTS:
-        yield UnsafeFile(lists[0], f"is one of {len(lists)} lists of files of weights", "remove those of other models")
+        yield UnsafeFile(lists[0], f"is one of {len(lists)} shard indexes", "remove those of other models")
     for name in lists[:MOST_LISTS]:
         yield from _foreign_shards(folder / name)
     pickled = [name for name in names if name.endswith(PICKLED)]
@@ -75,19 +74,19 @@ def unsafe_files(folder: Path) -> Iterator[UnsafeFile]:
 
 
 def _unfit(path: Path) -> Iterator[UnsafeFile]:
-    """A pipe or a device blocks a library for ever; a text of gigabytes fills the memory."""
+    """Refuses pipes and devices, which block a library forever, and text files that would fill the memory."""
     try:
         status = path.stat()
     except OSError:
         return
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        yield UnsafeFile(path.name, "is not a file", "remove it from the folder of the model")
+        yield UnsafeFile(path.name, "is not a file", "remove it from the model's folder")
     elif path.suffix in READ_WHOLE and status.st_size > LARGEST_READ_WHOLE:
-        yield UnsafeFile(path.name, f"is larger than {LARGEST_READ_WHOLE >> 20} MiB", "use the files of the model as they were published")
+        yield UnsafeFile(path.name, f"is larger than {LARGEST_READ_WHOLE >> 20} MiB", "use the model's files as they were published")
 
 
 def _foreign_shards(path: Path) -> Iterator[UnsafeFile]:
-    """Of an index of safetensors: an index of pickled shards beside safetensors is never read."""
+    """Refuses a safetensors index that names other files. Libraries never read an index of pickled shards next to safetensors."""
     try:
         document = read_small_json(path, LARGEST_LIST_BYTES)
     except UnreadableFile as error:
@@ -101,7 +100,7 @@ def _foreign_shards(path: Path) -> Iterator[UnsafeFile]:
         return
     foreign = next((shard for shard in shards.values() if not shard.endswith(SAFE) or Path(shard).name != shard), None)
     if foreign is not None:
-        yield UnsafeFile(path.name, f"names {foreign[:100]!r}, which is no safetensors file of this folder", HINT)
+        yield UnsafeFile(path.name, f"names {foreign[:100]!r}, which is not a safetensors file in this folder", HINT)
 
 
 def _foreign_wishes(path: Path) -> Iterator[UnsafeFile]:
@@ -113,14 +112,14 @@ def _foreign_wishes(path: Path) -> Iterator[UnsafeFile]:
     except OSError:
         return
     if not isinstance(document, dict):
-        yield UnsafeFile(path.name, "holds no object", "download the model again")
+        yield UnsafeFile(path.name, "is not a JSON object", "download the model again")
         return
     for key, what in sorted(_wishes(document, names_code=path.name in CODE_FILES)):
-        yield UnsafeFile(path.name, f"{what} ({key}), which is not loaded here", "remove the key, or use the unchanged model")
+        yield UnsafeFile(path.name, f"{what} ({key}), which is never loaded", "remove the key, or use the unchanged model")
 
 
 def _wishes(document: Mapping[str, Any], *, names_code: bool) -> set[tuple[str, str]]:
-    """(key, what it asks for). ``auto_map`` in a model's own configuration is left alone: its class is named by us."""
+    """Returns (key, what it requests) pairs. ``auto_map`` in a model's own configuration is allowed, since the family names the class."""
     found: set[tuple[str, str]] = set()
     waiting: list[tuple[Any, int]] = [(document, 0)]
     while waiting:
@@ -137,6 +136,6 @@ def _wishes(document: Mapping[str, Any], *, names_code: bool) -> set[tuple[str, 
 
 
 def _is_everyday(attention: object) -> bool:
-    """A name for all of the model, or an object of part -> name."""
+    """Whether an attention setting is one of the usual ones: a name for the complete model, or an object of part -> name."""
     chosen = list(attention.values()) if isinstance(attention, Mapping) else [attention]
     return all(one is None or (isinstance(one, str) and one in EVERYDAY_ATTENTION) for one in chosen)

@@ -1,4 +1,4 @@
-"""How an option is declared: one field of one group, with everything that the rest of the system derives from it."""
+"""Declares an option as one field of one group. Parsing, command line, API schema and documentation derive from it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ EXTRA_KEY = "option"
 
 
 def holds_json(text: str) -> bool:
-    """Whether the text of a JSON option is JSON itself, and not the path of a file."""
+    """Whether the text of a JSON option is JSON rather than the path of a file."""
     return text.lstrip()[:1] in ("[", "{")
 
 
 class OptionGroup(BaseModel):
-    """Options that belong together. The docstring of each group is its heading in ``docs/options.md``."""
+    """Options that belong together. The docstring of a group is the introduction of its section in ``docs/options.md``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class _Extra:
-    """What pydantic has no word for."""
+    """Properties of an option that pydantic's Field does not have."""
 
     aliases: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = field(default_factory=dict)
@@ -57,14 +57,16 @@ def option(
     places: tuple[str, ...] = (),
     secret_paths: tuple[str, ...] = (),
 ) -> Any:
-    """Declare an option. ``default`` is ``...`` for one that must be given.
+    """Declares an option. A ``default`` of ``...`` makes it required.
 
-    ``aliases`` are other names of the option, ``synonyms`` other spellings of its choices, ``later`` the choices of the
-    format that have no code behind them yet: they are refused by name instead of as a typing error. ``json`` marks text that holds
-    JSON or the path of a JSON file; lists and objects are taken too, and kept as text. ``secret`` names the fields of that JSON
-    that nobody is shown, ``addresses`` those that are addresses: passwords in them are hidden too. The secrets beside them are kept
-    for the same machine alone, which ``places`` decide besides the addresses (``config/secrets.py``). ``secret_paths`` names the
-    addresses of which nothing but the host may be seen.
+    - ``aliases``: other names of the option.
+    - ``synonyms``: other spellings of its choices.
+    - ``later``: choices of the format that are not implemented yet. They are refused with the code ``not_available``.
+    - ``json``: the text is JSON or the path of a JSON file. Lists and objects are accepted and kept as text.
+    - ``secret``: fields of that JSON that are hidden.
+    - ``addresses``: fields of that JSON that are URLs, in which passwords are hidden.
+    - ``places``: fields that, with the addresses, identify the machine that the secrets are for (``config/secrets.py``).
+    - ``secret_paths``: addresses of which only the host is shown.
     """
     extra = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths)
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})  # type: ignore[dict-item]
@@ -72,14 +74,14 @@ def option(
 
 @dataclass(frozen=True)
 class OptionSpec:
-    """One option as everything outside the engine sees it."""
+    """The declaration of one option, as everything outside the engine reads it."""
 
     name: str
     group: str
     kind: str
     """``bool``, ``int``, ``float``, ``str``, ``mapping`` or ``json``."""
     default: Any
-    """None also for an option that must be given; see ``required``."""
+    """The default. It is None for a required option too; see ``required``."""
     required: bool
     optional: bool
     """Whether "not set" is a value of its own."""
@@ -91,17 +93,17 @@ class OptionSpec:
     """``gt``, ``ge``, ``lt``, ``le`` -> number."""
     help: str
     secret: tuple[str, ...] = ()
-    """Fields of its JSON that are hidden from everybody."""
+    """Fields of its JSON that are always hidden."""
     addresses: tuple[str, ...] = ()
-    """Fields of its JSON that are addresses."""
+    """Fields of its JSON that are URLs."""
     places: tuple[str, ...] = ()
-    """Fields of its JSON that decide, besides the addresses, which machine is spoken to."""
+    """Fields of its JSON that, with the addresses, identify the machine that the secrets are for."""
     secret_paths: tuple[str, ...] = ()
-    """Addresses in its JSON of which nothing but the host may be seen: services keep their keys in the path."""
+    """URLs in its JSON of which only the host is shown, since services put keys into the path."""
 
     @property
     def expected(self) -> str:
-        """What a right value looks like, for people."""
+        """Describes a valid value, for people."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         words = WORDS_OF_KINDS
@@ -122,7 +124,7 @@ KINDS: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
 def _kind_of(annotation: Any) -> tuple[str, tuple[str, ...], bool]:
-    """(kind, choices, optional) of a field's annotation."""
+    """Returns (kind, choices, optional) for the annotation of a field."""
     optional = False
     if get_origin(annotation) in (Union, types.UnionType):
         inner = [part for part in get_args(annotation) if part is not type(None)]
@@ -136,7 +138,7 @@ def _kind_of(annotation: Any) -> tuple[str, tuple[str, ...], bool]:
 
 
 def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
-    """Read an option's declaration back from its field."""
+    """Reads the declaration of an option from its field."""
     kind, choices, optional = _kind_of(info.annotation)
     declared = info.json_schema_extra
     extra = declared[EXTRA_KEY] if isinstance(declared, dict) else _Extra()

@@ -1,21 +1,21 @@
-"""Names and values as people send them -> typed options, or everything that is wrong with them at once."""
+"""Parses option names and values as users send them into typed options, or reports every problem at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer_engine.config.booleans import WrongValue
+from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.options.gone import GONE, gone_problem, means_default
 from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.config.options.values import parse_value, problem_with, shown_value
 from trainer_engine.config.rules.check import broken_rules
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 
 def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:
-    """The problem of a name that no list holds, with the nearest that does."""
+    """Returns the problem of an unknown option name, with the nearest known name as its hint."""
     hint = suggestions.nearest(name, known, otherwise="docs/options.md lists every option")
     return Problem.error(name[:100], "unknown_option", f"There is no option {name[:100]!r}.", expected="the name of an option", hint=hint)
 
@@ -25,12 +25,12 @@ def _not_available(name: str, value: object) -> Problem | None:
     if means_default(name, value, default):
         return None
     expected = f"its default, {default!r}" if default is not None else "nothing"
-    hint = "leave it out; it has no effect here yet"
-    return Problem.error(name, "not_available", f"{name} is known, not available yet.", got=value, expected=expected, hint=hint)
+    hint = "leave it out; it has no effect yet"
+    return Problem.error(name, "not_available", f"{name} is not available yet.", got=value, expected=expected, hint=hint)
 
 
-def _one_spelling(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Values by canonical name; two spellings of one option with different values are a problem."""
+def _by_canonical_name(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Returns the values by canonical name, and a problem for each option given twice with different values."""
     found: dict[str, Any] = {}
     spelled: dict[str, str] = {}
     problems = []
@@ -46,13 +46,13 @@ def _one_spelling(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Probl
 
 
 def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Typed values by canonical name for the options sent, and every problem with them one by one.
+    """Returns the typed values of the given options by canonical name, and the problems of each single value.
 
-    Options of the format that have no code yet are left out when they hold their default, and are a problem otherwise.
+    An option of the format that is not implemented yet is dropped if it has its default, and is a problem otherwise.
     """
     typed: dict[str, Any] = {}
     suggestions, known = Suggestions(), [*REGISTRY, *not_available()]
-    named, problems = _one_spelling(values)
+    named, problems = _by_canonical_name(values)
     for name, value in named.items():
         if name in REGISTRY:
             try:
@@ -70,7 +70,7 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
 
 
 def missing_options(values: Mapping[str, Any]) -> list[Problem]:
-    """A problem for each option that must be given and is not."""
+    """Returns a problem for each required option that is not given."""
     problems = []
     for spec in REGISTRY.values():
         if spec.required and spec.name not in values:
@@ -80,14 +80,14 @@ def missing_options(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, list[Problem]]:
-    """The typed options, or None, and everything there is to say about them: errors, warnings and notes.
+    """Returns the typed options, or None if there is an error, and all problems: errors, warnings and notes.
 
-    The defaults of the family come between the registry's and the values given.
+    A value that is not given is the default of the family, or else the default of the registry.
     """
     typed, problems = normalise(values)
-    told = {problem.option for problem in problems}
-    problems += [problem for problem in missing_options(typed) if problem.option not in told]
-    rules = broken_rules(typed, told)
+    reported = {problem.option for problem in problems}
+    problems += [problem for problem in missing_options(typed) if problem.option not in reported]
+    rules = broken_rules(typed, reported)
     problems += rules.problems
     if errors_in(problems):
         return None, problems
@@ -95,7 +95,7 @@ def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, li
 
 
 def parse_options(values: Mapping[str, Any]) -> TrainingOptions:
-    """As ``check_options`` for a caller that cannot go on without: raises InvalidOptions with every error."""
+    """Returns the typed options. Raises InvalidOptions with every error."""
     options, problems = check_options(values)
     if options is None:
         raise InvalidOptions(errors_in(problems))

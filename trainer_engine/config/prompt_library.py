@@ -1,4 +1,4 @@
-"""Prompts that validations draw besides the one of ``validation_prompt``: a user's own file, and libraries that come along."""
+"""Prompt libraries of validations: a user's own file, and the built-in ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 
 OPTION = "user_prompt_library"
 FOLDER = "prompt_libraries"
@@ -22,7 +22,7 @@ DEFAULT = "general"
 TEXT_KEYS = ("prompt", "caption", "tags")
 STRENGTH = "adapter_strength"
 OF_OTHER_MEDIA = ("lyrics", "bbox_entities", "bbox_keyframes")
-"""Keys of the format that only families of sound, layout and video look at."""
+"""Keys of the format that only audio, layout and video families use."""
 STRONGEST = 10.0
 MOST_PROMPTS = 1000
 LONGEST_SHORTNAME_BYTES = 100
@@ -31,7 +31,7 @@ PEM = "-----BEGIN "
 CREDENTIAL = re.compile(
     r"(?:^|[^a-z0-9])(?:api)?(?:key|token|secret|password|passwd|pwd|credentials?|auth|cookie)(?:[^a-z0-9]?(?:id|key))?$"
 )
-"""The end of a name in small letters that a file of tokens uses."""
+"""Matches the end of a lower-case name that files of credentials use."""
 EXPECTED = "a JSON object: shortname -> prompt, or -> {prompt, adapter_strength}"
 
 
@@ -42,15 +42,15 @@ class LibraryPrompt:
     shortname: str
     text: str
     adapter_strength: float | None = None
-    """How much of the trained adapter its images show; None leaves that to the options."""
+    """Strength of the trained adapter in its images; None means the strength in the options."""
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON with every key that it has, also the second of two equal ones."""
+    """A JSON object as a list of its members, including duplicate keys."""
 
 
 def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]:
-    """The prompts of a library in their order, and everything that is wrong with it or without effect."""
+    """Returns the prompts of a library in order, and every problem with it, including keys without effect."""
     try:
         found = read_document(text, _Pairs)
     except ValueError as error:
@@ -62,11 +62,11 @@ def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]
     if not found:
         return [], [Problem.error(OPTION, "empty", "The prompt library holds no prompt.", got="{}", expected=EXPECTED)]
     if len(found) > MOST_PROMPTS:
-        message = f"The prompt library holds {len(found)} prompts, and each is drawn at every validation."
+        message = f"The prompt library holds {len(found)} prompts, and every validation generates an image for each."
         return [], [Problem.error(OPTION, "too_many", message, got=len(found), expected=f"at most {MOST_PROMPTS}")]
     keys = [shortname for shortname, value in found if _is_credential(shortname, value)]
     if keys:
-        message = f"This is no prompt library: {', '.join(keys[:3])} looks like a password or a key."
+        message = f"This is not a prompt library: {', '.join(keys[:3])} looks like a password or a key."
         return [], [Problem.error(OPTION, "not_prompts", message, expected=EXPECTED)]
     problems = [problem for shortname, value in found for problem in _problems(shortname, value)]
     problems += same_file_names([shortname for shortname, _ in found])
@@ -76,7 +76,7 @@ def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]
 
 
 def _is_credential(shortname: str, value: object) -> bool:
-    """Whether an entry is that of a file of tokens: those are flat objects of text, as libraries are, and prompts are shown to people."""
+    """Whether an entry looks like a credential. A file of credentials has the form of a library, and prompts are shown to people."""
     if not isinstance(value, str):
         return False
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", shortname[:LONGEST_SHORTNAME_BYTES]).lower()
@@ -84,7 +84,7 @@ def _is_credential(shortname: str, value: object) -> bool:
 
 
 def library_of(text: str | None) -> list[LibraryPrompt]:
-    """The prompts of a library that was checked before; none for no text. Raises InvalidOptions."""
+    """Returns the prompts of a library that was checked before, or none for None or empty text. Raises InvalidOptions."""
     if not text:
         return []
     prompts, problems = parse_prompt_library(text)
@@ -95,18 +95,18 @@ def library_of(text: str | None) -> list[LibraryPrompt]:
 
 @cache
 def built_in_library(name: str) -> tuple[LibraryPrompt, ...]:
-    """The library that comes along under a name. FileNotFoundError where there is none."""
+    """Returns a built-in library by name. Raises FileNotFoundError if there is none."""
     text = resources.files(__package__).joinpath(FOLDER, f"{name}.json").read_text(encoding="utf-8")
     return tuple(library_of(text))
 
 
 def file_name(shortname: str) -> str:
-    """The part of an image's file name that a shortname becomes."""
+    """Returns the form of a shortname in the file names of its images."""
     return re.sub(r"\s+", "_", unicodedata.normalize("NFC", shortname).strip())
 
 
 def same_file_names(shortnames: list[str]) -> list[Problem]:
-    """A problem for each shortname whose images would take the files of an earlier one, also where a disk ignores case."""
+    """Returns a problem for each shortname whose images would overwrite those of an earlier one, also on disks that ignore case."""
     first: dict[str, str] = {}
     problems = []
     for shortname in shortnames:
@@ -114,9 +114,7 @@ def same_file_names(shortnames: list[str]) -> list[Problem]:
         if made not in first:
             first[made] = shortname
         else:
-            message = (
-                f"The shortnames {first[made]!r} and {shortname!r} make one file name: the images of one would replace those of the other."
-            )
+            message = f"The shortnames {first[made]!r} and {shortname!r} give the same file name: one's images would overwrite the other's."
             problems.append(Problem.error(OPTION, "same_file_name", message, got=shortname, expected="shortnames that differ"))
     return problems
 
@@ -155,7 +153,7 @@ def _text_problems(name: str, fields: Mapping[str, Any]) -> Iterator[Problem]:
         kind = _kind(fields[given[0]])
         yield Problem.error(name, "wrong_type", f"{given[0]} is {kind}.", got=kind, expected="text")
     elif any("\ud800" <= character <= "\udfff" for character in fields[given[0]]):
-        yield Problem.error(name, "not_text", f"{given[0]} holds half a surrogate pair.", expected="text")
+        yield Problem.error(name, "not_text", f"{given[0]} contains half a surrogate pair.", expected="text")
     elif not fields[given[0]].strip():
         yield Problem.error(name, "empty_prompt", f"{given[0]} is empty.", got=fields[given[0]], expected="text")
 
@@ -172,17 +170,17 @@ def _strength_problems(name: str, fields: Mapping[str, Any]) -> Iterator[Problem
 
 
 def unsafe_reason(shortname: str) -> str:
-    """Why a shortname cannot be part of a file's name; empty where it can."""
+    """Returns why a shortname cannot be part of a file name, or an empty string if it can."""
     made = file_name(shortname)
     reason = ""
     try:
         length = len(made.encode("utf-8"))
     except UnicodeEncodeError:
-        length, reason = 0, "holds half a surrogate pair"
+        length, reason = 0, "contains half a surrogate pair"
     if not made:
         reason = reason or "is empty"
     elif UNSAFE.search(made):
-        reason = "holds characters that no file name can hold everywhere"
+        reason = "contains characters that some file systems do not allow"
     elif made.startswith(".") or made.endswith("."):
         reason = "begins or ends with a dot"
     elif length > LONGEST_SHORTNAME_BYTES:

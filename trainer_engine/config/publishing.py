@@ -1,4 +1,4 @@
-"""Where a run is uploaded to: the hub's options and the entries of ``publishing_config``, checked. Standard library only."""
+"""Parses ``publishing_config``: the storage providers that a run is uploaded to. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainer_engine.config.booleans import WrongValue, parse_bool
-from trainer_engine.config.json_entries import entries_of, read_json
+from trainer_engine.config.json_fields import WrongValue, entries_of, parse_bool, read_json
 from trainer_engine.config.secrets import HIDDEN
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 OPTION = "publishing_config"
 HUB = "hub"
@@ -24,7 +23,7 @@ PROVIDERS = {
     **dict.fromkeys(("azure_blob", "azure"), AZURE),
     "dropbox": DROPBOX,
 }
-"""What ``provider`` may say -> the store that is meant."""
+"""Values of ``provider`` in a configuration -> the provider."""
 S3_FIELDS = (
     *("bucket", "region", "access_key", "secret_key", "session_token", "profile", "endpoint_url", "public_base_url", "use_ssl"),
     *("request_headers", "force_single_part"),
@@ -35,7 +34,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     AZURE: ("container", "connection_string", "account_url", "account_name", "account_key", "public_base_url"),
     DROPBOX: ("token",),
 }
-"""The fields of a store besides ``provider``, ``name`` and ``base_path``."""
+"""Fields of each provider in addition to ``provider``, ``name`` and ``base_path``."""
 ALIASES = {
     "type": "provider",
     "region_name": "region",
@@ -48,14 +47,14 @@ SECRET_FIELDS = (
     *("access_key", "aws_access_key_id", "secret_key", "aws_secret_access_key", "session_token"),
     *("connection_string", "account_key", "token", "access_token", "request_headers"),
 )
-"""Fields of a store that nobody is shown."""
+"""Fields that are always hidden."""
 ADDRESS_FIELDS = ("endpoint_url", "public_base_url", "account_url")
-"""Fields of a store whose query may be a signature."""
+"""Fields with URLs, whose query may be a signature."""
 PLACE_FIELDS = ("provider", "type", "region", "region_name", "use_ssl", "profile", "account_name")
-"""Fields of a store that decide, besides its addresses, which machine it is."""
+"""Fields that, with the URLs, identify the machine that secrets are sent to."""
 SWITCHES = ("use_ssl", "force_single_part")
 LIBRARIES = {S3: "boto3", B2: "boto3", AZURE: "azure.storage.blob", DROPBOX: "dropbox"}
-"""What a store is spoken to with; the hub's library is always there."""
+"""Provider -> Python package of its client. The hub's is always installed."""
 MOST_TARGETS = 10
 DEVELOPMENT_STORAGE = "http://127.0.0.1:10000/devstoreaccount1"
 HIDDEN_SECRET = "hidden_secret"
@@ -66,16 +65,16 @@ BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 @dataclass(frozen=True)
 class PublishTarget:
-    """One place that is uploaded to."""
+    """One provider that a run uploads to."""
 
     provider: str
-    """``hub``, ``s3``, ``backblaze_b2``, ``azure_blob`` or ``dropbox``; ``http`` for an address that is only read."""
+    """``hub``, ``s3``, ``backblaze_b2``, ``azure_blob`` or ``dropbox``; ``http`` for a URL that is only read."""
     bucket: str = ""
-    """Of the hub its repository, of Azure its container."""
+    """Bucket, container of Azure, or repository on the hub."""
     name: str = ""
-    """What the user calls it."""
+    """Name chosen by the user; empty if none."""
     base_path: str = ""
-    """Folder at the store, without slashes around it."""
+    """Folder at the provider, without slashes at its ends."""
     region: str = ""
     access_key: str = field(default="", repr=False)
     secret_key: str = field(default="", repr=False)
@@ -92,22 +91,22 @@ class PublishTarget:
     account_key: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     private: bool = True
-    """Of the hub: who may see a repository that is made."""
+    """Hub: whether a new repository is created as private."""
     takes_checkpoints: bool = True
-    """False: only the result of a finished run is uploaded."""
+    """Whether checkpoints are uploaded too, and not only the result of a finished run."""
     place: int = field(default=0, compare=False)
-    """Which entry of ``publishing_config`` it is, from 0."""
+    """Index of its entry in ``publishing_config``, from 0."""
 
     @property
     def key(self) -> str:
-        """The same for the same place, whatever the credentials are."""
+        """Identifies the place that is uploaded to, independent of credentials."""
         account = self.account_name or _connection_fields(self.connection_string).get("accountname", "")
         host = urlsplit(self.endpoint_url or self.account_url).netloc or account
         return "/".join(part for part in (f"{self.provider}:", host, self.bucket, self.base_path) if part)
 
     @property
     def blob_address(self) -> str:
-        """Of Azure: the address that blobs are sent to, which may hold a signature."""
+        """Azure: the URL that blobs are sent to. It may contain a signature."""
         fields = _connection_fields(self.connection_string)
         if not fields:
             return self.account_url or f"https://{self.account_name}.blob.core.windows.net"
@@ -119,22 +118,22 @@ class PublishTarget:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Name to show to people."""
         return self.name or self.key
 
     def as_dict(self) -> dict[str, Any]:
-        """With everything that is secret."""
+        """Returns all fields, including secrets."""
         return asdict(self)
 
 
 def parse_publishing(document: object, where: str = OPTION) -> tuple[list[PublishTarget], list[Problem]]:
-    """The targets of a list or one object, and everything that is wrong with them."""
-    entries, problems = entries_of(document, where, "Stores", MOST_TARGETS)
+    """Returns the providers in a list or a single object, and every problem with them."""
+    entries, problems = entries_of(document, where, "Storage providers", MOST_TARGETS)
     suggestions = Suggestions()
     targets: list[PublishTarget] = []
     for number, entry in enumerate(entries):
         place = f"{where}[{number}]"
-        fields, found = _one_spelling(entry, place)
+        fields, found = _by_canonical_name(entry, place)
         found += _problems_of(fields, place, suggestions)
         problems += found
         if not errors_in(found):
@@ -148,7 +147,7 @@ def parse_publishing(document: object, where: str = OPTION) -> tuple[list[Publis
 
 
 def parse_publishing_text(text: str, where: str = OPTION) -> tuple[list[PublishTarget], list[Problem]]:
-    """As ``parse_publishing``, from JSON text; nothing from empty text. The text itself is never shown: it may hold keys."""
+    """Parses providers from JSON text like ``parse_publishing``. Empty text has none. The text is never shown, since it may hold keys."""
     if not text.strip():
         return [], []
     document, problems = read_json(text, where)
@@ -156,12 +155,12 @@ def parse_publishing_text(text: str, where: str = OPTION) -> tuple[list[PublishT
 
 
 def how_to_install(provider: str) -> str:
-    """The command that installs what a store is spoken to with: packages are named as their modules are, with hyphens."""
+    """Returns the command that installs a provider's client. Packages are named like their modules, with hyphens."""
     return f"pip install {LIBRARIES[provider].replace('.', '-')}"
 
 
 def is_installed(provider: str) -> bool:
-    """Whether the library of a store is here. Nothing of it is run."""
+    """Whether a provider's client is installed. It is not imported."""
     library = LIBRARIES.get(provider, "")
     try:
         return not library or importlib.util.find_spec(library) is not None
@@ -169,8 +168,8 @@ def is_installed(provider: str) -> bool:
         return False
 
 
-def _one_spelling(entry: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields by their one name; empty ones count as not given."""
+def _by_canonical_name(entry: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Returns the fields by canonical name, without empty ones, and a problem for each field given twice."""
     fields: dict[str, Any] = {}
     problems = []
     for given, value in entry.items():
@@ -191,9 +190,10 @@ def _problems_of(fields: Mapping[str, Any], where: str, suggestions: Suggestions
         got = str(fields.get("provider", ""))
         hint = suggestions.nearest(got.lower(), PROVIDERS)
         code = "unknown_provider" if got else "missing"
-        # What is like no store is not repeated: "type" has another meaning in other files of the user's.
+        # A value that resembles no provider is not repeated: the user's other files use "type" for other things.
         shown = got if hint else None
-        yield Problem.error(f"{where}.provider", code, "provider says which store it is.", got=shown, expected=words, hint=hint)
+        message = "provider is missing or not a known storage provider."
+        yield Problem.error(f"{where}.provider", code, message, got=shown, expected=words, hint=hint)
         return
     allowed = ("provider", "name", "base_path", *FIELDS[provider])
     for name in fields:
@@ -209,7 +209,7 @@ def _problems_of(fields: Mapping[str, Any], where: str, suggestions: Suggestions
 
 def _value_problems(name: str, value: object, where: str) -> Iterator[Problem]:
     if name in SECRET_FIELDS and value == HIDDEN:
-        message = f"{HIDDEN} is what a hidden {name} is shown as, not the {name} itself."
+        message = f"{HIDDEN} stands for a hidden {name}; it is not the {name} itself."
         yield Problem.error(where, HIDDEN_SECRET, message, expected=f"the {name}")
         return
     if name in SWITCHES:
@@ -220,25 +220,27 @@ def _value_problems(name: str, value: object, where: str) -> Iterator[Problem]:
     elif name == "request_headers":
         fits = isinstance(value, Mapping) and all(_is_header(key, item) for key, item in value.items())
         if not fits:
-            yield Problem.error(where, "not_headers", "request_headers is an object of header name and text.", got=type(value).__name__)
+            yield Problem.error(
+                where, "not_headers", "request_headers must be an object of header names and texts.", got=type(value).__name__
+            )
     elif not isinstance(value, str) or not value.isprintable():
-        yield Problem.error(where, "not_text", "This is not a line of text.", got=type(value).__name__, expected="text")
+        yield Problem.error(where, "not_text", "This is not a single line of text.", got=type(value).__name__, expected="text")
     elif name == "region" and not REGION.fullmatch(value):
-        yield Problem.error(where, "not_a_region", "region is no name of a region.", got=value, expected="letters, digits and dashes")
+        yield Problem.error(where, "not_a_region", "region is not a valid region name.", got=value, expected="letters, digits and dashes")
     elif name == "account_name" and not ACCOUNT.fullmatch(value):
-        expected = "3 to 24 small letters and digits"
-        yield Problem.error(where, "not_a_name", "account_name is no name of an account.", got=value, expected=expected)
+        expected = "3 to 24 lower-case letters and digits"
+        yield Problem.error(where, "not_a_name", "account_name is not a valid account name.", got=value, expected=expected)
     elif name in ADDRESS_FIELDS and not _is_address(value):
-        expected = "an address that begins with https:// or http://, without a password in it"
-        yield Problem.error(where, "not_an_address", f"{name} is no such address.", expected=expected)
+        expected = "a URL that begins with https:// or http://, without a password in it"
+        yield Problem.error(where, "not_an_address", f"{name} is not a valid URL.", expected=expected)
     elif name == "endpoint_url" and set("?#") & set(value):
-        message = "endpoint_url has a query or a fragment, and no such store is asked."
-        yield Problem.error(where, "not_an_address", message, expected="an address that ends with its host, port or path")
+        message = "endpoint_url must not have a query or a fragment."
+        yield Problem.error(where, "not_an_address", message, expected="a URL that ends with its host, port or path")
     elif name in ("bucket", "container") and not BUCKET.fullmatch(value):
         expected = "letters, digits, dots, dashes and underscores"
-        yield Problem.error(where, "not_a_name", f"This cannot be the name of a {name}.", got=value, expected=expected)
+        yield Problem.error(where, "not_a_name", f"This is not a valid name of a {name}.", got=value, expected=expected)
     elif name == "base_path" and ".." in value.replace("\\", "/").split("/"):
-        yield Problem.error(where, "leads_outside", "base_path holds '..'.", got=value, expected="a folder at the store")
+        yield Problem.error(where, "leads_outside", "base_path contains '..'.", got=value, expected="a folder at the provider")
 
 
 def _is_header(name: object, value: object) -> bool:
@@ -274,7 +276,7 @@ def _missing(provider: str, fields: Mapping[str, Any], where: str) -> Iterator[P
 
 
 def _connection_fields(text: str) -> dict[str, str]:
-    """Of Azure's connection string: name in lower case -> value."""
+    """Returns the fields of an Azure connection string: name in lower case -> value."""
     pairs = (part.partition("=") for part in text.split(";"))
     return {name.strip().lower(): value.strip() for name, sign, value in pairs if sign}
 

@@ -1,4 +1,4 @@
-"""Which places a run reads and writes, and what the rule says to them."""
+"""Checks that the paths a run reads and writes are allowed by the server's path rule."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.path_rule import PlaceRule
 
@@ -24,11 +24,11 @@ READ = (
     "accelerate_config",
     "publishing_config",
 )
-"""Options that may hold an absolute path; anything else in them is the name of a repository, or JSON."""
+"""Options that may hold an absolute path. Any other value is the name of a repository, or JSON."""
 
 
 def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> dict[str, Path]:
-    """Option or field -> a folder that the run writes to."""
+    """Returns the folders that the run writes to, by option or dataset field."""
     values = options.as_values()
     wanted = {name: Path(values[name]) for name in WRITTEN if values.get(name)}
     if parse_trackers(options.reporting.report_to):
@@ -41,7 +41,7 @@ def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> 
 
 
 def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict[str, Path]:
-    """Option or field -> a file or folder that the run reads."""
+    """Returns the files and folders that the run reads, by option or dataset field."""
     values = options.as_values()
     named = {name: Path(str(values[name])) for name in READ if values.get(name)}
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
@@ -54,7 +54,7 @@ def _image_sets(dataloader: Dataloader | None) -> tuple[ImageSet | ReferenceSet,
 
 
 def place_problems(rule: PlaceRule, options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
-    """Places of a run that the rule closes, as the disk is now."""
+    """Yields a problem for each path of a run that the rule refuses, given the links on the disk now."""
     for writing, places in ((True, written_folders(options, dataloader)), (False, read_places(options, dataloader))):
         for option, path in places.items():
             refusal = rule.refusal(path, writing=writing)
@@ -63,7 +63,7 @@ def place_problems(rule: PlaceRule, options: TrainingOptions, dataloader: Datalo
 
 
 def refuse_closed_places(rule: PlaceRule, options: TrainingOptions, dataloader: Dataloader) -> None:
-    """Raises InvalidOptions where a folder has become, since it was checked, a link to a place that the rule closes."""
+    """Raises InvalidOptions if a path that was checked before has become a link to a place that the rule refuses."""
     problems = list(place_problems(rule, options, dataloader))
     if problems:
-        raise InvalidOptions(problems, hint="a folder on the way is another one than when the run was checked")
+        raise InvalidOptions(problems, hint="a folder in this path has changed since the run was checked")

@@ -1,8 +1,8 @@
-"""Secrets inside JSON options: how they are shown, and how what is shown finds back to what is stored.
+"""Hides secrets inside JSON options, and restores them when a hidden document comes back.
 
-Which fields of an option are secret is said where the option is declared, by ``secret=``, ``addresses=`` and ``places=``. Everything
-that is kept in a row, a file or an answer holds ``***`` in their place; the values themselves lie in a store of the server, or with
-the engine in the memory of its process. A document that comes back with ``***`` in it means what is stored.
+An option declares its secret fields with ``secret=``, ``addresses=`` and ``places=``. Database rows, files and responses hold ``***`` in
+their place. The server keeps the secrets in its secret store; the engine keeps them in memory. A ``***`` in a document that comes back
+means the stored value.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from urllib.parse import urlsplit
 
 from trainer_engine.config.option import OptionSpec, holds_json
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.redaction import HIDDEN as HIDDEN
+from trainer_engine.contract.files import read_document
+from trainer_engine.contract.messages import HIDDEN as HIDDEN
 
 VARIABLE = "SIMPLETUNER_SECRETS"
-"""Names the variable in which an engine is given the secrets that it needs: a JSON object of option -> text."""
+"""Environment variable with the secrets that an engine needs: a JSON object of option -> text."""
 PASSWORD_HOSTS = ("discord.com", "ptb.discord.com", "canary.discord.com", "discordapp.com", "hooks.slack.com")
-"""Where the path of an address is the password."""
+"""Hosts that use the path of a URL as its password."""
 
 
 def hidden_address(url: object, *, path_is_password: bool = False) -> str:
-    """An address without the parts of it that are passwords; ``***`` for what is no address."""
+    """Returns a URL with ``***`` for its passwords, or ``***`` for text that is not a URL."""
     try:
         parts = urlsplit(str(url))
         host, port = parts.hostname, parts.port
@@ -40,12 +40,12 @@ def hidden_address(url: object, *, path_is_password: bool = False) -> str:
 
 
 def is_open(url: object, *, path_is_password: bool = False) -> bool:
-    """Whether no part of an address is a password."""
+    """Whether no part of a URL is a password."""
     return isinstance(url, str) and hidden_address(url, path_is_password=path_is_password).lower() == url.lower()
 
 
 def hide(spec: OptionSpec, value: object) -> str:
-    """The text of an option with its secrets hidden; the same text where it holds none."""
+    """Returns the text of an option with its secrets hidden, or the same text if it has none."""
     text = _as_text(value)
     if not spec.secret:
         return text
@@ -60,7 +60,7 @@ def hide(spec: OptionSpec, value: object) -> str:
 
 
 def reveal(spec: OptionSpec, value: object, stored: str) -> str:
-    """The text of an option with each ``***`` replaced by what is stored for it; those that nothing is stored for stay."""
+    """Returns the text of an option with each ``***`` replaced by its stored secret. A ``***`` without one remains."""
     text = _as_text(value)
     if HIDDEN not in text or not holds_json(text) or not stored:
         return text
@@ -75,7 +75,7 @@ def reveal(spec: OptionSpec, value: object, stored: str) -> str:
 
 
 def still_hidden(spec: OptionSpec, text: str) -> list[str]:
-    """Where ``***`` stands in an option's text: ``[0].auth_token``."""
+    """Returns the places of ``***`` in an option's text: ``[0].auth_token``."""
     if HIDDEN not in text or not holds_json(text):
         return []
     try:
@@ -85,8 +85,8 @@ def still_hidden(spec: OptionSpec, text: str) -> list[str]:
 
 
 def hidden_problems(specs: Mapping[str, OptionSpec], values: Mapping[str, Any]) -> list[Problem]:
-    """A problem for each ``***`` in these values, by canonical name, that stands for nothing."""
-    message = f"{HIDDEN} stands for a value that is stored, and none is stored here for this entry and this place."
+    """Returns a problem for each ``***`` that remains in these values, which are by canonical name."""
+    message = f"{HIDDEN} stands for a stored secret, but none is stored for this field of this entry."
     return [
         Problem.error(f"{name}{place}", "hidden_value", message, got=HIDDEN, hint="send the value itself")
         for name, spec in specs.items()
@@ -128,7 +128,7 @@ def _hidden_field(spec: OptionSpec, key: str, value: Any) -> Any:
 
 
 def _is_hidden_address(value: object, *, path_is_password: bool) -> bool:
-    """Whether an address is one that was hidden before, which hides the same again."""
+    """Whether a URL is the hidden form of another one, which stays the same when it is hidden again."""
     return isinstance(value, str) and HIDDEN in value and value in (HIDDEN, hidden_address(value, path_is_password=path_is_password))
 
 
@@ -138,23 +138,24 @@ def _places(spec: OptionSpec, value: Any, where: str) -> Iterator[str]:
             yield from _places(spec, item, f"{where}[{place}]")
     elif isinstance(value, dict):
         for key, item in value.items():
-            if _stands_for_something(spec, key, item):
+            if _is_hidden(spec, key, item):
                 yield f"{where}.{key}"
             else:
                 yield from _places(spec, item, f"{where}.{key}")
 
 
-def _stands_for_something(spec: OptionSpec, key: str, value: Any) -> bool:
+def _is_hidden(spec: OptionSpec, key: str, value: Any) -> bool:
+    """Whether a field holds ``***`` in place of a stored secret."""
     if _is_named(spec.secret, key):
         return bool(value == HIDDEN)
     return _is_named(spec.addresses, key) and isinstance(value, str) and HIDDEN in value
 
 
 def _revealed(spec: OptionSpec, entries: Sequence[Any], donors: Sequence[Any]) -> list[Any]:
-    """Entries with what is stored for them: of the stored entry that is most alike, on the same machine.
+    """Returns the entries with the secrets of the most similar stored entry for the same machine.
 
-    Where several are equally alike, entries that look the same keep their order; where that says nothing, because there are more of
-    one than of the other, the ``***`` stay: nobody is posted to by mistake.
+    If several stored entries are equally similar, entries are matched in order. If their numbers differ, the ``***`` remain, so that no
+    secret is sent to the wrong place.
     """
     found, taken = list(entries), set[int]()
     waiting = {place: _best(spec, entry, donors) for place, entry in enumerate(entries) if any(_places(spec, entry, ""))}
@@ -172,7 +173,10 @@ def _revealed(spec: OptionSpec, entries: Sequence[Any], donors: Sequence[Any]) -
 
 
 def _best(spec: OptionSpec, entry: Any, donors: Sequence[Any]) -> dict[int, Any]:
-    """Number of a stored entry -> the entry with its secrets, for those that are most alike; a secret stays with its machine."""
+    """Returns the entry with its secrets for each of the most similar stored entries, by their number.
+
+    A secret is only restored for the machine that it was stored for.
+    """
     candidates: dict[int, tuple[int, Any]] = {}
     for number, donor in enumerate(donors):
         revealed = _merged(spec, entry, donor)
@@ -193,14 +197,14 @@ def _merged(spec: OptionSpec, sent: Any, stored: Any) -> Any:
 
 
 def _merged_field(spec: OptionSpec, key: str, sent: Any, stored: Any) -> Any:
-    if not _stands_for_something(spec, key, sent):
+    if not _is_hidden(spec, key, sent):
         return _merged(spec, sent, stored)
-    # The second is how older versions showed an address, which clients and rows may still have.
+    # The second form is that of older versions, which clients and database rows may still have.
     return stored if stored and sent in (_hidden_field(spec, key, stored), hidden_address(stored)) else sent
 
 
 def _machine(spec: OptionSpec, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What decides who is sent the secrets of an entry."""
+    """Returns the fields that identify the machine that the secrets of an entry are sent to."""
     hosts = [(key, _host(value)) for key, value in entry.items() if _is_named(spec.addresses, key) and value]
     places = [(key, str(value).strip().lower()) for key, value in entry.items() if _is_named(spec.places, key) and value not in (None, "")]
     return sorted(hosts + places)

@@ -1,1 +1,1 @@
-"""The one page that the web and the engine both read: run folder, events, commands, errors, families, options."""
+"""The contract between server and engine: run folder, events, commands, errors, checkpoints, hooks and path rules."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writes files atomically: after a crash a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from pathlib import Path
 
 PRIVATE_MODE = 0o600
 PRIVATE_FOLDER_MODE = 0o700
-"""Of what the server keeps for itself, below ``state/``."""
+"""Modes of the server's own files and folders, in ``state/``."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RUST_SIGNS = ("StorageFull", "QuotaExceeded", *(f"{word} {number}" for number in FULL for word in ("code:", "os error")))
 
 
 def means_full(error: BaseException) -> bool:
-    """Whether something could not be written because the disk, or somebody's share of it, is full."""
+    """Whether an error means that the disk or a quota is full."""
     if isinstance(error, OSError):
         return error.errno in FULL
-    # safetensors writes in Rust and passes the system's error on as text, shown in one way or the other.
+    # safetensors writes in Rust and only passes on the text of the system's error, in one of these forms.
     return any(sign in str(error) for sign in RUST_SIGNS)
 
 
 def why_not_written(folder: Path, error: OSError) -> str:
-    """One sentence about a folder that does not take a file, without the file's name."""
+    """Returns a sentence that says why a folder cannot be written to, without the name of the file."""
     if means_full(error):
         return f"The disk of {folder} is full."
     if error.errno == errno.EROFS:
-        return f"The disk of {folder} can only be read."
+        return f"The disk of {folder} is read-only."
     return f"{folder} cannot be written: {error.strerror or error}."
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int | None = None, is_new: bool = False) -> None:
-    """Write beside, fsync, rename, fsync the folder: after a power cut the old file or the new one is there, never half of one.
+    """Writes a file so that after a power cut either the old or the new contents are there, never a part.
 
-    Without ``mode`` a file that is replaced keeps its mode and, where the system allows it, its owner; a new one gets what the umask
-    says, and is no more open than its folder. ``is_new``: raises FileExistsError where there is a file already.
-    Raises OSError as the file system does; nothing is left beside in that case.
+    It writes a temporary file in the same folder, calls fsync, renames it, and calls fsync on the folder. Without ``mode`` an existing file
+    keeps its mode and, if possible, its owner; a new one gets the mode of the umask, limited by that of its folder.
+    With ``is_new`` it raises FileExistsError if the file exists. Raises OSError; the temporary file is then removed.
     """
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
@@ -76,7 +76,7 @@ def _take_place(temporary: Path, path: Path, *, is_new: bool) -> None:
         temporary.replace(path)
         return
     try:
-        os.link(temporary, path)  # unlike a rename, this never replaces
+        os.link(temporary, path)  # unlike a rename, this never replaces a file
     except FileExistsError:
         raise
     except OSError:  # a file system without links
@@ -87,7 +87,7 @@ def _take_place(temporary: Path, path: Path, *, is_new: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder survive a power cut."""
+    """Calls fsync on a folder, so that renames and removals in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Which checkpoint has the lowest loss on held-out images. Standard library only."""
+"""Finds the checkpoint with the lowest evaluation loss. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
 
 BEST_FILE = "best_checkpoint.json"
-"""In ``output_dir``, for people and scripts; the manifests of the checkpoints are what it follows from."""
+"""File in ``output_dir`` for people and programs. It is derived from the manifests of the checkpoints."""
 
 
 def best_of(checkpoints: Sequence[CheckpointInfo]) -> CheckpointInfo | None:
-    """Of those measured on the same as the newest one that was measured; the earliest where several are alike. None where none was."""
+    """Returns the checkpoint with the lowest loss, the earliest one of several, or None if none was evaluated.
+
+    Only checkpoints with the same measure as the newest evaluated one are compared.
+    """
     newest = max((info for info in checkpoints if info.eval_measure), key=lambda info: info.step, default=None)
     if newest is None:
         return None
@@ -27,13 +30,13 @@ def best_of(checkpoints: Sequence[CheckpointInfo]) -> CheckpointInfo | None:
 
 
 def best_names(output_dir: Path) -> list[str]:
-    """The name of the best checkpoint in ``output_dir``; empty where there is none."""
+    """Returns a list with the name of the best checkpoint in ``output_dir``, or an empty one."""
     best = best_of(list_checkpoints(output_dir))
     return [best.name] if best else []
 
 
 def point_to_best(output_dir: Path) -> CheckpointInfo | None:
-    """Bring the file up to what lies in ``output_dir``, and say what it names; without a best one there is no file."""
+    """Writes ``BEST_FILE`` for the checkpoints in ``output_dir`` and returns the best one. Without one the file is removed."""
     best = best_of(list_checkpoints(output_dir))
     path = output_dir / BEST_FILE
     if best is None:

@@ -1,7 +1,7 @@
-"""What lies in ``output_dir``: which checkpoints there are, and whether their bytes are those that were saved. Standard library only.
+"""Lists the checkpoints in an output folder, and verifies their files. Standard library only.
 
 A checkpoint is a folder ``checkpoint-<step>``, or ``checkpoint-<step>-rolling``, with a ``manifest.json`` that names every other file with
-its size and sha256. The manifest is written last and the folder is renamed into place after it, so a folder without one is none of ours.
+its size and sha256. The manifest is written last, and then the folder is renamed into place; a folder without one is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,39 +15,38 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainer_engine.contract.digests import sha256_of
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, read_small_json, sha256_of
 
 MANIFEST = "manifest.json"
 STATE_FILE = "training_state.json"
-"""Where a run stood, and what a run that goes on from it must agree on (``identity``)."""
+"""Progress of the run, and the settings (``identity``) that a run that resumes from it must share."""
 OPTIMIZER_DOCUMENT = "optimizer.json"
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 SAMPLES_FILE = "samples.json"
 EVALUATIONS_FILE = "evaluations.json"
-"""Every evaluation of the run so far; not there where there was none."""
+"""Every evaluation of the run so far; absent if there was none."""
 EMA_TENSORS = "ema/weights.safetensors"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""As diffusers calls it."""
+"""Name of adapter files in diffusers."""
 EXACT_FILE = "adapter_parameters.safetensors"
-"""An adapter bit for bit, where the library's own file does not hold it."""
+"""Exact parameters of an adapter, if the library's own file does not hold them bit for bit."""
 LYCORIS_FILE = "lycoris_config.json"
 TOP_FILES = frozenset(
     (STATE_FILE, OPTIMIZER_DOCUMENT, OPTIMIZER_TENSORS, SAMPLES_FILE, EVALUATIONS_FILE, EMA_TENSORS, ADAPTER_FILE, EXACT_FILE, LYCORIS_FILE)
 )
 WEIGHTS_FILE = re.compile(r"(transformer|unet)/(config\.json|diffusion_pytorch_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?)")
-"""What diffusers saves of a network, whole or in parts."""
+"""Matches the files that diffusers saves of a network, in one file or in shards."""
 VERSION = 1
 ROLLING = "-rolling"
-"""Ends the name of a checkpoint that was saved besides the usual ones; those are kept and removed by a limit of their own."""
+"""Suffix of the name of a rolling checkpoint. Rolling checkpoints have their own limit."""
 NAME = re.compile(rf"checkpoint-(\d+)({ROLLING})?")
 LARGEST_HASHED_IN_LISTS = 64 << 20
-"""Bytes. Of larger files a list compares the size alone; ``verify`` reads every byte."""
+"""In bytes. Lists compare only the size of larger files; ``verify`` reads every byte."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint as a list shows it."""
+    """A checkpoint as it is shown in lists."""
 
     name: str
     path: Path
@@ -60,11 +59,11 @@ class CheckpointInfo:
     """ISO 8601, UTC."""
     size_bytes: int
     verified: bool
-    """Every file is there with its size, and the smaller ones with their hash."""
+    """Whether every file exists with its size, and the smaller ones with their hash."""
     eval_loss: float | None = None
-    """On held-out images, with these weights; None where it was not measured, or was not finite."""
+    """Loss on the eval sets; None if it was not measured or not finite."""
     eval_measure: str = ""
-    """What ``eval_loss`` was measured on; losses of two measures cannot be compared. Empty where it was not measured."""
+    """Identifies what ``eval_loss`` was measured on; only losses of one measure can be compared. Empty if it was not measured."""
     eval_datasets: tuple[str, ...] = ()
 
     @property
@@ -77,32 +76,32 @@ def checkpoint_name(step: int, *, rolling: bool = False) -> str:
 
 
 def step_of(name: str) -> int:
-    """The optimizer step in a checkpoint's name. Raises ValueError where it is none."""
+    """Returns the optimizer step in the name of a checkpoint. Raises ValueError if it is not such a name."""
     found = NAME.fullmatch(name)
     if found is None:
-        raise ValueError(f"{name!r} is no name of a checkpoint")
+        raise ValueError(f"{name!r} is not the name of a checkpoint")
     return int(found[1])
 
 
 def foreign_files(names: Iterable[str]) -> list[str]:
-    """Names, besides the manifest's, that no file of a checkpoint has: what is fetched holds weights and numbers, never programs."""
+    """Returns the names that no file of a checkpoint has. A fetched checkpoint must hold only weights and numbers, never programs."""
     return [name for name in names if name not in TOP_FILES and not WEIGHTS_FILE.fullmatch(name)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises OSError where there is none and ValueError where it is not one of ours."""
+    """Reads the manifest of a checkpoint. Raises OSError if there is none, and ValueError if it is invalid."""
     return check_manifest(read_small_json(folder / MANIFEST, LARGEST_LIST_BYTES))
 
 
 def check_manifest(document: object) -> dict[str, Any]:
-    """The manifest that a document is, every path in it inside the checkpoint. Raises ValueError where it is not one of ours."""
+    """Checks that a document is a manifest whose paths lie inside the checkpoint, and returns it. Raises ValueError."""
     if not isinstance(document, dict) or document.get("version") != VERSION:
         raise ValueError(f"it is not a manifest of version {VERSION}")
     files = document.get("files")
     if not isinstance(files, dict) or not files or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise ValueError("it does not say which files belong to the checkpoint")
+        raise ValueError("it has no valid list of files")
     if not isinstance(document.get("step"), int):
-        raise ValueError("it does not say its step")
+        raise ValueError("it has no step")
     return document
 
 
@@ -116,9 +115,9 @@ def _is_entry(name: str, entry: object) -> bool:
 
 
 def folders(output_dir: Path) -> list[Path]:
-    """Folders named like a checkpoint, highest step first, a rolling one after the other of its step.
+    """Returns the folders named like checkpoints, highest step first, and a rolling one after the regular one of the same step.
 
-    Empty where ``output_dir`` does not exist or cannot be read.
+    Returns an empty list if ``output_dir`` does not exist or cannot be read.
     """
     try:
         entries = [entry for entry in os.scandir(output_dir) if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
@@ -129,7 +128,7 @@ def folders(output_dir: Path) -> list[Path]:
 
 
 def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:
-    """Every folder with a manifest of ours, newest step first."""
+    """Returns every checkpoint with a valid manifest, highest step first."""
     found = []
     for folder in folders(output_dir):
         try:
@@ -140,7 +139,7 @@ def list_checkpoints(output_dir: Path) -> list[CheckpointInfo]:
 
 
 def _described(folder: Path, manifest: dict[str, Any]) -> CheckpointInfo:
-    """Raises ValueError, TypeError or OverflowError for values that we do not write."""
+    """Raises ValueError, TypeError or OverflowError for invalid values in the manifest."""
     evaluation = _evaluation(manifest)
     return CheckpointInfo(
         name=folder.name,
@@ -160,19 +159,19 @@ def _described(folder: Path, manifest: dict[str, Any]) -> CheckpointInfo:
 
 
 def _number_or_none(value: Any) -> float | None:
-    """None also for NaN and infinity, which no JSON holds."""
+    """Returns None for NaN and infinity too, which JSON cannot hold."""
     return float(value) if value is not None and math.isfinite(float(value)) else None
 
 
 def _evaluation(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Empty where the checkpoint was not evaluated, or does not say it as we do."""
+    """Returns an empty object if the checkpoint was not evaluated, or the entry is invalid."""
     found = manifest.get("evaluation")
     known = isinstance(found, dict) and isinstance(found.get("loss"), (float, int, type(None))) and isinstance(found.get("datasets"), list)
     return found if isinstance(found, dict) and known else {}
 
 
 def verify(folder: Path) -> list[str]:
-    """What is wrong with a checkpoint, one sentence each; empty where every byte is as it was saved."""
+    """Returns one sentence for each problem of a checkpoint, or nothing if every byte is as it was saved."""
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
@@ -183,7 +182,7 @@ def verify(folder: Path) -> list[str]:
 
 
 def verify_quickly(folder: Path) -> list[str]:
-    """As ``verify``, without reading large files: of those the size alone is compared."""
+    """Verifies a checkpoint like ``verify``, but compares only the size of large files."""
     try:
         return list(_differences(folder, read_manifest(folder), LARGEST_HASHED_IN_LISTS))
     except (OSError, ValueError):
@@ -191,7 +190,7 @@ def verify_quickly(folder: Path) -> list[str]:
 
 
 def newest_verified(output_dir: Path) -> CheckpointInfo | None:
-    """The checkpoint of the highest step whose every byte verifies."""
+    """Returns the checkpoint of the highest step that passes ``verify``, or None."""
     return next((info for info in list_checkpoints(output_dir) if info.verified and not verify(info.path)), None)
 
 
@@ -204,9 +203,9 @@ def _differences(folder: Path, manifest: dict[str, Any], largest_hashed: int | N
                 yield f"{name} has {status.st_size} bytes instead of {entry['size']}."
             elif largest_hashed is None:
                 if sha256_of(path) != entry["sha256"]:
-                    yield f"{name} was changed: its hash is another one."
+                    yield f"{name} was changed: its hash differs."
             elif status.st_size <= largest_hashed and _remembered_hash(str(path), status.st_size, status.st_mtime_ns) != entry["sha256"]:
-                yield f"{name} was changed: its hash is another one."
+                yield f"{name} was changed: its hash differs."
         except FileNotFoundError:
             yield f"{name} is missing."
         except OSError as error:
@@ -215,5 +214,5 @@ def _differences(folder: Path, manifest: dict[str, Any], largest_hashed: int | N
 
 @lru_cache(maxsize=4096)
 def _remembered_hash(path: str, size: int, mtime_ns: int) -> str:
-    """Lists are asked for again and again: a file is read once for as long as its size and time stay."""
+    """Hashes a file once for each size and modification time, since checkpoints are listed often."""
     return sha256_of(Path(path))

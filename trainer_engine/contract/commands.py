@@ -1,4 +1,4 @@
-"""Requests to a running engine: one small file each, taken up after an optimizer step."""
+"""Commands to a running engine. Each is a small file, which the engine reads after an optimizer step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIX = ".command"
 
 
 class Command(str, Enum):
-    """What a run can be asked to do between two optimizer steps."""
+    """An action that a run can do between two optimizer steps."""
 
     CHECKPOINT = "checkpoint"
     VALIDATE = "validate"
@@ -23,16 +23,16 @@ class Command(str, Enum):
 
 
 def request(folder: RunFolder, command: Command) -> None:
-    """Ask; asking twice before the engine looks is the same as asking once."""
+    """Writes a command. Writing the same command again before the engine reads it has no effect."""
     folder.commands.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}-{command.value}{SUFFIX}"
     write_atomically(folder.commands / name, b"")
 
 
 def take(folder: RunFolder) -> list[Command]:
-    """Remove what was asked and say it, oldest first, each command once. Files that are no commands stay where they are.
+    """Removes and returns the commands, oldest first, without duplicates. Other files remain.
 
-    On a disk that does not let a command be removed only a stop is heard: it may be said again.
+    A command whose file cannot be removed is ignored, except for stop, which may be repeated.
     """
     try:
         names = sorted(entry.name for entry in os.scandir(folder.commands) if entry.name.endswith(SUFFIX))

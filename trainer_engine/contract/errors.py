@@ -1,4 +1,4 @@
-"""What can be wrong, as data: problems of a configuration, and the ways in which a run ends early."""
+"""Problems of a configuration as data, and the errors that end a run early."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import ClassVar
 
-from trainer_engine.contract.redaction import repeated
+from trainer_engine.contract.messages import repeated
 
 LONGEST_SHOWN = 200
 LONGEST_TEXTS = {"option": 200, "message": 1000, "got": 240, "expected": 1500, "hint": 600}
-"""Characters of each text of a problem."""
+"""Largest number of characters in each text of a problem."""
 LONGEST_MESSAGE = 4000
-"""Characters of an error of the engine: what it repeats of a foreign file has no limit of its own."""
+"""Largest number of characters in the message of an engine error, which may repeat contents of foreign files."""
 MOST_IN_A_MESSAGE = 20
-"""Problems that the message of an error lists; the error holds all of them as data."""
+"""Number of problems in the message of an error. The error has all of them as data."""
 MOST_PROBLEMS = 100
-"""Problems in one answer; what a person mends one by one."""
+"""Number of problems in one response."""
 
 
 class Level(str, Enum):
-    """How much a problem weighs."""
+    """Severity of a problem."""
 
     ERROR = "error"
-    """Nothing starts before this is mended."""
+    """The run cannot start until this is fixed."""
     WARNING = "warning"
-    """A person should look at it before starting; the run may proceed."""
+    """A person should check this before starting; the run may start."""
     NOTE = "note"
-    """A fact that only informs."""
+    """Information only."""
 
 
 class ExitCode(IntEnum):
-    """How the engine's process ended; the numbers are part of the contract with schedulers and scripts."""
+    """Exit code of the engine's process. Schedulers and scripts rely on the numbers."""
 
     COMPLETED = 0
     FAILURE = 1
@@ -46,30 +46,30 @@ class ExitCode(IntEnum):
 
 
 def shown(value: object) -> str:
-    """The value as a person typed it, cut to a length that a message can bear."""
+    """Formats a value for a message, shortened and without passwords."""
     return repeated(value if isinstance(value, str) else repr(value), LONGEST_SHOWN)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and what to do about it."""
+    """One problem of a configuration, and how to fix it."""
 
     option: str
     """The option or dataset field, without dashes: ``learning_rate``, ``dataloader[0].crop_style``."""
     code: str
-    """Stable word for programs: ``unknown_option``, ``out_of_range``."""
+    """Stable identifier for programs: ``unknown_option``, ``out_of_range``."""
     message: str
-    """One sentence for people."""
+    """A sentence for people."""
     got: str = ""
-    """What was sent, as text; empty where nothing was sent."""
+    """The given value as text; empty if none was given."""
     expected: str = ""
-    """What would have been right: ``a number from 0 to 1``."""
+    """A description of valid values: ``a number from 0 to 1``."""
     hint: str = ""
-    """What to do next."""
+    """How to fix it."""
     level: Level = Level.ERROR
 
     def __post_init__(self) -> None:
-        """Whatever a problem repeats of what was sent is short and holds no password of an address."""
+        """Shortens every text and removes passwords in URLs, since a problem may repeat what was sent."""
         for name, longest in LONGEST_TEXTS.items():
             object.__setattr__(self, name, repeated(getattr(self, name), longest))
 
@@ -101,12 +101,12 @@ class Problem:
 
 
 def errors_in(problems: Sequence[Problem]) -> list[Problem]:
-    """Those that keep a run from starting."""
+    """Returns the problems that keep a run from starting."""
     return [problem for problem in problems if problem.level is Level.ERROR]
 
 
 def limited(problems: Sequence[Problem]) -> list[Problem]:
-    """The first ``MOST_PROBLEMS``, and after them one that counts the rest."""
+    """Returns the first ``MOST_PROBLEMS`` problems, and one more with the number of the others."""
     left_out = len(problems) - MOST_PROBLEMS
     if left_out <= 0:
         return list(problems)
@@ -116,7 +116,7 @@ def limited(problems: Sequence[Problem]) -> list[Problem]:
 
 
 class EngineError(Exception):
-    """A run cannot go on, and we know why. The class says what the user can do."""
+    """The run cannot continue for a known reason. The subclass says what kind of reason, and the hint what to do."""
 
     code: ClassVar[str] = "engine_error"
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
@@ -128,7 +128,7 @@ class EngineError(Exception):
 
 
 class _Problems(EngineError):
-    """An error that carries every problem found."""
+    """An error with a list of problems."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
         self.problems = tuple(limited(problems))
@@ -138,49 +138,49 @@ class _Problems(EngineError):
 
 
 class InvalidOptions(_Problems):
-    """The configuration is wrong; ``problems`` holds all of what is."""
+    """The configuration is invalid. ``problems`` has every error."""
 
     code = "invalid_options"
     exit_code = ExitCode.CONFIGURATION
 
 
 class DatasetUnusable(_Problems):
-    """The datasets cannot be trained on; ``problems`` says which and why."""
+    """The datasets cannot be trained on. ``problems`` has every error."""
 
     code = "dataset_unusable"
     exit_code = ExitCode.DATA
 
 
 class ModelUnavailable(EngineError):
-    """The base model could not be loaded: missing, gated, unreachable or of another kind. The message names it."""
+    """The base model could not be loaded, because it is missing, gated, unreachable or of another kind. The message names it."""
 
     code = "model_unavailable"
     exit_code = ExitCode.CONFIGURATION
 
 
 class CheckpointUnusable(EngineError):
-    """The checkpoint asked for does not exist, does not verify, or belongs to another configuration."""
+    """The selected checkpoint does not exist, fails verification, or belongs to another configuration."""
 
     code = "checkpoint_unusable"
     exit_code = ExitCode.CONFIGURATION
 
 
 class OutOfMemory(EngineError):
-    """The device's memory did not hold the step; the message carries the numbers."""
+    """A training step did not fit into the device's memory. The message has the numbers."""
 
     code = "out_of_memory"
     exit_code = ExitCode.OUT_OF_MEMORY
 
 
 class NonFiniteLoss(EngineError):
-    """Loss or gradients were NaN or infinite several steps in a row; the message names step, files and timesteps."""
+    """Loss or gradients were NaN or infinite for several steps in a row. The message names step, files and timesteps."""
 
     code = "non_finite_loss"
     exit_code = ExitCode.NON_FINITE
 
 
 class DiskFull(EngineError):
-    """The disk did not take a file; what was saved before is untouched."""
+    """A file could not be written because the disk is full. Files saved before are unchanged."""
 
     code = "disk_full"
     exit_code = ExitCode.DISK

@@ -1,7 +1,7 @@
-"""Every event a run can emit, and how one becomes a line of the journal and back.
+"""Every event that a run can emit, and its encoding as a line of the journal.
 
-A journal line is ``{"seq", "type", "timestamp", "severity", "title", "message", "body", "data", ...}`` where ``...`` is what the
-type adds at the top level: ``stage``, ``checkpoint`` or ``images``. Images are named as files; the web turns them into data URIs.
+A journal line is ``{"seq", "type", "timestamp", "severity", "title", "message", "body", "data", ...}``. Some types add a key at the top
+level: ``stage``, ``checkpoint`` or ``images``. The journal names images as files; the server turns them into data URIs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EventType(str, Enum):
 
 
 class Severity(str, Enum):
-    """How loud an event is."""
+    """Severity of an event."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -39,7 +39,7 @@ class Severity(str, Enum):
 
 
 class StageKey(str, Enum):
-    """The parts of a run that take long enough to have a progress of their own."""
+    """The stages of a run, which report their own progress."""
 
     LOAD_BASE_MODEL = "init_load_base_model"
     DATA_BACKEND = "init_data_backend"
@@ -60,17 +60,17 @@ class StageKey(str, Enum):
 
 STAGE_LABELS: dict[StageKey, str] = {
     StageKey.LOAD_BASE_MODEL: "Loading the base model",
-    StageKey.DATA_BACKEND: "Looking at the datasets",
+    StageKey.DATA_BACKEND: "Examining the datasets",
     StageKey.TEXT_EMBED_CACHE: "Caching text embeddings",
     StageKey.VAE_CACHE: "Caching image latents",
     StageKey.PREPARE_MODELS: "Preparing the model",
     StageKey.RESUME_CHECKPOINT: "Resuming from a checkpoint",
-    StageKey.BENCHMARK_BASE_MODEL: "Drawing with the base model",
+    StageKey.BENCHMARK_BASE_MODEL: "Generating with the base model",
     StageKey.VALIDATION: "Validating",
     StageKey.CHECKPOINT_SAVE: "Saving a checkpoint",
     StageKey.FINAL_VALIDATION: "Validating the result",
     StageKey.MODEL_SAVE: "Saving the model",
-    StageKey.PUBLISHING: "Uploading what is left",
+    StageKey.PUBLISHING: "Finishing uploads",
     StageKey.SCRIPTS: "Waiting for scripts",
     StageKey.TRAINING_ABORT: "Ending early",
     StageKey.TRAINING_COMPLETE: "Training complete",
@@ -78,7 +78,7 @@ STAGE_LABELS: dict[StageKey, str] = {
 
 
 class StageStatus(str, Enum):
-    """How far a stage is."""
+    """Status of a stage."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -86,12 +86,12 @@ class StageStatus(str, Enum):
 
 
 class Event(BaseModel):
-    """What every event has. ``title`` is for a list, ``message`` one sentence, ``body`` longer text such as a prompt."""
+    """Fields of every event. ``title`` is for lists, ``message`` is one sentence, ``body`` is longer text such as a prompt."""
 
     model_config = ConfigDict(frozen=True)
     type: ClassVar[EventType]
     added_keys: ClassVar[tuple[str, ...]] = ()
-    """Fields that stand at the top level of the event instead of in ``data``."""
+    """Fields that are encoded at the top level of the event instead of in ``data``."""
 
     severity: Severity = Severity.INFO
     title: str = ""
@@ -99,20 +99,20 @@ class Event(BaseModel):
     body: str = ""
 
     def data(self) -> dict[str, Any]:
-        """The event's own fields, as the API's ``data``."""
+        """Returns the fields of this type of event, which the API calls ``data``."""
         return self.model_dump(mode="json", exclude={"severity", "title", "message", "body", *self.added_keys})
 
     def added(self) -> dict[str, Any]:
-        """What stands at the top level besides."""
+        """Returns the additional keys at the top level."""
         return {}
 
     def words(self) -> tuple[str, str]:
-        """Title and message; events that come often say their own."""
+        """Returns title and message. Types of frequent events generate them."""
         return self.title, self.message
 
 
 class StageEvent(Event):
-    """A stage began, moved or ended. ``current`` of ``total`` things are done; ``total`` is 0 where it cannot be counted."""
+    """A stage started, progressed or ended. ``current`` of ``total`` items are done; ``total`` is 0 if it is not known."""
 
     type = EventType.STAGE
     added_keys = ("key", "label", "status", "current", "total", "eta_seconds")
@@ -144,11 +144,11 @@ class StageEvent(Event):
 
 
 REASON_IN_ERROR = "The error event says why."
-"""Message of the other events of a failure: its reason is said once."""
+"""Message of the other events of a failure, whose reason is only in the error event."""
 
 
 class StatusEvent(Event):
-    """The run changed its state: ``starting``, ``running``, ``stopping``, ``completed``, ``stopped``, ``error``."""
+    """The run changed its status to ``starting``, ``running``, ``stopping``, ``completed``, ``stopped`` or ``error``."""
 
     type = EventType.STATUS
     status: str
@@ -162,14 +162,14 @@ class ProgressEvent(Event):
     total_steps: int
     epoch: int
     loss: float | None
-    """Mean over the samples of the step; null where it was not finite."""
+    """Mean over the samples of the step; null if it is not finite."""
     learning_rate: float
     grad_norm: float | None
     samples_per_second: float
     seconds_per_step: float
     eta_seconds: float
     memory: dict[str, int] = Field(default_factory=dict)
-    """Bytes: ``resident`` of the process and, on a device, ``allocated`` and ``peak``."""
+    """In bytes: ``resident`` of the process and, on a GPU, ``allocated`` and ``peak``."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
     def words(self) -> tuple[str, str]:
@@ -179,7 +179,7 @@ class ProgressEvent(Event):
 
 
 class CheckpointEvent(Event):
-    """A checkpoint is whole on disk."""
+    """A checkpoint is complete on disk."""
 
     type = EventType.CHECKPOINT
     added_keys = ("path", "label", "step", "is_final", "size_bytes")
@@ -195,22 +195,22 @@ class CheckpointEvent(Event):
 
 
 class SummaryEvent(Event):
-    """The end of a run that trained."""
+    """Totals at the end of a run that trained."""
 
     type = EventType.SUMMARY
     steps: int
     seconds: float
     final_loss: float | None
     artefacts: dict[str, str] = Field(default_factory=dict)
-    """What -> absolute path: ``checkpoint``, ``pipeline``, ``validation_images``."""
+    """Kind of artefact (``checkpoint``, ``pipeline``, ``validation_images``) -> absolute path."""
     time_split: dict[str, float] = Field(default_factory=dict)
-    """Seconds spent: ``data_wait``, ``step``, ``checkpoint``, ``checkpoint_wait``, ``validation``."""
+    """Seconds spent in ``data_wait``, ``step``, ``checkpoint``, ``checkpoint_wait`` and ``validation``."""
     memory: dict[str, int] = Field(default_factory=dict)
-    """``peak_bytes``, and what was expected: ``estimated_bytes``, ``estimated_low_bytes``, ``estimated_high_bytes``."""
+    """``peak_bytes``, and the estimates ``estimated_bytes``, ``estimated_low_bytes`` and ``estimated_high_bytes``."""
 
 
 class MediaFile(BaseModel):
-    """An image as a file; ``file`` is absolute or relative to the run folder."""
+    """An image or video file. ``file`` is absolute or relative to the run folder."""
 
     model_config = ConfigDict(frozen=True)
     file: str
@@ -218,7 +218,7 @@ class MediaFile(BaseModel):
 
 
 class ImageEvent(Event):
-    """An image of a validation, or a video of a family that draws those: ``intermediary`` while it is drawn, ``base_model`` or ``final``
+    """An image or video of a validation. Its ``validation_type`` is ``intermediary`` while it is generated, and ``base_model`` or ``final``
     when it is finished."""
 
     type = EventType.IMAGE
@@ -228,13 +228,13 @@ class ImageEvent(Event):
     """Sampler step, from 1."""
     timestep: float | None = None
     global_step: int
-    """Optimizer steps taken when it was drawn."""
+    """Number of optimizer steps before it was generated."""
     resolution: tuple[int, int]
     """Width and height in pixels."""
     validation_type: str
     prompt: str
     step_label: str
-    """Sampler step: ``5/20``."""
+    """Sampler step and their number: ``5/20``."""
     images: list[MediaFile] = Field(default_factory=list)
     videos: list[MediaFile] = Field(default_factory=list)
 
@@ -245,11 +245,11 @@ class ImageEvent(Event):
 EVALUATION = "evaluation"
 CLIP_SCORES = "clip_scores"
 MEASUREMENTS = (EVALUATION, CLIP_SCORES)
-"""Codes of notifications whose details hold a ``step`` and its ``metrics``; trackers hear of these too."""
+"""Codes of notifications whose details have a ``step`` and its ``metrics``. Trackers receive these too."""
 
 
 class Notification(Event):
-    """Something a person may want to know; severity says how much."""
+    """A message for people; its severity says how important it is."""
 
     type = EventType.NOTIFICATION
     code: str = ""
@@ -257,7 +257,7 @@ class Notification(Event):
 
 
 class ErrorEvent(Event):
-    """Why the run ends, or a fault that it survived."""
+    """The reason why a run ends, or an error after which it continues."""
 
     type = EventType.ERROR
     severity: Severity = Severity.ERROR
@@ -268,7 +268,7 @@ class ErrorEvent(Event):
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """One line of a journal, as the web reads it."""
+    """A decoded line of the journal."""
 
     seq: int
     type: str
@@ -279,19 +279,19 @@ class JournalEntry:
     body: str
     data: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
-    """What the type adds at the top level: ``stage``, ``checkpoint``, ``images``."""
+    """Additional keys at the top level: ``stage``, ``checkpoint``, ``images``."""
 
 
 SHARED_KEYS = ("seq", "type", "timestamp", "severity", "title", "message", "body", "data")
 
 
 def utc_now() -> str:
-    """ISO 8601 with microseconds and offset."""
+    """Returns the current time in ISO 8601 with microseconds and UTC offset."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity have no JSON; they become null, which is what "not a number" means to a client."""
+    """Replaces NaN and infinity, which JSON cannot hold, with null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -302,7 +302,7 @@ def _finite(value: Any) -> Any:
 
 
 def encode(event: Event, *, seq: int, timestamp: str | None = None) -> str:
-    """One line of JSON, without the line's end."""
+    """Encodes an event as one line of JSON without a newline."""
     title, message = event.words()
     line = {
         "seq": seq,
@@ -319,7 +319,7 @@ def encode(event: Event, *, seq: int, timestamp: str | None = None) -> str:
 
 
 def decode(line: str | bytes) -> JournalEntry:
-    """Raises ValueError where the line is not an event."""
+    """Decodes a line of the journal. Raises ValueError if it is not an event."""
     document = json.loads(line)
     if not isinstance(document, dict):
         raise ValueError(f"a journal line holds a JSON object, not {type(document).__name__}")

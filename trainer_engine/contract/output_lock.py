@@ -1,8 +1,7 @@
-"""One run at a time writes into an output folder: a lock that ends with the process that holds it. Standard library only.
+"""Locks an output folder, so that only one run at a time writes into it. Standard library only.
 
-The lock is ``flock`` on a file in the folder. The system takes it back when the process ends, however it ends, so that nothing has to be
-cleaned up after a crash. Linux passes it on to the servers of NFS and SMB, so that it holds between machines too. A file system that has
-no locks is used without one.
+The lock is ``flock`` on a file in the folder. The system releases it when the process ends in any way, so nothing needs cleaning up after a
+crash. Linux passes it on to NFS and SMB servers, so it works between machines too. A file system without locks is used without one.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from trainer_engine.contract.errors import EngineError, ExitCode
 from trainer_engine.contract.events import utc_now
 
 LOCK_FILE = ".simpletuner.lock"
-"""Stays in the folder; whether it is locked is all that counts. It says who holds it."""
+"""Remains in the folder and names the holder of the lock. Only its lock counts, not its existence."""
 LONGEST_BYTES = 4096
 PATIENCE_SECONDS = 2.0
-"""For a run that is just ending, and for somebody who only looks."""
+"""How long to wait for a run that is just ending, or a process that only reads the holder."""
 LOOK_AGAIN_SECONDS = 0.05
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EROFS, *FULL)
 
 
 class OutputInUse(EngineError):
-    """Another run writes into the output folder; the message names it."""
+    """Another run writes into the output folder. The message names it."""
 
     code = "output_in_use"
     exit_code = ExitCode.CONFIGURATION
@@ -42,7 +41,7 @@ class OutputInUse(EngineError):
 
 @dataclass(frozen=True)
 class Holder:
-    """The run that has the lock. What is not known is empty."""
+    """The run that holds the lock. Unknown fields are empty."""
 
     job_id: str = ""
     environment: str = ""
@@ -63,9 +62,9 @@ class Holder:
 
 @contextmanager
 def claimed(output_dir: Path, holder: Holder) -> Iterator[bool]:
-    """The folder is this process's while the block lasts. Yields False where the file system has no locks.
+    """Holds the lock of the folder during the block. Yields False if the file system has no locks.
 
-    Raises OutputInUse, and OSError where the folder cannot be written to.
+    Raises OutputInUse, and OSError if the folder cannot be written to.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -78,7 +77,7 @@ def claimed(output_dir: Path, holder: Holder) -> Iterator[bool]:
     try:
         has_lock = _lock(descriptor, output_dir)
         if has_lock:
-            with suppress(OSError):  # a full disk: nobody learns the name, and the lock holds all the same
+            with suppress(OSError):  # on a full disk the lock works without the name of its holder
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
         yield has_lock
@@ -87,7 +86,7 @@ def claimed(output_dir: Path, holder: Holder) -> Iterator[bool]:
 
 
 def holder_of(output_dir: Path) -> Holder | None:
-    """Who has the lock of a folder now; None where nobody has it, or that cannot be found out. Writes nothing."""
+    """Returns the holder of a folder's lock, or None if it is free or unknown. Writes nothing."""
     try:
         descriptor = _open(output_dir / LOCK_FILE, os.O_RDONLY)
     except OSError:
@@ -102,16 +101,16 @@ def holder_of(output_dir: Path) -> Holder | None:
 
 
 def _open(path: Path, flags: int) -> int:
-    """A regular file of that name, never what a link of that name leads to. Raises OSError."""
+    """Opens a regular file without following a symbolic link. Raises OSError."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EEXIST, "it is no file", str(path))
+        raise OSError(errno.EEXIST, "it is not a file", str(path))
     return descriptor
 
 
 def _lock(descriptor: int, output_dir: Path) -> bool:
-    """Whether the file system has locks. Raises OutputInUse where another process keeps it."""
+    """Takes the lock. Returns False if the file system has no locks. Raises OutputInUse if another process keeps it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Where a run and the server may read and write. Standard library only; server and engine ask the same rule.
+"""Decides which paths a run and the server may read and write. Server and engine use the same rule.
 
-A path may be used where it lies below a root and in no closed place that is as deep as that root: whoever starts the server may open
-a folder inside a closed place by naming it, and a closed place inside a root stays closed. Symbolic links are followed first.
+A path is allowed if it lies in a root, and in no closed place that is at least as deep as that root. The server's operator can therefore
+open a folder inside a closed place by making it a root, and a closed place inside a root remains closed. Symbolic links are resolved first.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 HOME_PARENTS = ("/home", "/Users")
-"""Folders whose entries are homes of people."""
+"""Folders that contain home folders."""
 MOST_LINKS = 40
 SYSTEM_UID = 0
 SETTING = "--root DIR, or SIMPLETUNER_ROOTS"
 
 
 class Reason(str, Enum):
-    """Why a place is closed; the value ends the sentence "PATH lies in ..."."""
+    """Why a place is closed. The value completes the sentence "PATH lies in ..."."""
 
     SYSTEM = "a system folder"
     STATE = "the server's own state"
@@ -34,7 +34,7 @@ class Reason(str, Enum):
 
 
 OPENED_BY_ROOT = frozenset((Reason.SYSTEM, Reason.INSTALLATION))
-"""Reasons that give way to a root that lies deeper: ``/run/media/me/disk``, a home inside a checkout."""
+"""Reasons that a root inside the closed place overrides, such as ``/run/media/me/disk`` or a home inside a checkout."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PlaceRefusal:
     """Why a path may not be used, and what to do."""
 
     message: str
-    """Continues a sentence that begins with the path."""
+    """Continues a sentence that starts with the path."""
     hint: str
 
 
@@ -52,29 +52,29 @@ class ClosedPlace(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
-    """Real and absolute; everything below is closed too."""
+    """Resolved absolute path. Everything in it is closed too."""
     reason: Reason
     reading: bool = False
-    """Whether it may not be read either."""
+    """Whether reading is refused too."""
 
 
 class PlaceRule(BaseModel):
-    """What may be read and written. Part of ``job.json``; the engine asks it again when it starts and before it writes."""
+    """The paths that may be read and written. Part of ``job.json``; the engine checks it when it starts and before it writes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anywhere: bool = False
-    """Nothing is refused: ``simpletuner train``, which a person types into a shell of their own."""
+    """Whether every path is allowed, as for ``simpletuner train``, which runs in the user's own shell."""
     roots: tuple[str, ...] = ()
-    """Real, absolute folders."""
+    """Resolved absolute paths of the allowed folders."""
     closed: tuple[ClosedPlace, ...] = ()
     homes: tuple[str, ...] = ()
-    """Homes besides those below ``HOME_PARENTS``; their files and folders that begin with a dot are closed."""
+    """Home folders in addition to those in ``HOME_PARENTS``. Their dot files and dot folders are closed."""
     models: tuple[str, ...] = ()
-    """Folders of downloaded models, which may be read although they lie in a dot folder."""
+    """Folders of downloaded models, which may be read even in a dot folder."""
 
     def refusal(self, path: Path, *, writing: bool) -> PlaceRefusal | None:
-        """Why ``path`` may not be used; None where it may. The path need not exist."""
+        """Returns why ``path`` may not be used, or None if it may. The path need not exist."""
         if self.anywhere:
             return None
         real = Path(os.path.realpath(path))
@@ -113,7 +113,7 @@ class PlaceRule(BaseModel):
         numbers = {_number(step) for step in (real, *real.parents)} - {None}
         for place in asked:
             opened = root is not None and place.reason in OPENED_BY_ROOT and _is_deeper(root, place.path)
-            # By its number a folder is known under other names too: a bind mount, or other letters where case means nothing.
+            # The inode also identifies a folder under another name: in a bind mount, or on a disk that ignores case.
             if not opened and (_is_below(real, place.path) or _number(Path(place.path)) in numbers):
                 hint = "choose another folder"
                 if place.reason in OPENED_BY_ROOT:
@@ -122,7 +122,7 @@ class PlaceRule(BaseModel):
         return None
 
     def _in_dot_folder(self, real: Path, root: str | None, *, writing: bool) -> PlaceRefusal | None:
-        """For dot files and folders of a home, and for writing also those further down. A root inside the home opens what lies in it."""
+        """Refuses dot files and folders of a home, and for writing those in subfolders too. A root inside the home allows its contents."""
         home = _deepest(real, (*self.homes, *_homes_on_the_way(real)))
         if home is None or (root is not None and _is_deeper(root, home)):
             return None
@@ -159,7 +159,7 @@ def _homes_on_the_way(real: Path) -> Iterator[str]:
 
 
 def _number(path: Path) -> tuple[int, int] | None:
-    """Device and number of what lies at a path; None where nothing does that could be looked at."""
+    """Returns device and inode of a path, or None if it does not exist or cannot be accessed."""
     try:
         status = path.stat()
     except OSError:
@@ -169,15 +169,15 @@ def _number(path: Path) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class _LinkOut:
-    """The link by which a path leaves the roots."""
+    """The symbolic link by which a path leaves the roots."""
 
     path: Path
     is_of_owner: bool
-    """Whether it, and every link that follows, was made by the owner of the root that it lies in, or by the system's."""
+    """Whether it and every link after it belong to the owner of their root, or to the system."""
 
 
 def _link_out(path: Path, roots: tuple[str, ...]) -> _LinkOut | None:
-    """How a path below a root ends outside of all; None where it never was below one."""
+    """Returns the link by which a path in a root leads outside all roots, or None if the path never enters a root."""
     waiting = [*reversed(path.absolute().parts[1:])]
     place, owner, found = Path("/"), None, None
     for _ in range(MOST_LINKS * 100):
@@ -200,7 +200,7 @@ def _link_out(path: Path, roots: tuple[str, ...]) -> _LinkOut | None:
             found = _LinkOut(step, is_of_owner) if found is None or not is_of_owner else found
         waiting += reversed(target.parts[1:] if target.is_absolute() else target.parts)
         place = Path("/") if target.is_absolute() else place
-    return None  # links in a circle lead nowhere
+    return None  # a cycle of links
 
 
 def _owner(root: Path) -> int | None:

@@ -1,15 +1,15 @@
-"""A run is a folder: what lies in it, who writes it, and when.
+"""The folder of a run: its files, and who writes each of them when.
 
 ====================  ==========================================================================================
 ``job.json``          written once by the web before the engine starts: resolved options and datasets, no secrets
 ``journal.jsonl``     appended by the engine (rank 0): one event a line, ``seq`` from 0 without gaps
-``commands/``         one small file a request, removed when taken up
+``commands/``         one small file for each command, removed by the engine when it reads it
 ``media/``            images that events name
 ``train.log``         stdout and stderr, for people; never parsed
-``exit.json``         how it ended, written last
+``exit.json``         how the run ended, written last
 ``reserve``           space that the engine holds for its last lines and ``exit.json`` on a full disk; removed at the end
-``grid.png``          every validation image, made anew from time to time by ``trainer_engine.report``
-``curves.svg``        loss and learning rate, made with it
+``grid.png``          every validation image, updated from time to time by ``trainer_engine.report``
+``curves.svg``        loss and learning rate, updated with it
 ====================  ==========================================================================================
 """
 
@@ -22,14 +22,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, write_atomically
-from trainer_engine.contract.hooks.rule import NOTHING, ScriptRule
+from trainer_engine.contract.hooks import NOTHING, ScriptRule
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 
 PROTOCOL = 1
 RESERVED_BYTES = 1 << 20
-"""Of the file ``reserve``."""
+"""Size of the file ``reserve``."""
 PICTURE_SECONDS = 120.0
-"""The curves of a run that validates and saves nothing are drawn so often."""
+"""Interval of the curves of a run that neither validates nor saves."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RunFolder:
         return self.path / "curves.svg"
 
     def create(self) -> RunFolder:
-        """Make the folder and its parts, for this account alone; harmless when they exist."""
+        """Creates the folder and its subfolders, accessible to this account only. Existing ones are kept."""
         for folder in (self.path, self.commands, self.media):
             folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
         return self
@@ -86,38 +86,38 @@ class _Document(BaseModel):
 
 
 SERVER_ONLY = ("webhook_config",)
-"""Options that the engine never sees: they hold tokens, and only the server needs them."""
+"""Options with tokens that only the server needs, so that the engine never gets them."""
 
 
 class JobSpec(_Document):
-    """What the engine is asked to do."""
+    """The job that the engine runs: ``job.json``."""
 
     protocol: int = PROTOCOL
     job_id: str
     environment: str = ""
-    """Name of the environment that the run came from; empty for a run without one."""
+    """Name of the run's environment; empty if it has none."""
     options: dict[str, Any]
-    """Option name without dashes -> value; every path absolute."""
+    """Option name without dashes -> value. Every path is absolute."""
     datasets: list[dict[str, Any]]
-    """The entries of the dataloader file; every path absolute."""
+    """The entries of the dataloader file. Every path is absolute."""
     memory_estimate: dict[str, int] = Field(default_factory=dict)
-    """What the checks before the start expect on each device: ``bytes``, ``low_bytes``, ``high_bytes``; said beside the peak at the end."""
+    """Estimated memory of each device: ``bytes``, ``low_bytes``, ``high_bytes``. The summary reports it with the actual peak."""
     scripts: ScriptRule = NOTHING
-    """Which programs the run may start."""
+    """The programs that the run may start."""
     places: PlaceRule = EVERYWHERE
-    """Where the run may read and write."""
+    """The paths that the run may read and write."""
 
     def write(self, folder: RunFolder) -> None:
         write_atomically(folder.job_file, self.model_dump_json(indent=2).encode())
 
     @classmethod
     def read(cls, folder: RunFolder) -> JobSpec:
-        """Raises OSError where the file is missing and pydantic.ValidationError where it is not a job."""
+        """Reads ``job.json``. Raises OSError if it is missing, and pydantic.ValidationError if it is not a job."""
         return cls.model_validate_json(folder.job_file.read_bytes())
 
 
 class ExitReport(_Document):
-    """How a run ended."""
+    """How a run ended: ``exit.json``."""
 
     exit_code: int
     status: str
@@ -126,7 +126,7 @@ class ExitReport(_Document):
     message: str = ""
     hint: str = ""
     step: int = 0
-    """The last optimizer step that counted."""
+    """Number of completed optimizer steps."""
     finished_at: str
     """ISO 8601, UTC."""
 
@@ -138,7 +138,7 @@ class ExitReport(_Document):
 
     @classmethod
     def read(cls, folder: RunFolder) -> ExitReport | None:
-        """None while the run has not ended by itself."""
+        """Reads ``exit.json``, or returns None if the run has not written it."""
         try:
             content = folder.exit_file.read_bytes()
         except FileNotFoundError:

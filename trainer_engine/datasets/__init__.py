@@ -1,1 +1,1 @@
-"""What lies in the folders: discovery, sizes, captions, buckets. No torch here, so that ``validate`` sees what training will see."""
+"""Datasets without torch: discovery, sizes, captions and buckets. ``validate`` and training use the same code."""

@@ -1,10 +1,11 @@
-"""Samples of one size together, and whether there are enough of them for an optimizer step."""
+"""Groups samples of one size into buckets, and counts their batches, their share of an epoch and what an optimizer step lacks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
@@ -12,12 +13,13 @@ from trainer_engine.datasets import geometry
 from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.samples import Sample
 
-MOST_BUCKETS_TOLD = 12
+MAX_LISTED = 12
+"""Buckets named in a message."""
 
 
 @dataclass(frozen=True)
 class Effective:
-    """The samples that one optimizer step takes from a bucket."""
+    """The number of samples that one optimizer step takes from a bucket, and its factors."""
 
     train_batch_size: int
     accumulation: int
@@ -35,17 +37,17 @@ class Effective:
 
 @dataclass(frozen=True)
 class Bucket:
-    """What one bucket holds."""
+    """The size and the numbers of one bucket."""
 
     key: str
     aspect: float
     size: Size
     images: int
     samples: int
-    """Seen in an epoch: images x (repeats + 1), or as many as a step needs where short buckets may be repeated."""
+    """Samples in an epoch: images x (repeats + 1), or as many as a step takes if short buckets are repeated."""
 
     def batches(self, batch_size: int) -> int:
-        """Batches in an epoch; the last one is filled up."""
+        """Returns the number of batches in an epoch; the last one is filled up."""
         return math.ceil(self.samples / batch_size)
 
     @property
@@ -54,12 +56,12 @@ class Bucket:
 
 
 def bucket_key(target: Size, rounding: int) -> str:
-    """The name of the bucket of a size: its aspect, and the size itself, since two sizes may share a rounded aspect."""
+    """Returns the name of the bucket of a size: its aspect ratio and the size, since two sizes may have the same rounded aspect ratio."""
     return f"{geometry.aspect_of(target, rounding):g} ({target[0]}x{target[1]})"
 
 
 def fill_buckets(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """Bucket -> indices of its samples; buckets by aspect, samples in their order."""
+    """Returns the indices of each bucket's samples. Buckets are sorted by aspect ratio; samples keep their order."""
     found: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         found.setdefault(sample.bucket, []).append(index)
@@ -69,7 +71,7 @@ def fill_buckets(samples: Sequence[Sample]) -> dict[str, list[int]]:
 def count_buckets(
     samples: Sequence[Sample], buckets: Mapping[str, Sequence[int]], *, repeats: int, rounding: int, at_least: int
 ) -> list[Bucket]:
-    """The numbers of each bucket; short ones count ``at_least`` samples, 0 where they are not repeated."""
+    """Returns the numbers of each bucket. Each has at least ``at_least`` samples, which is 0 if short buckets are not repeated."""
     counted = []
     for key, members in buckets.items():
         size = samples[members[0]].target
@@ -79,29 +81,28 @@ def count_buckets(
 
 
 def short_buckets(entry: ImageSet, buckets: Sequence[Bucket], effective: Effective) -> Problem | None:
-    """The error of a dataset that has buckets too small for one optimizer step, with the smallest changes that mend it."""
+    """Returns the error of a dataset with buckets too small for one optimizer step, with the smallest changes that fix it."""
     short = [bucket for bucket in buckets if bucket.samples < effective.samples]
     if not short:
         return None
     passes = f" x {entry.repeats + 1} passes" if entry.repeats else ""
-    told = "; ".join(
-        f"{bucket.title}: {bucket.images} images{passes}, {effective.samples - bucket.samples} short"
-        for bucket in short[:MOST_BUCKETS_TOLD]
+    listed = "; ".join(
+        f"{bucket.title}: {bucket.images} images{passes}, {effective.samples - bucket.samples} short" for bucket in short[:MAX_LISTED]
     )
-    more = f"; and {len(short) - MOST_BUCKETS_TOLD} more" if len(short) > MOST_BUCKETS_TOLD else ""
+    more = f"; and {len(short) - MAX_LISTED} more" if len(short) > MAX_LISTED else ""
     counted = f"{len(short)} of {len(buckets)} buckets hold fewer samples than one optimizer step takes"
-    message = f"dataset {entry.id}: {counted}. {told}{more}."
+    message = f"dataset {entry.id}: {counted}. {listed}{more}."
     return Problem.error(
         entry.option("repeats"),
         "bucket_too_small",
         message,
         got=entry.repeats,
         expected=f"at least {effective.samples} samples in every bucket ({effective})",
-        hint=_mend(entry, short, effective),
+        hint=_smallest_changes(entry, short, effective),
     )
 
 
-def _mend(entry: ImageSet, short: Sequence[Bucket], effective: Effective) -> str:
+def _smallest_changes(entry: ImageSet, short: Sequence[Bucket], effective: Effective) -> str:
     smallest = min(short, key=lambda bucket: bucket.samples)
     changes = [f"set repeats to {math.ceil(effective.samples / smallest.images) - 1}"]
     a_batch = effective.train_batch_size * effective.processes
@@ -113,3 +114,39 @@ def _mend(entry: ImageSet, short: Sequence[Bucket], effective: Effective) -> str
     if not entry.repeats:
         changes.append("allow_dataset_oversubscription to true")
     return ", or ".join(changes)
+
+
+class SetNumbers(NamedTuple):
+    """The numbers that decide how often batches of a dataset are chosen."""
+
+    batches: int
+    """Batches in an epoch."""
+    weight: float
+    """The dataset's ``probability``."""
+
+
+class Share(NamedTuple):
+    """The share of batches that come from a dataset, from 0 to 1."""
+
+    at_start: float
+    """Share of the first batches of an epoch, and therefore of a run that is much shorter than an epoch."""
+    of_epoch: float
+    """Share of a complete epoch, in which every sample is seen ``repeats + 1`` times whatever the weights are."""
+
+    def as_dict(self) -> dict[str, float | str]:
+        """Returns the share as ``validate`` reports it."""
+        return {"at_start": round(self.at_start, 6), "of_epoch": round(self.of_epoch, 6), "text": self.text}
+
+    @property
+    def text(self) -> str:
+        if math.isclose(self.at_start, self.of_epoch):
+            return f"{100 * self.of_epoch:.3g} % of the batches"
+        return f"{100 * self.at_start:.3g} % of the batches at the start of an epoch, {100 * self.of_epoch:.3g} % over the complete epoch"
+
+
+def shares(sets: Sequence[SetNumbers], *, by_size: bool) -> list[Share]:
+    """Returns the share of each dataset, 0 for one without batches. ``by_size``: whether larger datasets are chosen more often."""
+    weights = [one.weight * (one.batches if by_size else 1) if one.batches else 0.0 for one in sets]
+    total, batches = sum(weights), sum(one.batches for one in sets)
+    parts = [weight / total if total else 0.0 for weight in weights]
+    return [Share(part, one.batches / batches if batches else 0.0) for part, one in zip(parts, sets, strict=True)]

@@ -1,4 +1,4 @@
-"""What is said about an image."""
+"""Reads the captions of an image from its file name, a text file or the configuration."""
 
 # ruff: noqa: PTH110, PTH116, PTH118, PTH119, PTH122, PTH123
 # Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
@@ -8,20 +8,20 @@ import os
 import re
 
 from trainer_engine.config.datasets import ImageSet
-from trainer_engine.contract.small_files import FileTooLarge, read_small
+from trainer_engine.contract.files import FileTooLarge, read_small
 from trainer_engine.datasets.sources.local import reason_of
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20
 NEWLINE = re.compile(r"\r\n|\r|\n")
-"""What editors write at the end of a line. Other separators of Unicode (U+0085, U+2028, form feed) are part of a caption."""
+"""Line ends that editors write. Other Unicode separators (U+0085, U+2028, form feed) are part of a caption."""
 
 
 class NoCaption(ValueError):
-    """An image without a caption; the message says why."""
+    """An image has no caption. The message says why."""
 
 
 def captions_of(entry: ImageSet, root: str, name: str) -> tuple[str, ...]:
-    """The alternatives for one image, at least one. Raises NoCaption."""
+    """Returns the alternative captions of an image, at least one. Raises NoCaption."""
     if entry.only_instance_prompt or entry.caption_strategy == "instanceprompt":
         return entry.instance_prompt
     if entry.caption_strategy == "textfile":
@@ -34,21 +34,24 @@ def captions_of(entry: ImageSet, root: str, name: str) -> tuple[str, ...]:
 
 
 def from_file_name(name: str) -> str:
-    """The name without folders and ending, underscores as spaces. Bytes that are no text are dropped; raises NoCaption if none is left."""
+    """Returns the file name without folders and suffix, with spaces for underscores.
+
+    Bytes that are not UTF-8 are dropped. Raises NoCaption if nothing is left.
+    """
     stem = os.path.splitext(os.path.basename(name))[0]
     caption = os.fsencode(stem).decode("utf-8", "ignore").replace("_", " ").strip()
     if not caption:
-        raise NoCaption("its name holds no text for a caption")
+        raise NoCaption("its name contains no text for a caption")
     return caption
 
 
 def from_text_file(image_path: str, *, split: bool) -> tuple[str, ...]:
-    """The lines of the ``.txt`` file beside an image that are not blank, or all of it as one. Raises NoCaption."""
+    """Returns the non-blank lines of the ``.txt`` file of an image, or its complete text if not ``split``. Raises NoCaption."""
     path = f"{os.path.splitext(image_path)[0]}.txt"
     try:
         content = read_small(path, LONGEST_CAPTION_FILE_BYTES)
     except FileNotFoundError:
-        raise NoCaption("it has no .txt file beside it") from None
+        raise NoCaption("it has no .txt file of the same name") from None
     except FileTooLarge:
         raise NoCaption("its .txt file is larger than a megabyte") from None
     except OSError as error:
@@ -61,18 +64,18 @@ def from_text_file(image_path: str, *, split: bool) -> tuple[str, ...]:
 
 
 def _decode(content: bytes) -> str:
-    """UTF-8 with or without a byte order mark, or UTF-16 with one or plainly so. Raises NoCaption."""
+    """Decodes UTF-8, or UTF-16 with a byte order mark or a clear pattern of zero bytes. Raises NoCaption."""
     try:
         text = content.decode(_encoding(content))
     except UnicodeDecodeError:
         raise NoCaption("its .txt file is not UTF-8 text") from None
     if "\0" in text:
-        raise NoCaption("its .txt file holds zero bytes: it is UTF-16 without a byte order mark, or no text; save it as UTF-8")
+        raise NoCaption("its .txt file contains zero bytes: it is UTF-16 without a byte order mark, or not text; save it as UTF-8")
     return text
 
 
 def _encoding(content: bytes) -> str:
-    """Of two bytes a character, every second one zero, nothing but UTF-16 of Western letters can be."""
+    """Returns the encoding. Text in which exactly every second byte is zero is UTF-16 of Western letters."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     even, odd = content[::2], content[1::2]

@@ -1,6 +1,6 @@
-"""Pictures in other colour spaces become sRGB, which is what networks were trained on and what their numbers mean.
+"""Converts images from other colour spaces to sRGB, which networks are trained on.
 
-ICC.1:2022 (profiles), ITU-T H.273 (the code points of cICP). A profile that cannot be used leaves the picture as its numbers are.
+Sources: ICC.1:2022 (profiles), ITU-T H.273 (code points of cICP). Images with an unusable profile are not converted.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import cast
 from PIL import Image, ImageChops, ImageCms
 
 LARGEST_PROFILE_BYTES = 4 << 20
-"""Above those of printing presses."""
+"""Size limit of profiles, above those of printing presses."""
 SAME_COLOUR = 2
-"""Profiles whose colours differ from sRGB by no more, of 255, are sRGB: converting would only round."""
+"""A profile whose colours differ from sRGB by at most this (of 255) counts as sRGB, since converting would only add rounding errors."""
 DIMMEST_WHITE, BRIGHTEST_BLACK = 200, 80
-"""Beyond these, a profile is nonsense: every real one maps white to white and black to something dark."""
+"""A profile that maps white below or black above these is damaged."""
 MODES = {b"RGB ": ("RGB", "L"), b"GRAY": ("L",), b"CMYK": ("CMYK",)}
-"""Colour space of a profile -> modes of pictures that it describes; grey pictures often carry that of their editor's RGB space."""
+"""Colour space of a profile -> modes of images that it applies to. Grey images often have the RGB profile of their editor."""
 PRIMARIES = {
     1: ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)),  # BT.709
     9: ((0.67348, 0.27904, -0.00194), (0.16566, 0.67534, 0.02998), (0.12505, 0.04561, 0.79686)),  # BT.2020
     12: ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)),  # Display P3
 }
-"""Code of cICP -> XYZ of red, green and blue, adapted to the white of profiles (D50)."""
+"""Primaries code of cICP -> XYZ of red, green and blue, adapted to the white point of profiles (D50)."""
 BT_709_CURVE = (1 / 0.45, 1 / 1.099297, 0.099297 / 1.099297, 1 / 4.5, 0.081243)
 TRANSFERS: dict[int, tuple[float, ...]] = {
     1: BT_709_CURVE,
@@ -37,17 +37,17 @@ TRANSFERS: dict[int, tuple[float, ...]] = {
     14: BT_709_CURVE,
     15: BT_709_CURVE,
 }
-"""Code of cICP -> parameters of the profile's curve: a power, or the five of power, slope and offset above a linear part."""
+"""Transfer code of cICP -> parameters of the profile's curve: an exponent, or the five parameters of a curve with a linear part."""
 HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 WHITE_D50 = (0.9642, 1.0, 0.8249)
 
 
 class UnusableColours(ValueError):
-    """The colour space that a file names cannot be used; the message says why."""
+    """The colour space of a file cannot be used. The message says why."""
 
 
 def as_srgb(image: Image.Image, profile: bytes, cicp: bytes = b"") -> Image.Image:
-    """RGB in sRGB. ``image`` is L, RGB or CMYK; ``cicp``, the content of that chunk, wins over the profile."""
+    """Converts an L, RGB or CMYK image to RGB in sRGB. ``cicp``, the content of the cICP chunk, overrides the profile."""
     try:
         if cicp:
             profile, image = profile_of_cicp(cicp), _full_range(image, cicp)
@@ -55,7 +55,7 @@ def as_srgb(image: Image.Image, profile: bytes, cicp: bytes = b"") -> Image.Imag
         if transform is not None:
             return _applied(transform, image.convert("RGB") if profile[16:20] == b"RGB " else image)
     except UnusableColours:
-        pass  # measuring has said so
+        pass  # the examination of the dataset reports it
     return image.convert("RGB")
 
 
@@ -67,7 +67,7 @@ def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image
 
 
 def colour_trouble(mode: str, profile: bytes, cicp: bytes = b"") -> str:
-    """Why the colours of a picture cannot be converted and are taken as they are; empty where nothing is wrong."""
+    """Returns why the colours of an image cannot be converted, or an empty string if they can."""
     try:
         chosen = profile_of_cicp(cicp) if cicp else profile
         if chosen:
@@ -79,7 +79,7 @@ def colour_trouble(mode: str, profile: bytes, cicp: bytes = b"") -> str:
 
 @lru_cache(maxsize=8)
 def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB; None where the profile is sRGB. Raises UnusableColours."""
+    """Returns the transform from a profile to sRGB, or None if the profile is sRGB. Raises UnusableColours."""
     if len(profile) > LARGEST_PROFILE_BYTES:
         raise UnusableColours(f"its colour profile is larger than {LARGEST_PROFILE_BYTES >> 20} MiB")
     if profile[36:40] != b"acsp":
@@ -87,7 +87,7 @@ def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | No
     space = profile[16:20]
     if mode not in MODES.get(space, ()):
         named = space.decode("ascii", "replace").strip()
-        raise UnusableColours(f"its colour profile is for {named} pictures, and it is {'grey' if mode == 'L' else mode}")
+        raise UnusableColours(f"its colour profile is for {named} images, but it is {'grey' if mode == 'L' else mode}")
     source = "RGB" if space == b"RGB " else mode
     try:
         transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), source, "RGB")
@@ -97,7 +97,7 @@ def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | No
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Raises UnusableColours where what comes out is no picture any more."""
+    """Whether a transform hardly changes colours. Raises UnusableColours if it does not preserve white and black."""
     probe = _probe(mode)
     plain = probe.convert("RGB")
     shown = _applied(transform, probe)
@@ -112,7 +112,7 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def _probe(mode: str) -> Image.Image:
-    """Colours all over a space in one row; white and black come first."""
+    """Returns one row of pixels with colours from the complete space. White and black are first."""
     if mode == "CMYK":
         return Image.frombytes(mode, (2, 1), bytes(4) + b"\xff" * 4)
     if mode == "L":
@@ -123,14 +123,14 @@ def _probe(mode: str) -> Image.Image:
 
 
 def profile_of_cicp(cicp: bytes) -> bytes:
-    """A profile that says what the code points say. Raises UnusableColours."""
+    """Returns an ICC profile for the code points of a cICP chunk. Raises UnusableColours."""
     if len(cicp) != 4 or cicp[2] != 0 or cicp[3] > 1:
         raise UnusableColours("its cICP chunk is damaged")
     primaries, transfer = cicp[0], cicp[1]
     if transfer in HIGH_DYNAMIC_RANGE:
-        raise UnusableColours(f"its cICP chunk says that its brightness is {HIGH_DYNAMIC_RANGE[transfer]}, which has no place in 8 bits")
+        raise UnusableColours(f"its cICP chunk sets HDR brightness ({HIGH_DYNAMIC_RANGE[transfer]}), which 8 bits cannot hold")
     if primaries not in PRIMARIES or transfer not in TRANSFERS:
-        raise UnusableColours(f"its cICP chunk names colours {primaries} and a transfer {transfer} that are not known here")
+        raise UnusableColours(f"its cICP chunk has unsupported colour primaries {primaries} or transfer {transfer}")
     return _matrix_profile(PRIMARIES[primaries], TRANSFERS[transfer])
 
 
@@ -143,7 +143,7 @@ def _full_range(image: Image.Image, cicp: bytes) -> Image.Image:
 
 
 def _matrix_profile(primaries: tuple[tuple[float, float, float], ...], curve: tuple[float, ...]) -> bytes:
-    """An ICC profile of three primaries and one curve."""
+    """Builds an ICC profile from three primaries and one curve."""
     kind = 0 if len(curve) == 1 else 3
     para = b"para" + bytes(4) + struct.pack(">HH", kind, 0) + b"".join(_fixed(value) for value in curve)
     text = b"mluc" + bytes(4) + struct.pack(">II2s2sII", 1, 12, b"en", b"US", 2, 28) + "-".encode("utf-16-be") + bytes(2)
@@ -165,5 +165,5 @@ def _xyz(colour: tuple[float, float, float]) -> bytes:
 
 
 def _fixed(value: float) -> bytes:
-    """s15Fixed16Number"""
+    """Encodes a number as s15Fixed16Number."""
     return struct.pack(">i", round(value * 65536))

@@ -1,20 +1,20 @@
-"""Which size an image is trained at, and which part of it. Pure functions; every size is (width, height) in pixels.
+"""Computes the training size and the crop of an image. Pure functions; every size is (width, height) in pixels.
 
-The rules, in the order in which they apply:
+The rules apply in this order:
 
-1. The *aspect* is width / height, rounded to ``aspect_bucket_rounding`` decimals. It is the image's own, unless cropping
-   to a square, or to the nearest (or a drawn) entry of a list of aspects, is asked for.
-2. The *target* is what the network sees. Its edges are multiples of the alignment:
+1. The *aspect* is width / height, rounded to ``aspect_bucket_rounding`` decimals. It is that of the image, unless the image is cropped to
+   a square, or to the nearest or a random entry of a list of aspects.
+2. The *target* is the size that the network sees. Its edges are multiples of the alignment:
 
-   - ``area``: ``resolution`` megapixels, divided over both edges by the aspect. Squares use the customary edges
-     512, 768, 1024, 1536 and 2048 for 0.25, 0.5, 1, 2 and 4 megapixels.
-   - ``pixel_area``: ``resolution`` is the edge of a square; its area in megapixels is what ``area`` goes on with.
-   - ``pixel``: the shorter edge is ``resolution``, the longer follows from the aspect.
+   - ``area``: ``resolution`` megapixels, stretched to the aspect. Squares have the customary edges 512, 768, 1024, 1536 and 2048 for 0.25,
+     0.5, 1, 2 and 4 megapixels.
+   - ``pixel_area``: ``resolution`` is the edge of a square, whose area in megapixels is used as for ``area``.
+   - ``pixel``: the shorter edge is ``resolution``, and the longer one follows from the aspect.
 
-3. The image is scaled, aspect preserved, to the *intermediary* size: just large enough to cover the target. Where it is
-   cropped and larger than ``maximum_image_size``, ``target_downsample_size`` is used instead, so that the crop shows a
-   detail of the picture rather than nearly all of it. Nothing is enlarged more than covering the target needs.
-4. The target is cut out of the intermediary image, where ``crop_style`` says.
+3. The image is scaled with its aspect to the *intermediary* size, which just covers the target. A cropped image larger than
+   ``maximum_image_size`` is scaled to ``target_downsample_size`` instead, so that the crop shows a detail rather than nearly everything.
+   No image is enlarged more than is needed to cover the target.
+4. The target is cropped out of the intermediary image at the position that ``crop_style`` selects.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ Size = tuple[int, int]
 SQUARE_EDGES_PX = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}
 SQUARE_TOLERANCE_MEGAPIXELS = 0.05
 SMALLEST_ASPECT, LARGEST_ASPECT = 0.01, 100.0
-"""Narrower and wider pictures are trained at these: what is beyond falls away at both ends."""
+"""Narrower and wider images are trained at these limits, and lose both ends."""
 
 
 def round_to_multiple(pixels: float, alignment: int) -> int:
-    """The nearest multiple of ``alignment``, at least one of it; halves go to the even multiple."""
+    """Rounds to the nearest multiple of ``alignment``, at least ``alignment``; halves round to the even multiple."""
     return max(alignment, round(pixels / alignment) * alignment)
 
 
 def aspect_of(size: Size, rounding: int) -> float:
-    """Width / height, rounded, and within the limits, however narrow or wide the image."""
+    """Returns width / height, rounded and limited to ``SMALLEST_ASPECT`` and ``LARGEST_ASPECT``."""
     return min(max(round(size[0] / size[1], rounding), SMALLEST_ASPECT), LARGEST_ASPECT)
 
 
 def is_beyond_limits(size: Size) -> bool:
-    """Whether an image is narrower or wider than what is trained."""
+    """Whether an image is narrower or wider than the limits."""
     return not SMALLEST_ASPECT <= size[0] / size[1] <= LARGEST_ASPECT
 
 
 def as_megapixels(value: float, resolution_type: str) -> float:
-    """A size in the unit ``pixel_area`` or ``area`` as megapixels."""
+    """Converts a size in the unit ``pixel_area`` or ``area`` to megapixels."""
     return value * value / 1e6 if resolution_type == "pixel_area" else value
 
 
 def target_size(aspect: float, resolution: float, resolution_type: str, alignment: int) -> Size:
-    """The size that images of this aspect are trained at; ``resolution`` is in the unit of ``resolution_type``."""
+    """Returns the training size of images with this aspect. ``resolution`` is in the unit of ``resolution_type``."""
     if resolution_type == "pixel":
         return _short_edge_size(aspect, int(resolution), alignment)
     return _area_size(aspect, as_megapixels(resolution, resolution_type), alignment)
@@ -72,10 +72,10 @@ def _area_size(aspect: float, megapixels: float, alignment: int) -> Size:
 
 
 def square_edge(megapixels: float, alignment: int) -> int:
-    """The edge of a square of about this area: a customary one where there is one near, else the nearest multiple.
+    """Returns the edge of a square of about this area: a customary edge if one is near, else the nearest multiple.
 
-    NOTE: at 0.5 megapixels squares have edges of 768 while other aspects are built on 704; the format has always
-    been so, and images prepared for it expect it.
+    NOTE: at 0.5 megapixels squares have edges of 768, while other aspects are derived from 704. The format has always been like this, and
+    images prepared for it rely on it.
     """
     nearest = min(SQUARE_EDGES_PX, key=lambda customary: abs(customary - megapixels))
     if abs(nearest - megapixels) <= SQUARE_TOLERANCE_MEGAPIXELS:
@@ -84,34 +84,34 @@ def square_edge(megapixels: float, alignment: int) -> int:
 
 
 def cover_scale(size: Size, target: Size) -> float:
-    """The smallest factor at which ``size`` covers ``target`` with both edges."""
+    """Returns the smallest factor at which ``size`` covers ``target`` with both edges."""
     return max(target[0] / size[0], target[1] / size[1])
 
 
 def scaled(size: Size, scale: float, at_least: Size) -> Size:
-    """``size`` times ``scale`` in whole pixels, and no edge below ``at_least``, whatever rounding does."""
+    """Returns ``size`` times ``scale``, rounded to pixels, with no edge below that of ``at_least``."""
     return max(at_least[0], round(size[0] * scale)), max(at_least[1], round(size[1] * scale))
 
 
 def is_larger(size: Size, limit: float, resolution_type: str) -> bool:
-    """Whether an image exceeds ``maximum_image_size``: by its area, or by its shorter edge where the unit is ``pixel``."""
+    """Whether an image exceeds ``maximum_image_size``: in area, or in its shorter edge if the unit is ``pixel``."""
     if resolution_type == "pixel":
         return min(size) > limit
     return size[0] * size[1] > as_megapixels(limit, resolution_type) * 1e6
 
 
 def downsample_scale(size: Size, wanted: float, resolution_type: str) -> float:
-    """The factor that brings an image to ``target_downsample_size``, aspect preserved."""
+    """Returns the factor that scales an image to ``target_downsample_size``."""
     if resolution_type == "pixel":
         return wanted / min(size)
     return math.sqrt(as_megapixels(wanted, resolution_type) * 1e6 / (size[0] * size[1]))
 
 
 def intermediary_size(size: Size, target: Size, *, maximum: float | None, downsample: float | None, resolution_type: str) -> Size:
-    """The size that an image is scaled to before the target is cut out of it.
+    """Returns the size that an image is scaled to before the target is cropped out of it.
 
-    ``maximum`` and ``downsample`` are ``maximum_image_size`` and ``target_downsample_size``; None or 0 for both where the
-    image is not cropped, so that it only covers its target.
+    ``maximum`` and ``downsample`` are ``maximum_image_size`` and ``target_downsample_size``. Both are None or 0 if the image is not
+    cropped; it then just covers its target.
     """
     scale = cover_scale(size, target)
     if maximum and downsample and is_larger(size, maximum, resolution_type):
@@ -120,10 +120,10 @@ def intermediary_size(size: Size, target: Size, *, maximum: float | None, downsa
 
 
 def too_small(size: Size, minimum: float | None, resolution_type: str, *, square: bool) -> str:
-    """Why an image falls below ``minimum_image_size``, in words; empty where it does not.
+    """Returns why an image is smaller than ``minimum_image_size``, or an empty string if it is not.
 
-    ``pixel``: no edge may be shorter. Otherwise the area may not be smaller, and where a ``square`` is cut out,
-    no edge may be shorter than that of a square of this area.
+    With ``pixel`` no edge may be shorter. Otherwise the area may not be smaller, and if a ``square`` is cropped, no edge may be shorter
+    than that of a square of this area.
     """
     width, height = size
     if not minimum:
@@ -140,13 +140,13 @@ def too_small(size: Size, minimum: float | None, resolution_type: str, *, square
 
 
 def closest_aspect(aspect: float, choices: Sequence[float]) -> float:
-    """The choice that distorts least: nearest by ratio, so that 1/2 is as far from 1 as 2 is."""
+    """Returns the nearest choice by ratio: 1/2 is as far from 1 as 2 is."""
     return min(choices, key=lambda choice: abs(math.log(choice / aspect)))
 
 
-def chosen_aspect(draw: float, choices: Sequence[float], weights: Sequence[float]) -> float:
-    """The choice that a number from 0 (inclusive) to 1 falls on, each as likely as its weight."""
-    position = draw * sum(weights)
+def chosen_aspect(random_number: float, choices: Sequence[float], weights: Sequence[float]) -> float:
+    """Returns the choice for a random number in [0, 1). The probability of each is proportional to its weight."""
+    position = random_number * sum(weights)
     for choice, weight in zip(choices, weights, strict=True):
         position -= weight
         if position < 0:
@@ -155,7 +155,7 @@ def chosen_aspect(draw: float, choices: Sequence[float], weights: Sequence[float
 
 
 def window_offset(intermediary: Size, target: Size, crop_style: str, random_numbers: tuple[float, float]) -> tuple[int, int]:
-    """(left, top) of the part that is kept: at the ``corner`` (top left), in the ``center``, or where two draws from [0, 1) say."""
+    """Returns (left, top) of the crop: at the ``corner`` (top left), in the ``center``, or given by two random numbers in [0, 1)."""
     spare = intermediary[0] - target[0], intermediary[1] - target[1]
     if crop_style == "corner":
         return 0, 0

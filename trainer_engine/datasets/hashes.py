@@ -1,4 +1,4 @@
-"""Content hashes of files, remembered for as long as size and modification time stay the same."""
+"""Content hashes of files, cached as long as size and modification time are the same."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import threading
 from pathlib import Path
 
-from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.files import sha256_of
 
 
 class FileHashes:
-    """sha256 by path, kept in a file of JSON lines that is only ever appended to. Safe to use from several threads.
+    """Caches sha256 by path in an append-only file of JSON lines. It is thread-safe.
 
-    Two processes may share the file: a line is written whole, and a line that was cut short is ignored.
+    Several processes may share the file: a line is written at once, and an incomplete line is ignored.
     """
 
     def __init__(self, index: Path) -> None:
@@ -22,7 +22,7 @@ class FileHashes:
         self._known: dict[str, tuple[int, int, str]] = _read_index(index)
 
     def of(self, path: Path) -> str:
-        """sha256 of the file's bytes, 64 hexadecimal digits. Raises OSError where the file cannot be read."""
+        """Returns the sha256 of a file as 64 hexadecimal digits. Raises OSError if it cannot be read."""
         named = _hash_in_hub_cache(path)
         if named:
             return named
@@ -37,7 +37,7 @@ class FileHashes:
         return digest
 
     def known(self, path: str, size: int, mtime_ns: int) -> str | None:
-        """What is remembered of a file that was seen at this size and time; nothing is read or written."""
+        """Returns the cached hash of a file with this size and time, or None. It neither reads nor writes a file."""
         known = self._known.get(path)
         return known[2] if known and known[:2] == (size, mtime_ns) else None
 
@@ -51,7 +51,7 @@ class FileHashes:
 
 
 def _hash_in_hub_cache(path: Path) -> str | None:
-    """The Hugging Face cache names large files by their sha256: no need to read gigabytes again."""
+    """Returns the sha256 in the name of a large file in the Hugging Face cache, so that gigabytes need not be read."""
     target = path.resolve()
     named = target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name)
     return target.name if named else None
@@ -65,6 +65,6 @@ def _read_index(index: Path) -> dict[str, tuple[int, int, str]]:
         try:
             key, size, mtime_ns, digest = json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError:
-            continue
+            continue  # an incomplete line
         known[str(key)] = (int(size), int(mtime_ns), str(digest))
     return known

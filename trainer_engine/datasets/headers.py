@@ -1,6 +1,6 @@
-"""Sizes from the first bytes of a file: JPEG, PNG and WebP by hand, since these are nearly all files there are; the rest by Pillow.
+"""Reads the headers of JPEG, PNG and WebP files, which are nearly all files, without Pillow. Pillow reads other formats.
 
-JPEG: ITU-T T.81 annex B (markers), EXIF 2.3 section 4.6 (orientation). PNG: W3C PNG section 5. WebP: RFC 9649.
+Sources: ITU-T T.81 annex B (JPEG markers), EXIF 2.3 section 4.6 (orientation), W3C PNG section 5, RFC 9649 (WebP).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import BinaryIO, NamedTuple
 
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
+"""EXIF orientations that swap width and height."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_START = b"\xff\xd8\xff"
 JPEG_END = b"\xff\xd9"
 PROFILE_MARKER, PROFILE_NAME = 0xE2, b"ICC_PROFILE\0"
 MOST_PROFILE_PARTS = 256
-"""They are counted in a byte."""
+"""Largest number of parts of a profile, which are counted in a byte."""
 INCOMPLETE = b"incomplete"
-"""In place of a profile of which parts are missing, and which no decoder takes."""
+"""Stands for a profile with missing parts, which cannot be used."""
 JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
@@ -27,40 +27,40 @@ WEBP_EXIF, WEBP_XMP, WEBP_PROFILE = 0x08, 0x04, 0x20
 FIRST_READ_BYTES = 8192
 TAIL_BYTES = 1024
 MOST_MARKERS = 5_000
-"""Markers and fill bytes of a JPEG before its size; files have some dozens."""
+"""Limit of markers and fill bytes of a JPEG before its size. Usual files have a few dozen."""
 MOST_CHUNKS = 100_000
-"""Chunks of a PNG that are walked."""
+"""Limit of chunks of a PNG that are read."""
 MOST_CHUNKS_BEFORE_PIXELS = 1_000
 CHUNK_FRAME_BYTES = 12
-"""Length, name and checksum of a chunk."""
+"""Size of length, name and checksum of a chunk."""
 LOOKED_AT_BYTES = 48
-"""Of a chunk of text: enough to see what kind of text it is."""
+"""Number of bytes of a text chunk that are read, enough to recognise its kind."""
 TRIED_FROM_THE_END = 16
 TEXT_CHUNKS = (b"zTXt", b"iTXt", b"tEXt")
 
 
 class EndlessFile(ValueError):
-    """A file that is made to be read for ever; the message says how."""
+    """A crafted file that would take forever to read. The message says why."""
 
 
 class Header(NamedTuple):
-    """What the first and last bytes say."""
+    """Facts from the first and last bytes of an image file."""
 
     width: int
-    """As shown, after the EXIF orientation."""
+    """Width after the EXIF orientation is applied, in pixels."""
     height: int
     whole: bool
-    """Whether the file's end mark was seen; without it the pixels may be incomplete."""
+    """Whether the file has its end mark. Without it the pixels may be incomplete."""
     profile: bytes = b""
     """The colour profile of a JPEG."""
     mode: str = "RGB"
-    """``L``, ``RGB`` or ``CMYK``, where there is a profile."""
+    """``L``, ``RGB`` or ``CMYK``, if there is a profile."""
     names_colours: bool = False
-    """Whether the file names a colour space besides: what it is has to be read from it."""
+    """Whether the file has a colour space that this header does not contain, and that must be read from the file."""
 
 
 def read_header(stream: BinaryIO, size_bytes: int) -> Header | None:
-    """The header of a JPEG, PNG or WebP; None for other formats, and where anything is unusual. Raises OSError, EndlessFile."""
+    """Reads the header of a JPEG, PNG or WebP, or returns None for other formats and unusual files. Raises OSError, EndlessFile."""
     start = stream.read(FIRST_READ_BYTES)
     if start.startswith(JPEG_START):
         return _jpeg(stream, start, size_bytes)
@@ -72,7 +72,7 @@ def read_header(stream: BinaryIO, size_bytes: int) -> Header | None:
 
 
 def is_cut_off(stream: BinaryIO, size_bytes: int) -> bool:
-    """Whether the formats that say how long they are say more than there is. Raises OSError."""
+    """Whether a file is shorter than its header says, for formats that record their length. Raises OSError."""
     start = stream.read(16)
     if start.startswith(b"RIFF") and len(start) == 16:
         return _riff_bytes(start) > size_bytes
@@ -103,7 +103,7 @@ def _png(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
 
 
 def read_cicp(stream: BinaryIO) -> bytes:
-    """The content of the cICP chunk of a PNG, which lies before the pixels; empty where there is none. Raises OSError."""
+    """Returns the content of a PNG's cICP chunk, which precedes the pixels, or nothing if it has none. Raises OSError."""
     position = len(PNG_START)
     for _ in range(MOST_CHUNKS_BEFORE_PIXELS):
         stream.seek(position)
@@ -117,7 +117,7 @@ def read_cicp(stream: BinaryIO) -> bytes:
 
 
 def _png_pixels(start: bytes) -> int | None:
-    """Where the pixels begin; None where a chunk before them may change the size, or they begin too late to tell."""
+    """Returns the offset of the pixels, or None if a chunk before them may change the size, or they are not in ``start``."""
     position = 8
     while position + 8 <= len(start):
         length, kind = struct.unpack_from(">I4s", start, position)
@@ -134,9 +134,9 @@ def _may_hold_orientation(kind: bytes, content: bytes) -> bool:
 
 
 def _png_is_turned_later(stream: BinaryIO, position: int, size_bytes: int) -> bool:
-    """Whether a chunk after the pixels may hold an orientation; the decoder reads these too, so that the picture will be opened turned.
+    """Whether a chunk after the pixels may hold an orientation, which the decoder applies too.
 
-    ``position``: of the first pixels. Raises EndlessFile.
+    ``position`` is the offset of the first pixels. Raises EndlessFile.
     """
     position = _late_pixels(stream, position, size_bytes)
     for _ in range(MOST_CHUNKS):
@@ -151,7 +151,7 @@ def _png_is_turned_later(stream: BinaryIO, position: int, size_bytes: int) -> bo
 
 
 def _late_pixels(stream: BinaryIO, first: int, size_bytes: int) -> int:
-    """A chunk of pixels near the last one, so that few are walked: writers make all of them but the last equally long."""
+    """Returns the offset of a pixel chunk near the last one, to skip most of them. Encoders make all but the last equally long."""
     stream.seek(first)
     frame = CHUNK_FRAME_BYTES + int(struct.unpack_from(">I", stream.read(8))[0])
     for number in range((size_bytes - first - 8) // frame, 0, -1)[:TRIED_FROM_THE_END]:
@@ -230,7 +230,7 @@ def _jpeg(stream: BinaryIO, start: bytes, size_bytes: int) -> Header | None:
 
 
 def _joined_profile(segments: list[bytes]) -> bytes:
-    """The profile in segments that are numbered and counted (ICC.1:2022 annex B.4)."""
+    """Joins a profile from its numbered segments (ICC.1:2022 annex B.4)."""
     parts = sorted(segment for segment in segments if segment.startswith(PROFILE_NAME) and len(segment) > len(PROFILE_NAME) + 2)
     if parts and parts[0][len(PROFILE_NAME) + 1] != len(parts):
         return INCOMPLETE
@@ -245,7 +245,7 @@ def _segment(stream: BinaryIO, data: bytes, here: int, offset: int, length: int)
 
 
 def exif_orientation(segment: bytes) -> int:
-    """The orientation (1 to 8) that an EXIF segment tells; 0 where it tells none or is damaged."""
+    """Returns the orientation (1 to 8) in an EXIF segment, or 0 if it has none or is damaged."""
     if not segment.startswith(b"Exif\0\0") or segment[6:8] not in (b"II", b"MM"):
         return 0
     order = "<" if segment[6:8] == b"II" else ">"

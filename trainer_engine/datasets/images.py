@@ -1,4 +1,4 @@
-"""Opening files as pictures, whatever they turn out to be."""
+"""Measures and opens image files safely, whatever they contain."""
 
 # ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
 # Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import EngineError, ExitCode
+from trainer_engine.contract.files import sha256_of
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.colour import as_srgb, colour_trouble
 from trainer_engine.datasets.geometry import Size
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from trainer_engine.datasets.samples import Sample
 
 LARGEST_PIXELS = 2**27
-"""134 megapixels, 400 MB once decoded: above every camera, below what a crafted file would unpack to."""
+"""134 megapixels, or 400 MB once decoded: more than any camera has, and less than a crafted file would need."""
 MOST_READS = 20_000
-"""Pieces that a header is read in; usual ones are read in less than a hundred."""
+"""Limit of reads for one header. Usual ones need fewer than a hundred."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
-"""Decoders that may see a file; a name proves nothing, and some of the others start programs."""
+"""The allowed decoders. A file name proves nothing, and some other decoders start programs."""
 PIXEL_RULE = 2
-"""Bumped whenever a file gives other pixels than before: latents of the old ones are not found then. 2: converted to sRGB."""
+"""Version of the pixels that a file gives, part of the addresses of cached latents. 2: converted to sRGB."""
 WHITE = (255, 255, 255)
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
-"""What decoders raise on damaged files; Pillow lets them all through."""
+"""Exceptions that decoders raise for damaged files; Pillow does not catch them."""
 
-# Pillow warns above its limit and refuses above twice of it; ours is checked before any pixel is decoded.
+# Pillow warns above its limit and refuses above twice its limit. Ours is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS
 
 
 class BrokenImage(EngineError):
-    """A file that cannot be trained on; ``reason`` says why without naming it."""
+    """An image file that cannot be used. ``reason`` says why, without the name of the file."""
 
     code = "broken_image"
     exit_code = ExitCode.DATA
@@ -52,24 +52,24 @@ class BrokenImage(EngineError):
         self.reason = reason
 
 
-class Look(NamedTuple):
-    """What a file says without its pixels being decoded."""
+class ImageFacts(NamedTuple):
+    """Facts about an image file from its header."""
 
     size: Size
-    """(width, height) as shown."""
+    """(width, height) after the EXIF orientation is applied."""
     remark: str
-    """Why its colours are taken as they are though it names others; empty where nothing is wrong."""
+    """Why its colours are not converted to sRGB; empty if they can be."""
 
 
 def measure(path: str, size_bytes: int) -> Size:
-    """(width, height) as shown, from the header alone. Raises BrokenImage."""
-    return look_at(path, size_bytes).size
+    """Returns (width, height) after the EXIF orientation, from the header. Raises BrokenImage."""
+    return inspect_image(path, size_bytes).size
 
 
-def look_at(path: str, size_bytes: int) -> Look:
-    """Size and colours from the header. Raises BrokenImage.
+def inspect_image(path: str, size_bytes: int) -> ImageFacts:
+    """Reads size and colours from the header. Raises BrokenImage.
 
-    Pixels are decoded only where the file's end looks cut off, to find out whether it is.
+    Pixels are decoded only if the file seems to be cut off, to find out whether it is.
     """
     try:
         with open(path, "rb") as stream:
@@ -85,7 +85,7 @@ def look_at(path: str, size_bytes: int) -> Look:
     if not header.whole:
         with _decode(path):
             pass
-    return Look(size, _colour_remark(path, header))
+    return ImageFacts(size, _colour_remark(path, header))
 
 
 def _colour_remark(path: str, header: Header) -> str:
@@ -103,7 +103,7 @@ def _profile_of(image: Image.Image) -> bytes:
 
 
 def _cicp_of(image: Image.Image, path: str) -> bytes:
-    """The content of a PNG's cICP chunk; Pillow does not read it. Raises BrokenImage."""
+    """Returns the content of a PNG's cICP chunk, which Pillow does not read. Raises BrokenImage."""
     if image.format != "PNG":
         return b""
     try:
@@ -125,7 +125,7 @@ def _header_by_pillow(path: str, size_bytes: int) -> Header:
         width, height = image.size
         _refuse_bombs(path, image.size)
         try:
-            # Of a TIFF, Pillow tells the size after turning it. Of a PNG, it decodes the pixels to see what follows them.
+            # Pillow gives the size of a TIFF after rotation. It decodes the pixels of a PNG to read the chunks after them.
             turned, readable = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED, True
         except DECODING_ERRORS:
             turned, readable = False, False
@@ -137,7 +137,7 @@ def _header_by_pillow(path: str, size_bytes: int) -> Header:
 
 
 class _FewReads(io.BufferedReader):
-    """A file that ends with OSError what reads it in endless small pieces."""
+    """A file that raises OSError after ``MOST_READS`` reads."""
 
     left = MOST_READS
 
@@ -149,7 +149,7 @@ class _FewReads(io.BufferedReader):
 
 
 def _refuse_endless(path: str) -> None:
-    """Raises BrokenImage where the header is made to be read for ever: Pillow walks markers, chunks and comments one by one."""
+    """Raises BrokenImage for a crafted header without end, since Pillow reads markers, chunks and comments one by one."""
     with _FewReads(io.FileIO(path)) as stream:
         try:
             Image.open(stream, formats=FORMATS)
@@ -161,13 +161,13 @@ def _refuse_endless(path: str) -> None:
 
 
 def _open(path: str) -> Image.Image:
-    """The file as a Pillow image, no pixel decoded. Raises BrokenImage."""
+    """Opens a file as a Pillow image without decoding pixels. Raises BrokenImage."""
     try:
         return Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BrokenImage(path, f"it would unpack to more than {2 * LARGEST_PIXELS // 1_000_000} megapixels") from error
     except UnidentifiedImageError as error:
-        raise BrokenImage(path, "it is not an image, whatever its name says") from error
+        raise BrokenImage(path, "it is not an image, despite its name") from error
     except PermissionError as error:
         raise BrokenImage(path, f"it cannot be read: {reason_of(error)}") from error
     except (*DECODING_ERRORS, MemoryError) as error:
@@ -175,7 +175,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _decode(path: str) -> Image.Image:
-    """The first picture of the file, decoded. Raises BrokenImage."""
+    """Decodes the first frame of a file. Raises BrokenImage."""
     image = _open(path)
     try:
         _refuse_bombs(path, image.size)
@@ -191,7 +191,7 @@ def _decode(path: str) -> Image.Image:
 
 
 def open_rgb(path: str) -> Image.Image:
-    """The picture as people see it: first frame, turned upright, sRGB in 8 bits, transparency on white. Raises BrokenImage."""
+    """Opens the first frame of an image, with EXIF orientation applied, as 8-bit sRGB on white. Raises BrokenImage."""
     with _decode(path) as image:
         try:
             return _as_rgb(ImageOps.exif_transpose(image), _profile_of(image), _cicp_of(image, path))
@@ -200,7 +200,7 @@ def open_rgb(path: str) -> Image.Image:
 
 
 def _as_rgb(image: Image.Image, profile: bytes, cicp: bytes) -> Image.Image:
-    """On white where it is transparent."""
+    """Converts an image to sRGB, with transparent parts on white."""
     shown = as_srgb(_colours(image), profile, cicp)
     if not _is_transparent(image):
         return shown
@@ -214,14 +214,14 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def _colour_mode(image: Image.Image) -> str:
-    """Which of L, RGB and CMYK a picture is in, its transparency aside."""
+    """Returns L, RGB or CMYK: the mode of an image without its transparency."""
     if image.mode in ("L", "LA", "La", "1", "F") or image.mode.startswith("I"):
         return "L"
     return "CMYK" if image.mode == "CMYK" else "RGB"
 
 
 def _colours(image: Image.Image) -> Image.Image:
-    """The picture without its transparency, 8 bits a channel, in its colour mode and its own colour space."""
+    """Returns the image without its transparency, with 8 bits per channel, in its own colour space."""
     mode = _colour_mode(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
@@ -233,7 +233,7 @@ def _colours(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits, 32 bits or floating point, scaled to 8 bits instead of clipped."""
+    """Scales grey values of 16 bits, 32 bits or floating point to 8 bits instead of clipping them."""
     wide = image.convert("F")
     low, high = wide.getextrema()
     assert isinstance(low, float) and isinstance(high, float)
@@ -242,13 +242,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def load_image(sample: Sample, left_top: tuple[int, int]) -> Image.Image:
-    """The part of the picture that is trained on: RGB of ``sample.target`` size, its corner at ``left_top`` of the scaled picture.
+    """Returns the crop of an image that is trained on: RGB of size ``sample.target``, at ``left_top`` of the scaled image.
 
-    Raises BrokenImage, also where the file is not the one that was measured any more.
+    Raises BrokenImage, also if the file has changed since it was measured.
     """
     image = open_rgb(sample.path)
     if image.size != (sample.width, sample.height):
-        raise BrokenImage(sample.path, f"it is {image.size[0]}x{image.size[1]} now and was {sample.width}x{sample.height}: it was changed")
+        raise BrokenImage(sample.path, f"its size changed from {sample.width}x{sample.height} to {image.size[0]}x{image.size[1]}")
     if image.size != sample.resized:
         image = image.resize(sample.resized, Image.Resampling.LANCZOS)
     left, top = left_top
@@ -256,21 +256,21 @@ def load_image(sample: Sample, left_top: tuple[int, int]) -> Image.Image:
 
 
 def crop_window(sample: Sample, seed: int) -> tuple[int, int]:
-    """(left, top) of a sample's part. Random crops follow from the seed and the file's name within its dataset alone."""
+    """Returns (left, top) of a sample's crop. A random one depends only on the seed and the file's name in its dataset."""
     return geometry.window_offset(
         sample.resized, sample.target, sample.crop.style, random_numbers(sample.random_name or sample.name, f"window {seed}")
     )
 
 
 def random_numbers(name: str, purpose: str) -> tuple[float, float]:
-    """Two numbers in [0, 1) that follow from a file's name and what they are for, on every machine."""
+    """Returns two numbers in [0, 1) that depend only on a file's name and their purpose, the same on every machine."""
     digest = hashlib.blake2b(os.fsencode(name), person=hashlib.blake2b(purpose.encode(), digest_size=16).digest(), digest_size=16).digest()
     first, second = struct.unpack("<QQ", digest)
     return (first >> 11) / 2**53, (second >> 11) / 2**53
 
 
 def content_hash(path: str) -> str:
-    """SHA-256 of the file's bytes. Raises BrokenImage where it cannot be read."""
+    """Returns the SHA-256 of a file. Raises BrokenImage if it cannot be read."""
     try:
         return sha256_of(Path(path))
     except OSError as error:

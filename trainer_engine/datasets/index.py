@@ -1,7 +1,6 @@
-"""Discovery: which images a folder holds, and how large they are, without opening a file twice.
+"""Discovers the images in a folder and measures them, opening no unchanged file twice.
 
-An index remembers what was measured, by relative name, size and modification time. It is only a memory: losing it costs
-time, and nothing else.
+An index caches measurements by relative name, size and modification time. Losing it only costs time.
 """
 
 # ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.datasets.images import BrokenImage, look_at
+from trainer_engine.contract.files import read_document
+from trainer_engine.datasets.images import BrokenImage, inspect_image
 from trainer_engine.datasets.sources.local import FoundFile, LeftOut, list_images
 
 VERSION = 2
@@ -27,7 +26,7 @@ CHUNK_FILES = 128
 MOST_THREADS = 8
 
 Progress = Callable[[str, int, int], None]
-"""(what is done, done, of how many)"""
+"""(label of the work, number done, total)"""
 
 
 class ImageFile(NamedTuple):
@@ -39,27 +38,27 @@ class ImageFile(NamedTuple):
     width: int
     height: int
     remark: str = ""
-    """What people should know about it though it is used."""
+    """A note about the file for people; empty if there is none."""
 
 
 @dataclass
 class Discovery:
-    """What was found below a folder."""
+    """The images in a folder."""
 
     images: list[ImageFile]
     """Sorted by name."""
     left_out: list[LeftOut]
     opened: int
-    """Files that had to be looked into; the others were remembered."""
+    """Number of files that had to be opened; the others were in the index."""
 
     @property
     def files(self) -> int:
-        """Image files there are, usable or not."""
+        """Number of image files, usable or not."""
         return len(self.images) + len(self.left_out)
 
 
 Measured = tuple[int, int, int, int, str]
-"""Size in bytes, mtime in ns, width, height; a remark, or, where width and height are 0, the reason why it is broken."""
+"""Size in bytes, mtime in ns, width, height, and a remark; or, if width and height are 0, the reason why the file is broken."""
 
 
 def discover(
@@ -70,10 +69,9 @@ def discover(
     choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
     on_progress: Progress | None = None,
 ) -> Discovery:
-    """Measure every image below ``root``; raises OSError where it cannot be listed.
+    """Measures every image in ``root`` and its subfolders. Raises OSError if it cannot be listed.
 
-    ``choose`` may take some of the listed files only. Where ``index_dir`` is given, what was measured is remembered there;
-    without it nothing is written.
+    ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``; without it nothing is written.
     """
     listing = list_images(root)
     files = choose(listing.files) if choose else listing.files
@@ -84,14 +82,14 @@ def discover(
         known[name] = measured
     if index and (fresh or len(known) != len(files)):
         _write_index(index, {file.name: known[file.name] for file in files})
-    return _sorted_out(files, known, listing.left_out, len(fresh))
+    return _discovery(files, known, listing.left_out, len(fresh))
 
 
 def _silent(label: str, current: int, total: int) -> None:
-    """Nobody is told."""
+    """Ignores progress."""
 
 
-def _sorted_out(files: Iterable[FoundFile], known: dict[str, Measured], left_out: Sequence[LeftOut], opened: int) -> Discovery:
+def _discovery(files: Iterable[FoundFile], known: dict[str, Measured], left_out: Sequence[LeftOut], opened: int) -> Discovery:
     images, broken = [], list(left_out)
     for name, size_bytes, mtime_ns in files:
         _, _, width, height, remark = known[name]
@@ -114,7 +112,7 @@ def _measure_all(root: str, files: list[FoundFile], threads: int, on_progress: P
 
 def _measure(root: str, file: FoundFile) -> tuple[str, Measured]:
     try:
-        (width, height), remark = look_at(os.path.join(root, file.name), file.size_bytes)
+        (width, height), remark = inspect_image(os.path.join(root, file.name), file.size_bytes)
     except BrokenImage as broken:
         return file.name, (file.size_bytes, file.mtime_ns, 0, 0, broken.reason)
     return file.name, (file.size_bytes, file.mtime_ns, width, height, remark)
@@ -125,7 +123,7 @@ def _index_name(root: str) -> str:
 
 
 def _read_index(path: Path) -> dict[str, Measured]:
-    """What was measured before; empty where the file is missing, damaged or of another version."""
+    """Returns the cached measurements, or none if the index is missing, damaged or of another version."""
     try:
         document = read_document(path.read_bytes())
     except (OSError, ValueError):
@@ -146,5 +144,5 @@ def _write_index(path: Path, rows: dict[str, Measured]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError:
-        # A full or closed disk only costs the next scan its shortcut; what must be written there will tell.
+        # A full or read-only disk only makes the next scan slower; files that must be written there report it.
         return

@@ -1,4 +1,4 @@
-"""Finding the references of images: by name, and for ``reference_strict`` of the same size."""
+"""Finds the references of images by name, and for ``reference_strict`` checks that they have the same size."""
 
 # ruff: noqa: PTH122
 # Paths are text here, as in samples.py.
@@ -27,13 +27,13 @@ class Pairing:
     references: ReferenceSet
     found: Discovery
     plan: Planner
-    """The rules of the references as a set of their own; for ``reference_loose``."""
+    """Plans the references by themselves, for ``reference_loose``."""
     missing: list[str] = field(default_factory=list)
     """Images without a reference."""
     ambiguous: list[str] = field(default_factory=list)
-    """Images with several references that could be theirs, with the names of these."""
+    """Images with several possible references, with their names."""
     unlike: list[str] = field(default_factory=list)
-    """Pairs of different size under ``reference_strict``, with both sizes."""
+    """Pairs of different sizes with ``reference_strict``, with both sizes."""
     unusable: list[str] = field(default_factory=list)
     """References that cannot be read, with the reason."""
     used: set[str] = field(default_factory=set)
@@ -46,7 +46,7 @@ class Pairing:
         self._broken = {os.path.splitext(file.name)[0]: file for file in self.found.left_out}
 
     def reference_of(self, sample: Sample) -> Reference | None:
-        """None where there is no usable one; why not is kept for ``problems``."""
+        """Returns the reference of a sample, or None if there is no usable one; ``problems`` reports the reason."""
         found = self._partners(sample.name)
         self.used.update(file.name for file in found)
         if len(found) > 1:
@@ -64,7 +64,7 @@ class Pairing:
         return Reference(self.references.id, made) if made else None
 
     def _partners(self, name: str) -> list[ImageFile]:
-        """The reference of the same name, else those of the same one with another ending."""
+        """Returns the reference with the same file name, or else those that differ only in their suffix."""
         if name in self._by_name:
             return [self._by_name[name]]
         return self._by_stem.get(os.path.splitext(name)[0], [])
@@ -96,32 +96,32 @@ class Pairing:
     def problems(self) -> Iterator[Problem]:
         images, option = self.images, self.references.option("instance_data_dir")
         folder = printable(self.references.instance_data_dir)
-        told = f"dataset {self.references.id}"
+        title = f"dataset {self.references.id}"
         if self.missing:
-            message = f"{told}: {len(self.missing)} images of {images.id} have no reference in {folder}: {_named(self.missing)}."
+            message = f"{title}: {len(self.missing)} images of {images.id} have no reference in {folder}: {_named(self.missing)}."
             hint = "give each image a reference of the same name, or remove the image"
             yield Problem.error(option, "missing_reference", message, got=folder, expected="a reference of the same name", hint=hint)
         if self.ambiguous:
-            message = f"{told}: {len(self.ambiguous)} images of {images.id} have several references in {folder}: {_named(self.ambiguous)}."
-            hint = "keep one of them, or give it the whole name of the image, ending included"
+            message = f"{title}: {len(self.ambiguous)} images of {images.id} have several references in {folder}: {_named(self.ambiguous)}."
+            hint = "keep one of them, or give it exactly the image's file name, including the suffix"
             yield Problem.error(option, "several_references", message, got=folder, expected="one reference of the same name", hint=hint)
         if self.unlike:
-            message = f"{told}: {len(self.unlike)} references have another size than their image: {_named(self.unlike)}."
+            message = f"{title}: {len(self.unlike)} references differ in size from their image: {_named(self.unlike)}."
             hint = "use conditioning_type=reference_loose for references of any size"
             yield Problem.error(option, "unlike_sizes", message, expected="the size of the image", hint=hint)
         if self.unusable:
-            message = f"{told}: {len(self.unusable)} references cannot be used: {_named(self.unusable)}."
-            yield Problem.error(option, "broken_reference", message, hint="mend or replace them, or remove the images too")
+            message = f"{title}: {len(self.unusable)} references cannot be used: {_named(self.unusable)}."
+            yield Problem.error(option, "broken_reference", message, hint="repair or replace them, or also remove the images")
         alone = sorted(printable(name) for name in self._by_name.keys() - self.used)
         if alone:
-            message = f"{told}: {len(alone)} references have no image in {images.id} that is trained on: {_named(alone)}."
+            message = f"{title}: {len(alone)} references have no usable image in {images.id}: {_named(alone)}."
             yield Problem.warning(option, "unused_reference", message)
 
 
 def pair(samples: Sequence[Sample], pairings: Sequence[Pairing]) -> list[Sample]:
-    """The samples that have a reference in every conditioning set, with them; their buckets tell sizes of references apart.
+    """Returns the samples that have a reference in every conditioning set, with these references.
 
-    What is in a batch has to stack, so that images of one size with references of two belong into two buckets.
+    Tensors of a batch are stacked, so images of one size with references of different sizes are in different buckets.
     """
     paired = []
     for sample in samples:

@@ -1,4 +1,4 @@
-"""From a measured file to a sample: size, crop, bucket and captions, or why it is left out."""
+"""Plans the sample of a measured file: size, crop, bucket and captions, or why the file is left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer_engine.datasets.sources.local import LeftOut
 
 
 class Planner:
-    """The rules of one dataset, applied to its files one by one."""
+    """Applies the settings of a dataset to its files."""
 
     def __init__(self, entry: ImageSet, alignment: int, rounding: int) -> None:
         self.entry = entry
@@ -33,7 +33,7 @@ class Planner:
         self._shape = shape
 
     def plan(self, file: ImageFile) -> Sample | LeftOut:
-        """The sample of a file, or why there is none."""
+        """Returns the sample of a file, or why the file is left out."""
         entry, size = self.entry, (file.width, file.height)
         reason = geometry.too_small(size, entry.minimum_image_size, entry.resolution_type, square=self.square)
         target, crop, bucket = self._shape(self.aspect(file.name, size))
@@ -60,7 +60,7 @@ class Planner:
         )
 
     def aspect(self, name: str, size: Size) -> float:
-        """Width / height of the part that is taken."""
+        """Returns width / height of the part of an image that is trained on."""
         own = geometry.aspect_of(size, self.rounding)
         if not self.entry.crop or self.entry.crop_aspect == "preserve":
             return own

@@ -1,27 +1,30 @@
-"""One image as it will be trained: which file, at which size, which part, with which captions."""
+"""A sample: which file is trained on, at which size, cropped where, with which captions; and its fingerprint in checkpoints."""
 
 # ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
 # Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets.geometry import Size
 
 
 class CropPlan(NamedTuple):
-    """Which part of a picture is taken."""
+    """How the crop of an image is placed."""
 
     style: str
     """``random``, ``center`` or ``corner``."""
     aspect: float
-    """Width / height that the target was computed for."""
+    """Width / height of the target before its edges are aligned."""
 
 
 class Reference(NamedTuple):
-    """A sample that is only looked at."""
+    """The reference of a sample in one conditioning set."""
 
     set: str
     """Id of its conditioning set."""
@@ -30,33 +33,73 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A file of a dataset. Many thousand of them are held at once, so they share what they can."""
+    """A file of a dataset as it is trained on. There may be many thousands at once, so they share values."""
 
     root: str
     """The dataset's folder."""
     name: str
-    """The file, relative to it; the sample's identity wherever something is drawn by chance."""
+    """Path of the file relative to ``root``. It identifies the sample wherever something is random."""
     size_bytes: int
     mtime_ns: int
     width: int
-    """Pixels, after the EXIF orientation."""
+    """In pixels, after the EXIF orientation is applied."""
     height: int
     resized: Size
-    """The scaled picture, before the target is cut out of it."""
+    """Size of the scaled image, before the target is cropped out of it."""
     target: Size
-    """What the network sees."""
+    """Size that the network sees."""
     crop: CropPlan
     bucket: str
-    """``1.33 (1152x896)``: samples of one bucket have one target size."""
+    """``1.33 (1152x896)``. Samples of one bucket have the same target size."""
     captions: tuple[str, ...]
-    """Alternatives; one is taken at a time."""
+    """Alternative captions; one is used at a time."""
     random_name: str = ""
-    """The name that places random crops where it is not its own: that of the image a reference belongs to."""
+    """Name that places random crops if it is not the sample's own: a reference uses that of its image."""
     references: tuple[Reference, ...] = ()
-    """What the network sees besides, one of each conditioning set."""
+    """Its references, one of each conditioning set."""
     remark: str = ""
-    """What people should know about the file, such as a colour profile that cannot be used."""
+    """A note about the file for people, such as an unusable colour profile; empty if there is none."""
 
     @property
     def path(self) -> str:
         return os.path.join(self.root, self.name)
+
+
+ContentOf = Callable[[str, Sample], str]
+"""(cache, sample) -> sha256 of its file, or an empty string if unknown. ``cache`` is the id of an image set, or a ``reference_cache``."""
+SETTINGS = (
+    *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
+    *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets"),
+    *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
+    *("repeats", "probability", "max_num_samples", "conditioning_data"),
+)
+"""Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
+
+
+def settings_of(entry: ImageSet) -> dict[str, Any]:
+    """Returns the settings of an image set as ``training_state.json`` records them."""
+    values = entry.model_dump(mode="json")
+    return {name: values[name] for name in SETTINGS}
+
+
+def reference_cache(set_id: str, reference_id: str) -> str:
+    """Returns the name of the cache of a set's references. Their crops depend on both sets."""
+    return f"{set_id} with {reference_id}"
+
+
+def fingerprint(set_id: str, sample: Sample, frequency: tuple[object, ...], content_of: ContentOf) -> str:
+    """Returns a hash of geometry, captions and frequency, followed by a space and a hash of the contents of its files if known.
+
+    ``frequency`` are the settings that decide how often the sample is seen.
+    """
+    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, *frequency)
+    contents = [content_of(set_id, sample)]
+    for reference_id, reference in sample.references:
+        parts += (reference_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
+        contents.append(content_of(reference_cache(set_id, reference_id), reference))
+    shape = _short(repr(parts))
+    return f"{shape} {_short(' '.join(contents))}" if all(contents) else shape
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

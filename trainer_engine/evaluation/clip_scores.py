@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import free_device_memory
 from trainer_engine.runtime.preserve import preserve_training_state
 from trainer_engine.weights.hub import Part, Source, find_model, loading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.fingerprints import reference_cache
+from trainer_engine.datasets.samples import reference_cache
 from trainer_engine.evaluation.history import History
 from trainer_engine.evaluation.measure import Measuring
 from trainer_engine.loop.components import RunComponents

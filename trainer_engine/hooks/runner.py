@@ -15,8 +15,7 @@ from trainer_engine.config.options.placeholders import known_placeholders, value
 from trainer_engine.contract.checkpoint_files import MANIFEST, folders
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import ErrorEvent, Notification, Severity
-from trainer_engine.contract.hooks import ScriptRule, Template
-from trainer_engine.contract.hooks.rule import start_of_command
+from trainer_engine.contract.hooks import ScriptRule, Template, start_of_command
 from trainer_engine.hooks.process import Outcome, RunningScript
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.events import EventSink

@@ -19,8 +19,7 @@ from trainer_engine.checkpointing.optimizer_state import all_finite, pack_optimi
 from trainer_engine.checkpointing.save import Content, FixedFile
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import BaseWeights, base_document
-from trainer_engine.config.resuming.identity import layout_of, run_identity
-from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
+from trainer_engine.config.resuming.identity import ORDER_KEY, ORDER_VERSION, layout_of, run_identity
 from trainer_engine.contract.checkpoint_files import (
     EMA_TENSORS,
     EVALUATIONS_FILE,

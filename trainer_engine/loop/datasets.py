@@ -19,9 +19,9 @@ from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, T
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
-from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
-from trainer_engine.datasets.report import DatasetReport, SetReport, examine
-from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family, PromptEmbedding
 from trainer_engine.runtime.control import ControlRequests

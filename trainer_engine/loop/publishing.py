@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.destinations import run_name
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.upload_names import run_name
 from trainer_engine.loop.callbacks.publishing import PublishingCallback, UploadDone
 from trainer_engine.publishing.bring import bring_checkpoint
 from trainer_engine.publishing.targets import read_targets

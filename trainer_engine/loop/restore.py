@@ -21,8 +21,7 @@ from trainer_engine.config.resuming.choice import (
     refuse_other_run,
     without_base,
 )
-from trainer_engine.config.resuming.identity import layout_of, run_identity
-from trainer_engine.config.resuming.sample_order import order_change
+from trainer_engine.config.resuming.identity import layout_of, order_change, run_identity
 from trainer_engine.contract.checkpoint_files import (
     EMA_TENSORS,
     EVALUATIONS_FILE,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_engine.contract.checkpoint_files import MANIFEST
-from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import LONGEST_MESSAGE
-from trainer_engine.contract.redaction import repeated
+from trainer_engine.contract.files import sha256_of
+from trainer_engine.contract.messages import repeated
 
 Moved = Callable[[int], None]
 """Is told how many more bytes have gone over the line."""

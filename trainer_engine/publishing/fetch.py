@@ -13,8 +13,8 @@ from typing import Any
 from trainer_engine.config.resuming.choice import open_checkpoint, refuse_other_run
 from trainer_engine.contract.atomic import sync_folder
 from trainer_engine.contract.checkpoint_files import MANIFEST, check_manifest, checkpoint_name, foreign_files, read_manifest, verify
-from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.errors import CheckpointUnusable
+from trainer_engine.contract.files import sha256_of
 from trainer_engine.publishing.base import Moved, Store, StoreError
 from trainer_engine.publishing.places import incoming_folder
 

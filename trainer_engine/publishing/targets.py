@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from trainer_engine.config.destinations import hub_target
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.publishing import OPTION, PublishTarget, parse_publishing_text
-from trainer_engine.config.upload_names import hub_target
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.small_files import read_small_text
+from trainer_engine.contract.files import read_small_text
 
 
 def read_targets(options: TrainingOptions) -> tuple[list[PublishTarget], list[Problem]]:

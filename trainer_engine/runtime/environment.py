@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.destinations import has_wandb_login
 from trainer_engine.config.secrets import VARIABLE
-from trainer_engine.config.trackers import wandb_knows_us
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 KEY = re.compile(r"(?:TOKEN|KEY|SECRETS?|PASSWORD|CREDENTIALS?|JWT)$", re.IGNORECASE)
@@ -39,7 +39,7 @@ class Environment:
     processes: int
     use_cpu: bool
     """Compute on the CPU although there may be an accelerator."""
-    wandb_knows_us: bool
+    has_wandb_login: bool
     """Whether there is a login for Weights & Biases."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Option -> its whole text, for options whose text in ``job.json`` has ``***`` in it."""
@@ -58,7 +58,7 @@ def read_environment(variables: MutableMapping[str, str] | None = None) -> Envir
     return Environment(
         rank=int(variables.get("RANK", "0")),
         processes=int(variables.get("WORLD_SIZE", "1")),
-        wandb_knows_us=wandb_knows_us(variables),
+        has_wandb_login=has_wandb_login(variables),
         use_cpu=_says_cpu(variables),
         secrets=json.loads(variables.pop(VARIABLE, "{}")),
     )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.events import MEASUREMENTS, Event, ImageEvent, Notification, ProgressEvent, Severity
 from trainer_engine.runtime.environment import Environment
 from trainer_engine.runtime.events import EventSink
@@ -103,7 +103,7 @@ def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
 def _facts(options: TrainingOptions, environment: Environment) -> RunFacts:
     folder = Path(options.run.output_dir, options.reporting.logging_dir)
     reporting = options.reporting
-    return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.wandb_knows_us)
+    return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.has_wandb_login)
 
 
 def _tensorboard(facts: RunFacts) -> Tracker:

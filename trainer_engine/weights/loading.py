@@ -15,7 +15,7 @@ from safetensors import safe_open
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 from trainer_engine.weights.hub import Part, Source, loading, refuse_gaps
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}

@@ -14,7 +14,7 @@ import yaml
 
 import trainer_engine
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.small_files import read_small_text
+from trainer_engine.contract.files import read_small_text
 from training.engine.process import ENGINE_MODULE, passed_environment
 
 BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.evaluation import CLIP
-from trainer_engine.config.trackers import parse_trackers
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 WANDB_KEYS = ("WANDB_API_KEY",)

@@ -14,7 +14,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 from training.preflight.base_model import layer_shapes, module_names
 
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}

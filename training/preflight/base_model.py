@@ -14,9 +14,7 @@ from urllib.parse import quote
 
 from trainer_engine.config.resuming import base_weights
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import is_file, is_folder
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.small_files import UnreadableFile, open_regular, read_small_text
+from trainer_engine.contract.files import UnreadableFile, is_file, is_folder, open_regular, read_document, read_small_text
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0

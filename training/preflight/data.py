@@ -19,11 +19,10 @@ from trainer_engine.config.resuming.choice import (
 )
 from trainer_engine.config.resuming.identity import layout_of
 from trainer_engine.contract.errors import CheckpointUnusable, Problem, errors_in
-from trainer_engine.datasets.fingerprints import fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.images import BrokenImage, content_hash, open_rgb
 from trainer_engine.datasets.report import DatasetReport, SetReport
-from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
 
 OPTION = "resume_from_checkpoint"
 MOST_READ_BYTES = 512 << 20

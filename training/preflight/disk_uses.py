@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from environments.paths import Home
+from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.prompt_library import built_in_library, library_of
-from trainer_engine.config.trackers import parse_trackers
 from trainer_engine.contract.run import RESERVED_BYTES
 from training.preflight.base_model import HubSettings
 from training.preflight.disk import OUTPUT, DiskUse

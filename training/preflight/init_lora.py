@@ -14,7 +14,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 from training.preflight.adapter import CLASS_MARKS, of_class, on_layers
 
 OPTION = "init_lora"

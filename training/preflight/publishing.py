@@ -74,5 +74,5 @@ def _resume_problems(address: str, targets: Sequence[PublishTarget]) -> Iterator
     except NotReachable as error:
         yield Problem.error(RESUME, error.code, str(error), got=hidden_address(address), expected=EXPECTED)
         return
-    if found.store.endpoint_url:
-        yield from _address_problems(found.store.endpoint_url, RESUME)
+    if found.provider.endpoint_url:
+        yield from _address_problems(found.provider.endpoint_url, RESUME)

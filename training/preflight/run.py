@@ -12,15 +12,16 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
-from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
-from trainer_engine.datasets.report import DatasetReport, examine
+from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
@@ -191,7 +192,7 @@ def expected_device(variables: Mapping[str, str], platform: str = sys.platform) 
 
 
 def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:
-    if "wandb" in parse_trackers(options.reporting.report_to) and not wandb_knows_us(variables):
+    if "wandb" in parse_trackers(options.reporting.report_to) and not has_wandb_login(variables):
         folder = Path(options.run.output_dir, options.reporting.logging_dir)
         message = f"There is no login for Weights & Biases: the run is logged offline into {folder}."
         yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")

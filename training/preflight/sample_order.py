@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer_engine.config.resuming.sample_order import order_change
+from trainer_engine.config.resuming.identity import order_change
 from trainer_engine.contract.errors import Problem
 
 OPTION = "resume_from_checkpoint"

@@ -8,8 +8,7 @@ from pathlib import Path
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import is_folder
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import is_folder, read_small_json
 from training.preflight import base_model
 from training.preflight.model_files import folder_problems
 

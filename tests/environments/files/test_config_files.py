@@ -21,7 +21,7 @@ from environments.files.config_files import (
     write_text,
 )
 from environments.paths import Home
-from trainer_engine.contract.small_files import LARGEST_BYTES
+from trainer_engine.contract.files import LARGEST_BYTES
 
 
 @pytest.fixture

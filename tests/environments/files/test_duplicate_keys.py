@@ -1,4 +1,4 @@
-"""A key that stands twice in a file of a person is a problem with its name, whichever file it is."""
+"""A key that occurs twice in a file of a person is a problem with its name, whichever file it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from environments.paths import Home
 from environments.resolve.run import resolve_run
 from simpletuner_site.train.config_file import UnreadableConfig, read_config
 from trainer_engine.config.families import find_spec
-from trainer_engine.config.json_entries import read_json
+from trainer_engine.config.json_fields import read_json
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Problem
 from training.preflight.adapter import adapter_problems
@@ -36,12 +36,12 @@ def problems_of(home: Path, **files: str) -> list[Problem]:
 
 def test_the_datasets_file_names_the_key(tmp_path: Path) -> None:
     [found] = [problem for problem in problems_of(tmp_path, sets=DATASETS) if problem.code == "invalid_json"]
-    assert found.option == "data_backend_config" and "the key 'repeats' stands twice" in found.message
+    assert found.option == "data_backend_config" and "the key 'repeats' occurs twice" in found.message
 
 
 def test_the_configuration_of_the_command_line_names_the_key(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"--seed": 1, "--seed": 2}')
-    with pytest.raises(UnreadableConfig, match="the key '--seed' stands twice"):
+    with pytest.raises(UnreadableConfig, match="the key '--seed' occurs twice"):
         read_config(tmp_path / "config.json")
 
 
@@ -54,11 +54,11 @@ def test_the_adapter_file_names_the_key_before_a_run_and_in_it(tmp_path: Path) -
     options, spec = parse_options(values | needed), find_spec("pixart_sigma")
     assert spec is not None
     for problems in ([read_adapter_file(path, Home(tmp_path))[1]], list(adapter_problems(options, spec, None, values))):
-        assert [problem.option for problem in problems if problem and "the key 'linear_dim' stands twice" in problem.message] == [
+        assert [problem.option for problem in problems if problem and "the key 'linear_dim' occurs twice" in problem.message] == [
             "lycoris_config"
         ]
 
 
 def test_json_in_an_option_names_the_key() -> None:
     _, [problem] = read_json('[{"provider": "local", "provider": "s3"}]', "publishing_config")
-    assert "the key 'provider' stands twice" in problem.message
+    assert "the key 'provider' occurs twice" in problem.message

@@ -26,9 +26,9 @@ from environments.files.json_text import DEEPEST, BadJson, parse_json, write_jso
         ("[" * 100_000, "deeper"),
         ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "deeper"),
         ("1" * 5000, "not valid JSON"),
-        ('{"id": 1, "b": 2, "id": 1}', "the key 'id' stands twice"),
-        ('[{"a": {"b": [], "b": []}}]', "the key 'b' stands twice"),
-        ('{"repeats": 1, "repe\\u0061ts": 2}', "the key 'repeats' stands twice"),
+        ('{"id": 1, "b": 2, "id": 1}', "the key 'id' occurs twice"),
+        ('[{"a": {"b": [], "b": []}}]', "the key 'b' occurs twice"),
+        ('{"repeats": 1, "repe\\u0061ts": 2}', "the key 'repeats' occurs twice"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_with_its_place(text: str | bytes, says: str) -> None:

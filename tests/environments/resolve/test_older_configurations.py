@@ -31,7 +31,7 @@ def test_the_first_configuration_is_stored_with_a_note(api: Api) -> None:
         assert answer.status_code == 200, answer.content
         advice = answer.json()["validation"]
         assert [text for text in advice["suggestions"] if "validation_torch_compile" in text] == [
-            "validation_torch_compile: validation_torch_compile is no longer part of the format. It asks for nothing here, and is left out."
+            "validation_torch_compile: validation_torch_compile is no longer part of the format. Its value leaves it off, so it is ignored."
             " (remove it from the configuration)"
         ]
         config = api.get("/demo")["config"]

@@ -104,7 +104,7 @@ def test_every_problem_is_named_and_nothing_is_started(tmp_path: Path) -> None:
 def test_stars_mean_what_the_server_stored_for_the_environment(tmp_path: Path) -> None:
     hidden = [{"webhook_type": "discord", "webhook_url": "***"}]
     config = write_environment(tmp_path, **{"--webhook_config": hidden, "--resume_from_checkpoint": "checkpoint-7"})
-    assert "stands for a value that is stored, and none is" in " ".join(output_of(train(config)).split())
+    assert "stands for a stored secret, but none is" in " ".join(output_of(train(config)).split())
     stored = [{"webhook_type": "discord", "webhook_url": "http://127.0.0.1:9/hunter2"}]
     store.write(Home(tmp_path), of_environment("tiny"), {"webhook_config": json.dumps(stored)})
     text = output_of(train(config))

@@ -180,7 +180,7 @@ def test_init_lokr_norm_moves_lokr_off_its_start(tmp_path: Path) -> None:
         ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}}, "module called nowhere"),
         ({"file": {**LOKR, "algo": "tlora", "apply_preset": {}}}, "names a convolution"),
         ({"file": {**LOKR, "algo": "boft"}, "base_model_precision": "int8-quanto"}, "needs the exact weights"),
-        ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "ComfyUI's keys cannot hold"),
+        ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "cannot be saved with ComfyUI's keys"),
     ],
 )
 def test_adapters_that_do_not_fit_the_network_are_refused(options: dict[str, Any], told: str, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], An
     whole = (place / "first/output" / ADAPTER_FILE).read_bytes()
     return {
         "rank 2": (lambda path: save_file(halved, path), "has rank 2, and the run has 4", "lora_rank=2"),
-        "alpha": (lambda path: save_file(with_alphas(tensors, 8.0), path), "its alpha is 8, and here it is 4", "lora_alpha=8"),
+        "alpha": (lambda path: save_file(with_alphas(tensors, 8.0), path), "another alpha: 8 instead of 4", "lora_alpha=8"),
         "one layer": (
             lambda path: save_file({key: value for key, value in tensors.items() if key.startswith(f"{layers[0]}.")}, path),
             "lacks 15 of the 16 layers",
@@ -155,11 +155,11 @@ def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], An
         "text encoder": (
             lambda path: save_file(tensors | {"text_encoder.layers.0.q.lora_A.weight": torch.zeros(4, 8)}, path),
             "1 of the 33 keys",
-            "for its network alone",
+            "only for its network",
         ),
         "dora": (
             lambda path: save_file(tensors | {f"{layer}.lora_magnitude_vector": torch.ones(32) for layer in layers}, path),
-            "decomposes weights (DoRA), and the run does not",
+            "decomposes weights (DoRA), but the run does not",
             "use_dora=true",
         ),
         "not finite": (
@@ -187,8 +187,8 @@ def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], An
             )
             for number, header in enumerate(BROKEN_HEADERS)
         },
-        "no tensors": (lambda path: save_file({}, path), "holds no tensors", "adapter"),
-        "folder": (lambda path: path.mkdir(), f"holds no {ADAPTER_FILE}", "give the file"),
+        "no tensors": (lambda path: save_file({}, path), "has no tensors", "adapter"),
+        "folder": (lambda path: path.mkdir(), f"has no {ADAPTER_FILE}", "use the file"),
     }
 
 
@@ -219,7 +219,7 @@ def test_an_adapter_of_another_algorithm_or_rank_is_refused(tmp_path: Path, algo
         assert "and the run trains LoRA" in refused(tmp_path, folder)[0]
     small = lycoris(tmp_path, "small", algo=algo, linear_dim=2)
     message, hint = refused(tmp_path, folder, **small)
-    assert hint == "linear_dim=4" if algo == "lora" else hint.startswith("give an adapter of")
+    assert hint == "linear_dim=4" if algo == "lora" else hint.startswith("use an adapter of")
     assert "alpha" in refused(tmp_path, folder, **lycoris(tmp_path, "alpha", algo=algo, linear_alpha=4))[0]
 
 

@@ -86,6 +86,6 @@ def test_components_are_told_apart_by_content_and_by_name_where_it_is_unknown() 
     other = {"transformer": Component("b/two", "99"), "vae": Component("b/two", ""), "scheduler": Component("a/one", "44")}
     assert base_differences(theirs, other) == [
         "base model (transformer, vae) was a/one and is b/two",
-        "base model a/one is not the one it was: the files of scheduler were replaced",
+        "base model a/one has changed: the files of scheduler were replaced",
     ]
     assert base_differences(theirs, {"transformer": Component("a/one", "")}) == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.datasets.docs import page
-from trainer_engine.config.datasets.fields import SETS, allowed, known_names, later
+from trainer_engine.config.datasets.names import SETS, allowed, known_names, later
 from trainer_engine.contract.errors import Level, Problem, errors_in
 
 OPTIONS: dict[str, Any] = {"output_dir": "/out", "model_family": "pixart_sigma"}

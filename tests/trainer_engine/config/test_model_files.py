@@ -53,9 +53,9 @@ UNSAFE: list[tuple[dict[str, Any], str]] = [
     ({"config__json": {"_attn_implementation": {"": "someone/kernel"}}}, "asks for a kernel"),
     ({"config__json": {"_attn_implementation": ["someone/kernel"]}}, "asks for a kernel"),
     ({"config__json": {"transformers_weights": "adapter_model.bin"}}, "names another file of weights"),
-    ({"config__json": [1]}, "holds no object"),
+    ({"config__json": [1]}, "is not a JSON object"),
     ({"config__json": b"[" * 100_000}, "cannot be read"),
-    ({"adapter_config__json": {"base_model_name_or_path": "someone/else"}}, "puts an adapter of its own on the model"),
+    ({"adapter_config__json": {"base_model_name_or_path": "someone/else"}}, "would add an adapter to the model"),
     ({"tokenizer_config__json": {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}}, "asks for code of its own"),
     ({"processor_config__json": {"image_processor": {"auto_map": {"AutoImageProcessor": "code.P"}}}}, "asks for code of its own"),
 ]

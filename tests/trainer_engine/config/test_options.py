@@ -1,4 +1,4 @@
-"""What people send becomes typed options, or a list of everything that is wrong with it."""
+"""Values that users send become typed options, or a list of every problem."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with
+from trainer_engine.config.destinations import hub_target, run_name
 from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.publishing import FIELDS, SECRET_FIELDS, PublishTarget, parse_publishing, parse_publishing_text
 from trainer_engine.config.resuming.remote_checkpoint import NotReachable, is_remote, locate
 from trainer_engine.config.secrets import HIDDEN
-from trainer_engine.config.upload_names import hub_target, run_name
 from trainer_engine.contract.checkpoint_files import check_manifest
 
 S3 = {"provider": "s3", "bucket": "trained"}
@@ -164,12 +164,12 @@ def test_the_hub_takes_checkpoints_only_when_asked_to() -> None:
 
 def test_addresses_lead_to_the_stores_that_the_configuration_names() -> None:
     targets, _ = parse_publishing([{**S3, "public_base_url": "https://files.example.com/base?x=1"}, AZURE])
-    assert locate("s3://trained/a/checkpoint-5", targets).store == targets[0]
+    assert locate("s3://trained/a/checkpoint-5", targets).provider == targets[0]
     assert locate("r2://trained/checkpoint-5", targets).path == "checkpoint-5"
     web = locate("https://files.example.com/base/run%201/checkpoint-5", targets)
-    assert (web.store.provider, web.store.endpoint_url, web.path) == ("http", "https://files.example.com/base", "run 1/checkpoint-5")
+    assert (web.provider.provider, web.provider.endpoint_url, web.path) == ("http", "https://files.example.com/base", "run 1/checkpoint-5")
     hub = locate("hf://me/model/checkpoint-5", [])
-    assert (hub.store.provider, hub.store.bucket, hub.name) == ("hub", "me/model", "checkpoint-5")
+    assert (hub.provider.provider, hub.provider.bucket, hub.name) == ("hub", "me/model", "checkpoint-5")
 
 
 @pytest.mark.parametrize(

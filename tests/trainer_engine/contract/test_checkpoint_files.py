@@ -1,4 +1,4 @@
-"""Which checkpoints there are, and whether their bytes are the ones that were saved."""
+"""Checkpoints in an output folder: which are listed, what verification finds, and which one is the best."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.checkpoint_folder import write_checkpoint
+from trainer_engine.contract.best_checkpoint import BEST_FILE, best_of, point_to_best
 from trainer_engine.contract.checkpoint_files import MANIFEST, VERSION, folders, list_checkpoints, newest_verified, verify
-from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.files import sha256_of
 
 
 def make(output_dir: Path, step: int, **changes: Any) -> Path:
@@ -129,3 +131,75 @@ def test_the_web_reads_checkpoints_with_the_standard_library_alone() -> None:
     heavy = "('torch', 'safetensors', 'numpy', 'pydantic')"
     code = f"import sys, trainer_engine.contract.checkpoint_files; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+ODD = [float("nan"), float("inf"), "x", None, [], {}, True, 10**400, -1, [[]]]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("key", ["step", "epoch", "loss", "learning_rate", "model_family", "created_at", "evaluation", "files", "version"])
+def test_a_manifest_with_odd_values_does_not_hide_the_others(key: str, value: Any, tmp_path: Path) -> None:
+    for step in (5, 10):
+        write_checkpoint(tmp_path, step)
+    path = tmp_path / "checkpoint-10" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    found = list_checkpoints(tmp_path)
+    assert found[-1].name == "checkpoint-5"
+    json.dumps([[one.epoch, one.loss, one.learning_rate, one.eval_loss, one.size_bytes] for one in found], allow_nan=False)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "\ufeff{}", "null", "", "\0"], ids=range(6))
+def test_a_manifest_that_is_none_does_not_hide_the_others(text: str, tmp_path: Path) -> None:
+    for step in (5, 10):
+        write_checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-10" / "manifest.json").write_text(text)
+    assert [one.name for one in list_checkpoints(tmp_path)] == ["checkpoint-5"]
+
+
+def evaluated(output_dir: Path, step: int, loss: float | None, measure: str = "ab") -> Path:
+    return make(output_dir, step, evaluation={"loss": loss, "measure": measure, "datasets": ["held-out"]})
+
+
+def best_step(output_dir: Path) -> int | None:
+    best = best_of(list_checkpoints(output_dir))
+    return best.step if best else None
+
+
+def test_it_has_the_lowest_loss_and_is_the_earliest_of_several(tmp_path: Path) -> None:
+    for step, loss in ((1, 0.5), (2, 0.3), (3, None), (4, 0.3), (5, 0.4)):
+        evaluated(tmp_path, step, loss)
+    make(tmp_path, 6)
+    assert best_step(tmp_path) == 2
+
+
+def test_without_evaluations_there_is_none(tmp_path: Path) -> None:
+    make(tmp_path, 1)
+    evaluated(tmp_path, 2, None)
+    make(tmp_path, 3, evaluation={"loss": "low", "measure": "ab", "datasets": []})
+    make(tmp_path, 4, evaluation=None)
+    assert best_step(tmp_path) is None
+
+
+def test_losses_of_another_measure_are_not_compared(tmp_path: Path) -> None:
+    evaluated(tmp_path, 1, 0.1, "old")
+    evaluated(tmp_path, 2, 0.5, "new")
+    assert best_step(tmp_path) == 2
+
+
+def test_a_broken_one_is_not_the_best(tmp_path: Path) -> None:
+    (evaluated(tmp_path, 1, 0.1) / "transformer/weights.safetensors").unlink()
+    evaluated(tmp_path, 2, 0.5)
+    assert best_step(tmp_path) == 2
+
+
+def test_the_file_names_it_and_goes_with_it(tmp_path: Path) -> None:
+    folder = evaluated(tmp_path, 7, 0.25)
+    assert point_to_best(tmp_path) is not None
+    assert json.loads((tmp_path / BEST_FILE).read_text()) == {
+        "name": "checkpoint-7",
+        "step": 7,
+        "eval_loss": 0.25,
+        "datasets": ["held-out"],
+    }
+    folder.rename(tmp_path / "aside")
+    assert point_to_best(tmp_path) is None and not (tmp_path / BEST_FILE).exists()

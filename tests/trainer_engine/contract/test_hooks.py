@@ -15,8 +15,7 @@ from trainer_engine.config.options.hooks import ONLY_WITH, SCRIPT_OPTIONS
 from trainer_engine.config.options.placeholders import CONTEXT, known_placeholders, values_of
 from trainer_engine.config.parse import check_options, parse_options
 from trainer_engine.contract.errors import Level
-from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule, Template
-from trainer_engine.contract.hooks.rule import start_of_command
+from trainer_engine.contract.hooks import EVERYTHING, NOTHING, ScriptRule, Template, start_of_command
 from trainer_engine.runtime.environment import SEEN_BY_SCRIPTS
 
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))

@@ -1,4 +1,4 @@
-"""What is said about an image."""
+"""Captions come from file names, text files or the configuration."""
 
 from __future__ import annotations
 

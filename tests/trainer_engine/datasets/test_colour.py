@@ -19,7 +19,7 @@ from tests.helpers.profiles import meant_in_srgb
 from tests.trainer_engine.datasets.test_report import entry, report_of
 from trainer_engine.contract.errors import Level
 from trainer_engine.datasets.colour import as_srgb, colour_trouble
-from trainer_engine.datasets.images import look_at, open_rgb
+from trainer_engine.datasets.images import inspect_image, open_rgb
 
 SPACES = {"p3": profiles.display_p3, "adobe": profiles.adobe_rgb}
 
@@ -38,7 +38,7 @@ def opened(folder: Path, content: bytes, name: str = "picture.png") -> np.ndarra
 
 def remark(folder: Path, content: bytes, name: str = "picture.png") -> str:
     (folder / name).write_bytes(content)
-    return look_at(str(folder / name), len(content)).remark
+    return inspect_image(str(folder / name), len(content)).remark
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -134,7 +134,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "grey": (encoded(colours(), "TIFF", icc_profile=profiles.grey(2.2)), "GRAY"),
     "pq": (png(colours(), before=cicp(9, 16, 0, 1)), "PQ"),
     "hlg": (png(colours(), before=cicp(9, 18, 0, 1)), "HLG"),
-    "unknown": (png(colours(), before=cicp(77, 13, 0, 1)), "not known"),
+    "unknown": (png(colours(), before=cicp(77, 13, 0, 1)), "unsupported"),
     "matrix": (png(colours(), before=cicp(1, 13, 5, 1)), "damaged"),
 }
 

@@ -12,8 +12,9 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.images import crop_window
-from trainer_engine.datasets.report import DatasetReport, examine
+from trainer_engine.datasets.report import DatasetReport
 
 SPEC = find_spec("flux")
 

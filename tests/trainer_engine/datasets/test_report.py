@@ -16,7 +16,8 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, errors_in
-from trainer_engine.datasets.report import DatasetReport, SetReport, examine
+from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import DatasetReport, SetReport
 
 
 def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options: Any) -> DatasetReport:
@@ -134,7 +135,7 @@ def test_images_without_a_caption_are_named_and_left_out(tmp_path: Path) -> None
     drawn = generate_images(tmp_path / "set", count=4, captions="textfile")
     drawn[0].with_suffix(".txt").unlink()
     report = report_of(entry(tmp_path / "set", caption_strategy="textfile"))
-    assert [(file.name, file.reason) for file in only(report).left_out] == [(drawn[0].name, "it has no .txt file beside it")]
+    assert [(file.name, file.reason) for file in only(report).left_out] == [(drawn[0].name, "it has no .txt file of the same name")]
     assert only(report).samples[0].captions[0].startswith("a ")
 
 
@@ -200,7 +201,7 @@ def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:
     summary = json.loads(json.dumps(report_of(entry(folder)).summary()))
     [told] = summary["datasets"]
     assert (told["id"], told["files"], told["usable"], told["left_out_count"]) == ("set", 4, 3, 1)
-    assert told["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, whatever its name says"}]
+    assert told["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, despite its name"}]
     assert told["buckets"][0] == {"aspect": 0.5, "width": 64, "height": 128, "images": 2, "samples": 2, "batches": 2}
     assert summary["samples_per_epoch"] == sum(bucket["samples"] for bucket in told["buckets"]) == 3
 
@@ -253,7 +254,7 @@ def test_the_share_of_each_set_is_said(tmp_path: Path, sampling: str, at_start: 
     assert small["share"]["at_start"] == pytest.approx(at_start)
     assert small["share"]["of_epoch"] + large["share"]["of_epoch"] == pytest.approx(1)
     assert small["share"]["of_epoch"] == pytest.approx(16 / 24)
-    assert large["share"]["text"].endswith("33.3 % over the whole epoch")
+    assert large["share"]["text"].endswith("33.3 % over the complete epoch")
 
 
 def test_pictures_beyond_the_limits_of_aspects_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from tests.helpers.models import options_with
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
-from trainer_engine.datasets.report import SetReport, examine
+from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import SetReport
 from trainer_engine.evaluation.eval_sets import MOST_DRAWN, evaluated_sets, lent_prompts
 
 

@@ -11,7 +11,7 @@ from environments.paths import Home
 from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
-from trainer_engine.contract.hooks.rule import NOTHING
+from trainer_engine.contract.hooks import NOTHING
 from trainer_engine.contract.run import JobSpec, RunFolder
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
 from trainer_engine.config.optimizers import OPTIMIZERS
-from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
+from trainer_engine.config.resuming.identity import ORDER_KEY, ORDER_VERSION
 from trainer_engine.contract.checkpoint_files import MANIFEST, STATE_FILE, list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import CheckpointEvent, Notification, ProgressEvent, SummaryEvent

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.helpers.held_out import with_held_out
 from tests.helpers.served_runs import wait_until
 from tests.helpers.tiny_run import HereRun, train_here
+from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.parse import check_options
-from trainer_engine.config.trackers import parse_trackers, wandb_knows_us
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.trackers import sink
@@ -140,9 +140,9 @@ def test_unknown_trackers_are_told(text: str, word: str) -> None:
 
 
 def test_a_login_is_a_key_or_a_line_of_netrc(tmp_path: Path) -> None:
-    assert wandb_knows_us({"WANDB_API_KEY": "x" * 40})
-    assert not wandb_knows_us({"HOME": str(tmp_path)})
+    assert has_wandb_login({"WANDB_API_KEY": "x" * 40})
+    assert not has_wandb_login({"HOME": str(tmp_path)})
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert wandb_knows_us({"HOME": str(tmp_path)})
+    assert has_wandb_login({"HOME": str(tmp_path)})
     (tmp_path / ".netrc").write_text("machine example.com login user password secret\n")
-    assert not wandb_knows_us({"HOME": str(tmp_path)})
+    assert not has_wandb_login({"HOME": str(tmp_path)})

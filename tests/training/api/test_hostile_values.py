@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 from tests.helpers.hostile import BODIES, TEXTS, as_json
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
-from trainer_engine.config.datasets.fields import known_names
+from trainer_engine.config.datasets.names import known_names
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.options.registry import not_available
 

@@ -11,7 +11,7 @@ import pytest
 from environments.files.json_text import MOST_VALUES
 from tests.training.conftest import Training
 from trainer_engine.contract.errors import MOST_PROBLEMS
-from trainer_engine.contract.suggestions import MOST_ASKED
+from trainer_engine.contract.messages import MOST_ASKED
 
 MANY = {f"learning_rat{number}": number for number in range(20_000)}
 GOOD = {"algo": "lokr", "multiplier": 1, "linear_dim": 4, "linear_alpha": 1}

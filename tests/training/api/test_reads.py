@@ -12,8 +12,8 @@ import pytest
 
 from tests.helpers.jobs import leased_job, make_job, start_fake
 from tests.training.conftest import Training
-from trainer_engine.contract.digests import sha256_of
 from trainer_engine.contract.events import ImageEvent, MediaFile, Notification
+from trainer_engine.contract.files import sha256_of
 from training.jobs import log
 from training.jobs.follower import Follower
 from training.models import Event, Job, Status

@@ -170,7 +170,7 @@ def test_other_targets_are_refused_before_they_are_looked_for_in_the_file(tmp_pa
     train_here(tmp_path, **LORA)
     targets = json.dumps(["to_q", "to_k", "to_v", "to_out.0"])
     assert not checked(tmp_path, peft_lora_target_modules=targets, **LONGER).errors
-    said = "the layers that are adapted were others: 1 added (ff.net.2), 3 removed (to_k, to_out.0, to_v)"
+    said = "the adapted layers differ: 1 added (ff.net.2), 3 removed (to_k, to_out.0, to_v)"
     refused_by_both(tmp_path, said, peft_lora_target_modules=json.dumps(["to_q", "ff.net.2"]), **LONGER)
 
 

@@ -12,7 +12,7 @@ from environments.resolve.run import resolve_run
 from tests.training.api.test_reads import write_checkpoint
 from tests.training.conftest import Training
 from tests.training.preflight.test_engine_refusals import IDENTITY, NO_GPU
-from trainer_engine.config.resuming.sample_order import ORDER_KEY, ORDER_VERSION
+from trainer_engine.config.resuming.identity import ORDER_KEY, ORDER_VERSION
 from training.preflight.run import examine_run
 
 

@@ -1,4 +1,4 @@
-"""What is said before a start of an adapter that only validations see."""
+"""Problems of validation adapters before a start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter file by its header, without torch: what is wrong with it as a file, and the few numbers that a start has to know."""
+"""Reads the header of an adapter file without torch, and refuses files that are damaged or in another format."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ USUAL_FILE = "pytorch_lora_weights.safetensors"
 SUFFIX = ".safetensors"
 LONGEST_HEADER_BYTES = 64 << 20
 PICKLES = (b"\x80", b"PK\x03\x04")
-"""First bytes of what ``torch.save`` writes."""
+"""First bytes of files that ``torch.save`` writes."""
 
 
 @dataclass(frozen=True)
 class FloatType:
-    """How numbers of a type lie in a file, and where one shows that it is not finite: its exponent is all ones (IEEE 754, section 3.4)."""
+    """Layout of a floating-point type in a file. A number is not finite if all bits of its exponent are set (IEEE 754, section 3.4)."""
 
     size: int
-    """Bytes of a number, the lowest first."""
+    """Bytes of a number, in little-endian order."""
     high: int
-    """Bits of the exponent in the last byte."""
+    """Mask of the exponent in the last byte."""
     low: int
-    """Those in the byte before it; 0 where there are none."""
+    """Mask of the exponent in the byte before; 0 if it has no exponent bits."""
 
 
 FLOATS: Mapping[str, FloatType] = {
@@ -40,7 +40,7 @@ MOST_LISTED = 5
 
 
 class UnusableAdapter(ValueError):
-    """A file that a run cannot begin from: one or two sentences, and what to do."""
+    """An adapter file that a run cannot start from, with a message and a hint."""
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -49,18 +49,18 @@ class UnusableAdapter(ValueError):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in its file."""
+    """Type, shape and position of a tensor in its file."""
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
-    """Bytes from the start of the file, like ``end``."""
+    """Offset in bytes from the start of the file, like ``end``."""
     end: int
 
 
 @dataclass(frozen=True)
 class AdapterHeader:
-    """What a file says of itself."""
+    """The header of a safetensors file."""
 
     path: Path
     tensors: Mapping[str, StoredTensor]
@@ -68,11 +68,11 @@ class AdapterHeader:
 
     @property
     def name(self) -> str:
-        """As people know it: the file, or for the usual name the folder that it lies in."""
+        """Name of the file, including its folder if it has the usual file name."""
         return str(Path(self.path.parent.name, self.path.name)) if self.path.name == USUAL_FILE else self.path.name
 
     def number(self, key: str) -> float:
-        """The one value of a tensor such as ``alpha``. Raises UnusableAdapter where it is no number."""
+        """Reads the value of a tensor with one element, such as ``alpha``. Raises UnusableAdapter if it is not a number."""
         tensor = self.tensors[key]
         with self.path.open("rb") as stream:
             stream.seek(tensor.begin)
@@ -84,7 +84,7 @@ class AdapterHeader:
         return float(struct.unpack(STRUCTS[tensor.dtype], content)[0])
 
     def document(self, key: str) -> dict[str, object]:
-        """A piece of metadata that is JSON; empty where there is none that can be read."""
+        """Returns a metadata entry that is a JSON object, or an empty one if it is missing or invalid."""
         try:
             found = json.loads(self.metadata.get(key) or "{}")
         except ValueError:
@@ -93,18 +93,18 @@ class AdapterHeader:
 
 
 def find_adapter(path: Path) -> Path:
-    """The file that ``init_lora`` means. Raises UnusableAdapter."""
+    """Returns the file that ``init_lora`` selects. Raises UnusableAdapter."""
     if not path.is_dir():
         return path
     if (path / USUAL_FILE).is_file():
         return path / USUAL_FILE
     others = sorted(one.name for one in path.glob(f"*{SUFFIX}"))
-    hint = f"give one of the files in it: {', '.join(others[:MOST_LISTED])}" if others else "give the file of an adapter"
-    raise UnusableAdapter("not_found", f"The folder {path} holds no {USUAL_FILE}.", hint)
+    hint = f"use one of the files in it: {', '.join(others[:MOST_LISTED])}" if others else "use the file of an adapter"
+    raise UnusableAdapter("not_found", f"The folder {path} has no {USUAL_FILE}.", hint)
 
 
 def open_adapter(path: Path) -> AdapterHeader:
-    """Raises UnusableAdapter where it is no whole safetensors file."""
+    """Reads the header of a file. Raises UnusableAdapter if it is not a complete safetensors file."""
     try:
         with path.open("rb") as stream:
             size = path.stat().st_size
@@ -132,7 +132,7 @@ def open_adapter(path: Path) -> AdapterHeader:
 
 def _no_header(path: Path, start: bytes, size: int) -> UnusableAdapter | None:
     if start.startswith(PICKLES):
-        message = f"{path.name} is a pickle, PyTorch's own format, and not a safetensors file. It is not opened: a pickle can run programs."
+        message = f"{path.name} is a pickle, PyTorch's own format, not a safetensors file. It is not opened: a pickle can run programs."
         return UnusableAdapter("not_safetensors", message, "give the .safetensors file, or convert it where you trust it")
     if len(start) < 8:
         return UnusableAdapter("not_safetensors", f"{path.name} is not a safetensors file: it has {size} bytes.", "copy it again")
@@ -158,7 +158,7 @@ def _tensor(entry: Mapping[str, object], data: int) -> StoredTensor:
 
 
 def not_finite(header: AdapterHeader) -> Iterator[str]:
-    """The tensors in which a number is NaN or infinite. Reads the whole file."""
+    """Yields the keys of tensors that contain NaN or infinity. Reads the complete file."""
     with header.path.open("rb") as stream:
         for key, tensor in header.tensors.items():
             if tensor.dtype in FLOATS:
@@ -168,7 +168,7 @@ def not_finite(header: AdapterHeader) -> Iterator[str]:
 
 
 def all_finite(content: bytes, kind: FloatType) -> bool:
-    """Whether no number in ``content`` is NaN or infinite. Looks at all of them at once, as bits of two very large integers."""
+    """Whether no number in ``content`` is NaN or infinite. All numbers are tested at once as bits of two very large integers."""
     high = content[kind.size - 1 :: kind.size].translate(_marks(kind.high))
     low = content[kind.size - 2 :: kind.size].translate(_marks(kind.low))
     return not int.from_bytes(high, "little") & int.from_bytes(low, "little")
@@ -176,14 +176,14 @@ def all_finite(content: bytes, kind: FloatType) -> bool:
 
 @cache
 def _marks(bits: int) -> bytes:
-    """For ``bytes.translate``: 1 for a byte in which all these bits are set."""
+    """Returns a table for ``bytes.translate`` that gives 1 for bytes with all these bits set, else 0."""
     return bytes(byte & bits == bits for byte in range(256))
 
 
 def refuse_not_finite(header: AdapterHeader) -> None:
-    """Raises UnusableAdapter where a weight is NaN or infinite."""
+    """Raises UnusableAdapter if a weight is NaN or infinite."""
     found = list(not_finite(header))
     if found:
         count = f"{len(found)} of its {len(header.tensors)} tensors, the first is {found[0]}"
-        message = f"{header.name} holds weights that are not finite (NaN or infinite): {count}."
-        raise UnusableAdapter("not_finite", message, "the training that wrote it went wrong: use an earlier checkpoint of it")
+        message = f"{header.name} contains weights that are not finite (NaN or infinite): {count}."
+        raise UnusableAdapter("not_finite", message, "the training that saved it failed: use an earlier checkpoint of it")

@@ -1,4 +1,4 @@
-"""Whether an adapter file is of the form that a run trains, and if not, in what it differs. No torch: ``validate`` asks too."""
+"""Checks that an adapter file fits the adapter that a run trains, and says how it differs. No torch: ``validate`` uses it too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CANONICAL: Mapping[str, str] = {
     "lora_up.weight": "lora_B.weight",
     "lora_magnitude_vector": "dora_scale",
 }
-"""Names that mean the same; those of PEFT and of ComfyUI's DoRA stand for all."""
+"""Name of a tensor -> its canonical name, which is that of PEFT, or of ComfyUI for DoRA."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "LoKr": ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"),
     "LoHa": ("hada_w1_a",),
@@ -26,7 +26,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "full": ("diff",),
     "OFT": ("oft_blocks",),
 }
-"""Algorithm -> tensors that only it has."""
+"""Algorithm -> names of tensors that only it has."""
 MAX_LISTED = 3
 SAME = 1e-3
 DIFFUSERS = "transformer."
@@ -34,14 +34,14 @@ DIFFUSERS = "transformer."
 
 @dataclass(frozen=True)
 class WantedModule:
-    """What a run trains on one layer."""
+    """The tensors that a run trains on one layer."""
 
     parts: Mapping[str, Shape | None]
-    """Canonical name of a tensor -> its shape; None where only the engine knows it."""
+    """Canonical name of a tensor -> its shape, or None if only the engine knows it."""
     alpha: float | None = None
-    """None where it has no meaning, or is not known yet."""
+    """None if the algorithm has no alpha, or it is not known yet."""
     kind: str = ""
-    """The algorithm, where ``parts`` are not known."""
+    """The algorithm, if ``parts`` are not known."""
 
     @property
     def is_kind(self) -> str:
@@ -50,36 +50,39 @@ class WantedModule:
 
 @dataclass(frozen=True)
 class WantedAdapter:
-    """The adapter that a run makes, as its options describe it."""
+    """The adapter that the options of a run describe."""
 
     modules: Mapping[str, WantedModule]
     rank_option: str
     alpha_option: str
     dora_option: str
     is_complete: bool = True
-    """Whether these are all layers that the run adapts."""
+    """Whether ``modules`` are all layers that the run adapts."""
     multiplier: float = 1.0
-    """Of LyCORIS: in keys of other programs it is worked into the tensors."""
+    """LyCORIS: its multiplier. Files with keys of other programs contain it in the tensors."""
 
 
 @dataclass(frozen=True)
 class FittingAdapter:
-    """A file that fits: module -> canonical part -> key."""
+    """A file that fits. ``keys``: module -> canonical name of a tensor -> key in the file."""
 
     header: AdapterHeader
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     divided_by: float = 1.0
-    """What the file's tensors hold of the multiplier."""
+    """The multiplier that the file's tensors contain; 1 if none."""
 
 
 def kind_of(parts: Collection[str]) -> str:
-    """The algorithm of one module."""
+    """Returns the algorithm of a module with these tensors."""
     found = [kind for kind, own in KINDS.items() if not set(own).isdisjoint(parts)]
     return found[0] if found else "unknown"
 
 
 def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str]) -> FittingAdapter:
-    """``layers``: names of all layers of the network. Raises UnusableAdapter with the first thing that differs."""
+    """Matches a file with the wanted adapter. ``layers`` are the names of all layers of the network.
+
+    Raises UnusableAdapter with the first difference.
+    """
     found, strangers = keys_by_module(sorted(header.tensors), layers)
     if strangers or not found:
         raise _of_another_model(header, strangers)
@@ -106,11 +109,11 @@ def _few(names: Collection[str], most: int = MAX_LISTED) -> str:
 
 def _of_another_model(header: AdapterHeader, strangers: list[str]) -> UnusableAdapter:
     if not header.tensors:
-        return _misfit(f"{header.name} holds no tensors.", "give the file of an adapter")
+        return _misfit(f"{header.name} has no tensors.", "use the file of an adapter")
     count = f"{len(strangers)} of the {len(header.tensors)} keys of {header.name}"
     message = f"{count} belong to no layer of the base model: {_few(strangers, 1)}."
-    message += " Keys of diffusers, PEFT, ComfyUI, LyCORIS and kohya are read."
-    return _misfit(message, "give an adapter of this base model, for its network alone, with the names that diffusers gives its layers")
+    message += " Keys of diffusers, PEFT, ComfyUI, LyCORIS and kohya are supported."
+    return _misfit(message, "use an adapter of this base model, only for its network, with the layer names of diffusers")
 
 
 def _same_kinds(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:
@@ -123,12 +126,12 @@ def _same_kinds(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str,
     here = {"dora_scale" in wanted.modules[one].parts for one in both if kind_of(keys[one]) == "LoRA"}
     if decomposed and decomposed != here:
         is_dora = True in decomposed
-        told = "decomposes weights (DoRA), and the run does not" if is_dora else "does not decompose weights, and the run does (DoRA)"
-        raise _misfit(f"{header.name} {told}.", f"{wanted.dora_option}={'true' if is_dora else 'false'}")
+        difference = "decomposes weights (DoRA), but the run does not" if is_dora else "does not decompose weights, but the run does (DoRA)"
+        raise _misfit(f"{header.name} {difference}.", f"{wanted.dora_option}={'true' if is_dora else 'false'}")
 
 
 def _same_ranks(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:
-    """Of a LoRA, whose rank is the number of rows of its first matrix."""
+    """Compares the ranks of LoRA modules. The rank is the number of rows of the first matrix."""
     pairs = set()
     for module in both:
         shape, key = wanted.modules[module].parts.get("lora_A.weight"), keys[module].get("lora_A.weight")
@@ -137,29 +140,29 @@ def _same_ranks(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str,
     if all(theirs == ours for theirs, ours in pairs):
         return
     theirs, ours = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
-    told = f"rank {theirs[0]}" if len(theirs) == 1 else f"ranks {theirs[0]} to {theirs[-1]}"
-    hint = f"{wanted.rank_option}={theirs[0]}" if len(theirs) == len(ours) == 1 else "give an adapter with the same rank on every layer"
-    raise _misfit(f"{header.name} has {told}, and the run has {', '.join(map(str, ours))}.", hint)
+    ranks = f"rank {theirs[0]}" if len(theirs) == 1 else f"ranks {theirs[0]} to {theirs[-1]}"
+    hint = f"{wanted.rank_option}={theirs[0]}" if len(theirs) == len(ours) == 1 else "use an adapter with the same rank on every layer"
+    raise _misfit(f"{header.name} has {ranks}, and the run has {', '.join(map(str, ours))}.", hint)
 
 
 def _same_modules(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], layers: list[str]) -> None:
     missing, more = sorted(wanted.modules.keys() - keys.keys()), sorted(keys.keys() - wanted.modules.keys())
     if not wanted.is_complete or not (missing or more):
         return
-    told = []
+    differences = []
     if missing:
-        told.append(f"lacks {len(missing)} of the {len(wanted.modules)} layers that the run adapts ({_few(missing)})")
+        differences.append(f"lacks {len(missing)} of the {len(wanted.modules)} layers that the run adapts ({_few(missing)})")
     if more:
-        told.append(f"adapts {len(more)} layers that the run does not ({_few(more)})")
-    hint = "choose the targets that the file has"
+        differences.append(f"adapts {len(more)} layers that the run does not ({_few(more)})")
+    hint = "target the layers that the file has"
     if wanted.rank_option == "lora_rank":
         targets = _targets(keys.keys(), layers)
-        hint = f"peft_lora_target_modules={json.dumps(targets)}" if targets else "choose the same layers with peft_lora_target_modules"
-    raise _misfit(f"{header.name} {' and '.join(told)}.", hint)
+        hint = f"peft_lora_target_modules={json.dumps(targets)}" if targets else "select the same layers with peft_lora_target_modules"
+    raise _misfit(f"{header.name} {' and '.join(differences)}.", hint)
 
 
 def _targets(modules: Collection[str], layers: list[str]) -> list[str]:
-    """Endings that choose exactly these modules; their names where they are few; empty where neither does."""
+    """Returns name endings that select exactly these modules, or else their full names if they are few, or else nothing."""
     endings = sorted({re.sub(r"^.*?\.\d+\.", "", module) for module in modules})
     chosen = {layer for layer in layers if any(layer == ending or layer.endswith(f".{ending}") for ending in endings)}
     if chosen == set(modules):
@@ -174,16 +177,16 @@ def _same_tensors(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[st
             continue
         theirs, ours = set(keys[module]) - {"alpha"}, set(parts) - {"alpha"}
         if theirs != ours:
-            told = [f"lacks {_few(ours - theirs)}"] if ours - theirs else []
-            told += [f"has {_few(theirs - ours)} besides"] if theirs - ours else []
-            raise _misfit(f"{header.name} {' and '.join(told)} on {module}.", "give an adapter of the same algorithm and settings")
+            differences = [f"lacks {_few(ours - theirs)}"] if ours - theirs else []
+            differences += [f"also has {_few(theirs - ours)}"] if theirs - ours else []
+            raise _misfit(f"{header.name} {' and '.join(differences)} on {module}.", "use an adapter of the same algorithm and settings")
         for part in sorted(ours):
             stored, shape = header.tensors[keys[module][part]], parts[part]
             same = shape is None or (math.prod(stored.shape) == math.prod(shape) if part == "dora_scale" else stored.shape == shape)
             if not same and shape is not None:
-                sizes = " and here ".join("x".join(map(str, one)) or "one number" for one in (stored.shape, shape))
+                sizes = ", but in this run ".join("x".join(map(str, one)) or "one number" for one in (stored.shape, shape))
                 message = f"{keys[module][part]} in {header.name} is {sizes}."
-                raise _misfit(message, "give an adapter of this base model, with the same rank and factor")
+                raise _misfit(message, "use an adapter of this base model, with the same rank and factor")
 
 
 def _same_alphas(fitting: FittingAdapter, wanted: WantedAdapter, both: list[str]) -> None:
@@ -191,15 +194,15 @@ def _same_alphas(fitting: FittingAdapter, wanted: WantedAdapter, both: list[str]
         ours, theirs = wanted.modules[module].alpha, _alpha(fitting, module)
         if ours is None or theirs is None or math.isclose(ours, theirs, rel_tol=SAME):
             continue
-        message = f"{fitting.header.name} is another one: its alpha is {theirs:g}, and here it is {ours:g}."
+        message = f"{fitting.header.name} has another alpha: {theirs:g} instead of {ours:g}."
         raise _misfit(message, f"{wanted.alpha_option}={theirs:g}")
 
 
 def _alpha(fitting: FittingAdapter, module: str) -> float | None:
-    """The module's own, the one in the metadata that diffusers writes, or of a LoRA that states none the rank: no scale at all."""
+    """Returns the alpha of a module: its own, that in the metadata of diffusers, or for a LoRA without one its rank (scale 1)."""
     header, keys = fitting.header, fitting.keys[module]
     if "alpha" in keys:
-        scaled = kind_of(keys) == "LoRA"  # of other algorithms, the multiplier is worked into a factor
+        scaled = kind_of(keys) == "LoRA"  # for other algorithms a factor contains the multiplier
         return header.number(keys["alpha"]) / (fitting.divided_by if scaled else 1.0)
     if kind_of(keys) != "LoRA":
         return None
@@ -212,7 +215,7 @@ def _alpha(fitting: FittingAdapter, module: str) -> float | None:
 
 
 def wanted_lora(layers: Mapping[str, Shape], modules: Iterable[str], rank: int, alpha: float, *, use_dora: bool) -> WantedAdapter:
-    """A standard adapter on ``modules``. ``layers``: module -> (out, in, ...)."""
+    """Returns a standard adapter on ``modules``. ``layers``: module -> shape (out, in, ...)."""
     wanted = {}
     for module in modules:
         out_features, in_features = layers[module][0], math.prod(layers[module][1:])

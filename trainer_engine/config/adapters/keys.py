@@ -1,4 +1,4 @@
-"""The keys of an adapter file: which layer each belongs to, whichever program wrote it. No torch: a start looks at them too."""
+"""Maps the keys of an adapter file to layers, whichever program wrote it. No torch: the server uses it too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 LYCORIS_PREFIX = "lycoris_"
 MANGLED_PREFIXES = (LYCORIS_PREFIX, "lora_transformer_", "lora_unet_")
-"""Of LyCORIS and kohya, whose keys have underscores for the dots of a module's name."""
+"""Prefixes of LyCORIS and kohya, whose keys replace the dots in module names with underscores."""
 PEFT_PREFIX = "base_model.model."
 COMPONENT_PREFIXES = ("transformer.", "unet.", "diffusion_model.")
 SPELLINGS: Mapping[str, str] = {
@@ -18,13 +18,13 @@ SPELLINGS: Mapping[str, str] = {
     "lora_magnitude_vector.weight": "lora_magnitude_vector",
     "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
 }
-"""Names that older versions of the libraries gave to tensors of a module."""
+"""Names of tensors in older versions of the libraries -> current names."""
 WITH_DOTS = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weight", "lora_mid.weight", *SPELLINGS)
-"""Names of tensors of a module that hold a dot themselves."""
+"""Names of tensors that contain a dot themselves."""
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """``transformer.blocks.0.to_q.lora_A.weight`` -> (``blocks.0.to_q``, ``lora_A.weight``)."""
+    """Splits ``transformer.blocks.0.to_q.lora_A.weight`` into (``blocks.0.to_q``, ``lora_A.weight``)."""
     if key.startswith(MANGLED_PREFIXES):
         name, _, part = key.partition(".")
         return name, SPELLINGS.get(part, part)
@@ -35,8 +35,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def keys_by_module(keys: Iterable[str], module_names: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(module -> its parts -> their keys, keys that belong to no module). Keys of LyCORIS and kohya have lost their dots, which only the
-    names of the network's modules can give back; a name that could be two modules is none."""
+    """Returns (module -> tensor name -> key, keys that belong to no module).
+
+    The dots in keys of LyCORIS and kohya are restored from the names of the network's modules. An ambiguous name belongs to no module.
+    """
     known = set(module_names)
     counted = Counter(name.replace(".", "_") for name in known)
     mangled = {flat: name for name in known if counted[flat := name.replace(".", "_")] == 1}

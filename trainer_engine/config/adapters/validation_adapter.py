@@ -1,4 +1,4 @@
-"""Adapters that only validations see (``validation_adapter_path``, ``_config``): where they lie, and what their images are called."""
+"""Parses the options of validation adapters (``validation_adapter_path``, ``_config``), and names their images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from trainer_engine.config.json_entries import entries_of, read_json
+from trainer_engine.config.json_fields import entries_of, read_json
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.prompt_library import file_name, unsafe_reason
 from trainer_engine.contract.errors import Problem
@@ -21,7 +21,7 @@ EXPECTED = "a list of JSON, or an object with runs: [{name, path, strength}]"
 LARGEST = 1e6
 MOST_RUNS, MOST_ADAPTERS = 16, 8
 RESERVED = ("ema", "startup")
-"""Labels of other images."""
+"""Labels that other images use."""
 USUAL_FILE = "pytorch_lora_weights.safetensors"
 ENDING = ".safetensors"
 COMPARISON, NONE = "comparison", "none"
@@ -30,14 +30,14 @@ ADDRESS = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository on the hub."""
+    """A file in a repository on the hub."""
 
     repository: str
     file: str
 
 
 def hub_file(text: str) -> HubFile | None:
-    """What ``owner/name`` or ``owner/name:file`` means; None where the text can only be a path on this machine."""
+    """Parses ``owner/name`` or ``owner/name:file``. Returns None if the text can only be a local path."""
     found = ADDRESS.match(text)
     if found is None or ".." in text or "--" in found["repository"]:
         return None
@@ -47,7 +47,7 @@ def hub_file(text: str) -> HubFile | None:
 
 
 def label_of(path: str, name: str | None) -> str:
-    """What stands behind the shortname of images: the name that was given, or what the file, folder or repository is called."""
+    """Returns the suffix of the shortname of an adapter's images: the given name, or that of the file, folder or repository."""
     if name:
         return name
     there = hub_file(path)
@@ -60,7 +60,7 @@ def label_of(path: str, name: str | None) -> str:
 
 @dataclass(frozen=True)
 class ValidationAdapterSource:
-    """One adapter of a run."""
+    """One adapter that images are generated with."""
 
     path: str
     strength: float
@@ -70,14 +70,14 @@ class ValidationAdapterSource:
 
 @dataclass(frozen=True)
 class ValidationAdapterRun:
-    """What one image is drawn with beside the network."""
+    """The adapters that an image is generated with, and its label."""
 
     label: str
     sources: tuple[ValidationAdapterSource, ...]
 
 
 def validation_adapter_runs(validation: Mapping[str, Any]) -> list[ValidationAdapterRun]:
-    """Of the values of options that are right, by name; empty where images are drawn without any."""
+    """Returns the adapters to generate images with, from valid option values by name; empty if there are none."""
     if validation[MODE] == NONE:
         return []
     if validation[OPTION]:
@@ -87,9 +87,9 @@ def validation_adapter_runs(validation: Mapping[str, Any]) -> list[ValidationAda
 
 
 def parse_validation_adapter(text: str) -> tuple[list[ValidationAdapterRun], list[Problem]]:
-    """The runs in ``validation_adapter_config``, and everything that is wrong with it; no runs where something is."""
+    """Returns the runs in ``validation_adapter_config`` and every problem with it. If there is a problem there are no runs."""
     if not holds_json(text):
-        return [], []  # what a path leads to is read before
+        return [], []  # the file of a path is read before
     document, problems = read_json(text, CONFIG)
     if problems:
         return [], problems
@@ -105,13 +105,13 @@ def parse_validation_adapter(text: str) -> tuple[list[ValidationAdapterRun], lis
     for index, run in enumerate(runs):
         earlier = first.setdefault(file_name(run.label).casefold(), index)
         if earlier != index and run.label:
-            message = f"The runs {earlier} and {index} have one name, {run.label!r}, and images are named after it."
+            message = f"The runs {earlier} and {index} have the same name, {run.label!r}, and images are named after it."
             problems.append(Problem.error(f"{CONFIG}[{index}].name", "same_name", message, got=run.label, expected="names that differ"))
     return ([], problems) if problems else (runs, [])
 
 
 def label_problems(label: str, place: str, hint: str = "") -> list[Problem]:
-    """What keeps images from being named after a label."""
+    """Returns a problem if images cannot be named after a label."""
     reason = unsafe_reason(label)
     if reason:
         message, expected = (
@@ -120,27 +120,29 @@ def label_problems(label: str, place: str, hint: str = "") -> list[Problem]:
         )
         return [Problem.error(place, "unsafe_name", message, got=label, expected=expected, hint=hint)]
     if label.casefold() in RESERVED:
-        message, expected = f"Images that are called {label} are other ones.", f"none of {', '.join(RESERVED)}"
+        message, expected = f"The name {label} is reserved for other images.", f"none of {', '.join(RESERVED)}"
         return [Problem.error(place, "reserved_name", message, got=label, expected=expected, hint=hint)]
     return []
 
 
 def address_problems(path: str, place: str) -> list[Problem]:
-    """Of a file on the hub; what lies on this machine is looked at before a start."""
+    """Returns a problem if a file on the hub is not a safetensors file. Local files are checked before a start."""
     there = hub_file(path)
     if there is None or (there.file.endswith(ENDING) and not there.file.startswith("/")):
         return []
-    message = f"{there.file} in the repository {there.repository} is no {ENDING} file."
+    message = f"{there.file} in the repository {there.repository} is not a {ENDING} file."
     return [Problem.error(place, "not_safetensors", message, got=path, expected=f"owner/name:file{ENDING}")]
 
 
 def strength_problems(strength: object, place: str) -> list[Problem]:
     expected = "a number other than 0"
     if not _is_number(strength):
-        return [Problem.error(place, "wrong_type", "The strength is no number.", got=strength, expected=expected)]
+        return [Problem.error(place, "wrong_type", "The strength is not a number.", got=strength, expected=expected)]
     if strength == 0:
         message = "At a strength of 0 the images would not show the adapter."
-        return [Problem.error(place, "out_of_range", message, got=strength, expected=expected, hint=f"or {MODE}={NONE} to leave it alone")]
+        return [
+            Problem.error(place, "out_of_range", message, got=strength, expected=expected, hint=f"or set {MODE}={NONE} to use no adapter")
+        ]
     return []
 
 
@@ -152,7 +154,7 @@ def _run(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> Valid
         problems.append(Problem.error(f"{place}.path", "one_of_two", message, got=sorted(entry), expected="path or adapters"))
         return ValidationAdapterRun("", ())
     if several is not None and "strength" in entry:
-        message = "Each of several adapters has a strength of its own."
+        message = "With several adapters, each has its own strength."
         problems.append(Problem.error(f"{place}.strength", "one_of_two", message, got=entry["strength"], expected="strength in adapters"))
     if "path" in entry:
         sources = [_source(entry, place, problems)]
@@ -165,7 +167,7 @@ def _run(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> Valid
         ]
         sources = [_source(one, f"{place}.adapters[{number}]", problems) for number, one in enumerate(found)]
         if not found and not wrong:
-            problems.append(Problem.error(f"{place}.adapters", "empty", "The list holds no adapter.", expected="[{path, strength}]"))
+            problems.append(Problem.error(f"{place}.adapters", "empty", "The list has no adapter.", expected="[{path, strength}]"))
     return ValidationAdapterRun(_label(entry, place, sources, problems), tuple(sources))
 
 
@@ -174,13 +176,13 @@ def _label(entry: Mapping[str, Any], place: str, sources: list[ValidationAdapter
     if len(given) > 1:
         problems.append(Problem.error(f"{place}.name", "one_of_two", "name and label mean the same.", expected="one of them"))
     if not given and len(sources) != 1:
-        message = "A run of several adapters needs a name of its own."
+        message = "A run with several adapters needs a name."
         problems.append(Problem.error(f"{place}.name", "missing", message, expected="text"))
         return ""
     label = entry[given[0]] if given else label_of(sources[0].path, None) if sources[0].path else ""
     where = f"{place}.{given[0] if given else 'path'}"
     if not isinstance(label, str):
-        problems.append(Problem.error(where, "wrong_type", "The name is no text.", got=label, expected="text"))
+        problems.append(Problem.error(where, "wrong_type", "The name is not text.", got=label, expected="text"))
         return ""
     if given or label:
         problems += label_problems(label, where, "" if given else "give the run a name")
@@ -192,7 +194,7 @@ def _source(entry: Mapping[str, Any], place: str, problems: list[Problem]) -> Va
     problems += strength_problems(strength, f"{place}.strength")
     if not isinstance(path, str) or not path.strip():
         problems.append(
-            Problem.error(f"{place}.path", "wrong_type", "The path is no text.", got=path, expected="a path or owner/name:file")
+            Problem.error(f"{place}.path", "wrong_type", "The path is not text.", got=path, expected="a path or owner/name:file")
         )
         return ValidationAdapterSource("", 1.0, f"{place}.path")
     problems += address_problems(path, f"{place}.path")

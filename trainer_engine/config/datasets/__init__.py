@@ -1,4 +1,4 @@
-"""The dataloader file: what each of its entries may say, checked as a whole."""
+"""The dataloader file: the fields of its entries, and how it is parsed and checked."""
 
 from trainer_engine.config.datasets.entry import Locate
 from trainer_engine.config.datasets.fields import AspectChoice, ImageSet, ReferenceSet, TextSet

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, SETS, later, specs
+from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
+from trainer_engine.config.datasets.names import SETS, later, specs
 from trainer_engine.config.datasets.parse import INHERITED
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.docs import as_text

@@ -1,4 +1,4 @@
-"""One entry of the file: its values typed one by one, its problems collected on the way."""
+"""Reads one entry of the dataloader file field by field, and collects its problems."""
 
 from __future__ import annotations
 
@@ -8,27 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer_engine.config.booleans import WrongValue
-from trainer_engine.config.datasets.fields import (
-    KIND,
-    OF_IMAGES,
-    PATHS,
-    SETS,
-    SWITCH,
-    AspectChoice,
-    allowed,
-    known_names,
-    later,
-    option_name,
-    specs,
-)
+from trainer_engine.config.datasets.fields import AspectChoice, option_name
+from trainer_engine.config.datasets.names import KIND, OF_IMAGES, PATHS, SETS, SWITCH, allowed, known_names, later, specs
+from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 Locate = Callable[[str, str, str], "str | Problem"]
-"""(path as written, problem name, field) -> the absolute path it means, or why it means none."""
+"""(path as written, name for problems, field) -> its absolute path, or the problem with it."""
 
 PLACEHOLDER = re.compile(r"\{(\w+)(:[^{}]*)?\}")
 SECRET = re.compile(r"key|token|secret|password")
@@ -37,8 +26,8 @@ WEIGHT_TOLERANCE = 0.001
 
 
 @dataclass
-class Draft:
-    """An entry while it is read."""
+class EntryDraft:
+    """An entry while it is being read: the typed values and problems so far."""
 
     position: int
     raw: Mapping[str, Any]
@@ -46,10 +35,11 @@ class Draft:
     locate: Locate | None
     id: str = ""
     kind: str = ""
-    """``image``, ``eval``, ``conditioning`` or ``text_embeds``; empty where it is none of these."""
+    """``image``, ``eval``, ``conditioning`` or ``text_embeds``; empty if unknown or not available."""
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+    """Fields that have an error already."""
     suggestions: Suggestions = field(default_factory=Suggestions)
     """Shared by all entries of a file."""
 
@@ -58,10 +48,10 @@ class Draft:
         return f"dataset {self.id}" if self.id else f"entry {self.position} of the dataloader file"
 
     def error(self, name: str, code: str, what: str, *, got: object = None, expected: str = "", hint: str = "") -> None:
-        """Add an error of a field. ``what`` goes on after "dataset <id>: "; one error a field is enough."""
-        if name in self.told:
+        """Adds the first error of a field. ``what`` continues a message that starts with "dataset <id>: "."""
+        if name in self.reported:
             return
-        self.told.add(name)
+        self.reported.add(name)
         shown = "(hidden)" if got is not None and SECRET.search(name) else got
         option = option_name(self.position, name)
         self.problems.append(Problem.error(option, code, f"{self.title}: {what}", got=shown, expected=expected, hint=hint))
@@ -73,8 +63,8 @@ class Draft:
         self.problems.append(Problem.note(option_name(self.position, name), code, f"{self.title}: {what}", got=got))
 
 
-def read_id(draft: Draft) -> None:
-    """Take the entry's id, with which its other problems are told."""
+def read_id(draft: EntryDraft) -> None:
+    """Reads the id of the entry, which names it in its other problems."""
     value = draft.raw.get("id")
     try:
         text = parse_text(value).strip() if value is not None else ""
@@ -86,12 +76,14 @@ def read_id(draft: Draft) -> None:
         return
     draft.id = draft.values["id"] = text
     if "/" in text or "\\" in text or text.startswith(".") or len(text.encode()) > LONGEST_ID or not text.isprintable():
-        expected = f"at most {LONGEST_ID} letters, digits, dashes and the like"
-        draft.error("id", "not_a_name", "caches are found by the id, and this one cannot name a folder.", got=text, expected=expected)
+        expected = f"at most {LONGEST_ID} letters, digits, dashes and similar characters"
+        draft.error(
+            "id", "not_a_name", "the id names the folders of caches, but this one cannot name a folder.", got=text, expected=expected
+        )
 
 
-def is_disabled(draft: Draft) -> bool:
-    """Whether the entry is to be skipped; an unreadable switch is told and counts as on."""
+def is_disabled(draft: EntryDraft) -> bool:
+    """Whether the entry is skipped. A switch with an invalid value is an error, and the entry is not skipped."""
     for name in ("disabled", "disable"):
         value = _plain(draft, SWITCH, name)
         if value:
@@ -99,8 +91,8 @@ def is_disabled(draft: Draft) -> bool:
     return False
 
 
-def read_kind(draft: Draft) -> None:
-    """Find out what the entry is; leaves ``kind`` empty where we have no use for it."""
+def read_kind(draft: EntryDraft) -> None:
+    """Reads the kind of the entry. ``kind`` remains empty if it is unknown or not available."""
     kind = _plain(draft, KIND, "dataset_type")
     if kind in OF_IMAGES and draft.raw.get("conditioning_type"):
         kind = "conditioning"
@@ -108,8 +100,8 @@ def read_kind(draft: Draft) -> None:
     draft.kind = kind if kind and storage else ""
 
 
-def read_names(draft: Draft) -> None:
-    """Tell names that no dataset of the format has, and those that have no code behind them here."""
+def read_names(draft: EntryDraft) -> None:
+    """Reports fields that the format does not have, that are not implemented, or that belong to other kinds of datasets."""
     names = allowed(draft.kind) if draft.kind else known_names()
     for key, value in draft.raw.items():
         name = str(key)
@@ -118,12 +110,12 @@ def read_names(draft: Draft) -> None:
         if name not in known_names():
             hint = draft.suggestions.nearest(name, sorted(known_names()), otherwise="docs/datasets.md lists every field")
             what = f"a dataset has no field {name[:100]!r}."
-            # The value of a name that is like none may be of another file: it is not repeated.
+            # A value whose name resembles no field may belong to another file, so it is not repeated.
             draft.error(name[:100], "unknown_field", what, got=value if hint else None, expected="the name of a field", hint=hint)
         elif name in later():
             if not _is_default(value, later()[name]):
-                what = f"{name} is known, not available yet."
-                draft.error(name, "not_available", what, got=value, hint="leave it out; it has no effect here yet")
+                what = f"{name} is not available yet."
+                draft.error(name, "not_available", what, got=value, hint="leave it out; it has no effect yet")
         elif not _is_default(value, None):
             owner = next(kind for kind in SETS if name in allowed(kind))
             what = f"{name} has no effect on a set of type {draft.kind}."
@@ -142,8 +134,8 @@ def _is_default(value: object, default: object) -> bool:
         return str(word).lower() == str(default).lower()
 
 
-def read_values(draft: Draft, inherited: Mapping[str, Any]) -> None:
-    """Type every field; where the entry is silent the option of the same name speaks, then the field's own default."""
+def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
+    """Reads every field. A missing one takes the option of the same name, or else the default of the field."""
     for name, spec in specs(draft.kind).items():
         if name == "id":
             continue
@@ -152,15 +144,15 @@ def read_values(draft: Draft, inherited: Mapping[str, Any]) -> None:
         value = _plain(draft, spec, spelled) if spelled else None
         silent = given is None or (isinstance(given, str) and not given.strip())
         if name == "caption_strategy" and spelled and given is None:
-            what = "training without captions is known, not available yet."
-            draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or name one")
+            what = "training without captions is not available yet."
+            draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or choose one")
         if spec.required and silent:
             draft.error(name, "missing", f"{name} is missing.", got=given, expected=spec.help)
         draft.values[name] = inherited.get(name, spec.default) if silent or value is None else value
 
 
-def _spelling(draft: Draft, spec: OptionSpec) -> str:
-    """Which of a field's names the entry uses; empty where it uses none."""
+def _spelling(draft: EntryDraft, spec: OptionSpec) -> str:
+    """Returns the name that the entry uses for a field, or an empty string if it does not have it."""
     used = [name for name in (spec.name, *spec.aliases) if name in draft.raw]
     if len(used) > 1 and draft.raw[used[0]] != draft.raw[used[1]]:
         what = f"{used[0]} and {used[1]} are the same field, with different values."
@@ -168,8 +160,8 @@ def _spelling(draft: Draft, spec: OptionSpec) -> str:
     return used[0] if used else ""
 
 
-def _plain(draft: Draft, spec: OptionSpec, name: str) -> Any:
-    """The typed value of a field that holds one plain value; None, and told, where it cannot be read."""
+def _plain(draft: EntryDraft, spec: OptionSpec, name: str) -> Any:
+    """Returns the typed value of a field with a single value, or None if it is missing or has an error, which is reported."""
     value = draft.raw.get(name)
     if spec.required and (value is None or (isinstance(value, str) and not value.strip())):
         return None
@@ -185,7 +177,7 @@ def _plain(draft: Draft, spec: OptionSpec, name: str) -> Any:
     if spec.name in PATHS and isinstance(parsed, str) and draft.locate is not None:
         found = draft.locate(parsed, option_name(draft.position, name), spec.name)
         if isinstance(found, Problem):
-            draft.told.add(name)
+            draft.reported.add(name)
             draft.problems.append(found)
             return None
         return found
@@ -196,23 +188,23 @@ def _sentence(name: str, reason: str) -> str:
     return reason if reason.startswith("is ") else f"cannot be used: {reason}"
 
 
-def fill(draft: Draft, name: str, text: str) -> str | None:
-    """The text with its placeholders filled in; None, and told, where it asks for a secret or for nothing that we know."""
+def fill(draft: EntryDraft, name: str, text: str) -> str | None:
+    """Returns the text with its placeholders filled in, or None if it has an unknown one, or one of a secret, which is reported."""
     for match in PLACEHOLDER.finditer(text):
         word = match.group(1)
         if word == "env":
-            what = f"{name} asks for an environment variable; these may hold secrets, and are never copied into a configuration."
+            what = f"{name} uses an environment variable. These may hold secrets and are never copied into a configuration."
             draft.error(name, "secret_placeholder", what, got=text, hint="write the value itself")
             return None
         if word not in draft.placeholders and name in PATHS:
             known = ", ".join(f"{{{known}}}" for known in draft.placeholders)
-            draft.error(name, "unknown_placeholder", f"{name} holds {match.group()}, which stands for nothing.", got=text, expected=known)
+            draft.error(name, "unknown_placeholder", f"{name} contains the unknown placeholder {match.group()}.", got=text, expected=known)
             return None
     return PLACEHOLDER.sub(lambda match: draft.placeholders.get(match.group(1), match.group()), text)
 
 
-def read_prompts(draft: Draft, inherited: str | None) -> None:
-    """``instance_prompt``: one text, or a list of them."""
+def read_prompts(draft: EntryDraft, inherited: str | None) -> None:
+    """Reads ``instance_prompt``: a text, or a list of texts."""
     given = draft.raw.get("instance_prompt")
     listed = given if isinstance(given, list) else [given if given not in (None, "") else inherited]
     prompts = []
@@ -226,12 +218,14 @@ def read_prompts(draft: Draft, inherited: str | None) -> None:
             filled = fill(draft, "instance_prompt", text)
             prompts += [filled] if filled else []
         elif isinstance(given, list) or text is not None:
-            draft.error("instance_prompt", "missing", "instance_prompt holds a blank text.", got=given, expected="text, or a list of texts")
+            draft.error(
+                "instance_prompt", "missing", "instance_prompt contains a blank text.", got=given, expected="text, or a list of texts"
+            )
     draft.values["instance_prompt"] = tuple(prompts)
 
 
-def read_references(draft: Draft) -> None:
-    """``conditioning_data``: one id, or a list of them."""
+def read_references(draft: EntryDraft) -> None:
+    """Reads ``conditioning_data``: an id, or a list of ids."""
     given = draft.raw.get("conditioning_data")
     draft.values["conditioning_data"] = ()
     if given in (None, "", []):
@@ -239,13 +233,13 @@ def read_references(draft: Draft) -> None:
     listed = given if isinstance(given, list) else [given]
     if not all(isinstance(item, str) and item.strip() for item in listed):
         expected = 'the id of a conditioning set, or a list of ids: ["references"]'
-        draft.error("conditioning_data", "not_a_list", "conditioning_data is no list of ids.", got=given, expected=expected)
+        draft.error("conditioning_data", "not_a_list", "conditioning_data is not a list of ids.", got=given, expected=expected)
         return
     draft.values["conditioning_data"] = tuple(dict.fromkeys(item.strip() for item in listed))
 
 
-def read_aspects(draft: Draft) -> None:
-    """``crop_aspect_buckets``: numbers, or objects of aspect and weight."""
+def read_aspects(draft: EntryDraft) -> None:
+    """Reads ``crop_aspect_buckets``: a list of numbers, or of objects with aspect and weight."""
     given = draft.raw.get("crop_aspect_buckets")
     draft.values["crop_aspect_buckets"] = ()
     if given in (None, "", []):

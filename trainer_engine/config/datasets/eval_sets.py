@@ -1,40 +1,39 @@
-"""Sets of ``dataset_type`` eval: never trained on, and the options that speak of them."""
+"""Eval sets (``dataset_type`` eval), which are never trained on, and checks of the options that refer to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trainer_engine.config.datasets.entry import Draft
-from trainer_engine.config.datasets.fields import eval_crop, specs
+from trainer_engine.config.datasets.entry import EntryDraft
+from trainer_engine.config.datasets.fields import eval_crop
+from trainer_engine.config.datasets.names import specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
 from trainer_engine.config.rules.evaluation import nothing_to_score
 from trainer_engine.contract.errors import Problem
 
 OF_TRAINING = ("repeats", "probability")
-"""Fields that say how often a set is trained on."""
-
-
+"""Fields that set how often a set is trained on."""
 OF_PAIRS = ("num_eval_images", "eval_dataset_id")
-"""Options that choose the pairs to draw, too, where sets have references."""
+"""Options that also choose which pairs a validation generates if datasets have references."""
 
 
-def settle(draft: Draft) -> None:
-    """What a held-out set may not leave to chance, or has no use for."""
+def settle(draft: EntryDraft) -> None:
+    """Makes the crops of an eval set the same for every seed, and resets fields that have no effect on it."""
     draft.values["crop_style"] = eval_crop(draft.values["crop_style"])
     if draft.values["crop"] and draft.raw.get("crop_style") == "random":
-        what = "held-out images are cut in the middle: what is measured must not depend on the run's seed."
+        what = "eval images are cropped in the middle, so that the evaluation loss does not depend on the run's seed."
         draft.note("crop_style", "cut_in_the_middle", what, got="random")
     for name in OF_TRAINING:
         default = specs("eval")[name].default
-        if draft.values[name] != default and name not in draft.told:
+        if draft.values[name] != default and name not in draft.reported:
             draft.note(name, "no_effect", f"it is never trained on: {name} has no effect.", got=draft.values[name])
             draft.values[name] = default
 
 
-def problems(values: Mapping[str, Any], images: Sequence[Draft], evals: Sequence[Draft]) -> Iterator[Problem]:
-    """What the options say of held-out sets, beside those that there are."""
+def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], evals: Sequence[EntryDraft]) -> Iterator[Problem]:
+    """Yields the problems of options of evaluation, given the eval sets in the file."""
     yield from _named_set_exists(values["eval_dataset_id"], images, evals)
     paired = any(draft.values.get("conditioning_data") for draft in images)
     yield from nothing_to_score(values, captions=paired or bool(evals))
@@ -43,16 +42,16 @@ def problems(values: Mapping[str, Any], images: Sequence[Draft], evals: Sequence
     for name in (*EvaluationOptions.model_fields, *(() if paired else OF_PAIRS)):
         if values[name] != REGISTRY[name].default:
             message = f"There is no dataset of dataset_type eval: {name} has no effect."
-            hint = "hold some images out in a set of their own, with dataset_type eval"
+            hint = "put some images into a dataset of their own with dataset_type eval"
             yield Problem.note(name, "no_eval_set", message, got=values[name], hint=hint)
 
 
-def _named_set_exists(wanted: str | None, images: Sequence[Draft], evals: Sequence[Draft]) -> Iterator[Problem]:
-    """Without held-out sets the option chooses the pairs that are drawn, out of those that are trained on."""
+def _named_set_exists(wanted: str | None, images: Sequence[EntryDraft], evals: Sequence[EntryDraft]) -> Iterator[Problem]:
+    """Checks ``eval_dataset_id``. Without eval sets it chooses the image set whose pairs a validation generates."""
     known = [draft.id for draft in evals or images]
     if not wanted or wanted in known:
         return
     trained = wanted in [draft.id for draft in images]
-    message = f"The dataset {wanted} is trained on: nothing is evaluated on it." if trained else f"There is no dataset {wanted!r}."
+    message = f"The dataset {wanted} is trained on, so it is not evaluated on." if trained else f"There is no dataset {wanted!r}."
     expected = f"one of {', '.join(sorted(known))}" if known else "the id of a dataset"
     yield Problem.error("eval_dataset_id", "not_an_eval_set" if trained else "unknown_dataset", message, got=wanted, expected=expected)

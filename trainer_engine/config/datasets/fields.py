@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from functools import cache
-from importlib import resources
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer_engine.config.option import OptionGroup, OptionSpec, option, spec_of
+from trainer_engine.config.option import OptionGroup, option
 
 STORAGE_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 DATASET_TYPES_LATER = (
@@ -232,64 +227,6 @@ class TextSet(Entry):
 def eval_crop(style: str) -> str:
     """Returns the crop style of an eval set: never random, since the evaluation loss must not depend on the run's seed."""
     return "center" if style == "random" else style
-
-
-SETS: Mapping[str, type[Entry]] = MappingProxyType(
-    {"image": ImageSet, "eval": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet}
-)
-OF_IMAGES = ("image", "eval")
-"""Values of ``dataset_type`` for sets of images with captions."""
-PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
-"""Fields with a parser of their own."""
-COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
-PATHS = ("instance_data_dir", "cache_dir_vae", "cache_dir")
-
-SWITCH = OptionSpec(
-    "disabled", "", "bool", False, False, False, (), (), MappingProxyType({}), ("disable",), MappingProxyType({}), "Skip the entry."
-)
-KIND = OptionSpec(
-    "dataset_type",
-    "",
-    "str",
-    "image",
-    False,
-    False,
-    tuple(SETS),
-    DATASET_TYPES_LATER,
-    MappingProxyType({}),
-    (),
-    MappingProxyType({}),
-    "Its role.",
-)
-
-
-@cache
-def specs(dataset_type: str) -> Mapping[str, OptionSpec]:
-    """Returns the declared fields of a kind of dataset that hold a single plain value."""
-    cls = SETS[dataset_type]
-    found = {name: spec_of(name, dataset_type, info) for name, info in cls.model_fields.items() if name not in PLAIN}
-    return MappingProxyType(found)
-
-
-@cache
-def allowed(dataset_type: str) -> frozenset[str]:
-    """Returns the names that an entry of this kind may use, including aliases."""
-    aliases = {alias for spec in specs(dataset_type).values() for alias in spec.aliases}
-    return COMMON | aliases | (set(SETS[dataset_type].model_fields) - {"position"})
-
-
-@cache
-def later() -> Mapping[str, Any]:
-    """Returns the fields of the format that are not implemented yet, each with the format's default, or None without one."""
-    text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
-    known: dict[str, Any] = json.loads(text)
-    return MappingProxyType(known)
-
-
-@cache
-def known_names() -> frozenset[str]:
-    """Returns the names of all fields of the format."""
-    return frozenset(later()).union(*(allowed(kind) for kind in SETS))
 
 
 def option_name(position: int, field: str = "") -> str:

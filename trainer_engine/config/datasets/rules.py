@@ -1,4 +1,4 @@
-"""What the fields of an entry must keep together, and the entries between one another."""
+"""Rules that the fields of an entry must satisfy together, and the entries of a file among each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trainer_engine.config.datasets.entry import Draft
+from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.rules.data import SMALLEST_PIXEL_EDGE
 
 SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
@@ -20,15 +20,15 @@ LARGEST_MEGAPIXELS: Mapping[str, float] = {
 
 
 def in_unit(value: float | None, unit: str, wanted: str) -> float | None:
-    """A size of the options in the unit of an entry that leaves it to them."""
+    """Converts a size of the options to the unit of an entry."""
     if not value or unit == wanted or "area" not in (unit, wanted):
         return value
     return float(round(math.sqrt(value * 1e6))) if unit == "area" else value * value / 1e6
 
 
-def sizes_are_in_their_unit(draft: Draft) -> None:
+def sizes_are_in_their_unit(draft: EntryDraft) -> None:
     unit = draft.values["resolution_type"]
-    if "resolution_type" in draft.told:
+    if "resolution_type" in draft.reported:
         return
     for name in SIZES:
         value = draft.values[name]
@@ -46,31 +46,31 @@ def sizes_are_in_their_unit(draft: Draft) -> None:
             draft.error(name, "not_a_whole_number", what, got=value, expected="a whole number of pixels")
 
 
-def limits_come_together(draft: Draft) -> None:
+def limits_come_together(draft: EntryDraft) -> None:
     maximum, target = draft.values["maximum_image_size"], draft.values["target_downsample_size"]
-    if bool(maximum) != bool(target) and not {"maximum_image_size", "target_downsample_size"} & draft.told:
+    if bool(maximum) != bool(target) and not {"maximum_image_size", "target_downsample_size"} & draft.reported:
         missing = "maximum_image_size" if target else "target_downsample_size"
-        what = f"{missing} is missing: the two say which images are too large, and what these are scaled to."
+        what = f"{missing} is missing: maximum_image_size and target_downsample_size need each other."
         draft.error(missing, "incomplete", what, expected="maximum_image_size and target_downsample_size, or neither")
     if maximum and target and not draft.values["crop"] and "maximum_image_size" in draft.raw:
-        draft.note("maximum_image_size", "no_effect", "without crop every image is scaled to its target anyway.", got=maximum)
+        draft.note("maximum_image_size", "no_effect", "it has no effect without crop: every image is scaled to its target.", got=maximum)
 
 
-def aspects_leave_a_range(draft: Draft) -> None:
+def aspects_leave_a_range(draft: EntryDraft) -> None:
     low, high = draft.values["minimum_aspect_ratio"], draft.values["maximum_aspect_ratio"]
     if low and high and low > high:
         what = f"minimum_aspect_ratio={low:g} is above maximum_aspect_ratio={high:g}: no image fits."
         draft.error("minimum_aspect_ratio", "empty_range", what, got=low, expected=f"at most {high:g}")
 
 
-def aspect_choices_are_given(draft: Draft) -> None:
+def aspect_choices_are_given(draft: EntryDraft) -> None:
     how = draft.values["crop_aspect"]
     if how in ("random", "closest") and not draft.values["crop_aspect_buckets"]:
         what = f"crop_aspect={how} chooses from crop_aspect_buckets, which is missing."
         draft.error("crop_aspect_buckets", "missing", what, expected="a list of aspects: [0.75, 1.0, 1.5]")
 
 
-def instance_prompt_is_given(draft: Draft) -> None:
+def instance_prompt_is_given(draft: EntryDraft) -> None:
     values = draft.values
     wanted_by = [name for name in ("prepend_instance_prompt", "only_instance_prompt") if values[name]]
     if values["caption_strategy"] == "instanceprompt":
@@ -80,7 +80,7 @@ def instance_prompt_is_given(draft: Draft) -> None:
         draft.error("instance_prompt", "missing", what, expected="text, or a list of texts")
 
 
-IMAGE_RULES: tuple[Callable[[Draft], None], ...] = (
+IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     sizes_are_in_their_unit,
     limits_come_together,
     aspects_leave_a_range,
@@ -89,7 +89,7 @@ IMAGE_RULES: tuple[Callable[[Draft], None], ...] = (
 )
 
 
-def ids_are_unique(drafts: Sequence[Draft]) -> None:
+def ids_are_unique(drafts: Sequence[EntryDraft]) -> None:
     first: dict[str, int] = {}
     for draft in drafts:
         if draft.id and draft.id in first:
@@ -99,19 +99,19 @@ def ids_are_unique(drafts: Sequence[Draft]) -> None:
             first[draft.id] = draft.position
 
 
-def one_default(texts: Sequence[Draft]) -> None:
-    """At most one text_embeds set is the default; where none is, the first becomes it."""
+def one_default(texts: Sequence[EntryDraft]) -> None:
+    """Allows at most one default among the text_embeds sets, and makes the first one the default if none is."""
     chosen = [draft for draft in texts if draft.values.get("default")]
     for draft in chosen[1:]:
-        what = f"{chosen[0].title} is the default already."
+        what = f"{chosen[0].title} is already the default."
         draft.error("default", "second_default", what, got=True, expected="one default among the text_embeds sets")
     if texts and not chosen:
         texts[0].values["default"] = True
         if len(texts) > 1:
-            texts[0].note("default", "promoted", "no text_embeds set says default; this one, the first, is taken.")
+            texts[0].note("default", "promoted", "no text_embeds set is the default; this one, the first, is used.")
 
 
-def references_lead_somewhere(images: Sequence[Draft], texts: Sequence[Draft]) -> None:
+def text_sets_exist(images: Sequence[EntryDraft], texts: Sequence[EntryDraft]) -> None:
     known = {draft.id for draft in texts}
     for draft in images:
         wanted = draft.values.get("text_embeds")
@@ -120,8 +120,8 @@ def references_lead_somewhere(images: Sequence[Draft], texts: Sequence[Draft]) -
             draft.error("text_embeds", "unknown_reference", f"there is no text_embeds set {wanted!r}.", got=wanted, expected=expected)
 
 
-def references_have_partners(images: Sequence[Draft], references: Sequence[Draft]) -> None:
-    """Every id in conditioning_data is a conditioning set, and every such set is named by one."""
+def references_have_partners(images: Sequence[EntryDraft], references: Sequence[EntryDraft]) -> None:
+    """Checks that every id in conditioning_data is a conditioning set, and that every conditioning set is used."""
     known = {draft.id: draft for draft in references}
     named: set[str] = set()
     for draft in images:
@@ -136,31 +136,31 @@ def references_have_partners(images: Sequence[Draft], references: Sequence[Draft
     for draft in references:
         source = draft.values.get("source_dataset_id")
         if source and source not in {image.id for image in images if draft.id in image.values.get("conditioning_data", ())}:
-            what = f"no set of images {source!r} names it in conditioning_data."
-            draft.error("source_dataset_id", "unknown_reference", what, got=source, expected="the id of the set that does")
+            what = f"no image set {source!r} names it in conditioning_data."
+            draft.error("source_dataset_id", "unknown_reference", what, got=source, expected="the id of the set that names it")
         elif draft.id not in named:
-            what = "no set of images names it in conditioning_data: it is not used."
+            what = "no image set names it in conditioning_data: it is not used."
             draft.warning("id", "not_linked", what, got=draft.id)
 
 
-def _sizes_follow(reference: Draft, partner: Draft) -> None:
+def _sizes_follow(reference: EntryDraft, partner: EntryDraft) -> None:
     for name in (*SIZES, "resolution_type"):
-        said = reference.raw.get(name)
-        if said not in (None, "") and name not in reference.told and reference.values[name] != partner.values.get(name):
-            what = f"{name} is that of {partner.title}, {partner.values.get(name)}."
-            reference.note(name, "follows_partner", what, got=said)
+        given = reference.raw.get(name)
+        if given not in (None, "") and name not in reference.reported and reference.values[name] != partner.values.get(name):
+            what = f"{name} is taken from {partner.title}: {partner.values.get(name)}."
+            reference.note(name, "follows_partner", what, got=given)
 
 
-def caches_are_apart(images: Sequence[Draft], texts: Sequence[Draft]) -> None:
-    """Every set of images has a folder of its own for latents, in which no text embeddings lie."""
-    owners: dict[str, Draft] = {}
+def caches_are_apart(images: Sequence[EntryDraft], texts: Sequence[EntryDraft]) -> None:
+    """Checks that every image set has its own folder for latents, which no text_embeds set uses either."""
+    owners: dict[str, EntryDraft] = {}
     for draft in texts:
         owners.setdefault(_folder(draft.values.get("cache_dir")), draft)
     for draft in images:
         folder = _folder(draft.values.get("cache_dir_vae"))
         owner = owners.setdefault(folder, draft)
         if folder and owner is not draft:
-            what = f"its cache_dir_vae is the cache of {owner.title} too."
+            what = f"its cache_dir_vae is also the cache of {owner.title}."
             hint = "leave cache_dir_vae out, or end it with /{id}"
             draft.error("cache_dir_vae", "shared_cache", what, got=folder, expected="a folder of its own", hint=hint)
 
@@ -169,7 +169,7 @@ def _folder(path: Any) -> str:
     return os.path.normpath(path) if isinstance(path, str) and path else ""
 
 
-def something_is_trained(images: Sequence[Draft]) -> None:
+def something_is_trained(images: Sequence[EntryDraft]) -> None:
     if images and all(draft.values.get("probability") == 0 for draft in images):
-        what = "every set of images has probability 0: nothing is trained on."
+        what = "every image set has probability 0, so there is nothing to train on."
         images[0].error("probability", "nothing_to_train", what, got=0, expected="one set with a probability above 0")

@@ -1,1 +1,1 @@
-"""The configuration file of LyCORIS: its algorithms, its patterns and the tensors that an adapter of it has."""
+"""The configuration file of LyCORIS: its algorithms, its patterns, and the tensors of the adapter that it describes."""

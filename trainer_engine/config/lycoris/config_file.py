@@ -1,6 +1,6 @@
-"""The adapter file of LyCORIS, ``lycoris_config.json``: what it may say, and everything that is wrong with one at once.
+"""Parses the configuration file of LyCORIS, ``lycoris_config.json``, and reports every problem with one at once.
 
-The library takes any keyword and ignores those that it does not know; here every key has to mean something.
+The library ignores keywords that it does not know. This parser refuses them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.lycoris.algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
 from trainer_engine.config.lycoris.module_patterns import pattern_problems
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 WHOLE_MATRIX_RANK = 10_000
-"""What ``linear_dim`` is taken for where ``full_matrix`` lets it be left out."""
+"""Value of ``linear_dim`` if ``full_matrix`` is set and ``linear_dim`` is not."""
 
 LARGEST = 10**18
-"""Numbers of a file stay below this; NaN and infinity are no numbers."""
+"""Limit of numbers in a file. NaN and infinity are refused."""
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -64,7 +64,7 @@ ARGUMENTS: Mapping[str, Check] = MappingProxyType(
     }
 )
 SCHEDULED: Mapping[str, Check] = MappingProxyType({"tlora_min_rank": COUNT, "tlora_alpha": POSITIVE})
-"""Of tlora alone: how the number of ranks in use grows as the noise falls."""
+"""Keys of tlora, which set how the number of active ranks grows as the noise falls."""
 NOT_AN_ADAPTER = "not_an_adapter"
 OWN_KEYS = ("algo", "multiplier", "linear_dim", "linear_alpha", "apply_preset")
 LISTS = ("target_module", "target_name", "exclude_name", "unet_target_module", "unet_target_name")
@@ -74,45 +74,45 @@ IN_MAPS: Mapping[str, Check] = MappingProxyType(
     {"dim": COUNT, "linear_dim": COUNT, "alpha": POSITIVE, "linear_alpha": POSITIVE, **ARGUMENTS}
 )
 LIBRARY_NAMES = {"weight_decompose": "dora_wd"}
-"""Names in files -> what ``create_lycoris`` calls them."""
+"""Name in files -> keyword of ``create_lycoris``."""
 LIBRARY_NAMES_IN_MAPS = {"linear_dim": "dim", "linear_alpha": "alpha", "dora_wd": "weight_decompose", "wd_on_output": "wd_on_out"}
 
 
 @dataclass(frozen=True)
 class LycorisConfig:
-    """An adapter file that is right."""
+    """The contents of a valid LyCORIS file."""
 
     algo: str
     multiplier: float
     linear_dim: int
     linear_alpha: float
     arguments: Mapping[str, Any]
-    """Further keywords of ``create_lycoris``."""
+    """Additional keywords of ``create_lycoris``."""
     preset: Mapping[str, Any]
-    """Every key that the library keeps from one call to the next, so that nothing of an earlier call remains."""
+    """Every key of the library's preset, since the library keeps presets from one call to the next."""
     min_rank: int
-    """tlora: ranks in use at the highest noise."""
+    """tlora: active ranks at the highest noise."""
     rank_power: float
-    """tlora: exponent of the growth; 1 is linear."""
+    """tlora: exponent with which active ranks grow; 1 is linear."""
     document: Mapping[str, Any]
-    """The file as it was."""
+    """The unchanged document."""
 
 
 def parse_lycoris(
     document: object, spec: FamilySpec | None, modules: Collection[str] | None = None
 ) -> tuple[LycorisConfig | None, list[Problem]]:
-    """The adapter that a file describes, None where it has an error; and errors, warnings and notes.
+    """Returns the adapter that a document describes, or None if it has an error, and all errors, warnings and notes.
 
-    ``spec`` None leaves out what depends on the family, ``modules`` None (the names of the network's modules) what depends on the
-    network. Problems are named ``lycoris_config.<key>``.
+    Without ``spec``, checks that depend on the family are skipped. Without ``modules``, the names of the network's modules, checks that
+    depend on the network are skipped. Problems are named ``lycoris_config.<key>``.
     """
     if not isinstance(document, Mapping):
         expected = 'an object: {"algo": "lokr", ...}'
         return None, [
-            Problem.error(OPTION, "not_an_object", "The adapter file holds no object.", got=type(document).__name__, expected=expected)
+            Problem.error(OPTION, "not_an_object", "The LyCORIS file is not a JSON object.", got=type(document).__name__, expected=expected)
         ]
     if document and _known_keys().isdisjoint(document):
-        message = "The file holds none of the keys of an adapter file."
+        message = "The file has none of the keys of a LyCORIS file."
         return None, [Problem.error(OPTION, NOT_AN_ADAPTER, message, expected='{"algo": "lokr", ...}')]
     suggestions = Suggestions()
     problems = [*_algorithm(document), *_numbers(document), *_arguments(document, suggestions)]
@@ -128,7 +128,7 @@ def _known_keys() -> set[str]:
 
 
 def is_like_an_adapter(document: object) -> bool:
-    """Whether a document may be shown as an adapter file, however wrong: it names an algorithm, and holds another key of one."""
+    """Whether a document may be shown as a LyCORIS file, even if invalid: it has an algorithm and another key of such files."""
     return isinstance(document, Mapping) and isinstance(document.get("algo"), str) and len(_known_keys() & document.keys()) > 1
 
 
@@ -189,17 +189,17 @@ def _unknown(path: str, name: str, known: list[str], suggestions: Suggestions) -
 def _preset(document: Mapping[str, Any], spec: FamilySpec | None, suggestions: Suggestions) -> Iterator[Problem]:
     preset = document.get("apply_preset")
     if not preset and preset in (None, {}):
-        message = "The adapter file has no apply_preset: every linear layer and convolution is adapted."
+        message = "The LyCORIS file has no apply_preset: every linear layer and convolution is adapted."
         yield Problem.note(f"{OPTION}.apply_preset", "everything_adapted", message)
         return
     if not isinstance(preset, Mapping):
-        yield _problem("apply_preset", "not_an_object", "apply_preset is no object.", got=preset, expected="an object")
+        yield _problem("apply_preset", "not_an_object", "apply_preset is not an object.", got=preset, expected="an object")
         return
     for key, value in preset.items():
         path = f"apply_preset.{key}"
         if key in LISTS:
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                yield _problem(path, "not_a_list", f"{path} is no list of names.", got=value, expected='a list: ["FeedForward"]')
+                yield _problem(path, "not_a_list", f"{path} is not a list of names.", got=value, expected='a list: ["FeedForward"]')
             elif key.endswith("target_module"):
                 yield from _classes(path, value, spec)
         elif key in MAPS:
@@ -207,13 +207,13 @@ def _preset(document: Mapping[str, Any], spec: FamilySpec | None, suggestions: S
         elif key in FLAGS:
             yield from _checked(path, value, FLAG)
         elif key in WITHOUT_EFFECT:
-            yield Problem.note(f"{OPTION}.{path}", "no_effect", "Text encoders are not adapted; the key has no effect.", got=value)
+            yield Problem.note(f"{OPTION}.{path}", "no_effect", "Text encoders are not adapted: the key has no effect.", got=value)
         else:
             yield _unknown(path, key, [*LISTS, *MAPS, *FLAGS], suggestions)
 
 
 def _classes(path: str, names: list[str], spec: FamilySpec | None) -> Iterator[Problem]:
-    """Class names that the network does not have would only be missing from the adapter, silently."""
+    """Refuses class names that the network does not have. The library would ignore them silently."""
     if spec is None or not spec.module_classes:
         return
     for name in names:
@@ -224,12 +224,12 @@ def _classes(path: str, names: list[str], spec: FamilySpec | None) -> Iterator[P
 
 def _overrides(path: str, value: Any, spec: FamilySpec | None, suggestions: Suggestions) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
-        yield _problem(path, "not_an_object", f"{path} is no object.", got=value, expected='an object: {"FeedForward": {"factor": 8}}')
+        yield _problem(path, "not_an_object", f"{path} is not an object.", got=value, expected='an object: {"FeedForward": {"factor": 8}}')
         return
     yield from _classes(path, list(value), spec)
     for name, changes in value.items():
         if not isinstance(changes, Mapping):
-            yield _problem(f"{path}.{name}", "not_an_object", f"{path}.{name} is no object.", got=changes, expected="an object")
+            yield _problem(f"{path}.{name}", "not_an_object", f"{path}.{name} is not an object.", got=changes, expected="an object")
             continue
         for key, one in changes.items():
             where = f"{path}.{name}.{key}"
@@ -260,7 +260,7 @@ def _build(document: Mapping[str, Any], spec: FamilySpec | None) -> LycorisConfi
 
 
 def _library_preset(preset: Mapping[str, Any], spec: FamilySpec | None) -> dict[str, Any]:
-    """With every key that the library remembers, and class names of older libraries as they are called now."""
+    """Returns the preset with every key that the library keeps, and with the current names of classes from older libraries."""
     aliases = spec.class_aliases if spec else {}
     classes = [*preset.get("target_module", []), *preset.get("unet_target_module", [])]
     overrides = preset.get("module_algo_map", {})
@@ -277,7 +277,7 @@ def _library_preset(preset: Mapping[str, Any], spec: FamilySpec | None) -> dict[
 
 
 def _renamed(classes: list[str], aliases: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """A name that older files use means all the classes that it stands for, itself included."""
+    """Returns the class names with each older name replaced by all the classes that it means, and itself."""
     return list(dict.fromkeys(new for name in classes for new in (*aliases.get(name, ()), name)))
 
 

@@ -1,4 +1,4 @@
-"""Checks the patterns of an adapter file: each can be read, ends in time, and names a module of the network."""
+"""Checks the patterns in a LyCORIS file: each is valid, matches in time, and matches a module of the network."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SAMPLE_NAMES = 4
 
 
 def pattern_problems(document: Mapping[str, Any], modules: Collection[str] | None) -> Iterator[Problem]:
-    """``modules``: full names of the network's modules, as the library matches them; None leaves out whether a pattern names one.
+    """Yields a problem for each pattern that is not valid, too slow, or matches no module, which the library would only log.
 
-    The library only writes a line into its log where a pattern names no module.
+    ``modules`` are the full names of the network's modules. Without them patterns need not match.
     """
     preset = document.get("apply_preset")
     if not isinstance(preset, Mapping):
@@ -36,17 +36,19 @@ def pattern_problems(document: Mapping[str, Any], modules: Collection[str] | Non
 
 def _problem(key: str, pattern: str, verdict: patterns.Verdict | None, modules: Collection[str] | None, as_globs: bool) -> Problem | None:
     option = f"{OPTION}.apply_preset.{key}"
-    kind = "a pattern of file names" if as_globs else "a regular expression"
+    kind = "a file-name pattern" if as_globs else "a regular expression"
     if verdict is None:
         return None
     if verdict.is_slow:
-        message = f"Matching {pattern!r} takes too long: it was ended after {patterns.CPU_SECONDS} s."
+        message = f"Matching {pattern!r} takes too long: it was stopped after {patterns.CPU_SECONDS} s."
         hint = "do not repeat a group that itself repeats: (a+)+ is a+"
         return Problem.error(option, "pattern_too_slow", message, got=pattern, expected=f"{kind} that is matched quickly", hint=hint)
     if verdict.trouble:
-        hint = "" if as_globs else "use_fnmatch: true reads patterns as those of file names: blocks.*.ff"
+        hint = "" if as_globs else "set use_fnmatch to true for file-name patterns such as blocks.*.ff"
         return Problem.error(option, "bad_pattern", f"{pattern!r} is not {kind}: {verdict.trouble}.", got=pattern, expected=kind, hint=hint)
     if modules and key in MUST_MATCH and not verdict.matches:
         expected = f"names such as {', '.join(sorted(modules)[-SAMPLE_NAMES:])}"
-        return Problem.error(option, "nothing_matched", f"The network has no module called {pattern}.", got=pattern, expected=expected)
+        return Problem.error(
+            option, "nothing_matched", f"The network has no module that matches {pattern}.", got=pattern, expected=expected
+        )
     return None

@@ -1,8 +1,8 @@
-"""Compiles and matches patterns in a process of its own; run by its path, imports the standard library only.
+"""Compiles and matches patterns in a separate process. It is run by its path and imports only the standard library.
 
-Standard input holds one JSON object: ``patterns``, ``names``, ``as_globs``, ``cpu_seconds`` and ``memory_bytes``. Standard output gets one
-JSON line for each pattern, in order, as soon as it is finished: ``{"trouble": str, "matches": bool}``. A pattern without a line is the one
-that used up the time.
+It reads one JSON object from standard input: ``patterns``, ``names``, ``as_globs``, ``cpu_seconds`` and ``memory_bytes``. For each pattern,
+in order, it writes one JSON line to standard output as soon as it is finished: ``{"trouble": str, "matches": bool}``. The first pattern
+without a line used up the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def limit_resources(cpu_seconds: int, memory_bytes: int) -> None:
-    """The kernel ends this process when its time is used up; too much memory is a MemoryError."""
+    """Makes the kernel end this process after ``cpu_seconds``, and raise MemoryError beyond ``memory_bytes``."""
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -26,7 +26,7 @@ def limit_resources(cpu_seconds: int, memory_bytes: int) -> None:
 
 
 def verdict(pattern: str, names: list[str], as_globs: bool) -> dict[str, Any]:
-    """Matches the pattern against every name, as LyCORIS does, so that a name on which it never ends is found."""
+    """Matches the pattern against every name, as LyCORIS does, to find names on which it never ends."""
     try:
         expression = re.compile(fnmatch.translate(pattern) if as_globs else pattern)
         return {"trouble": "", "matches": sum(expression.match(name) is not None for name in names) > 0}
@@ -39,10 +39,10 @@ def verdict(pattern: str, names: list[str], as_globs: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
-    limit_resources(asked["cpu_seconds"], asked["memory_bytes"])
-    for pattern in asked["patterns"]:
-        print(json.dumps(verdict(pattern, asked["names"], asked["as_globs"])), flush=True)
+    request = json.load(sys.stdin)
+    limit_resources(request["cpu_seconds"], request["memory_bytes"])
+    for pattern in request["patterns"]:
+        print(json.dumps(verdict(pattern, request["names"], request["as_globs"])), flush=True)
 
 
 if __name__ == "__main__":

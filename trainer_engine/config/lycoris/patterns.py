@@ -1,7 +1,7 @@
-"""Patterns of users, matched with the semantics of LyCORIS without ever compiling one in this process.
+"""Matches patterns of users with the semantics of LyCORIS, without compiling them in this process.
 
-Python's ``re`` holds the GIL: one pattern with nested repeats stops every thread of a server, and even SIGTERM. A pattern without any
-repeat is matched here in linear time; all others go to one helper process that has limits for time and memory.
+Python's ``re`` holds the GIL: a pattern with nested repeats stops every thread of a server, and even delays SIGTERM. A pattern without
+repeats is matched here in linear time. All others go to a helper process with limits for time and memory.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ MATCHER = Path(__file__).with_name("pattern_matcher.py")
 CPU_SECONDS = 2
 """For all patterns of an adapter file together; ordinary ones take milliseconds."""
 WALL_SECONDS = 30.0
-"""Only reached on a machine that is overloaded."""
+"""Only reached on an overloaded machine."""
 MEMORY_BYTES = 1024**3
 PLAIN_EXPRESSION = re.compile(r"[\w.-]*", re.ASCII)
 PLAIN_GLOB = re.compile(r"[^*?\[]*")
 MOST_MATCHED_HERE = 50
-"""Plain patterns; more of them go to the helper as well, which has limits."""
+"""Limit of plain patterns matched in this process. If there are more, the helper matches them."""
 HELPERS = threading.BoundedSemaphore(2)
-"""Helper processes that one server runs at the same time."""
+"""Limits how many helper processes a server runs at the same time."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about one pattern."""
+    """Result of matching one pattern."""
 
     matches: bool = False
     """Whether at least one name matches."""
     trouble: str = ""
-    """Why it is no pattern; empty if it is one."""
+    """Why the pattern is not valid; empty if it is."""
     is_slow: bool = False
-    """It did not finish within ``CPU_SECONDS``."""
+    """Whether matching did not finish within ``CPU_SECONDS``."""
 
 
 def judge(patterns: Sequence[str], names: Collection[str], *, as_globs: bool) -> dict[str, Verdict]:
-    """Pattern -> verdict. ``as_globs``: patterns are those of file names (``use_fnmatch``), else regular expressions.
+    """Returns the verdict of each pattern. With ``as_globs`` patterns are file-name patterns (``use_fnmatch``), else regular expressions.
 
-    The patterns after one that is too slow have no verdict: its time was theirs as well.
+    Patterns after one that is too slow have no verdict, since it used up their time.
     """
     plain = PLAIN_GLOB if as_globs else PLAIN_EXPRESSION
     here = [one for one in patterns if plain.fullmatch(one)] if len(patterns) <= MOST_MATCHED_HERE else []
@@ -58,14 +58,14 @@ def judge(patterns: Sequence[str], names: Collection[str], *, as_globs: bool) ->
 
 
 def _plain_matches(pattern: str, names: Collection[str], as_globs: bool) -> bool:
-    """As ``fnmatch`` without wildcards, or as ``re.match`` where a dot is the only special character."""
+    """Matches like ``fnmatch`` without wildcards, or like ``re.match`` with the dot as the only special character."""
     if as_globs:
         return pattern in names
     return any(len(pattern) <= len(name) and all(p in (".", n) for p, n in zip(pattern, name, strict=False)) for name in names)
 
 
 def _judged_by_helper(patterns: Sequence[str], names: Collection[str], as_globs: bool) -> dict[str, Verdict]:
-    asked = {
+    request = {
         "patterns": patterns,
         "names": sorted(names),
         "as_globs": as_globs,
@@ -74,7 +74,7 @@ def _judged_by_helper(patterns: Sequence[str], names: Collection[str], as_globs:
     }
     with HELPERS:
         try:
-            lines = _lines_of_helper(json.dumps(asked).encode("ascii"))
+            lines = _lines_of_helper(json.dumps(request).encode("ascii"))
         except OSError as error:
             return {one: Verdict(trouble=f"it could not be examined ({error.strerror})") for one in patterns}
     judged: dict[str, Verdict] = {}
@@ -87,7 +87,7 @@ def _judged_by_helper(patterns: Sequence[str], names: Collection[str], as_globs:
 
 
 def _lines_of_helper(request: bytes) -> list[bytes]:
-    """The complete lines that the helper wrote before it ended. Raises OSError where it cannot be started."""
+    """Returns the complete lines that the helper wrote before it ended. Raises OSError if it cannot be started."""
     with subprocess.Popen(
         [sys.executable, "-I", "-S", str(MATCHER)],
         stdin=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
-from trainer_engine.contract.json_reading import read_document
+from trainer_engine.contract.files import read_document
 
 
 class AdapterOptions(OptionGroup):

@@ -1,4 +1,4 @@
-"""Options that were part of the format once: configurations that people have kept still name them."""
+"""Options that were removed from the format. Old configurations still contain them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.booleans import FALSE_WORDS, TRUE_WORDS
+from trainer_engine.config.json_fields import FALSE_WORDS, TRUE_WORDS
 from trainer_engine.contract.errors import Problem
 
-_FAMILY = "model_family says which model is trained"
-_DATASETS = "the datasets file says it for each dataset"
-_OPTIMIZER = "optimizer says which one is used, optimizer_config its arguments"
+_FAMILY = "use model_family to choose the model"
+_DATASETS = "set it for each dataset in the datasets file"
+_OPTIMIZER = "use optimizer to choose the optimizer, and optimizer_config for its arguments"
 
 GONE: Mapping[str, str] = MappingProxyType(
     {
@@ -25,9 +25,9 @@ GONE: Mapping[str, str] = MappingProxyType(
         "use_prodigy_optimizer": "use optimizer=prodigy",
         **dict.fromkeys(("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"), _OPTIMIZER),
         **dict.fromkeys(("use_dadapt_optimizer", "dadaptation_learning_rate"), "use optimizer=prodigy"),
-        "ignore_final_epochs": "num_train_epochs and max_train_steps say when a run ends",
-        "enable_xformers_memory_efficient_attention": "attention saves memory by itself",
-        "allow_tf32": "TF32 is used where the GPU has it",
+        "ignore_final_epochs": "use num_train_epochs or max_train_steps to set when a run ends",
+        "enable_xformers_memory_efficient_attention": "attention is always memory-efficient",
+        "allow_tf32": "TF32 is used if the GPU supports it",
         "flux_schedule_shift": "use flow_schedule_shift",
         "flux_schedule_auto_shift": "use flow_schedule_auto_shift",
         "flow_matching_sigmoid_scale": "use flow_sigmoid_scale",
@@ -40,7 +40,7 @@ GONE: Mapping[str, str] = MappingProxyType(
         "use_original_images": _DATASETS,
         "vae_path": "use pretrained_vae_model_name_or_path",
         "lora_initialisation_style": "use lora_init_type",
-        "scale_lr": "set learning_rate to the value that is meant",
+        "scale_lr": "set learning_rate to the scaled value",
         "validation_epochs": "use validation_step_interval",
     }
 )
@@ -56,11 +56,11 @@ OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "torch_num_threads": ("0",),
     }
 )
-"""Options of the format without code behind them -> values besides their default that ask for nothing: every block, one image."""
+"""Option that is not implemented -> values other than its default that also leave it off, such as 1 for one video frame."""
 
 
-def asks_for_nothing(value: object) -> bool:
-    """Whether a value leaves an option off: false, null, nothing, as a type or as text."""
+def is_off(value: object) -> bool:
+    """Whether a value leaves an option off: false, null or empty, as a type or as text."""
     if value is None or value is False or (isinstance(value, (list, dict)) and not value):
         return True
     word = str(value).strip().lower() if isinstance(value, (str, int, float)) else "a value"
@@ -68,12 +68,12 @@ def asks_for_nothing(value: object) -> bool:
 
 
 def means_default(name: str, value: object, default: object) -> bool:
-    """Whether a value sent for an option without code is the default of the format, or leaves it off."""
+    """Whether a value of an option that is not implemented is the default of the format, or leaves the option off."""
     word = str(value).strip().lower()
     if word in OFF.get(name, ()):
         return True
     if default is None or default is False:
-        return asks_for_nothing(value)
+        return is_off(value)
     if value is None or word in ("", "none", "null"):
         return True
     if default is True:
@@ -85,9 +85,9 @@ def means_default(name: str, value: object, default: object) -> bool:
 
 
 def gone_problem(name: str, value: Any) -> Problem:
-    """A note where the value asks for nothing, else an error that says what to use instead."""
-    if asks_for_nothing(value):
-        message = f"{name} is no longer part of the format. It asks for nothing here, and is left out."
+    """Returns a note if the value leaves the option off, else an error that says what to use instead."""
+    if is_off(value):
+        message = f"{name} is no longer part of the format. Its value leaves it off, so it is ignored."
         return Problem.note(name, "gone", message, got=value, hint="remove it from the configuration")
     return Problem.error(
         name, "gone", f"{name} is no longer part of the format.", got=value, expected="nothing", hint=f"{GONE[name]}; remove it"

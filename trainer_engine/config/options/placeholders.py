@@ -1,4 +1,4 @@
-"""What a template can be filled in with."""
+"""The placeholders of hook commands and their values."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CONTEXT = (
     "lora_type",
     "huggingface_path",
 )
-"""Besides every option whose name begins with ``validation_``."""
+"""Placeholders in addition to the options whose names begin with ``validation_``."""
 PREFIX = "validation_"
 REPOSITORY_OPTION = "hub_model_id"
 
 
 @cache
 def known_placeholders() -> tuple[str, ...]:
-    """Every name that may stand between braces. Options of the format without code count: they hold their default."""
+    """Returns every placeholder. Options of the format that are not implemented count too, with their default."""
     return (*CONTEXT, *sorted(name for name in {*REGISTRY, *ALIASES, *not_available()} if name.startswith(PREFIX)))
 
 
 def values_of(options: TrainingOptions, *, step: int, local: str = "", remote: str = "") -> dict[str, str]:
-    """Placeholder -> text, for one moment of a run. ``local`` is a checkpoint's folder, ``remote`` its address."""
+    """Returns the text of each placeholder at a step. ``local`` is the folder of a checkpoint, ``remote`` its URL."""
     chosen: dict[str, Any] = {**not_available(), **options.as_values()}
     is_adapter = chosen["model_type"] == "lora"
     context = {
@@ -47,7 +47,7 @@ def values_of(options: TrainingOptions, *, step: int, local: str = "", remote: s
 
 
 def as_text(value: object) -> str:
-    """As one would type it: nothing for None, and 0 and false as what they are."""
+    """Formats a value as a user would type it; None is an empty string."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""All options by name, and the typed whole that a run is configured with."""
+"""The registry: every option by name, and ``TrainingOptions``, which holds the options of a run with their types."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Rule = Callable[[Values], Iterator[Problem]]
 
 
 class TrainingOptions(BaseModel):
-    """Every option of a run, grouped: ``options.optimizer.learning_rate``."""
+    """The options of a run in their groups: ``options.optimizer.learning_rate``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,22 +59,22 @@ class TrainingOptions(BaseModel):
     hooks: HooksOptions
     publishing: PublishingOptions
     families: dict[str, Any]
-    """Family -> its own group of options, for every family that has one; ``of_family`` gives it with its type."""
+    """Family -> its own option group, for each family that has one. ``of_family`` returns it with its type."""
 
     def of_family(self, group: type[Group]) -> Group:
-        """The options that a family declares for itself."""
+        """Returns the options that a family declares for itself."""
         found: Group = next(own for own in self.families.values() if isinstance(own, group))
         return found
 
     def as_values(self) -> dict[str, Any]:
-        """Option name -> typed value, for every option."""
+        """Returns the typed value of every option by name."""
         values: dict[str, Any] = {}
         for group in GROUPS:
             values.update((self.families[group] if group in FAMILY_GROUPS else getattr(self, group)).model_dump())
         return values
 
     def non_default(self) -> dict[str, Any]:
-        """Option name -> typed value, for those that differ from the registry's default; to be shown, so secrets are hidden."""
+        """Returns the options that differ from the registry's default, by name, with secrets hidden."""
         return {
             name: hide(REGISTRY[name], value) if REGISTRY[name].secret else value
             for name, value in self.as_values().items()
@@ -93,7 +93,7 @@ def _groups() -> dict[str, type[OptionGroup]]:
 
 
 def _option_modules() -> dict[str, ModuleType]:
-    """Family -> the ``options.py`` of its own, for every family that has one."""
+    """Returns the ``options.py`` module of each family that has one."""
     found: dict[str, ModuleType] = {}
     for family in pkgutil.iter_modules(families.__path__):
         name = f"{families.__name__}.{family.name}.options"
@@ -114,7 +114,7 @@ def _registry() -> dict[str, OptionSpec]:
 _MODULES = _option_modules()
 FAMILY_GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({family: module.GROUP for family, module in _MODULES.items()})
 FAMILY_RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType({family: module.RULES for family, module in _MODULES.items()})
-"""Family -> what its own options must keep together."""
+"""Family -> the rules of its own options."""
 GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({**_groups(), **FAMILY_GROUPS})
 REGISTRY: Mapping[str, OptionSpec] = MappingProxyType(_registry())
 ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases})
@@ -122,9 +122,9 @@ ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGI
 
 @cache
 def not_available() -> Mapping[str, Any]:
-    """Options of the format without code behind them yet -> the format's default, None where it has none.
+    """Returns the options of the format that are not implemented yet, with the format's default, or None without one.
 
-    The file may hold options that a family brings: with the family's folder they are available.
+    The file may list options of a family; they are available once the family's folder declares them.
     """
     text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
     known: dict[str, Any] = json.loads(text)
@@ -132,15 +132,15 @@ def not_available() -> Mapping[str, Any]:
 
 
 def canonical_name(key: str) -> str:
-    """The option's one name: without dashes before it, with underscores inside, aliases followed."""
+    """Returns the canonical name of an option: without leading dashes, with underscores, and with aliases resolved."""
     name = key.strip().lstrip("-").replace("-", "_")
     return ALIASES.get(name, name)
 
 
 def build(values: Mapping[str, Any]) -> TrainingOptions:
-    """The typed whole from typed values by canonical name; what is missing takes its default.
+    """Builds the options of a run from typed values by canonical name. Missing options take their default.
 
-    Raises pydantic.ValidationError where a value is wrong.
+    Raises pydantic.ValidationError if a value is wrong.
     """
     grouped: dict[str, Any] = {group: {name: values[name] for name in cls.model_fields if name in values} for group, cls in GROUPS.items()}
     own = {family: cls.model_validate(grouped.pop(family)) for family, cls in FAMILY_GROUPS.items()}

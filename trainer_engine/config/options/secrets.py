@@ -1,4 +1,4 @@
-"""Secrets of a whole configuration, option by option. Which options hold any is read from the registry."""
+"""Hides and reveals the secrets in the options of a configuration. The registry says which options hold secrets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.run import SERVER_ONLY
 
 Stored = Mapping[str, str]
-"""Option -> its text with every secret in it."""
+"""Option -> its text, including its secrets."""
 
 
 def _spec(key: str) -> OptionSpec | None:
-    """The option of that name, however spelled, where it holds secrets."""
+    """Returns the option of a name in any spelling, or None if it does not hold secrets."""
     spec = REGISTRY.get(canonical_name(key))
     return spec if spec is not None and spec.secret else None
 
 
 def hide_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as they may be stored and shown; names with or without dashes."""
+    """Returns the values as they may be stored and shown. Names may have leading dashes."""
     return {key: secrets.hide(spec, value) if value and (spec := _spec(key)) else value for key, value in values.items()}
 
 
 def reveal_options(values: Mapping[str, Any], stored: Stored) -> dict[str, Any]:
-    """The values with each ``***`` replaced by what it stands for."""
+    """Returns the values with each ``***`` replaced by the stored secret that it stands for."""
     return {
         key: secrets.reveal(spec, value, stored.get(spec.name, ""))
         if isinstance(value, (str, list, dict)) and value and (spec := _spec(key))
@@ -38,17 +38,20 @@ def reveal_options(values: Mapping[str, Any], stored: Stored) -> dict[str, Any]:
 
 
 def secrets_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """Those options, by canonical name, whose text may not be shown as it is."""
+    """Returns the options that contain secrets, by canonical name, with their text."""
     found = {spec.name: str(value) for key, value in values.items() if value and (spec := _spec(key))}
     return {name: text for name, text in found.items() if secrets.hide(REGISTRY[name], text) != text}
 
 
 def hidden_problems(values: Mapping[str, Any]) -> list[Problem]:
-    """A problem for each ``***`` that stands for nothing; ``values`` by canonical name."""
+    """Returns a problem for each ``***`` without a stored secret. ``values`` are by canonical name."""
     return secrets.hidden_problems(REGISTRY, values)
 
 
 def for_engine(stored: Stored) -> dict[str, str]:
-    """Those that an engine needs, as the variable that it reads and takes out of its environment; empty where it needs none."""
+    """Returns the environment variable with the secrets that an engine needs, or nothing if it needs none.
+
+    The engine removes the variable from its environment when it reads it.
+    """
     needed = {name: text for name, text in stored.items() if name in REGISTRY and name not in SERVER_ONLY}
     return {secrets.VARIABLE: json.dumps(needed, ensure_ascii=False)} if needed else {}

@@ -1,4 +1,4 @@
-"""One sent value -> one typed value, or the problem with it. Forms send text, JSON sends types; both end the same."""
+"""Parses one value of an option. Forms send text and JSON sends types; both give the same typed value."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainer_engine.config.booleans import WrongValue, parse_bool
+from trainer_engine.config.json_fields import WrongValue, parse_bool
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.suggestions import Suggestions
+from trainer_engine.contract.messages import Suggestions
 
 LARGEST_WHOLE = 10**18
-"""Whole numbers stay below this, as text and in JSON, so that sums and products of them can still be divided."""
+"""Limit of whole numbers, in text and in JSON, so that sums and products of them can still be converted to floats."""
 UNSET_WORDS = frozenset({"", "none", "null"})
 
 
 def parse_int(value: object) -> int:
-    """Raises WrongValue for anything but a whole number; 200.0 is one, True is none."""
+    """Parses a whole number; 200.0 is one, True is not. Raises WrongValue."""
     if isinstance(value, bool):
         raise WrongValue("is a boolean, not a whole number", code="not_a_whole_number")
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", value.strip()):
@@ -35,7 +35,7 @@ def parse_int(value: object) -> int:
 
 
 def parse_float(value: object) -> float:
-    """Raises WrongValue for anything but a finite number."""
+    """Parses a finite number. Raises WrongValue."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value) if abs(value) < 1e300 else math.inf
     else:
@@ -49,17 +49,17 @@ def parse_float(value: object) -> float:
 
 
 def parse_text(value: object) -> str:
-    """Raises WrongValue for lists, objects, and text that no file system or log could hold."""
+    """Parses text. Raises WrongValue for lists and objects, and for text that file systems or logs cannot hold."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise WrongValue(f"is {type(value).__name__}, not text", code="not_text")
     text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise WrongValue("holds characters that are no text", code="not_text")
+        raise WrongValue("contains characters that are not text", code="not_text")
     return text
 
 
 def parse_mapping(value: object) -> dict[str, Any]:
-    """``key=value,key=value`` or an object -> arguments; numbers, true, false and none get their types. Raises WrongValue."""
+    """Parses ``key=value,key=value`` or an object; numbers, true, false and none get their types. Raises WrongValue."""
     if isinstance(value, Mapping):
         pairs = [(str(key), item) for key, item in value.items()]
     else:
@@ -84,7 +84,10 @@ def _argument(item: object) -> Any:
 
 
 def parse_choice(spec: OptionSpec, value: object) -> str:
-    """Choices ignore case and take ``_`` for ``-``. Raises WrongValue, with its own code for choices that are known but not available."""
+    """Parses a choice, ignoring case and the difference of ``_`` and ``-``.
+
+    Raises WrongValue, with the code ``not_available`` for a choice of the format that is not implemented yet.
+    """
     text = str(value).lower() if isinstance(value, bool) and "true" in spec.choices else parse_text(value).strip()
     folded = {choice.lower().replace("_", "-"): choice for choice in (*spec.choices, *spec.later)}
     folded.update({word.lower().replace("_", "-"): choice for word, choice in spec.synonyms.items()})
@@ -92,12 +95,12 @@ def parse_choice(spec: OptionSpec, value: object) -> str:
     if choice in spec.choices:
         return str(choice)
     if choice in spec.later:
-        raise WrongValue(f"{choice} is known, not available yet", code="not_available", hint=f"available: {', '.join(spec.choices)}")
+        raise WrongValue(f"{choice} is not available yet", code="not_available", hint=f"available: {', '.join(spec.choices)}")
     raise WrongValue("is not one of the choices", code="not_a_choice", hint=Suggestions().nearest(text.lower(), spec.choices))
 
 
 def parse_json_text(value: object) -> str:
-    """JSON stays the text that it is; lists and objects become text. Raises WrongValue."""
+    """Returns JSON text unchanged, and lists and objects as JSON text. Raises WrongValue."""
     if isinstance(value, (list, Mapping)):
         try:
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -121,7 +124,7 @@ def _is_unset(spec: OptionSpec, value: object) -> bool:
 
 
 def parse_value(spec: OptionSpec, value: object) -> Any:
-    """The typed value of an option; None and, where text means something else, the empty string stand for its default.
+    """Parses the value of an option. None, and an empty string for options that are not text, mean its default.
 
     Raises WrongValue.
     """
@@ -155,12 +158,12 @@ def _check_bounds(spec: OptionSpec, value: Any) -> None:
 
 
 def shown_value(spec: OptionSpec | None, value: object) -> object:
-    """What may be repeated of a sent value."""
+    """Returns the value as problems may show it, with its secrets hidden."""
     return hide(spec, value) if spec is not None and spec.secret and value is not None else value
 
 
 def problem_with(spec: OptionSpec, value: object, wrong: WrongValue) -> Problem:
-    """A wrong value as a problem of its option."""
+    """Returns the problem of an option with a wrong value."""
     return Problem.error(
         spec.name, wrong.code, f"{spec.name}: {wrong}.", got=shown_value(spec, value), expected=spec.expected, hint=wrong.hint
     )

@@ -1,7 +1,7 @@
-"""Which base weights a run stands on: part of every checkpoint, compared before a run goes on from one. Standard library only.
+"""Identifies the base weights of a run. Every checkpoint records them, and they are compared before a run resumes. Standard library only.
 
-A component is known by its content, so that a model which was moved or downloaded again is the same one. Where a component is not on
-this machine yet, the repository, revision and variant that would be asked for stand for it.
+A component is identified by its content, so that a model that was moved or downloaded again is the same. A component that is not on this
+machine yet is identified by its repository, revision and variant.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from typing import Any
 from trainer_engine.config.families import FamilySpec, tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.resuming.weight_digests import weight_digest
-from trainer_engine.contract.files import is_folder
-from trainer_engine.contract.json_reading import read_document
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small, read_small_json, read_small_text
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, is_folder, read_document, read_small, read_small_json, read_small_text
 
 SHARD = re.compile(r"-\d+-of-\d+")
 VOCABULARY = ("*.json", "*.model", "*.txt")
 NOT_CONTENT = ("transformers_version", "torch_dtype", "dtype")
-"""Keys of configuration files that say who wrote the file; those that begin with an underscore do too."""
+"""Keys of configuration files that only describe the program that wrote them; so do keys that begin with an underscore."""
 DIGITS = 32
 
 
@@ -33,26 +31,26 @@ class Component:
     """One part of a base model: the network, the autoencoder, a text encoder, a tokenizer, the noise schedule."""
 
     source: str
-    """``owner/name``, or a folder; with the revision and the variant where they were asked for."""
+    """``owner/name`` or a folder, with the revision and the variant if they are set."""
     digest: str = ""
-    """Of its content; empty where it is not on this machine."""
+    """Hash of its content; empty if it is not on this machine."""
 
     def as_dict(self) -> dict[str, str]:
         return {"source": self.source, "digest": self.digest}
 
     def is_another(self, other: Component) -> bool:
-        """By content where both are known, else by where they come from."""
+        """Whether the components differ: in content if both are known, else in source."""
         if self.digest and other.digest:
             return self.digest != other.digest
         return self.source != other.source
 
 
 BaseWeights = Mapping[str, Component]
-"""Component -> which one it is."""
+"""Name of a component -> its identity."""
 
 
 def cached_snapshot(cache: Path, repository: str, revision: str | None) -> Path | None:
-    """The folder of a repository's files in a Hugging Face cache; None where it is not there."""
+    """Returns the folder of a repository in a Hugging Face cache, or None if it is not cached."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     wanted = revision or "main"
     if wanted.startswith("/") or ".." in wanted:  # git has no such names, and the file system would follow them
@@ -66,17 +64,17 @@ def cached_snapshot(cache: Path, repository: str, revision: str | None) -> Path 
 
 
 def local_folder(cache: Path, source: str, revision: str | None) -> Path | None:
-    """Where a model lies, given as an absolute folder or a repository id; None where it would have to be downloaded."""
+    """Returns the folder of a model given as an absolute path or a repository id, or None if it is not on this machine."""
     return Path(source) if Path(source).is_absolute() else cached_snapshot(cache, source, revision)
 
 
 def base_weights(model: ModelOptions, spec: FamilySpec, cache: Path) -> BaseWeights:
-    """What the options mean on this machine now. ``cache``: the folder of the Hugging Face cache. Downloads nothing."""
+    """Returns the base weights that the options select, without downloading. ``cache`` is the folder of the Hugging Face cache."""
     return {name: _component(model, spec, cache, name) for name in spec.components}
 
 
 def prediction_type(model: ModelOptions, spec: FamilySpec, cache: Path) -> str | None:
-    """What the network learns: the option where it is set, else what its weights were trained for; None where that is not known here."""
+    """Returns what the network learns: the option, else what its weights were trained for, or None if they are not on this machine."""
     if spec.objective == "flow_matching":
         return spec.objective
     if model.prediction_type:
@@ -97,7 +95,7 @@ def _component(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) ->
 
 
 def _source(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str, str | None, str | None]:
-    """(repository or folder, revision, variant)"""
+    """Returns (repository or folder, revision, variant) of a component."""
     replaced, _ = _replacement(model, spec, name)
     if replaced:
         return replaced, None, None
@@ -105,7 +103,7 @@ def _source(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str, str 
 
 
 def _find(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Path | None:
-    """The folder of a component; None where it is not on this machine."""
+    """Returns the folder of a component, or None if it is not on this machine."""
     source, revision, _ = _source(model, spec, name)
     replaced, folder = _replacement(model, spec, name)
     root = local_folder(cache, source, revision)
@@ -122,7 +120,7 @@ def _find(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Path
 
 
 def _replacement(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str | None, str]:
-    """(source that an option names instead of the base model, the component's subfolder there)"""
+    """Returns (source that an option sets instead of the base model or None, subfolder of the component in it)."""
     if name == "vae":
         return model.pretrained_vae_model_name_or_path, name
     plain = {spec.t5_folder: "text_encoder", tokenizer_of(spec.t5_folder): "tokenizer"}
@@ -132,7 +130,7 @@ def _replacement(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str 
 
 
 def component_digest(folder: Path, variant: str | None = None) -> str:
-    """Of configuration, vocabulary and weights, whatever folder they lie in; empty where they cannot be read."""
+    """Returns a hash of configuration, vocabulary and weights, independent of the folder, or an empty string if they cannot be read."""
     files = {path for pattern in VOCABULARY for path in folder.glob(pattern) if ".index." not in path.name}
     try:
         entries = [(path.name, _text_digest(path)) for path in sorted(files)]
@@ -143,7 +141,7 @@ def component_digest(folder: Path, variant: str | None = None) -> str:
 
 
 def _weights(folder: Path, variant: str | None) -> list[Path]:
-    """The files that the loaders take: those of the variant where there are some, else those of none."""
+    """Returns the weights files that the libraries load: those of the variant if there are any, else those without one."""
     by_variant: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         by_variant.setdefault(SHARD.sub("", path.name.removesuffix(".safetensors")).partition(".")[2], []).append(path)
@@ -152,7 +150,7 @@ def _weights(folder: Path, variant: str | None) -> list[Path]:
 
 
 def _text_digest(path: Path) -> str:
-    """A configuration by what it says, whoever wrote it; anything else by its bytes."""
+    """Hashes a configuration by its values, independent of the program that wrote it, and any other file by its bytes."""
     content = read_small(path, LARGEST_LIST_BYTES)
     if path.name in ("config.json", "scheduler_config.json"):
         try:
@@ -160,13 +158,13 @@ def _text_digest(path: Path) -> str:
         except ValueError:
             document = None
         if isinstance(document, dict):
-            told = {key: value for key, value in document.items() if not key.startswith("_") and key not in NOT_CONTENT}
-            content = json.dumps(told, sort_keys=True).encode()
+            values = {key: value for key, value in document.items() if not key.startswith("_") and key not in NOT_CONTENT}
+            content = json.dumps(values, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()
 
 
 def read_base(document: object) -> BaseWeights | None:
-    """What ``training_state.json`` says of it; None for checkpoints that do not say it."""
+    """Reads the base weights from ``training_state.json``, or None for checkpoints that do not record them."""
     if not isinstance(document, Mapping):
         return None
     found = {name: entry for name, entry in document.items() if isinstance(entry, Mapping)}
@@ -178,7 +176,7 @@ def base_document(base: BaseWeights) -> dict[str, Any]:
 
 
 def base_differences(theirs: BaseWeights, ours: BaseWeights) -> list[str]:
-    """Sentences of what is another one now, components of one source together."""
+    """Returns a text for each changed source of base weights, with its components."""
     changed: dict[tuple[str, str], list[str]] = {}
     for name, component in ours.items():
         if name in theirs and component.is_another(theirs[name]):
@@ -186,13 +184,13 @@ def base_differences(theirs: BaseWeights, ours: BaseWeights) -> list[str]:
     return [
         f"base model ({', '.join(names)}) was {old} and is {new}"
         if old != new
-        else f"base model {new} is not the one it was: the files of {', '.join(names)} were replaced"
+        else f"base model {new} has changed: the files of {', '.join(names)} were replaced"
         for (old, new), names in changed.items()
     ]
 
 
 def moved_sources(theirs: BaseWeights, ours: BaseWeights) -> list[str]:
-    """Sentences of components that have the same content under another name."""
+    """Returns a text for each source whose components have the same content under another name."""
     pairs = {
         (theirs[name].source, component.source)
         for name, component in ours.items()

@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from, and whether it may. The engine asks, and ``validate`` before it. Standard library only.
+"""Chooses the checkpoint that a run resumes from, and refuses one that does not match. Standard library only.
 
-``resume_from_checkpoint`` is a name (``checkpoint-500``, ``latest``), which means a checkpoint of this run's ``output_dir``; a path, which
-means that folder wherever it lies; or an address, whose checkpoint was fetched into ``output_dir`` before anything here is asked.
+``resume_from_checkpoint`` is a name (``checkpoint-500``, ``latest``) of a checkpoint in the run's ``output_dir``; the path of any folder;
+or a URL, whose checkpoint was fetched into ``output_dir`` before. The engine uses these functions, and ``validate`` before it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from trainer_engine.config.resuming.identity import identity_differences, named
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.contract.checkpoint_files import MANIFEST, SAMPLES_FILE, STATE_FILE, folders, read_manifest, verify
 from trainer_engine.contract.errors import CheckpointUnusable, shown
-from trainer_engine.contract.small_files import LARGEST_LIST_BYTES, read_small_json
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, read_small_json
 
 LATEST = "latest"
 MAX_LISTED = 5
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 LARGEST_SAMPLES_BYTES = 1 << 30
-"""Of ``samples.json``: tens of millions of samples."""
-MORE_TO_TRAIN = "Raise max_train_steps or num_train_epochs, or set resume_from_checkpoint empty to train anew."
+"""Size limit of ``samples.json``, enough for tens of millions of samples."""
+MORE_TO_TRAIN = "Raise max_train_steps or num_train_epochs, or leave resume_from_checkpoint empty to train from the start."
 Samples = Mapping[str, Mapping[str, str]]
-"""Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
+"""Dataset id -> name of each sample -> fingerprint of everything that decides how it is trained."""
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A checkpoint that verified."""
+    """A checkpoint that passed verification."""
 
     folder: Path
     step: int
@@ -40,7 +40,7 @@ class SavedRun:
 
     @property
     def base(self) -> BaseWeights | None:
-        """The base weights that it was trained with; None for checkpoints of older versions, which do not say."""
+        """The base weights that it was trained with, or None for checkpoints of older versions, which do not record them."""
         return read_base(self.state.get("base"))
 
     def is_of(self, output_dir: Path) -> bool:
@@ -49,22 +49,22 @@ class SavedRun:
 
 
 class NoSuchCheckpoint(CheckpointUnusable):
-    """There is no checkpoint where one was named."""
+    """The named checkpoint does not exist."""
 
 
 def is_path(wanted: str) -> bool:
-    """Whether ``resume_from_checkpoint`` is a path, and neither a name nor an address."""
+    """Whether ``resume_from_checkpoint`` is a path, and neither a name nor a URL."""
     return not is_remote(wanted) and ("/" in wanted or wanted.startswith("~"))
 
 
 def choose(
     output_dir: Path, wanted: str, *, on_bad: Callable[[str, list[str]], None], check: Callable[[Path], list[str]] = verify
 ) -> SavedRun | None:
-    """The checkpoint that ``resume_from_checkpoint`` asks for; None for a fresh start.
+    """Returns the checkpoint that ``resume_from_checkpoint`` selects, or None for a fresh start.
 
-    ``latest`` walks back to the newest that verifies; ``on_bad`` hears (name, what is wrong) of each one in ``output_dir`` that does not.
-    ``check`` says what is wrong with a checkpoint's files.
-    Raises CheckpointUnusable where one is asked for by name or path and is missing or broken.
+    ``latest`` selects the newest one that passes verification. ``on_bad`` is called with the name and the problems of each one in
+    ``output_dir`` that fails. ``check`` returns the problems of a checkpoint's files.
+    Raises CheckpointUnusable if a checkpoint selected by name or path is missing or broken.
     """
     if not wanted:
         return None
@@ -85,11 +85,11 @@ def choose(
 
 def _by_path(folder: Path, check: Callable[[Path], list[str]]) -> SavedRun:
     inside = [found.name for found in folders(folder)]
-    hint = f"give one of those in it: {', '.join(inside)}" if inside else "give the folder of a checkpoint, or a name in output_dir"
+    hint = f"use one of those in it: {', '.join(inside)}" if inside else "use the folder of a checkpoint, or a name in output_dir"
     if not folder.is_dir():
-        raise NoSuchCheckpoint(f"There is no folder {folder} to go on from.", hint=hint)
+        raise NoSuchCheckpoint(f"There is no folder {folder} to resume from.", hint=hint)
     if not (folder / MANIFEST).is_file():
-        raise NoSuchCheckpoint(f"The folder {folder} is no checkpoint: it holds no {MANIFEST}.", hint=hint)
+        raise NoSuchCheckpoint(f"The folder {folder} is not a checkpoint: it has no {MANIFEST}.", hint=hint)
     problems = check(folder)
     if problems:
         raise CheckpointUnusable(f"{folder} does not verify: {' '.join(problems[:MAX_LISTED])}", hint="choose another checkpoint")
@@ -109,18 +109,18 @@ def _by_name(output_dir: Path, name: str, on_bad: Callable[[str, list[str]], Non
 
 
 def open_checkpoint(folder: Path) -> SavedRun:
-    """What a folder with verified files says of its run. Raises CheckpointUnusable."""
+    """Reads the training state from a folder whose files are verified. Raises CheckpointUnusable."""
     try:
         state = read_small_json(folder / STATE_FILE, LARGEST_LIST_BYTES)
         if not isinstance(state, dict) or not isinstance(state.get("identity", {}), dict):
             raise ValueError("it is not an object with an identity")
         return SavedRun(folder, int(read_manifest(folder)["step"]), state)
     except (OSError, ValueError) as error:
-        raise CheckpointUnusable(f"{folder.name} holds no training state: {error}") from error
+        raise CheckpointUnusable(f"{folder.name} has no usable training state: {error}") from error
 
 
 def refuse_other_run(saved: SavedRun, identity: Mapping[str, Any], base: BaseWeights | None = None) -> None:
-    """Raises CheckpointUnusable where the checkpoint is of another model, optimizer or adapter, or of other base weights."""
+    """Raises CheckpointUnusable if the checkpoint has another model, optimizer or adapter, or other base weights."""
     theirs = saved.state.get("identity")
     differing = identity_differences(theirs if isinstance(theirs, dict) else {}, identity)
     if base is not None and saved.base is not None:
@@ -128,62 +128,62 @@ def refuse_other_run(saved: SavedRun, identity: Mapping[str, Any], base: BaseWei
     if differing:
         raise CheckpointUnusable(
             f"{saved.folder.name} in {saved.folder.parent} belongs to another run: {'; '.join(differing)}.",
-            hint="put it back as it was, or choose another output_dir, or leave resume_from_checkpoint empty for a fresh start"
+            hint="restore these settings, or choose another output_dir, or leave resume_from_checkpoint empty for a fresh start"
             + ("; init_lora starts a new run from the weights of an adapter" if identity.get("model_type") == "lora" else ""),
         )
 
 
 def without_base(saved: SavedRun) -> str:
-    """What is said of a checkpoint that an older version saved."""
+    """Returns the message for a checkpoint of an older version, which does not record its base weights."""
     name = saved.folder.name
-    return f"{name} is of an older version and does not say which base weights it was trained with; they are not compared."
+    return f"{name} was saved by an older version and does not record its base weights; they are not compared."
 
 
 def data_differences(saved: SavedRun, layout: Mapping[str, Any], samples: Samples, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What differs in batches and datasets, as sentences; the caller decides whether that may be. Raises CheckpointUnusable.
+    """Returns the differences in batches and datasets as texts; the caller decides whether to accept them. Raises CheckpointUnusable.
 
-    ``settings``: dataset id -> the fields that decide how its samples are trained, which say why samples have changed.
+    ``settings``: dataset id -> the fields that decide how its samples are trained, to explain why samples have changed.
     """
     theirs = saved.state.get("settings")
     return differences(saved, layout, read_samples(saved), samples, theirs if isinstance(theirs, dict) else {}, settings)
 
 
 def read_samples(saved: SavedRun) -> Samples:
-    """What the checkpoint was trained on. Raises CheckpointUnusable."""
+    """Returns the samples that the checkpoint was trained on. Raises CheckpointUnusable."""
     try:
         document = read_small_json(saved.folder / SAMPLES_FILE, LARGEST_SAMPLES_BYTES)
         if not isinstance(document, dict) or not all(isinstance(one, dict) for one in document.values()):
-            raise ValueError("it holds no datasets")
+            raise ValueError("it is not an object of datasets")
     except (OSError, ValueError) as error:
-        raise CheckpointUnusable(f"{saved.folder.name} does not say which samples it was trained on: {error}") from error
+        raise CheckpointUnusable(f"{saved.folder.name} has no usable list of its samples: {error}") from error
     return document
 
 
 def left_out_of(saved: SavedRun, set_id: str) -> Mapping[str, str]:
-    """The samples of a set that the run had to leave out, and what they were: images that could not be decoded or encoded."""
+    """Returns the samples of a dataset that could not be decoded or encoded, with their fingerprints."""
     found = saved.state.get("left_out")
     left_out = found.get(set_id) if isinstance(found, dict) else None
     return left_out if isinstance(left_out, dict) else {}
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two fingerprints of a sample say the same. What its files hold is compared where both say it."""
+    """Whether two fingerprints of a sample match. The content hash is compared only if both have one."""
     shape, _, content = one.partition(" ")
     other_shape, _, other_content = other.partition(" ")
     return shape == other_shape and (content == other_content or not content or not other_content)
 
 
 def changed_data(saved: SavedRun, differing: list[str]) -> str:
-    """What is said where the run goes on all the same."""
+    """Returns the message for a run that resumes although its data has changed."""
     return f"The data has changed since {saved.folder.name}: {'; '.join(differing)}. The order of samples starts anew."
 
 
 def refuse_changed_data(saved: SavedRun, differing: list[str]) -> None:
-    """Raises CheckpointUnusable where something differs."""
+    """Raises CheckpointUnusable if anything differs."""
     if differing:
         raise CheckpointUnusable(
-            f"The data of {saved.folder.name} was another: {'; '.join(differing)}.",
-            hint="put it back as it was, start afresh in another output_dir, or set i_know_what_i_am_doing to go on with the new order",
+            f"The data differs from that of {saved.folder.name}: {'; '.join(differing)}.",
+            hint="restore the data, start a new run in another output_dir, or set i_know_what_i_am_doing to continue in a new order",
         )
 
 
@@ -195,7 +195,7 @@ def differences(
     old_settings: Mapping[str, Mapping[str, Any]] = NOTHING,
     settings: Mapping[str, Mapping[str, Any]] = NOTHING,
 ) -> list[str]:
-    """As ``data_differences``, of samples that were read."""
+    """Returns the differences like ``data_differences``, given the samples of the checkpoint."""
     found = saved.state.get("layout")
     theirs = found if isinstance(found, dict) else {}
     differing = [

@@ -1,4 +1,4 @@
-"""What a checkpoint must agree on with the run that goes on from it, as far as the options say it. No torch: ``validate`` asks too."""
+"""What a checkpoint and the run that resumes from it must agree on, as far as the options decide it. No torch: ``validate`` uses it too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.config.precisions import trained_precision
 from trainer_engine.contract.errors import shown
-from trainer_engine.contract.small_files import read_small_json
+from trainer_engine.contract.files import read_small_json
 
 TARGETS = "lora_targets"
 MAX_LISTED = 5
 
 
 def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: str | None) -> dict[str, Any]:
-    """By name, as ``training_state.json`` keeps it. ``prediction_type``: what the network learns; None where it is not known yet."""
+    """Returns the settings that a checkpoint must have in common with a run, by name, as ``training_state.json`` records them.
+
+    ``prediction_type`` is what the network learns, or None if it is not known yet.
+    """
     return {
         "model_family": spec.name,
         "model_type": options.model.model_type,
@@ -35,15 +38,15 @@ def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: st
 
 
 def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, Any]:
-    """Empty where every weight is trained."""
+    """Returns the settings of the adapter, or nothing if every weight is trained."""
     adapter = options.adapter
     if options.model.model_type == "full":
         return {}
-    below = {"base_model_precision": options.precision.base_model_precision}
+    base = {"base_model_precision": options.precision.base_model_precision}
     if adapter.lora_type == "lycoris":
-        return {**below, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
+        return {**base, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
     return {
-        **below,
+        **base,
         "lora_type": "standard",
         "lora_rank": adapter.lora_rank,
         "lora_alpha": adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha,
@@ -53,7 +56,7 @@ def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, An
 
 
 def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ...]:
-    """Endings of the names of the modules that a standard adapter is put on."""
+    """Returns the endings of the names of the modules that get a standard adapter."""
     own = parse_targets(options.adapter.peft_lora_target_modules)
     if own:
         return own
@@ -62,7 +65,7 @@ def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ..
 
 
 def layout_of(options: TrainingOptions, processes: int) -> dict[str, Any]:
-    """What the order of samples and every random number follow from, besides the samples."""
+    """Returns the settings that, with the samples, determine the order of samples and every random number."""
     return {
         "seed": options.run.seed,
         "samples in a pass": options.run.train_batch_size * processes,
@@ -72,7 +75,7 @@ def layout_of(options: TrainingOptions, processes: int) -> dict[str, Any]:
 
 
 def identity_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Sentences of what was something else. What a checkpoint of an older version does not say is not compared."""
+    """Returns a text for each setting that differs. Settings that an older checkpoint does not record are not compared."""
     differing = [name for name, value in ours.items() if name in theirs and theirs[name] != value]
     return [
         _targets_difference(theirs[name], ours[name]) if name == TARGETS else f"{name} was {shown(theirs[name])} and is {shown(ours[name])}"
@@ -83,21 +86,37 @@ def identity_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
 def _targets_difference(theirs: Any, ours: Any) -> str:
     old, new = (set(map(str, one)) if isinstance(one, (list, tuple)) else {str(one)} for one in (theirs, ours))
     changes = {"added": sorted(new - old), "removed": sorted(old - new)}
-    return "the layers that are adapted were others: " + ", ".join(
-        f"{len(names)} {word} ({named(names)})" for word, names in changes.items() if names
-    )
+    return "the adapted layers differ: " + ", ".join(f"{len(names)} {word} ({named(names)})" for word, names in changes.items() if names)
 
 
 def named(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Returns the first few names, and the number of the others."""
     rest = len(names) - MAX_LISTED
     return ", ".join(names[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _digest(path: Path) -> str:
-    """Of what the file says, whatever its spelling; empty where it cannot be read, which is told elsewhere."""
+    """Hashes the values in a JSON file. Returns an empty string if it cannot be read, which another check reports."""
     try:
         document = read_small_json(path)
     except OSError:
         return ""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+ORDER_KEY = "sample_order"
+"""Key in ``training_state.json``. Checkpoints of version 1 do not have it."""
+ORDER_VERSION = 2
+"""Version of the order of samples. 1: consecutive batches came from different buckets while possible. 2: each batch is chosen at random
+from those that are left in the epoch."""
+
+
+def order_change(state: Mapping[str, Any]) -> str:
+    """Returns the warning about a checkpoint with another version of the order, or an empty string if the version is the same."""
+    theirs = state.get(ORDER_KEY, 1)
+    if theirs == ORDER_VERSION:
+        return ""
+    return (
+        f"The checkpoint was saved by a version that ordered samples by another rule ({theirs}, now {ORDER_VERSION}). In the rest of its "
+        "epoch, some samples are seen twice and others not at all; every later epoch is complete."
+    )

@@ -1,8 +1,8 @@
-"""What a file of weights holds, told by its content and at a glance. Standard library only.
+"""Identifies weights files by their content, quickly even for gigabytes. Standard library only.
 
-A file of up to 32 MiB is hashed whole. Of a larger safetensors file the digest covers its size, the name, type and shape of every tensor,
-and the first, middle and last 4 KiB of every tensor's data: whatever trains, merges or quantises weights changes them there. A single
-number that somebody changes by hand elsewhere in a large tensor is not noticed. Gigabytes are told apart in a fraction of a second.
+A file of up to 32 MiB is hashed completely. The digest of a larger safetensors file covers its size, the name, type and shape of every
+tensor, and the first, middle and last 4 KiB of every tensor's data. Training, merging and quantising change these blocks. A manual change
+of a single number elsewhere in a large tensor is not detected.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer_engine.contract.digests import sha256_of
+from trainer_engine.contract.files import sha256_of
 
 WHOLE_BYTES = 32 << 20
 BLOCK_BYTES = 4096
 BLOCKS = 256
-"""Of a large file that is no safetensors file, spread evenly over it."""
+"""Number of blocks hashed in a large file of another format, spread evenly over it."""
 LONGEST_HEADER_BYTES = 64 << 20
 
 
 def weight_digest(path: Path) -> str:
-    """64 hexadecimal digits, the same wherever the file lies and whatever it is called. Raises OSError."""
+    """Returns the digest as 64 hexadecimal digits, independent of the file's name and folder. Raises OSError."""
     status = path.stat()
     return _digest(str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=4096)
 def _digest(path: str, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> str:
-    """Remembered for as long as the file's size, times and number stay the same."""
+    """Computes the digest. It is cached as long as the file's size, times and inode are the same."""
     if size <= WHOLE_BYTES:
         return sha256_of(Path(path))
     digest = hashlib.sha256(f"{size} bytes".encode())
@@ -44,7 +44,7 @@ def _digest(path: str, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> s
 
 
 def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tuple[int, int]]:
-    """(start, length) of what is read, in the file's order; the table of tensors goes into the digest first."""
+    """Yields (start, length) of the blocks to hash in file order, after adding the table of tensors to the digest."""
     try:
         table, data = _table(stream)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
@@ -59,7 +59,7 @@ def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tupl
 
 
 def _table(stream: BinaryIO) -> tuple[dict[str, dict[str, list[int]]], int]:
-    """(the tensors of a safetensors file without its metadata, where their data begin). Raises ValueError and its like."""
+    """Returns (the table of tensors in a safetensors file, offset of their data). Raises ValueError, TypeError or KeyError if malformed."""
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > LONGEST_HEADER_BYTES:
         raise ValueError("the header is too long")

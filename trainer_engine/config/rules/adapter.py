@@ -27,7 +27,7 @@ ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 
 
 def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
-    """An option of one kind of adapter has no effect on the other; that is worth a note."""
+    """Notes options of an adapter that the run does not train, and refuses target modules that are not a list."""
     if values.get("model_type") != "lora":
         changed = [name for name in ADAPTER_OPTIONS if values[name] != REGISTRY[name].default]
         for name in changed:
@@ -37,7 +37,7 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     for name in other:
         if values[name] != REGISTRY[name].default:
             message = f"{name} has no effect with lora_type={values['lora_type']}."
-            hint = "linear_dim in the adapter file is the rank" if name == "lora_rank" else ""
+            hint = "set linear_dim in the LyCORIS file instead" if name == "lora_rank" else ""
             yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
     try:
         parse_targets(values["peft_lora_target_modules"])
@@ -49,13 +49,13 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
 def options_have_a_validation_adapter(values: Values) -> Iterator[Problem]:
     yield from strength_problems(values[STRENGTH], STRENGTH)
     if values[OPTION] and values[CONFIG]:
-        message = f"{CONFIG} names adapters, and {OPTION} another."
+        message = f"{CONFIG} and {OPTION} both name adapters."
         yield Problem.error(CONFIG, "one_of_two", message, expected=f"{CONFIG} or {OPTION}")
     if values[OPTION]:
         return
     if values[MODE] == COMPARISON and not values[CONFIG]:
-        message = f"{MODE}=comparison draws with an adapter, and none is named."
-        yield Problem.error(MODE, "missing_path", message, got=COMPARISON, expected=f"{OPTION} or {CONFIG} beside it")
+        message = f"{MODE}=comparison needs an adapter, but none is named."
+        yield Problem.error(MODE, "missing_path", message, got=COMPARISON, expected=f"{OPTION} or {CONFIG} as well")
     for name in (NAME, STRENGTH):
         if values[name] != REGISTRY[name].default:
             yield Problem.note(name, "no_effect", f"{OPTION} is empty: {name} has no effect.", got=values[name])
@@ -66,9 +66,9 @@ def validation_adapter_is_shown(values: Values) -> Iterator[Problem]:
     if not values[given]:
         return
     reasons = {
-        f"{MODE}=none leaves adapters alone": values[MODE] == NONE,
-        "validation_disable draws nothing": values["validation_disable"],
-        f"validation_method={EXTERNAL} draws without the network that is trained": values["validation_method"] == EXTERNAL,
+        f"{MODE}=none uses no validation adapter": values[MODE] == NONE,
+        "validation_disable generates no images": values["validation_disable"],
+        f"validation_method={EXTERNAL} does not use the network in this run": values["validation_method"] == EXTERNAL,
     }
     for reason in (reason for reason, holds in reasons.items() if holds):
         yield Problem.note(given, "no_effect", f"{reason}: {given} has no effect.", got=values[given])

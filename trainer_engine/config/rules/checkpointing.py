@@ -22,10 +22,10 @@ def disk_threshold_is_a_size(values: Values) -> Iterator[Problem]:
 
 
 def rolling_checkpoints_are_due(values: Values) -> Iterator[Problem]:
-    """One that is never due, because another always is, would be asked for in vain."""
+    """Warns if every rolling checkpoint would fall on a step at which a regular one is saved instead."""
     rolling, usual = values["checkpointing_rolling_steps"], values["checkpoint_step_interval"]
     if rolling and rolling % usual == 0:
-        message = f"A rolling checkpoint every {rolling} steps is never saved: another one is, every {usual}."
+        message = f"Rolling checkpoints every {rolling} steps are never saved: a regular one is due at each of these steps, every {usual}."
         hint = f"use less than checkpoint_step_interval ({usual}), or 0"
         yield Problem.warning("checkpointing_rolling_steps", "never_due", message, got=rolling, hint=hint)
 

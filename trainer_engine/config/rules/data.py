@@ -15,7 +15,7 @@ def sizes_make_sense(values: Values) -> Iterator[Problem]:
     kind = values["resolution_type"]
     if (values["maximum_image_size"] is None) != (values["target_downsample_size"] is None):
         name = "target_downsample_size" if values["target_downsample_size"] is None else "maximum_image_size"
-        message = "maximum_image_size and target_downsample_size go together: which images are too large, and what they are scaled to."
+        message = "maximum_image_size and target_downsample_size need each other: the limit, and the size to scale larger images to."
         yield Problem.error(name, "incomplete", message, expected="both or neither")
     for name in ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size"):
         value = values[name]

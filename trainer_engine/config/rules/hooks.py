@@ -10,7 +10,7 @@ from trainer_engine.config.options.placeholders import known_placeholders
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.webhooks import OPTION, parse_webhook_text
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.hooks.template import BadTemplate, Template
+from trainer_engine.contract.hooks import BadTemplate, Template
 
 
 def scripts_are_templates(values: Values) -> Iterator[Problem]:
@@ -31,7 +31,7 @@ def external_validation_has_a_script(values: Values) -> Iterator[Problem]:
         hint = "name a program and its arguments: '/opt/hooks/validate.py {local_checkpoint_path}'"
         yield Problem.error(EXTERNAL_SCRIPT, "missing", message, expected="a program and its arguments", hint=hint)
     if is_external and values["validation_disable"]:
-        message = f"validation_disable leaves every validation out: {EXTERNAL_SCRIPT} has no effect."
+        message = f"validation_disable turns validations off: {EXTERNAL_SCRIPT} has no effect."
         yield Problem.note(EXTERNAL_SCRIPT, "no_effect", message, got=values[EXTERNAL_SCRIPT], hint="set validation_disable to false")
     if is_external:
         return
@@ -41,7 +41,7 @@ def external_validation_has_a_script(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "no_effect", message, got=values[name], hint=f"set validation_method={EXTERNAL}")
 
 
-def webhooks_are_right(values: Values) -> Iterator[Problem]:
+def webhooks_are_valid(values: Values) -> Iterator[Problem]:
     text = str(values[OPTION])
     if values["webhook_reporting_interval"] and not text.strip():
         message = "webhook_reporting_interval has no effect without webhook_config."
@@ -49,7 +49,7 @@ def webhooks_are_right(values: Values) -> Iterator[Problem]:
     if holds_json(text):
         yield from parse_webhook_text(text)[1]
     elif "://" in text:
-        message = "webhook_config is an address; it takes a list of targets, each with its type."
+        message = "webhook_config is a URL, but it must be a list of webhooks, each with its type."
         hint = '[{"webhook_type": "raw", "callback_url": "https://…"}]'
         yield Problem.error(OPTION, "not_json", message, expected="JSON in a string, or the path of a JSON file", hint=hint)
 
@@ -57,5 +57,5 @@ def webhooks_are_right(values: Values) -> Iterator[Problem]:
 RULES: tuple[Rule, ...] = (
     scripts_are_templates,
     external_validation_has_a_script,
-    webhooks_are_right,
+    webhooks_are_valid,
 )

@@ -23,7 +23,7 @@ def family_problems(values: dict[str, Any]) -> Iterator[Problem]:
     if family_spec is None:
         available = ", ".join(sorted(specs()))
         if known_but_missing(name):
-            message = f"The model family {name} is known, not available yet."
+            message = f"The model family {name} is not available yet."
             yield Problem.error("model_family", "not_available", message, got=name, expected=f"one of {available}")
         else:
             message = f"There is no model family {name!r}."
@@ -33,7 +33,7 @@ def family_problems(values: dict[str, Any]) -> Iterator[Problem]:
     yield from _flavour(values, family_spec)
     model_type = values.get("model_type")
     if model_type is not None and model_type not in family_spec.model_types:
-        message = f"model_type={model_type} is known, not available yet for {family_spec.title}."
+        message = f"model_type={model_type} is not available yet for {family_spec.title}."
         yield Problem.error("model_type", "not_available", message, got=model_type, expected=f"one of {', '.join(family_spec.model_types)}")
     target = values.get("prediction_type")
     if target is not None and target not in family_spec.prediction_types:
@@ -55,12 +55,12 @@ def options_of_other_families_do_nothing(values: Values) -> Iterator[Problem]:
     for family, group in FAMILY_GROUPS.items():
         changed = [name for name in group.model_fields if values[name] != REGISTRY[name].default]
         for name in changed if family != values.get("model_family") else ():
-            message = f"{name} is an option of the family {family} alone; it has no effect here."
+            message = f"{name} has an effect only for the family {family}."
             yield Problem.note(name, "other_family", message, got=values[name])
 
 
 def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
-    """A quantised weight cannot learn, and a family names the types that it takes."""
+    """Quantised weights cannot be trained, and each family supports only some quantised types."""
     chosen, family_spec = values["base_model_precision"], find_spec(str(values.get("model_family", "")))
     if chosen not in QUANTISED:
         return
@@ -70,15 +70,15 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
         yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
     elif family_spec is not None and chosen not in family_spec.base_precisions:
-        message, expected = f"{family_spec.title} is not kept in {chosen}.", ", ".join(("no_change", *family_spec.base_precisions))
+        message, expected = f"{family_spec.title} does not support {chosen}.", ", ".join(("no_change", *family_spec.base_precisions))
         yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
     elif values["use_dora"] and values["lora_type"] == "standard":
-        message, hint = "DoRA needs the exact norms of the base weights, which quantised ones do not give.", "or leave the base unquantised"
+        message, hint = "DoRA needs the exact norms of the base weights, but they are quantised.", "or set base_model_precision=no_change"
         yield Problem.error("use_dora", "needs_exact_weights", message, got=True, expected="false", hint=hint)
 
 
 def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
-    """Options of flow matching do nothing for diffusion, and the other way round; the loss has options of its own."""
+    """Reports options of flow matching in a run of diffusion and vice versa, and options that another one makes ineffective."""
     family_spec = find_spec(str(values.get("model_family", "")))
     if family_spec is None:
         return
@@ -94,18 +94,21 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
         if values[name] != REGISTRY[name].default:
             yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
     if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
-        message = "Timesteps cannot be drawn both uniformly and from a beta distribution."
+        message = "Timesteps cannot be sampled both uniformly and from a beta distribution."
         yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
 
 
 def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
-    """(option, reason) of those of flow matching that another one replaces."""
+    """Yields (option, reason) for each option of flow matching that another option overrides."""
     if values["flow_schedule_shift"]:
-        yield "flow_schedule_auto_shift", f"flow_schedule_shift={values['flow_schedule_shift']:g} comes first; 0 lets the size decide"
+        yield (
+            "flow_schedule_auto_shift",
+            f"flow_schedule_shift={values['flow_schedule_shift']:g} overrides it; 0 lets the image size decide",
+        )
     if not values["flow_use_beta_schedule"]:
         yield from dict.fromkeys(BETA, "flow_use_beta_schedule is off").items()
     if values["flow_use_uniform_schedule"] or values["flow_use_beta_schedule"]:
-        yield "flow_sigmoid_scale", "another distribution is chosen"
+        yield "flow_sigmoid_scale", "another distribution is selected"
 
 
 RULES: tuple[Rule, ...] = (

@@ -72,10 +72,10 @@ def optimizer_options_have_an_effect(values: Values) -> Iterator[Problem]:
     if chosen.betas is None and values["optimizer_beta1"] is not None:
         yield Problem.note("optimizer_beta1", "no_effect", f"{chosen.name} has no betas.", got=values["optimizer_beta1"])
     if chosen.is_schedule_free and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
-        message = f"{chosen.name} needs no curve: the rate stays at its peak after the warm-up."
+        message = f"{chosen.name} replaces the schedule: the learning rate stays at its peak after the warm-up."
         yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
     if chosen.finds_rate and values["learning_rate"] < SMALLEST_FACTOR:
-        message = f"{chosen.name} finds the rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
+        message = f"{chosen.name} finds the learning rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
         yield Problem.note("learning_rate", "usually_one", message, got=values["learning_rate"], hint="use learning_rate=1")
 
 
@@ -85,7 +85,7 @@ def optimizer_suits_the_machine(values: Values) -> Iterator[Problem]:
     if chosen is None:
         return
     if chosen.reads_every_tensor:
-        message = f"{chosen.name} reads from the device for every weight tensor in every step: a GPU waits each time."
+        message = f"{chosen.name} reads a value from the device for every weight tensor in every step, and a GPU waits each time."
         yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen.name, hint="torch-adamw and adamw_bf16 do not")
     if chosen.package and importlib.util.find_spec(chosen.package) is None:
         message = f"{chosen.name} needs the library {chosen.package}, which is not installed here."

@@ -29,7 +29,7 @@ def warmup_fits(values: Values) -> Iterator[Problem]:
 def floor_is_below_peak(values: Values) -> Iterator[Problem]:
     floor, peak = values["lr_end"], values["learning_rate"]
     if values["lr_scheduler"] == "polynomial" and floor >= peak:
-        message = f"The polynomial curve falls from learning_rate={peak:g} to lr_end={floor:g}, which is not below it."
+        message = f"The polynomial schedule decays from learning_rate={peak:g} to lr_end={floor:g}, which is not below it."
         yield Problem.error("lr_end", "not_below_peak", message, got=floor, expected=f"less than {peak:g}")
 
 

@@ -15,17 +15,17 @@ from trainer_engine.contract.errors import Problem, errors_in
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
 ONLY_TUNING = ("validation_no_cfg_until_timestep", "inference_scheduler_timestep_spacing")
 OF_SOME_FAMILIES = (*ASKING_FOR_SOMETHING, *ONLY_TUNING)
-"""Options that the spec of a family has to name in ``generation_options``."""
+"""Options that only families support that name them in ``FamilySpec.generation_options``."""
 UNCONDITIONAL = "unconditional"
 PROMPT = "validation"
 AVERAGED = "ema"
-"""Stands behind the shortname of an image of the moving average."""
+"""Suffix of the shortname of images generated with the moving average."""
 STARTUP = "startup"
-"""Stands behind that of an image that is drawn as the run begins, where the base model's take the plain name."""
+"""Suffix of the shortname of images generated at the start of a run; those of the base model have no suffix."""
 
 
 def user_library_is_usable(values: Values) -> Iterator[Problem]:
-    """Where the value is the contents; what a path leads to is read before."""
+    """Checks a library given as JSON. A library given as a path is read before."""
     text = values["user_prompt_library"]
     if not text or not holds_json(text):
         return
@@ -52,7 +52,7 @@ def _built_in_shortnames(values: Values) -> list[str]:
 def sampler_is_one_of_the_familys(values: Values) -> Iterator[Problem]:
     family_spec, sampler = find_spec(str(values.get("model_family", ""))), values["validation_noise_scheduler"]
     if family_spec is not None and sampler is not None and sampler not in family_spec.samplers:
-        message = f"{family_spec.title} cannot be drawn with the sampler {sampler}."
+        message = f"{family_spec.title} cannot generate images with the sampler {sampler}."
         expected = f"one of {', '.join(family_spec.samplers)}"
         yield Problem.error("validation_noise_scheduler", "not_for_family", message, got=sampler, expected=expected)
 
@@ -65,7 +65,7 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
     for name in OF_SOME_FAMILIES:
         if name in family_spec.generation_options or values[name] == usual[name]:
             continue
-        message = f"The pipeline of {family_spec.title} has nothing like {name}."
+        message = f"The pipeline of {family_spec.title} does not support {name}."
         if name in ASKING_FOR_SOMETHING:
             yield Problem.error(name, "not_for_family", message, got=values[name], expected=f"{usual[name]:g}")
         else:
@@ -73,7 +73,7 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
     steps = values["validation_no_cfg_until_timestep"]
     if "validation_guidance_real" in family_spec.generation_options and values["validation_guidance_real"] > 1:
         if steps >= values["validation_num_inference_steps"]:
-            message = f"validation_guidance_real begins after {steps} sampler steps, and an image has no more than that."
+            message = f"validation_guidance_real starts after {steps} sampler steps, but an image has no more than that."
             yield Problem.note("validation_no_cfg_until_timestep", "no_effect", message, got=steps)
     elif "validation_no_cfg_until_timestep" in family_spec.generation_options and steps != usual["validation_no_cfg_until_timestep"]:
         yield Problem.note("validation_no_cfg_until_timestep", "no_effect", "validation_guidance_real is 1.", got=steps)
@@ -83,7 +83,7 @@ def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
     try:
         parse_resolutions(values["validation_resolution"])
     except ValueError as error:
-        expected = "an edge, WIDTHxHEIGHT, or several with commas; multiples of 8"
+        expected = "an edge, WIDTHxHEIGHT, or several separated by commas; multiples of 8"
         yield Problem.error("validation_resolution", "not_a_size", f"{error}.", got=values["validation_resolution"], expected=expected)
 
 
@@ -92,13 +92,13 @@ def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
     try:
         sizes = parse_resolutions(values["validation_resolution"])
     except ValueError:
-        return  # told by the rule about sizes
+        return  # validation_sizes_are_sizes reports it
     if family_spec is None:
         return
     multiple = family_spec.generation_multiple_px
     for width, height in sizes:
         if width % multiple or height % multiple:
-            message = f"{family_spec.title} generates edges of multiples of {multiple} pixels: {width}x{height} is no such size."
+            message = f"{family_spec.title} generates images whose edges are multiples of {multiple} pixels; {width}x{height} is not."
             rounded = "x".join(str(max(1, round(edge / multiple)) * multiple) for edge in (width, height))
             got = values["validation_resolution"]
             yield Problem.error("validation_resolution", "not_for_family", message, got=got, expected=f"such as {rounded}")
@@ -107,15 +107,17 @@ def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
 def quality_has_an_effect(values: Values) -> Iterator[Problem]:
     quality = values["validation_image_quality"]
     if values["validation_image_format"] == "png" and quality != REGISTRY["validation_image_quality"].default:
-        message = "validation_image_format=png loses nothing: validation_image_quality has no effect."
+        message = "validation_image_format=png is lossless: validation_image_quality has no effect."
         yield Problem.note("validation_image_quality", "no_effect", message, got=quality)
 
 
 def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
     family_spec = find_spec(str(values.get("model_family", "")))
     if values["validation_preview"] and family_spec is not None and not family_spec.preview_decoder:
-        message = f"There is no Tiny AutoEncoder for {family_spec.title}, so images cannot be shown while they are drawn."
-        yield Problem.error("validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are events too")
+        message = f"{family_spec.title} has no Tiny AutoEncoder, so images cannot be shown while they are generated."
+        yield Problem.error(
+            "validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are still sent as events"
+        )
 
 
 RULES: tuple[Rule, ...] = (

@@ -1,1 +1,1 @@
-"""Where files come from: one module a kind of storage."""
+"""Sources of dataset files: one module for each kind of storage."""

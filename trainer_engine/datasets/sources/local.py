@@ -13,46 +13,46 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".tif", ".tiff")
     + (".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi")
 )
-"""Files that are taken for images."""
+"""Suffixes of image files."""
 OTHER_PICTURES = frozenset(
     (".svg", ".svgz", ".heic", ".heif", ".jxl", ".psd", ".eps", ".pdf", ".exr", ".hdr")
     + (".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2")
 )
-"""Pictures in formats that are not read; named in the report, so that nobody wonders where they went."""
+"""Suffixes of images in unsupported formats. The report names these files as left out."""
 
 
 class FoundFile(NamedTuple):
-    """A file as the folder lists it."""
+    """A file in a folder."""
 
     name: str
-    """Relative to the dataset's folder, with ``/``; bytes that are no UTF-8 as lone surrogates, as the system gives them."""
+    """Path relative to the dataset's folder, with ``/``. Bytes that are not UTF-8 are lone surrogates."""
     size_bytes: int
     mtime_ns: int
 
 
 class LeftOut(NamedTuple):
-    """A file that is not trained on, and why."""
+    """A file that is not used, and why."""
 
     name: str
     reason: str
     broken: bool
-    """Whether the file is at fault, and not a filter that somebody set."""
+    """Whether the file itself is broken, and not excluded by a filter in the configuration."""
 
 
 @dataclass
 class Listing:
-    """What a folder holds."""
+    """The image files in a folder."""
 
     files: list[FoundFile] = field(default_factory=list)
-    """Sorted by name, so that every machine sees the same order."""
+    """Sorted by name, so that the order is the same on every machine."""
     left_out: list[LeftOut] = field(default_factory=list)
 
 
 def list_images(root: str) -> Listing:
-    """Every image file below a folder. Symbolic links are followed, each folder once, so that circles end.
+    """Lists every image file in a folder and its subfolders. Symbolic links are followed, but each folder is visited only once.
 
-    Hidden files and folders (a leading dot) are skipped. What the system refuses to show is left out with its reason.
-    Raises OSError where ``root`` itself cannot be listed.
+    Hidden files and folders (with a leading dot) are skipped. Unreadable ones are left out with the reason.
+    Raises OSError if ``root`` itself cannot be listed.
     """
     listing = Listing()
     seen = {_identity(os.stat(root))}
@@ -61,7 +61,7 @@ def list_images(root: str) -> Listing:
         folder = waiting.pop()
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
-                waiting += list(_look_at(entries, folder, seen, listing))
+                waiting += list(_list_folder(entries, folder, seen, listing))
         except OSError as error:
             if not folder:
                 raise
@@ -70,8 +70,8 @@ def list_images(root: str) -> Listing:
     return listing
 
 
-def _look_at(entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tuple[int, int]], listing: Listing) -> Iterator[str]:
-    """Sort what one folder holds; yields the folders in it that were not seen yet."""
+def _list_folder(entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tuple[int, int]], listing: Listing) -> Iterator[str]:
+    """Adds the files of one folder to the listing, and yields its subfolders that were not visited yet."""
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -86,16 +86,16 @@ def _look_at(entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tuple[i
             elif suffix in SUFFIXES:
                 _add(entry, name, listing)
             elif suffix in OTHER_PICTURES:
-                listing.left_out.append(LeftOut(name, f"{suffix} files are not read", broken=True))
+                listing.left_out.append(LeftOut(name, f"{suffix} files are not supported", broken=True))
         except OSError as error:
             if suffix in SUFFIXES or entry.is_symlink():
-                listing.left_out.append(LeftOut(name, f"it cannot be looked at: {reason_of(error)}", broken=True))
+                listing.left_out.append(LeftOut(name, f"it cannot be accessed: {reason_of(error)}", broken=True))
 
 
 def _add(entry: os.DirEntry[str], name: str, listing: Listing) -> None:
     if not entry.is_file():
         dangling = entry.is_symlink() and not os.path.exists(entry.path)
-        reason = "it is a link to something that is not there" if dangling else "it is not a file"
+        reason = "it is a link to a missing file" if dangling else "it is not a file"
         listing.left_out.append(LeftOut(name, reason, broken=True))
         return
     status = entry.stat()
@@ -110,10 +110,10 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says, for people."""
+    """Returns the system's description of an error in lower case."""
     return (error.strerror or str(error)).lower()
 
 
 def printable(name: str) -> str:
-    """A file name as text that JSON, logs and terminals can hold: undecodable bytes as ``\\xNN``."""
+    """Returns a file name as text for JSON, logs and terminals, with undecodable bytes as ``\\xNN``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -137,7 +137,7 @@ def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
 
 
 def test_a_sampler_of_diffusion_is_refused() -> None:
-    with pytest.raises(InvalidOptions, match="cannot be drawn with the sampler ddim"):
+    with pytest.raises(InvalidOptions, match="cannot generate images with the sampler ddim"):
         tiny_flux(validation_noise_scheduler="ddim")
 
 

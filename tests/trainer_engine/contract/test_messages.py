@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer_engine.contract.errors import LONGEST_TEXTS, MOST_PROBLEMS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
-from trainer_engine.contract.redaction import without_passwords
+from trainer_engine.contract.messages import without_passwords
 from trainer_engine.publishing.base import StoreError
 
 PASSWORD = "hunter2"

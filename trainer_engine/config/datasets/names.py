@@ -1,0 +1,94 @@
+"""The names that dataset entries may use, by kind of dataset, and whether a document is a datasets file at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, Entry, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.option import OptionSpec, spec_of
+
+SETS: Mapping[str, type[Entry]] = MappingProxyType(
+    {"image": ImageSet, "eval": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet}
+)
+OF_IMAGES = ("image", "eval")
+"""Values of ``dataset_type`` for sets of images with captions."""
+PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
+"""Fields with a parser of their own."""
+COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
+PATHS = ("instance_data_dir", "cache_dir_vae", "cache_dir")
+SWITCH = OptionSpec(
+    "disabled", "", "bool", False, False, False, (), (), MappingProxyType({}), ("disable",), MappingProxyType({}), "Skip the entry."
+)
+KIND = OptionSpec(
+    "dataset_type",
+    "",
+    "str",
+    "image",
+    False,
+    False,
+    tuple(SETS),
+    DATASET_TYPES_LATER,
+    MappingProxyType({}),
+    (),
+    MappingProxyType({}),
+    "Kind of the dataset.",
+)
+
+
+@cache
+def specs(dataset_type: str) -> Mapping[str, OptionSpec]:
+    """Returns the declared fields of a kind of dataset that hold a single plain value."""
+    cls = SETS[dataset_type]
+    found = {name: spec_of(name, dataset_type, info) for name, info in cls.model_fields.items() if name not in PLAIN}
+    return MappingProxyType(found)
+
+
+@cache
+def allowed(dataset_type: str) -> frozenset[str]:
+    """Returns the names that an entry of this kind may use, including aliases."""
+    aliases = {alias for spec in specs(dataset_type).values() for alias in spec.aliases}
+    return COMMON | aliases | (set(SETS[dataset_type].model_fields) - {"position"})
+
+
+@cache
+def later() -> Mapping[str, Any]:
+    """Returns the fields of the format that are not implemented yet, each with the format's default, or None without one."""
+    text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
+    known: dict[str, Any] = json.loads(text)
+    return MappingProxyType(known)
+
+
+@cache
+def known_names() -> frozenset[str]:
+    """Returns the names of all fields of the format."""
+    return frozenset(later()).union(*(allowed(kind) for kind in SETS))
+
+
+EVERYDAY = frozenset(
+    (
+        *("id", "type", "audio", "video", "csv", "parquet", "huggingface", "conditioning", "default", "disable", "disabled", "source"),
+        *("split", "revision", "resolution", "probability", "repeats", "dataset_name", "aws_access_key_id", "aws_secret_access_key"),
+        *("aws_session_token", "aws_region_name", "aws_endpoint_url", "aws_bucket_name", "aws_data_prefix", "aws_max_pool_connections"),
+    )
+)
+"""Fields of the format that other kinds of documents have too."""
+
+
+@cache
+def _distinctive_names() -> frozenset[str]:
+    return known_names() - EVERYDAY
+
+
+def is_like_a_dataset(entry: object) -> bool:
+    """Whether an entry has a field that only datasets have."""
+    return isinstance(entry, Mapping) and not _distinctive_names().isdisjoint(entry)
+
+
+def are_datasets(document: object) -> bool:
+    """Whether a document may be shown as a datasets file: a list of objects, each with a field that only datasets have."""
+    return isinstance(document, list) and all(is_like_a_dataset(entry) for entry in document)

@@ -1,0 +1,149 @@
+"""Examines the datasets of a run as training will see them, and reports every problem at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import Problem
+from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
+from trainer_engine.datasets.findings import eval_images_trained_on, reference_problems, set_problems, unusable_folder
+from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.pairing import Pairing, pair
+from trainer_engine.datasets.planning import Planner
+from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.sources.local import FoundFile, LeftOut
+
+
+def examine(
+    dataloader: Dataloader,
+    options: TrainingOptions,
+    spec: FamilySpec,
+    *,
+    on_progress: Progress | None = None,
+    index_dir: Path | None = None,
+    processes: int | None = None,
+) -> DatasetReport:
+    """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
+
+    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
+
+    Every problem of a dataset is in the report; nothing is raised.
+    """
+    sharing = processes or options.distributed.num_processes
+    effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
+    alignment, problems = _alignment(options, spec)
+    context = _Context(options, alignment, effective, on_progress, index_dir)
+    reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
+    problems += reference_problems(dataloader, options, spec)
+    for report in reports:
+        problems += report.problems
+    sets = [report for report in reports if not report.entry.is_eval]
+    eval_sets = [report for report in reports if report.entry.is_eval]
+    problems += eval_images_trained_on(sets, eval_sets)
+    return DatasetReport(sets, effective, problems, eval_sets, by_size=options.data.data_backend_sampling == "auto-weighting")
+
+
+def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
+    """Returns the alignment of image edges in pixels: the option if it is a multiple of the family's, else the family's with a note."""
+    asked = options.data.aspect_bucket_alignment
+    if asked % spec.alignment_px == 0:
+        return asked, []
+    message = f"{spec.title} needs edges that are multiples of {spec.alignment_px} pixels; {asked} is not used."
+    return spec.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
+
+
+@dataclass(frozen=True)
+class _Context:
+    """The settings that examining each folder needs."""
+
+    options: TrainingOptions
+    alignment: int
+    effective: Effective
+    on_progress: Progress | None
+    index_dir: Path | None
+
+    @property
+    def threads(self) -> int:
+        return min(self.options.data.max_workers, MOST_THREADS)
+
+    def planner(self, entry: ImageSet) -> Planner:
+        return Planner(entry, self.alignment, self.options.data.aspect_bucket_rounding)
+
+    def discover(self, folder: str, entry: ImageSet | None = None) -> Discovery:
+        """Raises OSError, ValueError."""
+        choose = _chooser(entry) if entry else None
+        return discover(folder, index_dir=self.index_dir, threads=self.threads, choose=choose, on_progress=self.on_progress)
+
+
+def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
+    """Returns the samples with their references, and adds the problems of references to the report."""
+    pairings = []
+    for one in references:
+        try:
+            found = context.discover(one.instance_data_dir)
+        except (OSError, ValueError) as error:
+            report.problems.append(unusable_folder(one, error))
+            return report.samples
+        pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry))))
+    paired = pair(report.samples, pairings)
+    report.problems += [problem for pairing in pairings for problem in pairing.problems()]
+    return paired
+
+
+def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _Context) -> SetReport:
+    report, options, effective = SetReport(entry), context.options, context.effective
+    try:
+        found = context.discover(entry.instance_data_dir, entry)
+    except (OSError, ValueError) as error:
+        report.problems.append(unusable_folder(entry, error))
+        return report
+    report.files = found.files
+    report.left_out += found.left_out
+    for outcome in _plan_all(context.planner(entry), found, context.threads):
+        if isinstance(outcome, Sample):
+            report.samples.append(outcome)
+        else:
+            report.left_out.append(outcome)
+    report.left_out.sort()
+    if references:
+        report.samples = _paired(report, references, context)
+    report.buckets = fill_buckets(report.samples)
+    oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_eval
+    report.at_least = effective.samples if oversubscribed else 0
+    rounding = options.data.aspect_bucket_rounding
+    report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
+    report.problems += set_problems(report, effective)
+    return report
+
+
+def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Sample | LeftOut]:
+    """Plans every image. Several text files are read at once, since they may be on slow disks."""
+    if planner.entry.caption_strategy != "textfile":
+        yield from map(planner.plan, found.images)
+        return
+    chunks = [found.images[start : start + CHUNK_FILES] for start in range(0, len(found.images), CHUNK_FILES)]
+    with ThreadPoolExecutor(max(1, min(threads, len(chunks)))) as pool:
+        for outcomes in pool.map(lambda chunk: [planner.plan(image) for image in chunk], chunks):
+            yield from outcomes
+
+
+def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:
+    """Returns a function that selects ``max_num_samples`` of the files, always the same ones for the same id."""
+    count = entry.max_num_samples
+
+    def choose(files: list[FoundFile]) -> list[FoundFile]:
+        if count is None or count >= len(files):
+            return files
+        shuffled = list(files)
+        random.Random(entry.id).shuffle(shuffled)
+        return sorted(shuffled[:count])
+
+    return choose

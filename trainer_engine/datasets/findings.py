@@ -1,0 +1,121 @@
+"""Problems found in datasets: unusable folders and files, missing references, short buckets and images to check."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import Problem
+from trainer_engine.datasets import geometry
+from trainer_engine.datasets.buckets import Effective, short_buckets
+from trainer_engine.datasets.report import SetReport
+from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.sources.local import LeftOut, printable, reason_of
+
+MAX_LISTED = 10
+"""Files named in a message."""
+LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
+
+
+def unusable_folder(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
+    """Returns the problem of a dataset whose folder cannot be listed."""
+    folder = printable(entry.instance_data_dir)
+    codes: dict[type[Exception], tuple[str, str]] = {
+        FileNotFoundError: ("missing_folder", "does not exist"),
+        NotADirectoryError: ("not_a_folder", "is not a folder"),
+    }
+    reason = reason_of(error) if isinstance(error, OSError) else str(error)
+    code, what = codes.get(type(error), ("unreadable_folder", f"cannot be read: {reason}"))
+    message = f"dataset {entry.id}: the folder {folder} {what}."
+    return Problem.error(entry.option("instance_data_dir"), code, message, got=folder, expected="a folder of images")
+
+
+def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
+    """Yields the problems of one examined dataset."""
+    entry, option = report.entry, report.entry.option("instance_data_dir")
+    folder = printable(entry.instance_data_dir)
+    if not report.files:
+        message = f"dataset {entry.id}: there is no image file in {folder}."
+        yield Problem.error(option, "no_images", message, got=folder, expected="a folder with images, also in its subfolders")
+        return
+    for broken, code in ((True, "files_broken"), (False, "files_filtered")):
+        files = [file for file in report.left_out if file.broken is broken]
+        if files:
+            make = Problem.warning if broken else Problem.note
+            message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named_files(files)}."
+            yield make(option, code, message, hint="repair or remove them" if broken else "")
+    yield from _remarks(entry, report.samples)
+    if not report.samples:
+        what = "evaluated" if entry.is_eval else "trained"
+        message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
+        yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
+    elif entry.is_trained:
+        short = short_buckets(entry, report.counts, effective)
+        if short:
+            yield short
+
+
+def _remarks(entry: ImageSet, samples: Sequence[Sample]) -> Iterator[Problem]:
+    """Yields notes about images with extreme aspect ratios or unusable colour profiles."""
+    option = entry.option("instance_data_dir")
+    extreme = [sample for sample in samples if geometry.is_beyond_limits((sample.width, sample.height))]
+    if extreme and (not entry.crop or entry.crop_aspect == "preserve"):
+        message = f"dataset {entry.id}: {len(extreme)} images are too narrow or too wide and lose both ends: {_named(extreme)}."
+        yield Problem.note(option, "extreme_aspect", message, expected=f"an aspect ratio (width / height) of {LIMITS}")
+    examined = [*samples, *(reference.sample for sample in samples for reference in sample.references)]
+    remarked = [sample for sample in examined if sample.remark]
+    if remarked:
+        named = _listed([f"{printable(sample.name)} ({sample.remark})" for sample in remarked])
+        message = f"dataset {entry.id}: the colours of {len(remarked)} images are used without conversion: {named}."
+        hint = "save them in sRGB if their colours matter"
+        yield Problem.note(option, "colours_not_converted", message, hint=hint)
+
+
+def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
+    """Yields an error for each image set without references that the flavour needs, or with references that it cannot use."""
+    flavour = options.model.model_flavour or spec.default_flavour
+    for entry in dataloader.sets_of_images:
+        paired = dataloader.references_of(entry)
+        if flavour in spec.needs_references and not paired and (entry.is_trained or entry.is_eval):
+            message = f"dataset {entry.id}: {spec.title} {flavour} needs reference images, but this set has none."
+            expected = 'the id of a conditioning set: ["references"]'
+            yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
+        elif paired and flavour not in spec.takes_references:
+            message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
+            hint = "remove conditioning_data and the conditioning sets, or choose another model"
+            yield Problem.error(
+                entry.option("conditioning_data"), "no_references", message, got=", ".join(entry.conditioning_data), hint=hint
+            )
+
+
+def eval_images_trained_on(sets: Sequence[SetReport], eval_sets: Sequence[SetReport]) -> Iterator[Problem]:
+    """Warns about eval images that are also trained on. Their loss says nothing about images that the network has not seen."""
+    trained = {sample.path for report in sets if eval_sets and report.entry.is_trained for sample in report.samples}
+    for report in eval_sets:
+        seen = [printable(sample.name) for sample in report.samples if sample.path in trained]
+        if seen:
+            named = "; ".join(seen[:MAX_LISTED]) + (f"; and {len(seen) - MAX_LISTED} more" if len(seen) > MAX_LISTED else "")
+            message = f"dataset {report.entry.id}: {len(seen)} of its {len(report.samples)} images are also trained on: {named}."
+            hint = "move eval images out of the folders to train on"
+            yield Problem.warning(report.entry.option("instance_data_dir"), "held_out_but_trained", message, hint=hint)
+
+
+def _named_files(files: Sequence[LeftOut]) -> str:
+    return _listed([f"{printable(file.name)} ({printable(file.reason)})" for file in files])
+
+
+def _reasons(files: Sequence[LeftOut]) -> str:
+    counted = Counter(printable(file.reason) for file in files).most_common(3)
+    return "; ".join(f"{count} times: {reason}" for reason, count in counted)
+
+
+def _named(samples: Sequence[Sample]) -> str:
+    return _listed([printable(sample.name) for sample in samples])
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = "; ".join(names[:MAX_LISTED])
+    return f"{shown}; and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown

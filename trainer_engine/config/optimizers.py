@@ -112,10 +112,10 @@ def _optimi(name: str, **facts: Any) -> OptimizerSpec:
 
 def _bitsandbytes(name: str, *, paged: bool = True, **facts: Any) -> Iterator[OptimizerSpec]:
     """One update rule with its state in 32 and in 8 bits, and with either paged out of the GPU where the library can."""
-    whole = OptimizerSpec(
+    plain = OptimizerSpec(
         **{"name": name, "arguments": _BNB, "betas": ADAM, "state": "float32", **facts}, needs_gpu=True, package="bitsandbytes"
     )
-    for row in (whole, replace(whole, name=f"{whole.name}8bit", state="8bit")):
+    for row in (plain, replace(plain, name=f"{plain.name}8bit", state="8bit")):
         yield row
         if paged:
             yield replace(row, name=f"{row.name}-paged", is_paged=True)

@@ -24,6 +24,7 @@ from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.evaluation.runs import history_of
@@ -42,7 +43,7 @@ from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import build_optimizer, precision_note, start_training
+from trainer_engine.optim.optimizers import build_optimizer, start_training
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
@@ -82,7 +83,8 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
         objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
     family.report = run_context.stages.sink.emit
-    for note in (*devices.notes, precision_note(run_context.options.optimizer, devices.weights)):
+    options = run_context.options
+    for note in (*devices.notes, float32_weights_note(options.optimizer.optimizer, options.precision.mixed_precision)):
         if note:
             run_context.stages.sink.emit(Notification(code="precision", message=note))
     run_context.requests.raise_if_stopped()

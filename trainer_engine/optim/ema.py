@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 GROUP_BYTES = 64 * 2**20
-"""Float32 copies of shorter weights that an update holds at a time, unless one weight alone is larger."""
+"""Most bytes of float32 copies of bfloat16 weights that an update holds at a time. A single larger weight is copied alone."""
 
 
 class MovingAverage:
-    """m <- d m + (1 - d) w, with d rising to ``decay`` over the first updates so that the start is forgotten: d_n = (1 + n) / (10 + n).
+    """An exponential moving average m of the trained weights w: m <- d m + (1 - d) w.
 
-    The average is kept in float32 on the device of the weights: at a decay of 0.995 bfloat16 would lose every update.
+    In update n the decay is d = min(``decay``, (1 + n) / (10 + n)), so that the average soon forgets the first weights. The average is
+    kept in float32 on the device of the weights: at a decay of 0.995 rounding to bfloat16 would lose every update.
     """
 
     def __init__(self, network: nn.Module, decay: float, update_interval: int) -> None:
@@ -23,13 +24,13 @@ class MovingAverage:
         self.update_interval = update_interval
         self.updates = 0
         self._network = network
-        # NOTE: kept, because a walk over the modules of a large network takes milliseconds of every step.
+        # NOTE: listed once, because a walk over the modules of a large network takes milliseconds of every step.
         self._weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self._average = {name: weight.detach().float().clone() for name, weight in self._weights.items()}
         self._groups = [([self._average[name] for name in names], [self._weights[name] for name in names]) for names in self._name_groups()]
 
     def _name_groups(self) -> Iterator[list[str]]:
-        """The weights in their order, as many together as fit into ``GROUP_BYTES`` in float32; those in float32 need no copies."""
+        """Groups the names of the weights, in order, so that the float32 copies of a group fit into ``GROUP_BYTES``."""
         names: list[str] = []
         copied = 0
         for name, weight in self._weights.items():
@@ -43,12 +44,13 @@ class MovingAverage:
             yield names
 
     def after_step(self, step: int) -> None:
-        """Take in the weights after optimizer step ``step`` (from 1), if it is one of those that count."""
+        """Updates the average if optimizer step ``step``, counted from 1, is a multiple of ``update_interval``."""
         if step % self.update_interval == 0:
             self.update()
 
     @torch.no_grad()
     def update(self) -> None:
+        """Moves the average towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for averages, weights in self._groups:
             torch._foreach_lerp_(averages, [weight.detach().float() for weight in weights], 1 - decay)
@@ -56,7 +58,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:
-        """The network with the average as its weights, for the length of the block."""
+        """Puts the average into the network for the block; the trained weights return after it."""
         live = {name: weight.detach().clone() for name, weight in self._weights.items()}
         try:
             self._put(self._average)
@@ -70,11 +72,11 @@ class MovingAverage:
             weight.copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The average by parameter name, float32."""
+        """Returns the average by parameter name, in float32."""
         return dict(self._average)
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """KeyError where a parameter is missing."""
+        """Continues from a saved average. Raises KeyError if a parameter is missing."""
         for name, average in self._average.items():
             average.copy_(tensors[name])
         self.updates = updates

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""Computes the learning rate from the step alone, so that a checkpoint needs no state of the schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from trainer_engine.config.options.run import ScheduleOptions
 
 Curve = Callable[[float, ScheduleOptions], float]
-"""(progress p in (0, 1] after the warm-up, options) -> height in [0, 1] between floor and peak."""
+"""(Progress p after the warm-up, in (0, 1], and options) -> height between floor (0) and peak (1)."""
 
 
 def _constant(p: float, options: ScheduleOptions) -> float:
@@ -22,17 +22,17 @@ def _linear(p: float, options: ScheduleOptions) -> float:
 
 
 def _cosine(p: float, options: ScheduleOptions) -> float:
-    """Half a wave (Loshchilov and Hutter, 2017, eq. 5, one cycle)."""
+    """Falls along half a cosine wave (Loshchilov and Hutter, 2017, eq. 5, one cycle)."""
     return 0.5 * (1.0 + math.cos(math.pi * p))
 
 
 def _cosine_with_restarts(p: float, options: ScheduleOptions) -> float:
-    """Half a wave ``lr_num_cycles`` times, each from the peak; the last ends at the floor (Loshchilov and Hutter, 2017)."""
+    """Falls along half a wave ``lr_num_cycles`` times, each from the peak (Loshchilov and Hutter, 2017). The last ends at the floor."""
     return 0.0 if p >= 1.0 else _cosine(p * options.lr_num_cycles % 1.0, options)
 
 
 def _sine(p: float, options: ScheduleOptions) -> float:
-    """Whole waves: from the peak down to the floor and back, ``lr_num_cycles`` times."""
+    """Falls from the peak to the floor and rises back, ``lr_num_cycles`` times."""
     return 0.5 * (1.0 + math.cos(2.0 * math.pi * options.lr_num_cycles * p))
 
 
@@ -55,15 +55,15 @@ CURVES: Mapping[str, Curve] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Schedule:
-    """``at(step)`` for step = 1 .. total_steps."""
+    """The learning rate of each optimizer step of a run."""
 
     options: ScheduleOptions
     peak: float
-    """``learning_rate``: reached at step ``lr_warmup_steps``; without a warm-up the curve leaves it with the first step."""
+    """The rate at step ``lr_warmup_steps``. Without a warm-up the first step is already below it, if the curve falls."""
     total_steps: int
 
     def at(self, step: int) -> float:
-        """Learning rate of the ``step``-th optimizer step, counted from 1. The warm-up rises linearly; its first step is above 0."""
+        """Returns the learning rate of optimizer step ``step``, counted from 1. The warm-up is linear and its first step is above 0."""
         warmup = self.options.lr_warmup_steps
         if step < warmup:
             return self.peak * step / warmup

@@ -117,13 +117,6 @@ def can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
     )
 
 
-def precision_note(options: OptimizerOptions, weights: torch.dtype) -> str:
-    """Returns a sentence for the user if the weights have another type than the optimizer is made for; otherwise an empty string."""
-    if OPTIMIZERS[options.optimizer].stores_bfloat16 and weights == torch.float32:
-        return f"{options.optimizer} works on float32 weights here, as plain AdamW: mixed_precision is not bf16."
-    return ""
-
-
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:

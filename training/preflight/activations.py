@@ -1,4 +1,4 @@
-"""What a step keeps for its backward pass, modelled from the shapes of the network's layers."""
+"""Estimates the activations that a transformer keeps for its backward pass, from the shapes of its linear layers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainer_engine.config.precisions import QUANTISED
 
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")
-"""Parts of the names of layers that see one vector a sample, not one a token."""
+"""Parts of the names of layers that see one vector a sample instead of one a token."""
 PROMPT_SIDE = ("add_", "context")
-"""Parts of the names of layers that see the tokens of the prompt alone."""
+"""Parts of the names of layers that see only the tokens of the prompt."""
 KEPT: Mapping[tuple[str, bool], float] = {
     ("full", False): 0.92,
     ("standard", False): 0.62,
@@ -23,29 +23,31 @@ KEPT: Mapping[tuple[str, bool], float] = {
     ("lycoris", False): 0.70,
     ("lycoris", True): 1.0,
 }
-"""(What learns, is the base quantised) -> how often the inputs and outputs of a layer are kept, everything between layers included.
-Fitted with ``make bench`` to runs whose allocator gives back at once what is freed."""
+"""(What is trained, whether the base is quantised) -> numbers kept, as a multiple of the inputs and outputs of all layers.
+
+The factors include what is kept between layers. ``make bench`` fitted them to runs whose allocator returns freed memory at once.
+"""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of a batch."""
+    """Sizes of one micro-batch, over all samples."""
 
     image: int
-    """References included."""
+    """Tokens of the image and of its reference images."""
     prompt: int
-    """0 where prompts are in no sequence with the image."""
+    """Tokens of the prompts; 0 if the prompt is not part of the sequence of the image."""
 
 
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
-    """How often a layer's inputs and outputs are kept in this run."""
+    """Returns the factor of ``KEPT`` for this run."""
     is_full = options.model.model_type == "full"
     quantised = not is_full and options.precision.base_model_precision in QUANTISED
     return KEPT["full" if is_full else options.adapter.lora_type, quantised] * spec.activation_share
 
 
 def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> int:
-    """Numbers (not bytes) that are alive when the backward pass begins."""
+    """Returns the numbers (not bytes) that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
     blocks: dict[str, dict[str, int]] = defaultdict(dict)
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
@@ -60,7 +62,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
 
 
 def _passed(layers: Mapping[str, int], tokens: Tokens) -> int:
-    """Numbers that go in and out of the layers of one block."""
+    """Returns the numbers that go into and out of the layers of one block."""
     prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
     if not prompt_side or not tokens.prompt:
         return sum(layers.values()) * (tokens.image + tokens.prompt)

@@ -1,4 +1,4 @@
-"""How much memory and disk a run needs. Weights and optimizer state are counted; activations are modelled, hence the error bar."""
+"""Estimates the memory and disk that a run needs. Weights and optimizer state are counted; activations are modelled with an error."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ from training.preflight.weights import (
 )
 
 HIDDEN_PX = 1152
-"""Width of the transformers that the activation model was fitted to."""
+"""Width of the transformers that the model without shapes was fitted to."""
 ERROR_SHARE = 0.35
-"""Of the modelled part, either way."""
+"""Error of the modelled part in both directions, as a share of it."""
 HELD_ON_CPU = 2.2
-"""On a CPU the C library keeps freed blocks for later: the process may grow to so many times what is in use."""
+"""On a CPU the C library keeps freed blocks, so the process may grow to this multiple of the memory in use."""
 PATCH = 2
+"""Edge of the square of latents that one token stands for."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each device while a step is taken."""
+    """Bytes that one process needs on its device during a step."""
 
     counted: int
-    """Weights, gradients, optimizer state: certain."""
+    """Weights, gradients and optimizer state."""
     modelled: int
     """Activations."""
     slack: float = 1.0
-    """What the allocator may hold beside what is in use, as a factor of the whole."""
+    """Memory that the allocator may hold, as a multiple of the memory in use."""
 
     @property
     def low(self) -> int:
@@ -66,12 +67,12 @@ class Memory:
 
 
 def memory_numbers(understood: Mapping[str, Any]) -> dict[str, int]:
-    """The estimate in what the checks before a start understood, without its words."""
+    """Returns the numbers of the memory estimate in the ``understood`` part of a preflight report, without its text."""
     return {name: number for name, number in (understood.get("memory") or {}).items() if isinstance(number, int)}
 
 
 def size(number: float) -> str:
-    """Bytes for people."""
+    """Writes a number of bytes with a unit for the user."""
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.0f} {unit}"
@@ -125,7 +126,7 @@ def _average_bytes(options: TrainingOptions) -> int:
 def estimate_disk(
     options: TrainingOptions, parameters: int, spec: FamilySpec, tensors: Tensors | None = None, *, steps: int, encoder_bytes: int
 ) -> dict[str, int]:
-    """Bytes of what a run keeps in ``output_dir``, by kind."""
+    """Returns the bytes of what a run keeps in ``output_dir``: one ``checkpoint``, all ``checkpoints`` and the ``pipeline``."""
     weights = trained_weights(options, spec, parameters, tensors)
     numbers = numbers_in(weights)
     checkpoint = numbers * (weight_bytes(options) + _average_bytes(options)) + state_bytes(options, weights)
@@ -144,23 +145,23 @@ def _kept(saved: int, limit: int) -> int:
 
 
 def check_memory(memory: Memory, processes: int, variables: Mapping[str, str]) -> list[Problem]:
-    """Refuses only what cannot fit even if the model errs to the low side."""
+    """Refuses a run that cannot fit even if the estimate is too high by its whole error."""
     if visible_gpus(variables):
-        there = gpu_memory()
+        available = gpu_memory()
         needed = memory.low
     else:
-        there = psutil.virtual_memory().total
+        available = psutil.virtual_memory().total
         needed = memory.low * processes
-    if there is None or needed <= there:
+    if available is None or needed <= available:
         return []
-    message = f"The run needs at least {size(needed)} of memory, and there are {size(there)}."
+    message = f"The run needs at least {size(needed)} of memory, and this machine has {size(available)}."
     lean = ", ".join(row.name for row in OPTIMIZERS.values() if row.moments == 0 or row.is_factored)
     hint = f"lower train_batch_size or the resolution, or choose an optimizer that keeps little state: {lean}"
     return [Problem.error("train_batch_size", "memory_too_small", message, hint=hint)]
 
 
 def gpu_memory() -> int | None:
-    """Bytes of the smallest NVIDIA GPU; None where that cannot be found out."""
+    """Returns the bytes of the smallest NVIDIA GPU; None if ``nvidia-smi`` does not report them."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None

@@ -1,4 +1,4 @@
-"""The moving average of the weights."""
+"""The moving average follows its formula, in bounded memory, and can be put in place and restored."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_the_average_follows_its_formula() -> None:
     assert average.tensors()["weight"][0, 0].item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_only_the_steps_of_the_interval_count() -> None:
+def test_the_average_is_updated_only_at_multiples_of_the_interval() -> None:
     average = MovingAverage(network(), decay=0.9, update_interval=3)
     for step in range(1, 10):
         average.after_step(step)
     assert average.updates == 3
 
 
-def test_the_average_stands_in_for_the_block_alone() -> None:
+def test_the_average_replaces_the_weights_only_inside_the_block() -> None:
     net = network()
     live = [weight.detach().clone() for weight in net.parameters()]
     average = MovingAverage(net, decay=0.5, update_interval=1)
@@ -68,7 +68,7 @@ def test_bfloat16_weights_are_averaged_in_float32() -> None:
 
 
 class Copies(TorchDispatchMode):
-    """The most bytes of float32 copies that were made between two updates of averages."""
+    """Records the most bytes of float32 copies made between two updates of averages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Copies(TorchDispatchMode):
 
 
 def sizes(dtype: torch.dtype, elements: Sequence[int]) -> nn.Module:
-    """A network with a weight of each size."""
+    """Returns a network with one weight of each size."""
     net = nn.Module()
     generator = torch.Generator().manual_seed(0)
     for number, size in enumerate(elements):
@@ -130,7 +130,7 @@ def test_an_update_does_not_walk_over_the_modules(monkeypatch: pytest.MonkeyPatc
         pass
 
 
-def test_an_average_goes_on_where_it_was() -> None:
+def test_a_restored_average_continues_from_its_update() -> None:
     first, second = MovingAverage(network(), 0.9, 1), MovingAverage(network(), 0.9, 1)
     for _ in range(3):
         first.update()
@@ -140,7 +140,7 @@ def test_an_average_goes_on_where_it_was() -> None:
         second.restore({}, 1)
 
 
-def test_frozen_weights_are_left_out() -> None:
+def test_the_average_leaves_out_frozen_weights() -> None:
     net = network()
     net.bias.requires_grad_(False)
     assert list(MovingAverage(net, 0.9, 1).tensors()) == ["weight"]

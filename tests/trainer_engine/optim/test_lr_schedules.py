@@ -1,4 +1,4 @@
-"""Learning rates as tables."""
+"""Each schedule gives the learning rates of its formula."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def schedule(
         ("polynomial", [0.75, 0.5, 0.25, 0]),
     ],
 )
-def test_curves_without_warmup(name: str, wanted: list[float]) -> None:
+def test_a_curve_without_warmup_gives_its_tabulated_rates(name: str, wanted: list[float]) -> None:
     curve = schedule(name, total=4)
     assert [curve.at(step) for step in (1, 2, 3, 4)] == pytest.approx(wanted, abs=1e-6)
 
@@ -61,13 +61,13 @@ def test_a_floor_above_the_peak_does_not_raise_the_rate(name: str) -> None:
     assert all(curve.at(step) == pytest.approx(1e-3) for step in range(1, 11))
 
 
-def test_restarts_begin_again_at_the_peak() -> None:
+def test_each_restart_begins_at_the_peak() -> None:
     curve = schedule("cosine_with_restarts", total=8, cycles=2)
     assert curve.at(4) == pytest.approx(1.0)
     assert curve.at(3) < curve.at(2) < curve.at(1) < curve.at(4)
 
 
-def test_the_power_bends_the_polynomial() -> None:
+def test_lr_power_is_the_exponent_of_the_polynomial() -> None:
     assert schedule("polynomial", total=4, power=2.0).at(2) == pytest.approx(0.25)
 
 

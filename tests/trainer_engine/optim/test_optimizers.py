@@ -1,4 +1,4 @@
-"""Update rules by name, and their state without pickle."""
+"""Optimizers are built by name with checked arguments, and their state is saved without pickle."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.parse import check_options
+from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, precision_note, set_learning_rate, start_training
+from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, set_learning_rate, start_training
 
 NAMES = ["layer.weight", "layer.bias"]
 ON_A_CPU = sorted(row.name for row in OPTIMIZERS.values() if not row.needs_gpu)
@@ -61,17 +62,17 @@ def test_torch_adamw_takes_the_step_of_the_paper() -> None:
     assert torch.allclose(weights[0], before * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient + 1e-8), atol=1e-7)
 
 
-def test_adamw_bf16_on_float32_is_adamw() -> None:
+def test_adamw_bf16_updates_float32_weights_as_adamw_does() -> None:
     ours, theirs = parameters(), parameters()
     take_steps(build_optimizer(options(optimizer="adamw_bf16"), ours), ours, range(20))
     take_steps(torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01), theirs, range(20))
     for weight, other in zip(ours, theirs, strict=True):
         assert torch.allclose(weight, other, atol=1e-5)
-    assert precision_note(options(optimizer="adamw_bf16"), torch.float32)
-    assert not precision_note(options(optimizer="adamw_bf16"), torch.bfloat16)
+    assert float32_weights_note("adamw_bf16", "no")
+    assert not float32_weights_note("adamw_bf16", "bf16") and not float32_weights_note("torch-adamw", "no")
 
 
-def test_adamw_bf16_keeps_steps_that_rounding_would_lose() -> None:
+def test_adamw_bf16_keeps_updates_that_rounding_would_lose() -> None:
     def moved(make: Callable[[list[nn.Parameter]], Optimizer]) -> float:
         weight = nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
         optimizer = make([weight])
@@ -101,19 +102,19 @@ def test_optimizers_without_betas_take_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ON_A_CPU)
-def test_every_argument_that_may_be_given_is_one_of_the_optimizer(name: str) -> None:
+def test_the_class_of_an_optimizer_takes_every_argument_of_the_table(name: str) -> None:
     assert set(OPTIMIZERS[name].arguments) <= set(inspect.signature(BUILDERS[name]).parameters)
 
 
 @pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(ON_A_CPU)))
-def test_a_missing_library_is_told_by_name(name: str) -> None:
+def test_validate_and_engine_name_a_missing_library(name: str) -> None:
     _, problems = check_options({"model_family": "pixart_sigma", "model_type": "full", "optimizer": name})
     assert ("optimizer", "not_installed") in {(problem.option, problem.code) for problem in problems}
     with pytest.raises(InvalidOptions, match="bitsandbytes"):
         build_optimizer(options(optimizer=name), parameters())
 
 
-def test_schedule_free_weights_are_shown_and_those_it_trains_on_come_back() -> None:
+def test_evaluating_uses_averaged_weights_and_restores_the_trained_ones() -> None:
     weights = parameters()
     optimizer = build_optimizer(options(optimizer="adamw_schedulefree", learning_rate=0.1), weights)
     start_training(optimizer)
@@ -126,25 +127,25 @@ def test_schedule_free_weights_are_shown_and_those_it_trains_on_come_back() -> N
 
 
 @pytest.mark.parametrize("name", ON_A_CPU)
-def test_an_unknown_argument_is_named_with_those_there_are(name: str) -> None:
+def test_an_unknown_argument_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(InvalidOptions) as raised:
         build_optimizer(options(optimizer=name, optimizer_config={"weight_decai": 0.1, "momentun": 1.0}), parameters())
     assert [problem.got for problem in raised.value.problems] == ["weight_decai", "momentun"]
     assert all("weight_decay" in problem.expected for problem in raised.value.problems)
 
 
-def test_a_refused_value_is_a_problem_of_the_configuration() -> None:
+def test_a_value_that_the_optimizer_refuses_is_a_problem_of_optimizer_config() -> None:
     with pytest.raises(InvalidOptions, match="optimizer_config"):
         build_optimizer(options(optimizer="torch-adamw", optimizer_config={"eps": -1.0}), parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ON_A_CPU)
-def test_a_state_that_went_through_json_and_tensors_goes_on_with_the_same_bytes(name: str, dtype: torch.dtype) -> None:
+def test_an_optimizer_restored_from_json_and_tensors_continues_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     straight, halted = parameters(dtype), parameters(dtype)
-    whole = build_optimizer(options(optimizer=name), straight)
-    start_training(whole)
-    take_steps(whole, straight, range(6))
+    uninterrupted = build_optimizer(options(optimizer=name), straight)
+    start_training(uninterrupted)
+    take_steps(uninterrupted, straight, range(6))
     first = build_optimizer(options(optimizer=name), halted)
     start_training(first)
     take_steps(first, halted, range(3))
@@ -157,7 +158,7 @@ def test_a_state_that_went_through_json_and_tensors_goes_on_with_the_same_bytes(
 
 
 class Operators(TorchDispatchMode):
-    """Counts operators, and answers reads of numbers that lie on the ``meta`` device, which stands for a GPU here."""
+    """Counts operators and reads of numbers from the ``meta`` device, which stands for a GPU; each read gets 1.0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +173,7 @@ class Operators(TorchDispatchMode):
 
 
 def in_a_step(name: str, tensors: int, device: str) -> Operators:
-    """What the second step over so many tensors does."""
+    """Returns the operators of the second step over this many tensors."""
     weights = [nn.Parameter(torch.ones(8, 8, device=device)) for _ in range(tensors)]
     optimizer = build_optimizer(options(optimizer=name), weights)
     start_training(optimizer)
@@ -185,7 +186,7 @@ def in_a_step(name: str, tensors: int, device: str) -> Operators:
 
 
 @pytest.mark.parametrize("name", ON_A_CPU)
-def test_optimizers_that_read_from_the_device_for_each_tensor_are_those_that_validate_names(name: str) -> None:
+def test_validate_names_the_optimizers_that_read_from_the_device_for_each_tensor(name: str) -> None:
     few, many = in_a_step(name, 1, "meta").reads, in_a_step(name, 5, "meta").reads
     assert (many > few) == OPTIMIZERS[name].reads_every_tensor
     _, problems = check_options({"model_family": "pixart_sigma", "model_type": "full", "optimizer": name})
@@ -201,7 +202,7 @@ def test_adam_updates_all_weights_in_one_operator_where_type_and_device_allow(na
 
 
 @pytest.mark.parametrize("config", [{"fused": False}, {"fused": None}, {"foreach": True}])
-def test_what_is_asked_of_the_kernels_of_adamw_wins(config: dict[str, Any]) -> None:
+def test_optimizer_config_chooses_the_kernel_of_adamw(config: dict[str, Any]) -> None:
     group = build_optimizer(options(optimizer="torch-adamw", optimizer_config=config), parameters()).param_groups[0]
     assert not group["fused"] and group["foreach"] == config.get("foreach")
 
@@ -211,13 +212,13 @@ def test_what_is_asked_of_the_kernels_of_adamw_wins(config: dict[str, Any]) -> N
     [torch.ones(3, 4, dtype=torch.float16), torch.ones(3, 4).t(), torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)],
     ids=["float16", "transposed", "channels-last"],
 )
-def test_weights_that_the_fused_kernel_does_not_take_get_the_plain_one(weight: torch.Tensor) -> None:
+def test_the_plain_kernel_updates_weights_that_the_fused_one_does_not_take(weight: torch.Tensor) -> None:
     weights = [*parameters(), nn.Parameter(weight)]
     assert not build_optimizer(options(optimizer="torch-adamw"), weights).param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize("kind", ["full", "standard", "lokr"])
-def test_gradients_lie_in_memory_as_their_weights_do(kind: str, tmp_path: Path) -> None:
+def test_weights_and_gradients_are_contiguous(kind: str, tmp_path: Path) -> None:
     values = {"full": {}, "standard": STANDARD, "lokr": lycoris(tmp_path, **LOKR)}[kind]
     trainable = make_trainable(tiny_family(**values), None)
     our_loss(tiny_family(), trainable.network).backward()
@@ -237,7 +238,7 @@ def test_the_fused_kernel_takes_the_steps_of_the_plain_one_up_to_rounding(dtype:
 
 
 def resumed(first: dict[str, Any], then: dict[str, Any]) -> tuple[list[nn.Parameter], Optimizer]:
-    """Three steps with one configuration, saved, and three more of an optimizer that was built with another."""
+    """Takes three steps with one configuration, saves, and takes three more with an optimizer built from another."""
     weights = parameters()
     before = build_optimizer(options(optimizer="torch-adamw", optimizer_config=first), weights)
     take_steps(before, weights, range(3))
@@ -256,7 +257,7 @@ def test_a_run_that_began_without_the_fused_kernel_continues_with_the_same_bits(
     assert all(torch.equal(one, other) for one, other in zip(weights, plain, strict=True))
 
 
-def test_the_fused_kernel_is_left_on_resume_where_that_is_asked() -> None:
+def test_a_resumed_run_uses_the_kernel_that_its_options_choose() -> None:
     weights, optimizer = resumed({}, {"fused": False})
     assert optimizer.param_groups[0]["fused"] is False and all(bool(weight.isfinite().all()) for weight in weights)
     assert resumed({}, {})[1].param_groups[0]["fused"] is True
@@ -279,19 +280,19 @@ def test_packing_keeps_every_plain_value() -> None:
     assert back == tree
 
 
-def test_what_is_neither_json_nor_tensor_is_not_packed() -> None:
+def test_packing_refuses_a_value_that_is_neither_json_nor_a_tensor() -> None:
     with pytest.raises(TypeError, match="root.a holds a object"):
         pack({"a": object()}, {}, "root")
 
 
 @pytest.mark.parametrize("document", [{"tensor": "t", "more": 1}, {"other": []}])
-def test_documents_of_others_are_refused(document: dict[str, Any]) -> None:
+def test_unpacking_refuses_a_document_that_is_no_packed_state(document: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no packed state"):
         unpack(document, {})
 
 
 @pytest.mark.parametrize("worst", [float("nan"), float("inf"), -float("inf")])
-def test_one_bad_number_is_found_anywhere(worst: float) -> None:
+def test_all_finite_finds_one_bad_number_anywhere(worst: float) -> None:
     good = [torch.ones(3), torch.zeros(2, 2)]
     assert all_finite(good) and all_finite([])
     good[1][1, 0] = worst

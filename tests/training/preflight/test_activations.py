@@ -1,4 +1,4 @@
-"""The model of what a step keeps follows the network, the sequence and gradient checkpointing."""
+"""The estimate of a transformer's activations follows its layers, the sequence and gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kept(tokens: Tokens, spec: FamilySpec = PIXART, **values: Any) -> int:
     return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, **values}), spec)
 
 
-def test_each_layer_counts_the_tokens_that_it_sees() -> None:
+def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
     tokens = Tokens(image=10, prompt=4)
     wanted = 16 * 10 + 16 * 4 + 40 * 14
     assert kept(tokens) == pytest.approx(KEPT["full", False] * wanted, abs=3)
@@ -35,19 +35,19 @@ def test_each_layer_counts_the_tokens_that_it_sees() -> None:
     assert quantised == pytest.approx(KEPT["standard", True] * wanted, abs=3)
 
 
-def test_a_family_may_keep_more_of_each_layer() -> None:
+def test_a_family_multiplies_the_estimate_by_its_share() -> None:
     assert kept(Tokens(100, 40), FLUX) == pytest.approx(FLUX.activation_share * kept(Tokens(100, 40)), abs=3)
 
 
-def test_flavours_may_have_shorter_prompts() -> None:
+def test_a_flavour_may_have_shorter_prompts() -> None:
     assert [FLUX.tokens_of(flavour) for flavour in (None, "dev", "schnell")] == [512, 512, 256]
     assert PIXART.tokens_of(None) == PIXART.token_limit
 
 
-def test_twice_the_tokens_keep_twice_as_much() -> None:
+def test_twice_the_tokens_double_the_estimate() -> None:
     assert kept(Tokens(20, 8)) == pytest.approx(2 * kept(Tokens(10, 4)), abs=1)
 
 
-def test_gradient_checkpointing_keeps_one_block_and_the_borders_of_the_others() -> None:
+def test_gradient_checkpointing_keeps_one_block_and_the_inputs_of_the_others() -> None:
     tokens = Tokens(10, 4)
     assert kept(tokens, gradient_checkpointing=True) == int(2 * (8 + 8) * 14 + KEPT["full", False] * 40 * 14)

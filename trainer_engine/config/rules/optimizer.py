@@ -44,12 +44,16 @@ def _is_not_negative(value: object) -> bool:
 
 
 def bfloat16_weights_need_bf16(values: Values) -> Iterator[Problem]:
-    chosen = OPTIMIZERS.get(values["optimizer"])
-    if chosen is not None and chosen.stores_bfloat16 and values["mixed_precision"] != "bf16":
-        message = (
-            f"With mixed_precision={values['mixed_precision']} the weights stay float32, and {chosen.name} updates them as plain AdamW."
-        )
-        yield Problem.note("optimizer", "works_as_adamw", message, got=chosen.name)
+    note = float32_weights_note(values["optimizer"], values["mixed_precision"])
+    if note:
+        yield Problem.note("optimizer", "works_as_adamw", note, got=values["optimizer"])
+
+
+def float32_weights_note(optimizer: str, mixed_precision: str) -> str:
+    """Returns a sentence for the user if an optimizer for bfloat16 weights gets float32 weights; otherwise an empty string."""
+    if optimizer not in OPTIMIZERS or not OPTIMIZERS[optimizer].stores_bfloat16 or mixed_precision == "bf16":
+        return ""
+    return f"With mixed_precision={mixed_precision} the weights stay float32, and {optimizer} works on them as plain AdamW."
 
 
 def clipping_is_gentle(values: Values) -> Iterator[Problem]:
@@ -68,10 +72,10 @@ def optimizer_options_have_an_effect(values: Values) -> Iterator[Problem]:
     if chosen.betas is None and values["optimizer_beta1"] is not None:
         yield Problem.note("optimizer_beta1", "no_effect", f"{chosen.name} has no betas.", got=values["optimizer_beta1"])
     if chosen.is_schedule_free and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
-        message = f"{chosen.name} needs no curve: the rate stays at its peak after the warm-up."
+        message = f"{chosen.name} replaces the schedule: the learning rate stays at its peak after the warm-up."
         yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
     if chosen.finds_rate and values["learning_rate"] < SMALLEST_FACTOR:
-        message = f"{chosen.name} finds the rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
+        message = f"{chosen.name} finds the learning rate itself and multiplies it by learning_rate={values['learning_rate']:g}."
         yield Problem.note("learning_rate", "usually_one", message, got=values["learning_rate"], hint="use learning_rate=1")
 
 
@@ -81,7 +85,7 @@ def optimizer_suits_the_machine(values: Values) -> Iterator[Problem]:
     if chosen is None:
         return
     if chosen.reads_every_tensor:
-        message = f"{chosen.name} reads from the device for every weight tensor in every step: a GPU waits each time."
+        message = f"{chosen.name} reads a value from the device for every weight tensor in every step, and a GPU waits each time."
         yield Problem.note("optimizer", "reads_every_tensor", message, got=chosen.name, hint="torch-adamw and adamw_bf16 do not")
     if chosen.package and importlib.util.find_spec(chosen.package) is None:
         message = f"{chosen.name} needs the library {chosen.package}, which is not installed here."

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer_engine.caches.decoding import decoded_batches, sample_pixels
+from trainer_engine.caches.decoding import decoded_batches, pixels_made_from, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.in_memory import InMemoryCache
 from trainer_engine.caches.store import CacheStore, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.datasets.images import PIXEL_RULE, crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 
@@ -47,15 +46,7 @@ class LatentCache:
     def address(self, sample: Sample) -> str:
         """Depends on the file's bytes, the geometry and the autoencoder. Raises OSError where the file cannot be read."""
         self.contents[sample.name] = content = self.store.hashes.of(Path(sample.path))
-        return address_of(
-            "latents",
-            pixels=PIXEL_RULE,
-            image=content,
-            resized=list(sample.resized),
-            target=list(sample.target),
-            window=list(crop_window(sample, self.seed)),
-            encoder=self._fingerprint,
-        )
+        return address_of("latents", **pixels_made_from(sample, content, self.seed), encoder=self._fingerprint)
 
     def read(self, sample: Sample) -> Tensor:
         """(C, h, w) float32, scaled, on the CPU. An entry that was damaged or removed is made again, for which the autoencoder is loaded.

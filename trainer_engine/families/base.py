@@ -100,8 +100,17 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
-        """One embedding a prompt, on the CPU, without padding."""
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        """One embedding a prompt, on the CPU, without padding.
+
+        ``references``: pixels (3, H, W) in [-1, 1] of the reference images of each prompt. They are empty, and the family ignores them,
+        unless ``prompts_see_references``.
+        """
+
+    @property
+    def prompts_see_references(self) -> bool:
+        """Whether the text encoder looks at the reference images of a prompt, so that an embedding depends on both."""
+        return False
 
     @abstractmethod
     def free_encoders(self) -> None:

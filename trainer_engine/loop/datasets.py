@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer_engine.batches.batch import reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
-from trainer_engine.caches.prompts import PromptCache, cache_prompts
+from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
@@ -60,8 +61,9 @@ class Prepared:
         """(C, h, w)"""
         return self.latents[source].read(sample)
 
-    def read_prompt(self, source: str, caption: str) -> PromptEmbedding:
-        return (self.captions[source] if caption else self.prompts).read(caption)
+    def read_prompt(self, source: str, caption: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
+        """The embedding of a caption; ``references`` are those that the text encoder looks at."""
+        return (self.captions[source] if caption or references else self.prompts).read(caption, references)
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
@@ -96,11 +98,12 @@ def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCac
     return all(one.sample.name in latents[reference_cache(set_id, one.set)].addresses for one in sample.references)
 
 
-def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Edit:
+def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
     def read() -> tuple[Tensor, ...]:
         return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
 
-    return Edit(name_after(sample.name), sample.captions[0], read)
+    seen = [one.sample for one in sample.references] if prompts.family.prompts_see_references else []
+    return Edit(name_after(sample.name), sample.captions[0], read, lambda text: prompts.read(text, seen))
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,13 @@ class Preparation:
         evaluated = evaluated_sets(report, self.options)
         shown = self._shown_pairs(evaluated) or self._shown_pairs(drawn)
         lent = lent_prompts(evaluated, self.options)
-        captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_texts(shown, lent))
+        captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_prompts(shown, lent))
         latents = self._cache_images([*drawn, *evaluated], dataloader)
         self.family.free_encoders()
         sources = tuple(data_source(found, _usable(found, latents)) for found in drawn)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown if _has_references(set_id, sample, latents))
+        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_references(set_id, sample, latents))
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
         copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
         if copies:
@@ -175,20 +178,39 @@ class Preparation:
             pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
         return pairs
 
-    def _shown_texts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[str]:
-        """Everything that validations draw."""
-        negative = [self.options.validation.validation_negative_prompt] if lent or shown else []
-        captions = [sample.captions[0] for _, sample in shown]
-        return [*texts_to_encode(self.options), *captions, *(prompt.text for prompt in lent), *negative]
+    def _shown_prompts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[Prompt]:
+        """Every prompt that validations read."""
+        validation, sees = self.options.validation, self.family.prompts_see_references
+        negative = [validation.validation_negative_prompt] if lent or shown else []
+        pairs = [(sample.captions[0], tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
+        shared = [text for text in (validation.validation_prompt, *negative) if text is not None]
+        return [
+            *map(Prompt, texts_to_encode(self.options)),
+            *(Prompt(caption, references) for caption, references in pairs),
+            *(Prompt(prompt.text) for prompt in lent),
+            *map(Prompt, negative),
+            *(Prompt(text, references) for _, references in pairs if references for text in shared),
+        ]
+
+    def _trained_prompts(self, samples: Sequence[Sample]) -> Iterator[Prompt]:
+        """Every prompt that training and evaluation read for these samples, but for the empty one without references."""
+        combined = self.options.data.conditioning_multidataset_sampling == "combined"
+        may_drop = self.options.data.caption_dropout_probability > 0
+        for sample in samples:
+            if not (sample.references and self.family.prompts_see_references):
+                yield from map(Prompt, sample.captions)
+                continue
+            for chosen in reference_choices(sample, combined=combined):
+                seen = tuple(sample.references[position].sample for position in chosen)
+                yield from (Prompt(text, seen) for text in (*sample.captions, *([""] if may_drop else [])))
 
     def _cache_texts(
-        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[str]
+        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[Prompt]
     ) -> tuple[dict[str, PromptCache], PromptCache]:
         default = dataloader.default_text_set
-        wanted: dict[str, list[str]] = {default.id: ["", *shown]}
+        wanted: dict[str, list[Prompt]] = {default.id: [Prompt(""), *shown]}
         for found in sets:
-            captions = [caption for sample in found.samples for caption in sample.captions]
-            wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(captions)
+            wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(self._trained_prompts(found.samples))
         made: dict[str, PromptCache] = {}
         with self.stages.stage(StageKey.TEXT_EMBED_CACHE) as advance:
             for text in dataloader.text_sets:
@@ -197,12 +219,13 @@ class Preparation:
         self.family.free_encoders()
         return {found.entry.id: made[dataloader.text_set_of(found.entry).id] for found in sets}, made[default.id]
 
-    def _cache_text_set(self, text: TextSet, prompts: Sequence[str], advance: Advance) -> PromptCache:
+    def _cache_text_set(self, text: TextSet, prompts: Sequence[Prompt], advance: Advance) -> PromptCache:
         cache = self.processes.first_then_others(
             lambda: cache_prompts(
                 self.family,
                 prompts,
                 CacheStore(Path(text.text_cache)),
+                seed=self.options.run.seed,
                 batch_size=self.options.data.text_encoder_batch_size,
                 write_batch_size=text.write_batch_size,
                 on_progress=advance,

@@ -46,6 +46,8 @@ class Edit:
     caption: str
     read_references: Callable[[], tuple[Tensor, ...]]
     """Latents (C, h, w) of its references of every conditioning set."""
+    read_prompt: Callable[[str], PromptEmbedding]
+    """The embedding of a text, with its references if the text encoder looks at them."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +210,10 @@ def _request(
     options: TrainingOptions,
 ) -> GenerationRequest:
     validation, (width, height) = options.validation, image.resolution
+    read = subject.edit.read_prompt if subject.edit else read_prompt
     return GenerationRequest(
-        prompt=read_prompt(image.prompt),
-        negative=read_prompt(validation.validation_negative_prompt),
+        prompt=read(image.prompt),
+        negative=read(validation.validation_negative_prompt),
         width=width,
         height=height,
         steps=image.sampler_steps,

@@ -20,7 +20,7 @@ from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Item, Sampler
 from trainer_engine.datasets.images import crop_window
-from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.samples import CropPlan, Reference, Sample
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts
 from trainer_engine.objectives.diffusion import Epsilon
 
@@ -30,12 +30,14 @@ def latents_of(id: str, sample: Sample) -> Tensor:
     return torch.full((4, 8, 8), float(value))
 
 
-def embedding_of(id: str, caption: str) -> PromptEmbedding:
-    return {"embeds": torch.tensor([float(len(caption))])}
+def embedding_of(id: str, caption: str, references: tuple[Sample, ...]) -> PromptEmbedding:
+    return {"embeds": torch.tensor([float(len(caption) + sum(one.width for one in references))])}
 
 
 class Stacking:
     """Stacks embeddings, and passes the size of each sample and a random guidance on to the network."""
+
+    prompts_see_references = False
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
@@ -103,6 +105,18 @@ def test_sizes_and_crop_corner_of_each_sample_reach_the_network() -> None:
     built = builder().build([Item("a", sample)], ["a cat"], reference_sets=())
     assert built.conditions["time_ids"].tolist() == [[400, 300, left, top, 64, 64]]
     assert built.conditions["guidance"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("sees", "length"), [(False, 5), (True, 5 + 400)])
+def test_a_prompt_sees_the_references_in_use_if_the_family_says_so(sees: bool, length: int) -> None:
+    family = Stacking()
+    family.prompts_see_references = sees
+    crop = CropPlan("center", 1.0)
+    small, large = (Sample("/nowhere", "a.png", 1, 1, width, 300, (64, 64), (64, 64), crop, "1", ("a cat",)) for width in (100, 400))
+    paired = replace(small, references=(Reference("one", small), Reference("two", large)))
+    built = builder(family=family).build([Item("a", paired)], ["a cat"], reference_sets=(1,))
+    assert built.prompts["embeds"].tolist() == [[length]]
+    assert len(built.references) == 1
 
 
 def test_every_tensor_of_a_batch_moves_with_it() -> None:

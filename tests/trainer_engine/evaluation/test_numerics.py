@@ -52,7 +52,7 @@ def measuring(
         "builder": BatchBuilder(
             family=family,
             read_latents=read_latents or (lambda source, sample: latents[sample.name]),
-            read_prompt=lambda source, caption: prompts[caption],
+            read_prompt=lambda source, caption, references: prompts[caption],
             crop_seed=0,
         ),
         "images": [item(name) for name in latents],

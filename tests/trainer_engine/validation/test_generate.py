@@ -103,7 +103,8 @@ def test_what_datasets_lend_takes_no_file_of_another_image(tmp_path: Path) -> No
     _, images = rendered(tmp_path, eval_prompts=lent, **few)
     names = ["unconditional", "a cat", "validation", "a_cat-2", "validation_ema-2", "dog", "dog-2"]
     assert [image.shortname for image in images] == names and len({image.path for image in images}) == len(names)
-    pairs = [Edit("1", f"make it number {number}", tuple) for number in range(2)]
+    encode = tiny_family().encode_prompts
+    pairs = [Edit("1", f"make it number {number}", tuple, lambda text: encode([text])[0]) for number in range(2)]
     _, images = rendered(tmp_path, edits=pairs, **few)
     assert [image.shortname for image in images] == ["validation_1", "1", "validation_1-2", "1-2"]
 
@@ -237,7 +238,7 @@ def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monk
     prompt, negative = family.encode_prompts(["a cat", "blurry"])
     numbers: list[int] = []
     pipeline = family.make_pipeline(family.load_denoiser())
-    family.draw(pipeline, GenerationRequest(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
+    family.generate(pipeline, GenerationRequest(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
 

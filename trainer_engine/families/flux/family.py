@@ -73,7 +73,7 @@ class Flux(Family):
         return self.autoencoder.encode(pixels, exact=exact)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """As the pipeline does it: T5 sees its padding, and of CLIP only the pooled output counts; longer prompts are cut off."""
         clip, t5, clip_tokenizer, t5_tokenizer = self._text_encoders()
         common = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}

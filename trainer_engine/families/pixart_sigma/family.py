@@ -67,7 +67,7 @@ class PixArtSigma(Family):
         return self.autoencoder.encode(pixels, exact=exact)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
         text = self._text
         if text is None:

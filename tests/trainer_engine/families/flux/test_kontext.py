@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import ImageEvent, Notification
 from trainer_engine.families.flux.family import Flux
 from trainer_engine.families.flux.spec import SPEC
+from trainer_engine.families.inputs import PromptEmbedding
 
 
 def paint(folder: Path, *, shade: int, size: tuple[int, int] = (80, 96), count: int = 4) -> None:
@@ -161,6 +164,35 @@ def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of
     other_seed = losses("other-seed", conditioning_multidataset_sampling="combined", seed=99)
     in_turn = losses("in-turn", conditioning_multidataset_sampling="random")
     assert together[0] == other_seed[0] != in_turn[0]
+
+
+def test_a_text_encoder_that_looks_at_references_gets_those_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Flux.encode_prompts
+    seen: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+
+    def look(self: Flux, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        for prompt, pixels in zip(prompts, references, strict=True):
+            seen[prompt].add(tuple(float(one.mean()) for one in pixels))
+        return encode(self, prompts)
+
+    monkeypatch.setattr(Flux, "encode_prompts", look)
+    monkeypatch.setattr(Flux, "prompts_see_references", True)
+    kontext(
+        tmp_path,
+        pairs(tmp_path, "reference_strict", "reference_loose"),
+        conditioning_multidataset_sampling="random",
+        caption_dropout_probability=0.5,
+        validation_disable=False,
+        validation_disable_unconditional=True,
+        validation_resolution="64x64",
+        validation_num_inference_steps=1,
+        num_eval_images=1,
+    )
+    singles = {text: {means for means in found if len(means) == 1} for text, found in seen.items()}
+    captions = [f"make it number {number}" for number in range(4)]
+    assert all(len(singles[caption]) == 2 for caption in captions)
+    assert singles[""] == set().union(*(singles[caption] for caption in captions)), "a dropped caption keeps its references"
+    assert {len(means) for means in seen[captions[0]]} == {1, 2}, "a validation image sees all references"
 
 
 def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Measuring:
 
     def _loss(self, batch: Batch, item: Item, point: int) -> Tensor:
         device = self.family.devices.device
-        # What a network draws by itself is the same each time, too.
+        # Random numbers inside the network, such as dropout, are the same each time, too.
         seed_network(_seed(item.sample.name, point, "network"), device)
         batch = (batch.pinned() if device.type == "cuda" else batch).to(device)
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)

@@ -45,11 +45,11 @@ class Prepared:
     captions: Mapping[str, PromptCache]
     """By dataset id: where the embeddings of its captions are."""
     prompts: PromptCache
-    """Of the empty prompt and of those that validations draw."""
+    """Embeddings of the empty prompt and of the prompts of validations."""
     edits: tuple[Edit, ...] = ()
-    """Pairs whose references validations draw with."""
+    """Pairs whose references validations use."""
     eval_prompts: tuple[ValidationPrompt, ...] = ()
-    """Captions of held-out images, for validations to draw."""
+    """Captions of held-out images, as prompts of validations."""
     held_out: tuple[Item, ...] = ()
     """Images that are evaluated on."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -74,12 +74,12 @@ class Prepared:
         return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
     def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        drawn = (source.passes, source.at_least, source.weight)
+        sampling = (source.passes, source.at_least, source.weight)
 
         def content_of(cache: str, sample: Sample) -> str:
             return self.latents[cache].contents.get(sample.name, "")
 
-        return {sample.name: fingerprint(source.id, sample, drawn, content_of) for sample in samples}
+        return {sample.name: fingerprint(source.id, sample, sampling, content_of) for sample in samples}
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
@@ -119,19 +119,19 @@ class Preparation:
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
-        drawn = trained_sets(report)
+        trained = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
-        shown = self._shown_pairs(evaluated) or self._shown_pairs(drawn)
+        shown = self._shown_pairs(evaluated) or self._shown_pairs(trained)
         lent = lent_prompts(evaluated, self.options)
-        captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_prompts(shown, lent))
-        latents = self._cache_images([*drawn, *evaluated], dataloader)
+        captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
+        latents = self._cache_images([*trained, *evaluated], dataloader)
         self.family.free_encoders()
-        sources = tuple(data_source(found, _usable(found, latents)) for found in drawn)
+        sources = tuple(data_source(found, _usable(found, latents)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
         edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_references(set_id, sample, latents))
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
-        copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
+        copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
         if copies:
             self.stages.sink.emit(copies)
         return Prepared(
@@ -142,8 +142,8 @@ class Preparation:
             edits=edits,
             eval_prompts=lent,
             held_out=held_out,
-            settings={found.entry.id: settings_of(found.entry) for found in drawn},
-            dropped={found.entry.id: _dropped(found, latents) for found in drawn},
+            settings={found.entry.id: settings_of(found.entry) for found in trained},
+            dropped={found.entry.id: _dropped(found, latents) for found in trained},
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
@@ -167,7 +167,7 @@ class Preparation:
         return report
 
     def _shown_pairs(self, sets: Sequence[SetReport]) -> list[tuple[str, Sample]]:
-        """(dataset id, image) of the pairs that validations draw with: the first of each set, by name."""
+        """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
         validation = self.options.validation
         chosen = [found for found in sets if validation.eval_dataset_id in (None, found.entry.id)]
         if validation.validation_disable:

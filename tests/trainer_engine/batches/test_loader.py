@@ -139,8 +139,8 @@ def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:
 def test_timesteps_of_the_whole_batch_are_told_on_any_process() -> None:
     found = loader(collator(1, 2))
     (batch,) = found.load(3).passes
-    told = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
-    assert told[2:] == batch.timesteps.tolist()
+    timesteps = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
+    assert timesteps[2:] == batch.timesteps.tolist()
 
 
 @pytest.mark.parametrize(("chance", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
@@ -154,8 +154,8 @@ def test_captions_are_dropped_as_often_as_asked(chance: float, low: int, high: i
 def test_each_of_several_captions_gets_its_turn() -> None:
     item = Sampler((source(),), BatchSizes(1, 1), 1, by_size=True).step(0)[0][0]
     object.__setattr__(item.sample, "captions", ("one", "two", "three"))
-    told = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
-    assert set(told) == {"one", "two", "three"} and min(told.values()) > 60
+    captions = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
+    assert set(captions) == {"one", "two", "three"} and min(captions.values()) > 60
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 50])

@@ -107,7 +107,7 @@ class PixArtSigma(Family):
             padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1
         return {"embeds": padded, "mask": mask}
 
-    # ---- the denoiser ----
+    # ---- the network ----
 
     def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         return self.parts.load_transformer(dtype, folder)
@@ -144,7 +144,7 @@ class PixArtSigma(Family):
     def scheduler_config(self) -> Mapping[str, Any]:
         return self._scheduler_config
 
-    # ---- drawing and the result ----
+    # ---- generation and the result ----
 
     @property
     def pipeline_name(self) -> str:

@@ -153,11 +153,11 @@ def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of
 
     def losses(name: str, **options: Any) -> list[float]:
         run = kontext(tmp_path, datasets, output_dir=str(tmp_path / name), eval_timesteps=4, max_train_steps=1, **options)
-        told = [event.details["loss"] for event in run.heard.of(Notification) if event.code == "evaluation"]
-        assert len(told) == 2 and all(told)
-        drawn = [event.prompt for event in run.heard.of(ImageEvent) if event.validation_type == "final"]
-        assert drawn == (["unseen 0", "unseen 1"] if options.get("validation_disable") is False else [])
-        return told
+        measured = [event.details["loss"] for event in run.heard.of(Notification) if event.code == "evaluation"]
+        assert len(measured) == 2 and all(measured)
+        prompts = [event.prompt for event in run.heard.of(ImageEvent) if event.validation_type == "final"]
+        assert prompts == (["unseen 0", "unseen 1"] if options.get("validation_disable") is False else [])
+        return measured
 
     drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     together = losses("together", conditioning_multidataset_sampling="combined", **drawing)
@@ -218,5 +218,5 @@ def test_a_pair_whose_reference_has_no_latents_is_not_drawn(tmp_path: Path, monk
     drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     run = kontext(tmp_path, datasets, max_train_steps=1, num_eval_images=2, disable_benchmark=True, **drawing)
     assert [event.prompt for event in run.heard.of(ImageEvent)] == ["make it number 1"]
-    (told,) = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
-    assert "0.png" in told.message
+    (warning,) = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
+    assert "0.png" in warning.message

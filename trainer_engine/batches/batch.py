@@ -80,8 +80,17 @@ def _with_tensors_moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
             return value
 
 
+def reference_choices(sample: Sample, *, combined: bool) -> list[tuple[int, ...]]:
+    """Which of a sample's references are used together: positions of all of them, or of one at a time."""
+    count = len(sample.references)
+    return [tuple(range(count))] if combined or count < 2 else [(position,) for position in range(count)]
+
+
 class BatchFamily(Protocol):
     """The methods of ``Family`` that make batches."""
+
+    @property
+    def prompts_see_references(self) -> bool: ...
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch: ...
 
@@ -97,8 +106,8 @@ class BatchBuilder:
     family: BatchFamily
     read_latents: Callable[[str, Sample], Tensor]
     """(dataset id, sample) -> (C, ...)."""
-    read_prompt: Callable[[str, str], PromptEmbedding]
-    """(dataset id, caption) -> embedding."""
+    read_prompt: Callable[[str, str, tuple[Sample, ...]], PromptEmbedding]
+    """(dataset id, caption, references that the text encoder looks at) -> embedding."""
     crop_seed: int
     """The seed that placed random crops when the latents were cached."""
 
@@ -115,11 +124,10 @@ class BatchBuilder:
         ``reference_sets``: positions of the conditioning sets in use among the references of a sample. ``generators``: one a sample for
         the random conditions of the family; None gives their fixed values. Raises what reading a cache raises.
         """
+        prompts = [self._prompt(item, caption, reference_sets) for item, caption in zip(items, captions, strict=True)]
         return SampleBatch(
             latents=torch.stack([self.read_latents(item.source, item.sample) for item in items]),
-            prompts=self.family.collate_prompts(
-                [self.read_prompt(item.source, caption) for item, caption in zip(items, captions, strict=True)]
-            ),
+            prompts=self.family.collate_prompts(prompts),
             files=tuple(item.sample.path for item in items),
             conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
             references=tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets),
@@ -128,6 +136,10 @@ class BatchBuilder:
     def token_count(self, item: Item) -> int:
         """Tokens that the network makes of a sample."""
         return self.family.token_count(self.read_latents(item.source, item.sample).shape)
+
+    def _prompt(self, item: Item, caption: str, reference_sets: Sequence[int]) -> PromptEmbedding:
+        seen = reference_sets if self.family.prompts_see_references else ()
+        return self.read_prompt(item.source, caption, tuple(item.sample.references[position].sample for position in seen))
 
     def _reference(self, item: Item, position: int) -> Tensor:
         set_id, sample = item.sample.references[position]

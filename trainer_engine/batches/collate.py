@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer_engine.batches.batch import Batch, BatchBuilder
+from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
 from trainer_engine.batches.sampler import GlobalBatch, Item
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import sample_generators, sample_noise
@@ -67,10 +67,8 @@ class Collator:
 
     def _reference_sets(self, step: int, number: int, items: Sequence[Item]) -> Sequence[int]:
         """Positions of the conditioning sets in use. They follow from step and micro-batch."""
-        count = len(items[0].sample.references)
-        if count > 1 and not self.combine_references:
-            return [random.Random(derived_seed(self.seed, step, number, "reference")).randrange(count)]
-        return range(count)
+        choices = reference_choices(items[0].sample, combined=self.combine_references)
+        return choices[random.Random(derived_seed(self.seed, step, number, "reference")).randrange(len(choices))]
 
     def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
         """Timesteps of all samples of a global batch, whichever process takes them."""

@@ -1,6 +1,6 @@
 """The order of an epoch: which bucket gives each batch, and which of its samples make up each of its batches.
 
-Every batch of an epoch arrives at a time that is drawn for it, and the batches are taken as they arrive. Arrival times are exponential, so
+Every batch of an epoch gets a random arrival time, and the batches are taken in the order of these times. Arrival times are exponential, so
 that each batch that is left comes next with a probability proportional to its rate, whatever has arrived already (Efraimidis and Spirakis,
 2006).
 
@@ -54,7 +54,7 @@ class SetBatches:
 def interleave(sets: Sequence[SetBatches], *, by_size: bool) -> Integers:
     """The bucket of each batch of an epoch; buckets are counted over all sets.
 
-    ``by_size``: the next batch is drawn from all that are left, each as likely as its set's weight. Otherwise the next set is drawn by its
+    ``by_size``: the next batch is sampled from all that are left, each as likely as its set's weight. Else the next set is sampled by its
     weight from those that have something left, and then one of its batches, each as likely as the other.
     """
     heaviest = max(one.weight for one in sets)

@@ -64,8 +64,8 @@ class Sampler:
     """Steps are counted from 0: ``step(0)`` is what the first optimizer step takes."""
 
     def __init__(self, sources: Sequence[DataSource], sizes: BatchSizes, seed: int, *, by_size: bool) -> None:
-        """``by_size``: whether the next batch is drawn from all that are left by the weights of their datasets, or its dataset by its
-        weight alone."""
+        """``by_size``: whether the next batch is sampled from all that are left, by the weights of their datasets, or its dataset is
+        sampled by its weight alone."""
         self.sources = tuple(source for source in sources if source.samples)
         self.sizes = sizes
         self.seed = seed

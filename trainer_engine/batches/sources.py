@@ -12,7 +12,7 @@ from trainer_engine.datasets.samples import Sample
 
 
 def trained_sets(report: DatasetReport) -> list[SetReport]:
-    """The sets that batches are drawn from."""
+    """The sets that batches come from."""
     return [found for found in report.sets if found.entry.is_trained]
 
 

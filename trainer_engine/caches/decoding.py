@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer_engine.datasets.images import BrokenImage, crop_window, load_image
+from trainer_engine.datasets.images import PIXEL_RULE, BrokenImage, crop_window, load_image
 from trainer_engine.datasets.samples import Sample
 
 BATCHES_AHEAD = 3
@@ -37,6 +38,17 @@ def pixels_of(image: Image.Image) -> Tensor:
 def sample_pixels(sample: Sample, seed: int) -> Tensor:
     """The resized and cropped image, (3, H, W) in [-1, 1]. ``seed`` places random crops. Raises BrokenImage."""
     return pixels_of(load_image(sample, crop_window(sample, seed)))
+
+
+def pixels_made_from(sample: Sample, content: str, seed: int) -> dict[str, Any]:
+    """What ``sample_pixels`` depends on, as parts of a cache address; ``content`` is the sha256 of the sample's file."""
+    return {
+        "pixels": PIXEL_RULE,
+        "image": content,
+        "resized": list(sample.resized),
+        "target": list(sample.target),
+        "window": list(crop_window(sample, seed)),
+    }
 
 
 def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer_engine.caches.decoding import decoded_batches, sample_pixels
+from trainer_engine.caches.decoding import decoded_batches, pixels_made_from, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.store import CacheStore, InMemoryCache, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.datasets.images import PIXEL_RULE, crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 from trainer_engine.runtime.stages import Advance
@@ -46,15 +45,7 @@ class LatentCache:
     def address(self, sample: Sample) -> str:
         """The address of the entry: it depends on the file's bytes, the geometry and the autoencoder. Raises OSError."""
         self.contents[sample.name] = content = self.store.hashes.of(Path(sample.path))
-        return address_of(
-            "latents",
-            pixels=PIXEL_RULE,
-            image=content,
-            resized=list(sample.resized),
-            target=list(sample.target),
-            window=list(crop_window(sample, self.seed)),
-            encoder=self._fingerprint,
-        )
+        return address_of("latents", **pixels_made_from(sample, content, self.seed), encoder=self._fingerprint)
 
     def read(self, sample: Sample) -> Tensor:
         """The scaled latents (C, h, w), float32 on the CPU. A missing or damaged entry is computed again, which loads the autoencoder.

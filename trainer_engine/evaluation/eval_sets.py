@@ -14,8 +14,8 @@ from trainer_engine.datasets.sources.local import printable
 from trainer_engine.validation.generate import ValidationPrompt
 from trainer_engine.validation.names import name_after
 
-MOST_DRAWN = 10
-"""Captions of a set: a loss wants many images, and each drawn one takes as long as many losses."""
+MOST_GENERATED = 10
+"""Captions of a set that validations generate images for: one image takes as long as many losses."""
 MAX_LISTED = 10
 
 
@@ -27,11 +27,11 @@ def evaluated_sets(report: DatasetReport, options: TrainingOptions) -> list[SetR
 
 
 def lent_prompts(sets: Sequence[SetReport], options: TrainingOptions) -> tuple[ValidationPrompt, ...]:
-    """Captions for the validation to draw, under the names of their files. Sets with references are drawn with these instead."""
+    """Prompts of the validation, from captions and named after their files. Sets with references are validated with these instead."""
     if options.validation.validation_disable:
         return ()
-    drawn = [sample for found in sets if not found.entry.conditioning_data for sample in found.samples[:MOST_DRAWN]]
-    return tuple(ValidationPrompt(name_after(sample.name), sample.captions[0]) for sample in drawn)
+    captioned = [sample for found in sets if not found.entry.conditioning_data for sample in found.samples[:MOST_GENERATED]]
+    return tuple(ValidationPrompt(name_after(sample.name), sample.captions[0]) for sample in captioned)
 
 
 def trained_copies(latents: Mapping[str, LatentCache], trained: Collection[str], held_out: Sequence[Item]) -> Notification | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.batches.batch import Batch, BatchBuilder
+from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
 from trainer_engine.batches.sampler import Item
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.base import Objective
@@ -60,19 +60,17 @@ class Measuring:
 
     def _batches(self, item: Item) -> Iterator[Batch]:
         """One batch of one image for each timestep; its noise is made when the batch is asked for."""
-        sample = self.builder.build([item], [item.sample.captions[0]], reference_sets=range(len(item.sample.references)))
+        choices = reference_choices(item.sample, combined=self.combine_references)
+        samples = [self.builder.build([item], [item.sample.captions[0]], reference_sets=chosen) for chosen in choices]
         timesteps = self.objective.spread_timesteps(self.points)
         for point in range(self.points):
+            sample = samples[point % len(samples)]
             noise = evaluation_noise(item.sample.name, point, sample.latents.shape[1:])
-            yield replace(sample, references=self._references(sample.references, point)).with_noise(noise, timesteps[point : point + 1])
-
-    def _references(self, references: tuple[Tensor, ...], point: int) -> tuple[Tensor, ...]:
-        """The references that are in use at a timestep."""
-        return references if self.combine_references or not references else (references[point % len(references)],)
+            yield sample.with_noise(noise, timesteps[point : point + 1])
 
     def _loss(self, batch: Batch, item: Item, point: int) -> Tensor:
         device = self.family.devices.device
-        # What a network draws by itself is the same each time, too.
+        # Random numbers inside the network, such as dropout, are the same each time, too.
         seed_network(_seed(item.sample.name, point, "network"), device)
         batch = (batch.pinned() if device.type == "cuda" else batch).to(device)
         noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)

@@ -1,4 +1,4 @@
-"""What the trainer asks of a model family. A new family is a new folder here with a ``spec.py`` and a ``family.py``."""
+"""The interface of a model family. A new family is a new folder here with a ``spec.py`` and a ``family.py``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DiffusersNetwork(Protocol):
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One image to draw."""
+    """One image to generate."""
 
     prompt: PromptEmbedding
     negative: PromptEmbedding
@@ -50,31 +50,32 @@ class GenerationRequest:
     guidance: float
     seed: int
     references: tuple[Tensor, ...] = ()
-    """Latents (C, h, w) of the reference images to draw with, scaled."""
+    """Scaled latents (C, h, w) of its reference images."""
     noise_device: str = "cpu"
-    """Where the noise is drawn: the same seed gives other noise elsewhere."""
+    """Device that samples the noise; the same seed gives other noise on another kind of device."""
     guidance_rescale: float = 0.0
-    """Only of families whose spec names ``validation_guidance_rescale``."""
+    """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
     true_guidance: float = 1.0
-    """Classifier-free guidance beside what a distilled network is told; 1 is none. Of families that name ``validation_guidance_real``."""
+    """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
+    not name ``validation_guidance_real``."""
     unguided_steps: int = 0
     """Sampler steps at the start without ``true_guidance``."""
 
     def generator(self) -> torch.Generator:
-        """The image's own source of noise, at its start."""
+        """A new generator for the image's noise."""
         return torch.Generator(self.noise_device).manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class SamplerStep:
-    """What there is of an image while it is drawn."""
+    """An image after one step of the sampler."""
 
     number: int
     """From 1."""
     timestep: float
-    """Of the step that was taken, in the sampler's own scale: 0 to 1000."""
+    """Timestep of the step, in the sampler's own scale: 0 to 1000."""
     latents: Tensor
-    """(1, C, h, w), scaled as the denoiser has them."""
+    """(1, C, h, w), scaled as the network takes them."""
 
 
 class Family(ABC):
@@ -90,7 +91,7 @@ class Family(ABC):
         self.options = options
         self.devices = devices
         self.report: Callable[[Notification], None] = lambda _: None
-        """Takes what people should know about weights that were loaded."""
+        """Receives notifications about weights that were loaded."""
 
     # ---- the encoders: used for the caches, then freed ----
 
@@ -104,23 +105,32 @@ class Family(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the denoiser expects.
+        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the network expects.
 
         The same pixels give the same latents up to rounding, whatever else is in the batch.
         ``exact`` computes in float32 whatever was configured.
         """
 
     @abstractmethod
-    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
-        """One embedding a prompt, on the CPU, without padding."""
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        """One embedding a prompt, on the CPU, without padding.
+
+        ``references``: pixels (3, H, W) in [-1, 1] of the reference images of each prompt. They are empty, and the family ignores them,
+        unless ``prompts_see_references``.
+        """
+
+    @property
+    def prompts_see_references(self) -> bool:
+        """Whether the text encoder looks at the reference images of a prompt, so that an embedding depends on both."""
+        return False
 
     @abstractmethod
     def free_encoders(self) -> None:
-        """Let go of every encoder's weights; they load again when they are needed again."""
+        """Release the weights of every encoder; they are loaded again when they are needed."""
 
     @abstractmethod
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """Embeddings as one padded batch, on the CPU."""
+        """Stack embeddings into one padded batch, on the CPU."""
 
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
         """Named inputs (B, ...) on the CPU that follow from facts of the samples or from chance; none by default.
@@ -201,17 +211,17 @@ class Family(ABC):
 
     @property
     def prediction_type(self) -> str:
-        """What the network learns: the option where it is set, else what its weights were trained for."""
+        """What the network learns: the option if it is set, or else what its weights were trained for."""
         if self.spec.objective == "flow_matching":  # its schedulers state nothing, or what their class has for others
             return self.spec.objective
         return self.options.model.prediction_type or str(self.scheduler_config().get("prediction_type", self.spec.objective))
 
-    # ---- drawing and the result ----
+    # ---- generation and the result ----
 
     @property
     @abstractmethod
     def pipeline_name(self) -> str:
-        """Class of diffusers that draws with the family's weights."""
+        """Class name of the diffusers pipeline for the family's weights."""
 
     @abstractmethod
     def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
@@ -222,7 +232,7 @@ class Family(ABC):
 
     @abstractmethod
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
-        """One image, or the frames of a video; ``on_step`` hears each step of the sampler, and may end the drawing by raising."""
+        """One image, or the frames of a video; ``on_step`` receives each step of the sampler, and may end the generation by raising."""
 
     @abstractmethod
     def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
@@ -241,13 +251,13 @@ def load_family(options: TrainingOptions, devices: Devices) -> Family:
     return family(options, devices)
 
 
-def unwrap(denoiser: nn.Module) -> nn.Module:
+def unwrap(network: nn.Module) -> nn.Module:
     """The bare network inside data-parallel and compiled wrappers."""
     while True:
-        inner = getattr(denoiser, "_orig_mod", None) or getattr(denoiser, "module", None)
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
         if not isinstance(inner, nn.Module):
-            return denoiser
-        denoiser = inner
+            return network
+        network = inner
 
 
 def free_device_memory(device: torch.device) -> None:

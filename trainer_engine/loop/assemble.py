@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -108,7 +106,7 @@ def _find_checkpoint(run_context: RunContext, family: Family) -> SavedRun | None
 
 
 def _validation_adapters(run_context: RunContext, family: Family, network: nn.Module) -> list[ValidationAdapter]:
-    """The adapters that only validations see, read before the first step: what is wrong with them is told then."""
+    """Load the adapters of validations before the first step, so that a broken one is reported early."""
     options, devices = run_context.options, family.devices
     if options.validation.validation_disable or options.hooks.validation_method == EXTERNAL:
         return []
@@ -130,7 +128,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
-    denoiser = trainable.network
+    network = trainable.network
     optimizer = build_optimizer(options.optimizer, trainable.parameters)
     start_training(optimizer)
     step = Step(
@@ -138,7 +136,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(_compiled(denoiser, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
+        network=processes.share_network(_compiled(network, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
         parameters=trainable.parameters,
         optimizer=optimizer,
         schedule=_schedule(options, state.total_steps),
@@ -146,7 +144,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
     )
-    average = MovingAverage(denoiser, run.ema_decay, run.ema_update_interval) if run.use_ema else None
+    average = MovingAverage(network, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
@@ -163,8 +161,8 @@ def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:
     return Schedule(chosen, options.optimizer.learning_rate, total_steps)
 
 
-def _compiled(denoiser: nn.Module, backend: str) -> nn.Module:
-    """A network that is compiled at its first call; the bare one stays as it is, for drawing and saving."""
+def _compiled(network: nn.Module, backend: str) -> nn.Module:
+    """The network, compiled at its first call; the bare one stays as it is for validation and saving."""
     if backend == "no":
-        return denoiser
-    return cast("nn.Module", torch.compile(denoiser, backend=backend))
+        return network
+    return cast("nn.Module", torch.compile(network, backend=backend))

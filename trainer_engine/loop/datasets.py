@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer_engine.batches.batch import reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
-from trainer_engine.caches.prompts import PromptCache, cache_prompts
+from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
@@ -44,11 +45,11 @@ class Prepared:
     captions: Mapping[str, PromptCache]
     """By dataset id: where the embeddings of its captions are."""
     prompts: PromptCache
-    """Of the empty prompt and of those that validations draw."""
+    """Embeddings of the empty prompt and of the prompts of validations."""
     edits: tuple[Edit, ...] = ()
-    """Pairs whose references validations draw with."""
+    """Pairs whose references validations use."""
     eval_prompts: tuple[ValidationPrompt, ...] = ()
-    """Captions of held-out images, for validations to draw."""
+    """Captions of held-out images, as prompts of validations."""
     held_out: tuple[Item, ...] = ()
     """Images that are evaluated on."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -60,8 +61,9 @@ class Prepared:
         """(C, h, w)"""
         return self.latents[source].read(sample)
 
-    def read_prompt(self, source: str, caption: str) -> PromptEmbedding:
-        return (self.captions[source] if caption else self.prompts).read(caption)
+    def read_prompt(self, source: str, caption: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
+        """The embedding of a caption; ``references`` are those that the text encoder looks at."""
+        return (self.captions[source] if caption or references else self.prompts).read(caption, references)
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
@@ -72,12 +74,12 @@ class Prepared:
         return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
     def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        drawn = (source.passes, source.at_least, source.weight)
+        sampling = (source.passes, source.at_least, source.weight)
 
         def content_of(cache: str, sample: Sample) -> str:
             return self.latents[cache].contents.get(sample.name, "")
 
-        return {sample.name: fingerprint(source.id, sample, drawn, content_of) for sample in samples}
+        return {sample.name: fingerprint(source.id, sample, sampling, content_of) for sample in samples}
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
@@ -96,11 +98,12 @@ def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCac
     return all(one.sample.name in latents[reference_cache(set_id, one.set)].addresses for one in sample.references)
 
 
-def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> Edit:
+def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
     def read() -> tuple[Tensor, ...]:
         return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
 
-    return Edit(name_after(sample.name), sample.captions[0], read)
+    seen = [one.sample for one in sample.references] if prompts.family.prompts_see_references else []
+    return Edit(name_after(sample.name), sample.captions[0], read, lambda text: prompts.read(text, seen))
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,19 @@ class Preparation:
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
         report = self._examine(dataloader)
-        drawn = trained_sets(report)
+        trained = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
-        shown = self._shown_pairs(evaluated) or self._shown_pairs(drawn)
+        shown = self._shown_pairs(evaluated) or self._shown_pairs(trained)
         lent = lent_prompts(evaluated, self.options)
-        captions, prompts = self._cache_texts(dataloader, [*drawn, *evaluated], self._shown_texts(shown, lent))
-        latents = self._cache_images([*drawn, *evaluated], dataloader)
+        captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
+        latents = self._cache_images([*trained, *evaluated], dataloader)
         self.family.free_encoders()
-        sources = tuple(data_source(found, _usable(found, latents)) for found in drawn)
+        sources = tuple(data_source(found, _usable(found, latents)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents) for set_id, sample in shown if _has_references(set_id, sample, latents))
+        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_references(set_id, sample, latents))
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
-        copies = trained_copies(latents, [found.entry.id for found in drawn], held_out)
+        copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
         if copies:
             self.stages.sink.emit(copies)
         return Prepared(
@@ -139,8 +142,8 @@ class Preparation:
             edits=edits,
             eval_prompts=lent,
             held_out=held_out,
-            settings={found.entry.id: settings_of(found.entry) for found in drawn},
-            dropped={found.entry.id: _dropped(found, latents) for found in drawn},
+            settings={found.entry.id: settings_of(found.entry) for found in trained},
+            dropped={found.entry.id: _dropped(found, latents) for found in trained},
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
@@ -164,7 +167,7 @@ class Preparation:
         return report
 
     def _shown_pairs(self, sets: Sequence[SetReport]) -> list[tuple[str, Sample]]:
-        """(dataset id, image) of the pairs that validations draw with: the first of each set, by name."""
+        """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
         validation = self.options.validation
         chosen = [found for found in sets if validation.eval_dataset_id in (None, found.entry.id)]
         if validation.validation_disable:
@@ -175,20 +178,39 @@ class Preparation:
             pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
         return pairs
 
-    def _shown_texts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[str]:
-        """Everything that validations draw."""
-        negative = [self.options.validation.validation_negative_prompt] if lent or shown else []
-        captions = [sample.captions[0] for _, sample in shown]
-        return [*texts_to_encode(self.options), *captions, *(prompt.text for prompt in lent), *negative]
+    def _shown_prompts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[Prompt]:
+        """Every prompt that validations read."""
+        validation, sees = self.options.validation, self.family.prompts_see_references
+        negative = [validation.validation_negative_prompt] if lent or shown else []
+        pairs = [(sample.captions[0], tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
+        shared = [text for text in (validation.validation_prompt, *negative) if text is not None]
+        return [
+            *map(Prompt, texts_to_encode(self.options)),
+            *(Prompt(caption, references) for caption, references in pairs),
+            *(Prompt(prompt.text) for prompt in lent),
+            *map(Prompt, negative),
+            *(Prompt(text, references) for _, references in pairs if references for text in shared),
+        ]
+
+    def _trained_prompts(self, samples: Sequence[Sample]) -> Iterator[Prompt]:
+        """Every prompt that training and evaluation read for these samples, but for the empty one without references."""
+        combined = self.options.data.conditioning_multidataset_sampling == "combined"
+        may_drop = self.options.data.caption_dropout_probability > 0
+        for sample in samples:
+            if not (sample.references and self.family.prompts_see_references):
+                yield from map(Prompt, sample.captions)
+                continue
+            for chosen in reference_choices(sample, combined=combined):
+                seen = tuple(sample.references[position].sample for position in chosen)
+                yield from (Prompt(text, seen) for text in (*sample.captions, *([""] if may_drop else [])))
 
     def _cache_texts(
-        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[str]
+        self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[Prompt]
     ) -> tuple[dict[str, PromptCache], PromptCache]:
         default = dataloader.default_text_set
-        wanted: dict[str, list[str]] = {default.id: ["", *shown]}
+        wanted: dict[str, list[Prompt]] = {default.id: [Prompt(""), *shown]}
         for found in sets:
-            captions = [caption for sample in found.samples for caption in sample.captions]
-            wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(captions)
+            wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(self._trained_prompts(found.samples))
         made: dict[str, PromptCache] = {}
         with self.stages.stage(StageKey.TEXT_EMBED_CACHE) as advance:
             for text in dataloader.text_sets:
@@ -197,12 +219,13 @@ class Preparation:
         self.family.free_encoders()
         return {found.entry.id: made[dataloader.text_set_of(found.entry).id] for found in sets}, made[default.id]
 
-    def _cache_text_set(self, text: TextSet, prompts: Sequence[str], advance: Advance) -> PromptCache:
+    def _cache_text_set(self, text: TextSet, prompts: Sequence[Prompt], advance: Advance) -> PromptCache:
         cache = self.processes.first_then_others(
             lambda: cache_prompts(
                 self.family,
                 prompts,
                 CacheStore(Path(text.text_cache)),
+                seed=self.options.run.seed,
                 batch_size=self.options.data.text_encoder_batch_size,
                 write_batch_size=text.write_batch_size,
                 on_progress=advance,

@@ -1,4 +1,4 @@
-"""How one optimizer step is made."""
+"""One optimizer step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALLEST_SCALE = 1.0
 
 @dataclass
 class Step:
-    """Passes over the batches, gradients over all processes, clipping, learning rate, optimizer."""
+    """Runs forward and backward on each micro-batch, reduces gradients across ranks, clips them and steps the optimizer."""
 
     family: Family
     objective: Objective
@@ -46,7 +46,7 @@ class Step:
     scaler: torch.amp.GradScaler
 
     def take(self, batches: StepBatches) -> StepOutcome:
-        """Where loss or gradients are not finite, weights and optimizer stay as they are."""
+        """Take one step. If the loss or a gradient is not finite, weights and optimizer state stay as they are."""
         losses = torch.stack([self._pass(batches, number) for number in range(len(batches.passes))])
         losses = self.processes.sum(losses) / self.processes.count
         if self.scaler.is_enabled():
@@ -54,7 +54,7 @@ class Step:
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         learning_rate = self.schedule.at(batches.step + 1)
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
-        # reach the weights; the passes of a step are queued without waiting.
+        # reach the weights; the micro-batches of a step are queued without waiting.
         *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
         loss = sum(pass_losses) / len(pass_losses)
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -69,7 +69,7 @@ class Step:
     def _pass(self, batches: StepBatches, number: int) -> Tensor:
         """Forward and backward over one batch; the mean loss of its samples, float32 on the device."""
         is_last = number == len(batches.passes) - 1
-        # Whatever a network draws by itself follows from the step too, so that a resumed run draws it again.
+        # Random numbers inside the network, such as dropout, follow from the step too, so that a resumed run repeats them.
         seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
         with nullcontext() if is_last else self.processes.without_exchange(self.network):
             loss = self.loss(batches.passes[number].to(self.devices.device))
@@ -94,7 +94,7 @@ class Step:
             torch.nn.utils.clip_grad_value_(self.parameters, limit)
 
     def _update_scale(self, finite: bool, loss_is_finite: bool) -> bool:
-        """Follow the gradients with float16's loss scale; whether this step only found it too large."""
+        """Update the loss scale of float16; True if this step only found it too large."""
         if not self.scaler.is_enabled():
             return False
         self.scaler.update()

@@ -1,7 +1,7 @@
 """Random numbers that belong to a sample of a step, not to a process.
 
 The generator of a sample is seeded by (seed, optimizer step, index of the sample in the global batch): the same run on one
-process with twice the batch and on two processes draws the same numbers, and so does a run that was stopped and resumed.
+process with twice the batch and on two processes gets the same numbers, and so does a run that was stopped and resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def seed_network(seed: int, device: torch.device) -> None:
     """Give a network on ``device`` (dropout and the like) the random numbers that ``torch.manual_seed(seed)`` would give it.
 
     NOTE: that function seeds every kind of device that this PyTorch knows, and for one that was never used it formats the whole call
-    stack: 0.1 to 0.2 ms in every pass of a run on a CPU.
+    stack: 0.1 to 0.2 ms in every micro-batch of a run on a CPU.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
@@ -27,8 +27,8 @@ def seed_network(seed: int, device: torch.device) -> None:
 
 
 def sample_generators(seed: int, step: int, indices: Sequence[int], purpose: str = "noise") -> list[torch.Generator]:
-    """One CPU generator a sample. ``indices`` count over the whole optimizer step, every rank and accumulation pass;
-    ``purpose`` keeps independent uses (noise, timestep, dropout) from drawing the same numbers."""
+    """One CPU generator a sample. ``indices`` count over the whole optimizer step, every rank and micro-batch;
+    ``purpose`` gives independent uses (noise, timestep, dropout) different numbers."""
     return [torch.Generator().manual_seed(derived_seed(seed, step, index, purpose)) for index in indices]
 
 

@@ -1,4 +1,4 @@
-"""How images are announced: finished ones, and previews of those that are being drawn."""
+"""How images are announced: finished ones, and previews of those that are being generated."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Announcer:
         if not self.options.validation_preview or self._previews_failed:
             return None
         decoder = PreviewDecoder(self.family.spec.preview_decoder, self.family.devices)
-        return lambda drawn: self._preview(decoder, drawn, global_step)
+        return lambda sampled: self._preview(decoder, sampled, global_step)
 
-    def _preview(self, decoder: PreviewDecoder, drawn: SampledImage, global_step: int) -> None:
+    def _preview(self, decoder: PreviewDecoder, sampled: SampledImage, global_step: int) -> None:
         """Show what there is of an image. Where it cannot be shown, the run says so once and goes on without previews."""
-        image, taken = drawn.image, drawn.taken
+        image, taken = sampled.image, sampled.taken
         if self._previews_failed or not is_shown(taken.number, image.sampler_steps, self.options):
             return
         try:

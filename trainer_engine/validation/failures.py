@@ -1,4 +1,4 @@
-"""An image that could not be drawn or written, and what a run says about it: the run is worth more than images of it."""
+"""Failures to generate or write an image, and their events. They never end a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ A fault of the device for good comes again in the next step."""
 
 
 class GenerationStopped(Exception):
-    """The run was asked to stop while an image was drawn."""
+    """The run was asked to stop while an image was generated."""
 
 
 class GenerationFailed(Exception):
@@ -27,7 +27,7 @@ class GenerationFailed(Exception):
     def as_event(self, step: int, numbers: str = "") -> ErrorEvent:
         """``numbers``: how full the device was, for people."""
         code, what, hint = _explain(self.reason)
-        others = "the other images are drawn" if isinstance(self.reason, ImageNotFinite) else "the images that were left are not drawn"
+        others = "the other images are generated" if isinstance(self.reason, ImageNotFinite) else "the remaining images are not generated"
         named = f"Image {self.image}, prompt {self.prompt!r}: " if self.image else ""
         reason = str(self.reason) or type(self.reason).__name__
         message = f"Validation at step {step}: {what}. {named}{reason}{numbers}"
@@ -52,4 +52,4 @@ def _explain(reason: Exception) -> tuple[str, str, str]:
     if isinstance(reason, OSError):
         return "validation_not_written", "a file could not be read or written", "look at output_dir"
     hint = reason.hint if isinstance(reason, EngineError) and reason.hint else "look at the validation options"
-    return "validation_failed", "an image could not be drawn", hint
+    return "validation_failed", "an image could not be generated", hint

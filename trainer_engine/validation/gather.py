@@ -38,10 +38,10 @@ class GeneratedImages:
         return b"\n".join([json.dumps(header).encode(), b"".join(files)])
 
 
-def pack_or_say(drawn: GeneratedImages, step: int) -> bytes:
+def pack_or_say(generated: GeneratedImages, step: int) -> bytes:
     """Where a file of it cannot be read again, that alone is said: the other processes wait for a word, and the run is worth more."""
     try:
-        return drawn.pack()
+        return generated.pack()
     except OSError as error:
         return GeneratedImages(failure=GenerationFailed("", "", error).as_event(step)).pack()
 

@@ -1,4 +1,4 @@
-"""Images drawn by the network as it is, for people to see how far it has come."""
+"""Generates the validation images of the network in its current state."""
 
 from __future__ import annotations
 
@@ -29,28 +29,30 @@ HIGHEST_SEED = 2**31
 
 @dataclass(frozen=True)
 class ValidationPrompt:
-    """What is drawn, and under which name."""
+    """A prompt of the validation and its name."""
 
     shortname: str
     text: str
     adapter_strength: float | None = None
-    """How much of the trained adapter its images show; None: as ``validation_lycoris_strength`` says."""
+    """Strength of the trained adapter in its images; None takes ``validation_lycoris_strength``."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A pair whose references are drawn with."""
+    """A pair whose references are inputs of a validation image."""
 
     name: str
-    """After its image."""
+    """Named after its image."""
     caption: str
     read_references: Callable[[], tuple[Tensor, ...]]
     """Latents (C, h, w) of its references of every conditioning set."""
+    read_prompt: Callable[[str], PromptEmbedding]
+    """The embedding of a text, with its references if the text encoder looks at them."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One image to draw."""
+    """One image to generate."""
 
     prompt: ValidationPrompt
     resolution: tuple[int, int]
@@ -72,12 +74,12 @@ class ValidationImage:
     seed: int
     sampler_steps: int
     label: str = ""
-    """Whose weights drew it, where these are not the live ones; also at the end of ``shortname``."""
+    """Names the weights if they are not the live ones; also at the end of ``shortname``."""
 
 
 @dataclass(frozen=True)
 class SampledImage:
-    """An image that is being drawn."""
+    """An image that is being generated."""
 
     image: ValidationImage
     """What it will be; its file is not there yet."""
@@ -85,7 +87,7 @@ class SampledImage:
 
 
 def validation_prompts(options: TrainingOptions) -> list[ValidationPrompt]:
-    """What every validation of a run draws, in order; empty where it draws nothing."""
+    """The prompts of every validation of a run, in order; empty if it generates no images."""
     validation = options.validation
     if validation.validation_disable:
         return []
@@ -105,7 +107,7 @@ def texts_to_encode(options: TrainingOptions) -> list[str]:
 
 def render(
     family: Family,
-    denoiser: nn.Module,
+    network: nn.Module,
     read_prompt: Callable[[str], PromptEmbedding],
     options: TrainingOptions,
     step: int,
@@ -120,24 +122,24 @@ def render(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[ValidationImage]:
-    """Draw every prompt at every resolution into ``<output_dir>/validation_images``.
+    """Generate every prompt at every resolution into ``<output_dir>/validation_images``.
 
-    ``denoiser`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
-    ``PromptCache.read``, ``weights_for`` puts the weights that a prompt is drawn with into place. ``share`` (which, of how many) draws
-    some of the images, where others draw the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` hears (done,
-    total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded for it and freed
-    after. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
+    ``network`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
+    ``PromptCache.read``. ``weights_for`` puts the weights for a prompt into place. ``share`` (which, of how many) is the part of the
+    images to generate, if other processes generate the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress``
+    receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. Loads the autoencoder, and
+    frees it at the end. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
     plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
     not_finite: GenerationFailed | None = None
-    with preserve_training_state(denoiser), _freeing(family):
-        denoiser.eval()
-        pipeline = _make_pipeline(family, denoiser, options) if plan else None
+    with preserve_training_state(network), _freeing(family):
+        network.eval()
+        pipeline = _make_pipeline(family, network, options) if plan else None
         for number, subject in enumerate(plan):
             image = _image_of(subject, options, step, label)
 
-            def heard(taken: SamplerStep, image: ValidationImage = image, before: int = number * steps) -> None:
+            def on_step(taken: SamplerStep, image: ValidationImage = image, before: int = number * steps) -> None:
                 on_progress(before + taken.number, len(plan) * steps)
                 if on_sampler_step:
                     on_sampler_step(SampledImage(image, taken))
@@ -149,7 +151,7 @@ def render(
             try:
                 with weights_for(subject.prompt):
                     request = _request(subject, image, family, read_prompt, options)
-                    picture = family.generate(pipeline, request, on_step=heard)
+                    picture = family.generate(pipeline, request, on_step=on_step)
                 path = _write(picture, image, options)
             except GenerationStopped:
                 break
@@ -171,11 +173,11 @@ def _write(picture: Picture, image: ValidationImage, options: TrainingOptions) -
     return write_picture(image.path.parent, image.path.stem, picture, **how)
 
 
-def _make_pipeline(family: Family, denoiser: nn.Module, options: TrainingOptions) -> Any:
+def _make_pipeline(family: Family, network: nn.Module, options: TrainingOptions) -> Any:
     validation = options.validation
     sampler, spacing = validation.validation_noise_scheduler, validation.inference_scheduler_timestep_spacing
     try:
-        return family.make_pipeline(denoiser, sampler=sampler, spacing=spacing)
+        return family.make_pipeline(network, sampler=sampler, spacing=spacing)
     except SURVIVED as error:
         raise GenerationFailed("", "", error) from error
 
@@ -208,9 +210,10 @@ def _request(
     options: TrainingOptions,
 ) -> GenerationRequest:
     validation, (width, height) = options.validation, image.resolution
+    read = subject.edit.read_prompt if subject.edit else read_prompt
     return GenerationRequest(
-        prompt=read_prompt(image.prompt),
-        negative=read_prompt(validation.validation_negative_prompt),
+        prompt=read(image.prompt),
+        negative=read(validation.validation_negative_prompt),
         width=width,
         height=height,
         steps=image.sampler_steps,

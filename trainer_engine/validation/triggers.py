@@ -1,4 +1,4 @@
-"""When a run validates. Nothing is drawn here: plain numbers in, an occasion out."""
+"""When a run validates: a function from plain numbers to a trigger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Trigger(str, Enum):
     """Why a validation takes place."""
 
     BASE_MODEL = "base_model"
-    """Before the first step of a run: what the base model draws."""
+    """Before the first step of a run: images of the base model."""
     STARTUP = "startup"
     """Before the first step of this start."""
     INTERVAL = "interval"
@@ -35,8 +35,8 @@ class TriggerState:
 
 
 def at_start(options: ValidationOptions, moment: TriggerState) -> tuple[Trigger, ...]:
-    """Before the first step of this start, in order. A run that goes on has had its base model drawn; one with no step left, its result
-    is drawn anyway."""
+    """Before the first step of this start, in order. A resumed run has images of its base model already; one with no step left
+    generates those of its result anyway."""
     base_model = [Trigger.BASE_MODEL] if not moment.step and not options.disable_benchmark else []
     startup = [Trigger.STARTUP] if options.validation_on_startup and not moment.is_finished else []
     return (*base_model, *startup)

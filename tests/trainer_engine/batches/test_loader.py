@@ -20,7 +20,7 @@ from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Item, Sampler
 from trainer_engine.datasets.images import crop_window
-from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.samples import CropPlan, Reference, Sample
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts
 from trainer_engine.objectives.diffusion import Epsilon
 
@@ -30,12 +30,14 @@ def latents_of(id: str, sample: Sample) -> Tensor:
     return torch.full((4, 8, 8), float(value))
 
 
-def embedding_of(id: str, caption: str) -> PromptEmbedding:
-    return {"embeds": torch.tensor([float(len(caption))])}
+def embedding_of(id: str, caption: str, references: tuple[Sample, ...]) -> PromptEmbedding:
+    return {"embeds": torch.tensor([float(len(caption) + sum(one.width for one in references))])}
 
 
 class Stacking:
     """Stacks embeddings, and passes the size of each sample and a random guidance on to the network."""
+
+    prompts_see_references = False
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
@@ -105,6 +107,18 @@ def test_sizes_and_crop_corner_of_each_sample_reach_the_network() -> None:
     assert built.conditions["guidance"].tolist() == [1.0]
 
 
+@pytest.mark.parametrize(("sees", "length"), [(False, 5), (True, 5 + 400)])
+def test_a_prompt_sees_the_references_in_use_if_the_family_says_so(sees: bool, length: int) -> None:
+    family = Stacking()
+    family.prompts_see_references = sees
+    crop = CropPlan("center", 1.0)
+    small, large = (Sample("/nowhere", "a.png", 1, 1, width, 300, (64, 64), (64, 64), crop, "1", ("a cat",)) for width in (100, 400))
+    paired = replace(small, references=(Reference("one", small), Reference("two", large)))
+    built = builder(family=family).build([Item("a", paired)], ["a cat"], reference_sets=(1,))
+    assert built.prompts["embeds"].tolist() == [[length]]
+    assert len(built.references) == 1
+
+
 def test_every_tensor_of_a_batch_moves_with_it() -> None:
     (batch,) = loader(collator()).load(0).passes
     one = torch.ones(4)
@@ -125,8 +139,8 @@ def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:
 def test_timesteps_of_the_whole_batch_are_told_on_any_process() -> None:
     found = loader(collator(1, 2))
     (batch,) = found.load(3).passes
-    told = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
-    assert told[2:] == batch.timesteps.tolist()
+    timesteps = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
+    assert timesteps[2:] == batch.timesteps.tolist()
 
 
 @pytest.mark.parametrize(("chance", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)])
@@ -140,8 +154,8 @@ def test_captions_are_dropped_as_often_as_asked(chance: float, low: int, high: i
 def test_each_of_several_captions_gets_its_turn() -> None:
     item = Sampler((source(),), BatchSizes(1, 1), 1, by_size=True).step(0)[0][0]
     object.__setattr__(item.sample, "captions", ("one", "two", "three"))
-    told = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
-    assert set(told) == {"one", "two", "three"} and min(told.values()) > 60
+    captions = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
+    assert set(captions) == {"one", "two", "three"} and min(captions.values()) > 60
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 50])

@@ -34,10 +34,10 @@ def tenths(found: Sampler, key: tuple[str, str] | str) -> list[int]:
 
 def assert_hypergeometric(counts: list[int], of: int, total: int) -> None:
     """Each count of a tenth is one of a draw of ``total / 10`` from ``total`` without replacement, of which ``of`` count."""
-    share, drawn = of / total, total / 10
-    deviation = math.sqrt(drawn * share * (1 - share) * (total - drawn) / (total - 1))
+    share, taken = of / total, total / 10
+    deviation = math.sqrt(taken * share * (1 - share) * (total - taken) / (total - 1))
     assert sum(counts) == of
-    assert all(abs(count - drawn * share) <= DEVIATIONS * deviation + 1 for count in counts), counts
+    assert all(abs(count - taken * share) <= DEVIATIONS * deviation + 1 for count in counts), counts
 
 
 @pytest.mark.parametrize("seed", SEEDS)

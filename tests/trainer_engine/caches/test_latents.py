@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.helpers.models import tiny_family, tiny_pixart
 from tests.helpers.pictures import generate_images
 from tests.helpers.samples import sample_of, samples_of
-from trainer_engine.caches import latents
+from trainer_engine.caches import decoding
 from trainer_engine.caches.decoding import batches_by_size, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder, trouble_with
 from trainer_engine.caches.latents import LatentCache, cache_latents
@@ -58,7 +58,7 @@ def test_latents_are_recomputed_after_a_change_of_the_pixel_rule(
     tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = samples_of(pictures)
-    monkeypatch.setattr(latents, "PIXEL_RULE", latents.PIXEL_RULE - 1)
+    monkeypatch.setattr(decoding, "PIXEL_RULE", decoding.PIXEL_RULE - 1)
     cached(tiny_family(), samples, tmp_path / "cache")
     monkeypatch.undo()
     assert (cached(tiny_family(), samples, tmp_path / "cache").made, len(samples)) == (10, 10)

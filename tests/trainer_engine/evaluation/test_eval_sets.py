@@ -11,7 +11,7 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import SetReport
-from trainer_engine.evaluation.eval_sets import MOST_DRAWN, evaluated_sets, lent_prompts
+from trainer_engine.evaluation.eval_sets import MOST_GENERATED, evaluated_sets, lent_prompts
 
 
 def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], Any]:
@@ -26,10 +26,10 @@ def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], 
 
 
 def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
-    drawn = sorted(path.name for path in generate_images(tmp_path / "one", count=5))
+    names = sorted(path.name for path in generate_images(tmp_path / "one", count=5))
     generate_images(tmp_path / "two", count=2)
     both, _ = sets_of(tmp_path, "one", "two", num_eval_images=3)
-    assert [[sample.name for sample in found.samples] for found in both][0] == drawn[:3]
+    assert [[sample.name for sample in found.samples] for found in both][0] == names[:3]
     assert [len(found.samples) for found in both] == [3, 2]
     chosen, _ = sets_of(tmp_path, "one", "two", eval_dataset_id="two")
     assert [found.entry.id for found in chosen] == ["two"]
@@ -47,7 +47,7 @@ def test_captions_are_lent_under_the_names_of_their_files(tmp_path: Path) -> Non
 
 
 def test_not_more_are_lent_than_can_be_drawn_and_none_where_nothing_is(tmp_path: Path) -> None:
-    generate_images(tmp_path / "one", count=MOST_DRAWN + 2)
+    generate_images(tmp_path / "one", count=MOST_GENERATED + 2)
     sets, options = sets_of(tmp_path, "one", num_eval_images=100)
-    assert (len(sets[0].samples), len(lent_prompts(sets, options))) == (MOST_DRAWN + 2, MOST_DRAWN)
+    assert (len(sets[0].samples), len(lent_prompts(sets, options))) == (MOST_GENERATED + 2, MOST_GENERATED)
     assert lent_prompts(sets, options_with(validation_disable=True)) == ()

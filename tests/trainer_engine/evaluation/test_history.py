@@ -42,8 +42,8 @@ def test_evaluations_for_checkpoints_do_not_count() -> None:
 def test_a_run_ends_when_patience_does_and_says_why() -> None:
     patient = EvaluationOptions(eval_steps_interval=10, early_stop_patience=2)
     assert history(1.0, 0.5, 0.6).reason_to_stop(patient) == ""
-    told = history(1.0, 0.5, 0.6, 0.7).reason_to_stop(patient)
-    assert told == "Ended early: no improvement in 2 evaluations; the lowest evaluation loss is 0.5 at step 10."
+    reason = history(1.0, 0.5, 0.6, 0.7).reason_to_stop(patient)
+    assert reason == "Ended early: no improvement in 2 evaluations; the lowest evaluation loss is 0.5 at step 10."
     assert history(1.0, 0.5, 0.6, 0.7).reason_to_stop(EvaluationOptions()) == ""
 
 

@@ -52,7 +52,7 @@ def measuring(
         "builder": BatchBuilder(
             family=family,
             read_latents=read_latents or (lambda source, sample: latents[sample.name]),
-            read_prompt=lambda source, caption: prompts[caption],
+            read_prompt=lambda source, caption, references: prompts[caption],
             crop_seed=0,
         ),
         "images": [item(name) for name in latents],
@@ -147,9 +147,9 @@ def test_the_order_of_images_and_other_images_change_no_number() -> None:
 
 
 def test_noise_differs_between_images_and_timesteps_and_never_changes() -> None:
-    drawn = {(name, point): evaluation_noise(name, point, (4, 8, 8)) for name in SIZES for point in range(3)}
-    assert all(not torch.equal(drawn[one], drawn[other]) for one in drawn for other in drawn if one != other)
-    assert all(torch.equal(drawn[name, point], evaluation_noise(name, point, (4, 8, 8))) for name, point in drawn)
+    noises = {(name, point): evaluation_noise(name, point, (4, 8, 8)) for name in SIZES for point in range(3)}
+    assert all(not torch.equal(noises[one], noises[other]) for one in noises for other in noises if one != other)
+    assert all(torch.equal(noises[name, point], evaluation_noise(name, point, (4, 8, 8))) for name, point in noises)
     assert evaluation_noise("a.png", 0, (4, 8, 8)).flatten()[:3].tolist() == pytest.approx([0.7467108, -0.4752048, 1.6084783], abs=1e-6)
 
 
@@ -184,10 +184,10 @@ def test_the_noise_of_a_thousand_timesteps_is_not_held_at_once(monkeypatch: pyte
 
     def noted(name: str, point: int, shape: Sequence[int]) -> Tensor:
         nonlocal most
-        drawn = evaluation_noise(name, point, shape)
-        made.append(weakref.ref(drawn))
+        made_now = evaluation_noise(name, point, shape)
+        made.append(weakref.ref(made_now))
         most = max(most, sum(one() is not None for one in made))
-        return drawn
+        return made_now
 
     monkeypatch.setattr("trainer_engine.evaluation.measure.evaluation_noise", noted)
     family, (latents, prompts) = tiny_flux(), flux_case()

@@ -72,10 +72,10 @@ def test_training_is_bit_for_bit_what_it_is_without(tmp_path: Path, options: dic
 
 def test_every_evaluation_is_told_and_repeated_in_the_progress_after_it(tmp_path: Path) -> None:
     run = train_here(tmp_path, datasets=with_held_out(tmp_path, "one", "two"), use_ema=True, **(RUN | WITH))
-    for told in evaluations(run):
+    for evaluation in evaluations(run):
         names = {f"eval_loss{label}/{name}" for label in ("", "_ema") for name in ("one", "two")}
-        assert set(told["metrics"]) == names | {f"{name}/q{quarter}" for name in names for quarter in (1, 2, 3, 4)}
-        assert told["loss"] == pytest.approx((told["metrics"]["eval_loss/one"] + told["metrics"]["eval_loss/two"]) / 2)
+        assert set(evaluation["metrics"]) == names | {f"{name}/q{quarter}" for name in names for quarter in (1, 2, 3, 4)}
+        assert evaluation["loss"] == pytest.approx((evaluation["metrics"]["eval_loss/one"] + evaluation["metrics"]["eval_loss/two"]) / 2)
     by_step = {one["step"]: one["metrics"] for one in evaluations(run)}
     for event in run.heard.of(ProgressEvent):
         before = max(step for step in by_step if step < event.step)
@@ -118,15 +118,15 @@ def test_fractions_of_an_epoch_are_an_interval_and_so_are_both_together(tmp_path
 def test_every_checkpoint_has_the_loss_of_its_own_weights_and_the_best_one_stays(tmp_path: Path) -> None:
     options = RUN | {"max_train_steps": 8, "checkpoint_step_interval": 1, "checkpoints_total_limit": 2, "learning_rate": 0.02}
     run = train_here(tmp_path, datasets=with_held_out(tmp_path), validation_disable=True, **options)
-    told = losses(run)
-    assert sorted(told) == list(range(9))
+    measured = losses(run)
+    assert sorted(measured) == list(range(9))
     kept = list_checkpoints(run.output_dir)
-    assert all(info.eval_loss == told[info.step] and info.eval_datasets == ("held-out",) for info in kept)
-    lowest = min(range(1, 9), key=lambda step: told[step])
+    assert all(info.eval_loss == measured[info.step] and info.eval_datasets == ("held-out",) for info in kept)
+    lowest = min(range(1, 9), key=lambda step: measured[step])
     best = best_of(kept)
     assert best is not None and best.step == lowest < 7 and [info.step for info in kept] == [8, lowest]
     document = json.loads((run.output_dir / BEST_FILE).read_text())
-    assert document == {"name": f"checkpoint-{lowest}", "step": lowest, "eval_loss": told[lowest], "datasets": ["held-out"]}
+    assert document == {"name": f"checkpoint-{lowest}", "step": lowest, "eval_loss": measured[lowest], "datasets": ["held-out"]}
     assert run.heard.of(SummaryEvent)[0].artefacts["best_checkpoint"] == str(best.path)
 
 
@@ -167,8 +167,8 @@ def test_changed_held_out_images_start_the_evaluations_anew(tmp_path: Path) -> N
     options = RUN | WITH
     train_here(tmp_path, datasets=with_held_out(tmp_path), stop_after=4, **options)
     run = train_here(tmp_path, datasets=with_held_out(tmp_path), **(options | {"num_eval_images": 3}))
-    (told,) = [event for event in run.heard.of(Notification) if event.code == "evaluations_changed"]
-    assert "checkpoint-4" in told.message
+    (notice,) = [event for event in run.heard.of(Notification) if event.code == "evaluations_changed"]
+    assert "checkpoint-4" in notice.message
     document = json.loads((list_checkpoints(run.output_dir)[0].path / "evaluations.json").read_text())
     assert [one["step"] for one in document["evaluations"]] == [4, 6]
 
@@ -192,8 +192,8 @@ def test_a_run_without_improvement_ends_early_as_a_finished_one_exactly_also_aft
 
     again = train_here(tmp_path, datasets=datasets, output_dir=place, **(RUN | EARLY))
     assert again.code is ExitCode.COMPLETED and again.heard.of(ProgressEvent) == []
-    told = next(event for event in again.heard.of(Notification) if event.code == "already_finished")
-    assert "Ended early" in told.message
+    notice = next(event for event in again.heard.of(Notification) if event.code == "already_finished")
+    assert "Ended early" in notice.message
 
 
 def test_a_run_that_ends_early_where_a_rolling_checkpoint_was_due_leaves_one_that_knows_why(tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_what_an_evaluation_lacks_costs_the_evaluation_and_not_the_run(
 
     monkeypatch.setattr("trainer_engine.evaluation.measure.evaluation_noise", fail)
     run = train_here(tmp_path, datasets=with_held_out(tmp_path), eval_steps_interval=1, **(RUN | {"max_train_steps": 1}))
-    told = run.heard.of(ErrorEvent)
-    assert run.code is ExitCode.COMPLETED and [event.code for event in told] == ["evaluation_failed"] * 2  # once a step
-    assert all((str(error) or "MemoryError") in event.message for event in told)
+    errors = run.heard.of(ErrorEvent)
+    assert run.code is ExitCode.COMPLETED and [event.code for event in errors] == ["evaluation_failed"] * 2  # once a step
+    assert all((str(error) or "MemoryError") in event.message for event in errors)
 
 
 def test_a_pointer_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
@@ -261,5 +261,5 @@ def test_a_pointer_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
 
 def test_copies_of_trained_images_are_told(tmp_path: Path) -> None:
     run = train_here(tmp_path, datasets=with_held_out(tmp_path, size=(96, 96)), **(RUN | {"max_train_steps": 1}))
-    (told,) = [event for event in run.heard.of(Notification) if event.code == "held_out_but_trained"]
-    assert told.message.startswith("2 of 2 held-out images")
+    (warning,) = [event for event in run.heard.of(Notification) if event.code == "held_out_but_trained"]
+    assert warning.message.startswith("2 of 2 held-out images")

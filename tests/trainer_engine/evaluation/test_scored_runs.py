@@ -1,4 +1,4 @@
-"""Whole runs whose validation images are scored: what is told, what fails, and that training does not feel it."""
+"""Whole runs whose validation images are scored: what they report, what fails, and that training is not affected."""
 
 from __future__ import annotations
 
@@ -65,24 +65,24 @@ def test_training_is_bit_for_bit_what_it_is_without(options: dict[str, Any], tmp
     scored = train_here(tmp_path, output_dir=str(tmp_path / "scored"), **(RUN | SCORED | options))
     assert_same_training(plain, scored)
     assert not scored.heard.of(ErrorEvent)
-    assert [told["step"] for told in scores(scored)] == [0, 2, 3]
+    assert [details["step"] for details in scores(scored)] == [0, 2, 3]
 
 
 def test_every_image_with_a_prompt_is_scored_against_it_and_the_means_are_told(tmp_path: Path) -> None:
     run = train_here(tmp_path, num_validation_images=2, report_to="tensorboard", tracker_run_name="one", **RUN, **SCORED)
     prompts = {Path(event.images[0].file).name: event.prompt for event in run.heard.of(ImageEvent)}
-    for told in scores(run):
-        files = [one["file"] for one in told["images"]]
-        drawn = [name for name, prompt in prompts.items() if name.startswith(f"step_{told['step']}_") and prompt]
-        assert sorted(files) == sorted(drawn) and len(files) == 2 * len(NAMES)
-        for one in told["images"]:
+    for details in scores(run):
+        files = [one["file"] for one in details["images"]]
+        named = [name for name, prompt in prompts.items() if name.startswith(f"step_{details['step']}_") and prompt]
+        assert sorted(files) == sorted(named) and len(files) == 2 * len(NAMES)
+        for one in details["images"]:
             image = run.output_dir / "validation_images" / one["file"]
             assert one["score"] == pytest.approx(score_by_hand(tiny_clip(), image, prompts[one["file"]]), abs=CLOSE)
-        of = {name: [one["score"] for one in told["images"] if one["shortname"] == name] for name in NAMES}
+        of = {name: [one["score"] for one in details["images"] if one["shortname"] == name] for name in NAMES}
         wanted = {f"clip_score/prompt/{name}": fmean(found) for name, found in of.items()}
-        assert told["metrics"] == pytest.approx({"clip_score/mean": fmean(one["score"] for one in told["images"]), **wanted})
-        assert told["model"] == str(tiny_clip())
-    by_step = {told["step"]: told["metrics"]["clip_score/mean"] for told in scores(run)}
+        assert details["metrics"] == pytest.approx({"clip_score/mean": fmean(one["score"] for one in details["images"]), **wanted})
+        assert details["model"] == str(tiny_clip())
+    by_step = {details["step"]: details["metrics"]["clip_score/mean"] for details in scores(run)}
     assert len(set(by_step.values())) == 3
     assert [event.metrics["clip_score/mean"] for event in run.heard.of(ProgressEvent)] == [by_step[0], by_step[0], by_step[2]]
     tracked = EventAccumulator(str(run.output_dir / "logs/one")).Reload()
@@ -94,14 +94,14 @@ def test_every_image_with_a_prompt_is_scored_against_it_and_the_means_are_told(t
 
 def test_a_prompt_that_is_too_long_is_said_once(tmp_path: Path) -> None:
     run = train_here(tmp_path, **RUN, **SCORED)
-    (told,) = [event for event in run.heard.of(Notification) if event.code == "clip_prompts_cut"]
-    assert told.severity is Severity.WARNING and told.message.endswith(": long.") and "77 tokens" in told.message
+    (warning,) = [event for event in run.heard.of(Notification) if event.code == "clip_prompts_cut"]
+    assert warning.severity is Severity.WARNING and warning.message.endswith(": long.") and "77 tokens" in warning.message
     assert len(scores(run)) == 3
 
 
 def test_images_of_the_average_have_means_of_their_own(tmp_path: Path) -> None:
     run = train_here(tmp_path, **RUN, **SCORED, use_ema=True, ema_decay=0.5)
-    base, _, last = (told["metrics"] for told in scores(run))
+    base, _, last = (details["metrics"] for details in scores(run))
     assert {name.partition("/")[0] for name in base} == {"clip_score"}
     ends = ["mean", *(f"prompt/{one}" for one in NAMES)]
     for start in ("clip_score", "clip_score_ema"):
@@ -113,7 +113,7 @@ def test_images_of_the_average_have_means_of_their_own(tmp_path: Path) -> None:
 def test_a_validation_that_is_asked_for_is_scored_and_one_without_prompts_is_not(tmp_path: Path) -> None:
     options = {**RUN, **SCORED, "disable_benchmark": True, "validation_step_interval": 100}
     asked = train_here(tmp_path, asked={1: [Command.VALIDATE]}, output_dir=str(tmp_path / "asked"), **options)
-    assert [told["step"] for told in scores(asked)] == [1, 3]
+    assert [details["step"] for details in scores(asked)] == [1, 3]
     bare = train_here(tmp_path, output_dir=str(tmp_path / "bare"), **{**options, "validation_prompt": "", "user_prompt_library": None})
     assert bare.heard.of(ImageEvent) and not scores(bare) and not bare.heard.of(ErrorEvent)
     assert not [event for event in bare.heard.of(StageEvent) if event.label == "Scoring images"]
@@ -156,9 +156,9 @@ def test_scoring_that_fails_is_a_warning_and_the_next_one_scores_again(
     run = train_here(tmp_path, output_dir=str(tmp_path / "failing"), **RUN, **SCORED)
     assert run.code is ExitCode.COMPLETED
     assert_same_training(plain, run)
-    (told,) = run.heard.of(ErrorEvent)
-    assert (told.code, told.severity, told.details) == (code, Severity.WARNING, {"step": 2})
-    assert "step 2" in told.message and word in told.hint and "training goes on" in told.hint
+    (error,) = run.heard.of(ErrorEvent)
+    assert (error.code, error.severity, error.details) == (code, Severity.WARNING, {"step": 2})
+    assert "step 2" in error.message and word in error.hint and "training goes on" in error.hint
     assert [one["step"] for one in scores(run)] == [0, 3]
 
 
@@ -194,8 +194,8 @@ def test_two_processes_score_what_one_does(how: str, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
     assert run.wait() == 0, run.log()
-    told = [entry.data["details"] for entry in run.of_type("notification") if entry.data["code"] == "clip_scores"]
-    assert [one["step"] for one in told] == [0, 2]
-    first, wanted = ({one["file"]: one["score"] for one in found[0]["images"]} for found in (told, scores(alone)))
+    served = [entry.data["details"] for entry in run.of_type("notification") if entry.data["code"] == "clip_scores"]
+    assert [one["step"] for one in served] == [0, 2]
+    first, wanted = ({one["file"]: one["score"] for one in found[0]["images"]} for found in (served, scores(alone)))
     assert len(first) == len(NAMES) and first == pytest.approx(wanted, abs=CLOSE)
-    assert len(told[1]["images"]) == len(NAMES)
+    assert len(served[1]["images"]) == len(NAMES)

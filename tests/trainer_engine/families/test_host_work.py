@@ -116,14 +116,14 @@ def test_positions_are_kept_for_a_bounded_number_of_sizes() -> None:
     assert kept.maxsize is not None and kept.currsize == kept.maxsize < 400
 
 
-def test_sizes_that_a_network_is_told_are_filled_on_the_device() -> None:
+def test_size_conditions_are_filled_on_the_device() -> None:
     family = tiny_family(pretrained_model_name_or_path=str(tiny_pixart(size_conditions=True)))
     network = family.load_denoiser()
-    told: dict[str, Any] = {}
-    network.register_forward_pre_hook(lambda _module, _args, kwargs: told.update(kwargs["added_cond_kwargs"]), with_kwargs=True)
+    sizes: dict[str, Any] = {}
+    network.register_forward_pre_hook(lambda _module, _args, kwargs: sizes.update(kwargs["added_cond_kwargs"]), with_kwargs=True)
     inputs = step_inputs(family, batch=2)
     with torch.no_grad(), Operators() as seen:
         family.predict(network, inputs)
-    assert told["resolution"].tolist() == [[64.0, 96.0]] * 2
-    assert told["aspect_ratio"].tolist() == [[pytest.approx(64 / 96)]] * 2
+    assert sizes["resolution"].tolist() == [[64.0, 96.0]] * 2
+    assert sizes["aspect_ratio"].tolist() == [[pytest.approx(64 / 96)]] * 2
     assert "aten.lift_fresh.default" not in seen.names, "a list of numbers was copied from the host"

@@ -189,7 +189,7 @@ def test_an_image_that_is_not_finite_is_said_and_not_written_as_a_black_one(
     assert sorted(path.stem for path in (run.output_dir / "validation_images").iterdir()) == sorted(names)
     (told,) = run.heard.of(ErrorEvent)
     assert (told.code, told.severity, told.details["image"]) == ("validation_not_finite", Severity.WARNING, "step_1_weak_one_0_64x64")
-    assert lost in told.message and "other images are drawn" in told.hint
+    assert lost in told.message and "other images are generated" in told.hint
 
 
 def test_no_room_for_the_average_beside_the_live_weights_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

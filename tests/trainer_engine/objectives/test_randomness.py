@@ -17,8 +17,8 @@ def test_two_ranks_draw_what_one_rank_with_twice_the_batch_draws() -> None:
 
 def test_every_sample_step_seed_and_purpose_has_numbers_of_its_own() -> None:
     keys = [(42, 0, 0, "noise"), (42, 0, 1, "noise"), (42, 1, 0, "noise"), (43, 0, 0, "noise"), (42, 0, 0, "dropout"), (4, 20, 0, "noise")]
-    drawn = {torch.rand(1, generator=sample_generators(seed, step, [index], purpose)[0]).item() for seed, step, index, purpose in keys}
-    assert len(drawn) == len(keys)
+    numbers = {torch.rand(1, generator=sample_generators(seed, step, [index], purpose)[0]).item() for seed, step, index, purpose in keys}
+    assert len(numbers) == len(keys)
 
 
 def test_the_global_random_state_is_left_alone() -> None:

@@ -37,7 +37,7 @@ USUAL: dict[str, Any] = {
 }
 
 
-def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
+def rendered(tmp_path: Path, network: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
     named = ("edits", "eval_prompts", "label", "share", "on_image", "on_progress", "should_stop")
     how = {name: values.pop(name) for name in named if name in values}
     family = tiny_family(output_dir=str(tmp_path), **{**USUAL, **values})
@@ -45,7 +45,7 @@ def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, *
     def read(prompt: str) -> dict[str, torch.Tensor]:
         return family.encode_prompts([prompt])[0]
 
-    return family, render(family, denoiser or family.load_denoiser(), read, family.options, step, **how)
+    return family, render(family, network or family.load_denoiser(), read, family.options, step, **how)
 
 
 def test_prompts_are_the_unconditional_one_and_the_one_asked_for() -> None:
@@ -103,7 +103,8 @@ def test_what_datasets_lend_takes_no_file_of_another_image(tmp_path: Path) -> No
     _, images = rendered(tmp_path, eval_prompts=lent, **few)
     names = ["unconditional", "a cat", "validation", "a_cat-2", "validation_ema-2", "dog", "dog-2"]
     assert [image.shortname for image in images] == names and len({image.path for image in images}) == len(names)
-    pairs = [Edit("1", f"make it number {number}", tuple) for number in range(2)]
+    encode = tiny_family().encode_prompts
+    pairs = [Edit("1", f"make it number {number}", tuple, lambda text: encode([text])[0]) for number in range(2)]
     _, images = rendered(tmp_path, edits=pairs, **few)
     assert [image.shortname for image in images] == ["validation_1", "1", "validation_1-2", "1-2"]
 
@@ -134,12 +135,12 @@ def test_images_are_written_in_the_format_asked_for(tmp_path: Path, format: str,
 
 
 def test_every_image_keeps_its_seed_unless_it_is_to_change(tmp_path: Path) -> None:
-    denoiser = tiny_family().load_denoiser()
-    fixed = [rendered(tmp_path / name, denoiser, num_validation_images=2, validation_seed_source="gpu")[1] for name in "ab"]
+    network = tiny_family().load_denoiser()
+    fixed = [rendered(tmp_path / name, network, num_validation_images=2, validation_seed_source="gpu")[1] for name in "ab"]
     assert [image.path.read_bytes() for image in fixed[0]] == [image.path.read_bytes() for image in fixed[1]]
     assert [image.seed for image in fixed[0]] == [7, 8, 7, 8]
     state = torch.get_rng_state()
-    free = [image for name in "cd" for image in rendered(tmp_path / name, denoiser, validation_randomize=True)[1]]
+    free = [image for name in "cd" for image in rendered(tmp_path / name, network, validation_randomize=True)[1]]
     assert len({image.seed for image in free}) == len(free) == 4
     assert torch.equal(state, torch.get_rng_state())
     assert free[1].path.read_bytes() != free[3].path.read_bytes()
@@ -147,12 +148,12 @@ def test_every_image_keeps_its_seed_unless_it_is_to_change(tmp_path: Path) -> No
 
 def test_the_spacing_of_timesteps_changes_the_image(tmp_path: Path) -> None:
     how = {"validation_noise_scheduler": "ddim", "validation_num_inference_steps": 3, "validation_disable_unconditional": True}
-    drawn = {
+    images_by_spacing = {
         spacing: rendered(tmp_path / spacing, inference_scheduler_timestep_spacing=spacing, **how)[1][0].path.read_bytes()
         for spacing in ("trailing", "leading", "linspace")
     }
-    assert len(set(drawn.values())) == 3
-    assert rendered(tmp_path / "usual", **how)[1][0].path.read_bytes() == drawn["linspace"]
+    assert len(set(images_by_spacing.values())) == 3
+    assert rendered(tmp_path / "usual", **how)[1][0].path.read_bytes() == images_by_spacing["linspace"]
 
 
 @pytest.mark.parametrize("prompt", ["a red circle", ""])
@@ -178,19 +179,19 @@ def test_the_image_equals_that_of_the_bare_pipeline(tmp_path: Path, prompt: str)
 
 def test_training_is_undisturbed(tmp_path: Path) -> None:
     family = tiny_family()
-    denoiser = family.load_denoiser()
-    denoiser.transformer_blocks[0].eval()
-    weights = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
-    modes = [module.training for module in denoiser.modules()]
+    network = family.load_denoiser()
+    network.transformer_blocks[0].eval()
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    rendered(tmp_path, denoiser, validation_noise_scheduler="euler-a")
+    rendered(tmp_path, network, validation_noise_scheduler="euler-a")
     assert before[0] == random.getstate()
     assert before[1] == np.random.get_state()[1].tolist()
     assert torch.equal(before[2], torch.get_rng_state())
-    assert modes == [module.training for module in denoiser.modules()]
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in denoiser.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in denoiser.parameters())
+    assert modes == [module.training for module in network.modules()]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
 
 
 def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
@@ -205,19 +206,19 @@ def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
 
 def test_the_same_weights_give_the_same_image_at_every_step(tmp_path: Path) -> None:
     family = tiny_family()
-    denoiser = family.load_denoiser()
-    first = rendered(tmp_path / "a", denoiser, step=0)[1]
-    second = rendered(tmp_path / "b", denoiser, step=50)[1]
+    network = family.load_denoiser()
+    first = rendered(tmp_path / "a", network, step=0)[1]
+    second = rendered(tmp_path / "b", network, step=50)[1]
     assert [image.path.read_bytes() for image in first] == [image.path.read_bytes() for image in second]
 
 
 def test_other_weights_give_another_image(tmp_path: Path) -> None:
-    denoiser = tiny_family().load_denoiser()
-    before = rendered(tmp_path / "a", denoiser)[1][0].path.read_bytes()
+    network = tiny_family().load_denoiser()
+    before = rendered(tmp_path / "a", network)[1][0].path.read_bytes()
     with torch.no_grad():
-        for parameter in denoiser.parameters():
+        for parameter in network.parameters():
             parameter.mul_(1.1)
-    assert rendered(tmp_path / "b", denoiser)[1][0].path.read_bytes() != before
+    assert rendered(tmp_path / "b", network)[1][0].path.read_bytes() != before
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"])
@@ -273,8 +274,8 @@ def test_images_and_sampler_steps_are_announced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stop_at", "images", "steps"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 3)])
 def test_a_stop_ends_the_drawing_after_the_sampler_step(tmp_path: Path, stop_at: int, images: int, steps: int) -> None:
     heard: list[int] = []
-    drawn = rendered(tmp_path, on_progress=lambda done, total: heard.append(done), should_stop=lambda: len(heard) >= stop_at)[1]
-    assert (len(drawn), len(heard)) == (images, steps)
+    finished = rendered(tmp_path, on_progress=lambda done, total: heard.append(done), should_stop=lambda: len(heard) >= stop_at)[1]
+    assert (len(finished), len(heard)) == (images, steps)
     assert len(list((tmp_path / "validation_images").glob("*"))) == images
 
 

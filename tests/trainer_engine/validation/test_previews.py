@@ -1,4 +1,4 @@
-"""Images shown while they are drawn."""
+"""Previews of images while they are generated."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_intervals_count_steps_and_epochs_from_where_they_may_begin(values: dict
         (1, 100, False, True, ASKED),  # before validate_after_step
         (10, 100, False, True, ASKED),  # at an interval: once, not twice
         (10, 100, False, False, INTERVAL),
-        (10, 10, False, True, None),  # the result is drawn in its place
+        (10, 10, False, True, None),  # images of the result replace it
         (10, 10, False, False, None),
         (10, 100, True, True, None),  # a run that is to stop does not begin to draw
     ],
@@ -70,7 +70,7 @@ def test_what_is_asked_for_comes_whatever_the_intervals_say(
         ({"validation_on_startup": True}, 0, 100, (BASE, STARTUP)),
         ({"validation_on_startup": True, "disable_benchmark": True}, 0, 100, (STARTUP,)),
         ({"validation_on_startup": True, "validate_after_step": 50}, 0, 100, (BASE, STARTUP)),
-        ({}, 5, 100, ()),  # going on from step 5, whose validation was drawn or is not missed
+        ({}, 5, 100, ()),  # going on from step 5, whose validation is there or is not missed
         ({"validation_on_startup": True}, 5, 100, (STARTUP,)),
         ({"validation_on_startup": True}, 100, 100, ()),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ImageNotFinite(ValueError):
-    """An image of which something is no number: as levels of grey and colour it would be black, as if it had been drawn so."""
+    """An image with NaN or infinite pixels; converted to 8 bits it would look like a black image."""
 
 
 class Autoencoder:

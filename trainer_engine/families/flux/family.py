@@ -74,7 +74,7 @@ class Flux(Family):
         return self.autoencoder.encode(pixels, exact=exact)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """As the pipeline does it: T5 sees its padding, and of CLIP only the pooled output counts; longer prompts are cut off."""
         clip, t5, clip_tokenizer, t5_tokenizer = self._text_encoders()
         common = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
@@ -107,7 +107,7 @@ class Flux(Family):
         """``embeds`` (B, T, D), ``pooled`` (B, P) and ``mask`` (B, T)."""
         return {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("embeds", "pooled", "mask")}
 
-    # ---- the denoiser ----
+    # ---- the network ----
 
     def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         network: nn.Module = self.parts.load_transformer(dtype, folder)
@@ -162,7 +162,7 @@ class Flux(Family):
     def scheduler_config(self) -> Mapping[str, Any]:
         return self._scheduler_config
 
-    # ---- drawing and the result ----
+    # ---- generation and the result ----
 
     @property
     def pipeline_name(self) -> str:
@@ -175,7 +175,7 @@ class Flux(Family):
 
     @torch.no_grad()
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
-        """Guidance is what the network is told; the negative prompt counts where true guidance is asked for."""
+        """``request.guidance`` is an input of the network; the negative prompt is used if ``true_guidance`` is above 1."""
         device, dtype = self.devices.device, self.devices.network
         batch = self.collate_prompts([request.prompt, request.negative])
         embeds, pooled = batch["embeds"].to(device, dtype), batch["pooled"].to(device, dtype)
@@ -191,7 +191,7 @@ class Flux(Family):
         if guidance > 1:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
 
-        def heard(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def on_step_end(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             guidance.steps_taken = index + 1
             if on_step:
                 on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
@@ -207,7 +207,7 @@ class Flux(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=heard,
+                callback_on_step_end=on_step_end,
                 **extra,
             ).images
         latents = unpack(tokens, height, width)

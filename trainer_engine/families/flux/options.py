@@ -1,3 +1,5 @@
+"""Options of the Flux.1 family, and the rules between them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -10,13 +12,13 @@ LoraTarget = Literal["mmdit", "context", "context+ffs", "all", "all+ffs", "ai-to
 
 
 class FluxOptions(OptionGroup):
-    """What only Flux.1 knows."""
+    """Options of Flux.1 alone."""
 
     flux_guidance_value: float = option(
-        1.0, "Guidance that the network is told while it trains; 1 is none. Without effect on schnell, which knows no guidance.", ge=0
+        1.0, "Guidance input of the network while it trains; 1 is none. Without effect on schnell, which takes no guidance.", ge=0
     )
     flux_guidance_mode: Literal["constant", "random-range"] = option(
-        "constant", "Tell every sample flux_guidance_value, or a value drawn between flux_guidance_min and flux_guidance_max."
+        "constant", "Train every sample with flux_guidance_value, or with a random value between flux_guidance_min and flux_guidance_max."
     )
     flux_guidance_min: float = option(0.0, "Lowest value of random-range.", ge=0)
     flux_guidance_max: float = option(4.0, "Highest value of random-range.", ge=0)
@@ -36,7 +38,7 @@ RANGE = ("flux_guidance_min", "flux_guidance_max")
 
 
 def guidance_makes_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """A range has its ends in order; what is not in use is told."""
+    """An error for a range with its ends in the wrong order, and notes on options that are not in use."""
     is_range = values["flux_guidance_mode"] == "random-range"
     low, high = (values[name] for name in RANGE)
     if is_range and low > high:
@@ -44,9 +46,9 @@ def guidance_makes_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem.error("flux_guidance_min", "above_maximum", message, got=low, expected=f"at most {high:g}")
     if values.get("model_flavour") == "schnell":
         idle: tuple[str, ...] = ("flux_guidance_value", "flux_guidance_mode", *RANGE)
-        reason = "schnell knows no guidance"
+        reason = "schnell takes no guidance"
     elif is_range:
-        idle, reason = ("flux_guidance_value",), "flux_guidance_mode=random-range draws the value"
+        idle, reason = ("flux_guidance_value",), "flux_guidance_mode=random-range samples the value"
     else:
         idle, reason = RANGE, "flux_guidance_mode is constant"
     for name in idle:

@@ -27,7 +27,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def positions(height: int, width: int, image: int = 0) -> Tensor:
-    """(h/2 w/2, 3): number of the image (0 is the one that is drawn), row, column. ``height`` and ``width`` in latent cells."""
+    """(h/2 w/2, 3): number of the image (0 is the generated one), row, column. ``height`` and ``width`` in latent cells."""
     rows, columns = torch.meshgrid(torch.arange(height // CELLS), torch.arange(width // CELLS), indexing="ij")
     return torch.stack([torch.full_like(rows, image), rows, columns], dim=-1).reshape(-1, 3).float()
 

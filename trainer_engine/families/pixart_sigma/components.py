@@ -24,7 +24,7 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
-"""``validation_noise_scheduler`` -> class and what it needs besides the noise schedule. Latents are not clipped to [-1, 1]."""
+"""``validation_noise_scheduler`` -> class and its arguments in addition to the noise schedule. Latents are not clipped to [-1, 1]."""
 
 
 class ComponentFinder(PartFinder):

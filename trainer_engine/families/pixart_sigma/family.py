@@ -68,7 +68,7 @@ class PixArtSigma(Family):
         return self.autoencoder.encode(pixels, exact=exact)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
         text = self._text
         if text is None:
@@ -108,7 +108,7 @@ class PixArtSigma(Family):
             padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1
         return {"embeds": padded, "mask": mask}
 
-    # ---- the denoiser ----
+    # ---- the network ----
 
     def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         network: nn.Module = self.parts.load_transformer(dtype, folder)
@@ -148,7 +148,7 @@ class PixArtSigma(Family):
     def scheduler_config(self) -> Mapping[str, Any]:
         return self._scheduler_config
 
-    # ---- drawing and the result ----
+    # ---- generation and the result ----
 
     @property
     def pipeline_name(self) -> str:

@@ -44,7 +44,7 @@ SIZES = {
 def make_tiny(folder: Path, *, size: str = "micro", seed: int = 0, size_conditions: bool = False) -> Path:
     """Write the pipeline into ``folder`` and return it. ``micro`` has about 50 thousand parameters to train, ``demo`` 4 million.
 
-    ``size_conditions`` builds the transformer of the older checkpoints that are told the image's size and aspect.
+    ``size_conditions`` builds the transformer of the older checkpoints, which take the image's size and aspect as inputs.
     The global random state is left alone.
     """
     chosen = SIZES[size]

@@ -108,11 +108,11 @@ def test_a_drawn_image_is_the_pipelines() -> None:
 def test_every_reference_changes_the_image() -> None:
     family = tiny_flux("kontext")
     network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
-    drawn = family.make_pipeline(network)
+    pipe = family.make_pipeline(network)
     generator = torch.Generator().manual_seed(0)
     references = (torch.randn(16, 8, 8, generator=generator), torch.randn(16, 8, 12, generator=generator))
     images = [
-        family.generate(drawn, GenerationRequest(prompt, prompt, 64, 64, 2, 2.5, 1, references=references[:count])).tobytes()
+        family.generate(pipe, GenerationRequest(prompt, prompt, 64, 64, 2, 2.5, 1, references=references[:count])).tobytes()
         for count in range(3)
     ]
     assert len(set(images)) == 3
@@ -197,11 +197,11 @@ def test_each_prompt_is_attended_to_with_its_own_mask() -> None:
 def test_random_guidance_stays_in_its_range_and_follows_the_seed() -> None:
     family = tiny_flux(flux_guidance_mode="random-range", flux_guidance_min=2.0, flux_guidance_max=3.0)
 
-    def drawn(*indices: int) -> torch.Tensor:
+    def guidance(*indices: int) -> torch.Tensor:
         return family.conditions([FACTS] * len(indices), sample_generators(7, 0, indices, "condition"))["guidance"]
 
-    first = drawn(*range(50))
-    assert torch.equal(first, torch.cat([drawn(*range(20)), drawn(*range(20, 50))]))
+    first = guidance(*range(50))
+    assert torch.equal(first, torch.cat([guidance(*range(20)), guidance(*range(20, 50))]))
     assert first[:3].tolist() == pytest.approx([2.0517037, 2.6977539, 2.7869172]), "a resumed run samples other values"
     assert 2 <= float(first.min()) < float(first.max()) <= 3
     assert family.conditions([FACTS] * 3) == {}

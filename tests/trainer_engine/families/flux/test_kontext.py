@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import ImageEvent, Notification
 from trainer_engine.families.flux.family import Flux
 from trainer_engine.families.flux.spec import SPEC
+from trainer_engine.families.inputs import PromptEmbedding
 
 
 def paint(folder: Path, *, shade: int, size: tuple[int, int] = (80, 96), count: int = 4) -> None:
@@ -150,17 +153,46 @@ def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of
 
     def losses(name: str, **options: Any) -> list[float]:
         run = kontext(tmp_path, datasets, output_dir=str(tmp_path / name), eval_timesteps=4, max_train_steps=1, **options)
-        told = [event.details["loss"] for event in run.heard.of(Notification) if event.code == "evaluation"]
-        assert len(told) == 2 and all(told)
-        drawn = [event.prompt for event in run.heard.of(ImageEvent) if event.validation_type == "final"]
-        assert drawn == (["unseen 0", "unseen 1"] if options.get("validation_disable") is False else [])
-        return told
+        measured = [event.details["loss"] for event in run.heard.of(Notification) if event.code == "evaluation"]
+        assert len(measured) == 2 and all(measured)
+        prompts = [event.prompt for event in run.heard.of(ImageEvent) if event.validation_type == "final"]
+        assert prompts == (["unseen 0", "unseen 1"] if options.get("validation_disable") is False else [])
+        return measured
 
     drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     together = losses("together", conditioning_multidataset_sampling="combined", **drawing)
     other_seed = losses("other-seed", conditioning_multidataset_sampling="combined", seed=99)
     in_turn = losses("in-turn", conditioning_multidataset_sampling="random")
     assert together[0] == other_seed[0] != in_turn[0]
+
+
+def test_a_text_encoder_that_looks_at_references_gets_those_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Flux.encode_prompts
+    seen: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+
+    def look(self: Flux, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        for prompt, pixels in zip(prompts, references, strict=True):
+            seen[prompt].add(tuple(float(one.mean()) for one in pixels))
+        return encode(self, prompts)
+
+    monkeypatch.setattr(Flux, "encode_prompts", look)
+    monkeypatch.setattr(Flux, "prompts_see_references", True)
+    kontext(
+        tmp_path,
+        pairs(tmp_path, "reference_strict", "reference_loose"),
+        conditioning_multidataset_sampling="random",
+        caption_dropout_probability=0.5,
+        validation_disable=False,
+        validation_disable_unconditional=True,
+        validation_resolution="64x64",
+        validation_num_inference_steps=1,
+        num_eval_images=1,
+    )
+    singles = {text: {means for means in found if len(means) == 1} for text, found in seen.items()}
+    captions = [f"make it number {number}" for number in range(4)]
+    assert all(len(singles[caption]) == 2 for caption in captions)
+    assert singles[""] == set().union(*(singles[caption] for caption in captions)), "a dropped caption keeps its references"
+    assert {len(means) for means in seen[captions[0]]} == {1, 2}, "a validation image sees all references"
 
 
 def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:
@@ -186,5 +218,5 @@ def test_a_pair_whose_reference_has_no_latents_is_not_drawn(tmp_path: Path, monk
     drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     run = kontext(tmp_path, datasets, max_train_steps=1, num_eval_images=2, disable_benchmark=True, **drawing)
     assert [event.prompt for event in run.heard.of(ImageEvent)] == ["make it number 1"]
-    (told,) = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
-    assert "0.png" in told.message
+    (warning,) = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
+    assert "0.png" in warning.message

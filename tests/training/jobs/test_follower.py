@@ -84,7 +84,7 @@ def test_an_engine_that_says_why_it_failed_is_believed(tmp_path: Path) -> None:
     assert job.events.filter(type="error").count() == 1
 
 
-@pytest.mark.parametrize(("behaviour", "message"), [("fails_unreported", "The disk is full."), ("fails_mute", "a disk did not take")])
+@pytest.mark.parametrize(("behaviour", "message"), [("fails_unreported", "The disk is full."), ("fails_mute", "could not write to a disk")])
 def test_a_job_whose_engine_could_not_write_its_report_says_what_else_is_known(tmp_path: Path, behaviour: str, message: str) -> None:
     job = leased_job(tmp_path)
     start_fake(job, behaviour)
@@ -115,7 +115,7 @@ def test_an_exit_code_is_known_after_the_process_was_buried(tmp_path: Path) -> N
     deadline = time.monotonic() + 20
     while process.is_alive(identity) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.bury_children()
+    process.reap_children()
     assert process.exit_status(identity) == 60
 
 
@@ -228,9 +228,9 @@ def test_options_that_are_none_end_the_job_with_the_reason(tmp_path: Path) -> No
 def test_an_unattended_run_is_found_and_its_slot_comes_free(tmp_path: Path) -> None:
     alone = make_job(tmp_path, Status.RUNNING)
     assert queue.unattended() == [alone.pk]
-    assert reconciler.look() == 1
+    assert reconciler.reconcile() == 1
     assert leases.claim(alone.pk, "me")
-    assert reconciler.look() == 0
+    assert reconciler.reconcile() == 0
 
 
 def test_a_lease_from_before_the_clock_was_set_back_does_not_hold(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_terminal_job_whose_process_lives_is_cleaned_up_before_its_slot_is_giv
     identity = start_fake(ended, "deaf", steps=10_000)
     waiting = make_job(tmp_path)
     assert queue.claim_next("me") is None
-    reconciler.look()
+    reconciler.reconcile()
     assert not process.is_alive(identity)
     claimed = queue.claim_next("me")
     assert claimed is not None and claimed.pk == waiting.pk

@@ -59,5 +59,5 @@ def test_a_start_that_has_nothing_left_to_train_says_so(training: Training) -> N
     answer = training.post("/start", form).json()
     assert "already_finished" in [warning["code"] for warning in answer["warnings"]]
     page = training.post("/start", form, accept="text/html").content.decode()
-    assert "goes on from checkpoint-20: 0 of 20 steps left" in page
+    assert "continues from checkpoint-20: 0 of 20 steps left" in page
     assert training.start(**{"--resume_from_checkpoint": ""})["warnings"] == []

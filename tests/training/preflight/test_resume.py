@@ -61,11 +61,11 @@ def test_validate_says_which_checkpoint_a_name_and_a_path_mean(tmp_path: Path) -
         report = checked(tmp_path, **here, resume_from_checkpoint=wanted)
         (note,) = [problem.message for problem in report.notes if problem.code == "goes_on"]
         assert (
-            note == f"The run goes on from checkpoint-2: 3 of 5 steps left. The checkpoint lies in {tmp_path / 'ours'}."
+            note == f"The run continues from checkpoint-2: 3 of 5 steps left. The checkpoint is in {tmp_path / 'ours'}."
             and not report.errors
         )
     report = checked(tmp_path, **here, resume_from_checkpoint=str(tmp_path / "theirs/checkpoint-2"))
-    assert any(one.message.endswith(f"The checkpoint lies in {tmp_path / 'theirs'}.") for one in report.notes)
+    assert any(one.message.endswith(f"The checkpoint is in {tmp_path / 'theirs'}.") for one in report.notes)
     assert "will_be_set_aside" in codes(report)
 
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_passed_over_is_named(tmp_path: Path) -> None:
 def test_a_finished_run_has_a_warning_that_nothing_is_left(tmp_path: Path) -> None:
     train_here(tmp_path, max_train_steps=2)
     (warning,) = checked(tmp_path, max_train_steps=2).warnings
-    assert warning.code == "already_finished" and "goes on from checkpoint-2: 0 of 2 steps left" in warning.message
+    assert warning.code == "already_finished" and "continues from checkpoint-2: 0 of 2 steps left" in warning.message
     assert "max_train_steps" in warning.hint and "resume_from_checkpoint" in warning.hint
     assert not checked(tmp_path, max_train_steps=2, resume_from_checkpoint="").warnings
 

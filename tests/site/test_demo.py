@@ -37,7 +37,7 @@ def test_the_pictures_are_real_files_of_two_kinds_and_three_shapes(tmp_path: Pat
     assert all(len(image.convert("RGB").getcolors(1 << 20) or []) > 100 for image in opened)
 
 
-def test_the_same_pictures_are_drawn_every_time(tmp_path: Path) -> None:
+def test_the_same_images_are_generated_every_time(tmp_path: Path) -> None:
     first, second = generate_images(tmp_path / "a"), generate_images(tmp_path / "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 

@@ -73,7 +73,7 @@ def test_a_huge_file_is_not_read(place: Home) -> None:
     assert "larger" in read_text(place, path).trouble
 
 
-def test_a_folder_or_a_pipe_in_place_of_a_file_is_told(place: Home) -> None:
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_reported(place: Home) -> None:
     (place.config / "demo" / "config.json").mkdir(parents=True)
     problem = read_config(place, "demo").problem
     assert problem is not None and "not a file" in problem.message

@@ -40,7 +40,7 @@ def indexes(job: Job) -> list[int]:
     return list(job.events.order_by("index").values_list("index", flat=True))
 
 
-def test_a_run_that_completes_is_told_from_start_to_end(tmp_path: Path) -> None:
+def test_a_run_that_completes_is_logged_from_start_to_end(tmp_path: Path) -> None:
     job = leased_job(tmp_path)
     start_fake(job, steps=4)
     job = follow(job)
@@ -62,7 +62,7 @@ def test_a_run_that_completes_is_told_from_start_to_end(tmp_path: Path) -> None:
     assert "training" in job.folder.log.read_text()
 
 
-def test_an_engine_that_was_killed_is_noticed_and_the_reason_is_told(tmp_path: Path) -> None:
+def test_an_engine_that_was_killed_is_noticed_and_the_reason_is_reported(tmp_path: Path) -> None:
     job = leased_job(tmp_path)
     start_fake(job, "dies")
     begun = time.monotonic()
@@ -171,7 +171,7 @@ def test_a_cancelled_run_is_gone_at_once_and_its_follower_lets_go(tmp_path: Path
     assert statuses(job)[-1] == "cancelled" and indexes(job) == list(range(job.next_index))
 
 
-def test_the_next_follower_goes_on_at_the_byte_without_gap_or_doubling(tmp_path: Path) -> None:
+def test_the_next_follower_continues_at_the_byte_without_gap_or_doubling(tmp_path: Path) -> None:
     job = leased_job(tmp_path, owner="first")
     start_fake(job, steps=60, seconds=0.02)
     handed_over = threading.Event()

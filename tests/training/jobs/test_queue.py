@@ -100,7 +100,7 @@ def test_a_line_enters_the_log_once_however_often_it_is_read(tmp_path: Path) -> 
     assert (job.next_index, job.journal_seq, job.journal_offset) == (3, 2, reading.offset)
 
 
-def test_a_line_that_cannot_be_read_is_told_in_the_log(tmp_path: Path) -> None:
+def test_a_line_that_cannot_be_read_is_reported_in_the_log(tmp_path: Path) -> None:
     job = leased_job(tmp_path, status=Status.RUNNING)
     job.folder.create()
     job.folder.journal.write_text("{broken\n")

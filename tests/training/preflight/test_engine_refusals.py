@@ -90,10 +90,10 @@ def remember(folder: Path, identity: dict[str, Any]) -> None:
     (folder / "samples.json").write_text("{}")
 
 
-def test_a_quantised_type_that_the_device_lacks_is_told() -> None:
+def test_a_quantised_type_that_the_device_lacks_is_reported() -> None:
     options = options_with(model_family="flux", model_type="lora", base_model_precision="fp8-quanto", text_encoder_1_precision="fp8-quanto")
-    told = list(_quantisation_problems(options, {}, platform="darwin"))
-    assert {(problem.option, problem.code) for problem in told} == {
+    reported = list(_quantisation_problems(options, {}, platform="darwin"))
+    assert {(problem.option, problem.code) for problem in reported} == {
         ("base_model_precision", "lacked_by_device"),
         ("text_encoder_1_precision", "lacked_by_device"),
     }

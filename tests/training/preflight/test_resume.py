@@ -150,7 +150,7 @@ def test_the_same_model_elsewhere_is_the_same(tmp_path: Path, how: Callable[[Pat
     assert train_here(tmp_path, model=str(tmp_path / "elsewhere"), **LONGER).step == 3
 
 
-def test_repositories_and_revisions_are_told_apart_by_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repositories_and_revisions_are_distinguished_by_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     hf_home = tmp_path / "hf"
@@ -164,7 +164,7 @@ def test_repositories_and_revisions_are_told_apart_by_what_they_hold(tmp_path: P
     shutil.copytree(snapshot, hf_home / "hub/models--a--first/snapshots/changed", symlinks=True)
     assert "a/second" in refusal(checked(tmp_path, hf_home=hf_home, model="a/second", **LONGER)).message
     assert "a/first at changed" in refusal(checked(tmp_path, hf_home=hf_home, model="a/first", revision="changed", **LONGER)).message
-    # What is not on this machine is told apart by its name.
+    # Remote checkpoints are recognised by their names.
     assert "a/nowhere" in {one.message.split(" is ")[-1][:9] for one in checked(tmp_path, model="a/nowhere", **LONGER).errors}
 
 
@@ -181,7 +181,7 @@ def test_other_targets_are_refused_before_they_are_looked_for_in_the_file(tmp_pa
     refused_by_both(tmp_path, said, peft_lora_target_modules=json.dumps(["to_q", "ff.net.2"]), **LONGER)
 
 
-def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version_continues_with_a_note(tmp_path: Path) -> None:
     train_here(tmp_path, **LORA)
     state = tmp_path / "output/checkpoint-2/training_state.json"
     document = json.loads(state.read_text())

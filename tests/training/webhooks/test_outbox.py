@@ -132,7 +132,7 @@ def test_a_failing_target_is_a_warning_on_the_job_and_holds_up_no_other(home: Pa
     assert job.status == Status.RUNNING
 
 
-def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_go_on(home: Path, receiver: Receiver) -> None:
+def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_continue(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 500
     say(job, "the end")
@@ -144,7 +144,7 @@ def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_go_on(home: Path
     assert titles(receiver) == ["the end"]
 
 
-def test_what_is_refused_as_it_is_becomes_a_dead_letter_and_the_next_goes_on(home: Path, receiver: Receiver) -> None:
+def test_what_is_refused_as_it_is_becomes_a_dead_letter_and_the_next_continues(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 422
     say(job, "poison")
@@ -262,7 +262,7 @@ def test_a_stage_under_way_is_progress_too(home: Path, receiver: Receiver) -> No
     assert list(WebhookDelivery.objects.order_by("index").values_list("index", flat=True)) == [0, 1, 11, 21, 25]
 
 
-def test_a_target_with_much_to_be_told_makes_room_for_the_others(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_with_many_posts_makes_room_for_the_others(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "BATCH", 3)
     busy = job_with(home, WebhookTarget("raw", receiver.url))
     for number in range(9):

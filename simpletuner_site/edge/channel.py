@@ -114,7 +114,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.transport.writeSomeData(response_bytes(refusal))
         self.transport.connectionLost(CLOSED)
 
-    def look(self, now: float) -> None:
+    def check_time(self, now: float) -> None:
         if self._is_upgraded:
             return
         limits, waited = self._gate.limits, now - self.since

@@ -1,1 +1,1 @@
-"""What to train: environments, kept as rows and as files that a person can edit."""
+"""What to train: environments, stored as database rows and as files that people can edit."""

@@ -1,4 +1,4 @@
-"""Why something asked of an environment was not done: each class says what the caller can do, and its HTTP status."""
+"""Why a request about an environment was refused. Each class carries its HTTP status and says what the caller can do."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class EnvironmentRefused(APIException):
 
 
 class EnvironmentProblems(EnvironmentRefused):
-    """What was sent is wrong; ``problems`` holds everything that is."""
+    """The request is invalid; ``problems`` holds everything that is wrong."""
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> EnvironmentProblems:
-        """The refusal of several problems, the first one told in its sentence."""
+        """The refusal for several problems, with the first one in its sentence."""
         more = f" ({len(problems)} problems in all)" if len(problems) > 1 else ""
         return cls(f"{problems[0].message}{more}", problems)
 
@@ -61,11 +61,11 @@ class EnvironmentInUse(EnvironmentRefused):
 
 
 class FilesNotWritable(EnvironmentRefused):
-    """The file system did not take the environment's files; the database was left as it was."""
+    """The environment's files could not be written; the database is unchanged."""
 
     status_code = 409
 
     def __init__(self, error: OSError) -> None:
         where = error.filename if isinstance(error.filename, str) else "config/"
         message = f"{where} cannot be written: {error.strerror or error}."
-        super().__init__(message, [Problem.error("name", "not_writable", message, hint="look at the folder's permissions and at the disk")])
+        super().__init__(message, [Problem.error("name", "not_writable", message, hint="check the folder's permissions and the disk")])

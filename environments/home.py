@@ -10,7 +10,7 @@ from environments.paths import Home
 
 
 def current_home() -> Home:
-    """As the settings have it now."""
+    """The home from the current settings."""
     return Home(
         Path(settings.HOME),
         hooks=settings.HOOK_FOLDERS,

@@ -1,4 +1,4 @@
-"""Environments as rows. The files in ``config/<name>/`` are the same things for people; ``config_files.py`` keeps both alike."""
+"""Environments as rows. The files in ``config/<name>/`` hold the same for people; ``sync.py`` keeps both in step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from environments.create.names import LONGEST
 
 
 class Action(models.TextChoices):
-    """What made a revision."""
+    """The change that a revision records."""
 
     CREATED = "created", "created"
     UPDATED = "updated", "changed"
@@ -33,13 +33,13 @@ class Environment(models.Model):
     config: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
     """Option name without dashes -> typed value, for the options that were given."""
     is_active = models.BooleanField(default=False)
-    """Runs start from it. At most one is."""
+    """Runs start from it. At most one environment is active."""
     config_sha256 = models.CharField(max_length=64, blank=True, default="")
-    """Of ``config.json`` when it was last written or read; another one on disk means an edit by hand."""
+    """Hash of ``config.json`` when it was last written or read; another hash on disk means a manual edit."""
     datasets_sha256 = models.CharField(max_length=64, blank=True, default="")
     """The same for the datasets file."""
     file_problems: models.JSONField[list[dict[str, str]], list[dict[str, str]]] = models.JSONField(default=list, blank=True)
-    """Why ``config.json`` as it lies there cannot be used; ``config`` then holds the last one that could."""
+    """Why the current ``config.json`` cannot be used; ``config`` then holds the last usable one."""
     created_at = models.DateTimeField(auto_now_add=True)
     modified_at = models.DateTimeField(auto_now=True)
 
@@ -52,22 +52,22 @@ class Environment(models.Model):
 
 
 class Revision(models.Model):
-    """An environment as it was after a change. Revisions outlive their environment."""
+    """An environment after a change. Revisions outlive their environment."""
 
     environment_name = models.CharField(max_length=LONGEST, db_index=True)
     number = models.PositiveIntegerField()
     """Counts from 1 for each name."""
     action = models.CharField(max_length=24, choices=Action.choices)
     actor = models.CharField(max_length=150)
-    """Who asked: ``api``, ``admin:<user>``, ``hand`` for files edited by hand, ``run`` for the start of a run."""
+    """Who made the change: ``api``, ``admin:<user>``, ``hand`` for files edited by hand, ``run`` for the start of a run."""
     created_at = models.DateTimeField(auto_now_add=True)
     description = models.TextField(blank=True, default="")
     tags: models.JSONField[list[str], list[str]] = models.JSONField(default=list, blank=True)
     config: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
     datasets_text = models.TextField(null=True, blank=True)
-    """The datasets file as it was, character by character; None where there was none."""
+    """The text of the datasets file; None if there was none."""
     replaced_text = models.TextField(null=True, blank=True)
-    """A ``config.json`` that could not be read and was written over or deleted by this change."""
+    """An unusable ``config.json`` that this change overwrote or deleted."""
 
     class Meta:
         ordering = ("-created_at", "-number")

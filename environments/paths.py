@@ -1,9 +1,9 @@
-"""The one resolver of paths that users give.
+"""Resolves all paths that users give.
 
-A relative path is tried as given from the home folder, then under ``config/``. The answer says which of the two was taken;
-where both exist and differ it is a problem, not a guess. What comes out may be read, or written where that is asked for, by the rule
-of the home's places. It is a real path (symbolic links followed), but for one that leaves the roots by a link of their owner: that
-one stays as it was given, so that the rule can be asked again.
+A relative path is tried below the home folder, then below ``config/``. The result says which of the two was taken; if both exist
+and differ, that is a problem. The home's path rule allows reading (or writing, if requested) the result. It is a real path with
+symbolic links followed, except for a path that leaves the roots by a link of their owner: that one stays as given, so that the rule
+can be applied again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_NAME_BYTES = 255
 
 
 class Kind(str, Enum):
-    """What a path must be where it exists."""
+    """What a path must be if it exists."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -35,7 +35,7 @@ class Kind(str, Enum):
 
 
 class Origin(str, Enum):
-    """From where a path was found."""
+    """Where a path was found."""
 
     HOME = "home"
     CONFIG = "config"
@@ -47,7 +47,7 @@ class ResolvedPath:
     """A path that may be used."""
 
     path: Path
-    """Absolute, symbolic links followed; as given where a link leads out of the roots."""
+    """Absolute, symbolic links followed; as given if a link leads out of the roots."""
     given: str
     """As the user wrote it."""
     origin: Origin
@@ -55,7 +55,7 @@ class ResolvedPath:
 
 
 def expanded(given: str) -> Path:
-    """The path as written, ``~`` for the user's home; other users' homes stay closed."""
+    """The path with ``~`` replaced by the user's home; ``~other`` is not expanded."""
     return Path.home() / given[2:] if given == "~" or given.startswith("~/") else Path(given)
 
 
@@ -66,9 +66,9 @@ def _real(path: Path) -> Path:
 def resolve(
     text: object, option: str, *, home: Home, must_exist: bool = False, kind: Kind = Kind.ANY, writing: bool = False
 ) -> ResolvedPath | Problem:
-    """The path that ``text`` means, or the problem of ``option`` that keeps it from meaning one. Touches nothing.
+    """The path of ``text``, or a problem of ``option``. Touches nothing.
 
-    ``writing``: something will be written there, or below; fewer places are open to that.
+    ``writing`` means that something will be written there or below, which fewer places allow.
     """
     wrong = wrong_text(text, option)
     if wrong is not None:
@@ -78,7 +78,7 @@ def resolve(
     refusals = [home.place_rule.refusal(path, writing=writing) for _, path in tried]
     found: list[ResolvedPath] = []
     for (origin, path), refusal in zip(tried, refusals, strict=True):
-        resolved = ResolvedPath(path, given, origin, exists=False) if refusal else _look(given, origin, path, option, kind, home)
+        resolved = ResolvedPath(path, given, origin, exists=False) if refusal else _candidate(given, origin, path, option, kind, home)
         if isinstance(resolved, Problem):
             return resolved
         found.append(resolved)
@@ -96,21 +96,21 @@ def resolve(
 
 
 def wrong_text(text: object, option: str) -> Problem | None:
-    """Why no file system can hold a path that is written so; None if one can."""
+    """The problem with a text that cannot be a path; None if it can."""
     expected = "a path"
     if not isinstance(text, str):
         return Problem.error(option, "not_text", f"{option} is not a path.", got=text, expected=expected)
     if not text.strip():
         return Problem.error(option, "missing", f"{option} is empty.", got=text, expected=expected)
     if "://" in text:
-        message = f"{option} is an address, which is no path on this machine."
+        message = f"{option} is an address, not a path on this machine."
         return Problem.error(option, "not_a_path", message, got=text, expected=expected)
     try:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:
-        return Problem.error(option, "not_a_path", f"{option} holds characters that no path can hold.", got=text, expected=expected)
+        return Problem.error(option, "not_a_path", f"{option} contains characters that no path can hold.", got=text, expected=expected)
     longest = max(len(part) for part in encoded.split(b"/"))
     if longest > LONGEST_NAME_BYTES or len(encoded) > LONGEST_PATH_BYTES:
         return Problem.error(
@@ -128,16 +128,16 @@ def _candidates(given: str, home: Home) -> Iterator[tuple[Origin, Path]]:
     yield Origin.CONFIG, home.config / path
 
 
-def _look(given: str, origin: Origin, path: Path, option: str, kind: Kind, home: Home) -> ResolvedPath | Problem:
-    """What lies at a candidate that may be used."""
+def _candidate(given: str, origin: Origin, path: Path, option: str, kind: Kind, home: Home) -> ResolvedPath | Problem:
+    """A candidate path, with whether it exists; or the problem with it."""
     try:
         real = _real(path)
         mode = real.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return ResolvedPath(_kept(path, real, home), given, origin, exists=False)
     except OSError as error:
-        reason = "its symbolic links go in a circle" if error.errno == errno.ELOOP else error.strerror or "the file system refuses"
-        return Problem.error(option, "unreadable", f"{given!r} cannot be looked at: {reason}.", got=given)
+        reason = "its symbolic links form a loop" if error.errno == errno.ELOOP else error.strerror or "the file system refuses"
+        return Problem.error(option, "unreadable", f"{given!r} cannot be read: {reason}.", got=given)
     fits = {Kind.FILE: stat.S_ISREG(mode), Kind.FOLDER: stat.S_ISDIR(mode), Kind.ANY: stat.S_ISREG(mode) or stat.S_ISDIR(mode)}
     if not fits[kind]:
         return Problem.error(
@@ -147,18 +147,18 @@ def _look(given: str, origin: Origin, path: Path, option: str, kind: Kind, home:
 
 
 def _kept(path: Path, real: Path, home: Home) -> Path:
-    """The real path, unless the rule allows it only for the link that it is reached by."""
+    """The real path, unless the rule allows only the link to it."""
     return real if home.place_rule.may_read(real) else path
 
 
 def _choose(existing: list[ResolvedPath], first: ResolvedPath, option: str) -> ResolvedPath | Problem:
     if len({one.path for one in existing}) > 1:
         both = " and ".join(str(one.path) for one in existing)
-        message = f"{first.given!r} means two things: {both}."
+        message = f"{first.given!r} is ambiguous: {both}."
         return Problem.error(option, "ambiguous_path", message, got=first.given, hint="give the absolute path, or remove one of the two")
     return existing[0] if existing else first
 
 
 def outside(given: str, option: str, refusal: PlaceRefusal) -> Problem:
-    """The problem of a path that the rule refuses."""
+    """The problem with a path that the rule refuses."""
     return Problem.error(option, "outside_roots", f"{given!r} {refusal.message}.", got=given, hint=refusal.hint)

@@ -1,4 +1,4 @@
-"""The folder that a server is started for, and what it may read and write besides."""
+"""The home folder of a server, and the other places that it may read and write."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from trainer_engine.contract.path_rule import ClosedPlace, PlaceRule, Reason
 
 PACKAGES = ("environments", "training", "simpletuner_site", "trainer_engine")
 CODE_BESIDE = ("tests", "docs", "manage.py", "Makefile")
-"""Of a checkout, besides the packages: what people run or read. A home may be the checkout itself."""
+"""Further files of a checkout that people run or read. A home may be the checkout itself."""
 INSTALLED = Path(__file__).resolve().parents[1]
 SHIPPED_SCRIPTS = INSTALLED / "environments" / "examples" / "external-validation"
 SYSTEM_FOLDERS = ("/etc", "/proc", "/sys", "/dev", "/boot", "/run")
 HUB_FOLDER = ".cache/huggingface"
 KEY_FILES = ("token", "stored_tokens")
-"""In the folder of the Hugging Face libraries."""
+"""Files with keys in the folder of the Hugging Face libraries."""
 
 
 def default_roots() -> tuple[Path, ...]:
-    """Where data, models and results may lie besides the server's home."""
+    """The default places for data, models and results outside the server's home."""
     return (Path.home(), Path("/workspace"), Path("/data"), Path("/mnt"), Path(tempfile.gettempdir()))
 
 
@@ -40,33 +40,33 @@ class Home:
 
     root: Path
     roots: tuple[Path, ...] = field(default_factory=default_roots)
-    """Allowed besides ``root``."""
+    """Allowed in addition to ``root``."""
     hooks: tuple[Path, ...] = ()
-    """Folders whose programs runs may start, besides ``state/hooks`` and the samples."""
+    """Folders whose hooks runs may start, in addition to ``state/hooks`` and the samples."""
     any_script: bool = False
-    """Runs may start every program."""
+    """Whether runs may start every program."""
     script_variables: tuple[str, ...] = ()
-    """Names of variables that these programs get besides the usual few."""
+    """Names of further environment variables that hooks get."""
     more_roots: tuple[Path, ...] = ()
-    """What ``--root`` and ``SIMPLETUNER_ROOTS`` allow besides ``roots``."""
+    """Further roots from ``--root`` and ``SIMPLETUNER_ROOTS``."""
     hub_folders: tuple[Path, ...] = field(default_factory=default_hub_folders)
     """Where the Hugging Face libraries keep tokens and, in ``hub``, models; or a cache of models itself."""
     any_place: bool = False
-    """Every path may be used: ``simpletuner train``."""
+    """Whether every path may be used, as in ``simpletuner train``."""
 
     @property
     def config(self) -> Path:
-        """One folder an environment."""
+        """The folder with one subfolder per environment."""
         return self.root / "config"
 
     @property
     def state(self) -> Path:
-        """Database, secrets and runs; no path of a user may lie here."""
+        """The folder of database, secrets and runs; user paths may not lead here."""
         return self.root / "state"
 
     @property
     def hook_folders(self) -> tuple[Path, ...]:
-        """Where programs lie that runs may start."""
+        """The folders of the hooks that runs may start."""
         return (self.state / "hooks", *self.hooks, SHIPPED_SCRIPTS)
 
     @property
@@ -77,7 +77,7 @@ class Home:
 
     @cached_property
     def place_rule(self) -> PlaceRule:
-        """What may be read and written for a user, as the disk is now."""
+        """The places that may be read and written for a user, for the current state of the disk."""
         return PlaceRule(
             anywhere=self.any_place,
             roots=tuple(dict.fromkeys(_real(root) for root in (self.root, *self.roots, *self.more_roots))),
@@ -100,7 +100,7 @@ class Home:
         yield from (ClosedPlace(path=path, reason=Reason.INSTALLATION) for path in installation(_real(self.root)))
 
     def _linked_dot_folders(self) -> Iterator[str]:
-        """Where dot files of the user's home lead that are links, ``~/.bashrc -> dotfiles/bashrc``; not what holds models or a root."""
+        """Targets of linked dot files in the user's home (``~/.bashrc -> dotfiles/bashrc``), without those that hold models or a root."""
         try:
             links = [entry.path for entry in os.scandir(Path.home()) if entry.name.startswith(".") and entry.is_symlink()]
         except OSError:
@@ -113,7 +113,7 @@ class Home:
 
 @lru_cache(maxsize=8)
 def installation(home: str) -> tuple[str, ...]:
-    """Real folders and files of this project and of the Python that runs it. A home may be the checkout: then its code alone counts."""
+    """Real paths of this project and its Python. If the home is the checkout, only its code counts."""
     prefixes = (sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "scripts")))
     found = dict.fromkeys(path for path in map(os.path.realpath, prefixes) if path != os.path.sep)
     code = [INSTALLED / name for name in (*PACKAGES, *CODE_BESIDE) if (INSTALLED / name).exists()]

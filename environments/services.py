@@ -1,4 +1,4 @@
-"""The only writers of environments. Each change is one transaction: the row, its revision, its files."""
+"""All changes of environments. Each is one transaction over the row, its revision and its files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from environments.files.config_files import (
     DATASETS_FILE,
     LYCORIS_FILE,
     folder_of,
+    keep_copy,
     read_config,
     remove_files,
-    set_aside,
     without_marks,
     write_config,
     write_text,
@@ -56,17 +56,17 @@ from trainer_engine.contract.errors import Problem, errors_in
 
 @dataclass(frozen=True)
 class Regenerated:
-    """A datasets file made anew."""
+    """A generated datasets file."""
 
     environment: Environment
     path: Path
     previous: Path | None
-    """Where the old file was put; None where there was none."""
+    """The copy of the old file; None if there was none."""
 
 
 @contextmanager
 def change() -> Iterator[Home]:
-    """One change: all of it or, where a file cannot be written, none. Raises FilesNotWritable."""
+    """A transaction that is rolled back if a file cannot be written. Raises FilesNotWritable."""
     try:
         with transaction.atomic():
             yield current_home()
@@ -75,12 +75,12 @@ def change() -> Iterator[Home]:
 
 
 def find_all() -> list[Environment]:
-    """Every environment, as rows and files have it now."""
+    """Every environment, synchronised with its files."""
     return sync_all_from_disk(current_home())
 
 
 def find(name: str) -> Environment:
-    """One environment, as its row and files have it now. Raises EnvironmentNotFound."""
+    """One environment, synchronised with its files. Raises EnvironmentNotFound."""
     environment = sync_from_disk(name, current_home())
     if environment is None:
         raise EnvironmentNotFound(name)
@@ -88,13 +88,13 @@ def find(name: str) -> Environment:
 
 
 def active() -> Environment | None:
-    """The environment that runs start from; None where there is none."""
+    """The environment that runs start from, or None."""
     name = Environment.objects.filter(is_active=True).values_list("name", flat=True).first()
     return sync_from_disk(name, current_home()) if name else None
 
 
 def _locked(name: str) -> Environment:
-    """The row, kept from everybody else until this change is done. Raises EnvironmentNotFound where it went meanwhile."""
+    """The row, locked until the transaction ends. Raises EnvironmentNotFound if it was deleted in the meantime."""
     row = Environment.objects.select_for_update().filter(name=name).first()
     if row is None:
         raise EnvironmentNotFound(name)
@@ -102,7 +102,7 @@ def _locked(name: str) -> Environment:
 
 
 def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
-    """Make an environment with its files. Raises EnvironmentProblems, EnvironmentExists, FilesNotWritable."""
+    """Create an environment with its files. Raises EnvironmentProblems, EnvironmentExists, FilesNotWritable."""
     planned = plan(request, current_home())
     if isinstance(planned, list):
         raise EnvironmentProblems.of(planned)
@@ -139,7 +139,7 @@ def update_environment(
     tags: Sequence[str] | None = None,
     datasets: str | None = None,
 ) -> tuple[Environment, CheckedConfig]:
-    """Replace the configuration; None leaves the description, the tags or the text of the datasets file as they are.
+    """Replace the configuration; None keeps the description, the tags or the datasets file.
 
     Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
     """
@@ -168,7 +168,7 @@ def _write_datasets(row: Environment, config: Mapping[str, Any], text: str, home
 
 
 def _write_own(path: Path, option: str, text: str, name: str, usual: str, home: Home, *, may_edit: bool = False) -> None:
-    """Write a file of the environment ``name`` that is new or its own. Raises EnvironmentProblems for any other, and OSError."""
+    """Write a file that is new or belongs to the environment ``name``. Raises EnvironmentProblems for other files, and OSError."""
     problem = replace_problem(path, option, name=name, usual=usual, home=home, may_edit=may_edit)
     if problem is not None:
         raise EnvironmentProblems.of([problem])
@@ -176,7 +176,7 @@ def _write_own(path: Path, option: str, text: str, name: str, usual: str, home: 
 
 
 def _write_row(row: Environment, values: dict[str, Any], action: str, actor: str, home: Home) -> None:
-    """Store values in row and file, their secrets apart, and keep the revision; a file that could not be read is kept in it."""
+    """Store values in row and file, their secrets in the secret store, and a revision with the text of an unusable file."""
     broken = read_config(home, row.name).file.text if row.file_problems else None
     row.config, row.file_problems = keep_secrets(home, row.name, values), []
     write_config(home, row.name, row.config)
@@ -194,7 +194,7 @@ class WrittenAdapter:
 
 
 def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAdapter:
-    """Replace the adapter file of an environment, and let the configuration name it.
+    """Replace the adapter file of an environment and set the option that names it.
 
     Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
     """
@@ -218,7 +218,7 @@ def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAda
 
 
 def activate(name: str, *, actor: str) -> Environment:
-    """Make it the one that runs start from. Raises EnvironmentNotFound."""
+    """Make it the environment that runs start from. Raises EnvironmentNotFound."""
     find(name)
     with change() as home:
         list(Environment.objects.select_for_update().order_by("pk").values_list("pk"))  # one activation at a time
@@ -246,13 +246,13 @@ def delete_environment(name: str, *, actor: str) -> None:
 
 
 def _own_datasets_file(row: Environment, home: Home) -> list[str]:
-    """The datasets file, where it is the environment's own and the revision holds its text."""
+    """The name of the datasets file if it is the environment's own and the revision holds its text."""
     file = datasets_text(row.config, home)
     return [DATASETS_FILE] if file and file.text is not None and file.path == own_datasets_file(row.name, home) else []
 
 
 def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, include_defaults: bool = True) -> Regenerated:
-    """Make the datasets file anew, at ``path`` where one is given; the old file is kept beside it.
+    """Generate the datasets file, at ``path`` if given. A copy of the old file is kept next to it.
 
     Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
     """
@@ -268,7 +268,7 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
         problem = replace_problem(target, "path" if path else OPTION, name=name, usual=DATASETS_FILE, home=home, may_edit=may_edit)
         if problem is not None:
             raise EnvironmentProblems.of([problem])
-        previous = set_aside(target)
+        previous = keep_copy(target)
         write_own_text(target, text, home=home, is_new=previous is None)
         if row.config.get(OPTION) != given:
             row.config = {**row.config, OPTION: given}
@@ -280,9 +280,9 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
 
 
 def record_run_config(name: str | None, values: Mapping[str, Any]) -> RunRecord:
-    """Write the configuration that a run starts with into its environment; without one, into an environment made for the run.
+    """Write the configuration of a run into its environment, or into a new one for a run without an environment.
 
-    ``values`` are environment and form laid over one another, checked already. Raises EnvironmentNotFound, FilesNotWritable.
+    ``values`` are the checked values of the form laid over the environment. Raises EnvironmentNotFound, FilesNotWritable.
     """
     if name is not None:
         find(name)

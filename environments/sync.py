@@ -1,7 +1,7 @@
-"""Rows learn what files say: edits by hand, folders made by hand, folders whose database was lost.
+"""Synchronises rows with files: manual edits, folders made by hand, and folders whose database was lost.
 
-Every look at an environment passes here first. Reading a few kilobytes and hashing them is cheaper than trusting times of
-modification, which do not change when a file is replaced within the clock's grain.
+Every access to an environment passes here first. It hashes the files, a few kilobytes, because modification times do not change
+when a file is replaced within the resolution of the clock.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def sync_from_disk(name: str, home: Home) -> Environment | None:
-    """The environment called so, with what its files say now; None where there is neither row nor folder."""
+    """The environment with this name, updated from its files; None if there is neither row nor folder."""
     if not is_name(name):
         return None
     file = read_config(home, name)
@@ -43,33 +43,33 @@ def sync_from_disk(name: str, home: Home) -> Environment | None:
         with transaction.atomic():
             row = Environment.objects.select_for_update().filter(name=name).first()
             if row is not None:
-                # What was read before the lock may have been replaced since, by a change that this row holds already.
-                _take_in(row, read_config(home, name), home)
+                # The file may have been replaced before the lock was taken, by a change that this row already holds.
+                _update(row, read_config(home, name), home)
     return row
 
 
 def sync_all_from_disk(home: Home) -> list[Environment]:
-    """Every environment, as ``sync_from_disk`` gives it, in the order of their names."""
+    """Every environment, updated from its files, in order of their names."""
     found = (sync_from_disk(name, home) for name in sorted(names_taken(home)))
     return [environment for environment in found if environment is not None]
 
 
 def names_taken(home: Home) -> set[str]:
-    """The name of every environment, whether a row or a folder holds it."""
+    """The names of all environments, from rows and folders."""
     return {*Environment.objects.values_list("name", flat=True), *names_on_disk(home)}
 
 
 def datasets_text(config: dict[str, object], home: Home) -> TextFile | None:
-    """The datasets file of a configuration; None where it has none."""
+    """The datasets file of a configuration, or None."""
     path = locate(config, home).path
     file = read_text(home, path) if path else None
     return file if file and file.sha256 else None
 
 
 def shown_datasets(row: Environment, home: Home) -> str | None:
-    """The text of an environment's datasets file where it may be shown; None where there is no file, or it is something else.
+    """The text of an environment's datasets file; None if there is no file or it is not a datasets file.
 
-    An option can name any file below a root. What lies elsewhere than in the environment's folder is shown where it is a datasets file.
+    An option can name any file below a root, so a file outside the environment's folder is shown only if it holds datasets.
     """
     file = datasets_text(row.config, home)
     if file is None or file.text is None:
@@ -83,12 +83,12 @@ def shown_datasets(row: Environment, home: Home) -> str | None:
 
 
 def own_datasets_file(name: str, home: Home) -> Path:
-    """Where an environment's own datasets file lies."""
+    """The path of an environment's own datasets file."""
     return (home.config / name / DATASETS_FILE).resolve()
 
 
 def record(row: Environment, action: str, actor: str, home: Home, *, replaced_text: str | None = None) -> Revision:
-    """Keep the environment as it is now. Inside the transaction of the change."""
+    """Store a revision of the environment, in the transaction of the change."""
     return Revision.objects.create(
         environment_name=row.name,
         number=(newest_revision(row.name) or 0) + 1,
@@ -108,14 +108,14 @@ def newest_revision(name: str) -> int | None:
 
 
 def remember_files(row: Environment, home: Home) -> None:
-    """Note what the files hold now, so that the next difference is an edit by hand."""
+    """Store the hashes of the files, so that the next difference counts as a manual edit."""
     row.config_sha256 = read_config(home, row.name).file.sha256
     datasets = datasets_text(row.config, home)
     row.datasets_sha256 = datasets.sha256 if datasets else ""
 
 
 def unusable(name: str, file: ConfigFile, checked: CheckedConfig | None) -> list[Problem]:
-    """Why a ``config.json`` cannot be used; empty where it can."""
+    """Why a ``config.json`` cannot be used; empty if it can."""
     if file.problem is not None:
         return [file.problem]
     return limited(checked.errors) if checked else []
@@ -126,12 +126,12 @@ def _has_changed(row: Environment, file: ConfigFile, datasets: TextFile | None) 
 
 
 def _is_exposed(row: Environment) -> bool:
-    """Whether an older version stored something in the row and its file that is secret now."""
+    """Whether an older version stored something in the row that is secret now."""
     return hide_options(row.config) != row.config
 
 
 def _hide_what_is_exposed(row: Environment, home: Home, *, is_unchanged: bool) -> None:
-    """Move secrets of a row into the store, and write its file anew where that still says the same."""
+    """Move secrets of a row to the secret store, and rewrite its file if that is unchanged."""
     try:
         row.config = keep_secrets(home, row.name, row.config)
         if is_unchanged:
@@ -140,9 +140,9 @@ def _hide_what_is_exposed(row: Environment, home: Home, *, is_unchanged: bool) -
         logger.warning("secrets of %s stay in its file: %s", row.name, error.strerror)
 
 
-def _take_in(row: Environment, file: ConfigFile, home: Home) -> None:
-    """Bring a row up to date with its files; the row is locked."""
-    action = _take_in_config(row, file, home)
+def _update(row: Environment, file: ConfigFile, home: Home) -> None:
+    """Update a locked row from its files."""
+    action = _update_config(row, file, home)
     datasets = datasets_text(row.config, home)
     if (datasets.sha256 if datasets else "") != row.datasets_sha256:
         row.datasets_sha256 = datasets.sha256 if datasets else ""
@@ -152,15 +152,15 @@ def _take_in(row: Environment, file: ConfigFile, home: Home) -> None:
         record(row, action, MANUAL_EDIT, home)
 
 
-def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | None:
-    """What was done to the row; None where it stays as it was."""
+def _update_config(row: Environment, file: ConfigFile, home: Home) -> str | None:
+    """Update a row from ``config.json``. Returns the action, None if the row is unchanged."""
     is_unchanged = file.file.sha256 == row.config_sha256
     if _is_exposed(row):
         _hide_what_is_exposed(row, home, is_unchanged=is_unchanged)
     if is_unchanged:
         return None
     if not file.file.sha256 and file.problem is None:
-        # NOTE: only the API and the admin delete environments; a file that is gone comes back from the row.
+        # NOTE: only the API and the admin delete environments; a missing file is restored from the row.
         with suppress(OSError):
             row.config_sha256 = write_config(home, row.name, row.config)
             row.file_problems = []
@@ -171,18 +171,18 @@ def _take_in_config(row: Environment, file: ConfigFile, home: Home) -> str | Non
     row.file_problems = [problem.as_dict() for problem in problems]
     if problems or checked is None:
         return None
-    _take_values(row, checked.values, home)
+    _store_values(row, checked.values, home)
     return Action.HAND_EDITED
 
 
-def _take_values(row: Environment, values: dict[str, Any], home: Home) -> bool:
-    """Values of a file; secrets in them move into the store, and the file is written anew without them. Whether that could be done."""
+def _store_values(row: Environment, values: dict[str, Any], home: Home) -> bool:
+    """Store the values of a file in the row and move their secrets to the secret store. Returns whether that succeeded."""
     try:
         row.config = keep_secrets(home, row.name, values)
         if row.config != values:
             row.config_sha256 = write_config(home, row.name, row.config)
     except OSError as error:
-        # The disk is full, or not ours to write: the row shows nothing, the file stays as it is, and the next look tries again.
+        # The disk is full or read-only: the row hides the secrets, the file stays as it is, and the next access tries again.
         logger.warning("secrets of %s stay in its file: %s", row.name, error.strerror)
         row.config, row.config_sha256 = hide_options(values), ""
         return False
@@ -190,9 +190,9 @@ def _take_values(row: Environment, values: dict[str, Any], home: Home) -> bool:
 
 
 def _adopt(name: str, home: Home) -> Environment | None:
-    """Make the row of a folder that has none; None if the environment was deleted meanwhile.
+    """Create the row of a folder without one; None if the environment was deleted in the meantime.
 
-    A deletion removes the files before its transaction ends, so a file that is there inside this one belongs to no deleted row.
+    A deletion removes the files before its transaction ends, so a file that exists inside this transaction belongs to no deleted row.
     """
     with transaction.atomic():
         file = read_config(home, name)
@@ -208,7 +208,7 @@ def _adopt(name: str, home: Home) -> Environment | None:
             },
         )
         if is_new:
-            taken = checked is None or _take_values(row, checked.values, home)
+            taken = checked is None or _store_values(row, checked.values, home)
             remember_files(row, home)
             if not taken:
                 row.config_sha256 = ""

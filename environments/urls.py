@@ -1,4 +1,4 @@
-"""Addresses below ``/api/configs``; each answers with and without a slash at its end: a redirect would be nothing to ``curl -s``."""
+"""Addresses below ``/api/configs``; each works with and without a slash at its end, because ``curl -s`` follows no redirect."""
 
 from __future__ import annotations
 

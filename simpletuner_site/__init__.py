@@ -1,3 +1,3 @@
-"""Wiring: settings, addresses, who may talk, the command line. What to train is in ``environments``, a run's life in ``training``."""
+"""Wiring: settings, addresses, access rules and the command line. ``environments`` holds what to train, ``training`` the runs."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""The admin site: our own models alone, and nothing in an address but what its pages offer.
+"""The admin site. It shows this project's own models only and accepts only the query parameters that its pages offer.
 
-Whoever passes the guard is the operator, who may change every row that the admin shows. So a package's own admin is a risk: the
-task queue's would schedule any Python function. ``register`` leaves such admins out, whichever package brings them.
+Everyone who passes the guard is the operator and may change every row that the admin shows. The admin of another package is
+therefore a risk: that of the task queue could schedule any Python function. ``register`` ignores the models of other packages.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ else:  # Django's admin classes take no parameters when they run
 
 OWN_APPS = frozenset({"environments", "training"})
 SERVED = frozenset({"index", "jsi18n", "app_list"})
-"""The site-wide pages that lead somewhere: there is no login, no password and no page of the public site for a row."""
+"""The site-wide pages that are served; there are no pages for login, passwords and public views of a row."""
 MOST_SEARCH_WORDS = 20
-"""SQLite refuses an expression that is nested deeper than 1,000, and each word is searched for in every field."""
+"""Each word is searched for in every field, and SQLite refuses expressions that are nested deeper than 1,000."""
 MOST_SORT_COLUMNS = 20
 
 
 class OfferedLookups(ModelAdminBase):
-    """A model's admin that takes from a request what its own pages offer, and answers 400 to the rest.
+    """A model's admin that accepts only what its own pages offer, and answers 400 otherwise.
 
-    Django lets an address filter by any lookup of any field; ``__regex`` alone would let one request hold the process for ever.
+    Django lets an address filter by any lookup of any field; with ``__regex`` one request could block the process for ever.
     """
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Only the parameters of the list's own filters."""
+        """Allow only the parameters of the list's own filters."""
         offered: set[str] = set()
         for one in self.list_filter:
             if isinstance(one, type) and issubclass(one, SimpleListFilter):
@@ -47,7 +47,7 @@ class OfferedLookups(ModelAdminBase):
         return lookup in offered
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
-        """Raises BadRequest for more words than a database can look for."""
+        """Raises BadRequest for too many words."""
         if len(search_term.split()) > MOST_SEARCH_WORDS:
             raise BadRequest(f"Search for at most {MOST_SEARCH_WORDS} words.")
         return super().get_search_results(request, queryset, search_term)
@@ -58,15 +58,15 @@ class OfferedLookups(ModelAdminBase):
         return super().changelist_view(request, extra_context)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """The row; an empty ``_to_field`` is none."""
+        """The row; an empty ``_to_field`` counts as missing."""
         return super().get_object(request, object_id, from_field or None)
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *rest: Any) -> HttpResponse | None:
-        """A selection that names no row does nothing and says so."""
+        """Report a selection with an invalid row and do nothing."""
         try:
             return super().response_action(request, queryset, *rest)
         except ValidationError:
-            messages.error(request, "The selection names something that is no row. Nothing was done.")
+            messages.error(request, "The selection contains an invalid row. Nothing was done.")
             return None
 
 
@@ -75,7 +75,7 @@ def _bounded(admin_class: type[ModelAdminBase]) -> type[ModelAdminBase]:
 
 
 class OperatorSite(admin.AdminSite):
-    """The admin for the one person at the keyboard."""
+    """The admin of the local operator."""
 
     site_header = site_title = "SimpleTuner"
     index_title = "Environments and runs"
@@ -84,18 +84,18 @@ class OperatorSite(admin.AdminSite):
     def register(
         self, model_or_iterable: type[Model] | Iterable[type[Model]], admin_class: type[ModelAdminBase] | None = None, **options: Any
     ) -> None:
-        """Register those of the models that are ours; a package's own are left out without a word."""
+        """Register this project's own models; ignore those of other packages."""
         models = [model_or_iterable] if isinstance(model_or_iterable, type) else list(model_or_iterable)
         own = [model for model in models if model._meta.app_label in OWN_APPS]
         if own:
             super().register(own, _bounded(admin_class or ModelAdminBase), **options)
 
     def has_permission(self, request: HttpRequest) -> bool:
-        """The guard decides who may talk; there is no login to send anybody to."""
+        """Always true: the guard decides who has access, and there is no login."""
         return True
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
-        """Without the pages of log-in, log-out, passwords and foreign rows."""
+        """The pages without login, logout, passwords and public views."""
         return [one for one in super().get_urls() if isinstance(one, URLResolver) or one.name in SERVED or one.name is None]
 
 

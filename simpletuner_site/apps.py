@@ -1,4 +1,4 @@
-"""The site as a Django app: it brings the ``server`` command and the system checks."""
+"""The site as a Django app, with the ``server`` command and the system checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Daphne serves: the guard, then the event stream, then Django."""
+"""The ASGI application: the guard, then the event stream, then Django."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simpletuner_site.security.request_limits import (
     Turns,  # noqa: E402
 )
 
-django_application = cast(Application, get_asgi_application())  # sets Django up: what follows may import models
+django_application = cast(Application, get_asgi_application())  # sets Django up, so that the imports below may import models
 
 from training.api.fast_reads import QuickReads  # noqa: E402
 from training.urls import http_stream_patterns, websocket_urlpatterns  # noqa: E402
@@ -27,14 +27,14 @@ NO_STREAM_HERE = 4404
 
 
 async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
-    """A WebSocket at an address that has none."""
+    """Close a WebSocket at an address without one."""
     await receive()
     await send({"type": "websocket.close", "code": NO_STREAM_HERE, "reason": "There is no stream at this address."})
 
 
 def build_application() -> Guard:
-    """The guard stands outside everything, so that no route can be left out of it."""
-    # A Django streaming response pins one thread a stream; the consumer does not, so it is asked first.
+    """Wrap everything in the guard, so that no route is left out."""
+    # A Django streaming response holds one thread per stream; the consumer does not, so it comes first.
     pages = QuickReads(BodyLimit(Turns(django_application), settings.BIGGEST_BODY_BYTES))
     http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]
     sockets = URLRouter([*websocket_urlpatterns, re_path(r"", close_socket)])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""System checks: settings that must fit together, said before a run is lost to them."""
+"""System checks of settings that must fit together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, register
 
 @register()
 def task_times_fit(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """A slice ends well before the task's timeout, and the timeout before the task is handed out again."""
+    """Check that a slice ends well before the task's timeout, and the timeout before the task is delivered again."""
     slice_seconds = settings.FOLLOW_SLICE.total_seconds()
     timeout, retry = settings.Q_CLUSTER.get("timeout"), settings.Q_CLUSTER.get("retry")
     found: list[CheckMessage] = []
@@ -29,7 +29,7 @@ def task_times_fit(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     if retry < timeout + slice_seconds:
         found.append(
             Error(
-                f"A task is handed out again after {retry} s although it may run until {timeout} s",
+                f"A task is delivered again after {retry} s although it may run until {timeout} s",
                 hint="Give Q_CLUSTER a `retry` of at least `timeout` and one slice.",
                 id="simpletuner_site.E003",
             )
@@ -39,7 +39,7 @@ def task_times_fit(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 @register()
 def slots_have_workers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Every slot needs a task worker that follows its run, and others must be left for short tasks."""
+    """Check that every slot has a task worker to follow its run, and that one is left for short tasks."""
     workers = settings.Q_CLUSTER.get("workers", 0)
     if workers > settings.SLOTS:
         return []

@@ -26,17 +26,17 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def add_home(parser: argparse.ArgumentParser) -> None:
-    help_text = "folder that holds config/ and state/ (default: SIMPLETUNER_HOME, else the working directory)"
+    help_text = "folder with config/ and state/ (default: SIMPLETUNER_HOME, else the working directory)"
     parser.add_argument("--home", type=Path, default=None, metavar="DIR", help=help_text)
 
 
 def add_allow_scripts(parser: argparse.ArgumentParser) -> None:
-    help_text = "let runs start every program that a configuration names, not only those in the hooks folders (docs/hooks.md)"
+    help_text = "let runs start every program in a configuration, not only those in the hooks folders (docs/hooks.md)"
     parser.add_argument("--allow-scripts", action="store_true", help=help_text)
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
-    help_text = "a further folder for data, models, caches and results; may be given several times (also: SIMPLETUNER_ROOTS)"
+    help_text = "another folder for data, models, caches and results; may be given several times (also: SIMPLETUNER_ROOTS)"
     parser.add_argument("--root", type=Path, action="append", default=[], metavar="DIR", help=help_text)
 
 
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"simpletuner {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    server = commands.add_parser("server", help="serve the API, with a worker beside it")
+    server = commands.add_parser("server", help="serve the API and run a worker")
     add_server_arguments(server)
     server.set_defaults(run=run_server)
 
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument("--under-server", action="store_true", help=argparse.SUPPRESS)
     worker.set_defaults(run=run_worker)
 
-    train = commands.add_parser("train", help="train one configuration here and now, without a server")
+    train = commands.add_parser("train", help="train one configuration without a server")
     train.add_argument("--config", type=Path, required=True, metavar="FILE", help="an environment's config.json")
     add_home(train)
     train.set_defaults(run=run_train)
@@ -75,20 +75,18 @@ def build_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="print which samples each step of a configuration takes, without training")
     plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="an environment's config.json")
     plan.add_argument("--steps", type=whole_number(1, 10**9), default=None, metavar="N", help="how many steps (default: one epoch)")
-    plan.add_argument("--json", action="store_true", help="print a JSON object a line")
+    plan.add_argument("--json", action="store_true", help="print one JSON object per line")
     add_home(plan)
     plan.set_defaults(run=run_plan)
 
-    demo = commands.add_parser("demo", help="make a small model and pictures, and train through the API")
-    demo.add_argument(
-        "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="where everything goes (default: demo-output)"
-    )
+    demo = commands.add_parser("demo", help="create a small model and images, and train through the API")
+    demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="output folder (default: demo-output)")
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
     demo.set_defaults(run=run_demo)
 
     commands.add_parser("export", help="write a trained adapter for diffusers or ComfyUI, or merged into a pipeline")
 
-    migrate = commands.add_parser("migrate", help="bring the database up to date (the server does so itself)")
+    migrate = commands.add_parser("migrate", help="migrate the database (the server does so itself)")
     add_home(migrate)
     migrate.set_defaults(run=run_migrate)
     return parser
@@ -149,7 +147,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def run_export(rest: Sequence[str]) -> int:
-    """The engine reads the arguments, in a process of its own: torch is never imported here."""
+    """Export in a process of its own, which parses the arguments: torch is never imported here."""
     return subprocess.call([sys.executable, "-m", "trainer_engine.export", *rest])
 
 
@@ -163,7 +161,7 @@ def run_migrate(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 refused; ``train`` and ``export`` answer with the engine's."""
+    """The exit code: 0 for success, 2 for a refusal; ``train`` and ``export`` return the engine's."""
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["export"]:
         return run_export(given[1:])

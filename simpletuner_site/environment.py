@@ -1,18 +1,18 @@
-"""What the process environment says: the one place of the web processes that reads it.
+"""Parses the process environment. The web processes read it nowhere else.
 
 ==============================  =============================================================================
-``SIMPLETUNER_HOME``            folder that holds ``config/`` and ``state/``; the working directory where unset
-``SIMPLETUNER_SLOTS``           how many runs may train at a time; 1 where unset
+``SIMPLETUNER_HOME``            folder with ``config/`` and ``state/``; default: the working directory
+``SIMPLETUNER_SLOTS``           how many runs may train at a time; default: 1
 ``SIMPLETUNER_ALLOWED_HOSTS``   further values of ``Host`` that are served, separated by commas
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
-``SIMPLETUNER_LOG_LEVEL``       ``INFO`` where unset
+``SIMPLETUNER_LOG_LEVEL``       default: ``INFO``
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
-``SIMPLETUNER_ROOTS``           folders, separated by colons, that paths may lead to besides the usual ones: the same as ``--root``
-``SIMPLETUNER_HOOKS``           folders, separated by colons, whose programs runs may start, besides ``state/hooks``
-``SIMPLETUNER_HOOKS_ENV``       names, separated by commas, of variables that these programs get: ``REPLICATE_API_TOKEN``
+``SIMPLETUNER_ROOTS``           further folders for user paths, separated by colons: the same as ``--root``
+``SIMPLETUNER_HOOKS``           further folders of hooks, separated by colons, next to ``state/hooks``
+``SIMPLETUNER_HOOKS_ENV``       variables that hooks get, separated by commas: ``REPLICATE_API_TOKEN``
 ``SIMPLETUNER_ALLOW_SCRIPTS``   ``1`` lets runs start every program: the same as ``--allow-scripts``
-``DATABASE_URL``                another database than ``state/simpletuner.sqlite3``: ``postgres://…``
-``REDIS_URL``                   broker of the task queue where several machines share one
+``DATABASE_URL``                a database instead of ``state/simpletuner.sqlite3``: ``postgres://…``
+``REDIS_URL``                   broker of the task queue if several machines share one
 ==============================  =============================================================================
 """
 
@@ -30,7 +30,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class BadEnvironment(ValueError):
-    """A variable holds something that cannot be meant; the message names it."""
+    """A variable has an invalid value; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class ProcessEnvironment:
     hooks_env: tuple[str, ...] = ()
     allow_scripts: bool = False
     hub_folders: tuple[Path, ...] = ()
-    """Where the Hugging Face libraries keep tokens and models, by the variables that they read."""
+    """The folders in which the Hugging Face libraries keep tokens and models."""
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvironment:
-    """Raises BadEnvironment where a variable holds nonsense."""
+    """Raises BadEnvironment for an invalid variable."""
     variables = os.environ if variables is None else variables
     hosts = variables.get("SIMPLETUNER_ALLOWED_HOSTS", "")
     return ProcessEnvironment(

@@ -1,4 +1,4 @@
-"""Errors as answers: JSON for programs, always with the reason, never a traceback."""
+"""Turns errors into answers: JSON for programs, with the reason and without a traceback."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainer_engine.contract.errors import Problem, limited
 
 
 def answer_exception(error: Exception, context: dict[str, Any]) -> Response | None:
-    """What every API view answers to an exception: ``{"detail", "problems"}`` with the status that the exception carries.
+    """The answer of every API view to an exception: ``{"detail", "problems"}`` with the status of the exception.
 
-    None where the exception is none that an answer was made for; Django then answers 500 and logs it.
+    None for an unexpected exception, which Django logs and answers with 500.
     """
     response = exception_handler(error, context)
     if response is None:
@@ -59,9 +59,9 @@ def _field_problems(details: object, path: str = "") -> Iterable[Problem]:
 
 PAGES = {
     400: "The request could not be read.",
-    403: "This is refused.",
+    403: "Access is refused.",
     404: "There is nothing at this address.",
-    500: "The server failed at this; its log says why.",
+    500: "The server failed; see its log.",
 }
 
 

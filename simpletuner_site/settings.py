@@ -1,4 +1,4 @@
-"""Django settings. What the process environment says is read by ``environment.py``; everything else is fixed here."""
+"""Django settings. ``environment.py`` parses the environment variables; everything else is fixed here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 
 INSTALLED_APPS = [
-    "simpletuner_site",  # first: its templates stand before those of the packages
+    "simpletuner_site",  # first, so that its templates win over those of other packages
     "daphne",
     "simpletuner_site.admin_site.OperatorAdminConfig",
     "django.contrib.auth",
@@ -78,7 +78,7 @@ TEMPLATES = [
 SQLITE = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": str(STATE_DIR / "simpletuner.sqlite3"),
-    "TEST": {"NAME": str(STATE_DIR / "test.sqlite3")},  # a file, as in service: threads and processes of a test see one database
+    "TEST": {"NAME": str(STATE_DIR / "test.sqlite3")},  # a file, so that threads and processes of a test share one database
     "OPTIONS": {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
@@ -98,13 +98,13 @@ def _databases() -> dict[str, Any]:
 DATABASES = _databases()
 
 # ---- tasks ----
-# django-q2 hands a task out again after `retry` seconds, even while it runs: a slice must end well before.
+# django-q2 delivers a task again after `retry` seconds, even while it runs: a slice must end well before.
 FOLLOW_SLICE = timedelta(seconds=15)
-TASK_WORKERS_BESIDE_SLOTS = 2
+EXTRA_TASK_WORKERS = 2
 Q_CLUSTER: dict[str, Any] = {
     "name": "training",
     "label": "Tasks",
-    "workers": SLOTS + TASK_WORKERS_BESIDE_SLOTS,
+    "workers": SLOTS + EXTRA_TASK_WORKERS,
     "timeout": 60,
     "retry": 90,
     "poll": 0.1,
@@ -124,7 +124,7 @@ REST_FRAMEWORK: dict[str, Any] = {
         "rest_framework.parsers.FormParser",
         "rest_framework.parsers.MultiPartParser",
     ],
-    "DEFAULT_AUTHENTICATION_CLASSES": [],  # the guard in front of Django decides who may talk
+    "DEFAULT_AUTHENTICATION_CLASSES": [],  # the guard in front of Django controls access
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "simpletuner_site.errors.answer_exception",
@@ -138,10 +138,10 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "SimpleTuner",
     "VERSION": __version__,
-    "DESCRIPTION": "Train diffusion models over HTTP: say what to train, start it, watch it.",
+    "DESCRIPTION": "Train diffusion models over HTTP: configure, start and watch runs.",
     "LICENSE": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
     "CONTACT": {"name": "SimpleTuner"},
-    "SERVERS": [{"url": "/", "description": "The server that shows this schema."}],
+    "SERVERS": [{"url": "/", "description": "The server that serves this schema."}],
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "PREPROCESSING_HOOKS": ["environments.api.schema.without_last_slash", "environments.api.schema.without_second_addresses"],
@@ -151,12 +151,12 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "TAGS": [
-        {"name": "configurations", "description": "What to train: environments, their files, their history."},
+        {"name": "configurations", "description": "Environments, their files and their history."},
         {"name": "training", "description": "Runs: validate, start, watch, stop."},
     ],
 }
 
-# ---- places and scripts of runs ----
+# ---- places and hooks of runs ----
 ROOTS: tuple[Path, ...] = PROCESS.roots
 HUB_FOLDERS: tuple[Path, ...] = PROCESS.hub_folders
 HOOK_FOLDERS: tuple[Path, ...] = PROCESS.hooks
@@ -164,14 +164,14 @@ ALLOW_SCRIPTS = PROCESS.allow_scripts
 SCRIPT_VARIABLES: tuple[str, ...] = PROCESS.hooks_env
 
 # ---- webhooks ----
-WEBHOOKS_TO_LOOPBACK = True  # the server itself is only ever on loopback
+WEBHOOKS_TO_LOOPBACK = True  # the server itself is on loopback only
 WEBHOOKS_TO_PRIVATE = PROCESS.private_webhooks
 
 STATIC_URL = "/static/"
-WHITENOISE_USE_FINDERS = True  # no collectstatic: what the packages ship is served from where it lies
+WHITENOISE_USE_FINDERS = True  # no collectstatic: static files are served from the packages
 
 SESSION_COOKIE_SAMESITE = "Strict"
-CSRF_COOKIE_SAMESITE = "Lax"  # a link that opens a page must not replace the token of the pages that are open
+CSRF_COOKIE_SAMESITE = "Lax"  # a link that opens a page must not replace the token of open pages
 SESSION_COOKIE_NAME = "simpletuner_session"
 CSRF_COOKIE_NAME = "simpletuner_csrf"
 X_FRAME_OPTIONS = "DENY"
@@ -189,7 +189,7 @@ LOGGING: dict[str, Any] = {
         "django.request": {"level": "ERROR"},
         "daphne": {"level": "WARNING"},
         "django-q": {"level": "WARNING"},
-        "httpx": {"level": "WARNING"},  # it logs addresses, which may be passwords
+        "httpx": {"level": "WARNING"},  # it logs URLs, which may contain passwords
         "httpcore": {"level": "WARNING"},
     },
 }

@@ -16,7 +16,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
     path("admin/", admin.site.urls),
     path("api/webhooks", include("training.webhooks.urls")),
-    # The address of the format. In a schema it would stand beside /api/configs/{name}/activate, and no reader could tell them apart.
+    # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.
     path("api/configs/webhooks", include(("training.webhooks.urls", "webhooks-of-the-format"))),
     path("api/configs", include("environments.urls")),
     path("api/training", include("training.urls")),

@@ -31,7 +31,7 @@ SCARCE_DISK_BYTES = 1024**3
 
 
 def check_database() -> dict[str, Any]:
-    """Whether a query is answered."""
+    """Check that the database answers."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -41,7 +41,7 @@ def check_database() -> dict[str, Any]:
 
 
 def check_workers() -> dict[str, Any]:
-    """Whether the process that starts and follows runs is there."""
+    """Check that a worker process runs."""
     state = read_worker_state(settings.STATE_DIR)
     if state is None:
         return {"status": "unhealthy", "message": "No worker process runs on this machine; jobs wait in the queue."}
@@ -49,19 +49,19 @@ def check_workers() -> dict[str, Any]:
 
 
 def check_disk() -> dict[str, Any]:
-    """Room where the state lies; a warning below one gibibyte."""
+    """Check the free space for the state; a warning below one gibibyte."""
     usage = shutil.disk_usage(settings.STATE_DIR)
     status = "healthy" if usage.free >= SCARCE_DISK_BYTES else "warning"
     return {"status": status, "path": str(settings.STATE_DIR), "free_bytes": usage.free, "total_bytes": usage.total}
 
 
 class HealthView(APIView):
-    """Says whether the server can do its work."""
+    """Reports whether the server can do its work."""
 
     @extend_schema(
         operation_id="health",
         summary="Health of the server",
-        description="`status` is `healthy` while the database answers; what else needs attention stands under `checks`.",
+        description="`status` is `healthy` if the database answers; `checks` shows what else needs attention.",
         tags=["training"],
         responses={(200, JSON): HEALTH, (503, JSON): HEALTH, **refusals(EVERYWHERE, ErrorSerializer)},
     )

@@ -1,4 +1,4 @@
-"""Runs in the admin: how each goes, its log and events, and buttons that stop it."""
+"""Runs in the admin: their state, log and events, and buttons that stop them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ add_object_action(ObjectAction("start", "Save and start", start_environment, is_
 
 
 class ReadOnly:
-    """Rows are written by runs, never by hand."""
+    """Forbids changes: runs write these rows, never people."""
 
     def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return False
@@ -53,18 +53,18 @@ class ReadOnly:
 
 
 class CheckpointInline(ReadOnly, CheckpointInlineBase):
-    """What a run announced."""
+    """The checkpoints that a run announced."""
 
     model = Checkpoint
     fields = ("name", "step", "is_final", "size_bytes", "created_at")
     extra = 0
     classes = ("collapse",)
-    verbose_name_plural = "All checkpoints that were announced"
+    verbose_name_plural = "All announced checkpoints"
 
 
 @admin.register(Job)
 class JobAdmin(ReadOnly, JobAdminBase):
-    """The history, newest first."""
+    """All runs, newest first."""
 
     list_display = ("number", "environment", "status", "step", "checkpoint", "created_at", "finished_at", "log")
     list_filter = ("status", "environment")
@@ -87,13 +87,13 @@ class JobAdmin(ReadOnly, JobAdminBase):
         ("Pictures", {"fields": ("curves", "grid")}),
         ("Results", {"fields": ("newest_checkpoints", "output_dir")}),
         ("Times and process", {"fields": ("id", "created_at", *TIMES, "engine_pid", "run_dir")}),
-        ("What was asked for", {"fields": ("asked_options", "datasets", "plan"), "classes": ("collapse",)}),
+        ("Configuration", {"fields": ("asked_options", "datasets", "plan"), "classes": ("collapse",)}),
         ("Webhooks", {"fields": ("webhook_deliveries",), "classes": ("collapse",)}),
         ("Events, newest first", {"fields": ("latest_events",)}),
     )
 
     def get_actions(self, request: HttpRequest) -> dict[str, tuple[Callable[..., str], str, str] | None]:
-        """Stopping needs no right to edit rows by hand."""
+        """Stopping a run needs no permission to edit its row."""
         return {name: self.get_action(name) for name in self.actions}
 
     @admin.display(description="Step")
@@ -133,8 +133,8 @@ class JobAdmin(ReadOnly, JobAdminBase):
     @admin.display(description="Events")
     def latest_events(self, job: Job) -> SafeString:
         rows = Event.objects.filter(job=job).order_by("-index")[:SHOWN_EVENTS]
-        told = ((row.index, row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
-        return format_html_join("\n", "<div>{} <code>{}</code> {}</div>", told)
+        lines = ((row.index, row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
+        return format_html_join("\n", "<div>{} <code>{}</code> {}</div>", lines)
 
     @admin.display(description="Deliveries")
     def webhook_deliveries(self, job: Job) -> SafeString:
@@ -167,7 +167,7 @@ class JobAdmin(ReadOnly, JobAdminBase):
         return self._end(request, job_id, self.cancel)
 
     def _end(self, request: HttpRequest, job_id: str, how: Callable[[HttpRequest, QuerySet[Job]], None]) -> HttpResponse:
-        """Only a form of the page does it: a link could be followed by accident."""
+        """Act on POST only: a link could be followed by accident."""
         if request.method == "POST":
             how(request, Job.objects.filter(pk=job_id))
         return redirect(reverse("admin:training_job_change", args=[job_id]))

@@ -1,4 +1,4 @@
-"""Training as a Django app: every django-q2 worker looks after the runs that nobody looks after, and posts to webhooks."""
+"""Training as a Django app: every django-q2 worker finds unattended runs and delivers webhooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why something asked of a run was not done: each class carries its HTTP status and every problem."""
+"""Why a request about runs was refused. Each class carries its HTTP status and every problem."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.preflight.summary import PreflightReport
 
 
 class TrainingRefused(APIException):
-    """Nothing was done; ``detail`` says why in one sentence, ``problems`` what to change."""
+    """Nothing was changed; ``detail`` says why in one sentence, ``problems`` what to change."""
 
     status_code = 422
 
@@ -19,7 +19,7 @@ class TrainingRefused(APIException):
 
 
 class CannotStart(TrainingRefused):
-    """The configuration is not one that a run can be started with."""
+    """No run can be started from this configuration."""
 
     def __init__(self, report: PreflightReport) -> None:
         super().__init__("Cannot start training: the configuration has problems.", tuple(report.errors))
@@ -27,7 +27,7 @@ class CannotStart(TrainingRefused):
 
 
 class NoActiveJob(TrainingRefused):
-    """Something was asked of a run, and none is under way."""
+    """The request needs an active run, and there is none."""
 
     status_code = 400
 
@@ -45,14 +45,14 @@ class JobNotFound(TrainingRefused):
 
 
 class BadValue(TrainingRefused):
-    """A parameter of the address or the body is not what it must be."""
+    """A parameter of the address or the body is invalid."""
 
     def __init__(self, option: str, message: str, *, got: object, expected: str) -> None:
         super().__init__(message, (Problem.error(option, "bad_value", message, got=got, expected=expected),))
 
 
 class TooManyStreams(TrainingRefused):
-    """The streams hold as many connections as they may."""
+    """The streams hold their maximum number of connections."""
 
     status_code = 503
 

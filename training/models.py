@@ -1,5 +1,4 @@
-"""Runs, what happened in them, and what they saved. Only ``services``, ``lifecycle``, ``ingest``, ``leases``, ``ending`` and
-``webhooks`` write here."""
+"""Runs, their events, their checkpoints and their webhook deliveries. Only ``services``, ``jobs`` and ``webhooks`` write here."""
 
 from __future__ import annotations
 
@@ -15,24 +14,24 @@ from training.engine.process import EngineIdentity
 
 
 class Status(models.TextChoices):
-    """Where a job stands. A job is in exactly one of these at any time."""
+    """The state of a job. A job is in exactly one of these at any time."""
 
     QUEUED = "queued", "queued"
     """Checked and waiting for a slot."""
     STARTING = "starting", "starting"
     """A worker has claimed it; the engine loads and caches."""
     RUNNING = "running", "running"
-    """The engine said that it trains."""
+    """The engine has reported that it trains."""
     STOPPING = "stopping", "stopping"
-    """A stop was asked for; the engine saves and leaves."""
+    """A stop was requested; the engine saves and exits."""
     COMPLETED = "completed", "completed"
     """All steps were taken and the result is on disk."""
     STOPPED = "stopped", "stopped"
-    """It ended early because somebody asked, after saving."""
+    """It ended early on request, after saving."""
     CANCELLED = "cancelled", "cancelled"
     """It was ended at once, or taken out of the queue; nothing was saved for it."""
     ERROR = "error", "error"
-    """It ended by itself before it was done; ``error_code`` says why."""
+    """It failed before it was done; ``error_code`` says why."""
 
 
 ACTIVE = (Status.STARTING, Status.RUNNING, Status.STOPPING)
@@ -40,11 +39,11 @@ TERMINAL = (Status.COMPLETED, Status.STOPPED, Status.CANCELLED, Status.ERROR)
 
 
 class Job(models.Model):
-    """One run: what was asked for, frozen, and how it goes."""
+    """One run: its frozen configuration and its current state."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     number = models.BigIntegerField(unique=True, editable=False)
-    """Counts the jobs from 1 in the order in which they were accepted; the queue and the streams go by it."""
+    """Counts the jobs from 1 in the order in which they were accepted; the queue and the streams use this order."""
     environment = models.CharField(max_length=64, blank=True, default="")
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
     options: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
@@ -54,7 +53,7 @@ class Job(models.Model):
     launch: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
     """How the engine is started: ``training.engine.launcher.LaunchSettings`` as a dictionary; never changes."""
     plan: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
-    """What the checks before the start understood: steps, epochs, datasets, memory, disk."""
+    """The results of the checks before the start: steps, epochs, datasets, memory, disk."""
     output_dir = models.TextField()
     run_dir = models.TextField()
     webhook_interval = models.PositiveIntegerField(default=0)
@@ -64,9 +63,9 @@ class Job(models.Model):
     idempotency_key = models.CharField(max_length=255, unique=True, null=True, blank=True)
 
     engine_pid = models.IntegerField(null=True, blank=True)
-    """The engine's process, or its launcher's, until it is known to be gone."""
+    """Process id of the engine or its launcher, until the process is known to be gone."""
     engine_started_at = models.BigIntegerField(null=True, blank=True)
-    """Clock ticks from boot to that process's start: a process id alone is given out again."""
+    """Clock ticks from boot to the start of that process, because process ids are reused."""
     engine_boot_id = models.CharField(max_length=64, blank=True, default="")
 
     journal_offset = models.BigIntegerField(default=0)
@@ -74,20 +73,20 @@ class Job(models.Model):
     journal_seq = models.BigIntegerField(default=-1)
     """The last ``seq`` that is in the log."""
     next_index = models.BigIntegerField(default=0)
-    """The index that the next event of the log gets."""
+    """Index of the next event of the log."""
     lease_owner = models.CharField(max_length=64, blank=True, default="")
-    """The follower that looks after the run."""
+    """Id of the follower of the run."""
     lease_until = models.DateTimeField(null=True, blank=True)
 
     progress: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(null=True, blank=True)
     """``data`` of the last progress event."""
     startup: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
-    """Stage key -> how far it is."""
+    """Stage key -> its progress."""
     message = models.TextField(blank=True, default="")
     error_code = models.CharField(max_length=64, blank=True, default="")
     hint = models.TextField(blank=True, default="")
     checkpoint = models.TextField(blank=True, default="")
-    """Name of the newest whole checkpoint."""
+    """Name of the newest complete checkpoint."""
 
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True, blank=True)
@@ -108,7 +107,7 @@ class Job(models.Model):
 
     @property
     def engine(self) -> EngineIdentity | None:
-        """The process to look for; None before it was started and once it is known to be gone."""
+        """The engine process; None before it was started and once it is known to be gone."""
         if self.engine_pid is None or self.engine_started_at is None:
             return None
         return EngineIdentity(self.engine_pid, self.engine_started_at, self.engine_boot_id)
@@ -119,19 +118,19 @@ class Job(models.Model):
 
 
 class Event(models.Model):
-    """One entry of a job's log. Written once, never changed: an index means the same for ever."""
+    """One entry of a job's log. It is written once and never changed, so an index always names the same event."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
     index = models.BigIntegerField()
     """Counts from 0 without gaps, the server's own events included."""
     seq = models.BigIntegerField(null=True, blank=True)
-    """Place in the engine's journal; None for the server's own events."""
+    """Position in the engine's journal; None for the server's own events."""
     type = models.CharField(max_length=40)
     timestamp = models.CharField(max_length=40)
-    """ISO 8601, UTC, as its writer gave it."""
+    """ISO 8601, UTC, as the engine or the server wrote it."""
     severity = models.CharField(max_length=10, default="info")
     payload: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
-    """``title``, ``message``, ``body``, ``data`` and what the type adds; images as file names."""
+    """``title``, ``message``, ``body``, ``data`` and the fields of the type; images as file names."""
 
     class Meta:
         ordering = ("job", "index")
@@ -145,7 +144,7 @@ class Event(models.Model):
 
 
 class Checkpoint(models.Model):
-    """A checkpoint that a run announced. It may have been pruned since; the folder on disk is the truth."""
+    """A checkpoint that a run announced. It may have been pruned since: the folder on disk decides."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="checkpoints")
     name = models.CharField(max_length=255)
@@ -164,17 +163,17 @@ class Checkpoint(models.Model):
 
 
 class WebhookChannel(models.Model):
-    """One target of one run: what it is, and how it has answered."""
+    """One webhook target of one run, and how its posts went."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="webhooks")
     place = models.PositiveSmallIntegerField()
-    """In the run's list of targets, from 0."""
+    """Index in the run's list of targets, from 0."""
     target: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
     failures = models.PositiveIntegerField(default=0)
-    """Posts that failed since the last one that arrived."""
+    """Failed posts since the last one that arrived."""
     next_attempt_at = models.DateTimeField(default=timezone.now)
     lease_until = models.DateTimeField(null=True, blank=True)
-    """While somebody posts to it."""
+    """Set while a worker posts to it."""
 
     class Meta:
         ordering = ("job", "place")
@@ -185,22 +184,22 @@ class WebhookChannel(models.Model):
 
 
 class Delivery(models.TextChoices):
-    """Where a post stands."""
+    """The state of a post."""
 
     PENDING = "pending", "pending"
     DELIVERED = "delivered", "delivered"
     DEAD = "dead", "dead"
-    """Given up: refused as it is, or tried for a day."""
+    """Given up: the target refuses this post, or it was retried for a day."""
 
 
 class WebhookDelivery(models.Model):
-    """One event on its way to one target. It enters with the event, in the same transaction."""
+    """One event to be posted to one target. It is stored in the transaction of the event."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    """Sent along, so that a receiver can tell a repetition."""
+    """Sent with the post, so that a receiver recognises a repetition."""
     channel = models.ForeignKey(WebhookChannel, on_delete=models.CASCADE, related_name="deliveries")
     index = models.BigIntegerField()
-    """Of the event."""
+    """Index of the event."""
     status = models.CharField(max_length=10, choices=Delivery.choices, default=Delivery.PENDING)
     attempts = models.PositiveIntegerField(default=0)
     error = models.TextField(blank=True, default="")
@@ -217,7 +216,7 @@ class WebhookDelivery(models.Model):
 
 
 class QueueLock(models.Model):
-    """The one row that a worker locks while it claims a job. Reconcilers store there when they last looked."""
+    """The one row that a worker locks while it claims a job. Reconcilers store the time of their last pass in it."""
 
     looked_at = models.DateTimeField(null=True, blank=True)
 

@@ -1,4 +1,4 @@
-"""Start, stop and cancel runs: the only writers that a request reaches."""
+"""Starts, stops and cancels runs. These are the only functions with which a request changes runs."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Started:
 
     job: Job
     queue_position: int | None
-    """From 1 where it has to wait for a run that is under way; None where it is about to start."""
+    """From 1 if it has to wait for another run; None if it is about to start."""
     report: PreflightReport | None
-    """What the checks said; None where the key had been used."""
+    """The result of the checks; None if the key had been used before."""
     record: RunRecord | None = None
-    """What the start changed in the environment; None where the key had been used."""
+    """What the start changed in the environment; None if the key had been used before."""
 
 
 def check(submitted: Mapping[str, Any], environment: Environment | None = None) -> PreflightReport:
-    """Everything that is right or wrong with the form over the environment (default: the active one). Writes nothing."""
+    """Check a form laid over an environment (default: the active one). Writes nothing."""
     environment = environment or environments.active()
     home = current_home()
     sent = without_marks(submitted)
@@ -76,7 +76,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
 
 
 def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:
-    """Check, freeze and queue a run. The same key gives the same job again. Raises CannotStart with every problem."""
+    """Check, freeze and queue a run. The same key returns the same job again. Raises CannotStart with every problem."""
     key = key[:LONGEST_KEY]
     known = Job.objects.filter(idempotency_key=key).first() if key else None
     if known is not None:
@@ -117,16 +117,16 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
         targets = outbox.with_prefixes(report.webhooks, resolved.options)
         secrets.keep(job, resolved.values, targets)
         outbox.open_channels(job, targets, resolved.options.hooks.webhook_reporting_interval)
-        log.append(job.pk, [log.status_draft(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
+        log.append(job.pk, [log.status_event(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)
     return job, record
 
 
 def stop_training(job: Job) -> Job:
-    """End a run: at once while it waits in the queue, after a verified checkpoint once it runs. Harmless where it has ended."""
+    """End a run: at once while it waits in the queue, after a verified checkpoint once it runs. Does nothing to an ended run."""
     if job.status == Status.QUEUED and _cancel_queued(job):
         return _fresh(job)
-    asked = log.status_draft(Status.STOPPING, "The run finishes its step, saves, and ends.")
+    asked = log.status_event(Status.STOPPING, "The run finishes its step, saves, and ends.")
     if log.move(job.pk, Status.STOPPING, [asked], stop_requested_at=timezone.now()):
         job = _fresh(job)
         commands.request(job.folder, Command.STOP)
@@ -144,14 +144,14 @@ def _cancel_queued(job: Job) -> bool:
 
 
 def _cancel(job: Job, message: str) -> bool:
-    drafts = [log.status_draft(Status.CANCELLED, message)]
-    return log.move(job.pk, Status.CANCELLED, drafts, message=message, finished_at=timezone.now(), lease_owner="", lease_until=None)
+    events = [log.status_event(Status.CANCELLED, message)]
+    return log.move(job.pk, Status.CANCELLED, events, message=message, finished_at=timezone.now(), lease_owner="", lease_until=None)
 
 
 def request_command(job: Job | None, command: Command) -> Job:
-    """Ask a run for something after its next gradient synchronisation; while it starts up, the request waits.
+    """Send a run a command, which it carries out after its next gradient synchronisation. During start-up the command waits.
 
-    Raises NoActiveJob where nothing trains and nothing is about to.
+    Raises NoActiveJob if the job neither trains nor is about to.
     """
     if job is None or not (job.status in (Status.STARTING, Status.RUNNING) or queue.is_about_to_start(job)):
         raise NoActiveJob
@@ -160,7 +160,7 @@ def request_command(job: Job | None, command: Command) -> Job:
 
 
 def cancel_training(job: Job) -> bool:
-    """End a run now and save nothing; its whole process group is killed. Whether this call cancelled it."""
+    """End a run at once without saving, by killing its process group. Returns whether this call cancelled it."""
     waited = job.status == Status.QUEUED
     if not _cancel(job, "Taken out of the queue." if waited else "Cancelled; nothing was saved."):
         return False
@@ -174,5 +174,5 @@ def _fresh(job: Job) -> Job:
 
 
 def is_unfinished(job: Job | None) -> bool:
-    """Whether there is something to stop."""
+    """Whether there is a job and it has not ended."""
     return job is not None and (job.status == Status.QUEUED or job.status in ACTIVE)

@@ -1,4 +1,4 @@
-"""What django-q2 calls. It may call twice, late, or never: each task claims its work, and the reconciler finds what was forgotten."""
+"""The tasks of django-q2. It may run one twice, late or never: each task claims its work, and the reconciler finds what was lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_job() -> str:
 
 
 def follow_job(job_id: str) -> str:
-    """Follow a run for a slice, unless somebody else does."""
+    """Follow a run for a slice, unless another worker does."""
     owner = leases.new_owner()
     if not leases.claim(UUID(job_id), owner):
         return "not needed"

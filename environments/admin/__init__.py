@@ -1,4 +1,4 @@
-"""Environments in the Django admin. Django imports this package to find what is registered."""
+"""Environments in the Django admin. Django imports this package to find the registered models."""
 
 from environments.admin.environment import EnvironmentAdmin, RevisionAdmin
 

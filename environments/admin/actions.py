@@ -18,10 +18,10 @@ class ObjectAction:
     """One button."""
 
     slug: str
-    """Its word in the address."""
+    """Part of the address of the action."""
     label: str
     run: Callable[[HttpRequest, Environment], str]
-    """Does it and says what was done, as a sentence. Raises a DRF APIException where it cannot; ``problems`` of it are shown one by one."""
+    """Performs the action and returns a sentence about it. Raises a DRF APIException, whose ``problems`` are shown one by one."""
     applies: Callable[[Environment], bool] = lambda environment: True
     """Whether the button is shown for an environment."""
     is_primary: bool = False
@@ -41,5 +41,5 @@ def object_actions() -> list[ObjectAction]:
 
 
 def find_object_action(slug: str) -> ObjectAction | None:
-    """The button with this slug; None where there is none."""
+    """The button with this slug, or None."""
     return _ACTIONS.get(slug)

@@ -1,4 +1,4 @@
-"""Environments in the Django admin: read, edit with the problems at the fields, activate, and whatever other apps add."""
+"""Environments in the Django admin: read, edit with problems shown at the fields, activate, and the actions of other apps."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ else:
     EnvironmentAdminBase = RevisionAdminBase = admin.ModelAdmin
 
 ACT = "_act"
-"""Name of the buttons that save and then do something; the value is the action's slug."""
+"""Name of the buttons that save and then run an action; the value is the action's slug."""
 OPEN_GROUPS = ("model", "run", "optimizer")
 REVISIONS_SHOWN = 10
 REFUSED = "environment_was_refused"
-"""Attribute of a request whose form was good and could not be stored."""
+"""Attribute of a request whose form was valid but could not be stored."""
 
 
 def actor_of(request: HttpRequest) -> str:
-    """Who sits at the admin."""
+    """The actor of a change made in the admin."""
     return f"admin:{request.user.get_username()}"[:150]
 
 
-def emit(request: HttpRequest, error: APIException) -> None:
+def show_refusal(request: HttpRequest, error: APIException) -> None:
     """Show a refusal with each of its problems."""
     problems = getattr(error, "problems", ())
     for text in [str(problem) for problem in problems] or [str(error.detail)]:
@@ -47,23 +47,23 @@ def emit(request: HttpRequest, error: APIException) -> None:
 
 def _activate(request: HttpRequest, environment: Environment) -> str:
     services.activate(environment.name, actor=actor_of(request))
-    return f"Runs start from {environment.name} now."
+    return f"{environment.name} is active: runs start from it."
 
 
 add_object_action(ObjectAction("activate", "Save and activate", _activate, applies=lambda environment: not environment.is_active))
 
 
 class Refused:
-    """Mixed into a form whose values were found good and could not be stored: it is not saved again."""
+    """Mixed into a form that was valid but could not be stored, so that it is not saved again."""
 
     def clean(self) -> dict[str, Any]:
         super().clean()  # type: ignore[misc]
-        raise ValidationError("Nothing was saved; the reason stands above.")
+        raise ValidationError("Nothing was saved; see the reason above.")
 
 
 @admin.register(Environment)
 class EnvironmentAdmin(EnvironmentAdminBase):
-    """One row an environment; every change goes through the services."""
+    """One row per environment; every change goes through the services."""
 
     list_display = ("name", "active_mark", "family", "flavour", "length", "file_state", "modified_at")
     list_display_links = ("name",)
@@ -136,7 +136,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         about = (None, {"fields": ("name", "state", "description", "tags_text")})
         datasets = (
             "Datasets",
-            {"fields": (DATASETS,), "description": "What data_backend_config names; the file is the truth, and may be edited by hand."},
+            {"fields": (DATASETS,), "description": "The file in data_backend_config. It can also be edited by hand."},
         )
         return [about, datasets, *groups, ("History", {"fields": ("history",)})]
 
@@ -161,7 +161,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         return super().change_view(request, object_id, form_url, context)
 
     def act(self, request: HttpRequest, object_id: str, slug: str) -> HttpResponse:
-        """Press one of the buttons."""
+        """Run the action of a button."""
         environment, action = self.get_object(request, object_id), find_object_action(slug)
         if environment is None or action is None:
             raise Http404
@@ -173,10 +173,10 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         try:
             messages.success(request, action.run(request, environment))
         except APIException as error:
-            emit(request, error)
+            show_refusal(request, error)
 
     def response_change(self, request: HttpRequest, obj: Environment) -> HttpResponse:
-        """After a page was saved: do what its button says besides."""
+        """Run the action of the button with which the page was saved."""
         action = find_object_action(request.POST.get(ACT, ""))
         if action is None:
             return super().response_change(request, obj)
@@ -206,11 +206,11 @@ class EnvironmentAdmin(EnvironmentAdminBase):
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> Any:
-        """A page that cannot be saved is shown again with what was typed into it."""
+        """Show a page that cannot be saved again, with its input."""
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except EnvironmentRefused as error:
-            emit(request, error)
+            show_refusal(request, error)
             setattr(request, REFUSED, True)
             return super().changeform_view(request, object_id, form_url, extra_context)
 
@@ -223,7 +223,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
 
 @admin.register(Revision)
 class RevisionAdmin(RevisionAdminBase):
-    """The history, to read."""
+    """The revisions, read-only."""
 
     list_display = ("environment_name", "number", "action", "actor", "created_at")
     list_filter = ("action", "environment_name")

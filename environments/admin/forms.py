@@ -1,4 +1,4 @@
-"""The admin's forms: one field an option, derived from the registry, with what is wrong said at the field."""
+"""The admin's forms: one field per option, derived from the registry, with problems shown at the field."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ else:
 PREFIX = "option_"
 DATASETS = "datasets_text"
 EMPTY_TEXT = '""'
-"""How a person types a text that is empty, where an empty field means the default."""
+"""Input for an empty text, because an empty field means the default."""
 
 
 class SecretInput(forms.TextInput):
-    """Shows no secret, also not one that was just typed into a form that is shown again for its problems."""
+    """Never shows a secret, not even in a form that is shown again because of problems."""
 
     def __init__(self, spec: OptionSpec, attrs: dict[str, Any]) -> None:
         super().__init__(attrs)
@@ -47,11 +47,11 @@ class SecretInput(forms.TextInput):
 
 
 def option_field(spec: OptionSpec) -> forms.Field:
-    """The form field of an option. Empty means: not in the configuration, so that the default counts."""
+    """The form field of an option. An empty field means that the option is not set and the default applies."""
     default = default_in_words(spec, spec.default)
-    # The admin puts help texts into the page as they are; they speak of <output_dir>.
+    # The admin does not escape help texts, and they contain <output_dir>.
     label, help_text = spec.name, escape(spec.help)
-    if words := words_of(spec):
+    if words := choices_of(spec):
         choices = [("", f"— {default}"), *((word, word) for word in words)]
         return forms.ChoiceField(required=False, choices=choices, label=label, help_text=help_text)
     attributes = {"placeholder": default, "class": "vTextField"}
@@ -59,13 +59,13 @@ def option_field(spec: OptionSpec) -> forms.Field:
     return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
 
 
-def words_of(spec: OptionSpec) -> Sequence[str]:
-    """The values that a list offers; none for an option that is typed."""
+def choices_of(spec: OptionSpec) -> Sequence[str]:
+    """The choices of an option; empty for one that is typed in."""
     return ("true", "false") if spec.kind == "bool" else spec.choices
 
 
 def default_in_words(spec: OptionSpec, default: Any) -> str:
-    """What an empty field says of itself."""
+    """The text of an empty field."""
     if spec.required:
         return "must be given"
     return "default: none" if default in (None, "") else f"default: {_text(default)}"
@@ -80,12 +80,12 @@ def _text(value: Any) -> str:
 
 
 class NewEnvironmentForm(ModelForm):
-    """What a new environment begins with."""
+    """The form of a new environment."""
 
     model_family = forms.ChoiceField(required=False, help_text="Family of the base model; may come from the example.")
     model_flavour = forms.ChoiceField(required=False, help_text="Named weights of the family.")
-    model_type = forms.ChoiceField(required=False, help_text="lora: an adapter, small beside the model. full: every weight of the model.")
-    example = forms.ChoiceField(required=False, help_text="A shipped template to begin with.")
+    model_type = forms.ChoiceField(required=False, help_text="lora: a small adapter. full: every weight of the model.")
+    example = forms.ChoiceField(required=False, help_text="A shipped template to start from.")
 
     class Meta:
         model = Environment
@@ -108,7 +108,7 @@ class NewEnvironmentForm(ModelForm):
 
     @property
     def wanted(self) -> NewEnvironment:
-        """The request that the form stands for."""
+        """The request of the form."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
         return NewEnvironment(**given)
 
@@ -122,10 +122,10 @@ class NewEnvironmentForm(ModelForm):
 
 
 class EnvironmentFormBase(ModelForm):
-    """A configuration, its datasets file, and the problems that a start would meet, each at its field."""
+    """A configuration and its datasets file, with the problems that a start would report, each at its field."""
 
     tags_text = forms.CharField(
-        required=False, label="Tags", help_text="Words with commas between.", widget=forms.TextInput(attrs={"class": "vTextField"})
+        required=False, label="Tags", help_text="Words, separated by commas.", widget=forms.TextInput(attrs={"class": "vTextField"})
     )
     datasets_text = forms.CharField(
         required=False,
@@ -148,23 +148,23 @@ class EnvironmentFormBase(ModelForm):
         self._show_defaults(config)
         self.fields[DATASETS].help_text = escape(locate(config, current_home()).path or "data_backend_config names no file.")
         if not self.is_bound:
-            self._emit_problems(config)
+            self._show_problems(config)
 
     def _show_defaults(self, config: Mapping[str, Any]) -> None:
-        """Let each empty field say what this configuration takes for it."""
+        """Show the default of this configuration in each empty field."""
         for name, default in effective_defaults(config).items():
             field, words = self.fields[f"{PREFIX}{name}"], default_in_words(REGISTRY[name], default)
             if isinstance(field, forms.ChoiceField):
-                field.choices = [("", f"— {words}"), *((word, word) for word in words_of(REGISTRY[name]))]
+                field.choices = [("", f"— {words}"), *((word, word) for word in choices_of(REGISTRY[name]))]
             else:
                 field.widget.attrs["placeholder"] = words
 
-    def _emit_problems(self, config: Mapping[str, Any]) -> None:
-        """Put what a start would say beside the fields that it is about."""
-        told: dict[str, list[Problem]] = {}
+    def _show_problems(self, config: Mapping[str, Any]) -> None:
+        """Show the problems that a start would report at their fields."""
+        by_field: dict[str, list[Problem]] = {}
         for problem in resolve_run(current_home(), config, {}).problems:
-            told.setdefault(field_of(problem), []).append(problem)
-        for name, problems in told.items():
+            by_field.setdefault(field_of(problem), []).append(problem)
+        for name, problems in by_field.items():
             field = self.fields.get(name)
             if field is not None:
                 field.help_text = format_html("{}{}", field.help_text, problem_list(problems))
@@ -192,7 +192,7 @@ class EnvironmentFormBase(ModelForm):
         return cleaned
 
     def config(self) -> dict[str, Any]:
-        """The stored configuration with the changes of the form; what was not touched stays as it is, to the type."""
+        """The stored configuration with the changes of the form. Unchanged values keep their types."""
         values = dict(self.instance.config)
         for name in REGISTRY:
             field = f"{PREFIX}{name}"
@@ -206,7 +206,7 @@ class EnvironmentFormBase(ModelForm):
         return values
 
     def datasets(self) -> str | None:
-        """The text of the datasets file where it was changed."""
+        """The text of the datasets file if it was changed, else None."""
         return str(self.cleaned_data[DATASETS]) if DATASETS in self.changed_data else None
 
 
@@ -216,7 +216,7 @@ EnvironmentForm: type[EnvironmentFormBase] = type(
 
 
 def datasets_of(environment: Environment) -> str:
-    """The text of the datasets file as it lies there; empty where the option names a file of another kind."""
+    """The text of the datasets file; empty if the option names another kind of file."""
     return shown_datasets(environment, current_home()) or ""
 
 
@@ -232,7 +232,7 @@ def field_of(problem: Problem) -> str:
 
 
 def str_of(problem: Problem) -> str:
-    """A problem as one text: what is wrong, what would be right, what to do."""
+    """A problem as one text: message, expected value, hint."""
     expected = f" Expected: {problem.expected}." if problem.expected else ""
     return f"{problem.message}{expected}{' Hint: ' + problem.hint + '.' if problem.hint else ''}"
 

@@ -1,4 +1,4 @@
-"""The adapter files of LyCORIS over HTTP: each view parses, calls one service, answers."""
+"""The API of LyCORIS adapter files. Each view parses the request, calls one service and builds the answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKED_SHAPE = {
 
 
 def document_of(data: Any) -> Any:
-    """The adapter file in a body: the body itself, or what it holds as ``config``."""
+    """The adapter file in a body: the body itself, or its ``config``."""
     return data["config"] if isinstance(data, dict) and "config" in data else data
 
 
@@ -49,8 +49,10 @@ class EnvironmentAdapter(ConfigurationView):
         found = find_adapter_file(environment.config, name, current_home())
         if found.problem is not None:
             raise EnvironmentProblems.of([found.problem])
-        said = checked(found.document, spec_of(environment.config.get("model_family")))
-        return Response({"name": name, "path": found.given, "absolute_path": str(found.path), "config": found.document, "validation": said})
+        validation = checked(found.document, spec_of(environment.config.get("model_family")))
+        return Response(
+            {"name": name, "path": found.given, "absolute_path": str(found.path), "config": found.document, "validation": validation}
+        )
 
     @described(
         "configs_lycoris_put",
@@ -65,20 +67,20 @@ class EnvironmentAdapter(ConfigurationView):
     def put(self, request: Request, name: str) -> Response:
         document = document_of(request.data)
         written = services.write_adapter_file(name, document, actor=ACTOR)
-        said = checked(document, spec_of(written.environment.config.get("model_family")))
+        validation = checked(document, spec_of(written.environment.config.get("model_family")))
         return Response(
             {
                 "message": f"LyCORIS configuration of '{name}' written",
                 "path": written.environment.config["lycoris_config"],
                 "absolute_path": str(written.path),
                 "config": document,
-                "validation": said,
+                "validation": validation,
             }
         )
 
 
 class AdapterValidation(ConfigurationView):
-    """Whether an adapter file is right, without storing it; ``model_family`` beside ``config`` checks class names too."""
+    """Checks an adapter file without storing it. With ``model_family`` next to ``config``, class names are checked too."""
 
     serializer_class = shapes.AdapterSerializer
 

@@ -1,4 +1,4 @@
-"""JSON bodies, read with the parser that files are read with."""
+"""Parsers of request bodies. JSON is read with the parser of files, so that both refuse the same things."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from environments.files.json_text import BadJson, parse_json
 
 LARGEST_BYTES = 1024 * 1024
 MARGIN_BYTES = 8
-"""Dashes and line ends of a multipart body without fields, beside its boundary."""
+"""Length of a multipart body without fields, less its boundary."""
 
 
 class BodyTooLarge(APIException):
-    """No configuration is that long."""
+    """The body is longer than any configuration."""
 
     status_code = 413
     default_detail = f"The body is larger than {LARGEST_BYTES // 1024**2} MiB."
 
 
 class JsonBody(BaseParser):
-    """``application/json``; raises ParseError (400) for what cannot be stored, BodyTooLarge (413)."""
+    """``application/json``. Raises ParseError (400) for JSON that cannot be stored, BodyTooLarge (413)."""
 
     media_type = "application/json"
     renderer_class = JSONRenderer
@@ -38,12 +38,12 @@ class JsonBody(BaseParser):
             return parse_json(content)
         except BadJson as error:
             raise ParseError(
-                f"The body is {error}." if str(error).startswith("not") else f"The body is no JSON that can be kept: {error}."
+                f"The body is {error}." if str(error).startswith("not") else f"The body is JSON that cannot be stored: {error}."
             ) from error
 
 
 class FormBody(MultiPartParser):
-    """``multipart/form-data``; raises ValidationError (422) for a body in which not one field can be found."""
+    """``multipart/form-data``. Raises ValidationError (422) for a body without any field."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> DataAndFiles[Any, Any]:
         _, parameters = parse_header_parameters(media_type or "")
@@ -51,6 +51,6 @@ class FormBody(MultiPartParser):
         found = super().parse(stream, media_type, parser_context)
         if int(stream.META.get("CONTENT_LENGTH") or 0) > empty_bytes and not found.data and not found.files:
             raise ValidationError(
-                {"body": ErrorDetail("The form holds no field. Is its boundary that of the Content-Type?", code="no_field")}
+                {"body": ErrorDetail("The form holds no field. Does its boundary match the Content-Type?", code="no_field")}
             )
         return found

@@ -18,7 +18,7 @@ CONFIG_TYPES = ("model", "dataloader", "lycoris", "webhook")
 
 
 def meta(environment: Environment) -> dict[str, Any]:
-    """What is known of an environment besides its options."""
+    """The metadata of an environment: everything but its options."""
     config = environment.config
     return {
         "name": environment.name,
@@ -36,7 +36,7 @@ def meta(environment: Environment) -> dict[str, Any]:
 
 
 def listed(environment: Environment, home: Home) -> dict[str, Any]:
-    """One row of the list."""
+    """An environment as a row of the list."""
     datasets = locate(environment.config, home)
     return {
         **meta(environment),
@@ -47,7 +47,7 @@ def listed(environment: Environment, home: Home) -> dict[str, Any]:
 
 
 def of_type(config_type: str, environments: list[Environment], home: Home) -> list[dict[str, Any]]:
-    """The rows of the list of one type: environments, or the files of another kind that belong to them."""
+    """The rows of a list: environments, or the files of another type that belong to them."""
     rows = [listed(environment, home) for environment in environments]
     if config_type == "dataloader":
         return [row for row in rows if row["has_dataloader"]] + _loose_datasets_files(rows, home)
@@ -57,14 +57,14 @@ def of_type(config_type: str, environments: list[Environment], home: Home) -> li
 
 
 def _webhook_files(home: Home) -> list[dict[str, Any]]:
-    """Lists of webhook targets: those stored under a name, and those that lie in ``config/`` itself, as the sample does."""
+    """Lists of webhook targets: those stored under a name, and those in ``config/`` itself, such as the sample."""
     named = [stored_folder(home) / f"{name}.json" for name in stored_names(home)]
     loose = [path for path in sorted(home.config.glob("*.json")) if _holds(path, home, "webhook_type")]
     return [{**_loose(path), "data_backend_config": None, "has_dataloader": False, "dataloader_path": None} for path in named + loose]
 
 
 def _loose_datasets_files(rows: list[dict[str, Any]], home: Home) -> list[dict[str, Any]]:
-    """Datasets files that lie in ``config/`` itself, for runs without an environment."""
+    """Datasets files in ``config/`` itself, for runs without an environment."""
     taken = {row["dataloader_path"] for row in rows}
     paths = sorted(path for path in home.config.glob("*.json") if path.is_file()) if home.config.is_dir() else []
     return [_loose(path) for path in paths if str(path.resolve()) not in taken and _holds(path, home, "id")]
@@ -98,7 +98,7 @@ def _loose(path: Path) -> dict[str, Any]:
 
 
 def shown(environment: Environment) -> dict[str, Any]:
-    """One environment; ``problems`` only where its file cannot be used."""
+    """One environment, with ``problems`` if its file cannot be used."""
     problems = {"problems": environment.file_problems} if environment.file_problems else {}
     return {
         "name": environment.name,

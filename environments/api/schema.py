@@ -1,4 +1,4 @@
-"""How each call is described in the OpenAPI schema. ``training/api/schema.py`` adds what runs need."""
+"""Describes each call for the OpenAPI schema. ``training/api/schema.py`` adds the parts for runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Responses = dict[tuple[int, str], Any]
 
 JSON, HTML = "application/json", "text/html"
 EVERYWHERE = (400, 403, 406)
-"""An address with too many fields, the guard, and an ``Accept`` that names no type in which the call answers."""
+"""Refusals of every call: an address with too many fields, the guard, and an ``Accept`` without a supported type."""
 WITH_BODY = (400, 413, 415, 422)
 
 NAME_SHAPE: dict[str, Any] = {"type": "string", "pattern": SCHEMA_PATTERN, "minLength": 1, "maxLength": LONGEST}
@@ -59,7 +59,7 @@ def described(
     parameters: list[OpenApiParameter] | None = None,
     tag: str = "configurations",
 ) -> Callable[[F], F]:
-    """Tag, summary, answer and refusals of one call that is sent JSON and answers with JSON."""
+    """Tag, summary, answer and refusals of a call that takes and returns JSON."""
     responses: Responses = {(200, JSON): answer, **refusals(sorted({*EVERYWHERE, *errors}), ErrorSerializer)}
     body = None if request is None else {JSON: request}
     return extend_schema(
@@ -68,17 +68,17 @@ def described(
 
 
 def without_last_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
-    """Show addresses that answer with and without a slash at their end as the documentation writes them: without."""
+    """Show addresses without their optional last slash, as the documentation does."""
     return [(path.rstrip("/") or path, regex, method, callback) for path, regex, method, callback in endpoints]
 
 
 def without_second_addresses(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
-    """Webhooks are described at one of their two addresses."""
+    """Describe webhooks at one of their two addresses."""
     return [endpoint for endpoint in endpoints if not endpoint[0].startswith("/api/configs/webhooks")]
 
 
 def without_security(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """No call needs a login: said once for the whole, so that generated clients ask for none."""
+    """Declare once that no call needs a login, so that generated clients ask for none."""
     for calls in result["paths"].values():
         for call in calls.values():
             call.pop("security", None)

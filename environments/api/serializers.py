@@ -1,4 +1,4 @@
-"""What is sent and answered, as DRF and the OpenAPI schema see it."""
+"""The shapes of requests and answers, for DRF and the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_TAGS = 64
 
 
 class Text(serializers.CharField):
-    """Text that was sent as text: a number in JSON is a problem, not a word."""
+    """A text field that refuses other JSON types, such as numbers."""
 
     default_error_messages = {"invalid": "This is not text."}
 
@@ -34,7 +34,7 @@ class Name(Text):
 
 
 class Sent(serializers.Serializer[Any]):
-    """A body whose fields are all known, with or without dashes before them; any other field is a problem."""
+    """A body with known fields only, with or without leading dashes; any other field is a problem."""
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping) and any(str(key).startswith("--") for key in data):
@@ -42,7 +42,7 @@ class Sent(serializers.Serializer[Any]):
         marks = {key for key in data if str(key).startswith("__")} if isinstance(data, Mapping) else set()
         unknown = {str(key) for key in data} - set(self.fields) - marks - {"csrfmiddlewaretoken"} if isinstance(data, Mapping) else set()
         errors: dict[str, Any] = {
-            name[:100]: [serializers.ErrorDetail("There is no field of this name.", code="unknown_field")] for name in sorted(unknown)
+            name[:100]: [serializers.ErrorDetail("There is no field with this name.", code="unknown_field")] for name in sorted(unknown)
         }
         try:
             values = super().to_internal_value(data)
@@ -61,18 +61,16 @@ class CreateEnvironmentSerializer(Sent):
     name = Name(help_text=f"1 to {LONGEST} letters, digits, dots, dashes and underscores.")
     model_family = Text(required=False, max_length=100, help_text="Family of the base model; may come from the example.")
     model_flavour = Text(required=False, allow_null=True, allow_blank=True, max_length=200, help_text="Named weights of the family.")
-    model_type = Text(
-        required=False, allow_null=True, allow_blank=True, max_length=100, help_text="full or lora; lora where nothing is sent."
-    )
+    model_type = Text(required=False, allow_null=True, allow_blank=True, max_length=100, help_text="full or lora; lora if nothing is sent.")
     lora_type = Text(required=False, allow_null=True, allow_blank=True, max_length=100, help_text="standard or lycoris, for lora.")
     description = Text(required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT)
-    example = Text(required=False, allow_null=True, allow_blank=True, max_length=200, help_text="A shipped template to begin with.")
+    example = Text(required=False, allow_null=True, allow_blank=True, max_length=200, help_text="A shipped template to start from.")
     dataloader_path = Text(
         required=False,
         allow_null=True,
         allow_blank=True,
         max_length=LONGEST_TEXT,
-        help_text="Datasets file; NAME/multidatabackend.json where nothing is sent.",
+        help_text="Datasets file; NAME/multidatabackend.json if nothing is sent.",
     )
     create_dataloader = serializers.BooleanField(
         required=False, default=True, initial=True, help_text="Whether to write a starter datasets file."
@@ -90,7 +88,7 @@ class UpdateEnvironmentSerializer(Sent):
     tags = serializers.ListField(child=Text(max_length=100), required=False, allow_null=True, max_length=MOST_TAGS)
 
     def to_internal_value(self, data: Any) -> Any:
-        """What an export holds beside the configuration says where it came from: the address says where it goes."""
+        """Ignore the metadata of an export: the address names the environment."""
         if isinstance(data, dict) and "_metadata" in data:
             data = {name: value for name, value in data.items() if name != "_metadata"}
         return super().to_internal_value(data)
@@ -102,18 +100,18 @@ class UpdateEnvironmentSerializer(Sent):
 
 
 class RegenerateDataloaderSerializer(Sent):
-    """Which datasets file to make anew, and how."""
+    """Which datasets file to generate, and how."""
 
     path = Text(
         required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT, help_text="Empty: the one the environment names."
     )
     include_defaults = serializers.BooleanField(
-        required=False, default=True, initial=True, help_text="Spell out sizes, cropping and cache folders."
+        required=False, default=True, initial=True, help_text="Whether to write out sizes, cropping and cache folders."
     )
 
 
 class ProblemSerializer(serializers.Serializer[Any]):
-    """One thing that is wrong."""
+    """One problem."""
 
     option = serializers.CharField()
     code = serializers.CharField()
@@ -131,7 +129,7 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 
 class MetaSerializer(serializers.Serializer[Any]):
-    """What is known of an environment besides its options."""
+    """The metadata of an environment."""
 
     name = serializers.CharField()
     description = serializers.CharField(allow_blank=True)
@@ -147,7 +145,7 @@ class MetaSerializer(serializers.Serializer[Any]):
 
 
 class ListedSerializer(MetaSerializer):
-    """One row of the list."""
+    """An environment as a row of the list."""
 
     dataloader_path = serializers.CharField(allow_null=True)
     data_backend_config = serializers.CharField(allow_null=True)
@@ -175,12 +173,12 @@ class EnvironmentSerializer(serializers.Serializer[Any]):
     metadata = MetaSerializer()
     config_type = serializers.CharField()
     problems = ProblemSerializer(
-        many=True, required=False, help_text="Why config.json, edited by hand, cannot be used; config is the last one that could."
+        many=True, required=False, help_text="Why config.json, edited by hand, cannot be used; config is then the last usable one."
     )
 
 
 class ActiveSerializer(serializers.Serializer[Any]):
-    """The environment that runs start from; nulls where there is none."""
+    """The environment that runs start from; nulls if there is none."""
 
     name = serializers.CharField(allow_null=True)
     config = ConfigField(allow_null=True)
@@ -188,14 +186,14 @@ class ActiveSerializer(serializers.Serializer[Any]):
 
 
 class DatasetsFileSerializer(serializers.Serializer[Any]):
-    """Where the datasets file lies."""
+    """The path of the datasets file."""
 
     path = serializers.CharField(allow_null=True)
     absolute_path = serializers.CharField(allow_null=True)
 
 
 class RegeneratedFileSerializer(DatasetsFileSerializer):
-    """The new datasets file, and where the old one went."""
+    """The new datasets file, and the copy of the old one."""
 
     previous = serializers.CharField(allow_null=True)
 
@@ -207,7 +205,7 @@ class CreatedMetaSerializer(MetaSerializer):
 
 
 class CreatedSerializer(serializers.Serializer[Any]):
-    """What was made."""
+    """The new environment and its files."""
 
     message = serializers.CharField()
     environment = CreatedMetaSerializer()
@@ -216,7 +214,7 @@ class CreatedSerializer(serializers.Serializer[Any]):
 
 
 class AdviceSerializer(serializers.Serializer[Any]):
-    """What a start would stumble over, and what could be better."""
+    """Problems that would keep a run from starting, and suggestions."""
 
     warnings = serializers.ListField(child=serializers.CharField())
     suggestions = serializers.ListField(child=serializers.CharField())
@@ -243,14 +241,14 @@ class ActivatedSerializer(MessageSerializer):
 
 
 class RegeneratedSerializer(MessageSerializer):
-    """The datasets file that was made."""
+    """The generated datasets file."""
 
     environment = MetaSerializer()
     dataloader = RegeneratedFileSerializer()
 
 
 class ExampleDefaultsSerializer(serializers.Serializer[Any]):
-    """What a template is for."""
+    """The main options of a template."""
 
     model_family = serializers.CharField()
     model_type = serializers.CharField()
@@ -284,7 +282,7 @@ class AdapterSerializer(serializers.Serializer[Any]):
         help_text='The file: {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, ...}',
         style={"base_template": "textarea.html", "rows": 16},
     )
-    model_family = serializers.CharField(required=False, help_text="Where only a check is asked for: whose class names the file uses.")
+    model_family = serializers.CharField(required=False, help_text="For a check: the family whose class names the file uses.")
 
 
 class AdapterCheckedSerializer(serializers.Serializer[Any]):

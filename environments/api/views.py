@@ -1,4 +1,4 @@
-"""``/api/configs``: each view parses, calls one service, answers."""
+"""``/api/configs``. Each view parses the request, calls one service and builds the answer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from trainer_engine.contract.errors import Problem
 
 ACTOR = "api"
 NAMED = (404, 405)
-"""Refusals of addresses with a name: it is unknown, or a word that stands for another call."""
+"""Refusals of addresses with a name: it is unknown, or it belongs to another call."""
 
 
 class ConfigurationView(APIView):
-    """What the views of this part have in common. ``serializer_class`` gives the browsable API its form."""
+    """Base of the views. ``serializer_class`` gives the browsable API its form."""
 
     parser_classes = (JsonBody, FormParser, FormBody)
     serializer_class: type[Serializer[Any]] = shapes.Sent
@@ -86,7 +86,7 @@ class ActiveConfiguration(ConfigurationView):
 
 
 class EnvironmentCollection(ConfigurationView):
-    """Where environments are made."""
+    """Creates environments."""
 
     serializer_class = shapes.CreateEnvironmentSerializer
 
@@ -119,14 +119,14 @@ class ConfigurationDetail(ConfigurationView):
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer[Any]:
         if "data" not in kwargs and kwargs.get("instance") is None:
-            kwargs["instance"] = self._stored()  # what the browsable API's forms begin with
+            kwargs["instance"] = self._stored()  # the initial form of the browsable API
         return super().get_serializer(*args, **kwargs)
 
     def _stored(self) -> dict[str, Any] | None:
         try:
             environment = services.find(self.kwargs["name"])
         except EnvironmentNotFound:
-            return None  # the page that says so has a form too
+            return None  # the error page has a form too
         return {
             "name": environment.name,
             "config": dashed(environment.config),
@@ -167,7 +167,7 @@ class ConfigurationDetail(ConfigurationView):
 
 
 class Activation(ConfigurationView):
-    """Make an environment the one that runs start from."""
+    """Makes an environment the one that runs start from."""
 
     @described("configs_activate", "Activate an environment", shapes.ActivatedSerializer, *NAMED, 409, parameters=[schema.NAME])
     def post(self, request: Request, name: str) -> Response:
@@ -201,7 +201,7 @@ class Export(ConfigurationView):
 
 
 class Dataloader(ConfigurationView):
-    """Make an environment's datasets file anew; the old one is kept beside it."""
+    """Generates an environment's datasets file; a copy of the old one is kept next to it."""
 
     serializer_class = shapes.RegenerateDataloaderSerializer
 

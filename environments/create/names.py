@@ -14,14 +14,14 @@ PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 RESERVED = frozenset(
     {"active", "examples", "templates", "environments", "webhooks", "dataloader", "lycoris", "import", "validate", "from-template"}
 )
-"""Words that stand beside ``{name}`` in addresses."""
+"""Words of addresses that take the place of ``{name}``."""
 SCHEMA_PATTERN = rf"^(?!.*\.\.)(?!({'|'.join(sorted(RESERVED))})$)[A-Za-z0-9]([A-Za-z0-9._-]{{0,62}}[A-Za-z0-9_-])?$"
 """The rule of ``name_problem`` for the OpenAPI schema, in the words of JSON Schema."""
 EXPECTED = "1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 
 
 def name_problem(name: object, option: str = "name") -> Problem | None:
-    """What keeps ``name`` from being an environment's; None where it can be one."""
+    """The problem with a name of an environment; None if it is valid."""
     if not isinstance(name, str):
         return Problem.error(option, "not_text", "The name is not text.", got=name, expected=EXPECTED)
     if not name:
@@ -40,7 +40,7 @@ def name_problem(name: object, option: str = "name") -> Problem | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether an environment can be called so."""
+    """Whether an environment can have this name."""
     return name_problem(name) is None
 
 
@@ -49,7 +49,7 @@ ROOM_FOR_NUMBER = 8
 
 
 def name_for_run(values: Mapping[str, Any], taken: Iterable[str]) -> str:
-    """The last part of ``output_dir`` as a name, with a number where it is taken."""
+    """The last part of ``output_dir`` as a name, with a number if it is taken."""
     names = {name.lower() for name in taken}
     last = PurePosixPath(str(values.get("output_dir", ""))).name
     base = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", last)).lstrip("._-").rstrip(".")

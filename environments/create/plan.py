@@ -1,4 +1,4 @@
-"""What a new environment will hold, worked out before anything is written."""
+"""Plans the content of a new environment before anything is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer_engine.contract.errors import Problem
 
 @dataclass(frozen=True)
 class NewEnvironment:
-    """What is asked for. Family, flavour and type may come from the example."""
+    """A request for a new environment. Family, flavour and type may come from the example."""
 
     name: str
     model_family: str | None = None
@@ -41,10 +41,10 @@ class PlannedEnvironment:
     config: dict[str, Any]
     """Canonical option name -> typed value."""
     datasets: list[dict[str, Any]] | None
-    """None where no datasets file is to be made."""
+    """None if no datasets file is to be written."""
     datasets_path: Path | None
     adapter: dict[str, Any] | None = None
-    """The adapter file; None where none is to be made."""
+    """The adapter file; None if none is to be written."""
 
 
 def plan(request: NewEnvironment, home: Home) -> PlannedEnvironment | list[Problem]:

@@ -1,4 +1,4 @@
-"""What a new environment begins with: a configuration and a datasets file that validate as soon as their folders hold images."""
+"""The initial configuration and datasets file of an environment. They are valid as soon as their folders hold images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer_engine.config.families import FamilySpec, find_spec
 from trainer_engine.config.options import REGISTRY
 
 LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})
-"""A run that is long enough to see something, in steps, so that its length does not depend on the number of images."""
+"""A run that is long enough to show an effect, in steps, so that its length does not depend on the number of images."""
 
 
 def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
@@ -34,9 +34,9 @@ def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, l
 
 
 def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults: bool = True) -> list[dict[str, Any]]:
-    """One image set, its references for a model that edits, and the default text_embeds set.
+    """One image set, its conditioning set for an editing model, and the default text_embeds set.
 
-    ``include_defaults`` spells out what a person most often wants to change; without it the entries hold what they must.
+    ``include_defaults`` writes out the fields that people change most often; without it, entries hold required fields only.
     """
     images: dict[str, Any] = {
         "id": f"{name}-images",
@@ -67,7 +67,7 @@ def _needs_references(options: Mapping[str, Any]) -> bool:
 
 
 def _references(name: str, images: dict[str, Any], include_defaults: bool) -> list[dict[str, Any]]:
-    """The conditioning set of a model that edits, which the set of images is told of."""
+    """The conditioning set of an editing model; ``images`` gets a reference to it."""
     images["conditioning_data"] = [f"{name}-references"]
     entry: dict[str, Any] = {
         "id": f"{name}-references",
@@ -80,7 +80,7 @@ def _references(name: str, images: dict[str, Any], include_defaults: bool) -> li
 
 
 def plain(document: Any) -> Any:
-    """Read-only mappings and tuples of a spec as what JSON is made of."""
+    """Read-only mappings and tuples of a spec as dictionaries and lists."""
     if isinstance(document, Mapping):
         return {key: plain(value) for key, value in document.items()}
     return [plain(item) for item in document] if isinstance(document, (list, tuple)) else document

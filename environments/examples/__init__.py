@@ -1,4 +1,4 @@
-"""The templates that ship with the package: a folder each, with the same two files that an environment has."""
+"""The templates that ship with the package. Each is a folder with the files of an environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shipped_examples() -> tuple[Example, ...]:
 
 
 def find_example(name: str) -> Example | None:
-    """The template called so; None where there is none."""
+    """The template with this name, or None."""
     return next((example for example in shipped_examples() if example.name == name), None)
 
 

@@ -21,15 +21,15 @@ LORA_TYPE = "lycoris"
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """What lies where an environment's adapter file should."""
+    """The adapter file of an environment, which may be missing or broken."""
 
     given: str
-    """As ``lycoris_config`` has it."""
+    """The path as ``lycoris_config`` gives it."""
     path: Path
     document: Any
-    """None where there is no file, or none that is JSON."""
+    """None if there is no file or it is not JSON."""
     problem: Problem | None
-    """Why there is no document."""
+    """The reason if there is no document."""
 
 
 def uses_lycoris(config: Mapping[str, Any]) -> bool:
@@ -51,13 +51,13 @@ def find_adapter_file(config: Mapping[str, Any], name: str, home: Home) -> Adapt
     document, problem = read_adapter_file(path, home)
     own = (home.config / name / LYCORIS_FILE).resolve()
     if problem is None and path != own and not is_like_an_adapter(document):
-        # An option can name any file below a root: nothing of another kind of file is shown.
-        document, problem = None, Problem.error(OPTION, NOT_AN_ADAPTER, f"{path} is no adapter file of LyCORIS.", got=given)
+        # An option can name any file below a root, so other kinds of files are not shown.
+        document, problem = None, Problem.error(OPTION, NOT_AN_ADAPTER, f"{path} is not a LyCORIS adapter file.", got=given)
     return AdapterFile(given, path, document, problem)
 
 
 def read_adapter_file(path: Path, home: Home) -> tuple[Any, Problem | None]:
-    """What the file holds, or why it cannot be used."""
+    """(content, None), or (None, problem) if the file cannot be used."""
     file: TextFile = read_text(home, path)
     if file.text is None:
         reason = file.trouble or "it is not there"
@@ -69,7 +69,7 @@ def read_adapter_file(path: Path, home: Home) -> tuple[Any, Problem | None]:
 
 
 def checked(document: object, spec: FamilySpec | None) -> dict[str, Any]:
-    """What there is to say about an adapter file: ``valid``, and sentences; ``problems`` are the errors as data."""
+    """The check of an adapter file for the API: ``valid`` and sentences; ``problems`` holds the errors as data."""
     _, problems = parse_lycoris(document, spec)
     errors = limited(errors_in(problems))
     others = limited([problem for problem in problems if problem.level is not Level.ERROR])

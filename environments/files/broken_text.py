@@ -1,8 +1,7 @@
-"""Text that should be a configuration and cannot be read as one, with what looks like a secret in it hidden.
+"""Hides what looks like a secret in a configuration that cannot be parsed.
 
-Nothing can be parsed here, so too much is hidden rather than too little: after the name of a secret field its value, and the rest of
-the text where that is no string or word, or does not end as values do. An option may be JSON within a string, so quotes may have
-backslashes before them.
+It hides too much rather than too little: the value after the name of a secret field, and the rest of the text if that value is not
+a string or word or does not end like a value. An option may be JSON within a string, so quotes may follow backslashes.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import re
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.secrets import HIDDEN, hidden_address
 
-# NOTE: each pattern is linear in the text, which may be megabytes of anything: runs are bounded, or tried from their first character alone.
+# NOTE: each pattern is linear in the text, which may be megabytes long: runs are bounded, or tried from their first character only.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>\\]+", re.IGNORECASE)
 QUOTE = re.compile(r"(?<!\\)(\\*)([\"'])")
 LITERAL = re.compile(r"null|true|false|-?[0-9][0-9.eE+-]*")
 AFTER_VALUE = re.compile(r"\s*(?:$|[}\]\\\"']|,\s*(?:$|[{}\[\]\\\"']))")
-"""What stands behind a value that ends where it seems to."""
+"""What follows a value that is complete."""
 
 
 def _field() -> re.Pattern[str]:
@@ -29,11 +28,11 @@ def _field() -> re.Pattern[str]:
 
 
 FIELD = _field()
-"""The name of a secret field, to where its value begins."""
+"""The name of a secret field, up to the start of its value."""
 
 
 def without_secrets_in_text(text: str | None) -> str | None:
-    """The text with ``***`` in place of values of secret fields, and of passwords in addresses."""
+    """The text with ``***`` for values of secret fields and for passwords in addresses."""
     if text is None:
         return None
     parts, done = [], 0
@@ -46,7 +45,7 @@ def without_secrets_in_text(text: str | None) -> str | None:
 
 
 def _value(text: str, start: int, level: str) -> tuple[int, str]:
-    """(where a value ends, what stands in its place). ``level``: the backslashes before the quotes of its name."""
+    """(end of a value, its replacement). ``level`` holds the backslashes before the quotes of its name."""
     opening, literal = QUOTE.match(text, start), LITERAL.match(text, start)
     shown, end = f'{level}"{HIDDEN}{level}"', start
     if opening:
@@ -59,12 +58,12 @@ def _value(text: str, start: int, level: str) -> tuple[int, str]:
 
 
 def _end_of_string(text: str, opening: re.Match[str]) -> int:
-    """Behind the quote that closes a string. A backslash within it is written with 2 (level + 1) of them."""
+    """The position after the quote that closes a string. A backslash within it is written as 2 (level + 1) backslashes."""
     level, quote = len(opening[1]), opening[2]
     for found in QUOTE.finditer(text, opening.end()):
         beyond = len(found[1]) - level
         if found[2] == quote and beyond < 0:
-            break  # the string around it ends before
+            break  # the enclosing string ends first
         if found[2] == quote and beyond % (2 * (level + 1)) == 0:
             return found.end()
     return len(text)

@@ -1,7 +1,7 @@
 """Environments as files: ``config/<name>/config.json`` and the datasets file beside it.
 
-Files are written whole or not at all, and read with the suspicion that is due to what people edit by hand. Nothing here knows
-the database; ``absorb.py`` compares what is read with the rows.
+Files are written atomically, and read with the care that files edited by hand need. This module uses no database;
+``environments/sync.py`` compares the files with the rows.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ LYCORIS_FILE = "lycoris_config.json"
 
 @dataclass(frozen=True)
 class TextFile:
-    """What lies at a path that should hold text."""
+    """The result of reading a text file, which may be missing or broken."""
 
     path: Path
     text: str | None
-    """None where there is no file, or none that can be read as text."""
+    """None if there is no file or it cannot be read as text."""
     sha256: str
-    """Of the bytes, or a word for what is wrong; empty where nothing lies there."""
+    """Hash of the bytes, or a word for the error; empty without a file."""
     trouble: str = ""
-    """Why the file cannot be read as text; empty where it can, or is not there."""
+    """Why the file cannot be read as text; empty if it can or does not exist."""
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A ``config.json`` as it lies there."""
+    """A ``config.json`` as read from disk."""
 
     file: TextFile
     values: Mapping[str, Any] | None
-    """As written, names with or without dashes; None where the file is missing or not an object."""
+    """As written, names with or without dashes; None if the file is missing or not an object."""
     problem: Problem | None
 
 
 def dashed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as files and answers spell them: every option with two dashes."""
+    """Values as in files and answers: every option with two dashes."""
     return {f"--{name}": value for name, value in values.items()}
 
 
 def without_marks(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values out of their wrapper, and without the fields that only a form needs: ``__active_tab__`` and its like."""
+    """Values without their export wrapper and without form fields such as ``__active_tab__``."""
     values = unwrapped(values)
     marks = {key for key in values if len(key.lstrip("-")) > 4 and key.lstrip("-").startswith("__") and key.endswith("__")}
     return {key: value for key, value in values.items() if key not in marks}
 
 
 def unwrapped(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options of a configuration that was exported: ``{"_metadata": {...}, "config": {...}}`` holds them as ``config``."""
+    """The options of an exported configuration, ``{"_metadata": {...}, "config": {...}}``."""
     config = values.get("config")
     is_wrapper = isinstance(config, Mapping) and all(key == "config" or key.startswith("_") for key in values)
     return unwrapped(config) if is_wrapper and isinstance(config, Mapping) else values
 
 
 def folder_of(home: Home, name: str) -> Path:
-    """Where the files of an environment lie."""
+    """The folder of an environment's files."""
     return home.config / name
 
 
 def read_text(home: Home, path: Path) -> TextFile:
-    """Read a small text file; never raises for what may lie there."""
+    """Read a small text file. Never raises: errors are part of the result."""
     refusal = home.place_rule.refusal(path, writing=False)
     if refusal is not None:
         return TextFile(path, None, "outside", f"it {refusal.message}")
@@ -95,7 +95,7 @@ def read_text(home: Home, path: Path) -> TextFile:
 
 
 def _changed_at(real: Path) -> int:
-    """When what lies there was changed, in nanoseconds; 0 where nobody can say."""
+    """Modification time in nanoseconds; 0 if unknown."""
     try:
         return real.stat().st_mtime_ns
     except OSError:
@@ -103,7 +103,7 @@ def _changed_at(real: Path) -> int:
 
 
 def read_config(home: Home, name: str) -> ConfigFile:
-    """The configuration of an environment as its file has it."""
+    """The configuration in an environment's file."""
     file = read_text(home, folder_of(home, name) / CONFIG_FILE)
     if file.text is None:
         return ConfigFile(file, None, _file_problem(file, file.trouble) if file.trouble else None)
@@ -118,7 +118,7 @@ def read_config(home: Home, name: str) -> ConfigFile:
 
 def _file_problem(file: TextFile, reason: str) -> Problem:
     where = f"config/{file.path.parent.name}/{file.path.name}"
-    hint = "mend the file, or PUT the configuration to write it anew"
+    hint = "fix the file, or PUT the configuration to replace it"
     return Problem.error(
         CONFIG_FILE, "unreadable_file", f"{where} cannot be used: {reason}.", expected="a JSON object of option: value", hint=hint
     )
@@ -130,10 +130,10 @@ def write_config(home: Home, name: str, values: Mapping[str, Any]) -> str:
 
 
 def write_text(home: Home, path: Path, text: str, *, is_new: bool = False) -> str:
-    """Write a file whole, with the folders above it; the SHA-256 of what it holds. Symbolic links are followed, and stay.
+    """Write a file atomically and create its parent folders; returns the SHA-256. Symbolic links are followed and kept.
 
-    Every file that a request writes passes here. ``is_new``: one that is there already is left alone. Raises OSError, also for a place
-    that may not be written to and for a file of another account.
+    Every file that a request writes passes here. With ``is_new`` an existing file is not replaced. Raises OSError, also for a closed
+    place and for a file of another account.
     """
     real = writable(home, path)
     real.parent.mkdir(parents=True, exist_ok=True)
@@ -153,13 +153,13 @@ def writable(home: Home, path: Path) -> Path:
     return real
 
 
-def set_aside(path: Path) -> Path | None:
-    """Keep a file that is about to be replaced, as ``<name>.<n>.json`` beside it; None where there is no file. Raises OSError."""
+def keep_copy(path: Path) -> Path | None:
+    """Keep a file that is about to be replaced as ``<name>.<n>.json`` next to it; None without a file. Raises OSError."""
     number = 1
     while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     try:
-        os.link(path, kept)  # the old name stays until the new content takes it: never a moment without a file
+        os.link(path, kept)  # the old name stays until the new content replaces it, so that the file always exists
     except FileNotFoundError:
         return None
     sync_folder(path.parent)
@@ -167,7 +167,7 @@ def set_aside(path: Path) -> Path | None:
 
 
 def remove_files(home: Home, name: str, *file_names: str) -> None:
-    """Remove files of an environment, and its folder where nothing else lies in it. Raises OSError."""
+    """Remove files of an environment, and its folder if it is then empty. Raises OSError."""
     folder = folder_of(home, name)
     for file_name in file_names:
         writable(home, folder)

@@ -1,4 +1,4 @@
-"""Where the datasets file of a configuration lies, and what it holds. No database, no Django."""
+"""Finds and reads the datasets file of a configuration. No database, no Django."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class DatasetsFile:
     """The datasets file that a configuration names."""
 
     given: str
-    """As ``data_backend_config`` has it; empty where it names none."""
+    """The path as ``data_backend_config`` gives it; empty if there is none."""
     path: Path | None
-    """Where it lies, or would; None where the option leads nowhere."""
+    """The absolute path, which need not exist; None if the option is invalid."""
     exists: bool
 
     def as_answer(self) -> dict[str, str | None]:
@@ -44,7 +44,7 @@ def locate(config: Mapping[str, Any], home: Home) -> DatasetsFile:
 
 
 def new_file(given: str, home: Home) -> Path:
-    """Where a datasets file that does not exist yet is made: relative paths lie under ``config/``, whether or not they say so."""
+    """Where a new datasets file is created: relative paths are below ``config/``, with or without that prefix."""
     path = expanded(given)
     parts = PurePosixPath(given).parts
     below_config = parts[1:] if len(parts) > 1 and parts[0] == home.config.name else parts
@@ -52,7 +52,7 @@ def new_file(given: str, home: Home) -> Path:
 
 
 def destination(given: object, option: str, home: Home) -> Path | Problem:
-    """Where to write the datasets file that ``given`` names, or why nothing can be written there."""
+    """The path to which the datasets file ``given`` is written, or the problem that prevents it."""
     found = resolve(given, option, home=home, kind=LOCAL[OPTION].kind, writing=True)
     if isinstance(found, Problem):
         return found
@@ -70,7 +70,7 @@ def destination(given: object, option: str, home: Home) -> Path | Problem:
 
 
 def read_document(found: ResolvedPath, home: Home) -> tuple[Any, list[Problem]]:
-    """What a datasets file holds, unchecked, or why it cannot be read."""
+    """The unchecked content of a datasets file, or why it cannot be read."""
     file = read_text(home, found.path)
     if file.text is None:
         return None, [_unreadable(found, file)]

@@ -1,4 +1,4 @@
-"""JSON from people: one parser for bodies and for files edited by hand, which fails in one way and says where."""
+"""Parses JSON from request bodies and hand-edited files, with one error type that names the position."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ MOST_VALUES = 100_000
 
 
 class BadJson(ValueError):
-    """The text is not JSON that can be kept; the message says where and why."""
+    """The text is not JSON that can be stored; the message says where and why."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that the text holds. Raises BadJson, also for a key that stands twice, and for numbers, characters and depths that
-    nothing here could store."""
+    """The value of the text. Raises BadJson, also for duplicate keys and for numbers, characters and depths that cannot be stored."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(decoded, parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
@@ -38,11 +37,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise BadJson(f"not valid JSON: {word} is no JSON number")
+    raise BadJson(f"not valid JSON: {word} is not a JSON number")
 
 
 def _check(value: Any) -> None:
-    """Depth, size and characters, without recursion: what is looked at may be nested as deep as the parser goes."""
+    """Check depth, size and characters without recursion, because the value may be nested as deep as the parser allows."""
     waiting: list[tuple[Any, int]] = [(value, 1)]
     seen = 0
     while waiting:
@@ -53,7 +52,7 @@ def _check(value: Any) -> None:
         if depth > DEEPEST:
             raise BadJson(f"nested deeper than {DEEPEST} levels")
         if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
-            raise BadJson("half a surrogate pair is no text")
+            raise BadJson("half a surrogate pair is not text")
         if isinstance(item, dict):
             waiting.extend((key, depth) for key in item)
             waiting.extend((part, depth + 1) for part in item.values())
@@ -62,5 +61,5 @@ def _check(value: Any) -> None:
 
 
 def write_json(value: Any) -> str:
-    """As files hold it: indented, one line end at the end."""
+    """JSON as in files: indented, with a line end at the end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

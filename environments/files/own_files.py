@@ -1,7 +1,6 @@
-"""Which existing files the server replaces: an environment's own, and those that it wrote itself and nobody changed since.
+"""Which existing files the server replaces: an environment's own, and those that it wrote and that are unchanged since.
 
-Adapter and datasets files may lie anywhere that may be written to. One that lies there already and is not the server's is somebody
-else's, whatever it holds: a request never replaces it.
+Adapter and datasets files may be in any writable place. A request never replaces a file there that is not the server's.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from trainer_engine.contract.errors import Problem
 FOLDER = "written"
 WEBHOOKS_FOLDER = "webhooks"
 KEPT_NAMES = {LYCORIS_FILE: (CONFIG_FILE, DATASETS_FILE), DATASETS_FILE: (CONFIG_FILE, LYCORIS_FILE)}
-"""Usual name of a file -> names in an environment's folder that belong to other files."""
+"""Usual name of a file -> names in an environment's folder that are reserved for other files."""
 
 
 def replace_problem(path: Path, option: str, *, name: str, usual: str, home: Home, may_edit: bool = False) -> Problem | None:
-    """Why the file at ``path`` is not written for the environment ``name``; None where it is new, or may be replaced.
+    """Why the file at ``path`` is not written for the environment ``name``; None if it is new or may be replaced.
 
-    ``usual``: the name that such a file has in an environment's folder. ``may_edit``: a datasets file outside of such folders may be
-    replaced whoever wrote it, because the environment names it, it is shown for editing, and its text is kept.
+    ``usual`` is the name of such a file in an environment's folder. With ``may_edit`` a datasets file elsewhere may be replaced
+    whoever wrote it, because the environment names it, it is shown for editing, and its text is kept.
     """
     refusal = home.place_rule.refusal(path, writing=True)
     if refusal is not None:
@@ -48,15 +47,15 @@ def replace_problem(path: Path, option: str, *, name: str, usual: str, home: Hom
         is_own = _is_unchanged(real, home) or (may_edit and _holds(real, usual, home))
     if is_own:
         return None
-    message = f"{path} is there already and is not a file of the environment {name!r}: it is not overwritten."
-    hint = f"name a file that does not exist, or {name}/{usual}; files that you made yourself are edited with an editor"
+    message = f"{path} already exists and does not belong to the environment {name!r}: it is not overwritten."
+    hint = f"name a file that does not exist, or {name}/{usual}; use an editor for files that you made yourself"
     return Problem.error(option, "foreign_file", message, got=str(path), expected="a new file, or the environment's own", hint=hint)
 
 
 def write_own_text(path: Path, text: str, *, home: Home, is_new: bool) -> None:
-    """Write an adapter or datasets file that ``replace_problem`` found nothing against. Raises OSError.
+    """Write an adapter or datasets file that ``replace_problem`` allows. Raises OSError.
 
-    ``is_new``: there was no file; one that has appeared meanwhile is left alone.
+    With ``is_new`` a file that has appeared in the meantime is not replaced.
     """
     digest = write_text(home, path, text, is_new=is_new)
     real = Path(os.path.realpath(path))
@@ -67,7 +66,7 @@ def write_own_text(path: Path, text: str, *, home: Home, is_new: bool) -> None:
 
 
 def _environment_of(real: Path, home: Home) -> str | None:
-    """The environment in whose folder a file lies; stored webhooks have a folder of their own too."""
+    """The environment whose folder holds a file; stored webhooks have their own folder too."""
     config = Path(os.path.realpath(home.config))
     parts = real.relative_to(config).parts if real.is_relative_to(config) else ()
     is_one = len(parts) > 1 and (parts[0] == WEBHOOKS_FOLDER or (config / parts[0] / CONFIG_FILE).exists())
@@ -87,7 +86,7 @@ def _is_unchanged(real: Path, home: Home) -> bool:
 
 
 def _holds(real: Path, usual: str, home: Home) -> bool:
-    """Whether a file is of the kind that has this usual name."""
+    """Whether the content of a file is of the kind with this usual name."""
     try:
         document = parse_json(read_text(home, real).text or "")
     except BadJson:

@@ -1,1 +1,1 @@
-"""From an environment and a submitted form to everything that a run is started with."""
+"""Resolves an environment and a submitted form to everything that a run is started with."""

@@ -1,4 +1,4 @@
-"""What the start of a run does to the environment that it starts from."""
+"""The changes that the start of a run makes to its environment."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainer_engine.config.options.secrets import hide_options, secrets_of
 from trainer_engine.config.parse import normalise
 
 CONSENT = ("i_know_what_i_am_doing",)
-"""Words that are meant for one start: they are not stored for the next."""
+"""Options that count for one start and are not stored."""
 FAMILY, FLAVOUR, BASE = "model_family", "model_flavour", "pretrained_model_name_or_path"
 OF_ONE_FAMILY = (FLAVOUR, BASE, "revision", "variant", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
-"""Options that mean nothing to another family."""
+"""Options that are not valid for another family."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """One option that a start wrote into an environment. Values are as stored: secrets are hidden; None where nothing was set."""
+    """One option that a start wrote into an environment. Values are as stored, with secrets hidden; None if not set."""
 
     option: str
     before: Any
@@ -33,16 +33,16 @@ class Changed:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Where the configuration of a run was written to, and what that changed there."""
+    """The environment that the configuration of a run was written to, and what changed there."""
 
     environment: Environment
     changed: tuple[Changed, ...] = ()
     revision: int | None = None
-    """The revision that holds the environment as it was before; None where nothing changed."""
+    """The revision with the environment before the change; None if nothing changed."""
 
 
 def changes(before: Mapping[str, Any], secrets: Mapping[str, str], after: Mapping[str, Any]) -> tuple[Changed, ...]:
-    """Options of which the stored value is another one, in the order of their names. ``secrets``: those that belong to ``before``."""
+    """Options whose stored value differs, in order of their names. ``secrets`` holds those of ``before``."""
     stored, kept = hide_options(after), secrets_of(after)
     names = {*before, *stored, *secrets, *kept}
     differing = sorted(name for name in names if before.get(name) != stored.get(name) or secrets.get(name) != kept.get(name))
@@ -50,20 +50,20 @@ def changes(before: Mapping[str, Any], secrets: Mapping[str, str], after: Mappin
 
 
 def to_store(values: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration as its environment keeps it: consent that was given for this start is left out."""
+    """A run's configuration as its environment stores it, without consent given for one start."""
     kept = {name: value for name, value in values.items() if name not in CONSENT}
     return kept | {name: stored[name] for name in CONSENT if name in stored}
 
 
 def is_one_off(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:
-    """Whether a form asks for another family, flavour or base model than the environment that it is laid over."""
+    """Whether a form asks for another family, flavour or base model than its environment."""
     before, _ = normalise(without_marks(stored))
     sent, _ = normalise(without_marks(submitted))
     return find_spec(str(before.get(FAMILY, ""))) is not None and _base(before) != _base({**before, **sent})
 
 
 def _base(values: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Family, flavour and base model, with what they are by default."""
+    """Family, flavour and base model, with defaults filled in."""
     family, flavour = str(values.get(FAMILY, "")), str(values.get(FLAVOUR) or "")
     spec = find_spec(family)
     if spec is None:
@@ -74,7 +74,7 @@ def _base(values: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def laid_under(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment's values that a form is laid over: those of another family's model are left out."""
+    """The environment's values under a form. If the form changes the family, options of the old model are left out."""
     before, _ = normalise(without_marks(stored))
     sent, _ = normalise(without_marks(submitted))
     if FAMILY not in sent or _base(before)[0] == _base(sent)[0]:

@@ -1,4 +1,4 @@
-"""What can be said of a configuration before it is stored: what is wrong with it, and what a start would miss."""
+"""Checks of a configuration before it is stored: errors, and warnings about what a start would need."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trainer_engine.config.options import REGISTRY, canonical_name
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level, Problem, limited
 
-MENDED_BY_A_FORM = frozenset({"no_length", "two_lengths"})
-"""An environment may be stored with these, because the form of a start is laid over it."""
+FIXED_BY_FORM = frozenset({"no_length", "two_lengths"})
+"""Problems with which an environment may be stored, because the form of a start can fix them."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class CheckedConfig:
 
     values: dict[str, Any]
     errors: list[Problem]
-    """Why it cannot be stored."""
+    """Problems that keep it from being stored."""
     warnings: list[str]
-    """What keeps it from being started as it is."""
+    """Problems that keep it from being started."""
     suggestions: list[str]
 
     @property
@@ -37,7 +37,7 @@ class CheckedConfig:
 
 
 def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
-    """Type the values and look at them one by one, together, and with the family. Touches nothing."""
+    """Parse and check the values: one by one, together, and with the family. Touches nothing."""
     given = without_marks(config)
     named = {canonical_name(key) for key in given}
     values, _ = normalise(given)
@@ -45,10 +45,10 @@ def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
     if spec is not None:
         values["model_family"] = spec.name
     _, problems = check_options(given)
-    told = {problem.option for problem in problems if problem.level is Level.ERROR}
-    problems += [problem for problem in path_problems(values, home) if problem.option not in told]
+    reported = {problem.option for problem in problems if problem.level is Level.ERROR}
+    problems += [problem for problem in path_problems(values, home) if problem.option not in reported]
     problems += flavour_mismatch(values)
-    # A script that is not there, or not allowed, may be so by the time of a start.
+    # A hook that is missing or not allowed may be fixed before a start.
     problems += [replace(problem, level=Level.WARNING) for problem in resolve_scripts(values, home)[1]]
     errors, warnings, suggestions = [], [], []
     for problem in problems:
@@ -63,7 +63,7 @@ def check_config(config: Mapping[str, Any], home: Home) -> CheckedConfig:
 
 def _can_wait(problem: Problem, named: Collection[str]) -> bool:
     is_absent = problem.code == "missing" and problem.option in REGISTRY and problem.option not in named
-    return problem.code in MENDED_BY_A_FORM or is_absent
+    return problem.code in FIXED_BY_FORM or is_absent
 
 
 def path_problems(values: Mapping[str, Any], home: Home) -> list[Problem]:
@@ -101,7 +101,7 @@ def flavour_mismatch(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def effective_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Option -> its value when it is not given; options without a default of their own are left out."""
+    """Option -> the value that an empty option has: the family's default, else the registry's. Required options are left out."""
     defaults = {name: spec.default for name, spec in REGISTRY.items() if not spec.required}
     family_spec = find_spec(str(config.get("model_family", "")))
     if family_spec is None:

@@ -1,4 +1,4 @@
-"""Which program the template of a script means, and whether it may run. Touches nothing."""
+"""Finds the program of a hook template and checks whether it may run. Touches nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainer_engine.contract.files import is_file
 from trainer_engine.contract.hooks import BadTemplate, Template
 
 SAMPLES = "simpletuner/examples/external-validation/"
-"""Where users of the format know the samples to be."""
+"""The path of the samples in the configuration format."""
 
 
 def resolve_scripts(given: Mapping[str, Any], home: Home) -> tuple[dict[str, str], list[Problem]]:
-    """(option -> its template with the program's absolute path, problems). Only scripts that the run would use are looked at.
+    """(option -> template with the program's absolute path, problems), for the hooks that the run would use.
 
-    A template that cannot be read is left as it is: the options' own rules tell of it.
+    A template that cannot be parsed is left out, because the rules of the options report it.
     """
     resolved, problems = {}, []
     for name in SCRIPT_OPTIONS:
@@ -55,9 +55,9 @@ def _is_used(name: str, given: Mapping[str, Any]) -> bool:
 
 
 def find_program(given: str, home: Home) -> Path:
-    """What the first word of a template means: the first candidate that is there, else the first.
+    """The path of the program in the first word of a template: the first candidate that exists, else the first.
 
-    ``~`` at its beginning is the user's home, as in every path; nothing else is expanded.
+    A leading ``~`` is the user's home, as in every path; nothing else is expanded.
     """
     if given.startswith(SAMPLES):
         return SHIPPED_SCRIPTS / given.removeprefix(SAMPLES)

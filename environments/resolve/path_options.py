@@ -1,4 +1,4 @@
-"""Which options are paths, and what must lie there when a run starts."""
+"""Which options are paths, and what must exist there when a run starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from environments.paths import Kind
 
 @dataclass(frozen=True)
 class PathRule:
-    """What a path option leads to."""
+    """What a path option must point to."""
 
     kind: Kind
     must_exist: bool
@@ -31,7 +31,7 @@ LOCAL = MappingProxyType(
         "accelerate_config": PathRule(Kind.FILE, must_exist=True),
     }
 )
-"""Options that hold nothing but paths."""
+"""Options that hold paths only."""
 
 WEIGHTS = (
     "pretrained_model_name_or_path",

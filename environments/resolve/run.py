@@ -1,6 +1,6 @@
-"""From an environment and a submitted form to everything that a run is started with. No database: the command line uses it too.
+"""Resolves an environment and a submitted form to everything that a run is started with. Uses no database.
 
-Order of values: registry < family < environment < form. Paths come out absolute; every problem found on the way is told.
+Order of values: registry < family < environment < form. Paths become absolute, and every problem is reported.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ RESUME = "resume_from_checkpoint"
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """What a run would be started with, and all that is to be said about it."""
+    """What a run would be started with, and the problems with it."""
 
     options: TrainingOptions | None
-    """Typed, defaults filled in, paths absolute; None where ``problems`` holds an error of an option."""
+    """Typed, defaults filled in, paths absolute; None if ``problems`` holds an error of an option."""
     values: dict[str, Any]
-    """Every option by canonical name as in ``options``, prompt libraries as contents; the given ones alone where ``options`` is None."""
+    """Every option by canonical name as in ``options``, prompt libraries as contents; only the given ones if ``options`` is None."""
     given: dict[str, Any]
-    """Environment and form laid over one another: what ``config.json`` should hold for this run, paths as written."""
+    """The form laid over the environment, as ``config.json`` should hold it for this run, paths as written."""
     datasets: list[dict[str, Any]]
-    """The usable entries of the dataloader file with nothing left to defaults, paths absolute."""
+    """The usable entries of the dataloader file with defaults filled in, paths absolute."""
     dataloader: Dataloader | None
-    """None where the file cannot be read."""
+    """None if the file cannot be read."""
     dataloader_path: Path | None
     spec: FamilySpec | None
     problems: list[Problem]
     """Errors, warnings and notes."""
     found: dict[str, ResolvedPath] = field(default_factory=dict)
-    """Option or dataset field -> the path taken, and from where."""
+    """Option or dataset field -> the resolved path."""
 
     @property
     def errors(self) -> list[Problem]:
@@ -61,7 +61,7 @@ class ResolvedRun:
 
 
 def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Mapping[str, Any]) -> ResolvedRun:
-    """Lay the form over the environment, check everything that can be checked without opening images. Writes nothing."""
+    """Lay the form over the environment and check everything that needs no images. Writes nothing."""
     stored, problems = normalise(without_marks(environment_values))
     sent, wrong = normalise(without_marks(submitted))
     overridden = set(sent)
@@ -72,15 +72,15 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
         given["model_family"] = spec.name
     if uses_lycoris(given):
         given.setdefault(ADAPTER_OPTION, REGISTRY[ADAPTER_OPTION].default)
-    told = {problem.option for problem in problems}
+    reported = {problem.option for problem in problems}
     absolute, found, path_problems = _resolve_options(given, home)
     scripts, script_problems = resolve_scripts(given, home)
     absolute |= scripts
     path_problems += script_problems
     options, more = check_options(absolute)
-    problems += [problem for problem in more if problem.option not in told]
-    told |= {problem.option for problem in errors_in(more)}
-    problems += [problem for problem in path_problems if problem.option not in told]
+    problems += [problem for problem in more if problem.option not in reported]
+    reported |= {problem.option for problem in errors_in(more)}
+    problems += [problem for problem in path_problems if problem.option not in reported]
     problems += flavour_mismatch(given)
     if errors_in(problems):
         options = None
@@ -100,7 +100,7 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
 
 
 def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, Any], dict[str, ResolvedPath], list[Problem]]:
-    """The values with their paths absolute, the paths taken, and the problems with the others."""
+    """The values with absolute paths, the resolved paths, and the problems with the others."""
     absolute, taken, problems = dict(given), {}, []
     idle = set() if uses_lycoris(given) else {ADAPTER_OPTION}
     for name, rule in LOCAL.items():
@@ -141,7 +141,7 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
 
 
 def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
-    """A local folder of weights; None where the text is a repository id that no folder stands for."""
+    """A local folder of weights; None if the text is a repository id and no folder."""
     if not text:
         return None
     if not is_repository(text):
@@ -160,7 +160,7 @@ def _resolve_checkpoint(text: Any, home: Home) -> ResolvedPath | Problem | None:
 def _read_datasets(
     file: ResolvedPath | None, options: TrainingOptions | None, values: Mapping[str, Any], home: Home, taken: dict[str, ResolvedPath]
 ) -> tuple[Dataloader | None, list[Problem]]:
-    """The datasets with their paths absolute, None where the file cannot be read; and what is wrong with them."""
+    """The datasets with absolute paths (None if the file cannot be read), and their problems."""
     if file is None:
         return None, []
     document, problems = read_document(file, home)
@@ -179,7 +179,7 @@ def _read_datasets(
 
 
 def _origin_notes(found: Mapping[str, ResolvedPath]) -> list[Problem]:
-    """Which file a relative path was taken for, where that is worth a word."""
+    """Notes about relative paths whose resolution may surprise."""
     notes = []
     for name, path in found.items():
         if path.exists and path.origin is Origin.CONFIG or (name in WEIGHTS and path.origin is Origin.HOME):

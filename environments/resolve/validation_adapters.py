@@ -1,4 +1,4 @@
-"""Where the adapters lie that only validations see. No database, no Django."""
+"""Resolves the paths of validation adapters. No database, no Django."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class ResolvedValidationAdapters:
     """``validation_adapter_config`` as a run is started with it."""
 
     text: str
-    """JSON with absolute paths; as it was written where something is wrong with it."""
+    """JSON with absolute paths; as given if it is invalid."""
     taken: dict[str, ResolvedPath] = field(default_factory=dict)
     """Option or field -> the path taken."""
     problems: list[Problem] = field(default_factory=list)
 
 
 def resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
-    """A local adapter file, or a folder of one; None where the text is a file on the hub that nothing here stands for."""
+    """A local adapter file, or a folder of one; None if the text is a file on the hub and no local one."""
     if not text:
         return None
     if hub_file(text) is None:
@@ -34,7 +34,7 @@ def resolve_adapter(text: str | None, name: str, home: Home) -> ResolvedPath | P
 
 
 def resolve_validation_adapter(text: str, home: Home) -> ResolvedValidationAdapters:
-    """The runs that an option's text holds, or those of the file that it names. What is wrong with them is told with the options."""
+    """The runs that an option's text holds, or those of the file that it names. Their content is checked with the options."""
     read = read_json_option(text, CONFIG, EXPECTED, home)
     if isinstance(read, Problem):
         return ResolvedValidationAdapters(text, problems=[read])
@@ -52,7 +52,7 @@ def resolve_validation_adapter(text: str, home: Home) -> ResolvedValidationAdapt
 
 
 def _written(runs: list[ValidationAdapterRun], taken: dict[str, ResolvedPath]) -> str:
-    """In the form that it had: what is said of a field later has to find it there."""
+    """The runs as JSON in their original form, so that later problems name existing fields."""
     places = {place: str(path.path) for place, path in taken.items()}
     written: list[dict[str, Any]] = []
     for run in runs:

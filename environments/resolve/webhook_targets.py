@@ -1,4 +1,4 @@
-"""Targets of webhooks: those that an option holds or names, and those stored under a name in ``config/webhooks/``."""
+"""Webhook targets: those of the option ``webhook_config``, and those stored under a name in ``config/webhooks/``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_webhooks(text: str, home: Home) -> tuple[list[WebhookTarget], list[Problem]]:
-    """The targets of ``webhook_config``: JSON, the path of a file, or nothing. JSON was looked at already, so nothing is told of it."""
+    """The targets of ``webhook_config``: JSON, the path of a file, or nothing. Problems of JSON text are reported elsewhere."""
     if not text.strip():
         return [], []
     if holds_json(text):
@@ -39,13 +39,13 @@ def load_webhooks(text: str, home: Home) -> tuple[list[WebhookTarget], list[Prob
 
 
 def parse_document(document: Any) -> tuple[list[WebhookTarget], list[Problem]]:
-    """The targets of a document with its secrets in it, and everything that is wrong with them; ``***`` that stands for nothing is."""
+    """The targets of a document that holds its secrets, and their problems. A ``***`` without a stored value is a problem."""
     targets, problems = parse_webhooks(document)
     return targets, problems + hidden_problems({OPTION: json.dumps(document)})
 
 
 def read_document(path: Path, home: Home) -> tuple[Any, list[Problem]]:
-    """What a file of targets means, with the secrets that are stored for it."""
+    """The document in a file of targets, with its stored secrets."""
     file = read_text(home, path)
     expected = "a JSON file with a list of objects"
     if file.text is None:
@@ -68,24 +68,24 @@ def stored_names(home: Home) -> list[str]:
 
 
 def stored_name(path: Path, home: Home) -> str:
-    """The name that a file of targets is stored under; empty for a file of the user's own."""
+    """The name under which a file of targets is stored; empty for a user's own file."""
     own = path.resolve().parent == stored_folder(home).resolve() and path.suffix == ".json" and is_name(path.stem)
     return path.stem if own else ""
 
 
 def with_stored_secrets(name: str, document: Any, home: Home) -> Any:
-    """The document in which each ``***`` is what is stored under that name."""
+    """The document with each ``***`` replaced by the value stored under that name."""
     stored = secret_store.read(home, secret_store.of_webhook(name)).get(OPTION, "") if name else ""
     return json.loads(reveal(REGISTRY[OPTION], document, stored)) if stored and isinstance(document, (list, dict)) else document
 
 
 def shown(document: Any) -> Any:
-    """The document as it may be shown: secrets are ``***``."""
+    """The document with ``***`` for secrets."""
     return json.loads(hide(REGISTRY[OPTION], document)) if isinstance(document, (list, dict)) else None
 
 
 def store(name: str, document: Any, home: Home) -> Path:
-    """Write targets under a name, their secrets apart; the path of the file. Raises OSError."""
+    """Store targets under a name, with their secrets in the secret store; returns the path. Raises OSError."""
     path = stored_folder(home) / f"{name}.json"
     text, hidden = json.dumps(document, ensure_ascii=False), shown(document)
     secret_store.write(home, secret_store.of_webhook(name), {OPTION: text} if hidden != document else {})
@@ -94,7 +94,7 @@ def store(name: str, document: Any, home: Home) -> Path:
 
 
 def take_in(name: str, home: Home) -> tuple[Any, list[Problem]]:
-    """What is stored under a name; secrets that somebody wrote into the file by hand move into the store."""
+    """The targets stored under a name. Secrets that were written into the file by hand move to the secret store."""
     path = stored_folder(home) / f"{name}.json"
     document, problems = read_document(path, home)
     if not problems and isinstance(document, (list, dict)) and document != shown(document):
@@ -115,5 +115,5 @@ def forget(name: str, home: Home) -> None:
 
 
 def place_sample(home: Home) -> None:
-    """Write the sample list of targets into a new home, for people to start from. Raises OSError."""
+    """Write the sample list of targets into a new home. Raises OSError."""
     write_text(home, home.config / SAMPLE_NAME, SAMPLE_FILE.read_text(encoding="utf-8"))

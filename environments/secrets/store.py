@@ -1,7 +1,6 @@
-"""Secrets at rest: ``state/secrets/<kind>/<name>.json``, a file an owner, readable by nobody else.
+"""The secret store: ``state/secrets/<kind>/<name>.json``, one file per owner, readable by this account only.
 
-A file holds option -> the option's whole text. What is shown and stored elsewhere holds ``***`` instead; ``config/secrets.py``
-brings both together again.
+A file maps an option to its full text. Everywhere else ``***`` stands for the secrets; ``config/secrets.py`` puts them back.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose secrets they are. The name is one that was checked: an environment's, a job's id, a stored list of webhooks."""
+    """Whose secrets they are. The name is valid: an environment, a job's id, or a stored list of webhooks."""
 
     kind: str
     name: str
@@ -47,7 +46,7 @@ def of_webhook(name: str) -> Owner:
 
 
 def read(home: Home, owner: Owner) -> dict[str, str]:
-    """Option -> text; empty where nothing is stored, or nothing that can be read."""
+    """Option -> text; empty if nothing is stored or it cannot be read."""
     path = owner.file(home)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -60,34 +59,34 @@ def read(home: Home, owner: Owner) -> dict[str, str]:
 
 
 def write(home: Home, owner: Owner, secrets: Mapping[str, str]) -> None:
-    """Replace what is stored; nothing to store forgets the owner. Raises OSError."""
+    """Replace the stored secrets; an empty mapping deletes the file. Raises OSError."""
     if not secrets:
         forget(home, owner)
         return
     path = owner.file(home)
     for folder in (path.parents[1], path.parent):
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        folder.chmod(FOLDER_MODE)  # mkdir's mode goes through the umask, and an older folder keeps its own
+        folder.chmod(FOLDER_MODE)  # mkdir applies the umask, and an older folder keeps its mode
     write_atomically(path, json.dumps(dict(secrets), ensure_ascii=False).encode(), mode=FILE_MODE)
 
 
 def copy(home: Home, source: Owner, target: Owner) -> None:
-    """Give one owner what another has. Raises OSError."""
+    """Copy the secrets of one owner to another. Raises OSError."""
     write(home, target, read(home, source))
 
 
 def forget(home: Home, owner: Owner) -> None:
-    """Raises OSError."""
+    """Delete the secrets of an owner. Raises OSError."""
     owner.file(home).unlink(missing_ok=True)
 
 
 def with_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values, by any spelling, in which each ``***`` is what the environment stores for it."""
+    """The values with each ``***`` replaced by the environment's stored secret."""
     return reveal_options(values, read(home, of_environment(name)))
 
 
 def keep_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the secrets of an environment's configuration into the store; the values as they may be stored and shown. Raises OSError."""
+    """Store the secrets of an environment's configuration; returns the values with secrets hidden. Raises OSError."""
     full = with_secrets(home, name, values)
     found = secrets_of(full)
     if found != read(home, of_environment(name)):
@@ -96,7 +95,7 @@ def keep_secrets(home: Home, name: str, values: Mapping[str, Any]) -> dict[str, 
 
 
 def holds_the_same(home: Home, name: str, config: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether an environment's stored configuration, and its secrets, are what these values with nothing hidden say."""
+    """Whether an environment's stored configuration and secrets equal these values, in which nothing is hidden."""
     stored, meant = read(home, of_environment(name)), secrets_of(values)
     is_same = stored.keys() == meant.keys() and all(_same_json(stored[option], meant[option]) for option in stored)
     return is_same and dict(config) == hide_options(values)

@@ -1,1 +1,1 @@
-"""``simpletuner demo``: the whole way from nothing to a trained model, through the API, on a laptop."""
+"""``simpletuner demo``: from an empty folder to a trained model, through the API, on a laptop."""

@@ -1,4 +1,4 @@
-"""The tutorial's seven steps, each one request or two."""
+"""The tutorial's seven steps, each with one or two requests."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import httpx
 
 from simpletuner_site.demo.configuration import PROMPTS, datasets, hyperparameters
-from simpletuner_site.demo.place import ENVIRONMENT, PROMPTS_FILE, Place
+from simpletuner_site.demo.folders import ENVIRONMENT, PROMPTS_FILE, DemoFolders
 
 AS_JSON = {"Accept": "application/json"}
 
 
 class StepFailed(Exception):
-    """The server said no; the message is its reason."""
+    """The server refused a request; the message is its reason."""
 
 
 def answered(response: httpx.Response) -> Any:
-    """The JSON of a good answer. Raises StepFailed with the server's reason."""
+    """The JSON of a successful answer. Raises StepFailed with the server's reason."""
     if response.is_success:
         return response.json()
     try:
@@ -42,24 +42,24 @@ def create_environment(client: httpx.Client) -> dict[str, Any]:
     return created
 
 
-def describe_datasets(place: Place) -> None:
-    """And the prompts that are drawn. The files are the truth: people edit them by hand, so does the demo."""
-    _write(place, "multidatabackend.json", datasets(place))
-    _write(place, PROMPTS_FILE, PROMPTS)
+def describe_datasets(folders: DemoFolders) -> None:
+    """Write the datasets file and the prompt library by hand, as users do."""
+    _write(folders, "multidatabackend.json", datasets(folders))
+    _write(folders, PROMPTS_FILE, PROMPTS)
 
 
-def _write(place: Place, name: str, document: object) -> None:
-    file = place.root / "config" / ENVIRONMENT / name
+def _write(folders: DemoFolders, name: str, document: object) -> None:
+    file = folders.root / "config" / ENVIRONMENT / name
     file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def set_hyperparameters(client: httpx.Client, place: Place) -> dict[str, Any]:
+def set_hyperparameters(client: httpx.Client, folders: DemoFolders) -> dict[str, Any]:
     stored = answered(client.get(f"/api/configs/{ENVIRONMENT}"))["config"]
     body = {
         "name": ENVIRONMENT,
         "description": "A small PixArt Sigma, trained by the demo",
         "tags": ["pixart", "demo"],
-        "config": {**stored, **hyperparameters(place)},
+        "config": {**stored, **hyperparameters(folders)},
     }
     updated: dict[str, Any] = answered(client.put(f"/api/configs/{ENVIRONMENT}", json=body))
     return updated
@@ -77,7 +77,7 @@ def submit(client: httpx.Client, what: str) -> dict[str, Any]:
 
 
 def stream_events(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
-    """Every event of a job as it happens, from its first; ends with the job."""
+    """Every event of a job as it happens, from the first one; ends with the job."""
     parameters = {"job_id": job_id, "since_index": "0"}
     with client.stream("GET", "/api/training/events/stream", params=parameters, timeout=None) as response:
         for line in response.iter_lines():

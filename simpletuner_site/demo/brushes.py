@@ -1,4 +1,4 @@
-"""Simple things to paint with: skies, discs, ridges, waves, houses. Coordinates are fractions of the picture, (0, 0) top left."""
+"""Simple shapes for the demo's images: skies, discs, ridges, waves, houses. Coordinates are fractions, (0, 0) is top left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUPERSAMPLING = 3
 
 
 class Canvas:
-    """A picture of (width, height) pixels, painted larger and scaled down for smooth edges."""
+    """An image of (width, height) pixels, drawn larger and scaled down for smooth edges."""
 
     def __init__(self, size: tuple[int, int], dice: random.Random) -> None:
         self.size = size
@@ -27,7 +27,7 @@ class Canvas:
         return x * self.width, y * self.height
 
     def gradient(self, top: Colour, bottom: Colour, start: float = 0.0, end: float = 1.0) -> None:
-        """A field that goes from one colour to another, from one height to another."""
+        """A vertical gradient from one colour to another between two heights."""
         first, last = round(start * self.height), round(end * self.height)
         for y in range(first, last):
             self.pen.line([(0, y), (self.width, y)], fill=mix(top, bottom, (y - first) / max(1, last - first - 1)))
@@ -45,7 +45,7 @@ class Canvas:
         self.shape([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
     def ridge(self, height: float, roughness: float, colour: Colour, peaks: int = 5) -> None:
-        """Mountains or hills from one side to the other; below them everything has their colour."""
+        """Mountains or hills across the image; the area below has their colour."""
         points = [(0.0, 1.0)]
         for index in range(peaks * 2 + 1):
             lift = roughness * self.dice.uniform(0.5, 1.0) if index % 2 else 0.0
@@ -53,7 +53,7 @@ class Canvas:
         self.shape([*points, (1.0, 1.0)], colour)
 
     def glints(self, count: int, top: float, bottom: float, colour: Colour, length: float = 0.08) -> None:
-        """Short level strokes: waves, or light on water."""
+        """Short horizontal strokes: waves, or light on water."""
         for _ in range(count):
             x, y = self.dice.random(), self.dice.uniform(top, bottom)
             reach = length * self.dice.uniform(0.4, 1.0) * (0.4 + y)
@@ -89,6 +89,6 @@ class Canvas:
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """``share`` 0 is the first colour, 1 the second."""
+    """A blend of two colours; ``share`` 0 is the first, 1 the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue

@@ -1,10 +1,10 @@
-"""What the demo trains: the tutorial's PixArt configuration, with smaller paths, sizes and step counts."""
+"""The demo's configuration: the tutorial's PixArt configuration with other paths and smaller sizes and step counts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from simpletuner_site.demo.place import ENVIRONMENT, PROMPTS_FILE, Place
+from simpletuner_site.demo.folders import ENVIRONMENT, PROMPTS_FILE, DemoFolders
 
 STEPS = 640
 EDGE = 128
@@ -15,24 +15,24 @@ PROMPTS = {
     "house": "a red house in the snow",
     "forest": "a forest in green light",
 }
-"""Shortname -> what is drawn at every validation; the library of prompts."""
+"""The prompt library: shortname -> prompt of every validation."""
 
 
-def datasets(place: Place) -> list[dict[str, Any]]:
+def datasets(folders: DemoFolders) -> list[dict[str, Any]]:
     """The content of ``multidatabackend.json``."""
     return [
         {
             "id": "demo-pictures",
             "type": "local",
             "dataset_type": "image",
-            "instance_data_dir": str(place.pictures),
+            "instance_data_dir": str(folders.pictures),
             "caption_strategy": "filename",
             "resolution": MEGAPIXELS,
             "resolution_type": "area",
             "minimum_image_size": MEGAPIXELS,
             "maximum_image_size": 2 * MEGAPIXELS,
             "target_downsample_size": 1.5 * MEGAPIXELS,
-            "cache_dir_vae": str(place.caches / "vae"),
+            "cache_dir_vae": str(folders.caches / "vae"),
             "crop": True,
             "crop_style": "center",
             "crop_aspect": "square",
@@ -43,16 +43,16 @@ def datasets(place: Place) -> list[dict[str, Any]]:
             "type": "local",
             "dataset_type": "text_embeds",
             "default": True,
-            "cache_dir": str(place.caches / "text"),
+            "cache_dir": str(folders.caches / "text"),
             "write_batch_size": 128,
         },
     ]
 
 
-def hyperparameters(place: Place) -> dict[str, Any]:
-    """What the tutorial's third step puts over the new environment's configuration."""
+def hyperparameters(folders: DemoFolders) -> dict[str, Any]:
+    """The options that the tutorial's third step sets."""
     return {
-        "--output_dir": str(place.output),
+        "--output_dir": str(folders.output),
         "--train_batch_size": 4,
         "--gradient_accumulation_steps": 1,
         "--learning_rate": 0.001,
@@ -64,7 +64,7 @@ def hyperparameters(place: Place) -> dict[str, Any]:
         "--caption_dropout_probability": 0.1,
         "--mixed_precision": "no",  # float32: bfloat16 is slow on most CPUs
         "--vae_dtype": "fp32",
-        "--prediction_type": "v_prediction",  # from nothing, a velocity teaches colours far sooner than the noise does
+        "--prediction_type": "v_prediction",  # trained from scratch, it learns colours far sooner than with noise as target
         "--user_prompt_library": f"config/{ENVIRONMENT}/{PROMPTS_FILE}",
         "--validation_disable_unconditional": True,
         "--validation_negative_prompt": "",
@@ -77,7 +77,7 @@ def hyperparameters(place: Place) -> dict[str, Any]:
         "--checkpoint_step_interval": STEPS // 2,
         "--checkpoints_total_limit": 2,
         "--resume_from_checkpoint": "latest",
-        "--cache_dir_vae": str(place.caches / "vae"),
+        "--cache_dir_vae": str(folders.caches / "vae"),
         "--seed": 1337,
         "--report_to": "none",
     }

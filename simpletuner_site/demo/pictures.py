@@ -1,4 +1,4 @@
-"""A folder of small pictures whose file names are their captions: six kinds of scene in six colours each."""
+"""Generates a folder of small images whose file names are their captions: six scenes in six colours each."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def caption_of(scene: str, colour: str) -> str:
 
 
 def generate_images(folder: Path) -> list[Path]:
-    """Thirty-six pictures, JPEG and PNG, square, wide and tall; the same ones every time."""
+    """Generate thirty-six images, JPEG and PNG, square, wide and tall; they are the same every time."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
+    written: list[Path] = []
     for row, (scene, paint) in enumerate(SCENES.items()):
         for column, (name, colour) in enumerate(COLOURS.items()):
             canvas = Canvas(SIZES[(row + column) % len(SIZES)], random.Random(100 * row + column))
@@ -97,5 +97,5 @@ def generate_images(folder: Path) -> list[Path]:
                 canvas.finished().save(path, quality=JPEG_QUALITY)
             else:
                 canvas.finished().save(path)
-            drawn.append(path)
-    return drawn
+            written.append(path)
+    return written

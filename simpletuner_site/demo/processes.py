@@ -12,35 +12,35 @@ from contextlib import contextmanager
 
 import httpx
 
-from simpletuner_site.demo.place import REPOSITORY, Place
+from simpletuner_site.demo.folders import REPOSITORY, DemoFolders
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 
 class ServerFailed(Exception):
-    """The server did not come up; the message is the end of its log."""
+    """The server did not start; the message is the end of its log."""
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """A free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def start(place: Place, port: int) -> subprocess.Popen[bytes]:
+def start(folders: DemoFolders, port: int) -> subprocess.Popen[bytes]:
     """Start ``simpletuner server`` on the demo's home, offline, with the demo's model cache."""
-    variables = {**os.environ, "HF_HOME": str(place.hub), "HF_HUB_OFFLINE": "1", "SIMPLETUNER_HOME": str(place.root)}
+    variables = {**os.environ, "HF_HOME": str(folders.hub), "HF_HUB_OFFLINE": "1", "SIMPLETUNER_HOME": str(folders.root)}
     variables.pop("HF_HUB_CACHE", None)
-    command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(port), "--home", str(place.root)]
-    with place.server_log.open("ab") as log:
+    command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(port), "--home", str(folders.root)]
+    with folders.server_log.open("ab") as log:
         return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, place: Place) -> None:
-    """Return when server and worker are there. Raises ServerFailed."""
+def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, folders: DemoFolders) -> None:
+    """Return when server and worker are ready. Raises ServerFailed."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -49,18 +49,18 @@ def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, pla
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise ServerFailed(place.server_log.read_text(errors="replace")[-2000:])
+    raise ServerFailed(folders.server_log.read_text(errors="replace")[-2000:])
 
 
 @contextmanager
-def running_server(place: Place, *, keep: bool) -> Iterator[tuple[httpx.Client, int]]:
-    """A client and the process id of a server that lives as long as the block; with ``keep`` it stays when the block ends well."""
+def running_server(folders: DemoFolders, *, keep: bool) -> Iterator[tuple[httpx.Client, int]]:
+    """A client and the process id of a server that runs during the block; with ``keep`` it keeps running if the block succeeds."""
     port = free_port()
-    process = start(place, port)
+    process = start(folders, port)
     is_done = False
     try:
         with httpx.Client(base_url=f"http://localhost:{port}", timeout=60) as client:
-            wait_until_ready(process, client, place)
+            wait_until_ready(process, client, folders)
             yield client, process.pid
         is_done = True
     finally:
@@ -76,12 +76,23 @@ class ModelNotMade(Exception):
     """The subprocess failed; the message is the end of what it printed."""
 
 
-def make_base_model(place: Place) -> None:
-    """A PixArt Sigma of some million parameters in the real layout, in the demo's cache under the real repository's id.
+def make_base_model(folders: DemoFolders) -> None:
+    """A PixArt Sigma of some million parameters in the real layout, in the demo's hub cache under the real repository's id.
 
     Raises ModelNotMade.
     """
-    command = [sys.executable, "-m", TINY_MODEL, "--size", "demo", "--repo-id", REPOSITORY, "--hf-home", str(place.hub), str(place.model)]
+    command = [
+        sys.executable,
+        "-m",
+        TINY_MODEL,
+        "--size",
+        "demo",
+        "--repo-id",
+        REPOSITORY,
+        "--hf-home",
+        str(folders.hub),
+        str(folders.model),
+    ]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode:
         raise ModelNotMade(made.stderr[-2000:])

@@ -1,4 +1,4 @@
-"""``simpletuner demo``: from an empty folder to a trained model and a picture of how it learned, through the API alone."""
+"""``simpletuner demo``: from an empty folder to a trained model and a report of the run, using only the API."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.console import Console
 from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed
 from simpletuner_site.demo.configuration import STEPS
+from simpletuner_site.demo.folders import REPOSITORY, DemoFolders
 from simpletuner_site.demo.pictures import generate_images
-from simpletuner_site.demo.place import REPOSITORY, Place
 from simpletuner_site.demo.processes import ModelNotMade, ServerFailed, make_base_model, running_server
 from simpletuner_site.train.run_screen import RunScreen
 
@@ -23,12 +23,12 @@ MADE_BY_DEMO = "made-by-demo"
 
 
 class NotOurFolder(Exception):
-    """The folder holds something that the demo did not make."""
+    """The folder holds files that the demo did not create."""
 
 
 @contextmanager
 def stage(console: Console, title: str) -> Iterator[None]:
-    """A line that says what was done and how long it took, or where it failed."""
+    """Print what is done and how long it took."""
     began = time.monotonic()
     with console.status(f"{title} …"):
         yield
@@ -38,15 +38,15 @@ def stage(console: Console, title: str) -> Iterator[None]:
 def run(folder: Path, *, keep: bool = False) -> int:
     """The exit code: 0 when the run completed."""
     console = Console()
-    place = Place(folder.absolute())
+    folders = DemoFolders(folder.absolute())
     try:
-        empty(place.root)
-        prepare(console, place)
-        with running_server(place, keep=keep) as (client, server_pid):
+        empty(folders.root)
+        prepare(console, folders)
+        with running_server(folders, keep=keep) as (client, server_pid):
             console.print(f"[green]✓[/] The server answers on {client.base_url}", highlight=False)
-            job_id = walk(console, client, place)
-            show_results(console, client, place, job_id)
-            say_goodbye(console, place, server_pid if keep else None)
+            job_id = walk(console, client, folders)
+            show_results(console, client, folders, job_id)
+            say_goodbye(console, folders, server_pid if keep else None)
     except (NotOurFolder, ModelNotMade, ServerFailed, StepFailed, httpx.HTTPError) as error:
         console.print(f"[red]✗[/] {error}", highlight=False, markup=True)
         return 1
@@ -57,30 +57,30 @@ def run(folder: Path, *, keep: bool = False) -> int:
 
 
 def empty(root: Path) -> None:
-    """Start anew, but delete only what a demo made. Raises NotOurFolder."""
+    """Empty the folder if a demo created it. Raises NotOurFolder otherwise."""
     if root.exists() and any(root.iterdir()):
         if not (root / MADE_BY_DEMO).is_file():
-            raise NotOurFolder(f"{root} holds something else; choose an empty folder with --output")
+            raise NotOurFolder(f"{root} holds other files; choose an empty folder with --output")
         shutil.rmtree(root)
     root.mkdir(parents=True, exist_ok=True)
     (root / MADE_BY_DEMO).write_text("The demo empties this folder when it runs again.\n")
 
 
-def prepare(console: Console, place: Place) -> None:
-    with stage(console, f"A small PixArt Sigma in the place of {REPOSITORY}"):
-        make_base_model(place)
-    with stage(console, f"Pictures to train on, in {place.pictures}"):
-        generate_images(place.pictures)
+def prepare(console: Console, folders: DemoFolders) -> None:
+    with stage(console, f"Create a small PixArt Sigma in place of {REPOSITORY}"):
+        make_base_model(folders)
+    with stage(console, f"Generate training images in {folders.pictures}"):
+        generate_images(folders.pictures)
 
 
-def walk(console: Console, client: httpx.Client, place: Place) -> str:
+def walk(console: Console, client: httpx.Client, folders: DemoFolders) -> str:
     """The tutorial's steps 1 to 7; the job's id."""
     with stage(console, "1. Create the environment"):
         api_steps.create_environment(client)
-    with stage(console, "2. Describe the dataset, and the prompts to draw"):
-        api_steps.describe_datasets(place)
+    with stage(console, "2. Describe the dataset and the validation prompts"):
+        api_steps.describe_datasets(folders)
     with stage(console, "3. Set the hyperparameters"):
-        api_steps.set_hyperparameters(client, place)
+        api_steps.set_hyperparameters(client, folders)
     with stage(console, "4. Activate the environment"):
         api_steps.activate(client)
     with stage(console, "5. Validate"):
@@ -93,22 +93,22 @@ def walk(console: Console, client: httpx.Client, place: Place) -> str:
             screen.show(event)
     status = api_steps.finished_job(client)
     if status["status"] != "completed":
-        raise StepFailed(f"The run ended as {status['status']}: {status['job_info']}\nServer's log: {place.server_log}")
+        raise StepFailed(f"The run ended as {status['status']}: {status['job_info']}\nServer's log: {folders.server_log}")
     return job_id
 
 
-def show_results(console: Console, client: httpx.Client, place: Place, job_id: str) -> None:
-    """Where everything is."""
-    with stage(console, "Fetch the picture of the run"):
-        for path in (place.grid, place.curves):
+def show_results(console: Console, client: httpx.Client, folders: DemoFolders, job_id: str) -> None:
+    """Print where the results are."""
+    with stage(console, "Fetch the report of the run"):
+        for path in (folders.grid, folders.curves):
             path.write_bytes(api_steps.picture(client, job_id, path.name))
     newest = api_steps.list_checkpoints(client)[0]
     verdict = "its hashes verify" if api_steps.verify_checkpoint(client, newest["name"]) else "[red]its hashes do not verify[/]"
     lines = {
         "checkpoint": f"{newest['path']}  [dim]({verdict})[/]",
-        "pipeline": f"{place.output / 'pipeline'}  [dim](diffusers loads it)[/]",
-        "images": f"{place.grid}  [dim](single ones: {place.output / 'validation_images'})[/]",
-        "curves": f"{place.curves}  [dim](loss and learning rate)[/]",
+        "pipeline": f"{folders.output / 'pipeline'}  [dim](diffusers loads it)[/]",
+        "images": f"{folders.grid}  [dim](single ones: {folders.output / 'validation_images'})[/]",
+        "curves": f"{folders.curves}  [dim](loss and learning rate)[/]",
         "docs": f"{client.base_url}/docs  [dim](while the server runs)[/]",
     }
     console.print()
@@ -117,10 +117,10 @@ def show_results(console: Console, client: httpx.Client, place: Place, job_id: s
     console.print()
 
 
-def say_goodbye(console: Console, place: Place, server_pid: int | None) -> None:
-    """``server_pid`` is None where the server ends with the demo."""
+def say_goodbye(console: Console, folders: DemoFolders, server_pid: int | None) -> None:
+    """Print what happens to the server; ``server_pid`` is None if it ends with the demo."""
     if server_pid is None:
-        text = "The server ends now; [bold]make demo KEEP=1[/] leaves it running, to look at /docs and /admin."
+        text = "The server stops now; [bold]make demo KEEP=1[/] keeps it running, to see /docs and /admin."
     else:
-        text = f"The server goes on; [bold]kill {server_pid}[/] ends it. Its log: {place.server_log}"
+        text = f"The server keeps running; [bold]kill {server_pid}[/] stops it. Its log: {folders.server_log}"
     console.print(text, highlight=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""The server's outermost layer: what is judged while a request still arrives, before anything of its body is kept."""
+"""The server's outermost layer. It checks a request while it arrives, before its body is read."""

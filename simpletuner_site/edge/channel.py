@@ -1,7 +1,7 @@
-"""One connection: Twisted's HTTP channel, judged when a request's headers are there and bounded in time and size.
+"""One connection: Twisted's HTTP channel, which checks a request after its headers and limits its time and size.
 
-Daphne calls the application when a body has arrived whole, so whatever has to happen sooner happens here. A body is held in
-memory: one that could be long needs one of the gate's few places.
+Daphne calls the application after the complete body has arrived, so earlier checks happen here. A body is held in memory: a long
+one needs one of the gate's few slots.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ SOCKET_BODY = Refusal(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body
 SLOW_HEAD = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The headers of the request did not arrive in time.")
 SLOW_BODY = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The body of the request did not arrive in time.")
 CROWDED = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open. Try again in a moment.", retry_after_seconds=1)
-BUSY = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many long requests are under way. Try again in a moment.", retry_after_seconds=1)
+BUSY = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many long requests are in progress. Try again in a moment.", retry_after_seconds=1)
 LONGEST_LENGTH_DIGITS = 18
 ROOT_PATH = b"daphne-root-path"
-"""By this header a client would tell Daphne, which believes it, under which path the application lies."""
+"""Daphne trusts this header of a client for the root path of the application."""
 CLOSED: Any = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
 
 
 class Phase(Enum):
-    """What a connection waits for. The value orders who leaves first when the server is full."""
+    """What a connection waits for. Connections with lower values are closed first when the server is full."""
 
     CLOSING = 0
-    """The client, to take what was answered or to stop sending."""
+    """Waits for the client to read the answer or to stop sending."""
     IDLE = 1
-    """The client, to ask something."""
+    """Waits for a request."""
     HEAD = 2
     BODY = 3
     ANSWERING = 4
-    """The application. Never cut short: a stream of events lasts for days."""
+    """Waits for the application, without a limit: an event stream may last for days."""
 
 
 class Request(WebRequest):  # type: ignore[misc]
-    """A request whose body is counted while it comes."""
+    """A request whose body is counted while it arrives."""
 
     received_bytes = 0
 
@@ -64,7 +64,7 @@ class Request(WebRequest):  # type: ignore[misc]
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """What Twisted does, less its own reading of forms: it answers one that it cannot read with an empty 400; Django says why."""
+        """Process the request as Twisted does, but leave forms to Django, which explains what is wrong with one."""
         self.content.seek(0, 0)
         self.args: dict[bytes, list[bytes]] = {}
         self.method, self.uri, self.clientproto = command, path, version
@@ -72,13 +72,13 @@ class Request(WebRequest):  # type: ignore[misc]
         self.process()
 
 
-HTTPChannel: Any = http.HTTPChannel  # hardly any of it is typed
+HTTPChannel: Any = http.HTTPChannel  # most of it is untyped
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
     """A connection of the gate."""
 
-    timeOut = None  # the gate looks after times
+    timeOut = None  # the gate enforces the time limits
     requestFactory = Request
 
     def __init__(self, gate: Gate) -> None:
@@ -90,7 +90,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._dropped_bytes = 0
         self._unsent = 0
 
-    # ---- what the gate asks ----
+    # ---- called by the gate ----
     @property
     def is_open(self) -> bool:
         return bool(self.transport.connected)
@@ -101,20 +101,20 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def _is_upgraded(self) -> bool:
-        """Whether this is a WebSocket now, which looks after itself by pings."""
+        """Whether this is a WebSocket now, which uses pings instead."""
         return getattr(self.transport, "protocol", self) is not self
 
     def evict(self) -> None:
         self._close_now(CROWDED if self._phase in (Phase.HEAD, Phase.BODY) else None)
 
     def _close_now(self, refusal: Refusal | None) -> None:
-        """Free the descriptor at once: Twisted accepts many connections in one turn, and would close them all without any left."""
+        """Free the descriptor at once: Twisted accepts many connections in one turn of the loop, before it closes any."""
         self._is_refused = True
         if refusal is not None:
             self.transport.writeSomeData(response_bytes(refusal))
         self.transport.connectionLost(CLOSED)
 
-    def look(self, now: float) -> None:
+    def check_time(self, now: float) -> None:
         if self._is_upgraded:
             return
         limits, waited = self._gate.limits, now - self.since
@@ -127,9 +127,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             if waited > limits.body_seconds + received / limits.body_bytes_a_second:
                 self.refuse(SLOW_BODY)
         elif self._phase is Phase.CLOSING:
-            self._look_at_closing(now, waited)
+            self._check_closing(now, waited)
 
-    def _look_at_closing(self, now: float, waited: float) -> None:
+    def _check_closing(self, now: float, waited: float) -> None:
         unsent, before = unsent_bytes(self.transport), self._unsent
         self._unsent = unsent
         if unsent < before:
@@ -139,11 +139,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     # ---- refusing ----
     def refuse(self, refusal: Refusal) -> None:
-        """Answer, and listen a little longer: closing at once would make the kernel throw the answer away."""
+        """Answer and keep reading for a moment: after an immediate close the kernel would discard the answer."""
         if self._is_refused:
             return
         self._is_refused = True
-        self._gate.return_body_place(self)
+        self._gate.return_body_slot(self)
         for request in self.requests:
             request.content = None
         head_only = getattr(self, "_command", b"") == b"HEAD"
@@ -156,13 +156,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return b"text/html" in b",".join(accepted)
 
     def _drop(self, data: bytes) -> None:
-        """Nothing of a refused request is kept, and not much of it is read."""
+        """Discard data of a refused request, and abort the connection if there is too much."""
         self._dropped_bytes += len(data)
         if self._dropped_bytes > 2 * self._gate.limits.longest_body_bytes:
             self.transport.abortConnection()
 
     def _judge(self) -> Refusal | None:
-        """What the headers alone decide."""
+        """The refusal that follows from the headers, or None."""
         request = self.requests[-1]
         target = self._path.partition(b"?")[0]
         if not target.startswith(b"/") or not self._path.isascii():
@@ -181,22 +181,22 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         refusal = self._gate.refusal(scope)
         if refusal is None and scope["type"] == "websocket" and self.length != 0:
             return SOCKET_BODY
-        if refusal is None and (self.length or 0) > self._gate.limits.small_body_bytes and not self._gate.take_body_place(self):
+        if refusal is None and (self.length or 0) > self._gate.limits.small_body_bytes and not self._gate.take_body_slot(self):
             return BUSY
         return refusal
 
     def takes_body(self, received_bytes: int) -> bool:
-        """Whether more of a body may be kept, after so many bytes of it."""
+        """Whether a body of this many bytes so far may continue."""
         limits = self._gate.limits
         if self._is_refused:
             return False
         if received_bytes > limits.longest_body_bytes:
             self.refuse(too_long(limits.longest_body_bytes))
-        elif received_bytes > limits.small_body_bytes and not self._gate.take_body_place(self):
+        elif received_bytes > limits.small_body_bytes and not self._gate.take_body_slot(self):
             self.refuse(BUSY)
         return not self._is_refused
 
-    # ---- what Twisted calls ----
+    # ---- called by Twisted ----
     def _enter(self, phase: Phase) -> None:
         self._phase, self.since = phase, time.monotonic()
 
@@ -249,7 +249,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
-        self._gate.return_body_place(self)
+        self._gate.return_body_slot(self)
         self._enter(Phase.IDLE)
         super().requestDone(request)
 

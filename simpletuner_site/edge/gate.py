@@ -18,29 +18,29 @@ SWEEP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """How much, how many and how long."""
+    """The limits of size, number and time."""
 
     connections: int
     longest_body_bytes: int
     small_body_bytes: int = 64 * 1024
-    """A body up to this size is always taken; one that is longer needs one of the places."""
+    """A body up to this size is always accepted; a longer one needs a slot."""
     long_bodies: int = 8
-    """Longer bodies that may be under way or in work at once; each is held in memory."""
+    """Number of slots for longer bodies, each of which is held in memory."""
     idle_seconds: float = 60.0
-    """Between two requests of a connection, and before the first."""
+    """Limit between two requests of a connection, and before the first."""
     head_seconds: float = 10.0
-    """From the first byte of a request to the end of its headers."""
+    """Limit from the first byte of a request to the end of its headers."""
     body_seconds: float = 20.0
-    """For a body; each ``body_bytes_a_second`` that arrive add one second."""
+    """Limit for a body; each ``body_bytes_a_second`` that arrive add one second."""
     body_bytes_a_second: int = 64 * 1024
     linger_seconds: float = 2.0
-    """A refused client that still sends is listened to for so long, so that it gets to read the answer."""
+    """How long data of a refused client is still read, so that it can read the answer."""
     stall_seconds: float = 15.0
-    """A connection that is to be closed is cut when its client has taken nothing of the answer for so long."""
+    """A closing connection is aborted if its client reads nothing of the answer for this long."""
 
 
 class Connection(Protocol):
-    """What the gate asks of a connection."""
+    """The interface of a connection for the gate."""
 
     since: float
 
@@ -49,10 +49,10 @@ class Connection(Protocol):
 
     @property
     def rank(self) -> int | None:
-        """Who leaves first, lowest first; None while the server works for this connection or streams to it."""
+        """The lowest rank is closed first; None while the server works for this connection or streams to it."""
 
-    def look(self, now: float) -> None:
-        """Act on what has lasted too long."""
+    def check_time(self, now: float) -> None:
+        """Enforce the time limits."""
 
     def evict(self) -> None:
         """Close now, to make room."""
@@ -68,9 +68,9 @@ class Gate:
         self._long_bodies: set[Any] = set()
 
     def enter(self, connection: Connection) -> bool:
-        """Count a new connection; False where nothing can make room for it.
+        """Count a new connection; False if there is no room.
 
-        Whoever waits for its client leaves before anybody whom the server works for, so that idle connections lock nobody out.
+        A connection that waits for its client is closed to make room, so that idle connections lock nobody out.
         """
         if len(self._connections) >= self.limits.connections and not self._make_room():
             return False
@@ -81,23 +81,23 @@ class Gate:
         self._connections.discard(connection)
         self._long_bodies.discard(connection)
 
-    def take_body_place(self, connection: Connection) -> bool:
-        """Whether a long body may come in on this connection."""
+    def take_body_slot(self, connection: Connection) -> bool:
+        """Take a slot for a long body. Returns whether there was one."""
         if connection not in self._long_bodies and len(self._long_bodies) >= self.limits.long_bodies:
             return False
         self._long_bodies.add(connection)
         return True
 
-    def return_body_place(self, connection: Connection) -> None:
+    def return_body_slot(self, connection: Connection) -> None:
         self._long_bodies.discard(connection)
 
     def sweep(self) -> None:
-        """Look at every connection; called once a second."""
+        """Check every connection; called once a second."""
         now = time.monotonic()
         for connection in list(self._connections):
             if connection.is_open:
-                connection.look(now)
-            else:  # it became a WebSocket, whose end Twisted tells to the WebSocket alone
+                connection.check_time(now)
+            else:  # it became a WebSocket, and Twisted reports its end to the WebSocket only
                 self.leave(connection)
 
     def _make_room(self) -> bool:
@@ -118,13 +118,13 @@ logger = logging.getLogger(__name__)
 
 WANTED_DESCRIPTORS = 4096
 KEPT_FREE = 192
-"""For databases (three each thread), logs, pictures, the worker's pipe, and connections that are just being refused."""
+"""For databases (three per thread), logs, images, the worker's pipe, and connections that are being refused."""
 MOST_CONNECTIONS = 2000
 FEWEST_CONNECTIONS = 16
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit towards the hard one where it is low; the limit as it is then."""
+    """Raise a low soft limit towards the hard limit; returns the resulting limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(WANTED_DESCRIPTORS, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -144,13 +144,13 @@ def connection_limit(descriptors: int) -> int:
 
 @dataclass(frozen=True)
 class RequestRules:
-    """Who may talk, and how much."""
+    """The rules for access and body size."""
 
     guard: Guard
     longest_body_bytes: int
 
     def refusal(self, scope: Scope) -> Refusal | None:
-        """Why the request is refused before anything of its body is read; None where it may pass."""
+        """Why the request is refused before its body is read; None if it may pass."""
         reason = self.guard.refusal(scope)
         if reason:
             return Refusal(HTTPStatus.FORBIDDEN, reason)

@@ -1,4 +1,4 @@
-"""An answer from before Django: JSON for programs, a short page for a person who followed a link."""
+"""Answers to requests that are refused before Django: JSON for programs, a short page for browsers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; f
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request gets no answer of the application."""
+    """Why a request does not reach the application."""
 
     status: HTTPStatus
     detail: str
     """A sentence for people."""
     retry_after_seconds: int = 0
-    """When the same request may succeed; 0 where it never will."""
+    """When the same request may succeed; 0 for never."""
 
 
 def too_long(limit_bytes: int) -> Refusal:
@@ -36,7 +36,7 @@ def too_long(limit_bytes: int) -> Refusal:
 
 
 def response_bytes(refusal: Refusal, *, as_page: bool = False, without_body: bool = False) -> bytes:
-    """A whole HTTP/1.1 response that ends the connection."""
+    """A complete HTTP/1.1 response that ends the connection."""
     status = refusal.status
     if as_page:
         body = PAGE.format(style=STYLE, title=f"{status.value} {status.phrase}", detail=html.escape(refusal.detail)).encode()

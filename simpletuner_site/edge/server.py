@@ -1,4 +1,4 @@
-"""Daphne with the gate in front of it, and an end that comes whatever still runs."""
+"""Daphne behind the gate, with a shutdown that does not wait for running requests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from simpletuner_site.edge.channel import Channel
 from simpletuner_site.edge.gate import SWEEP_SECONDS, Gate
 
 CANCEL_SECONDS = 2.0
-"""A view's thread cannot be cancelled: the end of the server waits so long for it and no longer."""
+"""How long a shutdown waits for views, whose threads cannot be cancelled."""
 
 
 class EdgeFactory(HTTPFactory):  # type: ignore[misc]
-    """Makes a channel of the gate for each connection."""
+    """Creates a channel of the gate for each connection."""
 
     def buildProtocol(self, addr: Any) -> Channel:
         channel = Channel(self.server.gate)
@@ -35,7 +35,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self.gate = gate
 
     def run(self) -> None:
-        daphne.server.HTTPFactory = EdgeFactory  # the name that Daphne's own ``run`` looks up
+        daphne.server.HTTPFactory = EdgeFactory  # Daphne's own ``run`` looks this name up
         for status in HTTPStatus:  # Twisted does not know them all
             http.RESPONSES.setdefault(status.value, status.phrase.encode())
         clock: Any = reactor
@@ -43,7 +43,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         super().run()
 
     def kill_all_applications(self) -> Any:
-        """Cancel what still runs. Daphne's own method fails as soon as one connection has sent half a request."""
+        """Cancel running applications. Daphne's own method fails if a connection has sent half a request."""
         applications = [details.get("application_instance") for details in self.connections.values()]
         waiting = [one for one in applications if one is not None and not one.done()]
         for one in waiting:

@@ -1,9 +1,9 @@
-"""Who may talk: a check in front of everything, HTTP and WebSocket, every method, every path.
+"""Access control for every request: HTTP and WebSocket, every method, every path.
 
-``edge`` asks the same guard as soon as a request's headers are there; here it holds whichever server runs the application.
+``edge`` applies the same guard as soon as a request's headers have arrived; this one protects the application behind other servers.
 
-A page in somebody's browser can reach a server on loopback, by a form that posts across sites or by a host name that is made to
-resolve to 127.0.0.1. Programs such as curl send none of the headers that give a browser away, so they pass.
+A page in a browser can reach a server on loopback, with a form that posts across sites or with a host name that resolves to
+127.0.0.1. Programs such as curl do not send the headers by which browsers are recognised, so they pass.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Guard:
             await send_json(send, 403, {"detail": reason, "problems": []})
 
     def refusal(self, scope: Scope) -> str:
-        """Why this request is refused; empty where it may pass."""
+        """Why this request is refused; empty if it may pass."""
         if not is_loopback(scope.get("client")):
-            return "Only this machine may talk to the server."
+            return "Only this machine may use the server."
         hosts = header_values(scope, b"host")
         if len(hosts) != 1 or not self.is_allowed(hosts[0]):
             return f"The Host header must name this machine, such as localhost; it is {', '.join(hosts) or 'missing'}."
@@ -71,9 +71,9 @@ class Guard:
 
 
 def follows_link_to_page(scope: Scope) -> bool:
-    """Whether a browser opens one of our pages in a tab of its own, as by a link in a chat.
+    """Whether a browser opens one of the pages in a tab, for example from a link in a chat.
 
-    No page does anything when it is only looked at, and none can be put into a frame. The API is no page.
+    Opening a page changes nothing, and no page can be framed. API addresses are not pages.
     """
     path = str(scope.get("path", ""))
     return (
@@ -91,7 +91,7 @@ def header_values(scope: Scope, name: bytes) -> list[str]:
 
 
 def announced_bytes(scope: Scope) -> int:
-    """The length that the headers announce; 0 where they announce none."""
+    """The Content-Length of the request; 0 without one."""
     lengths = [int(value) for value in header_values(scope, b"content-length") if value.strip().isdecimal() and len(value) < 20]
     return max(lengths, default=0)
 
@@ -109,7 +109,7 @@ def is_loopback(client: tuple[str, int] | list[Any] | None) -> bool:
 
 
 def split_host(host: str) -> tuple[str, int | None]:
-    """``localhost:8001`` as name and port; the port is 0 where none is given and None where the value makes no sense."""
+    """``localhost:8001`` as name and port; the port is 0 if it is missing and None if it is invalid."""
     name, colon, port = host.strip().lower().rpartition(":")
     if not colon or host.strip().endswith("]"):
         return host.strip().lower(), 0
@@ -119,7 +119,7 @@ def split_host(host: str) -> tuple[str, int | None]:
 
 
 def same_host(origin: str, host: str) -> bool:
-    """Whether an ``Origin`` stands for the host that the request names, port included; ``null`` never does."""
+    """Whether an ``Origin`` is the host of the request, including the port; ``null`` never is."""
     try:
         parts = urlsplit(origin.strip())
         port = parts.port or DEFAULT_PORTS.get(parts.scheme)
@@ -132,7 +132,7 @@ def same_host(origin: str, host: str) -> bool:
 
 
 async def send_json(send: Send, status: int, body: dict[str, Any]) -> None:
-    """A whole JSON answer, for what is refused before Django."""
+    """Send a JSON answer without Django."""
     content = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

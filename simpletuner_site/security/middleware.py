@@ -19,9 +19,9 @@ ADMIN = "/admin"
 
 
 def local_operator() -> User:
-    """The one account, made on first use: superuser, no password.
+    """The one account, created on first use: a superuser without a password.
 
-    Its flags are put right on every use: nobody could log in to do so.
+    Its flags are restored on every use, because nobody could log in to do so.
     """
     users = get_user_model()
     operator, _ = users.objects.get_or_create(username=OPERATOR, defaults={**FLAGS, "password": "!"})
@@ -37,7 +37,7 @@ def may_do_all(user: User | AnonymousUser) -> bool:
 
 
 class LocalOperatorMiddleware:
-    """Lets the admin see the local operator; other pages know no users."""
+    """Makes the local operator the user of the admin; other pages have no users."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -51,7 +51,7 @@ class LocalOperatorMiddleware:
 POLICY = "; ".join(
     [
         "default-src 'self'",
-        "script-src 'self' 'unsafe-inline'",  # Swagger UI and ReDoc begin with a script in their page
+        "script-src 'self' 'unsafe-inline'",  # Swagger UI and ReDoc use inline scripts
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "worker-src 'self' blob:",

@@ -14,11 +14,11 @@ from simpletuner_site.security.guard import Application, Message, Receive, Scope
 
 
 class BodyTooLong(Exception):
-    """The body went on after the limit; nothing further is read."""
+    """The body is longer than the limit; the rest is not read."""
 
 
 class BodyLimit:
-    """Counts what a request's body holds, whether or not it says its length."""
+    """Counts the bytes of a request's body, with or without a Content-Length."""
 
     def __init__(self, inner: Application, limit_bytes: int) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""The key that signs sessions and queued tasks: made once for a home, readable by its owner alone."""
+"""The key that signs sessions and queued tasks. It is created once per home and readable by its owner only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY_BYTES = 48
 
 
 def load_secret_key(state: Path) -> str:
-    """The key in ``state/secret_key``, made on first use with mode 0600; two processes that start at once end with the same one."""
+    """The key in ``state/secret_key``, created on first use with mode 0600. Two processes that start at once get the same key."""
     path = state / "secret_key"
     try:
         return _read(path)
@@ -23,7 +23,7 @@ def load_secret_key(state: Path) -> str:
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_urlsafe(KEY_BYTES))
     try:
-        os.link(fresh, path)  # fails where another process was first; its key counts then
+        os.link(fresh, path)  # fails if another process was first, whose key is then used
     except FileExistsError:
         pass
     finally:
@@ -34,5 +34,5 @@ def load_secret_key(state: Path) -> str:
 def _read(path: Path) -> str:
     key = path.read_text(encoding="ascii").strip()
     if len(key) < KEY_BYTES:
-        raise ValueError(f"{path} holds no usable key; delete it and a new one is made (sessions end, queued tasks are lost)")
+        raise ValueError(f"{path} holds no valid key; delete it to create a new one (sessions end, queued tasks are lost)")
     return key

@@ -1,4 +1,4 @@
-"""From a command line to a Django that is set up for one home."""
+"""Sets Django up for one home, and tunes the interpreter for a server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DATABASE = "simpletuner.sqlite3"
 
 
 def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, roots: Sequence[Path] = ()) -> None:
-    """Make ``config/`` and ``state/``, and set Django up. The processes that this one starts inherit the choice.
+    """Create ``config/`` and ``state/``, and set Django up. Child processes inherit the settings.
 
-    A new ``config/`` gets a sample of webhook targets, which a person may edit and name in ``webhook_config``.
+    A new ``config/`` gets a sample list of webhook targets, which users can edit and name in ``webhook_config``.
 
-    Raises OSError where the home cannot be written, and BadEnvironment where the variables do not go together.
+    Raises OSError if the home cannot be written, and BadEnvironment if variables contradict each other.
     """
     home = home.expanduser().absolute()
     is_new = not (home / "config").exists()
@@ -51,16 +51,16 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, r
 
 
 def make_folders(home: Path) -> None:
-    """``config/`` and ``state/``; what lies in ``state/`` is readable by this account alone. Raises OSError."""
+    """Create ``config/`` and ``state/``; ``state/`` is readable by this account only. Raises OSError."""
     (home / "config").mkdir(parents=True, exist_ok=True)
     for folder in (home / "state", home / "state" / "hooks"):
         folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
-    with suppress(PermissionError):  # it belongs to another account, and stays as that one has it
+    with suppress(PermissionError):  # it belongs to another account and stays as it is
         (home / "state").chmod(PRIVATE_FOLDER_MODE)
 
 
 def _make_database_private(file: Path) -> None:
-    """SQLite gives the files beside a database the mode of the database."""
+    """Make the database readable by this account only; SQLite gives its other files the same mode."""
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
     for path in (file, *(file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm"))):
         with suppress(FileNotFoundError, PermissionError):
@@ -68,18 +68,18 @@ def _make_database_private(file: Path) -> None:
 
 
 SWITCH_SECONDS = 0.001
-"""How long a thread may compute before another gets its turn; Python's own 5 ms add up over the hops of one request."""
+"""How long a thread may run before another gets its turn. Python's 5 ms would add up over the thread switches of a request."""
 
 
 def share_interpreter() -> None:
-    """Let threads take turns more often."""
+    """Let threads switch more often."""
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def freeze_garbage() -> None:
-    """Take what lives as long as the process out of every later garbage collection.
+    """Exclude the current objects, which live as long as the process, from garbage collection.
 
-    Full collections walk all objects with the interpreter held: a tenth of a second for the modules and the address table of the server.
+    A full collection blocks all threads, for a tenth of a second with the server's modules and URL table.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""What is said before the server starts: folders that must not go together."""
+"""Checks before the server starts: folders that must not be combined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANY_WRITE_BIT = 0o222
 
 
 def check_places(process: ProcessEnvironment) -> None:
-    """Raises BadEnvironment for hooks folders that requests could write to, and for roots that would open what must stay closed."""
+    """Raises BadEnvironment for hooks folders that requests could write to, and for roots that would open closed places."""
     home = Home(process.home, hooks=process.hooks, more_roots=process.roots, hub_folders=process.hub_folders)
     _check_roots(home)
     if not process.allow_scripts:
@@ -41,7 +41,7 @@ def _check_hooks(home: Home) -> None:
         below = next((root for root in roots if root.is_relative_to(real)), None)
         if below is not None:
             raise BadEnvironment(
-                f"SIMPLETUNER_HOOKS lists {folder}, but the server uses {below} for data and results; give programs a folder of their own"
+                f"SIMPLETUNER_HOOKS lists {folder}, but the server uses {below} for data and results; give hooks a folder of their own"
             )
         above = next((root for root in roots if real.is_relative_to(root)), None)
         if above is not None and _may_be_written(real):
@@ -52,7 +52,7 @@ def _check_hooks(home: Home) -> None:
 
 
 def _may_be_written(folder: Path) -> bool:
-    """Whether this account may put files there. The mode counts for root too, who could change it but does not by accident."""
+    """Whether this account may create files there. The mode counts for root too, who could change it, but not by accident."""
     if not folder.exists():
         return True
     return bool(folder.stat().st_mode & ANY_WRITE_BIT) and os.access(folder, os.W_OK)

@@ -1,4 +1,4 @@
-"""Keeps one worker process beside the server: starts it, starts it again when it dies, takes it down with the server."""
+"""Keeps one worker process running with the server: starts it, restarts it when it dies, and ends it with the server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import threading
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS = 4.0
-"""A worker waits for the tasks it runs; whatever is cut off after this is delivered again, and is harmless twice."""
+"""How long a worker may finish its tasks. Tasks that are cut off are delivered again, which does no harm."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_AFTER_SECONDS = 60.0
 
 
 class WorkerKeeper:
-    """One thread that waits for one process."""
+    """Runs one thread that waits for one process."""
 
     def __init__(self, command: list[str] | None = None) -> None:
         self._command = command or [sys.executable, "-m", "simpletuner_site.cli", "worker", "--under-server"]
@@ -31,7 +31,7 @@ class WorkerKeeper:
 
     @property
     def pid(self) -> int | None:
-        """Of the worker that runs now."""
+        """Process id of the running worker, or None."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
@@ -39,7 +39,7 @@ class WorkerKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the worker and its whole tree; returns when nothing of it is left."""
+        """End the worker and all its processes; returns when none is left."""
         for number in (signal.SIGTERM, signal.SIGINT):
             faulthandler.unregister(number)
         with self._lock:
@@ -62,7 +62,7 @@ class WorkerKeeper:
             except subprocess.TimeoutExpired:
                 pause = FIRST_PAUSE_SECONDS
                 process.wait()
-            _kill_session(process.pid)  # what the dead worker forked
+            _kill_session(process.pid)  # the processes that the dead worker forked
             if self._should_stop.is_set():
                 return
             logger.warning("the worker ended with code %s and is started again in %g s", process.returncode, pause)
@@ -73,8 +73,8 @@ class WorkerKeeper:
         process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
         assert process.stdin is not None
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Written by the signal's handler in C, before any Python code runs: a thread that holds the interpreter for ever, such
-            # as a regular expression that never ends, cannot keep the worker from hearing of it.
+            # The signal handler in C writes to the pipe before any Python code runs, so that the worker is notified even if a
+            # thread holds the interpreter for ever, such as an endless regular expression.
             faulthandler.register(number, file=process.stdin, all_threads=True, chain=True)
         return process
 
@@ -83,7 +83,7 @@ class WorkerKeeper:
         try:
             process.wait(STOP_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            logger.info("the worker is still busy and is cut off; runs go on and are followed again by the next one")
+            logger.info("the worker is still busy and is killed; runs continue and the next worker follows them")
         _kill_session(process.pid)
         process.wait()
 

@@ -1,4 +1,4 @@
-"""Whether the database is up to date, without loading a single migration: a start in a second cannot afford to."""
+"""Checks whether the database is up to date without loading the migrations, which would slow down the start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def expected_migrations() -> set[tuple[str, str]]:
 
 
 def applied_migrations() -> set[tuple[str, str]]:
-    """What the database says it has seen; empty for a new one."""
+    """The migrations that the database has applied; empty for a new one."""
     with connection.cursor() as cursor:
         if "django_migrations" not in connection.introspection.table_names(cursor):
             return set()
@@ -28,7 +28,7 @@ def applied_migrations() -> set[tuple[str, str]]:
 
 
 def migrate_if_needed(*, verbosity: int = 0) -> bool:
-    """Bring the database up to date; whether there was anything to do."""
+    """Migrate the database if needed. Returns whether it was."""
     if expected_migrations() <= applied_migrations():
         return False
     call_command("migrate", interactive=False, verbosity=verbosity)

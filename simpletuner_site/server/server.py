@@ -1,4 +1,4 @@
-"""``simpletuner server``: Daphne in this process, a worker beside it, both gone when one signal comes."""
+"""``simpletuner server``: Daphne in this process and a worker in another; one signal ends both."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LOOPBACK_ADDRESSES = {"localhost": "127.0.0.1", "": "127.0.0.1"}
 STREAMS_CLOSE_SECONDS = 0.2
 LAST_SECONDS = 3.0
 STREAMS_OF_CONNECTIONS = 0.75
-"""The share of connections that streams of events may hold; the others stay free for short requests."""
+"""The share of connections that event streams may hold; the others stay free for short requests."""
 WAITING_CONNECTIONS = 512
-"""That the kernel holds before they are accepted."""
+"""Connections that the kernel queues before they are accepted."""
 
 
 class CannotServe(Exception):
@@ -48,7 +48,7 @@ def loopback_address(host: str) -> str:
 
 
 def check_port(address: str, port: int) -> None:
-    """Raises CannotServe where the port is taken or not ours to take."""
+    """Raises CannotServe if the port is in use or not permitted."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,7 +59,7 @@ def check_port(address: str, port: int) -> None:
 
 
 def claim_home(state: Path) -> IO[str]:
-    """A lock that lives as long as the file stays open: two servers on one home would start every run twice."""
+    """A lock on the home that lasts until the file is closed, because two servers on one home would start every run twice."""
     file = os.fdopen(os.open(state / "server.lock", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE), "a")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,7 +70,7 @@ def claim_home(state: Path) -> IO[str]:
 
 
 def serve(address: str, port: int) -> int:
-    """Serve until SIGTERM or SIGINT. Django is set up; the address is one of loopback."""
+    """Serve until SIGTERM or SIGINT. Django must be set up, and the address must be on loopback."""
     from django.conf import settings
 
     from simpletuner_site.server.migrations_state import migrate_if_needed
@@ -84,7 +84,7 @@ def serve(address: str, port: int) -> int:
 
 
 def _end_soon() -> None:
-    """Python waits at its end for the threads of views that still run; this does not let it wait for ever."""
+    """Limit how long Python waits at exit for threads of views."""
     last = threading.Timer(LAST_SECONDS, os._exit, (0,))
     last.daemon = True
     last.start()
@@ -113,9 +113,9 @@ def _run_daphne(address: str, port: int) -> None:
     )
     running: Any = reactor
     running.callWhenRunning(keeper.start)
-    running.callWhenRunning(_say_where, address, port)
+    running.callWhenRunning(_print_address, address, port)
     share_interpreter()
-    get_resolver().url_patterns  # noqa: B018  # loads every view, which the first request would do otherwise
+    get_resolver().url_patterns  # noqa: B018  # loads every view now instead of at the first request
     freeze_garbage()
     running.addSystemEventTrigger("before", "shutdown", _close_streams)
     try:
@@ -138,7 +138,7 @@ def _gate() -> Gate:
     return Gate(limits, RequestRules(application, settings.BIGGEST_BODY_BYTES).refusal)
 
 
-def _say_where(address: str, port: int) -> None:
+def _print_address(address: str, port: int) -> None:
     shown = f"[{address}]" if ":" in address else ("localhost" if address == "127.0.0.1" else address)
     print(
         f"SimpleTuner serves http://{shown}:{port}  (documentation: http://{shown}:{port}/docs; Ctrl-C ends it)",
@@ -148,7 +148,7 @@ def _say_where(address: str, port: int) -> None:
 
 
 def _close_streams() -> Any:
-    """Daphne crashes when it ends with streams open; the Deferred gives them the time to leave."""
+    """Close streams before the shutdown, because Daphne crashes with open ones; the Deferred gives them time."""
     from twisted.internet import reactor, task
 
     from training.streams.tail import close_all

@@ -1,4 +1,4 @@
-"""What a worker leaves in ``state/worker.json``, so that other processes can see that it lives."""
+"""The file ``state/worker.json``, by which other processes see that a worker is alive."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import psutil
 from trainer_engine.contract.atomic import write_atomically
 
 CLOCK_SLACK_SECONDS = 2.0
-"""The kernel derives a process's start time from the clock, which may be set meanwhile."""
+"""Tolerance for start times, which the kernel derives from a clock that may be set."""
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker process; the start time keeps a reused pid from being taken for it."""
+    """A worker process; the start time tells it from another process with a reused id."""
 
     pid: int
     started_at: float
@@ -27,13 +27,13 @@ def _path(state: Path) -> Path:
 
 
 def write_worker_state(state: Path, pid: int) -> None:
-    """Called by the worker itself."""
+    """Store the worker's state; called by the worker."""
     entry = WorkerState(pid, psutil.Process(pid).create_time())
     write_atomically(_path(state), json.dumps(asdict(entry)).encode())
 
 
 def read_worker_state(state: Path) -> WorkerState | None:
-    """The worker that runs now; None where there is none, or none on this machine."""
+    """The running worker; None if there is none on this machine."""
     try:
         entry = WorkerState(**json.loads(_path(state).read_bytes()))
         process = psutil.Process(entry.pid)

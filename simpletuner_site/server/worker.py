@@ -1,7 +1,7 @@
 """``simpletuner worker``: the django-q2 cluster that starts engines and follows them.
 
-The cluster is a tree of forked processes in a session of its own, so that one signal reaches all of it. Under a server, the
-worker's standard input is a pipe that the server holds open: when the server is gone, however it went, the pipe ends.
+The cluster is a tree of forked processes in its own session, so that one signal reaches all of them. Under a server, the
+worker's standard input is a pipe that the server holds open: the pipe closes when the server is gone, for whatever reason.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ logger = logging.getLogger(__name__)
 STDIN = 0
 TRACEBACK_BYTES = 64 * 1024
 SERVER_GRACE_SECONDS = 12.0
-"""More than an orderly end takes: streams are closed, views get two seconds, the worker four."""
+"""Longer than an orderly shutdown takes: streams are closed, views get two seconds, the worker four."""
 ORPHAN_GRACE_SECONDS = 2.0
 
 
 def run_worker(*, under_server: bool) -> int:
-    """Serve tasks until SIGTERM or SIGINT; a task that runs then is finished first."""
+    """Run tasks until SIGTERM or SIGINT; the current tasks are finished first."""
     from django_q.cluster import Cluster
 
     write_worker_state(settings.STATE_DIR, os.getpid())
     if under_server:
         threading.Thread(target=_leave_with_server, daemon=True).start()
-    freeze_garbage()  # also keeps the pages that the forked processes share from being written to
+    freeze_garbage()  # also keeps memory pages shared with the forked processes
     cluster = Cluster()  # takes SIGTERM and SIGINT, and stops the tree
     cluster.start()
     while cluster.sentinel.is_alive():
@@ -43,18 +43,18 @@ def run_worker(*, under_server: bool) -> int:
 
 
 def _leave_with_server() -> None:
-    """Wait for the end of the pipe, then stop; runs are in sessions of their own and stay alive.
+    """Wait until the pipe closes, then stop. Runs are in their own sessions and stay alive.
 
-    The server writes into the pipe as soon as a signal asks it to end, even while nothing of its Python code can run: one that is
-    still there a while later is killed from here.
+    The server writes to the pipe as soon as a signal asks it to end, even if its Python code is blocked. If it is still alive after
+    the grace period, it is killed from here.
     """
-    # NOTE: not through sys.stdin, whose lock a forked child would inherit as held, and wait for when it closes its copy.
+    # NOTE: not sys.stdin: a forked child would inherit its lock as held, and block when it closes its copy.
     server = os.getppid()
-    stood_at = os.read(STDIN, TRACEBACK_BYTES)
-    if stood_at:
-        stood_at += _read_until(time.monotonic() + SERVER_GRACE_SECONDS)
+    traceback = os.read(STDIN, TRACEBACK_BYTES)
+    if traceback:
+        traceback += _read_until(time.monotonic() + SERVER_GRACE_SECONDS)
         if os.getppid() == server:
-            text = stood_at.decode(errors="replace")
+            text = traceback.decode(errors="replace")
             logger.error("the server did not end within %g s after it was asked to, and is killed. %s", SERVER_GRACE_SECONDS, text)
             os.kill(server, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -64,7 +64,7 @@ def _leave_with_server() -> None:
 
 
 def _read_until(deadline: float) -> bytes:
-    """What still comes through the pipe, until it ends or time is up."""
+    """Read from the pipe until it closes or the time is up."""
     read = b""
     while select.select([STDIN], [], [], max(0.0, deadline - time.monotonic()))[0]:
         part = os.read(STDIN, TRACEBACK_BYTES)

@@ -1,1 +1,1 @@
-"""``simpletuner train``: one configuration, here and now, without a server or a database."""
+"""``simpletuner train``: train one configuration without a server or a database."""

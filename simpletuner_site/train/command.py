@@ -1,4 +1,4 @@
-"""Check a configuration, start its engine, show the run, and end with the engine's exit code."""
+"""Checks a configuration, starts its engine, shows the run, and returns the engine's exit code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from training.preflight.summary import PreflightReport
 
 
 def train(config: Path, home: Path | None = None) -> int:
-    """Train what ``config`` says; the exit code is the engine's (20 where the configuration is refused before it starts)."""
+    """Train a configuration file. Returns the engine's exit code, 20 if the configuration is refused before the start."""
     console = Console(stderr=not sys.stdout.isatty())
     try:
         place, resolved = open_config(config, home)
@@ -51,21 +51,21 @@ def train(config: Path, home: Path | None = None) -> int:
 
 
 def open_config(config: Path, home: Path | None) -> tuple[Home, ResolvedRun]:
-    """The run that a file describes, and the home that its paths start from. Raises UnreadableConfig, BadEnvironment."""
+    """The home of a configuration file, and its resolved run. Raises UnreadableConfig, BadEnvironment."""
     root, values, process = home_of_config(config, home), read_config(config), read_environment()
-    # A person's own shell can start every program and reach every path anyway.
+    # A user's own shell can start every program and reach every path anyway.
     place = Home(root, hooks=process.hooks, any_script=True, any_place=True, script_variables=process.hooks_env)
     return place, resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {})
 
 
 def run_engine(report: PreflightReport, place: Home, *, environment: str, console: Console) -> int:
-    """Start an engine for a configuration that was found good, and stay with it until it ends."""
+    """Start an engine for a valid configuration and follow it until it ends. Returns the exit code."""
     options = report.resolved.options
     assert options is not None
     launch = launch_of(report, options, place, environment)
     folder = RunFolder(place.state / "runs" / launch.job_id)
     if report.webhooks:
-        console.print("[dim]·[/] webhook_config: events are posted by a server; this command posts none", highlight=False)
+        console.print("[dim]·[/] webhook_config: only a server posts events; this command posts none", highlight=False)
     interrupts = note_interrupts()
     try:
         identity = launcher.start(folder, launch)
@@ -97,11 +97,11 @@ def launch_of(report: PreflightReport, options: TrainingOptions, place: Home, en
 
 
 class UnreadableConfig(Exception):
-    """There is no configuration in the file; the message says why."""
+    """The file holds no configuration; the message says why."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Option -> value, names as written. Raises UnreadableConfig."""
+    """The options of a file, with their names as written. Raises UnreadableConfig."""
     try:
         document = parse_json(read_small(path))
     except OSError as error:
@@ -114,7 +114,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def home_of_config(path: Path, home: Path | None) -> Path:
-    """The folder that relative paths start from: as named, else the one whose ``config/<environment>/`` holds the file, else here."""
+    """The home for relative paths: ``home``, else the folder whose ``config/<environment>/`` holds the file, else the working directory."""
     if home is not None:
         return home.expanduser().absolute()
     folder = path.expanduser().absolute().parent

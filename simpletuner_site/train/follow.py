@@ -1,4 +1,4 @@
-"""Stay with an engine: read its journal, show what it says, pass on Ctrl-C as "stop and save"."""
+"""Follows an engine: reads its journal, shows its events, and turns Ctrl-C into "stop and save"."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from training.engine import process
 from training.engine.journal import BrokenLine, read_entries
 from training.engine.process import EngineIdentity
 
-LOOK_SECONDS = 0.1
-ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
+POLL_SECONDS = 0.1
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Counts how often the user asked to end: once saves, twice does not wait for it."""
+    """Counts interrupts of the user: the first one saves, the second one ends the run at once."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -30,27 +30,27 @@ class Interrupts:
 
 
 def note_interrupts() -> Interrupts:
-    """From here to its end, SIGINT and SIGTERM are counted instead of ending this process.
+    """Count SIGINT and SIGTERM from now on instead of ending this process.
 
-    NOTE: never put back. A second Ctrl-C that comes when the run has just ended would take the run's exit code away.
+    NOTE: the handlers are never restored, because a second Ctrl-C just after the end of the run would replace the run's exit code.
     """
     interrupts = Interrupts()
-    for number in ASKS_TO_END:
+    for number in END_SIGNALS:
         signal.signal(number, interrupts.note)
     return interrupts
 
 
 def ignore_interrupts() -> None:
-    """For when the run has ended, and its exit code is all that is left to say.
+    """Ignore SIGINT and SIGTERM once the run has ended, so that its exit code is returned.
 
-    NOTE: Python gives signals their default action back while it shuts down, but not those that are ignored.
+    NOTE: while Python shuts down it restores the default action of signals, except of ignored ones.
     """
-    for number in ASKS_TO_END:
+    for number in END_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen, interrupts: Interrupts) -> int:
-    """Until the engine has ended and its journal is read; the exit code."""
+    """Follow until the engine has ended and its journal is read. Returns the exit code."""
     offset, answered = 0, 0
     while True:
         is_alive = process.is_alive(identity)
@@ -64,11 +64,11 @@ def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen, inter
             return exit_code(identity, folder)
         offset = reading.offset
         if is_alive:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def show_entry(screen: RunScreen, entry: JournalEntry | BrokenLine) -> None:
-    """A journal entry, in the shape in which the API gives events."""
+    """Show a journal entry in the shape of the API's events."""
     if isinstance(entry, BrokenLine):
         screen.say(f"[yellow]![/] the journal is broken at byte {entry.offset}: {entry.reason}")
         return
@@ -86,7 +86,7 @@ def _answer_interrupt(count: int, identity: EngineIdentity, folder: RunFolder, s
 
 
 def exit_code(identity: EngineIdentity, folder: RunFolder) -> int:
-    """As the engine reported it; where it could not, its process's exit code, or what the shell would say of a signal."""
+    """The exit code from the engine's report, else of its process; 128 + n for signal n."""
     report = ExitReport.read(folder)
     if report is not None:
         return report.exit_code

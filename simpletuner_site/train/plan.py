@@ -1,4 +1,4 @@
-"""``simpletuner plan``: which samples each step takes, by the engine's own code and without torch."""
+"""``simpletuner plan``: prints the samples of each step, with the engine's own code and without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.engine.command_line import process_count
 
 
 class NothingToPlan(Exception):
-    """The configuration or its datasets are refused; ``problems`` says why."""
+    """The configuration or its datasets are invalid; ``problems`` says why."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("nothing to plan")
@@ -32,7 +32,7 @@ class NothingToPlan(Exception):
 
 
 def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home: Path | None = None) -> int:
-    """Print the samples of the first ``steps`` steps, of one epoch where it is None; 20 where the configuration is refused."""
+    """Print the samples of the first ``steps`` steps, or of one epoch. Returns 0, or 20 if the configuration is refused."""
     console = Console(stderr=True)
     try:
         _, resolved = open_config(config, home)
@@ -49,12 +49,12 @@ def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home:
     total = options.run.max_train_steps or options.run.num_train_epochs * sampler.steps_per_epoch
     wanted = steps or sampler.steps_per_epoch
     if wanted > total:
-        console.print(f"[blue]·[/] the run ends after step {total}; what follows is the order of a longer one", highlight=False)
+        console.print(f"[blue]·[/] the run ends after step {total}; later steps are those of a longer run", highlight=False)
     return _print(lines(sampler, wanted, as_json=as_json))
 
 
 def sampler_of(resolved: ResolvedRun) -> Sampler:
-    """The sampler of a run in which every image can be decoded and encoded. Raises NothingToPlan."""
+    """The sampler of the run, assuming that every image can be decoded. Raises NothingToPlan."""
     options, spec, dataloader = resolved.options, resolved.spec, resolved.dataloader
     if options is None or spec is None or dataloader is None or resolved.errors:
         raise NothingToPlan(resolved.errors)
@@ -70,7 +70,7 @@ def sampler_of(resolved: ResolvedRun) -> Sampler:
 
 
 def lines(sampler: Sampler, steps: int, *, as_json: bool) -> Iterator[str]:
-    """One line a step, counted from 1; the samples in their order over all micro-batches and processes."""
+    """One line per step, from 1, with the samples in order over all micro-batches and processes."""
     for step in range(steps):
         items = [item for batch in sampler.step(step) for item in batch]
         yield _as_json(step + 1, items) if as_json else f"{step + 1}: {_as_text(items)}"
@@ -87,13 +87,13 @@ def _as_text(items: list[Item]) -> str:
 
 
 def _name(item: Item) -> str:
-    """On one line, whatever the file is called."""
+    """The file name, escaped if it would not fit on one line."""
     name = printable(item.sample.name)
     return name if name.isprintable() else json.dumps(name, ensure_ascii=False)
 
 
 def _print(found: Iterator[str]) -> int:
-    """0, also where the reader (``head``) has seen enough."""
+    """Print the lines. Returns 0, also if the reader (``head``) closes the pipe."""
     try:
         for line in found:
             sys.stdout.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""What is said before and after a run on the command line."""
+"""Prints the problems before a run and its outcome after it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LOG_LINES = 15
 
 
 def print_problems(console: Console, report: PreflightReport) -> None:
-    """Every error first, then warnings and notes; each with the option it is about and what to do."""
+    """Print errors, then warnings and notes, each with its option and hint."""
     for level in Level:
         for problem in report.at(level):
             print_problem(console, problem)
     if report.errors:
         count = len(report.errors)
-        console.print(f"[red]Nothing was started:[/] {count} problem{'s' if count > 1 else ''} to mend first.", highlight=False)
+        console.print(f"[red]Nothing was started:[/] {count} problem{'s' if count > 1 else ''} to fix first.", highlight=False)
 
 
 def print_problem(console: Console, problem: Problem) -> None:
@@ -30,10 +30,10 @@ def print_problem(console: Console, problem: Problem) -> None:
 
 
 def print_ending(console: Console, folder: RunFolder, code: int) -> None:
-    """How the run ended and where to look."""
+    """Print how the run ended and where to look."""
     report = ExitReport.read(folder)
     if report is None:
-        console.print(f"[red]✗[/] The engine died (exit code {code}) without a word. The end of {folder.log}:", highlight=False)
+        console.print(f"[red]✗[/] The engine died (exit code {code}) without a report. The end of {folder.log}:", highlight=False)
         console.print("\n".join(_last_lines(folder)), markup=False, highlight=False)
         return
     good = code in (ExitCode.COMPLETED, ExitCode.STOPPED)

@@ -1,4 +1,4 @@
-"""A run on a terminal: a line a stage, one bar with step, loss, speed and time left. Without a terminal, lines now and then."""
+"""Shows a run on a terminal: one line per stage, and a bar with step, loss, speed and time left. Without a terminal, lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKS = {"completed": "[green]✓[/]", "failed": "[red]✗[/]"}
 
 
 def short_time(seconds: float | None) -> str:
-    """``1:02:03``, ``2:03``; a dash where it is not known."""
+    """``1:02:03``, ``2:03``; a dash if unknown."""
     if seconds is None or seconds < 0:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -27,7 +27,7 @@ def short_time(seconds: float | None) -> str:
 
 
 def numbers_of(data: Mapping[str, Any]) -> str:
-    """What follows the bar while training: loss, speed, time left."""
+    """The text after the bar while training: loss, speed, time left."""
     loss = data.get("loss")
     shown = f"{loss:.4f}" if isinstance(loss, (int, float)) else "not finite"
     seconds = float(data.get("seconds_per_step") or 0)
@@ -36,14 +36,14 @@ def numbers_of(data: Mapping[str, Any]) -> str:
 
 
 class _Numbers(ProgressColumn):
-    """What the last event said, in place of what could be guessed from the bar."""
+    """A column with the numbers of the last event."""
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields.get("numbers", "")), style="cyan")
 
 
 class RunScreen:
-    """Shows events as they come; a context manager that puts the terminal right when it ends."""
+    """Shows events as they arrive; a context manager that restores the terminal at its end."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -68,11 +68,11 @@ class RunScreen:
         self._progress.stop()
 
     def say(self, line: str) -> None:
-        """A line above the bar; may hold rich's markup."""
+        """Print a line above the bar; it may contain rich markup."""
         self.console.print(line, highlight=False)
 
     def show(self, event: Mapping[str, Any]) -> None:
-        """An event as the API and the stream give it."""
+        """Show an event in the shape of the API."""
         kind = event["type"]
         if kind == EventType.PROGRESS.value:
             self._show_step(event["data"])

@@ -18,7 +18,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "simpletuner_site/environment.py",  # the web's reader
     "simpletuner_site/asgi.py",  # names the settings module, as Django asks every entry point to
     "simpletuner_site/server/boot.py",  # hands the command line's choices to the processes it starts
-    "simpletuner_site/demo/server_process.py",  # a child's environment is its parent's and more
+    "simpletuner_site/demo/processes.py",  # a child's environment is its parent's and more
     "training/engine/process.py",  # the same, cut to an allow-list
     "trainer_engine/runtime/environment.py",  # the engine's reader
     "environments/examples/external-validation/hosted_service.py",  # scripts of runs are processes of their own

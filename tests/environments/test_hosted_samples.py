@@ -147,7 +147,7 @@ def test_replicates_key_goes_to_nobody_else(tmp_path: Path) -> None:
         ((201, {}), "named no prediction"),
     ],
 )
-def test_what_replicate_refuses_is_said(answer: Answer, said: str) -> None:
+def test_what_replicate_refuses_is_reported(answer: Answer, said: str) -> None:
     with standing_in(lambda url: [answer]) as service:
         done = replicate(service, *ADAPTER)
     assert done.returncode == 1
@@ -155,7 +155,7 @@ def test_what_replicate_refuses_is_said(answer: Answer, said: str) -> None:
     assert len(service.asked) == 1, "what creates something is not sent twice"
 
 
-def test_a_prediction_that_fails_or_takes_too_long_is_said() -> None:
+def test_a_prediction_that_fails_or_takes_too_long_is_reported() -> None:
     with standing_in(lambda url: [(201, CREATED), (200, {**CREATED, "status": "failed", "error": "out of memory"})]) as service:
         done = replicate(service, *ADAPTER)
         assert done.returncode == 1 and "out of memory" in done.stdout
@@ -176,7 +176,7 @@ def test_a_prediction_that_fails_or_takes_too_long_is_said() -> None:
         ((*ADAPTER, "--token-file", "/etc/passwd"), "does not hold one key"),
     ],
 )
-def test_what_could_not_work_is_said_before_anybody_is_asked(arguments: tuple[str, ...], said: str) -> None:
+def test_what_could_not_work_is_reported_before_anybody_is_asked(arguments: tuple[str, ...], said: str) -> None:
     with standing_in(lambda url: [(201, CREATED)]) as service:
         for client in (replicate, wavespeed):
             done = client(service, *arguments)
@@ -214,6 +214,6 @@ def test_wavespeed_draws_with_the_upload_and_is_waited_for() -> None:
         assert "invalid key" in wavespeed(service, *ADAPTER).stdout
 
 
-def test_a_service_that_cannot_be_reached_is_said() -> None:
+def test_a_service_that_cannot_be_reached_is_reported() -> None:
     done = replicate(StandIn(url="http://127.0.0.1:9"), *ADAPTER)
     assert done.returncode == 1 and "cannot be reached" in done.stdout

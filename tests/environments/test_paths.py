@@ -68,7 +68,7 @@ def test_what_does_not_exist_yet_lies_in_the_home(place: Home) -> None:
     assert (taken.path, taken.exists) == (place.root / "output" / "run", False)
 
 
-def test_what_must_exist_and_does_not_is_told_with_both_places(place: Home) -> None:
+def test_what_must_exist_and_does_not_is_reported_with_both_places(place: Home) -> None:
     result = resolve("nothing.json", "data_backend_config", home=place, must_exist=True)
     assert isinstance(result, Problem) and result.code == "not_found"
     assert str(place.root / "nothing.json") in result.message and str(place.config / "nothing.json") in result.message
@@ -148,7 +148,7 @@ def test_a_link_in_a_dot_folder_of_a_home_leads_nowhere(place: Home, monkeypatch
     assert refused(place, "~/.wine/z/outside/secret.json") == "outside_roots"
 
 
-def test_links_in_a_circle_are_told(place: Home) -> None:
+def test_links_in_a_circle_are_reported(place: Home) -> None:
     (place.root / "a").symlink_to(place.root / "b")
     (place.root / "b").symlink_to(place.root / "a")
     assert refused(place, "a") == "unreadable"
@@ -182,11 +182,11 @@ def test_keys_in_the_users_home_are_closed(place: Home, monkeypatch: pytest.Monk
         ("x/" * 3000, "too_long"),
     ],
 )
-def test_what_is_no_path_is_told(place: Home, text: object, code: str) -> None:
+def test_what_is_no_path_is_reported(place: Home, text: object, code: str) -> None:
     assert refused(place, text) == code
 
 
-def test_a_folder_that_may_not_be_entered_is_told_or_absent(place: Home) -> None:
+def test_a_folder_that_may_not_be_entered_is_reported_or_absent(place: Home) -> None:
     closed = place.root / "closed"
     closed.mkdir(mode=0)
     result = resolve("closed/file", "output_dir", home=place)

@@ -51,7 +51,7 @@ def images_in(text: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", ["full", "standard", "lycoris"])
-def test_it_draws_what_a_checkpoint_learned(kind: str, sample: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_hook_uses_the_newest_checkpoint(kind: str, sample: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = {"model_type": "lora", "lora_type": kind} if kind != "full" else {}
     if kind == "lycoris":
         (tmp_path / "lycoris.json").write_text(json.dumps(LOKR))
@@ -68,7 +68,7 @@ def test_it_draws_what_a_checkpoint_learned(kind: str, sample: ModuleType, tmp_p
     assert pictures[0] != pictures[1], "each checkpoint draws its own image"
 
 
-def test_it_runs_with_hardly_any_environment(tmp_path: Path) -> None:
+def test_the_hook_runs_with_hardly_any_environment(tmp_path: Path) -> None:
     checkpoint = tiny_pixart()  # a model's folder holds what a checkpoint of a full run holds
     names = ("PATH", "HOME", "SIMPLETUNER_BASE_MODEL", "SIMPLETUNER_OUTPUT_DIR")
     environment = {name: os.environ[name] for name in names if name in os.environ}
@@ -78,7 +78,7 @@ def test_it_runs_with_hardly_any_environment(tmp_path: Path) -> None:
     assert len(images_in(done.stdout)) == 2
 
 
-def test_what_cannot_be_drawn_is_said(
+def test_an_impossible_request_is_reported(
     sample: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "checkpoint-1"

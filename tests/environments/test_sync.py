@@ -1,4 +1,4 @@
-"""Files that people edit are noticed and read; what cannot be read is told, and no environment is ever lost."""
+"""Files that people edit are noticed and read; what cannot be read is reported, and no environment is ever lost."""
 
 from __future__ import annotations
 

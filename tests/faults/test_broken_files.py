@@ -21,7 +21,7 @@ def flip_a_byte(path: Path, place: float = 0.7) -> None:
     path.write_bytes(bytes(content))
 
 
-def said(runs: ServedRuns, job_id: str, code: str) -> list[str]:
+def messages_of(runs: ServedRuns, job_id: str, code: str) -> list[str]:
     """What the log says under a code."""
     return [event["message"] for event in runs.events(job_id) if event["data"].get("code") == code]
 
@@ -38,8 +38,8 @@ def test_resume_walks_back_from_a_damaged_checkpoint_names_it_and_loses_nothing_
 
     second = runs.start("flipped", max_train_steps=12, **shape)
     assert runs.wait_for_end(second)["status"] == "completed", runs.log(second)
-    (told,) = said(runs, second, "checkpoint_broken")
-    assert "checkpoint-12" in told and "optimizer.safetensors" in told
+    (warning,) = messages_of(runs, second, "checkpoint_broken")
+    assert "checkpoint-12" in warning and "optimizer.safetensors" in warning
     assert runs.steps(second) == [9, 10, 11, 12]
     assert verify(runs.output("flipped") / "checkpoint-12") == []
     assert runs.weights("flipped", 12) == straight

@@ -75,7 +75,7 @@ def check_end(runs: ServedRuns, job_id: str, output: Path) -> str:
 
 
 @pytest.mark.parametrize("leave", [0, 3, 6])
-def test_a_disk_that_fills_up_in_a_save_keeps_the_older_checkpoint_and_the_run_goes_on_later(
+def test_a_disk_that_fills_up_in_a_save_keeps_the_older_checkpoint_and_the_run_continues_later(
     runs: ServedRuns, small_disk: Path, leave: int
 ) -> None:
     output = small_disk / "output"

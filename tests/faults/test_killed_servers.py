@@ -28,15 +28,15 @@ def test_a_run_survives_three_kills_of_the_whole_server_and_completes(runs: Serv
     for listener in (*listeners, *bound):
         listener.start()
     (engine,) = runs.wait_for_engine(job_id)
-    told: list[dict[str, object]] = []
+    reported: list[dict[str, object]] = []
     for target in (1, 100, 300):
         runs.wait_for_step(job_id, target)
-        told = runs.events(job_id)
+        reported = runs.events(job_id)
         runs.server.kill9()
         time.sleep(0.3)
         assert engine.is_running()
         runs.server.start()
-        assert runs.events(job_id)[: len(told)] == told
+        assert runs.events(job_id)[: len(reported)] == reported
     assert runs.wait_for_end(job_id, seconds=200)["status"] == "completed", runs.log(job_id)
     assert runs.steps(job_id) == list(range(1, LONG["max_train_steps"] + 1))
     polled = runs.check_log(job_id)

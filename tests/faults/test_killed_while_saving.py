@@ -29,7 +29,7 @@ def wait_for_a_save(run: TinyRun) -> None:
         assert run.process.poll() is None and time.monotonic() < deadline, run.log()
 
 
-def test_killed_while_a_checkpoint_is_written_a_run_keeps_those_it_told_of(tmp_path: Path) -> None:
+def test_killed_while_a_checkpoint_is_written_a_run_keeps_those_it_announced(tmp_path: Path) -> None:
     dice = random.Random(11)
     half_written, begins_at = 0, 0
     for _ in range(KILLS):

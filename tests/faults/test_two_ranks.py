@@ -49,22 +49,22 @@ def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(runs: Served
     runs.check_nothing_left(two)
 
 
-def test_two_ranks_share_the_held_out_images_and_measure_what_one_does(runs: ServedRuns) -> None:
+def test_two_ranks_share_the_eval_sets_and_measure_what_one_does(runs: ServedRuns) -> None:
     runs.place.mkdir(parents=True, exist_ok=True)
     datasets = runs.place / "with-held-out.json"
     datasets.write_text(json.dumps(with_held_out(runs.place)))
     options = {"data_backend_config": str(datasets), "max_train_steps": 4, "eval_steps_interval": 2, "eval_timesteps": 4}
     one = runs.start("measured-by-one", train_batch_size=4, **options)
     two = runs.start("measured-by-two", train_batch_size=2, num_processes=2, early_stop_patience=9, use_ema=False, **options)
-    told = {}
+    reported = {}
     for job_id in (one, two):
         assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
         notes = [event["data"] for event in runs.events(job_id) if event["type"] == "notification"]
-        told[job_id] = [note["details"]["metrics"] for note in notes if note["code"] == "evaluation"]
-    assert len(told[one]) == len(told[two]) == 3
+        reported[job_id] = [note["details"]["metrics"] for note in notes if note["code"] == "evaluation"]
+    assert len(reported[one]) == len(reported[two]) == 3
     # The same arithmetic in three processes: only the kernels' rounding may differ, by how memory lies and by the number of threads.
-    assert told[one][0] == pytest.approx(told[two][0], rel=1e-5)
-    torch.testing.assert_close(list(told[two][-1].values()), list(told[one][-1].values()), rtol=1e-3, atol=1e-5)
+    assert reported[one][0] == pytest.approx(reported[two][0], rel=1e-5)
+    torch.testing.assert_close(list(reported[two][-1].values()), list(reported[one][-1].values()), rtol=1e-3, atol=1e-5)
     runs.check_nothing_left(two)
 
 

@@ -41,7 +41,7 @@ def main(command: str, *arguments: str) -> None:
         print(make_job(Path(os.environ["SIMPLETUNER_HOME"]), Status(arguments[0])).pk)
     elif command == "move":
         job = Job.objects.get(pk=arguments[0])
-        assert log.move(job.pk, Status(arguments[1]), [log.status_draft(Status(arguments[1]))])
+        assert log.move(job.pk, Status(arguments[1]), [log.status_event(Status(arguments[1]))])
     elif command == "fill":
         job_id, count = Job.objects.get(pk=arguments[0]).pk, int(arguments[1])
         for first in range(0, count, AT_ONCE):

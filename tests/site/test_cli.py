@@ -51,7 +51,7 @@ def test_loopback_goes_by_several_names(host: str, address: str) -> None:
     assert loopback_address(host) == address
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -99,7 +99,7 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_the_version_is_said_without_loading_django(tmp_path: Path) -> None:
+def test_the_version_is_printed_without_loading_django(tmp_path: Path) -> None:
     program = "import sys; import simpletuner_site.cli; print([n for n in ('django', 'torch', 'pydantic', 'twisted') if n in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert loaded.stdout.strip() == "[]"
@@ -115,7 +115,7 @@ def test_the_database_is_made_on_request_and_only_once(tmp_path: Path) -> None:
     assert "is up to date" in again.stdout
 
 
-def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = simpletuner("server", "--home", str(tmp_path / "file"), cwd=tmp_path)
     assert ended.returncode == cli.EXIT_USAGE

@@ -18,8 +18,8 @@ from environments.paths import Home
 from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed, answered
 from simpletuner_site.demo.configuration import datasets, hyperparameters
+from simpletuner_site.demo.folders import DemoFolders
 from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, generate_images
-from simpletuner_site.demo.place import Place
 from simpletuner_site.demo.processes import ModelNotMade, ServerFailed, make_base_model, running_server
 from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, run, stage
 from tests.helpers.live_server import REPOSITORY
@@ -37,7 +37,7 @@ def test_the_pictures_are_real_files_of_two_kinds_and_three_shapes(tmp_path: Pat
     assert all(len(image.convert("RGB").getcolors(1 << 20) or []) > 100 for image in opened)
 
 
-def test_the_same_pictures_are_drawn_every_time(tmp_path: Path) -> None:
+def test_the_same_images_are_generated_every_time(tmp_path: Path) -> None:
     first, second = generate_images(tmp_path / "a"), generate_images(tmp_path / "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
@@ -50,28 +50,28 @@ def test_a_picture_s_name_is_its_caption(tmp_path: Path) -> None:
 
 
 def test_what_the_demo_trains_is_valid(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    given = {"--model_family": "pixart_sigma", "--model_type": "full", "--data_backend_config": "x.json", **hyperparameters(place)}
+    folders = DemoFolders(tmp_path)
+    given = {"--model_family": "pixart_sigma", "--model_type": "full", "--data_backend_config": "x.json", **hyperparameters(folders)}
     options, problems = check_options(given)
     assert [problem for problem in problems if problem.level.value != "note"] == []
     assert options is not None
-    dataloader, problems = parse_dataloader(datasets(place), options)
+    dataloader, problems = parse_dataloader(datasets(folders), options)
     assert [problem for problem in problems if problem.level.value != "note"] == []
     assert [entry.id for entry in dataloader.image_sets] == ["demo-pictures"]
 
 
 def test_everything_lies_in_one_folder(tmp_path: Path) -> None:
-    place = Place(tmp_path / "demo")
-    paths = [place.pictures, place.model, place.hub, place.output, place.caches, place.grid, place.curves, place.server_log]
-    assert all(path.is_relative_to(place.root) for path in paths)
-    written = json.dumps([datasets(place), hyperparameters(place)])
-    assert written.count(str(tmp_path)) == written.count(str(place.root))
+    folders = DemoFolders(tmp_path / "demo")
+    paths = [folders.pictures, folders.model, folders.hub, folders.output, folders.caches, folders.grid, folders.curves, folders.server_log]
+    assert all(path.is_relative_to(folders.root) for path in paths)
+    written = json.dumps([datasets(folders), hyperparameters(folders)])
+    assert written.count(str(tmp_path)) == written.count(str(folders.root))
 
 
 def test_wherever_it_lies_its_server_may_use_it(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    home = Home(place.root, roots=())
-    assert all(home.place_rule.may_write(path.resolve()) for path in (place.pictures, place.output, place.caches))
+    folders = DemoFolders(tmp_path)
+    home = Home(folders.root, roots=())
+    assert all(home.place_rule.may_write(path.resolve()) for path in (folders.pictures, folders.output, folders.caches))
 
 
 def test_a_folder_of_somebody_else_is_never_emptied(tmp_path: Path) -> None:
@@ -110,17 +110,17 @@ def test_a_stage_that_fails_is_not_ticked_off() -> None:
 def test_a_model_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "base-model").write_text("in the way")
     with pytest.raises(ModelNotMade, match="Error"):
-        make_base_model(Place(tmp_path))
+        make_base_model(DemoFolders(tmp_path))
 
 
 def test_the_steps_go_through_a_real_server_and_nothing_stays(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    generate_images(place.pictures)
-    with running_server(place, keep=False) as (client, pid):
+    folders = DemoFolders(tmp_path)
+    generate_images(folders.pictures)
+    with running_server(folders, keep=False) as (client, pid):
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         assert api_steps.create_environment(client)["environment"]["name"]
-        api_steps.describe_datasets(place)
-        assert api_steps.set_hyperparameters(client, place)["validation"]["warnings"] == []
+        api_steps.describe_datasets(folders)
+        assert api_steps.set_hyperparameters(client, folders)["validation"]["warnings"] == []
         api_steps.activate(client)
         with pytest.raises(StepFailed, match="terminusresearch/pixart-900m-1024-ft-v0.6"):
             api_steps.submit(client, "validate")  # there is no such model in this cache, and no network
@@ -128,9 +128,9 @@ def test_the_steps_go_through_a_real_server_and_nothing_stays(tmp_path: Path) ->
 
 
 def test_a_server_that_does_not_come_up_is_explained(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    (place.root / "config").write_text("in the way")
-    with pytest.raises(ServerFailed, match="simpletuner server"), running_server(place, keep=False):
+    folders = DemoFolders(tmp_path)
+    (folders.root / "config").write_text("in the way")
+    with pytest.raises(ServerFailed, match="simpletuner server"), running_server(folders, keep=False):
         pass
 
 
@@ -139,13 +139,13 @@ def test_the_demo_trains_and_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "simpletuner_site.cli", "demo", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    place = Place(tmp_path / "demo")
-    assert Image.open(place.grid).width > 300
-    assert b"<title" in place.curves.read_bytes()
-    assert (place.output / "pipeline/model_index.json").is_file()
+    folders = DemoFolders(tmp_path / "demo")
+    assert Image.open(folders.grid).width > 300
+    assert b"<title" in folders.curves.read_bytes()
+    assert (folders.output / "pipeline/model_index.json").is_file()
     for what in ("checkpoint", "pipeline", "images", "docs"):
         assert what in done.stdout
-    left = [process.cmdline() for process in psutil.process_iter() if any(str(place.root) in part for part in command_of(process))]
+    left = [process.cmdline() for process in psutil.process_iter() if any(str(folders.root) in part for part in command_of(process))]
     assert left == []
 
 

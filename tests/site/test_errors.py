@@ -60,7 +60,7 @@ def test_the_status_is_the_error_s_and_the_body_says_why(error: Exception, statu
     assert body["problems"] == []
 
 
-def test_problems_that_an_error_carries_are_told_in_full() -> None:
+def test_problems_that_an_error_carries_are_reported_in_full() -> None:
     problem = Problem.error("seed", "out_of_range", "seed is -1.", got=-1, expected="0 or more", hint="leave it out")
     status, body = answer(Refused([problem, problem]))
     assert status == 409
@@ -77,7 +77,7 @@ def test_every_wrong_field_is_a_problem_named_by_its_path() -> None:
     assert all(set(problem) == {"option", "code", "message", "got", "expected", "hint"} for problem in body["problems"])
 
 
-def test_what_concerns_the_whole_body_is_said_of_the_body() -> None:
+def test_what_concerns_the_whole_body_is_reported_for_the_body() -> None:
     serializer = Whole(data={"name": "x", "part": {"size": 1}, "tags": []})
     with pytest.raises(serializers.ValidationError) as caught:
         serializer.is_valid(raise_exception=True)

@@ -82,7 +82,7 @@ def test_every_generated_module_can_be_imported(package: ModuleType) -> None:
         importlib.import_module(found.name)
 
 
-def test_it_creates_changes_activates_validates_starts_and_watches(package: ModuleType, server: LiveServer) -> None:
+def test_a_generated_client_creates_changes_activates_validates_starts_and_watches(package: ModuleType, server: LiveServer) -> None:
     call = Calls(package, server)
     body = call.models.CreateEnvironment(name="generated", model_family="pixart_sigma", model_type="full")
     made = call("configs_create", tag="configurations", body=body)

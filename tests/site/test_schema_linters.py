@@ -27,7 +27,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def said(schema: Path, package: str, *arguments: str) -> Any:
+def lint(schema: Path, package: str, *arguments: str) -> Any:
     """What a linter prints as JSON. Skips the test if npm's registry cannot be reached."""
     command = ["npx", "--yes", package, "lint", *arguments, schema.name]
     found = subprocess.run(command, cwd=schema.parent, capture_output=True, text=True, timeout=300, check=False)
@@ -37,12 +37,12 @@ def said(schema: Path, package: str, *arguments: str) -> Any:
 
 
 def test_redocly_reports_nothing(schema: Path) -> None:
-    assert said(schema, REDOCLY, "--format=json")["problems"] == []
+    assert lint(schema, REDOCLY, "--format=json")["problems"] == []
 
 
 def test_spectral_reports_nothing(schema: Path) -> None:
     (schema.parent / "rules.json").write_text('{"extends": ["spectral:oas"]}')
-    assert said(schema, SPECTRAL, "--ruleset", "rules.json", "--format=json", "--fail-severity=hint") == []
+    assert lint(schema, SPECTRAL, "--ruleset", "rules.json", "--format=json", "--fail-severity=hint") == []
 
 
 RUNS = [pytest.param(15, False, id="15"), pytest.param(100, True, marks=pytest.mark.faults, id="100")]

@@ -32,7 +32,7 @@ def operations(schema: Any) -> list[dict[str, Any]]:
     return [operation for calls in schema["paths"].values() for operation in calls.values()]
 
 
-def test_it_is_made_without_a_warning(schema: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_schema_is_made_without_a_warning(schema: Any, capfd: pytest.CaptureFixture[str]) -> None:
     GENERATOR_STATS.reset()
     SchemaGenerator().get_schema(request=None, public=True)
     assert "Warning" not in capfd.readouterr().err
@@ -51,7 +51,7 @@ def test_every_reference_leads_somewhere_and_every_shape_is_json_schema(schema: 
         Draft202012Validator.check_schema(shape)
 
 
-def test_it_is_of_version_3_1_and_names_itself(schema: Any) -> None:
+def test_the_schema_has_version_3_1_and_a_title(schema: Any) -> None:
     assert schema["openapi"].startswith("3.1")
     assert schema["info"]["title"] == "SimpleTuner" and schema["info"]["version"]
     assert {tag["name"] for tag in schema["tags"]} == {"configurations", "training"}

@@ -67,8 +67,8 @@ def test_listed_scripts_run_and_end_with_a_cancelled_run(tmp_path: Path) -> None
         server.post("/api/training/checkpoint/run")
         name = runs.wait_for_checkpoint(job)
         server.post("/api/training/validation/run")
-        told = runs.output("out") / "told"
-        words = wait_until(lambda: told.exists() and told.read_text().split(), "an external validation")
+        reported = runs.output("out") / "told"
+        words = wait_until(lambda: reported.exists() and reported.read_text().split(), "an external validation")
         assert words[0] == "validation_external_script" and words[2].endswith(name)
         wait_until(lambda: "[validation_external_script] LISTED=yes" in runs.log(job), "its output in the log")
         assert "canary" not in runs.log(job)

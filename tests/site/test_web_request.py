@@ -19,21 +19,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=x; charset=é"])
 @pytest.mark.parametrize("path", ["/api/training/validate", "/api/training/start", "/api/training/cancel", "/api/configs/environments"])
-def test_a_form_that_cannot_be_read_is_told_as_json(server: LiveServer, path: str, kind: str) -> None:
+def test_a_form_that_cannot_be_read_is_reported_as_json(server: LiveServer, path: str, kind: str) -> None:
     answer = server.post(path, content=b"junk", headers={**JSON, "Content-Type": kind.encode()})
     assert 400 <= answer.status_code < 500
     assert answer.json()["detail"]
 
 
-def test_a_form_is_read_whole(server: LiveServer) -> None:
+def test_a_form_is_read_completely(server: LiveServer) -> None:
     fields = {"--optimizer": "adam?", "--seed": "<token> & é", "__active_tab__": "model"}
     for answer in (
         server.post("/api/training/validate?x=1&y=%20", data=fields, headers=JSON),
         server.post("/api/training/validate/", files={name: (None, value) for name, value in fields.items()}, headers=JSON),
     ):
         assert answer.status_code == 422 and answer.reason_phrase == "Unprocessable Entity"
-        told = {problem["option"]: problem["got"] for problem in answer.json()["problems"]}
-        assert (told["optimizer"], told["seed"]) == ("adam?", "<token> & é")
+        reported = {problem["option"]: problem["got"] for problem in answer.json()["problems"]}
+        assert (reported["optimizer"], reported["seed"]) == ("adam?", "<token> & é")
 
 
 def test_an_environment_is_made_from_fields_with_dashes(server: LiveServer) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 def test_the_list_and_a_job_can_be_read(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path, progress={"step": 3, "total_steps": 9, "loss": 0.5}, environment="demo")
-    log.append(job.pk, [log.status_draft(Status.QUEUED, "<b>waits</b>")])
+    log.append(job.pk, [log.status_event(Status.QUEUED, "<b>waits</b>")])
     listed = client.get("/admin/training/job/")
     assert listed.status_code == 200 and b"3 of 9" in listed.content and f"/api/training/jobs/{job.pk}/log".encode() in listed.content
     page = client.get(f"/admin/training/job/{job.pk}/change/").content

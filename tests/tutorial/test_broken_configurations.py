@@ -177,7 +177,7 @@ def test_what_the_table_starts_from_is_valid(server: LiveServer, place: Path) ->
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.option}-{broken.code}")
-def test_it_is_refused_by_name_everywhere_and_leaves_nothing(server: LiveServer, place: Path, broken: Broken) -> None:
+def test_a_broken_configuration_is_refused_by_name_everywhere_and_leaves_nothing(server: LiveServer, place: Path, broken: Broken) -> None:
     fields = lay_out(broken, place)
     before = traces(server, place)
     for path, title in (("/api/training/validate", "Validation Failed"), ("/api/training/start", "Cannot Start Training")):
@@ -201,7 +201,7 @@ def test_it_is_refused_by_name_everywhere_and_leaves_nothing(server: LiveServer,
     assert server.get("/api/training/jobs").json()["count"] == 0
 
 
-def test_all_that_is_wrong_is_said_at_once(server: LiveServer, place: Path) -> None:
+def test_all_that_is_wrong_is_reported_at_once(server: LiveServer, place: Path) -> None:
     fields = {
         **lay_out(None, place),
         "--learning_rate": "fast",

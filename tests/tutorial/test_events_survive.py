@@ -25,7 +25,7 @@ class Scene:
     listeners: tuple[Listener, ...]
 
     def check_that_all_heard(self, *job_ids: str) -> None:
-        """WebSocket and server-sent events told what polling tells, once each, job after job."""
+        """WebSocket and server-sent events gave the events that polling gives, once each, job after job."""
         for job_id in job_ids:
             polled = self.runs.check_log(job_id)
             for listener in self.listeners:
@@ -59,7 +59,7 @@ def test_a_run_outlives_its_killed_server_stops_on_request_and_is_resumed_to_its
     assert engine.is_running(), "the run does not need the server"
 
     runs.server.start()
-    assert runs.events(first)[: len(before)] == before, "what was told once has its index for ever"
+    assert runs.events(first)[: len(before)] == before, "an event keeps its index for ever"
     runs.wait_for_step(first, runs.step(first) + 20)
     assert runs.status(first) == "running"
     assert [process.pid for process in runs.engine(first)] == [engine.pid], "followed again, not started again"

@@ -146,6 +146,6 @@ def compare(event: dict[str, Any], shown: dict[str, Any]) -> None:
 def test_the_stream_has_the_previews_too(shell: Shell, job_id: str) -> None:
     """Of a run that has ended the whole past comes, and then nothing: curl leaves after some seconds."""
     stream = f"curl -sN --max-time 4 'http://localhost:8001/api/training/events/stream?job_id={job_id}' || true"
-    told = [dict(line.partition(": ")[::2] for line in part.splitlines()) for part in shell.type(stream).split("\n\n")]
-    shown = [json.loads(one["data"])["data"] for one in told if one.get("event") == "validation.image" and "data" in one]
+    reported = [dict(line.partition(": ")[::2] for line in part.splitlines()) for part in shell.type(stream).split("\n\n")]
+    shown = [json.loads(one["data"])["data"] for one in reported if one.get("event") == "validation.image" and "data" in one]
     assert [data["step"] for data in shown if data["validation_type"] == "intermediary"] == SHOWN

@@ -1,4 +1,4 @@
-"""Calls that change something: validate, start, stop, cancel. Views translate; ``services`` does."""
+"""The calls that act on runs: validate, start, stop, cancel. Views translate between HTTP and ``services``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMAND_ERRORS = (404, *WITH_BODY)
 
 
 class SnippetView(APIView):
-    """A call that a form or a program may make."""
+    """A call for forms (HTML snippets) and programs (JSON)."""
 
     renderer_classes = (SnippetRenderer, JSONRenderer, PageRenderer)
     parser_classes = (JsonBody, FormParser, FormBody)
@@ -51,14 +51,14 @@ def report_answer(report: PreflightReport, detail: str) -> dict[str, Any]:
 class RunView(SnippetView):
     """A call that takes a run's options."""
 
-    def beginning(self) -> dict[str, Any]:
-        """What a form of the browsable API holds at first: the active environment, else the options that every run needs."""
+    def initial_form(self) -> dict[str, Any]:
+        """The initial form of the browsable API: the active environment, else the required options."""
         environment = environments.active()
         return dashed(environment.config) if environment else {f"--{name}": "" for name, spec in REGISTRY.items() if spec.required}
 
 
 class Validate(RunView):
-    """Everything that is right or wrong with a configuration, before anything starts."""
+    """Checks a configuration without starting it."""
 
     refusal = "Validation Failed"
 
@@ -77,7 +77,7 @@ class Validate(RunView):
             detail = "The configuration has problems."
             return Answer(report_answer(report, detail), template="training/failed.html", context={"title": self.refusal}, status=422)
         if report.warnings:
-            return Answer(report_answer(report, "The run may proceed; look at the warnings first."), template="training/warnings.html")
+            return Answer(report_answer(report, "The run can be started; read the warnings first."), template="training/warnings.html")
         return Answer(report_answer(report, "The run can be started."), template="training/valid.html")
 
 
@@ -142,19 +142,19 @@ class Stop(APIView):
 
 
 class CommandView(APIView):
-    """Asks the run for something between two steps."""
+    """Sends a run a command, which it carries out between two steps."""
 
     parser_classes = (JsonBody, FormParser, FormBody)
     command: ClassVar[Command]
     words: ClassVar[str]
 
-    def asked(self, request: Request) -> Response:
+    def send(self, request: Request) -> Response:
         job = services.request_command(parse.body_job(request), self.command)
         return Response({"message": f"{self.words} queued for the next gradient sync.", "job_id": str(job.pk)})
 
 
 class RunValidation(CommandView):
-    """Draw the validation images after the next gradient synchronisation."""
+    """Generate the validation images after the next gradient synchronisation."""
 
     command, words = Command.VALIDATE, "Validation"
 
@@ -162,7 +162,7 @@ class RunValidation(CommandView):
         "training_validation_run", "Validate now", serializers.CommandSerializer, *COMMAND_ERRORS, request=schema.forms(schema.JOB_FORM)
     )
     def post(self, request: Request) -> Response:
-        return self.asked(request)
+        return self.send(request)
 
 
 class RunCheckpoint(CommandView):
@@ -174,7 +174,7 @@ class RunCheckpoint(CommandView):
         "training_checkpoint_run", "Save now", serializers.CommandSerializer, *COMMAND_ERRORS, request=schema.forms(schema.JOB_FORM)
     )
     def post(self, request: Request) -> Response:
-        return self.asked(request)
+        return self.send(request)
 
 
 class Cancel(SnippetView):

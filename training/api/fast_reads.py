@@ -1,7 +1,7 @@
-"""Status and events as JSON without the way through Django's middleware: clients poll them many times a second.
+"""Answers status and events as JSON without Django's middleware, because clients poll them many times a second.
 
-Whatever is not a plain question of a program (a browser, another method, a value that is wrong) goes on to Django, whose views
-answer with the same texts.
+Everything but a plain GET of a program (a browser, another method, a wrong value) is passed to Django, whose views give the
+same answers.
 """
 
 from __future__ import annotations
@@ -55,35 +55,35 @@ READS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 class QuickReads:
-    """Answers what it can in threads that keep their database connections, and leaves the rest to ``rest``."""
+    """Answers plain reads in threads that keep their database connections, and passes all other requests to ``rest``."""
 
     def __init__(self, rest: Application) -> None:
         self._rest = rest
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quick-reader")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read = READS.get(scope["path"].removesuffix("/")) if _is_plain_question(scope) else None
+        read = READS.get(scope["path"].removesuffix("/")) if _is_plain_read(scope) else None
         if read is not None:
-            question = scope.get("query_string", b"")
-            text = await asyncio.get_running_loop().run_in_executor(self._readers, _read_in_thread, read, question)
+            query_string = scope.get("query_string", b"")
+            text = await asyncio.get_running_loop().run_in_executor(self._readers, _read_in_thread, read, query_string)
             if text is not None:
                 await _answer(send, text)
                 return
         await self._rest(scope, receive, send)
 
 
-def _is_plain_question(scope: Scope) -> bool:
-    """A GET of a program: browsers name text/html among what they accept."""
+def _is_plain_read(scope: Scope) -> bool:
+    """Whether the request is a GET of a program. Browsers list text/html in Accept."""
     if scope["type"] != "http" or scope["method"] != "GET":
         return False
     accepted = next((value for name, value in scope["headers"] if name.lower() == b"accept"), b"*/*")
     return b"text/html" not in accepted and (b"json" in accepted or b"*/*" in accepted)
 
 
-def _read_in_thread(read: Callable[[Mapping[str, Any]], str], question: bytes) -> str | None:
-    """None where Django has to say what is wrong. A broken connection is closed, so that the next reading opens a new one."""
+def _read_in_thread(read: Callable[[Mapping[str, Any]], str], query_string: bytes) -> str | None:
+    """The answer; None if Django has to report an error. A broken connection is closed, so that the next read opens a new one."""
     try:
-        query = QueryDict(question)
+        query = QueryDict(query_string)
         return None if "format" in query else read(query)
     except (TrainingRefused, SuspiciousOperation):  # too many fields are suspicious
         return None

@@ -1,4 +1,4 @@
-"""Images that events name: found in the run's or the output folder, never elsewhere."""
+"""Media files of events. They are served from the run folder and the output folder only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIME_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", "
 
 
 def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
-    """The real path of a media file; None where it is gone or lies in neither folder."""
+    """The real path of a media file; None if it is gone or outside both folders."""
     if not isinstance(file, str) or not file or "\0" in file:
         return None
     path = (run_dir / file).resolve()
@@ -28,7 +28,7 @@ def attached(payload: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def files_of(job: Job, payload: dict[str, Any]) -> list[Path]:
-    """Those of an event that are still there."""
+    """The existing media files of an event."""
     found = (locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir)) for entry in attached(payload))
     return [path for path in found if path is not None]
 
@@ -42,7 +42,7 @@ def data_uri(path: Path, mime_type: str) -> str:
 
 
 def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
-    """The payload with ``src`` instead of file names: a data URI, a link, or an empty text where the file is gone."""
+    """The payload with ``src`` instead of file names: a data URI, a link, or an empty text if the file is gone."""
     place = 0
     result = dict(payload)
     for key in ATTACHMENTS:

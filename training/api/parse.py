@@ -1,4 +1,4 @@
-"""What a request says, as typed values: forms, JSON, parameters of the address."""
+"""Parses requests (forms, JSON, query parameters) into typed values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LARGEST_INDEX = 2**63 - 1
 DEFAULT_PAGE = 2_000
 LARGEST_PAGE = 10_000
 UUID_OR_EMPTY = "^([0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})?$"
-"""An empty ``job_id`` in an address means the current job, as a missing one does."""
+"""An empty ``job_id`` in an address means the current job, like a missing one."""
 BROWSER_FIELDS = ("csrfmiddlewaretoken",)
 
 
 def submitted(request: Request) -> dict[str, Any]:
     """The fields of a form (the last value of each wins) or the members of a JSON object; ``__x__`` fields are left out.
 
-    Raises BadValue where the body is another kind of JSON, holds a file, or characters that cannot be stored.
+    Raises BadValue if the body is other JSON, contains a file, or contains characters that cannot be stored.
     """
     data = request.data
     if isinstance(data, QueryDict):
@@ -47,7 +47,7 @@ def _is_mark(name: str) -> bool:
 
 
 def whole_number(text: str | None, name: str, *, default: int, largest: int = LARGEST_INDEX, smallest: int = 0) -> int:
-    """A number of the address. Raises BadValue."""
+    """A whole number from a query parameter. Raises BadValue."""
     if text is None or text == "":
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and smallest <= int(text) <= largest):
@@ -65,17 +65,17 @@ def named_job(text: str) -> Job:
 
 
 def job_of(text: str | None) -> Job | None:
-    """The job that is named, else the current or last one. Raises JobNotFound."""
+    """The job with this id; without an id the current or last one. Raises JobNotFound."""
     return named_job(text) if text else current_job()
 
 
 def body_job(request: Request) -> Job | None:
-    """The job that a body names, with or without dashes, else the current or last one. Raises JobNotFound, BadValue."""
+    """The job of ``job_id`` in the body, else the current or last one. Raises JobNotFound, BadValue."""
     return job_of(text_or_none({name.lstrip("-"): value for name, value in submitted(request).items()}, "job_id"))
 
 
 def text_or_none(fields: Mapping[str, Any], name: str) -> str | None:
-    """A field that is text if it is there. Raises BadValue."""
+    """A text field; None if it is missing. Raises BadValue for other types."""
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise BadValue(name, f"{name} is not text.", got=value, expected="text")

@@ -1,4 +1,4 @@
-"""Calls that only tell: status, events, checkpoints, history, log."""
+"""The calls that only read: status, events, checkpoints, history, log."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ MOST_JOBS = 500
 
 
 def wants_page(request: Request) -> bool:
-    """Whether the browsable API asks, which needs the data and not its text."""
+    """Whether the browsable API renders the answer: it needs data instead of JSON text."""
     return request.accepted_renderer.format == "api"
 
 
-def _told(request: Request, text: str) -> HttpResponseBase:
-    """The text as it is, or as data for the browsable API."""
+def _answer(request: Request, text: str) -> HttpResponseBase:
+    """JSON text as it is, or as data for the browsable API."""
     return Response(json.loads(text)) if wants_page(request) else HttpResponse(text, content_type=JSON)
 
 
 class StatusView(APIView):
-    """Where the current run stands."""
+    """State of the current run."""
 
     @schema.described("training_status", "State of the current or last run", serializers.StatusSerializer)
     def get(self, request: Request) -> HttpResponseBase:
-        return _told(request, fast_reads.status_text(request.query_params))
+        return _answer(request, fast_reads.status_text(request.query_params))
 
 
 class EventsView(APIView):
-    """The log, from an index on."""
+    """The event log from an index on."""
 
     @schema.described(
         "training_events",
@@ -57,7 +57,7 @@ class EventsView(APIView):
         parameters=[schema.SINCE, schema.JOB_ID, schema.LIMIT, schema.MEDIA],
     )
     def get(self, request: Request) -> HttpResponseBase:
-        return _told(request, fast_reads.events_text(request.query_params))
+        return _answer(request, fast_reads.events_text(request.query_params))
 
 
 class StreamView(APIView):
@@ -78,7 +78,7 @@ class StreamView(APIView):
 
 
 class CheckpointsView(APIView):
-    """What a run has saved."""
+    """The checkpoints of a run."""
 
     parser_classes = (JsonBody, FormParser, FormBody)
     PARAMETERS = [schema.JOB_ID, schema.OUTPUT_DIR]
@@ -100,7 +100,7 @@ class CheckpointsView(APIView):
         return Response(representations.checkpoints(self._job({**request.query_params.dict(), **fields})))
 
     def _job(self, asked: Any) -> Job | None:
-        """Never an arbitrary path of the server: an output folder means the newest job that wrote there."""
+        """The job of a request. An output folder stands for the newest job that wrote there; other paths are not read."""
         folder, job_id = (parse.text_or_none(asked, name) for name in ("output_dir", "job_id"))
         if not folder or job_id:
             return parse.job_of(job_id)
@@ -112,7 +112,7 @@ class CheckpointsView(APIView):
 
 
 class NotStreaming(TrainingRefused):
-    """Somebody serves this project without its ASGI application."""
+    """The server does not run this project's ASGI application."""
 
     status_code = 426
 
@@ -121,7 +121,7 @@ class NotStreaming(TrainingRefused):
 
 
 class NoSuchFolder(TrainingRefused):
-    """No job wrote there, so we do not look."""
+    """No job wrote to this folder, so it is not read."""
 
     status_code = 404
 
@@ -139,7 +139,7 @@ class NoSuchCheckpoint(TrainingRefused):
 
 
 class CheckpointVerdict(APIView):
-    """Whether a checkpoint is what was saved: every hash is computed again."""
+    """Verifies a checkpoint by computing every hash again."""
 
     @schema.described(
         "training_checkpoint_validate",
@@ -155,12 +155,12 @@ class CheckpointVerdict(APIView):
         if not paths:
             raise NoSuchCheckpoint(name)
         problems = verify(Path(paths[0]))
-        message = "; ".join(problems) or "Every file is there and has the hash that it was saved with."
+        message = "; ".join(problems) or "Every file exists and has the hash that it was saved with."
         return Response({"checkpoint": name, "valid": not problems, "message": message})
 
 
 class JobList(APIView):
-    """The history."""
+    """All jobs."""
 
     @schema.described("training_jobs", "All runs, newest first", serializers.JobListSerializer)
     def get(self, request: Request) -> Response:
@@ -201,7 +201,7 @@ class JobLog(APIView):
 
 
 class JobMedia(APIView):
-    """An image that an event names, found through the event: no path comes from the request."""
+    """An image of an event. The path comes from the event, never from the request."""
 
     content_negotiation_class = FileNegotiation
 
@@ -223,7 +223,7 @@ class JobMedia(APIView):
         path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
         try:
             stream = path.open("rb") if path else None
-        except OSError:  # it went between the two looks, or may not be read
+        except OSError:  # it was removed in the meantime, or is not readable
             stream = None
         if stream is None:
             raise NoSuchMedia(index)
@@ -242,7 +242,7 @@ class NoSuchMedia(TrainingRefused):
 
 
 class Queue(APIView):
-    """What trains and what waits."""
+    """The jobs that train and the jobs that wait."""
 
     @schema.described("training_queue", "Running and waiting jobs", serializers.QueueSerializer)
     def get(self, request: Request) -> Response:

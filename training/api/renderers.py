@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 ERROR_TEMPLATE = "training/refused.html"
 FORMATS = ("json", "snippet", "api")
-"""What ``?format=`` can be; it wins over ``Accept``."""
+"""Values of ``?format=``, which wins over ``Accept``."""
 
 
 def _means_json(request: Request, accept: str) -> bool:
@@ -23,7 +23,7 @@ def _means_json(request: Request, accept: str) -> bool:
 
 
 class Answer(Response):
-    """An answer that is also an HTML snippet."""
+    """An answer that can also be rendered as an HTML snippet."""
 
     def __init__(self, data: Mapping[str, Any], *, template: str, context: Mapping[str, Any] | None = None, status: int = 200) -> None:
         super().__init__(data, status=status)
@@ -32,7 +32,7 @@ class Answer(Response):
 
 
 class SnippetRenderer(BaseRenderer):
-    """A small piece of HTML to be put into a page; every text of a user is escaped."""
+    """Renders an HTML fragment for a page; every text from users is escaped."""
 
     media_type = "text/html"
     format = "snippet"
@@ -48,22 +48,22 @@ class SnippetRenderer(BaseRenderer):
 
 
 class PageRenderer(BrowsableAPIRenderer):
-    """The browsable API; the answer stands in it as JSON, not as the snippet that it would be by itself."""
+    """The browsable API. It shows the answer as JSON, not as a snippet."""
 
     def get_default_renderer(self, view: Any) -> BaseRenderer:
         return JSONRenderer()
 
     def get_raw_data_form(self, data: Any, view: Any, method: str, request: Request) -> Any:
-        """A JSON body to begin with, where the view has one."""
+        """The raw form, filled with the view's initial JSON body if it has one."""
         form = super().get_raw_data_form(data, view, method, request)
-        beginning = getattr(view, "beginning", None)
-        if method == "POST" and form is not None and beginning is not None:
-            form.fields["_content"].initial = json.dumps(beginning(), indent=2, ensure_ascii=False)
+        initial_form = getattr(view, "initial_form", None)
+        if method == "POST" and form is not None and initial_form is not None:
+            form.fields["_content"].initial = json.dumps(initial_form(), indent=2, ensure_ascii=False)
         return form
 
 
 class FileNegotiation(DefaultContentNegotiation):
-    """For answers that are files: each is sent as what it is, whatever is accepted; a refusal is JSON for clients that want files alone."""
+    """For answers that are files: they are sent whatever the client accepts; refusals are JSON."""
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
         try:
@@ -74,7 +74,7 @@ class FileNegotiation(DefaultContentNegotiation):
 
 
 class SnippetNegotiation(BaseContentNegotiation):
-    """``*/*`` means HTML here; ``application/json`` JSON; a browser that opens the page sees the browsable API."""
+    """``*/*`` selects HTML, ``application/json`` JSON; a browser that opens the page gets the browsable API."""
 
     def select_parser(self, request: Request, parsers: Any) -> Any:
         content_type = (request.content_type or "").split(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""The picture of a run: its grid of validation images and its curves, as the engine's side drew them into the run's folder."""
+"""The report of a run: its grid of validation images and its curves, which ``trainer_engine.report`` writes to the run folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.models import Job
 HEADERS = {
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
-    # An SVG is a document: opened by itself it may look as it says, and do nothing.
+    # An SVG is a document: opened by itself it may apply its styles and nothing else.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
 }
 CURVES_APPEAR = f"appear after the first validation or checkpoint, or after {PICTURE_SECONDS:.0f} seconds of training"
@@ -29,12 +29,12 @@ GRIDS_APPEAR = "appear after the first validation image"
 
 
 def command(job: Job) -> str:
-    """What draws both pictures of a run, at any time."""
+    """The command that draws both pictures of a run."""
     return f"python -m trainer_engine.report {shlex.quote(job.run_dir)}"
 
 
 class NoPicture(TrainingRefused):
-    """Nothing was drawn yet, or the run is older than the drawing."""
+    """The picture does not exist yet, or the run ended without one."""
 
     status_code = 404
 
@@ -46,7 +46,7 @@ class NoPicture(TrainingRefused):
 
 
 def sent(request: Request, job: Job, path: Path, content_type: str, when: str) -> HttpResponseBase:
-    """The file, or that it is the one that the client has. Raises NoPicture."""
+    """The file, or 304 if the client has this version. Raises NoPicture."""
     try:
         with path.open("rb") as stream:
             content, modified = stream.read(), os.fstat(stream.fileno())

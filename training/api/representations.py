@@ -31,9 +31,9 @@ IDLE: dict[str, Any] = {
     "startup_progress": {},
 }
 LARGEST_PAGE_BYTES = 16 * 1024 * 1024
-"""Images are large: a page of events ends where it has grown to this."""
+"""A page of events ends at this size, because images are large."""
 FILES = "files"
-"""Key of a job's plan: option -> the file that it was given as."""
+"""Key in a job's plan for a dictionary of option -> the file that it was given as."""
 COLUMNS = ("index", "type", "timestamp", "severity", "payload")
 TEXT_COLUMNS = (*COLUMNS[:-1], "text")
 MEDIA_MARKS = tuple(f'"{key}"' for key in media.ATTACHMENTS)
@@ -58,13 +58,13 @@ def job_status(job: Job | None) -> dict[str, Any]:
 
 
 def files_behind(given: Mapping[str, Any]) -> dict[str, Any]:
-    """For a job's plan: options that were given as files and are frozen with their contents. Answers show the file, never what it holds."""
+    """Options that were given as files and are frozen with their contents, for the job's plan. Answers show the path, not the contents."""
     text = given.get(PROMPT_LIBRARY)
     return {FILES: {PROMPT_LIBRARY: text}} if isinstance(text, str) and text and not holds_json(text) else {}
 
 
 def shown_options(job: Job) -> dict[str, Any]:
-    """The options of a job as anybody may see them: by name, without dashes."""
+    """The options of a job without secrets, by name without dashes."""
     with_secrets = {name: job.options[name] for name in (WEBHOOKS, PUBLISHING) if job.options.get(name)}
     # Rows of older versions hold the paths of webhooks.
     return {**job.options, **hide_options(with_secrets), **job.plan.get(FILES, {})}
@@ -128,9 +128,9 @@ def event(job: Job, row: tuple[int, str, str, str, dict[str, Any]], *, as_links:
 
 
 def encoded_events(job: Job, since_index: int, limit: int, *, as_links: bool = False) -> list[tuple[int, str, str]]:
-    """(index, type, JSON) of a page of the log; it ends early where its images have made it large.
+    """(index, type, JSON) of a page of the log, shorter than ``limit`` if its images are large.
 
-    A payload without images goes out as the text that the database holds: reading and writing its JSON anew would take most of the time.
+    A payload without images is sent as the text in the database: parsing and writing its JSON would take most of the time.
     """
     rows = Event.objects.filter(job_id=job.pk, index__gte=since_index).order_by("index")
     job_id = json.dumps(str(job.pk))
@@ -151,7 +151,7 @@ def encoded_events(job: Job, since_index: int, limit: int, *, as_links: bool = F
 
 
 def checkpoints(job: Job | None) -> dict[str, Any]:
-    """The whole checkpoints in a job's output folder, newest first."""
+    """The complete checkpoints in a job's output folder, newest first."""
     if job is None:
         return {"output_dir": None, "checkpoints": [], "total": 0}
     found = sorted(list_checkpoints(Path(job.output_dir)), key=lambda info: info.step, reverse=True)

@@ -1,4 +1,4 @@
-"""What the admin shows of a run at a glance: how far it is, what it has saved, and its pictures."""
+"""The overview of a run in the admin: progress, checkpoints, pictures and webhook deliveries."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def progress(job: Job) -> SafeString | str:
     if now is None:
         return NOTHING
     loss, rate = now["loss"], now["learning_rate"]
-    told = [f"step {now['step']:,} of {now['total_steps']:,}", f"{now['percent']:.1f} %"]
-    told.append("loss not finite" if loss is None else f"loss {loss:.4g}")
-    told += [] if rate is None else [f"learning rate {rate:.3g}"]
+    lines = [f"step {now['step']:,} of {now['total_steps']:,}", f"{now['percent']:.1f} %"]
+    lines.append("loss not finite" if loss is None else f"loss {loss:.4g}")
+    lines += [] if rate is None else [f"learning rate {rate:.3g}"]
     seconds = now["eta_seconds"]
-    told += [f"{duration(seconds)} left"] if seconds and not job.has_ended else []
-    return format_html(
-        '<progress class="run-progress" max="100" value="{}">{} %</progress><div>{}</div>', now["percent"], now["percent"], " · ".join(told)
-    )
+    lines += [f"{duration(seconds)} left"] if seconds and not job.has_ended else []
+    percent = now["percent"]
+    bar = '<progress class="run-progress" max="100" value="{0}">{0} %</progress><div>{1}</div>'
+    return format_html(bar, percent, " · ".join(lines))
 
 
 def duration(seconds: float) -> str:
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def newest_checkpoints(job: Job) -> SafeString | str:
-    """The last ones that were announced, and which of them are still there."""
+    """A table of the checkpoints that were announced last, which marks deleted ones."""
     rows = list(job.checkpoints.order_by("-step", "-pk")[:SHOWN_CHECKPOINTS])
     if not rows:
         return NOTHING
@@ -72,21 +72,21 @@ def _state(path: str, is_final: bool) -> str:
 
 def curves(job: Job) -> SafeString:
     alternative = "Loss and learning rate over the steps"
-    return _picture(job, job.folder.curves, "training-job-curves", alternative, CURVES_APPEAR)
+    return _image(job, job.folder.curves, "training-job-curves", alternative, CURVES_APPEAR)
 
 
 def grid(job: Job) -> SafeString:
     alternative = "Every validation image: a row for each validation, a column for each prompt"
-    return _picture(job, job.folder.grid, "training-job-grid", alternative, GRIDS_APPEAR)
+    return _image(job, job.folder.grid, "training-job-grid", alternative, GRIDS_APPEAR)
 
 
-def _picture(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
+def _image(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
     address = reverse(view, args=[job.pk])
     if is_file(path):
         return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
     if not job.has_ended:
         return format_html("{}", f"Pictures {when}; reload this page then.")
-    return format_html("None. Where there is something to draw, <code>{}</code> draws it.", report.command(job))
+    return format_html("None. If the journal has data for it, <code>{}</code> draws it.", report.command(job))
 
 
 SHOWN_DEAD_LETTERS = 20

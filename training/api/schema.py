@@ -1,4 +1,4 @@
-"""How each call is described in the OpenAPI schema; form fields come from the option registry."""
+"""Describes each call for the OpenAPI schema; form fields come from the option registry."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ KEY_HEADER = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="Sending the same key again gives the same job again."
 )
 NO_FORMAT = OpenApiParameter("format", exclude=True)
-"""Of calls that answer in one form, ``?format=`` is for the browsable API."""
+"""Hides ``?format=`` for calls with one format, where only the browsable API uses it."""
 FORMAT = OpenApiParameter(
     "format",
     str,
     enum=FORMATS,
     default="json",
-    description="`json` is what clients made from this schema send. Without it `Accept` decides, and `*/*` means an HTML snippet.",
+    description="Clients generated from this schema send `json`. Without it `Accept` decides, and `*/*` means an HTML snippet.",
 )
 JOB_PATH = OpenApiParameter("job_id", {"type": "string", "format": "uuid"}, OpenApiParameter.PATH, description="Id of the job.")
 JOB_ID = OpenApiParameter(
@@ -47,12 +47,12 @@ LIMIT = OpenApiParameter(
     "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE}, description="Most events in one answer."
 )
 MEDIA = OpenApiParameter("media", str, enum=["data", "url", ""], default="data", description="Images as data URIs or as links.")
-OUTPUT_DIR = OpenApiParameter("output_dir", str, description="Output folder of a job of this server; no other folder is looked at.")
+OUTPUT_DIR = OpenApiParameter("output_dir", str, description="Output folder of a job of this server; no other folder is read.")
 EVENT_INDEX = OpenApiParameter("index", INDEX, OpenApiParameter.PATH, description="Index of the event.")
 PLACE = OpenApiParameter("place", INDEX, OpenApiParameter.PATH, description="Which image of the event, from 0.")
 CHECKPOINT = OpenApiParameter("name", str, OpenApiParameter.PATH, description="`checkpoint-` and the step.")
 EXAMPLE = {"--max_train_steps": 200, "--num_train_epochs": 0}
-"""What Swagger fills its form with; without it, that is the default of every option."""
+"""The form that Swagger shows first; without it, Swagger fills in the default of every option."""
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
@@ -73,7 +73,7 @@ def option_fields() -> dict[str, Any]:
     properties = {f"--{name}": field(spec) for name, spec in REGISTRY.items()}
     return {
         "type": "object",
-        "description": "Names work with and without dashes. What is left out comes from the active environment.",
+        "description": "Names work with and without dashes. Missing options come from the active environment.",
         "properties": properties,
         "additionalProperties": True,
         "example": EXAMPLE,
@@ -102,7 +102,7 @@ def described(
 ) -> Callable[[F], F]:
     """Tag, summary, answer and refusals of one call.
 
-    ``html``: it answers with a snippet unless JSON is asked for. ``refused``: the shape of 422. ``media_types``: of the answer.
+    ``html`` adds the answer as a snippet, ``refused`` is the shape of 422, ``media_types`` are the types of the answer.
     """
     kinds = (JSON, HTML) if html else (JSON,)
     others = sorted({*EVERYWHERE, *errors} - {403, 422})

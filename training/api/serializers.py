@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 
 class TrainingProblemSerializer(serializers.Serializer[object]):
-    """One thing that is wrong, and what to do about it."""
+    """One problem and how to fix it."""
 
     option = serializers.CharField()
     code = serializers.CharField()
@@ -24,7 +24,7 @@ class RefusalSerializer(serializers.Serializer[object]):
 
 
 class ValidationSerializer(serializers.Serializer[object]):
-    """What ``validate`` says."""
+    """The result of ``validate``."""
 
     valid = serializers.BooleanField()
     detail = serializers.CharField()
@@ -35,7 +35,7 @@ class ValidationSerializer(serializers.Serializer[object]):
 
 
 class ChangedOptionSerializer(serializers.Serializer[object]):
-    """An option that a start wrote into its environment. ``from`` and ``to`` are null where nothing is set, ``***`` where it is secret."""
+    """An option that a start wrote into its environment. ``from`` and ``to`` are null if nothing is set, ``***`` for a secret."""
 
     option = serializers.CharField()
     to = serializers.JSONField(allow_null=True)
@@ -46,7 +46,7 @@ class ChangedOptionSerializer(serializers.Serializer[object]):
 
 
 class InvalidSerializer(RefusalSerializer):
-    """Why a run cannot be started; ``valid`` and what follows only if the request itself could be read."""
+    """Why a run cannot be started; the fields from ``valid`` on are missing if the request itself could not be read."""
 
     valid = serializers.BooleanField(required=False)
     warnings = TrainingProblemSerializer(many=True, required=False)
@@ -61,12 +61,12 @@ class StartedSerializer(serializers.Serializer[object]):
     status = serializers.CharField()
     queue_position = serializers.IntegerField(allow_null=True)
     changed = ChangedOptionSerializer(many=True, help_text="What the start changed in the environment that it started from.")
-    revision = serializers.IntegerField(allow_null=True, help_text="The environment's revision before that; null where nothing changed.")
-    warnings = TrainingProblemSerializer(many=True, help_text="What a person should look at, although the run was accepted.")
+    revision = serializers.IntegerField(allow_null=True, help_text="The environment's revision before that; null if nothing changed.")
+    warnings = TrainingProblemSerializer(many=True, help_text="Problems to look at although the run was accepted.")
 
 
 class JobInfoSerializer(serializers.Serializer[object]):
-    """How a job stands, in words."""
+    """State of a job, with messages."""
 
     status = serializers.CharField()
     message = serializers.CharField(allow_blank=True)
@@ -97,7 +97,7 @@ class ProgressSerializer(serializers.Serializer[object]):
 
 
 class StageProgressSerializer(serializers.Serializer[object]):
-    """How far one stage is."""
+    """Progress of one stage."""
 
     label = serializers.CharField()  # type: ignore[assignment]
     progress_type = serializers.CharField()
@@ -119,7 +119,7 @@ class StatusSerializer(serializers.Serializer[object]):
 
 
 class LogEventSerializer(serializers.Serializer[object]):
-    """One entry of a job's log; ``stage``, ``checkpoint``, ``images`` or ``videos`` stand beside, by type."""
+    """One entry of a job's log; some types add ``stage``, ``checkpoint``, ``images`` or ``videos``."""
 
     index = serializers.IntegerField()
     type = serializers.CharField()

@@ -1,4 +1,4 @@
-"""The command line of an engine: one process, several CPU ranks, or what accelerate makes of GPUs and hosts."""
+"""The command line of an engine: one process, several CPU ranks with torchrun, or accelerate for GPUs and several hosts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from trainer_engine.contract.files import read_small_text
 from training.engine.process import ENGINE_MODULE, passed_environment
 
 BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What PyYAML raises for a file that is none: it builds values of odd tags without looking at them."""
+"""The exceptions that PyYAML raises for invalid files: it builds values of unusual tags without checks."""
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
 PROJECT_ROOT = Path(trainer_engine.__file__).resolve().parents[1]
 LARGEST_CONFIG_BYTES = 64 << 10
 LARGEST_NUMBER = 65_535
-"""Of processes, machines and ports."""
+"""The limit for processes, machines and ports."""
 HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 
 
 class UnreadableAccelerateConfig(ValueError):
-    """The file that ``accelerate_config`` names is no accelerate configuration; the message says why."""
+    """The file of ``accelerate_config`` is not a valid accelerate configuration; the message says why."""
 
 
 @dataclass(frozen=True)
 class AccelerateFile:
-    """What we have to know of an accelerate configuration; accelerate reads the rest itself."""
+    """The part of an accelerate configuration that decides the command line; accelerate reads the rest itself."""
 
     use_cpu: bool
     processes: int
@@ -59,7 +59,7 @@ class AccelerateFile:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses anchors and aliases: a few hundred bytes with them stand for gigabytes."""
+    """Refuses anchors and aliases, with which a few hundred bytes can expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _document(path: Path) -> Any:
-    """The value that a YAML file holds. What is raised repeats nothing of the file: it may be any file of the user's."""
+    """The value in a YAML file. Error messages quote nothing from the file, because it may be any file of the user."""
     try:
         return yaml.load(read_small_text(path, LARGEST_CONFIG_BYTES), Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
@@ -132,7 +132,7 @@ def launch_command(
 
 
 def process_count(options: TrainingOptions) -> int:
-    """Processes that share a run: what accelerate's file says, else ``num_processes``. An unreadable file counts as none."""
+    """The number of processes that share a run: from accelerate's file, else ``num_processes``. An unreadable file is ignored."""
     path = options.distributed.accelerate_config
     try:
         return AccelerateFile.read(Path(path)).processes if path else options.distributed.num_processes
@@ -141,7 +141,7 @@ def process_count(options: TrainingOptions) -> int:
 
 
 def _from_file(path: Path, engine: list[str], extra: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """What the file says wins over ``num_processes``."""
+    """The command for an accelerate file, which wins over ``num_processes``."""
     file = AccelerateFile.read(path)
     if file.use_cpu and file.processes > 1:
         # `accelerate launch` with use_cpu starts one process whatever it is asked for.

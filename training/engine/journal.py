@@ -1,4 +1,4 @@
-"""Read a run's journal from a byte offset: whole lines only, and a broken line stops nobody."""
+"""Reads a run's journal from a byte offset. Returns complete lines only; a broken line does not stop the reading."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ LONGEST_LINE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class BrokenLine:
-    """Something that is no event."""
+    """A line that holds no event."""
 
     offset: int
-    """Where the line begins, in bytes."""
+    """Byte at which the line begins."""
     reason: str
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one look at a journal gave."""
+    """The result of reading a journal once."""
 
     entries: tuple[JournalEntry | BrokenLine, ...]
     offset: int
-    """Where to go on."""
+    """Byte at which the next reading begins."""
 
 
 def read_entries(path: Path, offset: int) -> Reading:
-    """The whole lines after ``offset``, some 256 KiB of them at most; a line that is still being written is left for the next look.
+    """The complete lines after ``offset``, up to about 256 KiB. A line that is still being written is left for the next reading.
 
-    A journal that is not there yet is an empty one. Raises OSError where it is there and cannot be read.
+    A missing journal counts as empty. Raises OSError if it exists and cannot be read.
     """
     try:
         with path.open("rb") as stream:
@@ -51,7 +51,7 @@ def read_entries(path: Path, offset: int) -> Reading:
 
 
 def last_entry(path: Path) -> JournalEntry | None:
-    """The last whole line of a journal; None where there is none that can be read."""
+    """The entry in the last complete line of a journal; None if there is none or it cannot be read."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - CHUNK_BYTES))

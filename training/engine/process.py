@@ -1,6 +1,6 @@
-"""Start, watch and signal the engine. Knows processes, no database.
+"""Starts, watches and signals the engine process. Uses no database.
 
-A process is known by its id, the moment it started and the boot of the machine: ids are given out again. A zombie is dead.
+A process is identified by its id, its start time and the boot of the machine, because the system reuses ids. A zombie is dead.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ PASSED_PREFIXES = (
     "XDG_", "WANDB_", "SLURM_", "GOMP_",
 )  # fmt: skip
 NEVER_PASSED = ("SLURM_JWT",)
-"""Keys that no engine needs, whatever their names begin with."""
+"""Keys that no engine needs, although their names have an allowed prefix."""
 LAST_THREADS_SECONDS = 2.0
-"""A process that was killed counts as dead before the last of its threads has gone, and says only then how it ended."""
+"""A killed process counts as dead before its last thread is gone; its exit status is known only after that."""
 MOST_REMEMBERED = 100
 CHILDREN: list[subprocess.Popen[bytes]] = []
-"""Engines that this process started and has to bury; how those that ended last did so is remembered."""
+"""Engines that this process started and has to reap; the exit statuses of the last ones are kept."""
 
 
 @dataclass(frozen=True)
 class EngineIdentity:
-    """A process that cannot be taken for another."""
+    """Identifies a process across reused process ids."""
 
     pid: int
     started_at: int
@@ -56,9 +56,9 @@ class EngineIdentity:
 
 
 def passed_environment(variables: dict[str, str] | None = None, also: Collection[str] = ()) -> dict[str, str]:
-    """What an engine may see of its parent's environment: an allow-list, so that no secret of the server slips through.
+    """The part of the parent's environment that an engine gets. It is an allow list, so that no secret of the server slips through.
 
-    ``also``: what the server's operator lists besides.
+    ``also`` names further variables that the server's operator allows.
     """
     variables = dict(os.environ) if variables is None else variables
     passed = {*PASSED_VARIABLES, *also}
@@ -67,7 +67,7 @@ def passed_environment(variables: dict[str, str] | None = None, also: Collection
 
 
 def boot_id() -> str:
-    """Names this boot of this machine."""
+    """An id of the current boot of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -75,7 +75,7 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started; None where there is none, or only a zombie. Does not move when the clock is set."""
+    """When a process started; None if there is none or only a zombie. Setting the clock does not change it."""
     fields = _stat_fields(pid)
     if fields is not None:
         return None if fields[0] in ("Z", "X") else int(fields[19])
@@ -113,8 +113,9 @@ def start(
     also: Collection[str] = (),
     withheld: Collection[str] = (),
 ) -> EngineIdentity:
-    """Start an engine in a session of its own: what kills the server does not kill the run. ``also``: names of further variables
-    that it gets of this process; ``withheld``: of those that it does not get. Raises OSError where it cannot be started.
+    """Start an engine in its own session, so that a signal that kills the server does not kill the run.
+
+    ``also`` names further variables of this process that it gets, ``withheld`` variables that it does not get. Raises OSError.
     """
     passed = passed_environment(also=also)
     environment = {name: value for name, value in passed.items() if name in also or name not in withheld} | (extra_environment or {})
@@ -129,19 +130,19 @@ def start(
             start_new_session=True,
         )
     CHILDREN.append(child)
-    # Gone already: an identity that nothing alive has lets the follower say how it ended.
+    # If it is gone already, an identity that matches no live process lets the follower find out how it ended.
     return identify(child.pid) or EngineIdentity(child.pid, 0, boot_id())
 
 
-def bury_children() -> None:
-    """Take the zombies of ended engines out of the process table."""
+def reap_children() -> None:
+    """Reap ended engines, so that no zombies stay in the process table."""
     ended = [child for child in CHILDREN if child.poll() is not None]
     for child in ended[:-MOST_REMEMBERED]:
         CHILDREN.remove(child)
 
 
 def exit_status(identity: EngineIdentity) -> int | None:
-    """The exit code of an engine that is gone, negative for the signal that killed it; None where that can no longer be learnt."""
+    """The exit code of an engine that is gone, negative for the signal that killed it; None if it is no longer known."""
     for child in reversed(CHILDREN):
         if child.pid == identity.pid:
             try:
@@ -151,12 +152,12 @@ def exit_status(identity: EngineIdentity) -> int | None:
     fields = _stat_fields(identity.pid)
     if fields is None or fields[0] != "Z" or int(fields[19]) != identity.started_at or len(fields) < 50:
         return None
-    # The system shows 0 to whoever may not know it.
+    # The kernel shows 0 to a process without the permission to see it.
     return os.waitstatus_to_exitcode(int(fields[49])) or None
 
 
 def processes_of(folder: RunFolder) -> Iterator[psutil.Process]:
-    """Launcher and ranks: the processes whose command line holds ``trainer_engine`` and this run folder as whole arguments."""
+    """Launcher and ranks: the processes that have ``trainer_engine`` and this run folder among their arguments."""
     wanted = str(folder.path)
     for process in psutil.process_iter():
         try:
@@ -168,7 +169,7 @@ def processes_of(folder: RunFolder) -> Iterator[psutil.Process]:
 
 
 def find(folder: RunFolder) -> EngineIdentity | None:
-    """The engine of a run whose starter died before it could note which process it had started."""
+    """The engine of a run whose starter died before it stored the process; None if there is none."""
     found = sorted(processes_of(folder), key=lambda process: process.pid)
     leaders = [process for process in found if _is_session_leader(process.pid) and _parent(process) not in {one.pid for one in found}]
     return identify(leaders[0].pid) if leaders else None
@@ -189,9 +190,9 @@ def _parent(process: psutil.Process) -> int:
 
 
 def ask_to_end(identity: EngineIdentity, folder: RunFolder) -> None:
-    """SIGTERM to the ranks: finish the step, save, leave.
+    """Send SIGTERM to the ranks, which then finish the step, save and exit.
 
-    A launcher is spared while it has ranks, because torchrun answers SIGTERM by killing them after 30 seconds.
+    A launcher with ranks gets no signal, because torchrun answers SIGTERM by killing them after 30 seconds.
     """
     if not is_alive(identity):
         return
@@ -201,7 +202,7 @@ def ask_to_end(identity: EngineIdentity, folder: RunFolder) -> None:
 
 
 def kill(identity: EngineIdentity | None, folder: RunFolder) -> None:
-    """SIGKILL to everything that belongs to the run: process group, launcher, ranks (which torchrun puts into sessions of their own)."""
+    """Send SIGKILL to the process group, the launcher and the ranks (which torchrun puts into sessions of their own)."""
     if identity is not None and is_alive(identity):
         descendants = _descendants(identity.pid)
         try:
@@ -222,7 +223,7 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 
 def _kill_same(process: psutil.Process) -> None:
-    """psutil compares the start time before it signals, so that a process id that was given out again is spared."""
+    """Kill a process unless its id was reused: psutil compares the start time before it sends the signal."""
     try:
         process.kill()
     except psutil.Error:
@@ -237,10 +238,10 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def wait_until_gone(identity: EngineIdentity | None, folder: RunFolder, *, seconds: float) -> bool:
-    """Whether nothing of a run is left within that time."""
+    """Wait until no process of a run is left. Returns False if the time runs out."""
     deadline = time.monotonic() + seconds
     while True:
-        bury_children()
+        reap_children()
         if (identity is None or not is_alive(identity)) and next(processes_of(folder), None) is None:
             return True
         if time.monotonic() >= deadline:

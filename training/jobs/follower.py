@@ -1,4 +1,4 @@
-"""Look after one run for a slice of time: its process, its journal, its stop deadline."""
+"""Follows one run for a slice of time: watches its process, reads its journal and enforces its stop deadline."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from training.engine.journal import read_entries
 from training.engine.launcher import Launch, LaunchSettings
 from training.jobs import leases, outcome, secrets
 from training.jobs.ingest import ingest
-from training.jobs.outcome import Ending
+from training.jobs.outcome import JobOutcome
 from training.jobs.queue import enqueue_follow
 from training.models import ACTIVE, Job, Status
 from training.preflight.estimates import memory_numbers
 
 POLL_SECONDS = 0.02
-LOOK_SECONDS = 0.2
+CHECK_SECONDS = 0.2
 RENEW_SECONDS = 1.5
 HANDOVER_SECONDS = 20.0
-"""How long an offered run is followed on while no other worker takes it."""
+"""How long a follower keeps a run that it has offered while no other worker takes it."""
 STOP_GRACE = timedelta(seconds=60)
-"""From the request to SIGKILL."""
+"""Time from the stop request to SIGKILL."""
 SAVING_GRACE = timedelta(minutes=10)
-"""The same while the run says that it saves: a large model on a slow disk takes minutes."""
+"""The same while the run reports that it saves: a large model on a slow disk takes minutes."""
 SAVING_STAGES = ("checkpoint_save", "model_save", "scripts")
 EXIT_GRACE_SECONDS = 30.0
-"""For a process that has written its last word and does not leave."""
+"""How long a process may stay alive after it has written its report."""
 
 
 class Follower:
-    """One slice of following, by the holder of the job's lease."""
+    """Follows a job for one slice, on behalf of the holder of its lease."""
 
     def __init__(self, job: Job, owner: str) -> None:
         self.job = job
@@ -44,27 +44,27 @@ class Follower:
         self.exit_seen_at: float | None = None
 
     def follow(self, slice_seconds: float | None = None) -> None:
-        """Until the run ends, another one takes over, or the slice is over."""
+        """Follow until the run ends, another worker takes over, or the slice is over."""
         seconds = settings.FOLLOW_SLICE.total_seconds() if slice_seconds is None else slice_seconds
         if not self._ensure_engine():
             return None
         slice_ends = time.monotonic() + seconds
-        last_moment = slice_ends + HANDOVER_SECONDS
+        handover_ends = slice_ends + HANDOVER_SECONDS
         offered = False
-        next_look = next_renewal = 0.0
+        next_check = next_renewal = 0.0
         while True:
             if not self._read():
                 return None
             now = time.monotonic()
-            if now >= next_look:
-                next_look = now + LOOK_SECONDS
-                if not self._look():
+            if now >= next_check:
+                next_check = now + CHECK_SECONDS
+                if not self._check_process():
                     return None
             if now >= slice_ends and not offered:
                 offered = True
                 leases.offer(self.job.pk, self.owner)
                 enqueue_follow(self.job.pk)
-            if now >= last_moment:
+            if now >= handover_ends:
                 return leases.release(self.job.pk, self.owner)
             if not offered and now >= next_renewal:
                 next_renewal = now + RENEW_SECONDS
@@ -73,7 +73,7 @@ class Follower:
             time.sleep(POLL_SECONDS)
 
     def _read(self) -> bool:
-        """Put what is new in the journal into the log. Whether the run is still ours."""
+        """Copy new journal entries into the log. Returns whether the run is still ours."""
         while True:
             reading = read_entries(self.job.folder.journal, self.offset)
             if reading.offset == self.offset:
@@ -82,8 +82,8 @@ class Follower:
                 return False
             self.offset = reading.offset
 
-    def _look(self) -> bool:
-        """Whether there is a run to look after: it is ours, and its process lives. Ends the job where it does not."""
+    def _check_process(self) -> bool:
+        """Whether the run is ours and its process lives. Ends the job if the process is gone or overstays its deadline."""
         self.job.refresh_from_db()
         if self.job.status not in ACTIVE or self.job.lease_owner != self.owner:
             return False
@@ -97,7 +97,7 @@ class Follower:
         return True
 
     def _conclude(self, error_code: str) -> bool:
-        """The process is gone: what it wrote last goes into the log, then the job ends. Always False."""
+        """Copy the last journal entries of a process that is gone into the log, then end the job. Always False."""
         identity = self.job.engine
         exit_status = process.exit_status(identity) if identity else None
         if not self._read():
@@ -118,7 +118,7 @@ class Follower:
 
     # ---- starting ----
     def _ensure_engine(self) -> bool:
-        """Find the run's process, or start one where none was ever started. False where the job has ended instead."""
+        """Find the run's process, or start one if none was ever started. False if the job has ended instead."""
         if self.job.engine_pid is not None:
             return True
         found = process.find(self.job.folder)
@@ -138,11 +138,11 @@ class Follower:
         try:
             return launcher.start(self.job.folder, launch_of(self.job))
         except (OSError, UnreadableAccelerateConfig) as error:
-            outcome.finish(self.job, Ending(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
+            outcome.finish(self.job, JobOutcome(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         return None
 
     def _note(self, identity: process.EngineIdentity) -> bool:
-        """Remember the process. A run that was cancelled in between ends here."""
+        """Store the process with the job. Kills it if the run was cancelled in the meantime."""
         ours = Job.objects.filter(pk=self.job.pk, lease_owner=self.owner, status__in=ACTIVE)
         noted = ours.update(engine_pid=identity.pid, engine_started_at=identity.started_at, engine_boot_id=identity.boot_id)
         if not noted:

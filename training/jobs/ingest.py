@@ -1,4 +1,4 @@
-"""Journal lines become rows: events with indexes, the job's progress and stages, announced checkpoints. One transaction a reading."""
+"""Copies journal entries into the database: events with indexes, progress, stages and checkpoints. One transaction per reading."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ENDS = frozenset(status.value for status in TERMINAL)
 
 
 def ingest(job_id: UUID, owner: str, offset: int, reading: Reading) -> bool:
-    """Put what was read from ``offset`` on into the log, once.
+    """Store a reading that began at ``offset``, exactly once.
 
-    False where the run is no longer ours or its journal has been read past ``offset``: nothing was written then.
+    Returns False and writes nothing if the run is no longer ours or its journal has been read past ``offset``.
     """
     with transaction.atomic():
         held = Job.objects.select_for_update().filter(pk=job_id, lease_owner=owner, journal_offset=offset, status__in=ACTIVE)
@@ -33,11 +33,11 @@ def ingest(job_id: UUID, owner: str, offset: int, reading: Reading) -> bool:
         folded = _fold(reading, before["status"], before["journal_seq"], before["startup"])
         Job.objects.filter(pk=job_id).update(
             journal_offset=reading.offset,
-            next_index=F("next_index") + len(folded.drafts),
+            next_index=F("next_index") + len(folded.events),
             lease_until=timezone.now() + leases.LEASE,
             **folded.changes,
         )
-        log.insert(job_id, folded.drafts, first_index=before["next_index"])
+        log.insert(job_id, folded.events, first_index=before["next_index"])
         for values in folded.checkpoints:
             Checkpoint.objects.update_or_create(job_id=job_id, name=values.pop("name"), defaults=values)
     return True
@@ -45,12 +45,12 @@ def ingest(job_id: UUID, owner: str, offset: int, reading: Reading) -> bool:
 
 @dataclass
 class _Folded:
-    """What a reading means for the rows."""
+    """The database changes that follow from a reading."""
 
     status: str
     seq: int
     startup: dict[str, Any]
-    drafts: list[log.Draft] = field(default_factory=list)
+    events: list[log.NewEvent] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,10 +61,10 @@ class _Folded:
         if entry.type == EventType.STATUS.value and not self._moves(str(entry.data.get("status", ""))):
             return
         self._note(entry)
-        self.drafts.append(log.from_journal(entry))
+        self.events.append(log.from_journal(entry))
 
     def _moves(self, status: str) -> bool:
-        """A status that changes nothing is not news; how a run ends is said by the server, once the process is gone."""
+        """Whether an entry changes the status. The server sets terminal statuses itself, once the process is gone."""
         if status in ENDS or not is_allowed(self.status, status):
             return False
         self.status = self.changes["status"] = status
@@ -73,7 +73,7 @@ class _Folded:
     def _note(self, entry: JournalEntry) -> None:
         if entry.type == EventType.PROGRESS.value:
             if self._moves(Status.RUNNING.value):
-                self.drafts.append(log.status_draft(Status.RUNNING))
+                self.events.append(log.status_event(Status.RUNNING))
             self.changes["progress"] = entry.data
         elif entry.type == EventType.STAGE.value:
             self._note_stage(entry.extra.get("stage"))
@@ -115,7 +115,7 @@ def _fold(reading: Reading, status: str, seq: int, startup: dict[str, Any]) -> _
     for entry in reading.entries:
         if isinstance(entry, BrokenLine):
             message = f"A line of the run's journal, at byte {entry.offset}, could not be read: {entry.reason}."
-            folded.drafts.append(log.warning_draft("broken_journal_line", message))
+            folded.events.append(log.warning_event("broken_journal_line", message))
         else:
             folded.take(entry)
     return folded

@@ -1,4 +1,4 @@
-"""Who looks after a run. A lease is a word and a time on the job; holding it is a conditional UPDATE away from losing it."""
+"""Which worker follows a run. A lease is an owner and an expiry time on the job, changed by conditional UPDATEs only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from django.utils import timezone
 from training.models import ACTIVE, Job
 
 LEASE = timedelta(seconds=6)
-"""How long a killed follower's run stays alone."""
+"""How long a run stays unattended after its follower was killed."""
 CLOCK_TOLERANCE = timedelta(seconds=30)
-"""A lease that ends later than any lease can was written before the clock was set back."""
+"""A lease that ends later than this was written before the clock was set back, and counts as expired."""
 
 
 def new_owner() -> str:
@@ -21,12 +21,12 @@ def new_owner() -> str:
 
 
 def is_free(now: datetime) -> Q:
-    """Jobs that nobody looks after."""
+    """Jobs without a valid lease."""
     return Q(lease_until=None) | Q(lease_until__lte=now) | Q(lease_until__gt=now + LEASE + CLOCK_TOLERANCE)
 
 
 def claim(job_id: UUID, owner: str) -> bool:
-    """Take over a run that nobody holds, or whose holder has offered it. Whether it is ours now."""
+    """Take over a run that has no holder or was offered by its holder. Returns whether it is ours now."""
     now = timezone.now()
     free = Job.objects.filter(is_free(now), pk=job_id, status__in=ACTIVE)
     return free.update(lease_owner=owner, lease_until=now + LEASE) == 1
@@ -38,7 +38,7 @@ def renew(job_id: UUID, owner: str) -> bool:
 
 
 def offer(job_id: UUID, owner: str) -> bool:
-    """Let the next one take the run while we still follow it, so that there is no gap. Whether it is still ours."""
+    """Let another worker take the run while we still follow it, so that there is no gap. Returns whether it is still ours."""
     return _held(job_id, owner).update(lease_until=timezone.now()) == 1
 
 

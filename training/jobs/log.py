@@ -1,4 +1,4 @@
-"""The event log: where an index is given. Append only."""
+"""The event log of a job. It is append-only and assigns an index to each event."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainer_engine.contract.events import Event as ContractEvent
 from training.jobs import transitions
 from training.models import Event, Job, Status
 from training.webhooks import outbox
-from training.webhooks.outbox import Told
+from training.webhooks.outbox import OutboxEvent
 
 
 @dataclass(frozen=True)
-class Draft:
-    """An event that has no index yet."""
+class NewEvent:
+    """An event that is not in the log yet and so has no index."""
 
     type: str
     payload: dict[str, Any]
@@ -29,61 +29,61 @@ class Draft:
     seq: int | None = None
 
 
-def from_journal(entry: JournalEntry) -> Draft:
-    """An event that the engine wrote."""
+def from_journal(entry: JournalEntry) -> NewEvent:
+    """An event from the engine's journal."""
     payload = {"title": entry.title, "message": entry.message, "body": entry.body, "data": entry.data, **entry.extra}
-    return Draft(entry.type, payload, entry.severity, entry.timestamp, entry.seq)
+    return NewEvent(entry.type, payload, entry.severity, entry.timestamp, entry.seq)
 
 
-def from_server(event: ContractEvent) -> Draft:
-    """An event that the server itself has to tell."""
+def from_server(event: ContractEvent) -> NewEvent:
+    """An event that the server itself adds."""
     payload = {"title": event.title, "message": event.message, "body": event.body, "data": event.data(), **event.added()}
-    return Draft(event.type.value, payload, event.severity.value)
+    return NewEvent(event.type.value, payload, event.severity.value)
 
 
-def status_draft(status: Status, message: str = "", *, title: str = "") -> Draft:
+def status_event(status: Status, message: str = "", *, title: str = "") -> NewEvent:
     severity = Severity.ERROR if status is Status.ERROR else Severity.INFO
     return from_server(StatusEvent(status=status.value, title=title or f"Training {status.label}", message=message, severity=severity))
 
 
-def error_draft(code: str, message: str, hint: str = "") -> Draft:
+def error_event(code: str, message: str, hint: str = "") -> NewEvent:
     return from_server(ErrorEvent(code=code, title="Training failed", message=message, hint=hint))
 
 
-def warning_draft(code: str, message: str) -> Draft:
+def warning_event(code: str, message: str) -> NewEvent:
     return from_server(Notification(code=code, title="Warning", message=message, severity=Severity.WARNING))
 
 
-def append(job_id: UUID, drafts: Sequence[Draft]) -> None:
-    """Give the next indexes to these events. All of them enter the log, or none."""
+def append(job_id: UUID, events: Sequence[NewEvent]) -> None:
+    """Add events to the log under the next free indexes: all of them or none."""
     with transaction.atomic():
-        Job.objects.filter(pk=job_id).update(next_index=F("next_index") + len(drafts))
+        Job.objects.filter(pk=job_id).update(next_index=F("next_index") + len(events))
         end = Job.objects.values_list("next_index", flat=True).get(pk=job_id)
-        insert(job_id, drafts, first_index=end - len(drafts))
+        insert(job_id, events, first_index=end - len(events))
 
 
-def insert(job_id: UUID, drafts: Sequence[Draft], *, first_index: int) -> None:
+def insert(job_id: UUID, events: Sequence[NewEvent], *, first_index: int) -> None:
     """Write rows whose indexes the caller has reserved in the same transaction."""
     Event.objects.bulk_create(
         Event(
             job_id=job_id,
             index=index,
-            seq=draft.seq,
-            type=draft.type,
-            timestamp=draft.timestamp,
-            severity=draft.severity,
-            payload=draft.payload,
+            seq=event.seq,
+            type=event.type,
+            timestamp=event.timestamp,
+            severity=event.severity,
+            payload=event.payload,
         )
-        for index, draft in enumerate(drafts, start=first_index)
+        for index, event in enumerate(events, start=first_index)
     )
-    numbered = enumerate(drafts, start=first_index)
-    outbox.enqueue(job_id, [Told.of(index, draft.type, draft.severity, draft.timestamp, draft.payload) for index, draft in numbered])
+    numbered = enumerate(events, start=first_index)
+    outbox.enqueue(job_id, [OutboxEvent.of(index, event.type, event.severity, event.timestamp, event.payload) for index, event in numbered])
 
 
-def move(job_id: UUID, to: Status, drafts: Sequence[Draft], **changes: Any) -> bool:
-    """A change of status and what the log says about it, in one transaction. Whether this call moved the job."""
+def move(job_id: UUID, to: Status, events: Sequence[NewEvent], **changes: Any) -> bool:
+    """Change a job's status and add the events about it in one transaction. Returns whether this call moved the job."""
     with transaction.atomic():
         if not transitions.move(job_id, to, **changes):
             return False
-        append(job_id, drafts)
+        append(job_id, events)
     return True

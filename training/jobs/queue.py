@@ -1,4 +1,7 @@
-"""The queue: first come, first served, as many at a time as there are slots."""
+"""The queue: jobs start in the order in which they came, as many at a time as there are slots.
+
+django-q2 may deliver a task twice, late or never, so each task checks for itself what has to be done.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ LOCK_ID = 1
 
 
 def lock() -> None:
-    """Keep everybody else who hands out work waiting until this transaction ends (SQLite: its IMMEDIATE transactions do that anyway)."""
+    """Make other workers that claim jobs wait until this transaction ends (on SQLite, IMMEDIATE transactions do so anyway)."""
     QueueLock.objects.get_or_create(pk=LOCK_ID)
     QueueLock.objects.select_for_update().get(pk=LOCK_ID)
 
 
 def occupied() -> QuerySet[Job]:
-    """Jobs that hold a slot. A cancelled run holds its slot until its process is gone: the device is not free before."""
+    """Jobs that hold a slot. A cancelled run holds its slot until its process is gone, because the device is busy until then."""
     return Job.objects.filter(Q(status__in=ACTIVE) | Q(engine_pid__isnull=False))
 
 
 def next_number() -> int:
-    """For the next job; the caller holds the lock."""
+    """The number of the next job; the caller holds the lock."""
     return (Job.objects.aggregate(last=Max("number"))["last"] or 0) + 1
 
 
@@ -39,7 +42,7 @@ def has_work() -> bool:
 
 
 def claim_next(owner: str) -> Job | None:
-    """Move the first job of the queue that can run to ``starting`` and give its lease to ``owner``; None where there is none or no slot.
+    """Move the first job of the queue that can run to ``starting`` and give its lease to ``owner``; None without a job or a slot.
 
     Two runs never write to one output folder at the same time: such a job waits, and the one behind it may pass.
     """
@@ -52,15 +55,15 @@ def claim_next(owner: str) -> Job | None:
         if job is None:
             return None
         now = timezone.now()
-        drafts = [log.status_draft(Status.STARTING, "A worker has taken the job and starts its engine.")]
-        if not log.move(job.pk, Status.STARTING, drafts, started_at=now, lease_owner=owner, lease_until=now + leases.LEASE):
+        events = [log.status_event(Status.STARTING, "A worker has taken the job and starts its engine.")]
+        if not log.move(job.pk, Status.STARTING, events, started_at=now, lease_owner=owner, lease_until=now + leases.LEASE):
             return None
         job.refresh_from_db()
         return job
 
 
 def position(job: Job) -> int | None:
-    """From 1 among those that wait for a slot; None for a job that runs, has ended, or is about to be taken by a free slot."""
+    """Place among the jobs that wait for a slot, from 1; None for a job that runs, has ended, or has a free slot waiting."""
     if job.status != Status.QUEUED:
         return None
     free = max(0, settings.SLOTS - occupied().count())
@@ -69,7 +72,7 @@ def position(job: Job) -> int | None:
 
 
 def is_about_to_start(job: Job) -> bool:
-    """Whether nothing is in the way of a job that waits."""
+    """Whether a queued job has a free slot waiting."""
     return job.status == Status.QUEUED and position(job) is None
 
 
@@ -77,8 +80,8 @@ def waiting() -> QuerySet[Job]:
     return Job.objects.filter(status=Status.QUEUED).order_by("number")
 
 
-def look_is_due(interval: timedelta) -> bool:
-    """Whether the runs have not been looked at for that long; whoever gets True looks."""
+def reconcile_is_due(interval: timedelta) -> bool:
+    """Whether the last reconciliation is that long ago. The caller that gets True reconciles."""
     now = timezone.now()
     QueueLock.objects.get_or_create(pk=LOCK_ID)
     due = QueueLock.objects.filter(Q(looked_at=None) | Q(looked_at__lte=now - interval) | Q(looked_at__gt=now + interval), pk=LOCK_ID)
@@ -91,13 +94,13 @@ def unattended() -> list[UUID]:
 
 
 def enqueue_next() -> None:
-    """Have a worker take the next job, where one waits and a slot is free."""
+    """Have a worker take the next job if one waits and a slot is free."""
     if has_work():
         async_task("training.tasks.run_job", task_name="run_job")
 
 
 def enqueue_follow(job_id: UUID) -> None:
-    """Have a worker look after a run for a slice."""
+    """Have a worker follow a run for a slice."""
     async_task("training.tasks.follow_job", str(job_id), task_name=f"follow {str(job_id)[:8]}")
 
 
@@ -108,12 +111,12 @@ LATEST_END = F("finished_at").desc(nulls_last=True)
 
 
 def current_job() -> Job | None:
-    """The oldest running job; else the head of the queue; else the job that ended last; None where there never was one."""
+    """The oldest running job, else the head of the queue, else the job that ended last; None before the first job."""
     return Job.objects.order_by(RANK, LATEST_END, "number").first()
 
 
 def find_job(text: str) -> Job | None:
-    """A job by its id as somebody typed it."""
+    """A job by the text of its id; None if there is none."""
     try:
         return Job.objects.filter(pk=UUID(text)).first()
     except ValueError:

@@ -1,7 +1,7 @@
-"""Find what nobody looks after: in every worker process, every two seconds, once for all of them together.
+"""Finds runs without a follower and slots without a run, every two seconds.
 
-django-q2 forgets a task whose worker was killed, and its schedules know minutes only. So each worker process has a thread that
-looks; a row in the database keeps them from looking all at once.
+django-q2 forgets a task whose worker was killed, and its schedules have a resolution of minutes. So each worker process has a
+thread that reconciles; a row in the database makes sure that only one of them does so at a time.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def _watch() -> None:
     pause = threading.Event()
     while True:
         try:
-            process.bury_children()
-            if queue.look_is_due(INTERVAL - timedelta(milliseconds=200)):
-                look()
+            process.reap_children()
+            if queue.reconcile_is_due(INTERVAL - timedelta(milliseconds=200)):
+                reconcile()
         except DatabaseError as error:
-            logger.warning("looking after the runs failed, trying again: %s", error)
+            logger.warning("reconciling the runs failed, trying again: %s", error)
             connection.close()
         pause.wait(INTERVAL.total_seconds())
 
 
-def look() -> int:
-    """Have unattended runs followed, free the slots of ended ones, hand out what waits. How many runs were found alone."""
+def reconcile() -> int:
+    """Have unattended runs followed, free the slots of ended ones, and start waiting jobs. Returns the number of unattended runs."""
     alone = queue.unattended()
     for job_id in alone:
         enqueue_follow(job_id)

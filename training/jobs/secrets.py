@@ -1,4 +1,4 @@
-"""The secrets of a run, frozen with it: what becomes of its environment later does not matter. Rows hold ``***`` in their place."""
+"""The secrets of a run, stored with it when it is accepted: later changes of its environment have no effect. Rows hold ``***``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trainer_engine.config.webhooks import WebhookTarget
 from training.models import Job
 
 TARGETS = "webhook targets"
-"""Beside the options: the targets as they were when the run was accepted, those of a file included."""
+"""Key for the webhook targets as they were when the run was accepted, including those of a file."""
 
 
 def keep(job: Job, values: Mapping[str, Any], targets: Sequence[WebhookTarget]) -> None:
-    """Write them down for a job; ``values`` are its options with nothing hidden. Raises OSError."""
+    """Store the secrets of a job; ``values`` are its options with nothing hidden. Raises OSError."""
     found = secrets_of(values)
     if any(target.has_secrets for target in targets):
         found[TARGETS] = json.dumps([target.as_dict() for target in targets], ensure_ascii=False)
@@ -25,7 +25,7 @@ def keep(job: Job, values: Mapping[str, Any], targets: Sequence[WebhookTarget]) 
 
 
 def targets_of(job_id: object) -> list[WebhookTarget]:
-    """The targets of a run with their secrets, by their place; empty where none of them has any."""
+    """The webhook targets of a run with their secrets, in order; empty if none has any."""
     text = store.read(current_home(), store.of_job(job_id)).get(TARGETS, "[]")
     return [WebhookTarget(**target) for target in json.loads(text)]
 

@@ -1,4 +1,4 @@
-"""Which status may follow which. Every change of status is one conditional UPDATE."""
+"""Which status may follow which. Every status change is one conditional UPDATE."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MOVES: Mapping[Status, tuple[Status, ...]] = MappingProxyType(
         Status.ERROR: ACTIVE,
     }
 )
-"""Status -> from where it can be reached. Nothing leads back, and nothing leads out of a terminal status."""
+"""Status -> the statuses from which it can be reached. There is no way back, and none out of a terminal status."""
 
 
 def move(job_id: UUID, to: Status, **changes: Any) -> bool:
-    """Move a job, unless another process has already moved it elsewhere. Whether this call moved it."""
+    """Move a job unless another process has already moved it elsewhere. Returns whether this call moved it."""
     movable = Job.objects.filter(pk=job_id, status__in=MOVES[to])
     return movable.update(status=to, **changes) == 1
 

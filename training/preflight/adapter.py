@@ -1,4 +1,4 @@
-"""What the engine would refuse of an adapter: the file of LyCORIS, its targets and ranks beside the weights of the base model."""
+"""Checks of the adapter options: the LyCORIS file, and targets and ranks against the layers of the base model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainer_engine.contract.files import read_small_json
 from training.preflight.base_model import layer_shapes, module_names
 
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
-"""Ending of a class -> what the names of its layers hold, as diffusers calls them."""
+"""Suffix of a class name -> part of the names of its layers in diffusers."""
 STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
 
 
 def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | None, given: Mapping[str, Any]) -> Iterator[Problem]:
-    """``base``: the local folder of the base model; None leaves out what its weights would tell. ``given``: options that were sent."""
+    """``base`` is the local folder of the base model; None skips the checks of its weights. ``given`` holds the submitted options."""
     if options.model.model_type != "lora":
         return
     shapes = layer_shapes(base) if base else None
@@ -33,9 +33,9 @@ def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | No
         return
     for name in STANDARD_OPTIONS:
         if name in given:
-            message = f"{name} has no effect on a LyCORIS adapter, whose file {Path(options.adapter.lycoris_config).name} says what it is."
+            message = f"{name} has no effect on a LyCORIS adapter, which {Path(options.adapter.lycoris_config).name} describes."
             yield Problem.note(
-                name, "no_effect", message, got=given[name], hint="linear_dim there is the rank" if name == "lora_rank" else ""
+                name, "no_effect", message, got=given[name], hint="linear_dim in that file is the rank" if name == "lora_rank" else ""
             )
     yield from _lycoris(options, spec, shapes, modules)
 
@@ -49,13 +49,13 @@ def _standard(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, t
     matched = on_layers(own or spec.lora_targets[chosen], shapes)
     if not matched:
         endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
-        message = "No module of the base model has such a name: nothing would be trained."
+        message = "No module of the base model has such a name, so nothing would be trained."
         yield Problem.error(option, "nothing_matched", message, got=own or chosen, expected=f"endings such as {', '.join(endings[:12])}")
     yield from _ranks("lora_rank", options.adapter.lora_rank, matched)
 
 
 def on_layers(targets: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The layers that a standard adapter is put on."""
+    """The layers that a standard adapter changes."""
     wanted = tuple(targets)
     endings = tuple(f".{one}" for one in wanted)
     return {name: shape for name, shape in shapes.items() if name in wanted or name.endswith(endings)}
@@ -91,7 +91,7 @@ def _lycoris(
 
 
 def _ranks_of_classes(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
-    """Class by class, each with the rank and the algorithm that it is given."""
+    """Check the rank of each class with the algorithm that it uses."""
     overrides = config.preset["module_algo_map"]
     by_rank: dict[int, dict[str, tuple[int, ...]]] = {}
     for cls in dict.fromkeys([*config.preset["target_module"], *overrides]):
@@ -103,6 +103,6 @@ def _ranks_of_classes(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...
 
 
 def of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The layers in modules of a class, as far as their names tell."""
+    """The layers in modules of a class, judged by their names."""
     marks = [mark for ending, mark in CLASS_MARKS.items() if cls.endswith(ending)]
     return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}

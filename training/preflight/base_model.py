@@ -1,4 +1,4 @@
-"""Where a base model lies and how large it is, found without torch and without downloading."""
+"""Finds the folder and the size of a base model without torch and without downloading."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
 LONGEST_HEADER_BYTES = 16 << 20
 MOST_SHARDS = 500
-DENOISERS = ("transformer", "unet")
+NETWORKS = ("transformer", "unet")
 BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError)
 TRUE = ("1", "on", "yes", "true")
 
 
 @dataclass(frozen=True)
 class HubSettings:
-    """What the environment says about the Hugging Face hub."""
+    """The settings of the Hugging Face hub from the environment."""
 
     cache: Path
     endpoint: str
@@ -50,17 +50,17 @@ class HubSettings:
 
 
 def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> Path | None:
-    """The folder of a repository's files in the local cache; None where it is not there."""
+    """The folder of a repository's files in the local cache; None if it is not cached."""
     return base_weights.cached_snapshot(hub.cache, repository, revision)
 
 
 def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | None:
-    """The local folder of a model, given as a folder or a repository id; None where it would have to be downloaded."""
+    """The local folder of a model, given as a folder or a repository id; None if it has to be downloaded."""
     return base_weights.local_folder(hub.cache, source, revision)
 
 
 def check_access(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:
-    """Whether the engine will be able to load a model: it is here, or the hub hands it out. A note where that cannot be found out."""
+    """The problem that keeps the engine from loading a model; None if it is local or on the hub. A note if the hub does not answer."""
     if Path(source).is_absolute():
         return _check_folder(option, Path(source))
     if cached_snapshot(hub, source, revision) is not None:
@@ -72,7 +72,7 @@ def check_access(option: str, source: str, revision: str | None, hub: HubSetting
 
 
 def check_file(option: str, repository: str, file: str, hub: HubSettings) -> Problem | None:
-    """As ``check_access``, for one file of a repository that is not in the cache."""
+    """Like ``check_access``, for one file of a repository that is not in the cache."""
     got = f"{repository}:{file}"
     if hub.is_offline:
         message = f"{got} is not in the local cache ({hub.cache}), and the hub is switched off (HF_HUB_OFFLINE)."
@@ -84,7 +84,7 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
     known = (
         "model_index.json",
         "config.json",
-        *(f"{name}/config.json" for name in DENOISERS),
+        *(f"{name}/config.json" for name in NETWORKS),
         "text_encoder/config.json",
         "vae/config.json",
     )
@@ -97,11 +97,11 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
 
 
 def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings, file: str = "") -> Problem | None:
-    """``file``: what has to be there; empty where the repository itself is enough."""
+    """``file`` must exist in the repository; empty checks the repository only."""
     address = f"{hub.endpoint}/{source}/resolve/{quote(revision or 'main', safe='')}/{quote(file or 'model_index.json')}"
     request = urllib.request.Request(address, method="HEAD")
     if hub.token:
-        request.add_unredirected_header("Authorization", f"Bearer {hub.token}")  # files lie on other machines, which get no token
+        request.add_unredirected_header("Authorization", f"Bearer {hub.token}")  # other hosts serve the files and must not get it
     try:
         urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:
@@ -110,7 +110,7 @@ def _ask_hub(option: str, source: str, revision: str | None, hub: HubSettings, f
             return Problem.error(option, "not_found", message, got=f"{source}:{file}", expected="one of its files")
         return _refused(option, source, revision, error.code, error.headers.get("X-Error-Code", ""))
     except (OSError, ValueError, HTTPException) as error:
-        message = f"Whether {source} can be downloaded was not found out: {hub.endpoint} does not answer ({error})."
+        message = f"It is unknown whether {source} can be downloaded: {hub.endpoint} does not answer ({error})."
         return Problem.note(option, "hub_not_reached", message, got=source)
     return None
 
@@ -120,25 +120,25 @@ def _refused(option: str, source: str, revision: str | None, status: int, code: 
         return None
     if code == "GatedRepo" or status == 403:
         hint = "accept its conditions on the hub and log in with `hf auth login`, or set HF_TOKEN"
-        return Problem.error(option, "model_gated", f"Access to {source} has to be asked for on the hub.", got=source, hint=hint)
+        return Problem.error(option, "model_gated", f"Access to {source} must be requested on the hub.", got=source, hint=hint)
     if code == "RevisionNotFound":
         return Problem.error(
             "revision", "revision_not_found", f"{source} has no revision {revision}.", got=revision, expected="a branch, tag or commit"
         )
     if status in (401, 404):
-        message = f"The hub knows no model {source}, or does not show it to this account."
-        return Problem.error(option, "model_not_found", message, got=source, hint="look at the spelling; for a private model set HF_TOKEN")
+        message = f"The hub has no model {source}, or this account may not see it."
+        return Problem.error(option, "model_not_found", message, got=source, hint="check the spelling; for a private model set HF_TOKEN")
     return Problem.note(option, "hub_not_reached", f"The hub answered {status} when asked for {source}.", got=source)
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Numbers in a safetensors model's denoiser, from the files' headers; None where there are none that can be read."""
+    """Number of parameters of a model's network, from the headers of its safetensors files; None if they cannot be read."""
     shapes = tensor_shapes(folder)
     return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
 
 
 def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Module name -> (out, in) of the linear layers of a model's denoiser; None where they cannot be read."""
+    """Module name -> (out, in) of the linear layers of a model's network; None if they cannot be read."""
     shapes = tensor_shapes(folder)
     if not shapes:
         return None
@@ -146,7 +146,7 @@ def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 
 def module_names(folder: Path) -> set[str] | None:
-    """Full names of the denoiser's modules that hold weights, and of those above them; None if they cannot be read."""
+    """Full names of the network's modules with weights and of their parents; None if they cannot be read."""
     shapes = tensor_shapes(folder)
     if not shapes:
         return None
@@ -156,7 +156,7 @@ def module_names(folder: Path) -> set[str] | None:
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """Tensor -> shape of a model's network, from the headers of its safetensors files; None if one cannot be read."""
-    parts = [folder / name for name in DENOISERS if is_folder(folder / name)] or [folder]
+    parts = [folder / name for name in NETWORKS if is_folder(folder / name)] or [folder]
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(parts[0].glob("*.safetensors"))[:MOST_SHARDS]:
         try:
@@ -167,7 +167,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape, from the header of a safetensors file. Raises what ``BROKEN_HEADER`` lists."""
+    """Tensor -> shape, from the header of a safetensors file. Raises the exceptions in ``BROKEN_HEADER``."""
     with open_regular(path) as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:
@@ -177,7 +177,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of the files in a folder, links followed; 0 where there is none."""
+    """Size of the files in a folder, links followed; 0 without a folder."""
     try:
         return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     except OSError:

@@ -1,4 +1,4 @@
-"""What the caches of a run still have to take: what lies in them already is not written again."""
+"""How much a run will still write to its caches. Entries that exist are not written again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.preflight.disk import DiskUse
 
 FLOAT32_BYTES = 4
 HEADER_BYTES = 512
-"""No entry's header is longer."""
+"""Upper bound for the header of an entry."""
 MOST_TOKENS = 300
 BYTES_OF_TOKEN = 4096 * 2
 ENTRY = ".safetensors"
@@ -24,7 +24,7 @@ LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
 
 
 def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloader, report: DatasetReport) -> Iterator[DiskUse]:
-    """One for each folder of latents or of text embeddings that something will be written to."""
+    """One use for each folder of latents or text embeddings that the run writes to."""
     latents: dict[tuple[str, Path], list[int]] = defaultdict(list)
     prompts: dict[tuple[str, Path], set[str]] = defaultdict(set)
     for found in (*report.sets, *report.eval_sets):
@@ -50,9 +50,9 @@ def _latent_bytes(sample: Sample, spec: FamilySpec) -> int:
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:
-    """Bytes of the entries that are not there. Entries are told apart by their size: latents of another resolution do not count.
+    """Bytes of the missing entries. Entries are matched by size, so that latents of another resolution do not count.
 
-    NOTE: their addresses depend on the hash of every image and of the autoencoder, which would take minutes to find out.
+    NOTE: exact addresses need the hash of every image and of the autoencoder, which would take minutes to compute.
     """
     there = sorted(_entry_sizes(folder))
     missing = 0
@@ -69,7 +69,7 @@ def _missing_latents(sizes: list[int], folder: Path) -> int:
 
 
 def _entry_sizes(folder: Path) -> list[int]:
-    """Bytes of each entry of a cache; none for a folder that is not there."""
+    """Bytes of each entry of a cache; empty without a folder."""
     sizes: list[int] = []
     try:
         shelves = [shelf.path for shelf in os.scandir(folder) if len(shelf.name) == 2 and shelf.is_dir()]

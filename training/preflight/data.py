@@ -1,4 +1,4 @@
-"""Whether the datasets are those that a checkpoint was trained on, told from the scan that ``validate`` makes in any case."""
+"""Compares the datasets with those that a checkpoint was trained on, from the scan that ``validate`` makes anyway."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache
 
 OPTION = "resume_from_checkpoint"
 MOST_READ_BYTES = 512 << 20
-"""Of files whose content nobody remembers: a second or two. The engine reads them all."""
+"""Limit for files whose hash is not cached: a second or two of reading. The engine reads them all."""
 MOST_DECODED = 32
-"""Images that are new or changed, and may be ones that nobody can train on."""
+"""How many new or changed images are decoded to see whether they are usable."""
 
 
 def data_problems(
     saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
 ) -> Iterator[Problem]:
-    """What the engine would say once it has filled the caches."""
+    """The problems that the engine would report once it has filled the caches."""
     if errors_in(report.problems):
         return
     contents = _Contents.of(report, dataloader)
-    drawn = [found for found in report.sets if found.entry.is_trained]
+    trained = [found for found in report.sets if found.entry.is_trained]
     wanted = options.checkpointing.resume_from_checkpoint
     try:
-        samples = {found.entry.id: _samples(found, contents, saved) for found in drawn}
+        samples = {found.entry.id: _samples(found, contents, saved) for found in trained}
         there = {set_id: found for set_id, found in samples.items() if found}
-        differing = data_differences(saved, layout_of(options, processes), there, {one.entry.id: settings_of(one.entry) for one in drawn})
+        differing = data_differences(saved, layout_of(options, processes), there, {one.entry.id: settings_of(one.entry) for one in trained})
         if not options.run.i_know_what_i_am_doing:
             refuse_changed_data(saved, differing)
     except CheckpointUnusable as error:
@@ -53,13 +53,13 @@ def data_problems(
     if differing:
         yield Problem.warning(OPTION, "data_changed", changed_data(saved, differing), got=wanted)
     if contents.skipped:
-        message = f"The contents of {contents.skipped} images are compared when the run starts: their sizes and captions are as they were."
+        message = f"The contents of {contents.skipped} images are compared when the run starts: their sizes and captions are unchanged."
         yield Problem.note(OPTION, "contents_not_compared", message, got=wanted)
 
 
 @dataclass
 class _Contents:
-    """What files hold, as the caches remember it; of few others it is read."""
+    """Content hashes of files: from the caches, or computed up to a limit."""
 
     hashes: dict[str, FileHashes]
     read_bytes: int = 0
@@ -80,10 +80,10 @@ class _Contents:
         if known:
             return known
         if sample.path not in self._read:
-            self._read[sample.path] = self._look(sample)
+            self._read[sample.path] = self._hash_file(sample)
         return self._read[sample.path]
 
-    def _look(self, sample: Sample) -> str:
+    def _hash_file(self, sample: Sample) -> str:
         if self.read_bytes + sample.size_bytes > MOST_READ_BYTES:
             self.skipped += 1
             return ""
@@ -97,8 +97,8 @@ class _Contents:
 def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str, str]:
     """Name -> fingerprint of the samples that the engine would train on. Raises CheckpointUnusable."""
     entry = found.entry
-    drawn = (entry.repeats + 1, found.at_least, entry.probability)
-    samples = {sample.name: fingerprint(entry.id, sample, drawn, contents) for sample in found.samples}
+    trained = (entry.repeats + 1, found.at_least, entry.probability)
+    samples = {sample.name: fingerprint(entry.id, sample, trained, contents) for sample in found.samples}
     for name, was in left_out_of(saved, entry.id).items():
         if name in samples and is_same(samples[name], str(was)):
             del samples[name]

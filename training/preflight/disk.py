@@ -1,4 +1,4 @@
-"""Every disk that a run writes to, with what it has to take."""
+"""Compares the free space of every disk that a run writes to with what the run needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ OUTPUT = "output_dir"
 
 @dataclass(frozen=True)
 class DiskUse:
-    """What a run writes into one folder."""
+    """Data that a run writes into one folder."""
 
     option: str
     """The option that chose the folder."""
     folder: Path
     what: str
-    """In the plural, for people: ``checkpoints``."""
+    """What is written, for messages, in the plural: ``checkpoints``."""
     bytes: int
-    """What is expected."""
+    """Expected size."""
     least: int = 0
-    """What is certain: with less the run cannot even begin."""
+    """Minimum size: with less the run cannot begin."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FileSystem:
         }
 
     def problem(self) -> Problem | None:
-        """An error where not even the least fits, a warning where not all does."""
+        """An error if the minimum does not fit, a warning if the expected size does not fit."""
         use = self.largest
         if self.free < self.least:
             certain = _listed(one.what for one in self.uses if one.least)
@@ -79,7 +79,7 @@ class FileSystem:
 
 
 def file_systems(uses: Iterable[DiskUse]) -> list[FileSystem]:
-    """The uses that write something, by the disk that their folder lies on or will be made on."""
+    """The uses that write something, grouped by the disk of their folder."""
     grouped: dict[int, list[DiskUse]] = defaultdict(list)
     for use in uses:
         if use.bytes:
@@ -88,17 +88,17 @@ def file_systems(uses: Iterable[DiskUse]) -> list[FileSystem]:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the closest folder above it that is there."""
+    """The path itself, or the closest parent that exists."""
     return next(one for one in (path, *path.parents) if exists(one))
 
 
 def free_bytes(folder: Path) -> int:
-    """Free on the disk that a folder lies on or will be made on."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def disk_answer(parts: dict[str, int], disks: Sequence[FileSystem], output_dir: Path) -> dict[str, Any]:
-    """``parts``: bytes of what is written, by kind. ``free_bytes`` is of the disk of ``output_dir``."""
+    """The numbers for the API. ``parts`` are bytes by kind; ``free_bytes`` is for the disk of ``output_dir``."""
     text = "; ".join(f"about {size(disk.bytes)} for {disk.what}, {size(disk.free)} are free in {disk.largest.folder}" for disk in disks)
     return {
         **{f"{name}_bytes": number for name, number in parts.items()},

@@ -1,4 +1,4 @@
-"""What a run writes, where, and how much of it."""
+"""Estimates what a run writes to each folder."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from training.preflight.base_model import HubSettings
 from training.preflight.disk import OUTPUT, DiskUse
 
 BYTES_OF_STEP = 1500
-"""A line of the journal and its row in the database."""
+"""Bytes of a line of the journal and its row in the database."""
 TRACKED_BYTES_OF_STEP = 600
 BYTES_OF_PIXEL = 1.5
-"""Of a compressed picture."""
+"""Bytes per pixel of a compressed image."""
 DOWNLOADED_BYTES = 2
-"""Of one number of a model on the hub."""
+"""Bytes per parameter of a model on the hub."""
 
 
 def run_uses(options: TrainingOptions, home: Home, parts: Mapping[str, int], steps: int) -> Iterator[DiskUse]:
-    """All but caches and downloads. ``parts``: bytes of ``checkpoint``, ``checkpoints`` and ``pipeline``."""
+    """All uses but caches and downloads. ``parts`` holds the bytes of ``checkpoint``, ``checkpoints`` and ``pipeline``."""
     output_dir = Path(options.run.output_dir)
     yield DiskUse(OUTPUT, output_dir, "checkpoints", parts["checkpoints"], parts["checkpoint"])
     yield DiskUse(OUTPUT, output_dir, "the result", parts["pipeline"], parts["pipeline"])
-    pictures = _picture_bytes(options.validation, steps)
-    yield DiskUse("validation_resolution", output_dir / "validation_images", "validation images", pictures)
+    images = _image_bytes(options.validation, steps)
+    yield DiskUse("validation_resolution", output_dir / "validation_images", "validation images", images)
     if parse_trackers(options.reporting.report_to):
-        yield DiskUse("logging_dir", output_dir / options.reporting.logging_dir, "tracker files", pictures + TRACKED_BYTES_OF_STEP * steps)
-    previews = pictures * _previews_of_an_image(options.validation)
+        yield DiskUse("logging_dir", output_dir / options.reporting.logging_dir, "tracker files", images + TRACKED_BYTES_OF_STEP * steps)
+    previews = images * _previews_of_an_image(options.validation)
     yield DiskUse("state", home.state, "the run's journal and previews", RESERVED_BYTES + BYTES_OF_STEP * steps + previews)
 
 
 def download_use(source: str, base: Path | None, options: TrainingOptions, spec: FamilySpec, hub: HubSettings) -> Iterator[DiskUse]:
-    """The base model, while it is not in the hub's cache. Its text encoders come on top; their size is not known before."""
+    """The download of the base model if it is not cached. Text encoders are not counted, because their size is unknown."""
     if base is not None or hub.is_offline:
         return
     numbers = spec.parameters.get(options.model.model_flavour or spec.default_flavour, 0)
@@ -46,8 +46,8 @@ def download_use(source: str, base: Path | None, options: TrainingOptions, spec:
     yield DiskUse("pretrained_model_name_or_path", hub.cache, what, DOWNLOADED_BYTES * numbers, numbers)
 
 
-def _picture_bytes(validation: ValidationOptions, steps: int) -> int:
-    """Of every validation image of a run."""
+def _image_bytes(validation: ValidationOptions, steps: int) -> int:
+    """Bytes of all validation images of a run."""
     if validation.validation_disable:
         return 0
     built_in = {"false": "", "true": "general"}.get(validation.validation_prompt_library, validation.validation_prompt_library)

@@ -1,4 +1,4 @@
-"""What evaluations on held-out images will take, before a run starts."""
+"""Estimates the cost of evaluations on the eval sets before a run starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 
 PASSES_A_SAMPLE = 3
-"""A step's forward and backward pass over a sample, in forward passes."""
+"""Cost of a training step for one sample (forward and backward), in forward passes."""
 MOST_COUNTED = 100_000
 COSTLY_SHARE = 0.25
-"""Of the run's time."""
+"""Share of the run's time from which a note is given."""
 
 
 def understood_evaluation(options: TrainingOptions, report: DatasetReport, steps: int) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """(how often what is measured, what is to be said of it); None where nothing is."""
+    """(what is evaluated how often, notes about it); (None, []) if nothing is evaluated."""
     chosen = [found for found in report.eval_sets if options.validation.eval_dataset_id in (None, found.entry.id)]
     images = sum(min(len(found.samples), options.validation.num_eval_images) for found in chosen)
     if not images or options.evaluation.eval_loss_disable:
@@ -45,7 +45,10 @@ def understood_evaluation(options: TrainingOptions, report: DatasetReport, steps
 
 
 def _evaluation_count(options: TrainingOptions, report: DatasetReport, steps: int) -> int:
-    """Before the first step, at the intervals, and with every checkpoint. Exact up to ``MOST_COUNTED``, else steps may count twice."""
+    """Number of evaluations: before the first step, at the intervals, and with every checkpoint.
+
+    Exact up to ``MOST_COUNTED``; above that, steps may count twice.
+    """
     per_epoch = max(1, report.steps_per_epoch)
     by_steps = (options.evaluation.eval_steps_interval, options.checkpointing.checkpoint_step_interval)
     by_epochs = (options.evaluation.eval_epoch_interval, options.checkpointing.checkpoint_epoch_interval)
@@ -62,7 +65,7 @@ def _evaluation_count(options: TrainingOptions, report: DatasetReport, steps: in
 def _notes(options: TrainingOptions, report: DatasetReport, steps: int, *, share: float, text: str) -> Iterator[Problem]:
     evaluation = options.evaluation
     if not evaluation.eval_steps_interval and not evaluation.eval_epoch_interval:
-        message = "No interval of evaluations is set: held-out images are evaluated before the first step and at checkpoints alone."
+        message = "No evaluation interval is set: the eval sets are evaluated before the first step and at checkpoints only."
         yield Problem.note("eval_steps_interval", "no_interval", message, hint="set eval_steps_interval, or eval_epoch_interval")
     length = (evaluation.eval_epoch_interval or 0) * max(1, report.steps_per_epoch)
     if options.run.max_train_steps and length > steps:

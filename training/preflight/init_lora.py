@@ -1,4 +1,4 @@
-"""What the engine would refuse of the adapter that ``init_lora`` names: its header is read here, by the same code."""
+"""Checks of the adapter in ``init_lora``: its header is read by the code that the engine uses."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ from training.preflight.adapter import CLASS_MARKS, of_class, on_layers
 
 OPTION = "init_lora"
 MOST_READ_BYTES = 128 << 20
-"""Of larger files the engine says whether every weight is finite."""
+"""Largest file whose weights are checked for non-finite values; the engine checks larger ones."""
 
 
 def init_problems(
     options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None, saved: SavedRun | None
 ) -> Iterator[Problem]:
-    """``layers``: module -> (out, in) of the base model's network; None leaves out what its weights would tell. ``saved``: the checkpoint
-    that the run goes on from, which comes first."""
+    """``layers`` maps the modules of the base model's network to (out, in); None skips the checks that need them.
+
+    ``saved`` is the checkpoint that the run resumes from, which wins over ``init_lora``.
+    """
     given = options.adapter.init_lora
     if options.model.model_type != "lora" or not given:
         return
     if saved is not None:
-        message = f"The run goes on from {saved.folder}: the weights of init_lora are not taken again."
+        message = f"The run continues from {saved.folder}: the weights of init_lora are not used again."
         yield Problem.note(OPTION, "no_effect", message, got=given, hint="an empty resume_from_checkpoint starts from init_lora")
         return
     try:
         header = open_adapter(find_adapter(Path(given)))
-        _look_into(header, options, spec, layers)
+        _check_fit(header, options, spec, layers)
         if header.path.stat().st_size <= MOST_READ_BYTES:
             refuse_not_finite(header)
     except UnusableAdapter as error:
         yield Problem.error(
-            OPTION, error.code, error.message, got=given, expected="an adapter of the form that is trained", hint=error.hint
+            OPTION, error.code, error.message, got=given, expected="an adapter of the kind that is trained", hint=error.hint
         )
     except OSError as error:
         yield Problem.error(OPTION, "unreadable_file", f"{given} cannot be read: {error.strerror}.", got=given, expected="an adapter file")
 
 
-def _look_into(header: AdapterHeader, options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None) -> None:
+def _check_fit(header: AdapterHeader, options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None) -> None:
     """Raises UnusableAdapter."""
     wanted = _wanted(options, spec, layers) if layers else None
     if layers and wanted is not None:
@@ -55,7 +57,7 @@ def _look_into(header: AdapterHeader, options: TrainingOptions, spec: FamilySpec
 
 
 def _wanted(options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape]) -> WantedAdapter | None:
-    """The adapter that the engine would make; None where the options are wrong, which is told elsewhere."""
+    """The adapter that the engine would create; None if the options are wrong, which other checks report."""
     adapter = options.adapter
     if adapter.lora_type == "standard":
         modules = on_layers(adapter_targets(options, spec), layers)
@@ -70,7 +72,7 @@ def _wanted(options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Sha
 
 
 def _wanted_of_classes(config: LycorisConfig, layers: Mapping[str, Shape]) -> WantedAdapter:
-    """Class by class, as far as the names of layers tell their class."""
+    """The wanted adapter, with the class of each layer judged by its name."""
     preset, overrides = config.preset, config.preset["module_algo_map"]
     by_name = preset["target_name"] or preset["exclude_name"] or preset["name_algo_map"]
     is_complete = not by_name and all(cls.endswith(tuple(CLASS_MARKS)) for cls in preset["target_module"])

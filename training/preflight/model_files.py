@@ -1,4 +1,4 @@
-"""Whether the libraries may be called for the models of a run: what the engine refuses of their folders, found by the same code."""
+"""Checks that the model folders of a run hold no unsafe files, with the code that the engine uses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BASE, VAE, T5 = "pretrained_model_name_or_path", "pretrained_vae_model_name_or_p
 
 
 def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
-    """Of models that are on this machine; of others the engine looks when it has fetched them."""
+    """Check local models. The engine checks the others after the download."""
     model = options.model
     encoder = spec.text_encoder_folders[-1]
     replaced = {VAE: ["vae"], T5: [encoder, _tokenizer(encoder)]}
     base_parts = [
-        *base_model.DENOISERS,
+        *base_model.NETWORKS,
         "vae",
         "scheduler",
         *(name for one in spec.text_encoder_folders for name in (one, _tokenizer(one))),
@@ -49,7 +49,7 @@ def _source_problems(option: str, source: str, revision: str | None, parts: list
 
 
 def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:
-    """One problem a folder is enough: the first reason is the one that the engine ends with."""
+    """At most one problem per folder: the first one, with which the engine would stop."""
     found = next(unsafe_files(folder), None)
     if found is not None:
         message = f"The part {folder.name} of {source} is not loaded: {found}."

@@ -13,7 +13,7 @@ from training.preflight.estimates import size
 
 
 def output_problems(options: TrainingOptions, waits_for: Collection[str]) -> Iterator[Problem]:
-    """``waits_for``: ids of the runs that a queue would let end first."""
+    """Whether another run writes to the output folder. ``waits_for`` holds the ids of runs that the queue would let end first."""
     output_dir = Path(options.run.output_dir)
     holder = holder_of(output_dir)
     if holder is None:
@@ -27,10 +27,12 @@ def output_problems(options: TrainingOptions, waits_for: Collection[str]) -> Ite
 
 
 def saving_problems(options: TrainingOptions, free: int) -> Iterator[Problem]:
-    """``free``: bytes on the disk of the output folder."""
+    """Notes about checkpoint options and disk space. ``free`` is the number of bytes on the disk of the output folder."""
     chosen = options.checkpointing
     if chosen.checkpointing_use_tempdir:
-        message = "Checkpoints are always written beside and renamed once they are whole; checkpointing_use_tempdir changes nothing."
+        message = (
+            "Checkpoints are always written to a temporary folder and renamed when complete; checkpointing_use_tempdir changes nothing."
+        )
         yield Problem.note("checkpointing_use_tempdir", "always_so", message, got=True)
     if free < chosen.disk_low_bytes:
         what = {"stop": "end", "wait": "wait", "script": "run disk_low_script"}[chosen.disk_low_action]
@@ -39,5 +41,5 @@ def saving_problems(options: TrainingOptions, free: int) -> Iterator[Problem]:
 
 
 def with_copy(memory: Mapping[str, Any], checkpoint: int) -> dict[str, Any]:
-    """The estimate of memory, and what the host holds besides while a checkpoint of so many bytes is written."""
+    """The memory estimate with a remark on the host memory that writing a checkpoint of this many bytes takes."""
     return {**memory, "text": f"{memory['text']}; {size(checkpoint)} more of the host's while a checkpoint is written"}

@@ -1,4 +1,4 @@
-"""Whether what a run makes can be uploaded, and what it goes on from can be fetched. Nothing is sent anywhere."""
+"""Checks whether results can be uploaded and a remote checkpoint can be fetched. Sends nothing."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ RESUME = "resume_from_checkpoint"
 
 
 def publishing_problems(options: TrainingOptions, home: Home, hub: HubSettings) -> Iterator[Problem]:
-    """Of the stores, the hub, and a remote address to resume from."""
+    """Problems of the publishing targets, the hub, and a remote checkpoint to resume from."""
     targets, problems = load_publishing(options.publishing.publishing_config, home)
-    if publishing_file(options.publishing.publishing_config, home) is not None:  # what is written out is looked at by the options' rules
+    if publishing_file(options.publishing.publishing_config, home) is not None:  # the option rules check JSON text
         yield from problems
     for target in targets:
-        yield from _store_problems(target, f"{OPTION}[{target.place}]")
+        yield from _target_problems(target, f"{OPTION}[{target.place}]")
     yield from _hub_problems(options, hub)
     if is_remote(options.checkpointing.resume_from_checkpoint):
         yield from _resume_problems(options.checkpointing.resume_from_checkpoint, targets)
 
 
-def _store_problems(target: PublishTarget, where: str) -> Iterator[Problem]:
+def _target_problems(target: PublishTarget, where: str) -> Iterator[Problem]:
     if not is_installed(target.provider):
         message = f"{target.provider} needs the library {LIBRARIES[target.provider]}, which is not installed here."
         hint = how_to_install(target.provider)
@@ -48,14 +48,14 @@ def _address_problems(url: str, where: str) -> Iterator[Problem]:
     except EgressRefused as refusal:
         yield Problem.error(where, "address_refused", f"Nothing is sent to {shown}, or fetched from it: {refusal}.", got=shown)
     except (OSError, UnicodeError) as error:
-        message = f"{shown} cannot be reached now: its name is not known here ({error})."
-        yield Problem.warning(where, "name_not_found", message, got=shown, hint="uploads are tried again while the run lasts")
+        message = f"{shown} cannot be reached now: its name cannot be resolved ({error})."
+        yield Problem.warning(where, "name_not_found", message, got=shown, hint="uploads are retried while the run lasts")
 
 
 def _hub_problems(options: TrainingOptions, hub: HubSettings) -> Iterator[Problem]:
     wanted = options.publishing
     if wanted.push_to_hub_background:
-        message = "Uploads are always made beside training, with push_to_hub_background and without."
+        message = "Uploads always run in the background; push_to_hub_background changes nothing."
         yield Problem.note("push_to_hub_background", "always_so", message, got=True)
     if not wanted.push_to_hub:
         return

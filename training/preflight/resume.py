@@ -1,4 +1,4 @@
-"""Which checkpoint a run would go on from, and whether it may: what the engine says when it opens it, by the same code."""
+"""Which checkpoint a run would resume from, and whether it may, with the code that the engine uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTION = "resume_from_checkpoint"
 
 
 def find_saved_run(options: TrainingOptions, problems: list[Problem]) -> SavedRun | None:
-    """The checkpoint that the run would go on from; None for a fresh start, an address, and where ``problems`` got the reason."""
+    """The checkpoint that the run would resume from; None for a fresh start, an address, or after an error was added to ``problems``."""
     wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
     if is_remote(wanted):
         return None
@@ -39,7 +39,7 @@ def find_saved_run(options: TrainingOptions, problems: list[Problem]) -> SavedRu
 
 
 def other_run_problems(saved: SavedRun, options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
-    """Of another model, optimizer, adapter or of other base weights. ``cache``: the folder of the Hugging Face cache."""
+    """Whether the checkpoint belongs to another kind of run: model, optimizer, adapter or base weights. ``cache`` is the hub's cache."""
     wanted = options.checkpointing.resume_from_checkpoint
     base = base_weights(options.model, spec, cache)
     try:
@@ -56,10 +56,10 @@ def other_run_problems(saved: SavedRun, options: TrainingOptions, spec: FamilySp
 
 
 def progress_problems(saved: SavedRun, options: TrainingOptions, steps: int) -> Iterator[Problem]:
-    """Where the run would go on, and whether anything is left of it. ``steps``: of the whole run."""
+    """How many steps are left after the checkpoint. ``steps`` is the length of the run."""
     wanted, output_dir = options.checkpointing.resume_from_checkpoint, Path(options.run.output_dir)
     left = max(0, steps - saved.step)
-    message = f"The run goes on from {saved.folder.name}: {left} of {steps} steps left. The checkpoint lies in {saved.folder.parent}."
+    message = f"The run continues from {saved.folder.name}: {left} of {steps} steps left. The checkpoint is in {saved.folder.parent}."
     if left:
         yield Problem.note(OPTION, "goes_on", message, got=wanted)
     else:
@@ -68,7 +68,7 @@ def progress_problems(saved: SavedRun, options: TrainingOptions, steps: int) -> 
     later = [folder.name for folder in folders(output_dir) if not is_own or step_of(folder.name) > saved.step]
     if later and left:
         named = ", ".join(later[:5]) + (", …" if len(later) > 5 else "")
-        message = f"Checkpoints of output_dir that the run does not go on from will be set aside: {named}."
+        message = f"Later checkpoints in output_dir will be quarantined: {named}."
         yield Problem.note(OPTION, "will_be_set_aside", message, got=wanted)
 
 
@@ -76,7 +76,7 @@ OPTION = "resume_from_checkpoint"
 
 
 def order_problems(state: Mapping[str, Any], wanted: str) -> Iterator[Problem]:
-    """What the engine says when it resumes. ``state``: ``training_state.json``; ``wanted``: the option's value."""
+    """Whether the checkpoint used another order of samples. ``state`` is ``training_state.json``, ``wanted`` the option's value."""
     changed = order_change(state)
     if changed:
         yield Problem.note(OPTION, "order_changed", changed, got=wanted)

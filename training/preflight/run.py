@@ -1,4 +1,4 @@
-"""Everything that ``validate`` says: the options, the datasets as training will see them, the disk, the model. Writes nothing."""
+"""All checks of ``validate``: options, datasets as training will see them, disk, model. Writes nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 def examine_run(
     resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None, waits_for: Collection[str] = frozenset()
 ) -> PreflightReport:
-    """Look at everything that a run would meet. Needs no database. ``waits_for``: ids of the runs that a queue would let end first."""
+    """Run all checks. Needs no database. ``waits_for`` holds the ids of runs that the queue would let end first."""
     variables = passed_environment() if variables is None else variables
     problems = list(resolved.problems)
     options, spec = resolved.options, resolved.spec
@@ -61,7 +61,7 @@ def examine_run(
     saved = find_saved_run(options, problems)
     refused = list(other_run_problems(saved, options, spec, hub.cache)) if saved else []
     problems += refused
-    saved = None if errors_in(refused) else saved  # what else differs says nothing new
+    saved = None if errors_in(refused) else saved  # further differences add nothing
     problems += publishing_problems(options, home, hub)
     problems += device_problems(options, expected_device(variables))
     problems += _tracker_notes(options, variables)
@@ -78,8 +78,8 @@ def examine_run(
     problems += init_problems(options, spec, base_model.layer_shapes(base) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
-    told = {problem.option for problem in problems}
-    problems += [found for found in adapter_problems(options, spec, base, resolved.given) if found.option not in told]
+    reported = {problem.option for problem in problems}
+    problems += [found for found in adapter_problems(options, spec, base, resolved.given) if found.option not in reported]
     report = examine(resolved.dataloader, options, spec, processes=process_count(options))
     problems += report.problems
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
@@ -102,7 +102,7 @@ def _understand(
     home: Home,
     uses: Sequence[DiskUse],
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """What the run would be, in numbers, and what the machine says to them."""
+    """The numbers of the run, and the problems that follow from them on this machine."""
     summary = report.summary()
     per_epoch = max(1, report.steps_per_epoch)
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
@@ -137,7 +137,7 @@ def _understand(
 
 
 def _model_sources(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
-    """Option -> where its weights come from."""
+    """Option -> the source of its weights."""
     model = options.model
     base = model.pretrained_model_name_or_path or spec.repository(model.model_flavour)
     others = {
@@ -148,17 +148,17 @@ def _model_sources(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]
 
 
 def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
-    """A run does without previews where their decoder cannot be had: a person should know before."""
+    """A warning if the decoder of previews is not available: the run would show none."""
     if not options.validation.validation_preview or options.validation.validation_disable:
         return
     found = base_model.check_access("validation_preview", spec.preview_decoder, None, hub)
     if found is not None:
-        hint = found.hint or "training goes on without previews"
+        hint = found.hint or "training continues without previews"
         yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=spec.preview_decoder, hint=hint)
 
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
-    """Folders that the run will write to."""
+    """Whether the run can write to its folders."""
     refused: list[Path] = []
     for option, path in written_folders(options, dataloader).items():
         if any(path.is_relative_to(above) for above in refused):
@@ -166,20 +166,22 @@ def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) ->
         folder, existing = str(path), nearest_existing(path)
         if not is_folder(existing):
             yield Problem.error(
-                option, "not_a_folder", f"{existing} is a file, so {folder} cannot be made.", got=folder, expected="a folder"
+                option, "not_a_folder", f"{existing} is a file, so {folder} cannot be created.", got=folder, expected="a folder"
             )
         elif not os.access(existing, os.W_OK | os.X_OK):
             refused.append(path)
-            message = f"{folder} cannot be written to: this account may not write in {existing}."
-            yield Problem.error(option, "not_writable", message, got=folder, expected="a folder that can be written to")
+            message = f"{folder} is not writable: this account may not write in {existing}."
+            yield Problem.error(option, "not_writable", message, got=folder, expected="a writable folder")
 
 
 def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:
-    """The pictures that a run draws may not lie among the images that it reads: they would be trained on."""
+    """The images that a run generates must not lie among those that it reads: they would be trained on."""
     output_dir = Path(os.path.realpath(options.run.output_dir))
     for images in dataloader.sets_of_images if dataloader else ():
         if output_dir.is_relative_to(os.path.realpath(images.instance_data_dir)):
-            message = f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} reads: pictures would become data."
+            message = (
+                f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} reads: generated images would be trained on."
+            )
             yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
 
 
@@ -210,7 +212,7 @@ def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[s
 
 
 def _speed_notes(options: TrainingOptions, variables: Mapping[str, str], cpu_info: Path = CPU_INFO) -> Iterator[Problem]:
-    """bfloat16 on a processor that has no instructions for it takes some 20 times as long as float32."""
+    """A note for bfloat16 on a CPU without instructions for it, where it takes about 20 times as long as float32."""
     if options.precision.mixed_precision != "bf16" or visible_gpus(variables):
         return
     try:

@@ -1,4 +1,4 @@
-"""Whether the model that scores validation images can be had, as far as that shows without loading it."""
+"""Checks whether the model that scores validation images is available, without loading it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.preflight.model_files import folder_problems
 OPTION = "pretrained_evaluation_model_name_or_path"
 WEIGHTS = ("*.safetensors",)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-"""Of a repository: the one file, or the list of several."""
+"""Files of a repository with safetensors weights: the one file, or the index of several."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 EXPECTED = "a CLIP model in safetensors, such as openai/clip-vit-large-patch14"
 
@@ -32,15 +32,15 @@ def scoring_problems(options: TrainingOptions, hub: base_model.HubSettings) -> I
         yield Problem.error(OPTION, "not_found", f"There is no folder {source}.", got=source, expected=EXPECTED)
     elif (kind := _model_type(folder)) != CLIP:
         says = f"its config.json says model_type {kind!r}" if kind else "it has no config.json that says so"
-        yield Problem.error(OPTION, "not_a_clip_model", f"{source} is no CLIP model: {says}.", got=source, expected=EXPECTED)
+        yield Problem.error(OPTION, "not_a_clip_model", f"{source} is not a CLIP model: {says}.", got=source, expected=EXPECTED)
     elif unsafe := list(folder_problems(OPTION, source, folder)):
         yield from unsafe
-    elif Path(source).is_absolute():  # of a repository, what is missing is downloaded
-        yield from _gaps(folder, source)
+    elif Path(source).is_absolute():  # missing files of a repository are downloaded
+        yield from _missing_files(folder, source)
 
 
 def _without_safetensors(source: str, hub: base_model.HubSettings) -> Problem | None:
-    """A problem where the hub says that a repository has no weights in safetensors."""
+    """A problem if the repository has no weights in safetensors."""
     answers = [base_model.check_file(OPTION, source, file, hub) for file in WEIGHT_FILES]
     if not all(answer is not None and answer.code == "not_found" for answer in answers):
         return None
@@ -56,7 +56,7 @@ def _model_type(folder: Path) -> str:
     return str(found.get("model_type", "")) if isinstance(found, dict) else ""
 
 
-def _gaps(folder: Path, source: str) -> Iterator[Problem]:
+def _missing_files(folder: Path, source: str) -> Iterator[Problem]:
     for what, patterns in (("weights", WEIGHTS), ("image processor", PROCESSORS)):
         if not any(any(folder.glob(pattern)) for pattern in patterns):
             message = f"{folder} has no {what}: there is nothing like {' or '.join(patterns)}."

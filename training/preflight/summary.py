@@ -1,4 +1,4 @@
-"""What is known of a run before it starts."""
+"""The report of the checks before a run starts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainer_engine.contract.errors import Level, Problem
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """Everything that ``validate`` says."""
+    """The result of ``validate``."""
 
     resolved: ResolvedRun
     problems: list[Problem]
-    """Errors, warnings and notes, of the options, the datasets and the machine."""
+    """Errors, warnings and notes about the options, the datasets and the machine."""
     understood: dict[str, Any] = field(default_factory=dict)
-    """JSON-able: datasets, steps, epochs, batches, memory, disk. Empty where the configuration is too broken to tell."""
+    """JSON-able: datasets, steps, epochs, batches, memory, disk. Empty if the configuration is too broken."""
 
     webhooks: tuple[WebhookTarget, ...] = ()
-    """Where the run's events are to be posted."""
+    """The targets for the run's events."""
 
     def at(self, level: Level) -> list[Problem]:
         return [problem for problem in self.problems if problem.level is level]

@@ -1,4 +1,4 @@
-"""What the engine would refuse of an adapter that only validations see, as far as the header of its file tells."""
+"""Checks of validation adapters from the headers of their files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from training.preflight import base_model
 
 Shapes = Mapping[str, tuple[int, ...]]
 IN_EVERY_TRANSFORMER = ("attn", "ff")
-"""What names of layers hold that adapters of any family here are put on."""
+"""Parts of the names of layers that adapters of every family change."""
 SIDES = {"lora_A.weight": 1, "lora_down.weight": 1, "lora_B.weight": 0, "lora_up.weight": 0}
-"""Matrix of a LoRA -> which of its sizes is that of the layer (out, in): 1 for what goes in, 0 for what comes out."""
+"""Matrix of a LoRA -> which of its sizes equals the layer's (out, in): 1 for the input, 0 for the output."""
 
 
 def validation_adapter_problems(
     options: TrainingOptions, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings
 ) -> Iterator[Problem]:
-    """``base``: the local folder of the base model; None leaves out what its weights would tell."""
+    """``base`` is the local folder of the base model; None skips the checks that need its weights."""
     if options.validation.validation_disable:
         return
     for source in (source for run in validation_adapter_runs(options.as_values()) for source in run.sources):
@@ -62,9 +62,9 @@ def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySp
         return
     layers = base_model.layer_shapes(base) if base else None
     if layers:
-        yield from _beside_the_base(file, source, tensors, layers)
+        yield from _fit_problems(file, source, tensors, layers)
     elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(spec)):
-        message = f"No layer in {file.name} is called as {spec.title} calls its own."
+        message = f"No layer in {file.name} has a name of {spec.title}'s layers."
         yield Problem.error(source.place, "does_not_fit", message, got=source.path, expected=f"an adapter of {spec.title}")
 
 
@@ -72,7 +72,7 @@ def _marks(spec: FamilySpec) -> set[str]:
     return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.lora_targets.values() for ending in endings)}
 
 
-def _beside_the_base(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:
+def _fit_problems(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:
     modules, strangers = keys_by_module(sorted(tensors), layers)
     expected = "an adapter of this base model, on its linear layers"
     if strangers or not modules:

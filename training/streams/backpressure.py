@@ -1,6 +1,6 @@
-"""Keep a client that does not read from filling the server's memory.
+"""Keeps a client that does not read from filling the server's memory.
 
-Daphne takes whatever it is given and lets it pile up in the connection's buffer, so we look into that buffer.
+Daphne accepts everything and collects it in the connection's buffer, so this module measures that buffer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ LARGEST_BACKLOG_BYTES = 1024 * 1024
 PATIENCE_SECONDS = 10.0
 PAUSE_SECONDS = 0.02
 FAREWELL_SECONDS = 30.0
-"""For a dropped client to read what lies ready and, behind it, why it was dropped; then the connection is cut."""
+"""Time for a dropped client to read its data and the reason for the close before the connection is cut."""
 
 
 class ClientTooSlow(Exception):
-    """A client left more than the allowed backlog lying for too long; it can come back with its index."""
+    """A client left too much data unread for too long. It can reconnect with its last index."""
 
 
 def _protocol(send: Callable[..., Any]) -> Any:
@@ -41,7 +41,7 @@ def unsent_bytes(transport: Any) -> int:
 
 
 async def wait_for_reader(send: Callable[..., Any]) -> None:
-    """Return when the client has taken enough to be sent more. Raises ClientTooSlow."""
+    """Return when the backlog of the client is small enough. Raises ClientTooSlow."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while backlog_bytes(send) > LARGEST_BACKLOG_BYTES:
         if time.monotonic() > deadline:
@@ -50,7 +50,7 @@ async def wait_for_reader(send: Callable[..., Any]) -> None:
 
 
 def grant_farewell(send: Callable[..., Any]) -> None:
-    """Autobahn cuts a connection one second after it said goodbye, which a slow client has no chance to hear."""
+    """Give a slow client time to read the close message: Autobahn cuts a connection after one second otherwise."""
     protocol = _protocol(send)
     if hasattr(protocol, "closeHandshakeTimeout"):
         protocol.closeHandshakeTimeout = FAREWELL_SECONDS

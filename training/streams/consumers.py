@@ -20,7 +20,7 @@ from training.errors import BadValue, TooManyStreams, TrainingRefused
 from training.models import Job
 from training.streams import tail
 from training.streams.backpressure import ClientTooSlow, grant_farewell, wait_for_reader
-from training.streams.tail import Frame, Place
+from training.streams.tail import Frame, StreamPosition
 
 logger = logging.getLogger(__name__)
 GOING_AWAY, SERVER_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013
@@ -31,8 +31,8 @@ BATCH_FRAMES, BATCH_CHARACTERS = 20, 32 * 1024
 RESUME = "last-event-id"
 
 
-def place_of(query: Mapping[str, str], last_event_id: str) -> Place:
-    """Where a client wants to begin. Raises JobNotFound, BadValue.
+def position_of(query: Mapping[str, str], last_event_id: str) -> StreamPosition:
+    """The position at which a client wants to begin. Raises JobNotFound, BadValue.
 
     ``Last-Event-ID`` wins over ``since_index``: a browser that reconnects sends the address of its first visit again.
     """
@@ -43,12 +43,12 @@ def place_of(query: Mapping[str, str], last_event_id: str) -> Place:
     named = named_job(query["job_id"]).pk if query.get("job_id") else None
     resumed = _resumed(last_event_id, named)
     if resumed is not None:
-        return Place(*resumed, is_bound=named is not None, as_links=form == "url")
-    return Place(named, since, is_bound=named is not None, as_links=form == "url")
+        return StreamPosition(*resumed, is_bound=named is not None, as_links=form == "url")
+    return StreamPosition(named, since, is_bound=named is not None, as_links=form == "url")
 
 
 def _resumed(last_event_id: str, named: UUID | None) -> tuple[UUID | None, int] | None:
-    """The job and the index after an event id; None where it is empty or nothing that we gave out."""
+    """The job and the index after an event id; None if the id is empty or unknown."""
     job_text, _, index_text = last_event_id.strip().rpartition(":")
     if not (index_text.isascii() and index_text.isdigit() and len(index_text) < len(str(LARGEST_INDEX))):
         return None
@@ -64,7 +64,7 @@ def _resumed(last_event_id: str, named: UUID | None) -> tuple[UUID | None, int] 
 
 
 def batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """Frames in order, some at a time: enough to be worth a message, too few to hold the event loop."""
+    """Frames in order, in batches that are small enough not to block the event loop."""
     batch: list[Frame] = []
     size = 0
     for frame in frames:
@@ -78,14 +78,14 @@ def batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
 
 
 class Streaming(AsyncConsumer):  # type: ignore[misc]
-    """What both kinds of stream share: a task that writes while the connection is listened to."""
+    """Base of both kinds of stream: a task that writes while the connection is read."""
 
     writer: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Until the client leaves or the writer is done. Nothing is left waiting then: Python crashes when it ends with such coroutines.
+        """Run until the client leaves or the writer is done. No coroutine stays pending, because Python would crash at exit with one.
 
-        These streams need no channel layer, so none is asked for a channel.
+        These streams use no channel layer.
         """
         self.scope, self.base_send = scope, send
         try:
@@ -97,7 +97,7 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
             await self._end_writer()
 
     async def _end_writer(self) -> None:
-        """When the server closes, Daphne cancels us while the writer still says goodbye: it gets a moment for that."""
+        """Stop the writer. When the server closes, Daphne cancels this consumer, and the writer gets a moment to send its last frame."""
         if self.writer is None or self.writer.done():
             return
         if tail.HUB.is_closing:
@@ -106,7 +106,7 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
         await asyncio.wait([self.writer])
 
     async def _next(self, receive: Any) -> Any:
-        """The client's next message; None once everything has been written."""
+        """The client's next message; None once the writer is done."""
         listening = asyncio.ensure_future(receive())
         try:
             await asyncio.wait([task for task in (listening, self.writer) if task is not None], return_when=asyncio.FIRST_COMPLETED)
@@ -114,27 +114,27 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
         finally:
             listening.cancel()
 
-    async def wanted_place(self) -> Place:
-        """Where to begin. Raises TooManyStreams, BadValue, JobNotFound."""
+    async def wanted_position(self) -> StreamPosition:
+        """The position that the request asks for. Raises TooManyStreams, BadValue, JobNotFound."""
         if tail.HUB.is_full:
             raise TooManyStreams
         query = dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1")))
         headers = {name.lower(): value.decode("latin-1") for name, value in self.scope["headers"]}
         last_event_id = headers.get(RESUME.encode()) or query.get("last_event_id", "")
-        found: Place = await database_sync_to_async(place_of)(query, last_event_id)
+        found: StreamPosition = await database_sync_to_async(position_of)(query, last_event_id)
         return found
 
-    def begin(self, place: Place) -> None:
-        self.writer = asyncio.ensure_future(self._write(place))
+    def begin(self, position: StreamPosition) -> None:
+        self.writer = asyncio.ensure_future(self._write(position))
 
-    async def _write(self, place: Place) -> None:
+    async def _write(self, position: StreamPosition) -> None:
         code = GOING_AWAY
         try:
-            async for frames in tail.HUB.follow(place):
+            async for frames in tail.HUB.follow(position):
                 for batch in batches(frames):
-                    await self.send_frames(batch, is_bound=place.is_bound)
+                    await self.send_frames(batch, is_bound=position.is_bound)
                     await wait_for_reader(self.base_send)
-                    await asyncio.sleep(0)  # what others ask comes between two batches
+                    await asyncio.sleep(0)  # lets other requests run between two batches
                 if not frames:
                     await self.send_silence()
         except ClientTooSlow:
@@ -149,26 +149,26 @@ class Streaming(AsyncConsumer):  # type: ignore[misc]
         raise NotImplementedError
 
     async def send_silence(self) -> None:
-        """Said every 15 s in which nothing happened."""
+        """Called after each 15 s without events."""
 
     async def send_end(self, code: int) -> None:
         raise NotImplementedError
 
 
 class EventSocket(Streaming):
-    """WebSocket: frames ``{"job_id", "event"}``. What the client says is not listened to."""
+    """WebSocket: frames ``{"job_id", "event"}``. Messages of the client are ignored."""
 
     async def websocket_connect(self, message: Mapping[str, Any]) -> None:
         await self.send({"type": "websocket.accept"})
         try:
-            place = await self.wanted_place()
+            position = await self.wanted_position()
         except TrainingRefused as refusal:
             await self.send({"type": "websocket.close", "code": REFUSED + refusal.status_code, "reason": str(refusal.detail)[:120]})
             raise StopConsumer from None
-        self.begin(place)
+        self.begin(position)
 
     async def websocket_receive(self, message: Mapping[str, Any]) -> None:
-        """Nothing a client says changes the stream."""
+        """Ignore the message."""
 
     async def websocket_disconnect(self, message: Mapping[str, Any]) -> None:
         raise StopConsumer
@@ -194,14 +194,14 @@ class EventSource(Streaming):
         if self.scope["method"] != "GET":
             await self._refuse(405, {"detail": f'Method "{self.scope["method"]}" not allowed.', "problems": []})
         try:
-            place = await self.wanted_place()
+            position = await self.wanted_position()
         except TrainingRefused as refusal:
             problems = [problem.as_dict() for problem in refusal.problems]
             await self._refuse(refusal.status_code, {"detail": str(refusal.detail), "problems": problems})
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send_text("retry: 1000\n\n")
-        self.begin(place)
+        self.begin(position)
 
     async def http_disconnect(self, message: Mapping[str, Any]) -> None:
         raise StopConsumer

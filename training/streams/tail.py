@@ -1,7 +1,7 @@
-"""One tail a server process: it notices that the log grew and wakes every stream, and streams that are equally far share a reading.
+"""Feeds the event streams. One tail per server process notices that the log grew and wakes every stream.
 
-SQLite tells of another connection's commit through ``PRAGMA data_version``, which costs microseconds; other databases are asked for
-the newest event. The log is the only source: what a stream tells is what polling tells.
+Streams at the same position share a read. SQLite reports a commit of another connection through ``PRAGMA data_version``, which costs
+microseconds; other databases are asked for the newest event. Streams and polling read the same log.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from training.models import Event, Job
 
 TAIL_SECONDS = 0.025
 SLOW_TAIL_SECONDS = 0.1
-"""For databases that have to be asked."""
+"""Interval for databases other than SQLite."""
 KEEP_ALIVE_SECONDS = 15.0
 PAGE = 100
-"""Events of a reading: some milliseconds, so that whoever replays a long log holds nobody else up."""
+"""Events in one read, which takes a few milliseconds, so that the replay of a long log does not delay other streams."""
 READERS = 2
 MOST_STREAMS = 500
-"""At once, in a server that says nothing else."""
+"""Largest number of streams at once, unless the server sets another."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """How far a stream is."""
+class StreamPosition:
+    """The position of a stream in the log."""
 
     job_id: UUID | None
-    """None while there has never been a job."""
+    """None before the first job."""
     index: int
-    """The next one wanted."""
+    """Index of the next event."""
     is_bound: bool
-    """Whether the stream is of this job alone, or goes on to the next one."""
+    """Whether the stream ends with this job instead of continuing with the next one."""
     as_links: bool = False
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One event on its way out."""
+    """One event of a stream."""
 
     job_id: UUID
     index: int
@@ -58,70 +58,70 @@ class Frame:
 
 @dataclass(frozen=True)
 class Page:
-    """What follows a place."""
+    """The events after a position, and the position after them."""
 
     frames: tuple[Frame, ...]
-    next_place: Place
+    next_position: StreamPosition
 
 
-def read(place: Place) -> Page:
-    """The next events after a place; where there are none, perhaps another place to go on from."""
-    job = Job.objects.filter(pk=place.job_id).first() if place.job_id else current_job()
+def read(position: StreamPosition) -> Page:
+    """The next events after a position. Without events, ``next_position`` may be the start of the next job."""
+    job = Job.objects.filter(pk=position.job_id).first() if position.job_id else current_job()
     if job is None:
-        return Page((), place)
+        return Page((), position)
     # The status is older than the events read after it, so that nothing can follow the events of a job that has ended.
-    events = representations.encoded_events(job, place.index, PAGE, as_links=place.as_links)
+    events = representations.encoded_events(job, position.index, PAGE, as_links=position.as_links)
     if events:
         frames = tuple(Frame(job.pk, index, kind, text) for index, kind, text in events)
-        return Page(frames, Place(job.pk, frames[-1].index + 1, place.is_bound, place.as_links))
-    following = Job.objects.filter(number__gt=job.number).order_by("number").first() if job.has_ended and not place.is_bound else None
-    if following is None or place.index < job.next_index:
-        return Page((), Place(job.pk, place.index, place.is_bound, place.as_links))
-    return Page((), Place(following.pk, 0, False, place.as_links))
+        return Page(frames, StreamPosition(job.pk, frames[-1].index + 1, position.is_bound, position.as_links))
+    following = Job.objects.filter(number__gt=job.number).order_by("number").first() if job.has_ended and not position.is_bound else None
+    if following is None or position.index < job.next_index:
+        return Page((), StreamPosition(job.pk, position.index, position.is_bound, position.as_links))
+    return Page((), StreamPosition(following.pk, 0, False, position.as_links))
 
 
 class Hub:
-    """The streams of this process and the tail that feeds them. Everything but the tail runs on the event loop."""
+    """The streams of this process and their tail. Everything but the tail runs on the event loop."""
 
     def __init__(self) -> None:
         self.is_closing = False
         self.most_streams = MOST_STREAMS
         self._streams = 0
         self._ticket = asyncio.Event()
-        self._readings: dict[Place, asyncio.Future[Page]] = {}
+        self._readings: dict[StreamPosition, asyncio.Future[Page]] = {}
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="event-reader")
         self._tail: Tail | None = None
 
     @property
     def is_full(self) -> bool:
-        """Whether another stream would take what is left for other requests."""
+        """Whether the streams hold their maximum number of connections."""
         return self._streams >= self.most_streams
 
-    async def follow(self, place: Place) -> AsyncIterator[tuple[Frame, ...]]:
-        """Everything from a place on, for ever; an empty tuple every 15 s of silence. Ends when the server closes."""
+    async def follow(self, position: StreamPosition) -> AsyncIterator[tuple[Frame, ...]]:
+        """All events from a position on, and an empty tuple after each 15 s without events. Ends when the server closes."""
         self._enter()
         try:
             clock = asyncio.get_running_loop().time
             said_at = clock()
             while not self.is_closing:
                 ticket = self._ticket
-                page = await self._read(place)
+                page = await self._read(position)
                 if page.frames:
                     yield page.frames
                     said_at = clock()
-                elif page.next_place == place and not await _woken(ticket, said_at + KEEP_ALIVE_SECONDS - clock()):
+                elif page.next_position == position and not await _woken(ticket, said_at + KEEP_ALIVE_SECONDS - clock()):
                     yield ()
                     said_at = clock()
-                place = page.next_place
+                position = page.next_position
         finally:
             self._leave()
 
-    async def _read(self, place: Place) -> Page:
-        """Streams at one place share the reading until the log grows."""
-        if place not in self._readings:
+    async def _read(self, position: StreamPosition) -> Page:
+        """Read a page. Streams at one position share the read until the log grows."""
+        if position not in self._readings:
             loop = asyncio.get_running_loop()
-            self._readings[place] = loop.run_in_executor(self._readers, _read_in_thread, place)
-        return await asyncio.shield(self._readings[place])
+            self._readings[position] = loop.run_in_executor(self._readers, _read_in_thread, position)
+        return await asyncio.shield(self._readings[position])
 
     def wake(self) -> None:
         """The log may have grown."""
@@ -150,7 +150,7 @@ class Hub:
 
 
 async def _woken(ticket: asyncio.Event, seconds: float) -> bool:
-    """Whether the log grew in time; the growth may have been another job's, so the silence is measured by the caller."""
+    """Whether the log grew in time. The new events may be of another job, so the caller measures the silence."""
     try:
         await asyncio.wait_for(ticket.wait(), seconds)
     except asyncio.TimeoutError:
@@ -158,10 +158,10 @@ async def _woken(ticket: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def _read_in_thread(place: Place) -> Page:
+def _read_in_thread(position: StreamPosition) -> Page:
     """A broken connection is closed, so that the next reading opens a new one."""
     try:
-        return read(place)
+        return read(position)
     except DatabaseError:
         connection.close()
         raise

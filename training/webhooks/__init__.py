@@ -1,1 +1,1 @@
-"""Events on their way to other servers: an outbox in the database, emptied by the workers, never by a run."""
+"""Posts events to other servers, from an outbox in the database that the workers empty. Runs never wait for it."""

@@ -1,4 +1,4 @@
-"""Where the server may post to. A name is resolved once, every address that it has is checked, and the connection goes to one of these."""
+"""Which addresses the server may post to. A name is resolved once, all its addresses are checked, and one of them is used."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from trainer_engine.config.webhooks import OPTION, WebhookTarget
 from trainer_engine.contract.errors import Problem
 
 MOST_TRIED = 4
-"""Addresses of one name that are tried one after the other."""
+"""How many addresses of one name are tried."""
 
 
 class EgressRefused(Exception):
-    """The server does not post there; the message says why."""
+    """The server may not post to this address; the message says why."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Addresses that may be connected to, and what the other end is called."""
+    """Checked addresses of a host, and the rest of the URL."""
 
     scheme: str
     host: str
     addresses: tuple[str, ...]
-    """In the order in which they are to be tried."""
+    """In the order in which they are tried."""
     port: int
     path: str
     authorization: str = ""
-    """Of the user and password that stood in the address; empty where there were none."""
+    """Header value for the user and password in the URL; empty without them."""
 
     def url(self, address: str) -> str:
-        """With an address in place of the name: what was checked is what is connected to."""
+        """The URL with an address instead of the name, so that the connection goes to the checked address."""
         shown = f"[{address}]" if ":" in address else address
         return f"{self.scheme}://{shown}:{self.port}{self.path}"
 
@@ -48,11 +48,11 @@ class Destination:
 
 
 def resolve(url: str) -> Destination:
-    """Raises EgressRefused where any address of the host is closed, and OSError or UnicodeError where the name has none."""
+    """Raises EgressRefused if any address of the host is closed, OSError or UnicodeError if the name cannot be resolved."""
     parts = urlsplit(url)
     host, scheme = parts.hostname or "", parts.scheme
     if scheme not in PORTS or not host:
-        raise EgressRefused("it is no web address")
+        raise EgressRefused("it is not a web address")
     port = parts.port or PORTS[scheme]
     found = addresses_in(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     for address in found:
@@ -62,7 +62,7 @@ def resolve(url: str) -> Destination:
 
 
 def _basic(parts: SplitResult) -> str:
-    """RFC 7617."""
+    """Basic authorization (RFC 7617) for the user and password in a URL."""
     if parts.username is None and parts.password is None:
         return ""
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
@@ -77,7 +77,7 @@ def refuse(host: str, address: Address) -> None:
 
 
 def _is_open(switch: str) -> bool:
-    """A server's setting. Where nobody serves, it is a person's own shell that asks, which may reach what it likes."""
+    """A setting of the server. Without a server it is a user's own shell that asks, for which every address is open."""
     return bool(getattr(settings, switch)) if settings.configured else True
 
 
@@ -86,17 +86,17 @@ def _reason(address: Address) -> str:
 
 
 def webhook_problems(targets: Iterable[WebhookTarget]) -> Iterator[Problem]:
-    """What is known of the addresses before a run. All at once: a name that nobody knows may take many seconds."""
+    """Check the addresses of webhooks before a run, in parallel: an unknown name may take many seconds."""
     known = list(targets)
     if not known:
         return
     with ThreadPoolExecutor(len(known)) as pool:
         for target, found in zip(known, pool.map(_resolvable, known), strict=True):
-            yield from _told(f"{OPTION}[{target.place}]", target, found)
+            yield from _address_problems(f"{OPTION}[{target.place}]", target, found)
 
 
 def _resolvable(target: WebhookTarget) -> Exception | None:
-    """Why nothing can be posted to it now."""
+    """Why nothing can be posted to the target now; None if it can."""
     try:
         resolve(target.url)
     except (EgressRefused, OSError, UnicodeError) as error:
@@ -104,14 +104,14 @@ def _resolvable(target: WebhookTarget) -> Exception | None:
     return None
 
 
-def _told(where: str, target: WebhookTarget, error: Exception | None) -> Iterator[Problem]:
-    """A name that cannot be resolved is a warning: it may be later."""
+def _address_problems(where: str, target: WebhookTarget, error: Exception | None) -> Iterator[Problem]:
+    """An unknown name is a warning only, because it may resolve later."""
     shown = target.shown()["url"]
     if isinstance(error, EgressRefused):
         yield Problem.error(where, "address_refused", f"Events are not posted to {shown}: {error}.", got=shown)
     elif error is not None:
-        message = f"{shown} cannot be reached now: its name is not known here ({error})."
+        message = f"{shown} cannot be reached now: its name cannot be resolved ({error})."
         yield Problem.warning(where, "name_not_found", message, got=shown, hint="posts are tried again for a day")
     if target.ssl_no_verify:
-        message = f"The certificate of {shown} is not checked (ssl_no_verify): anybody on the way can read and answer."
+        message = f"The certificate of {shown} is not checked (ssl_no_verify): anyone on the way can read and answer the posts."
         yield Problem.note(where, "certificate_not_checked", message, got=True)

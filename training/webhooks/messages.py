@@ -1,4 +1,4 @@
-"""What is posted: the event as JSON, or a message for people."""
+"""Composes posts: the event as JSON, or a message for a chat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_FILES = 10
 LARGEST_FILES_BYTES = 8 * 1024 * 1024
 SIGNATURE_HEADER = "X-SimpleTuner-Signature"
 SLACK_ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
-"""Otherwise ``<token>`` in a prompt would vanish, and ``<!channel>`` wake everybody."""
+"""Without this, ``<token>`` in a prompt would vanish and ``<!channel>`` would notify everyone."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _for_slack(text: str) -> str:
 
 
 def _discord(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> Message:
-    """The text, and images as attachments. ``allowed_mentions`` is empty: a prompt shall not wake a whole server."""
+    """The text, and images as attachments. ``allowed_mentions`` is empty, so that a prompt cannot notify a whole server."""
     message = _json({"content": _text(target, event), "allowed_mentions": {"parse": []}})
     attached = _contents(files)
     if not attached:
@@ -76,7 +76,7 @@ def _discord(target: WebhookTarget, event: dict[str, Any], files: list[Path]) ->
 
 
 def _contents(files: list[Path]) -> list[tuple[Path, bytes]]:
-    """As many images as one message takes; those that are gone by now are left out."""
+    """The images that fit into one message. Missing files are left out."""
     kept: list[tuple[Path, bytes]] = []
     left = LARGEST_FILES_BYTES
     for path in files[:MOST_FILES]:
@@ -95,7 +95,7 @@ def _kind(path: Path) -> str:
 
 
 def _from_template(target: WebhookTarget, event: dict[str, Any]) -> Message:
-    """The template with values in it. In JSON they are escaped, so that a quote in a prompt ends nothing."""
+    """The filled template. In a JSON template values are escaped, so that quotes in a prompt do no harm."""
     names = ("title", "message", "body", "type", "severity", "job_id", "index", "timestamp")
     values = {name: str(event[name]) for name in names} | {"prefix": target.message_prefix, "auth_token": target.auth_token}
     is_json = is_json_template(target.template)

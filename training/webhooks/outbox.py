@@ -1,4 +1,4 @@
-"""What waits to be posted. Rows enter in the transaction of the events that they are about: none is lost, none is invented."""
+"""The outbox: posts that wait for delivery. They are stored in the transaction of their events, so none is lost or made up."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from trainer_engine.contract.events import EventType
 from training.models import Job, WebhookChannel, WebhookDelivery
 
 USUAL_INTERVAL = 10
-"""Seconds between two posts of progress where nothing was chosen."""
+"""Seconds between two posts of progress if the option is not set."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """An event as far as it matters who is told of it."""
+class OutboxEvent:
+    """The fields of an event that decide whether it is posted."""
 
     index: int
     is_progress: bool
-    """A step of the training, or of a stage that is under way: there are thousands, and the next one says as much."""
+    """Whether it reports a step of training or of a running stage. There are thousands of these, and each replaces the one before."""
     severity: str
     timestamp: str
 
     @classmethod
-    def of(cls, index: int, type: str, severity: str, timestamp: str, payload: dict[str, Any]) -> Told:
+    def of(cls, index: int, type: str, severity: str, timestamp: str, payload: dict[str, Any]) -> OutboxEvent:
         stage = payload.get("stage") if type == EventType.STAGE.value else None
         moving = isinstance(stage, dict) and stage.get("status") == "running" and bool((stage.get("progress") or {}).get("current"))
         return cls(index, type == EventType.PROGRESS.value or moving, severity, timestamp)
 
 
 def with_prefixes(targets: Sequence[WebhookTarget], options: TrainingOptions) -> list[WebhookTarget]:
-    """Targets of a run; messages of chats begin with the project's name where they have no prefix of their own."""
+    """The targets of a run. Chat messages get the project's name as prefix if they have none of their own."""
     project = options.reporting.tracker_project_name
     return [target if target.kind not in CHATS or target.message_prefix else replace(target, message_prefix=project) for target in targets]
 
 
 def open_channels(job: Job, targets: Sequence[WebhookTarget], interval: int | None = None) -> None:
-    """One channel a target, frozen with the job; ``interval``: seconds between two posts of progress."""
+    """Create one channel per target for a job. ``interval`` is the number of seconds between two posts of progress."""
     if not targets:
         return
     Job.objects.filter(pk=job.pk).update(webhook_interval=interval or USUAL_INTERVAL)
     WebhookChannel.objects.bulk_create(WebhookChannel(job=job, place=place, target=target.shown()) for place, target in enumerate(targets))
 
 
-def enqueue(job_id: UUID, events: Sequence[Told]) -> None:
-    """A delivery for each channel that wants each event. The caller's transaction holds the events."""
+def enqueue(job_id: UUID, events: Sequence[OutboxEvent]) -> None:
+    """Add a delivery for each event and each channel that wants it, in the caller's transaction."""
     channels = list(WebhookChannel.objects.filter(job_id=job_id))
     if not channels:
         return
@@ -63,8 +63,8 @@ def enqueue(job_id: UUID, events: Sequence[Told]) -> None:
     )
 
 
-def _without_frequent_progress(job_id: UUID, events: Sequence[Told]) -> list[Told]:
-    """Progress at least ``webhook_interval`` seconds after the one before; all other events."""
+def _without_frequent_progress(job_id: UUID, events: Sequence[OutboxEvent]) -> list[OutboxEvent]:
+    """All events, but progress at most every ``webhook_interval`` seconds."""
     if not any(event.is_progress for event in events):
         return list(events)
     interval, before = Job.objects.values_list("webhook_interval", "progress_posted_at").get(pk=job_id)

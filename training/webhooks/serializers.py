@@ -17,7 +17,7 @@ WEBHOOK_BODY: dict[str, Any] = {
 
 
 class WebhookTargetSerializer(serializers.Serializer[object]):
-    """A target; tokens, and addresses that are passwords, are hidden."""
+    """A target, with tokens and secret addresses hidden."""
 
     kind = serializers.CharField()
     url = serializers.CharField()
@@ -33,7 +33,7 @@ class WebhookSerializer(serializers.Serializer[object]):
     """A stored list of targets."""
 
     name = serializers.CharField()
-    path = serializers.CharField(help_text="What --webhook_config names it by.")
+    path = serializers.CharField(help_text="Value for --webhook_config.")
     config = serializers.JSONField(help_text="The targets as they were sent, secrets as ***; PUT takes it back.")
     problems = TrainingProblemSerializer(many=True)
 

@@ -1,4 +1,4 @@
-"""Stored targets, and what became of a run's posts."""
+"""The API of stored webhook targets and of the deliveries of a run."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class NoSuchWebhook(TrainingRefused):
 
 
 class BadWebhook(TrainingRefused):
-    """What was sent is no list of targets."""
+    """The request holds no valid list of targets."""
 
 
 @contextmanager
 def changing() -> Iterator[None]:
-    """Raises FilesNotWritable where a file cannot be written."""
+    """Turns OSError into FilesNotWritable."""
     try:
         yield
     except OSError as error:
@@ -68,7 +68,7 @@ def changing() -> Iterator[None]:
 
 
 def checked_name(name: str) -> str:
-    """Raises BadWebhook for a name that no file may have."""
+    """The name. Raises BadWebhook for an invalid one."""
     problem = name_problem(name)
     if problem is not None:
         raise BadWebhook(problem.message, (problem,))
@@ -94,7 +94,7 @@ def shown(name: str, document: Any, problems: Iterable[Problem]) -> dict[str, An
 
 
 class WebhookList(APIView):
-    """Every stored list of targets; what is secret in them is ``***``."""
+    """Every stored list of targets, with ``***`` for secrets."""
 
     @schema.described("webhooks_list", "Stored webhook targets", serializers.WebhookListSerializer)
     def get(self, request: Request) -> Response:
@@ -140,7 +140,7 @@ class StoredWebhook(APIView):
 
     @schema.described(
         "webhook_delete",
-        "Forget stored targets",
+        "Delete stored targets",
         serializers.WebhookMessageSerializer,
         404,
         409,
@@ -155,7 +155,7 @@ class StoredWebhook(APIView):
 
 
 class WebhookTest(APIView):
-    """Posts one event to each stored target, now, and says what came of it."""
+    """Posts a test event to each stored target and returns the results."""
 
     parser_classes = (JsonBody, FormParser, FormBody)
 
@@ -171,12 +171,12 @@ class WebhookTest(APIView):
 
 def _try(target: WebhookTarget) -> dict[str, Any]:
     delivery = str(uuid.uuid4())
-    outcome = post(target, compose(target, {**TEST_EVENT, "timestamp": utc_now()}, []), delivery)
-    return {"target": target.shown(), "delivery": delivery, "arrived": outcome.arrived, "error": outcome.reason}
+    result = post(target, compose(target, {**TEST_EVENT, "timestamp": utc_now()}, []), delivery)
+    return {"target": target.shown(), "delivery": delivery, "arrived": result.arrived, "error": result.reason}
 
 
 class JobWebhooks(APIView):
-    """What became of a run's posts: counts, targets, the newest dead letters, and what waits."""
+    """The webhook deliveries of a run: counts, targets, the newest dead letters and the pending posts."""
 
     @schema.described(
         "training_job_webhooks", "Webhook deliveries of a run", serializers.JobWebhooksSerializer, 404, parameters=[schema.JOB_PATH]

@@ -46,12 +46,12 @@ class Service:
 
 
 def arguments_of(service: Service, description: str) -> argparse.ArgumentParser:
-    """The five of the placeholders in their order, each of which may be empty, and what can be chosen besides."""
+    """Parser of the five placeholders, each of which may be empty, and of further options."""
     parser = argparse.ArgumentParser(description=description)
     for name in ("remote_checkpoint_path", "model_family", "model_type", "lora_type", "huggingface_path"):
         parser.add_argument(name, nargs="?", default="", help=f"write {{{name}}}; may be empty")
-    parser.add_argument("--model", default="", help="the service's model that draws: owner/name (default: one that fits the family)")
-    parser.add_argument("--prompt", default="a photograph of a lighthouse in a storm", help="what to draw: write {validation_prompt}")
+    parser.add_argument("--model", default="", help="the service's model: owner/name (default: one that fits the family)")
+    parser.add_argument("--prompt", default="a photograph of a lighthouse in a storm", help="prompt: write {validation_prompt}")
     parser.add_argument(
         "--input", action="append", default=[], metavar="NAME=VALUE", help="a further input of the model; VALUE may be JSON"
     )
@@ -162,14 +162,14 @@ def own_address(client: httpx.Client, address: object, otherwise: str) -> str:
 
 
 def wait_for(look: Callable[[], dict[str, Any]], is_over: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
-    """Look again and again, ever more seldom, until it is over. Raises Trouble after ``seconds``."""
-    deadline, pause, told = time.monotonic() + seconds, FIRST_PAUSE_SECONDS, ""
+    """Poll with growing pauses until it is over. Raises Trouble after ``seconds``."""
+    deadline, pause, printed = time.monotonic() + seconds, FIRST_PAUSE_SECONDS, ""
     while True:
         found = look()
         status = str(found.get("status"))
-        if status != told:
+        if status != printed:
             say(f"status: {status}")
-            told = status
+            printed = status
         if is_over(found):
             return found
         if time.monotonic() + pause > deadline:

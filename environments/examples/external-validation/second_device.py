@@ -1,4 +1,4 @@
-"""Draws with the newest checkpoint on another device than the run's, so that training goes on meanwhile.
+"""Generates images with the newest checkpoint on another device, so that training continues meanwhile.
 
 --validation_method=external-script --validation_external_background=true
 --validation_external_script='simpletuner/examples/external-validation/second_device.py {local_checkpoint_path} --device cuda:1 \

@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandParser
 
 
 class Command(BaseCommand):
-    """Hands over to a fresh interpreter, because ``--home`` decides which settings are read."""
+    """Starts a new interpreter, because ``--home`` decides which settings are read."""
 
-    help = "Serve the API, with a worker beside it (the same as `simpletuner server`)."
+    help = "Serve the API and run a worker (the same as `simpletuner server`)."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:

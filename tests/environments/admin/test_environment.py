@@ -83,7 +83,7 @@ class Browser:
         return answer.content.decode()
 
     def press(self, path: str, button: str, **changes: str) -> str:
-        """Fill the form of a page in and press the button that does something besides."""
+        """Fill the form of a page in and press a button that also runs an action."""
         fields = {name: value.removeprefix("\n") for name, value in Fields(self.page(path)).values.items()}
         answer = self.client.post(ENVIRONMENTS + path, {**fields, **changes, "_act": button}, follow=True)
         assert answer.status_code == 200
@@ -125,7 +125,7 @@ def test_an_environment_is_made_from_an_example(browser: Browser) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("a/b", "cannot name"), ("active", "word of the API"), ("demo", "already exists"), ("", "required")]
 )
-def test_a_wrong_name_is_told_at_the_field(browser: Browser, demo: Environment, name: str, says: str) -> None:
+def test_a_wrong_name_is_reported_at_the_field(browser: Browser, demo: Environment, name: str, says: str) -> None:
     assert says in browser.send("add/", name=name, model_family="pixart_sigma", model_type="full")
     assert Environment.objects.count() == 1
 
@@ -161,7 +161,7 @@ def test_options_are_changed_added_and_removed(browser: Browser, demo: Environme
     assert json.loads((browser.home / "config" / "demo" / "config.json").read_text())["--seed"] == 7
 
 
-def test_wrong_values_are_told_at_their_fields_and_nothing_is_stored(browser: Browser, demo: Environment) -> None:
+def test_wrong_values_are_reported_at_their_fields_and_nothing_is_stored(browser: Browser, demo: Environment) -> None:
     before = stored()
     page = browser.send(f"{demo.pk}/change/", **options(learning_rate="fast", train_batch_size="0", output_dir="/etc/x"))
     for name in ("learning_rate", "train_batch_size", "output_dir"):
@@ -185,7 +185,7 @@ def test_the_datasets_file_is_edited_as_text(browser: Browser, demo: Environment
 
 
 @pytest.mark.parametrize(("text", "says"), [("[", "line 1"), ('{"a": 1}', "is a list"), ('["\\ud800"]', "surrogate")])
-def test_datasets_that_are_no_list_are_told_at_the_field(browser: Browser, demo: Environment, text: str, says: str) -> None:
+def test_datasets_that_are_no_list_are_reported_at_the_field(browser: Browser, demo: Environment, text: str, says: str) -> None:
     path = browser.home / "config" / "demo" / "multidatabackend.json"
     before = path.read_text()
     assert says in browser.send(f"{demo.pk}/change/", datasets_text=text)
@@ -215,7 +215,7 @@ def test_folders_made_by_hand_are_in_the_list(browser: Browser) -> None:
 def test_activating_is_a_button_that_goes_when_it_is_done(browser: Browser, demo: Environment) -> None:
     button = 'value="activate"'
     assert button in browser.page(f"{demo.pk}/change/")
-    assert "Runs start from demo now" in browser.press(f"{demo.pk}/change/", "activate")
+    assert "demo is active: runs start from it" in browser.press(f"{demo.pk}/change/", "activate")
     assert Environment.objects.get().is_active
     assert button not in browser.page(f"{demo.pk}/change/")
 

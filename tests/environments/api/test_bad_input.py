@@ -63,7 +63,7 @@ def test_a_wrong_creation_is_refused_by_field(api: Api, changes: dict[str, Any],
     assert everything(api) == before
 
 
-def test_every_wrong_field_of_a_creation_is_told_at_once(api: Api) -> None:
+def test_every_wrong_field_of_a_creation_is_reported_at_once(api: Api) -> None:
     body = {"name": "a/b", "model_family": "pixart_sigma", "model_flavour": "x", "model_type": "loras", "lora_type": "y", "example": "z"}
     _, problems = api.refused("POST", "/environments", body)
     assert {option for option, _ in problems} == {"name", "model_flavour", "model_type", "lora_type", "example"}
@@ -123,7 +123,7 @@ def test_a_wrong_option_is_refused_by_name(api: Api, changes: dict[str, Any], pr
     assert everything(api) == before
 
 
-def test_every_wrong_option_is_told_at_once(api: Api) -> None:
+def test_every_wrong_option_is_reported_at_once(api: Api) -> None:
     api.create()
     config = api.get("/demo")["config"] | {"--learning_rate": "x", "seed": -1, "nonsense": 1, "--output_dir": "/etc"}
     _, problems = api.refused("PUT", "/demo", {"config": config})

@@ -36,10 +36,10 @@ def schema() -> Any:
     return SchemaGenerator(patterns=[path("api/configs", include(urls))]).get_schema(request=None, public=True)
 
 
-def test_every_call_is_told_once_under_its_tag(schema: Any) -> None:
-    told = {(method, path): operation for path, methods in schema["paths"].items() for method, operation in methods.items()}
-    assert set(told) == set(CALLS)
-    for call, operation in told.items():
+def test_every_call_is_described_once_under_its_tag(schema: Any) -> None:
+    reported = {(method, path): operation for path, methods in schema["paths"].items() for method, operation in methods.items()}
+    assert set(reported) == set(CALLS)
+    for call, operation in reported.items():
         assert operation["tags"] == ["configurations"] and operation["summary"], call
 
 

@@ -46,7 +46,7 @@ def actions(name: str = "demo") -> list[str]:
     return list(Revision.objects.filter(environment_name=name).order_by("number").values_list("action", flat=True))
 
 
-def test_creating_writes_both_files_and_tells_where(api: Api) -> None:
+def test_creating_writes_both_files_and_names_them(api: Api) -> None:
     made = api.create(description="PixArt 900M API-driven training")
     folder = api.home / "config" / "demo"
     assert made["message"] == "Environment 'demo' created"
@@ -128,7 +128,7 @@ def test_the_default_of_an_option_that_is_not_available_yet_is_taken(api: Api) -
     assert "--singlora_ramp_up_steps" not in api.get("/demo")["config"]
 
 
-def test_what_a_form_could_still_mend_is_a_warning(api: Api) -> None:
+def test_what_a_form_could_still_fix_is_a_warning(api: Api) -> None:
     api.create()
     answer = api.put("demo", max_train_steps=10, num_train_epochs=3)
     assert any("num_train_epochs" in warning for warning in answer["validation"]["warnings"])
@@ -152,7 +152,7 @@ def test_activating_and_asking_for_the_active_one(api: Api) -> None:
     assert Environment.objects.filter(is_active=True).count() == 1
 
 
-def test_the_list_tells_of_every_environment(api: Api) -> None:
+def test_the_list_contains_every_environment(api: Api) -> None:
     assert api.get("/") == {"configs": [], "active": None, "count": 0, "config_type": "model"}
     api.create(name="b")
     api.create(name="a", create_dataloader=False)
@@ -164,7 +164,7 @@ def test_the_list_tells_of_every_environment(api: Api) -> None:
     assert [row["has_dataloader"] for row in listed["configs"]] == [False, True]
 
 
-def test_the_other_lists_tell_of_files(api: Api) -> None:
+def test_the_other_lists_contain_files(api: Api) -> None:
     api.create()
     api.create(name="bare", create_dataloader=False)
     (api.home / "config" / "once.json").write_text('[{"id": "demo-images"}]')

@@ -67,7 +67,7 @@ def test_a_wrong_file_changes_nothing(api: Api, body: Any) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_file_spoilt_by_hand_is_told_and_can_be_replaced(api: Api) -> None:
+def test_a_file_spoilt_by_hand_is_reported_and_can_be_replaced(api: Api) -> None:
     api.create(**KONTEXT)
     (api.home / "config/demo/lycoris_config.json").write_text("{")
     assert api.refused("GET", "/environments/demo/lycoris") == (422, [("lycoris_config", "unreadable_file")])

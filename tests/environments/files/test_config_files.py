@@ -11,11 +11,11 @@ import pytest
 
 from environments.files.config_files import (
     dashed,
+    keep_copy,
     names_on_disk,
     read_config,
     read_text,
     remove_files,
-    set_aside,
     without_marks,
     write_config,
     write_text,
@@ -73,7 +73,7 @@ def test_a_huge_file_is_not_read(place: Home) -> None:
     assert "larger" in read_text(place, path).trouble
 
 
-def test_a_folder_or_a_pipe_in_place_of_a_file_is_told(place: Home) -> None:
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_reported(place: Home) -> None:
     (place.config / "demo" / "config.json").mkdir(parents=True)
     problem = read_config(place, "demo").problem
     assert problem is not None and "not a file" in problem.message
@@ -123,10 +123,10 @@ def test_a_replaced_file_keeps_its_mode_and_a_new_one_has_that_of_the_umask(plac
 
 def test_a_file_set_aside_keeps_its_content_under_the_next_free_number(place: Home) -> None:
     path = place.config / "multidatabackend.json"
-    assert set_aside(path) is None
+    assert keep_copy(path) is None
     for number in (1, 2):
         path.write_text(f"[{number}]")
-        kept = set_aside(path)
+        kept = keep_copy(path)
         assert kept == place.config / f"multidatabackend.{number}.json" and kept.read_text() == f"[{number}]"
         path.unlink()
 

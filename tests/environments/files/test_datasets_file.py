@@ -26,7 +26,7 @@ def test_a_configuration_without_one_has_none(place: Home) -> None:
         assert found.as_answer() == {"path": None, "absolute_path": None}
 
 
-def test_one_that_is_to_be_made_is_told_where_it_will_lie(place: Home) -> None:
+def test_one_that_is_to_be_made_gets_its_future_path(place: Home) -> None:
     found = locate({"data_backend_config": "demo/multidatabackend.json"}, place)
     assert found.path == place.config / "demo" / "multidatabackend.json" and not found.exists
 
@@ -106,11 +106,11 @@ def test_a_document_is_read_as_it_is(place: Home) -> None:
 @pytest.mark.parametrize(
     ("content", "code"), [(b"{", "invalid_json"), (b"", "invalid_json"), (b"[1,]", "invalid_json"), (b"\xff", "unreadable_file")]
 )
-def test_what_is_no_document_is_told(place: Home, content: bytes, code: str) -> None:
+def test_what_is_no_document_is_reported(place: Home, content: bytes, code: str) -> None:
     assert read(place, content) == (None, [code])
 
 
-def test_a_file_that_went_meanwhile_is_told(place: Home) -> None:
+def test_a_file_that_went_meanwhile_is_reported(place: Home) -> None:
     (place.config / "x.json").write_text("[]")
     found = resolve("x.json", "data_backend_config", home=place)
     assert isinstance(found, ResolvedPath)

@@ -69,9 +69,9 @@ def test_an_alias_and_another_case_become_the_family(place: Home) -> None:
         assert check_config({**COMPLETE, "--model_family": name}, place).values["model_family"] == "pixart_sigma"
 
 
-def test_an_option_is_told_once(place: Home) -> None:
-    told = [option for option, _ in codes(check_config({**COMPLETE, "--output_dir": {"a": 1}, "seed": "x"}, place))]
-    assert sorted(told) == ["output_dir", "seed"]
+def test_an_option_is_reported_once(place: Home) -> None:
+    reported = [option for option, _ in codes(check_config({**COMPLETE, "--output_dir": {"a": 1}, "seed": "x"}, place))]
+    assert sorted(reported) == ["output_dir", "seed"]
 
 
 @pytest.mark.parametrize("name", [*LOCAL, *WEIGHTS, *ADAPTERS])
@@ -100,12 +100,12 @@ def test_weights_of_another_flavour_are_worth_a_look(place: Home, weights: str |
 
 
 @pytest.mark.parametrize("text", ["owner/name", "gpt2", "PixArt-alpha/PixArt-Sigma-XL-2-512-MS", "a/b_c.d"])
-def test_repositories_are_told_from_paths(text: str) -> None:
+def test_repositories_are_distinguished_from_paths(text: str) -> None:
     assert is_repository(text)
 
 
 @pytest.mark.parametrize("text", ["./a", "../a", "/a/b", "~/a", "a/b/c", "a/", "", "a b/c", "a/..", "a\0/b", "a/b\n", "ä/b"])
-def test_paths_are_told_from_repositories(text: str) -> None:
+def test_paths_are_distinguished_from_repositories(text: str) -> None:
     assert not is_repository(text)
 
 

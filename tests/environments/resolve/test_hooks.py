@@ -88,7 +88,7 @@ def test_a_script_for_a_low_disk_is_looked_for_where_it_would_run(home: Home) ->
     assert [problem.code for problem in problems] == ["script_not_allowed"]
 
 
-def test_a_run_is_told_of_it_and_an_environment_is_stored_with_a_warning(home: Home, tmp_path: Path) -> None:
+def test_a_run_reports_it_and_an_environment_is_stored_with_a_warning(home: Home, tmp_path: Path) -> None:
     home.root.mkdir()
     (home.root / "data.json").write_text(json.dumps([]))
     values = {
@@ -101,9 +101,9 @@ def test_a_run_is_told_of_it_and_an_environment_is_stored_with_a_warning(home: H
         "post_checkpoint_script": "/opt/hooks/gone.sh",
     }
     run = resolve_run(home, values, {})
-    told = [problem for problem in run.errors if problem.option == "post_checkpoint_script"]
-    assert [problem.code for problem in told] == ["script_not_allowed"]
-    assert "--allow-scripts" in told[0].hint
+    reported = [problem for problem in run.errors if problem.option == "post_checkpoint_script"]
+    assert [problem.code for problem in reported] == ["script_not_allowed"]
+    assert "--allow-scripts" in reported[0].hint
     checked = check_config(values, home)
     assert not checked.errors
     assert any("post_checkpoint_script" in warning for warning in checked.warnings)

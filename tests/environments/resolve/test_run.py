@@ -90,7 +90,7 @@ def test_the_fast_path_needs_the_form_to_be_whole(place: Home) -> None:
     assert missing == {"model_family", "model_type", "output_dir", "data_backend_config"}
 
 
-def test_every_problem_of_options_and_datasets_is_told_at_once(place: Home) -> None:
+def test_every_problem_of_options_and_datasets_is_reported_at_once(place: Home) -> None:
     write(place, [{**DATASETS[0], "instance_data_dir": "datasets/none", "crop_style": "left"}, {**DATASETS[1], "cache_dir": "/etc/x"}])
     run = resolve_run(place, {**ENVIRONMENT, "learning_rate": "fast", "output_dir": "/etc/out"}, {"nonsense": 1})
     assert set(errors(run)) >= {
@@ -115,12 +115,12 @@ def test_every_problem_of_options_and_datasets_is_told_at_once(place: Home) -> N
         ('["x"]', ("dataloader[0]", "not_an_object")),
     ],
 )
-def test_a_datasets_file_that_is_none_is_told(place: Home, document: str, problem: tuple[str, str]) -> None:
+def test_a_datasets_file_that_is_none_is_reported(place: Home, document: str, problem: tuple[str, str]) -> None:
     write(place, document)
     assert problem in errors(resolve_run(place, ENVIRONMENT, {})), errors(resolve_run(place, ENVIRONMENT, {}))
 
 
-def test_a_missing_datasets_file_is_told_with_the_places_looked_at(place: Home) -> None:
+def test_a_missing_datasets_file_is_reported_with_the_places_looked_at(place: Home) -> None:
     run = resolve_run(place, {**ENVIRONMENT, "data_backend_config": "nothing.json"}, {})
     assert errors(run) == [("data_backend_config", "not_found")]
     assert str(place.config / "nothing.json") in run.errors[0].message
@@ -216,7 +216,7 @@ def test_a_run_is_started_with_what_the_prompt_library_holds(place: Home) -> Non
         (b'{"a": "x", "A": "y"}', "user_prompt_library", "same_file_name"),
     ],
 )
-def test_a_prompt_library_that_cannot_be_used_is_told(place: Home, content: bytes, option: str, code: str) -> None:
+def test_a_prompt_library_that_cannot_be_used_is_reported(place: Home, content: bytes, option: str, code: str) -> None:
     library(place, content)
     run = resolve_run(place, ENVIRONMENT, {"user_prompt_library": "demo/user_prompt_library.json"})
     assert errors(run) == [(option, code)]
@@ -227,5 +227,5 @@ def test_a_prompt_library_that_cannot_be_used_is_told(place: Home, content: byte
     ("path", "code"),
     [("demo/none.json", "not_found"), ("/etc/passwd", "outside_roots"), ("demo", "not_a_file"), ("../../x.json", "outside_roots")],
 )
-def test_a_prompt_library_that_is_not_there_or_not_ours_is_told(place: Home, path: str, code: str) -> None:
+def test_a_prompt_library_that_is_not_there_or_not_ours_is_reported(place: Home, path: str, code: str) -> None:
     assert errors(resolve_run(place, ENVIRONMENT, {"user_prompt_library": path})) == [("user_prompt_library", code)]

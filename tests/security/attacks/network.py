@@ -80,7 +80,7 @@ def attack_inner_addresses(target: Target) -> list[str]:
 
 
 def attack_addresses_of_webhooks(target: Target) -> list[str]:
-    """A target that fails is told to the others, whose posts hold nothing of its address but the host."""
+    """A failing target is reported to the others, and their posts contain only the host of its address."""
     with receiving() as good, receiving() as bad:
         bad.behaviour = 500
         hooks = [

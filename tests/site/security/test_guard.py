@@ -136,7 +136,7 @@ def test_what_is_neither_a_request_nor_a_socket_is_left_alone() -> None:
     assert ask([], kind="lifespan") == [{"type": "passed"}]
 
 
-def test_loopback_is_told_from_other_addresses() -> None:
+def test_loopback_is_distinguished_from_other_addresses() -> None:
     assert all(is_loopback((address, 1)) for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"))
     assert not any(is_loopback((address, 1)) for address in ("0.0.0.0", "::", "10.0.0.1", ""))
 

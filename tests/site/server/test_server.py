@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield live
 
 
-def test_the_home_is_made_whole(server: LiveServer) -> None:
+def test_the_home_is_created_completely(server: LiveServer) -> None:
     assert (server.home / "config").is_dir()
     assert (server.home / "state/simpletuner.sqlite3").is_file()
     assert oct((server.home / "state/secret_key").stat().st_mode)[-3:] == "600"

@@ -108,7 +108,7 @@ def test_stars_mean_what_the_server_stored_for_the_environment(tmp_path: Path) -
     stored = [{"webhook_type": "discord", "webhook_url": "http://127.0.0.1:9/hunter2"}]
     store.write(Home(tmp_path), of_environment("tiny"), {"webhook_config": json.dumps(stored)})
     text = output_of(train(config))
-    assert "resume_from_checkpoint" in text  # the other problem is still told
+    assert "resume_from_checkpoint" in text  # the other problem is still reported
     assert "stands for" not in text and "hunter2" not in text
 
 

@@ -91,18 +91,18 @@ def test_the_text_form_has_one_line_a_step(tmp_path: Path, capsys: pytest.Captur
     picture.rename(picture.with_name("new\nline.png"))
     config = write_config(tmp_path, datasets)
     assert main(["plan", "--config", str(config), "--home", str(tmp_path), "--steps", "5"]) == ExitCode.COMPLETED
-    out, told = capsys.readouterr()
+    out, reported = capsys.readouterr()
     assert [line.split(": ")[0] for line in out.splitlines()] == ["1", "2", "3", "4", "5"]
     assert "pictures [1 (64x64)]: " in out and '"new\\nline.png"' in out
-    assert "the run ends after step 4" in told
+    assert "the run ends after step 4" in reported
 
 
 def test_a_configuration_that_is_refused_is_refused_by_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     datasets = tiny_datasets(tmp_path)
     config = write_config(tmp_path, datasets, train_batch_size=0, optimiser="adam")
     assert main(["plan", "--config", str(config), "--home", str(tmp_path)]) == ExitCode.CONFIGURATION
-    told = capsys.readouterr().err
-    assert "train_batch_size" in told and "optimiser" in told
+    reported = capsys.readouterr().err
+    assert "train_batch_size" in reported and "optimiser" in reported
     datasets[0]["instance_data_dir"] = str(tmp_path / "nowhere")
     config = write_config(tmp_path, datasets)
     assert main(["plan", "--config", str(config), "--home", str(tmp_path)]) == ExitCode.CONFIGURATION

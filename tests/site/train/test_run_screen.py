@@ -72,7 +72,7 @@ def test_a_failed_stage_is_marked() -> None:
     assert "✗ Loading the base model" in shown(StageEvent(key=StageKey.LOAD_BASE_MODEL, status=StageStatus.FAILED))
 
 
-def test_checkpoints_warnings_and_errors_are_told() -> None:
+def test_checkpoints_warnings_and_errors_are_reported() -> None:
     saved = CheckpointEvent(path="/out/checkpoint-50", label="checkpoint-50", step=50, size_bytes=2_500_000)
     warning = Notification(severity=Severity.WARNING, message="a file [was] left out")
     quiet = Notification(message="nothing to see")

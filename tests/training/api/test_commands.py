@@ -1,4 +1,4 @@
-"""Validate and start: everything that is wrong is told, nothing is left behind, and what is accepted is frozen."""
+"""Validate and start: every problem is reported, nothing is left behind, and what is accepted is frozen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def files(home: Path) -> set[str]:
     return {str(path.relative_to(home)) for path in home.rglob("*")}
 
 
-def test_a_right_configuration_is_valid_and_told_in_numbers(training: Training) -> None:
+def test_a_right_configuration_is_valid_and_reported_in_numbers(training: Training) -> None:
     before = files(training.home)
     answer = training.post("/validate", training.form)
     assert answer.status_code == 200, answer.content
@@ -45,7 +45,7 @@ def test_bare_curl_gets_a_green_snippet(training: Training) -> None:
     assert "6 of 6 files usable; 100 % of the batches" in text
 
 
-def test_every_problem_is_told_at_once_in_both_tongues(training: Training) -> None:
+def test_every_problem_is_reported_at_once_in_both_tongues(training: Training) -> None:
     form = {**training.form, "--train_batch_size": "many", "--no_such_option": "1", "--data_backend_config": "nowhere.json"}
     for path, title in (("/validate", "Validation Failed"), ("/start", "Cannot Start Training")):
         before = files(training.home)

@@ -45,7 +45,7 @@ def test_a_run_with_very_many_unknown_options(training: Training, asked: list[st
     answer = training.client.post(f"/api/training{call}", MANY, format="json", HTTP_ACCEPT="application/json")
     assert answer.status_code == 422
     shown = answer.json()["problems"]
-    assert_limited(shown, 20_000 + 4 - MOST_PROBLEMS)  # four required options are missing besides
+    assert_limited(shown, 20_000 + 4 - MOST_PROBLEMS)  # and four required options are missing
     assert len(asked) <= 2 * MOST_ASKED  # form and environment
     assert len(answer.content) < 100_000
 

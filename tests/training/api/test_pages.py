@@ -47,7 +47,7 @@ def test_a_form_begins_with_the_active_environment(training: Training) -> None:
 
 @pytest.mark.parametrize("path", CALLS)
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html"])
-def test_options_are_told_as_json(training: Training, path: str, accept: str) -> None:
+def test_options_are_described_as_json(training: Training, path: str, accept: str) -> None:
     answer = training.client.options(f"/api/training{path}", HTTP_ACCEPT=accept)
     assert answer.status_code == 200 and answer.json()["parses"] == [
         "application/json",
@@ -71,7 +71,7 @@ def test_options_are_told_as_json(training: Training, path: str, accept: str) ->
     ],
 )
 @pytest.mark.parametrize("path", ["/validate", "/start"])
-def test_a_body_that_cannot_be_read_is_told_in_both_languages(
+def test_a_body_that_cannot_be_read_is_reported_in_both_languages(
     training: Training, path: str, body: bytes, kind: str, status: int, words: str
 ) -> None:
     def send(accept: str) -> Any:

@@ -1,4 +1,4 @@
-"""Status, events, checkpoints, history: what is told is what the log and the disk hold."""
+"""Status, events, checkpoints, history: answers match the log and the disk."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, step: int, **more: Any) -> Path:
     return path
 
 
-def test_an_idle_server_says_so(api: Training) -> None:
+def test_an_idle_server_reports_idle(api: Training) -> None:
     said = api.get("/status").json()
     assert said == {"status": "idle", "config": {}, "job_id": None, "job_info": None, "progress": None, "startup_progress": {}}
     assert api.get("/events?since_index=3").json() == {"events": [], "job_id": None, "next_index": 3}

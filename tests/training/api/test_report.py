@@ -64,7 +64,7 @@ def test_before_there_is_a_picture_the_answer_says_when(home: Path, client: Clie
     assert f"no {name} of this job yet" in answer.json()["detail"]
 
 
-def test_an_old_run_without_a_picture_is_told_with_the_command_that_draws_it(home: Path, client: Client, tmp_path: Path) -> None:
+def test_an_old_run_without_a_picture_is_reported_with_the_command_that_draws_it(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path / "with space", Status.COMPLETED)
     detail = client.get(f"/api/training/jobs/{job.pk}/grid.png").json()["detail"]
     assert f"python -m trainer_engine.report '{job.run_dir}'" in detail

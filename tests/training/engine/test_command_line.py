@@ -161,7 +161,7 @@ def test_a_process_is_not_taken_for_another_and_a_zombie_is_dead(tmp_path: Path)
         time.sleep(0.01)
     assert not process.is_alive(identity)
     assert process.exit_status(identity) == -9
-    process.bury_children()
+    process.reap_children()
     assert not Path(f"/proc/{identity.pid}").exists()
 
 

@@ -47,7 +47,7 @@ def test_fields_of_wrong_types_are_a_broken_line(tmp_path: Path) -> None:
     assert isinstance(read_entries(path, 0).entries[0], BrokenLine)
 
 
-def test_a_line_longer_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
+def test_a_line_longer_than_a_chunk_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(line(0, "x" * 700_000) + line(1))
     first = read_entries(path, 0)

@@ -40,7 +40,7 @@ def indexes(job: Job) -> list[int]:
     return list(job.events.order_by("index").values_list("index", flat=True))
 
 
-def test_a_run_that_completes_is_told_from_start_to_end(tmp_path: Path) -> None:
+def test_a_run_that_completes_is_logged_from_start_to_end(tmp_path: Path) -> None:
     job = leased_job(tmp_path)
     start_fake(job, steps=4)
     job = follow(job)
@@ -62,7 +62,7 @@ def test_a_run_that_completes_is_told_from_start_to_end(tmp_path: Path) -> None:
     assert "training" in job.folder.log.read_text()
 
 
-def test_an_engine_that_was_killed_is_noticed_and_the_reason_is_told(tmp_path: Path) -> None:
+def test_an_engine_that_was_killed_is_noticed_and_the_reason_is_reported(tmp_path: Path) -> None:
     job = leased_job(tmp_path)
     start_fake(job, "dies")
     begun = time.monotonic()
@@ -84,7 +84,7 @@ def test_an_engine_that_says_why_it_failed_is_believed(tmp_path: Path) -> None:
     assert job.events.filter(type="error").count() == 1
 
 
-@pytest.mark.parametrize(("behaviour", "message"), [("fails_unreported", "The disk is full."), ("fails_mute", "a disk did not take")])
+@pytest.mark.parametrize(("behaviour", "message"), [("fails_unreported", "The disk is full."), ("fails_mute", "could not write to a disk")])
 def test_a_job_whose_engine_could_not_write_its_report_says_what_else_is_known(tmp_path: Path, behaviour: str, message: str) -> None:
     job = leased_job(tmp_path)
     start_fake(job, behaviour)
@@ -115,7 +115,7 @@ def test_an_exit_code_is_known_after_the_process_was_buried(tmp_path: Path) -> N
     deadline = time.monotonic() + 20
     while process.is_alive(identity) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.bury_children()
+    process.reap_children()
     assert process.exit_status(identity) == 60
 
 
@@ -171,7 +171,7 @@ def test_a_cancelled_run_is_gone_at_once_and_its_follower_lets_go(tmp_path: Path
     assert statuses(job)[-1] == "cancelled" and indexes(job) == list(range(job.next_index))
 
 
-def test_the_next_follower_goes_on_at_the_byte_without_gap_or_doubling(tmp_path: Path) -> None:
+def test_the_next_follower_continues_at_the_byte_without_gap_or_doubling(tmp_path: Path) -> None:
     job = leased_job(tmp_path, owner="first")
     start_fake(job, steps=60, seconds=0.02)
     handed_over = threading.Event()
@@ -228,9 +228,9 @@ def test_options_that_are_none_end_the_job_with_the_reason(tmp_path: Path) -> No
 def test_an_unattended_run_is_found_and_its_slot_comes_free(tmp_path: Path) -> None:
     alone = make_job(tmp_path, Status.RUNNING)
     assert queue.unattended() == [alone.pk]
-    assert reconciler.look() == 1
+    assert reconciler.reconcile() == 1
     assert leases.claim(alone.pk, "me")
-    assert reconciler.look() == 0
+    assert reconciler.reconcile() == 0
 
 
 def test_a_lease_from_before_the_clock_was_set_back_does_not_hold(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_terminal_job_whose_process_lives_is_cleaned_up_before_its_slot_is_giv
     identity = start_fake(ended, "deaf", steps=10_000)
     waiting = make_job(tmp_path)
     assert queue.claim_next("me") is None
-    reconciler.look()
+    reconciler.reconcile()
     assert not process.is_alive(identity)
     claimed = queue.claim_next("me")
     assert claimed is not None and claimed.pk == waiting.pk

@@ -100,7 +100,7 @@ def test_a_line_enters_the_log_once_however_often_it_is_read(tmp_path: Path) -> 
     assert (job.next_index, job.journal_seq, job.journal_offset) == (3, 2, reading.offset)
 
 
-def test_a_line_that_cannot_be_read_is_told_in_the_log(tmp_path: Path) -> None:
+def test_a_line_that_cannot_be_read_is_reported_in_the_log(tmp_path: Path) -> None:
     job = leased_job(tmp_path, status=Status.RUNNING)
     job.folder.create()
     job.folder.journal.write_text("{broken\n")
@@ -123,7 +123,7 @@ def test_a_task_delivered_twice_does_nothing_twice(tmp_path: Path) -> None:
 
 def test_only_one_reconciler_looks_at_a_time() -> None:
     QueueLock.objects.get_or_create(pk=queue.LOCK_ID)
-    assert sum(at_once(6, lambda _: queue.look_is_due(reconciler.INTERVAL))) == 1
+    assert sum(at_once(6, lambda _: queue.reconcile_is_due(reconciler.INTERVAL))) == 1
     time.sleep(0.01)
-    assert not queue.look_is_due(reconciler.INTERVAL)
-    assert reconciler.look() == 0
+    assert not queue.reconcile_is_due(reconciler.INTERVAL)
+    assert reconciler.reconcile() == 0

@@ -51,7 +51,7 @@ def test_a_run_that_waits_for_one_of_this_server_is_accepted_with_a_note(trainin
         assert training.start()["status"] == "queued"
 
 
-def test_a_start_that_has_nothing_left_to_train_says_so(training: Training) -> None:
+def test_a_start_that_has_nothing_left_to_train_warns(training: Training) -> None:
     folder = write_checkpoint(training.home / "output/run", 20)
     (folder / "training_state.json").write_text("{}")
     (folder / "samples.json").write_text("{}")
@@ -59,5 +59,5 @@ def test_a_start_that_has_nothing_left_to_train_says_so(training: Training) -> N
     answer = training.post("/start", form).json()
     assert "already_finished" in [warning["code"] for warning in answer["warnings"]]
     page = training.post("/start", form, accept="text/html").content.decode()
-    assert "goes on from checkpoint-20: 0 of 20 steps left" in page
+    assert "continues from checkpoint-20: 0 of 20 steps left" in page
     assert training.start(**{"--resume_from_checkpoint": ""})["warnings"] == []

@@ -21,7 +21,7 @@ def held_out(training: Training) -> Training:
     return training
 
 
-def told(training: Training, **changes: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def reported(training: Training, **changes: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """(what was understood, option -> code of errors, warnings and notes)."""
     form = {**training.form, **{f"--{name}": value for name, value in changes.items()}}
     answer = training.post("/validate", form).json()
@@ -29,8 +29,8 @@ def told(training: Training, **changes: Any) -> tuple[dict[str, Any], dict[str, 
     return answer["understood"], {one["option"]: one["code"] for one in problems if one["option"].startswith(("eval", "early"))}
 
 
-def test_sets_and_cost_are_told(held_out: Training) -> None:
-    understood, _ = told(held_out, eval_steps_interval="10", checkpoint_step_interval="15", num_eval_images="6", train_batch_size="2")
+def test_sets_and_cost_are_reported(held_out: Training) -> None:
+    understood, _ = reported(held_out, eval_steps_interval="10", checkpoint_step_interval="15", num_eval_images="6", train_batch_size="2")
     evaluation = understood["evaluation"]
     assert (evaluation["images"], evaluation["timesteps"], evaluation["forward_passes"]) == (6, 28, 168)
     assert (evaluation["evaluations"], evaluation["in_steps"]) == (4, 28.0)  # before the first step, at 10, 15 and 20
@@ -39,8 +39,8 @@ def test_sets_and_cost_are_told(held_out: Training) -> None:
     assert understood["eval_datasets"][0]["usable"] == 10 and understood["steps"] == 20
 
 
-def test_without_held_out_images_there_is_nothing_to_tell(training: Training) -> None:
-    understood, problems = told(training, eval_steps_interval="10")
+def test_without_eval_sets_there_is_nothing_to_report(training: Training) -> None:
+    understood, problems = reported(training, eval_steps_interval="10")
     assert understood["evaluation"] is None and problems == {"eval_steps_interval": "no_eval_set"}
 
 
@@ -54,11 +54,11 @@ def test_without_held_out_images_there_is_nothing_to_tell(training: Training) ->
         ({"eval_loss_disable": "true"}, {}),
     ],
 )
-def test_mistakes_are_told(held_out: Training, options: dict[str, str], expected: dict[str, str]) -> None:
-    assert told(held_out, **options)[1] == expected
+def test_mistakes_are_reported(held_out: Training, options: dict[str, str], expected: dict[str, str]) -> None:
+    assert reported(held_out, **options)[1] == expected
 
 
 def test_a_run_of_very_many_steps_is_counted_without_listing_them(held_out: Training) -> None:
     steps = 10**17
-    understood, _ = told(held_out, eval_steps_interval="1", checkpoint_step_interval="1", max_train_steps=str(steps))
+    understood, _ = reported(held_out, eval_steps_interval="1", checkpoint_step_interval="1", max_train_steps=str(steps))
     assert understood["evaluation"]["evaluations"] == steps + 1

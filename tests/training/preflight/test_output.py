@@ -1,4 +1,4 @@
-"""What is said about checkpoints before a run starts."""
+"""Checks of the output folder and the checkpoints before a run starts."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def test_rolling_checkpoints_and_limits_of_nothing_are_counted(training: Trainin
     assert negative == nothing > disk["checkpoints_bytes"]
 
 
-def test_the_copy_that_is_written_from_is_part_of_what_is_said_about_memory(training: Training) -> None:
+def test_the_copy_that_is_written_from_is_part_of_the_memory_text(training: Training) -> None:
     assert "more of the host's while a checkpoint is written" in examine(training).understood["memory"]["text"]
 
 
-def test_a_disk_that_is_low_already_and_an_option_that_changes_nothing_are_told(training: Training) -> None:
+def test_a_disk_that_is_low_already_and_an_option_that_changes_nothing_are_reported(training: Training) -> None:
     report = examine(training, disk_low_threshold="900000T", checkpointing_use_tempdir="true")
     assert {"disk_is_low", "always_so"} <= codes(report) and not report.errors
     assert not {"disk_is_low", "always_so"} & codes(examine(training, disk_low_threshold="1K"))
 
 
 @pytest.mark.parametrize(("action", "words"), [("stop", "would end"), ("wait", "would wait"), ("script", "would run disk_low_script")])
-def test_what_a_low_disk_will_do_to_the_run_is_told(training: Training, action: str, words: str) -> None:
+def test_what_a_low_disk_will_do_to_the_run_is_reported(training: Training, action: str, words: str) -> None:
     script = training.home / "state/hooks/tidy.sh"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     report = examine(training, disk_low_threshold="900000T", disk_low_action=action, disk_low_script="tidy.sh")
-    (told,) = [problem.message for problem in report.problems if problem.code == "disk_is_low"]
-    assert f"{words} before its first checkpoint" in told
+    (message,) = [problem.message for problem in report.problems if problem.code == "disk_is_low"]
+    assert f"{words} before its first checkpoint" in message

@@ -25,7 +25,7 @@ STORE = {
 NOWHERE = {"HF_HOME": "/nowhere", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def told(training: Training, variables: dict[str, str] | None = None, **changes: Any) -> dict[tuple[str, str], Level]:
+def reported(training: Training, variables: dict[str, str] | None = None, **changes: Any) -> dict[tuple[str, str], Level]:
     home = Home(training.home)
     form = {name: value for name, value in training.form.items() if not name.startswith("__")}
     submitted = {**form, **{f"--{name}": value for name, value in changes.items()}}
@@ -38,17 +38,17 @@ def told(training: Training, variables: dict[str, str] | None = None, **changes:
 
 
 def test_a_store_that_can_be_used_is_not_worth_a_word(training: Training) -> None:
-    assert told(training, publishing_config=json.dumps(STORE)) == {}
+    assert reported(training, publishing_config=json.dumps(STORE)) == {}
 
 
 def test_a_file_is_read_and_found_as_any_other_path_is(training: Training) -> None:
     (training.home / "config" / "stores.json").write_text(json.dumps([{**STORE, "buckte": "x"}]))
     wrong = {("publishing_config[0].buckte", "unknown_field"): Level.ERROR}
-    assert told(training, publishing_config="config/stores.json") == wrong
-    assert told(training, publishing_config="stores.json") == {**wrong, ("publishing_config", "path_taken"): Level.NOTE}
-    assert told(training, publishing_config="nowhere.json") == {("publishing_config", "not_found"): Level.ERROR}
+    assert reported(training, publishing_config="config/stores.json") == wrong
+    assert reported(training, publishing_config="stores.json") == {**wrong, ("publishing_config", "path_taken"): Level.NOTE}
+    assert reported(training, publishing_config="nowhere.json") == {("publishing_config", "not_found"): Level.ERROR}
     (training.home / "config" / "stores.json").write_text("[")
-    assert told(training, publishing_config="config/stores.json") == {("publishing_config", "unreadable_file"): Level.ERROR}
+    assert reported(training, publishing_config="config/stores.json") == {("publishing_config", "unreadable_file"): Level.ERROR}
 
 
 @pytest.mark.parametrize(
@@ -63,33 +63,33 @@ def test_a_file_is_read_and_found_as_any_other_path_is(training: Training) -> No
 def test_stores_at_closed_addresses_are_refused(training: Training, field: str, url: str, code: str) -> None:
     azure = {"provider": "azure", "container": "trained"}
     entry = {**STORE, field: url} if field == "endpoint_url" else {**azure, field: url}
-    assert told(training, publishing_config=json.dumps(entry)) == {(f"publishing_config[0].{field}", code): Level.ERROR}
+    assert reported(training, publishing_config=json.dumps(entry)) == {(f"publishing_config[0].{field}", code): Level.ERROR}
 
 
 def test_stores_are_numbered_as_they_were_written(training: Training) -> None:
     entries = [{**STORE, "bucket": ""}, STORE, {**STORE, "bucket": "other", "endpoint_url": "http://169.254.169.254"}]
     (training.home / "config" / "stores.json").write_text(json.dumps(entries))
-    assert told(training, publishing_config="config/stores.json").keys() == {
+    assert reported(training, publishing_config="config/stores.json").keys() == {
         ("publishing_config[0].bucket", "missing"),
         ("publishing_config[2].endpoint_url", "address_refused"),
     }
 
 
-def test_a_library_that_is_missing_is_told_with_how_to_install_it(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_missing_is_reported_with_how_to_install_it(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.preflight.publishing.is_installed", lambda provider: False)
-    assert told(training, publishing_config=json.dumps(STORE)) == {("publishing_config[0].provider", "not_installed"): Level.ERROR}
+    assert reported(training, publishing_config=json.dumps(STORE)) == {("publishing_config[0].provider", "not_installed"): Level.ERROR}
 
 
 def test_the_hub_needs_a_login(training: Training) -> None:
     online = {**NOWHERE, "HF_HUB_OFFLINE": "0"}
-    assert told(training, online, push_to_hub="true") == {("push_to_hub", "no_login"): Level.WARNING}
-    assert told(training, {**online, "HF_TOKEN": "hf_x"}, push_to_hub="true") == {}
-    assert told(training, {**online, "HF_HUB_OFFLINE": "1"}, push_to_hub="true") == {("push_to_hub", "hub_is_off"): Level.WARNING}
-    assert told(training, {**online, "HF_TOKEN": "hf_x"}, push_to_hub="true", model_card_private="false") == {}
-    assert told(training, model_card_private="false") == {("model_card_private", "no_effect"): Level.NOTE}
+    assert reported(training, online, push_to_hub="true") == {("push_to_hub", "no_login"): Level.WARNING}
+    assert reported(training, {**online, "HF_TOKEN": "hf_x"}, push_to_hub="true") == {}
+    assert reported(training, {**online, "HF_HUB_OFFLINE": "1"}, push_to_hub="true") == {("push_to_hub", "hub_is_off"): Level.WARNING}
+    assert reported(training, {**online, "HF_TOKEN": "hf_x"}, push_to_hub="true", model_card_private="false") == {}
+    assert reported(training, model_card_private="false") == {("model_card_private", "no_effect"): Level.NOTE}
     background = {("push_to_hub_background", "always_so"): Level.NOTE}
-    assert told(training, push_to_hub_background="true") == background
-    assert told(training, push_checkpoints_to_hub="true") == {("push_checkpoints_to_hub", "needs_another"): Level.ERROR}
+    assert reported(training, push_to_hub_background="true") == background
+    assert reported(training, push_checkpoints_to_hub="true") == {("push_checkpoints_to_hub", "needs_another"): Level.ERROR}
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,11 @@ def test_validate_says_which_checkpoint_a_name_and_a_path_mean(tmp_path: Path) -
         report = checked(tmp_path, **here, resume_from_checkpoint=wanted)
         (note,) = [problem.message for problem in report.notes if problem.code == "goes_on"]
         assert (
-            note == f"The run goes on from checkpoint-2: 3 of 5 steps left. The checkpoint lies in {tmp_path / 'ours'}."
+            note == f"The run continues from checkpoint-2: 3 of 5 steps left. The checkpoint is in {tmp_path / 'ours'}."
             and not report.errors
         )
     report = checked(tmp_path, **here, resume_from_checkpoint=str(tmp_path / "theirs/checkpoint-2"))
-    assert any(one.message.endswith(f"The checkpoint lies in {tmp_path / 'theirs'}.") for one in report.notes)
+    assert any(one.message.endswith(f"The checkpoint is in {tmp_path / 'theirs'}.") for one in report.notes)
     assert "will_be_set_aside" in codes(report)
 
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_passed_over_is_named(tmp_path: Path) -> None:
 def test_a_finished_run_has_a_warning_that_nothing_is_left(tmp_path: Path) -> None:
     train_here(tmp_path, max_train_steps=2)
     (warning,) = checked(tmp_path, max_train_steps=2).warnings
-    assert warning.code == "already_finished" and "goes on from checkpoint-2: 0 of 2 steps left" in warning.message
+    assert warning.code == "already_finished" and "continues from checkpoint-2: 0 of 2 steps left" in warning.message
     assert "max_train_steps" in warning.hint and "resume_from_checkpoint" in warning.hint
     assert not checked(tmp_path, max_train_steps=2, resume_from_checkpoint="").warnings
 
@@ -150,7 +150,7 @@ def test_the_same_model_elsewhere_is_the_same(tmp_path: Path, how: Callable[[Pat
     assert train_here(tmp_path, model=str(tmp_path / "elsewhere"), **LONGER).step == 3
 
 
-def test_repositories_and_revisions_are_told_apart_by_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repositories_and_revisions_are_distinguished_by_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     hf_home = tmp_path / "hf"
@@ -164,7 +164,7 @@ def test_repositories_and_revisions_are_told_apart_by_what_they_hold(tmp_path: P
     shutil.copytree(snapshot, hf_home / "hub/models--a--first/snapshots/changed", symlinks=True)
     assert "a/second" in refusal(checked(tmp_path, hf_home=hf_home, model="a/second", **LONGER)).message
     assert "a/first at changed" in refusal(checked(tmp_path, hf_home=hf_home, model="a/first", revision="changed", **LONGER)).message
-    # What is not on this machine is told apart by its name.
+    # Remote checkpoints are recognised by their names.
     assert "a/nowhere" in {one.message.split(" is ")[-1][:9] for one in checked(tmp_path, model="a/nowhere", **LONGER).errors}
 
 
@@ -181,7 +181,7 @@ def test_other_targets_are_refused_before_they_are_looked_for_in_the_file(tmp_pa
     refused_by_both(tmp_path, said, peft_lora_target_modules=json.dumps(["to_q", "ff.net.2"]), **LONGER)
 
 
-def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version_continues_with_a_note(tmp_path: Path) -> None:
     train_here(tmp_path, **LORA)
     state = tmp_path / "output/checkpoint-2/training_state.json"
     document = json.loads(state.read_text())

@@ -53,7 +53,7 @@ def code_of(problem: Problem | None) -> str | None:
     return problem.code if problem else None
 
 
-def test_the_hub_is_asked_and_its_answer_told(tmp_path: Path, endpoint: str) -> None:
+def test_the_hub_is_asked_and_its_answer_is_reported(tmp_path: Path, endpoint: str) -> None:
     reached = hub(tmp_path, HF_ENDPOINT=endpoint)
     expected = {"a/open": None, "a/bare": None, "a/gated": "model_gated", "a/gone": "model_not_found", "a/ill": "hub_not_reached"}
     for repository, code in expected.items():
@@ -150,7 +150,7 @@ def test_more_ranks_than_gpus_are_refused(training: Training) -> None:
     assert "too_few_gpus" in codes(report)
 
 
-def test_sizes_are_told_for_people() -> None:
+def test_sizes_are_written_for_people() -> None:
     assert [estimates.size(number) for number in (0, 1023, 2048, 3 * 1024**2, 5.5 * 1024**3)] == [
         "0 B",
         "1023 B",

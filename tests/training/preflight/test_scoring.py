@@ -24,7 +24,7 @@ def write_clip(folder: Path, *, kind: Any = "clip", without: str = "") -> Path:
     return folder
 
 
-def told(hub: HubSettings, source: str, **options: Any) -> list[tuple[str, str]]:
+def reported(hub: HubSettings, source: str, **options: Any) -> list[tuple[str, str]]:
     chosen = parse_options({**RUN, "num_train_epochs": 0, "evaluation_type": "clip", OPTION: source, **options})
     return [(problem.option, problem.code) for problem in scoring_problems(chosen, hub)]
 
@@ -36,34 +36,34 @@ def offline(tmp_path: Path) -> HubSettings:
 
 def test_a_folder_is_looked_into(tmp_path: Path, offline: HubSettings) -> None:
     whole = write_clip(tmp_path / "whole")
-    assert told(offline, str(whole)) == []
+    assert reported(offline, str(whole)) == []
     wrong = {
         "not_found": tmp_path / "nowhere",
         "not_a_clip_model": write_clip(tmp_path / "siglip", kind="siglip"),
         "incomplete_model": write_clip(tmp_path / "bare", without="model.safetensors"),
     }
     for code, folder in wrong.items():
-        assert told(offline, str(folder)) == [(OPTION, code)]
-    assert told(offline, str(write_clip(tmp_path / "unsaid", without="config.json"))) == [(OPTION, "not_a_clip_model")]
-    assert told(offline, str(write_clip(tmp_path / "eyeless", without="preprocessor_config.json"))) == [(OPTION, "incomplete_model")]
+        assert reported(offline, str(folder)) == [(OPTION, code)]
+    assert reported(offline, str(write_clip(tmp_path / "unsaid", without="config.json"))) == [(OPTION, "not_a_clip_model")]
+    assert reported(offline, str(write_clip(tmp_path / "eyeless", without="preprocessor_config.json"))) == [(OPTION, "incomplete_model")]
     (whole / "config.json").write_text("[1]")
-    assert told(offline, str(whole)) == [(OPTION, "not_a_clip_model")]
+    assert reported(offline, str(whole)) == [(OPTION, "not_a_clip_model")]
 
 
 def test_a_repository_is_looked_for_in_the_cache(tmp_path: Path, offline: HubSettings) -> None:
-    assert told(offline, "some-org/clip") == [(OPTION, "model_not_cached")]
+    assert reported(offline, "some-org/clip") == [(OPTION, "model_not_cached")]
     repository = offline.cache / "models--some-org--clip"
     write_clip(repository / "snapshots/abc", kind="siglip")
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("abc")
-    assert told(offline, "some-org/clip") == [(OPTION, "not_a_clip_model")]
+    assert reported(offline, "some-org/clip") == [(OPTION, "not_a_clip_model")]
     (repository / "snapshots/abc/config.json").write_text('{"model_type": "clip"}')
-    assert told(offline, "some-org/clip") == []
+    assert reported(offline, "some-org/clip") == []
 
 
 def test_where_nothing_is_scored_no_model_is_needed(offline: HubSettings) -> None:
-    assert told(offline, "/nowhere", evaluation_type="none") == []
-    assert told(offline, "/nowhere", validation_disable=True) == []
+    assert reported(offline, "/nowhere", evaluation_type="none") == []
+    assert reported(offline, "/nowhere", validation_disable=True) == []
 
 
 def test_validate_says_it(training: Training) -> None:

@@ -34,7 +34,7 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return path
 
 
-def told(training: Training, path: Path | str, **changes: Any) -> list[tuple[str, str]]:
+def reported(training: Training, path: Path | str, **changes: Any) -> list[tuple[str, str]]:
     """(code, message) of what is said of the adapter."""
     form = {**training.form, "--validation_adapter_path": str(path), "--validation_disable": "false"}
     answer = training.post("/validate", {**form, **{f"--{name}": value for name, value in changes.items()}}).json()
@@ -51,8 +51,8 @@ def lora(training: Training, **sizes: int) -> Path:
 def test_one_that_fits_is_not_spoken_of(training: Training) -> None:
     path = lora(training)
     beside = {"pretrained_model_name_or_path": str(tiny_pixart())}
-    assert told(training, path, **beside) == [] and told(training, path.parent, **beside) == []
-    assert told(training, "style") == []  # from the server's home
+    assert reported(training, path, **beside) == [] and reported(training, path.parent, **beside) == []
+    assert reported(training, "style") == []  # from the server's home
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_one_that_fits_is_not_spoken_of(training: Training) -> None:
 )
 def test_one_of_another_model_is_refused(training: Training, shapes: dict[str, tuple[int, ...]], words: str) -> None:
     path = write_header(training.home / "other.safetensors", shapes)
-    ((code, message),) = told(training, path, pretrained_model_name_or_path=str(tiny_pixart()))
+    ((code, message),) = reported(training, path, pretrained_model_name_or_path=str(tiny_pixart()))
     assert code == "does_not_fit" and words in message
 
 
@@ -91,28 +91,28 @@ def test_each_of_several_is_looked_at_in_its_place(training: Training) -> None:
 
 def test_names_of_another_family_are_known_without_the_base_model(training: Training) -> None:
     path = write_header(training.home / "other.safetensors", {"unet.down_blocks.0.proj_in.lora_A.weight": (2, 32)})
-    ((code, message),) = told(training, path)
+    ((code, message),) = reported(training, path)
     assert code == "does_not_fit" and "PixArt Sigma" in message
 
 
 def test_what_is_no_adapter_is_refused(training: Training) -> None:
     (training.home / "empty").mkdir()
     (training.home / "text.safetensors").write_text("not an adapter")
-    assert [code for code, _ in told(training, training.home / "nowhere.safetensors")] == ["not_found"]
-    assert [code for code, _ in told(training, training.home / "empty")] == ["not_found"]
-    assert [code for code, _ in told(training, training.home / "text.safetensors")] == ["not_safetensors"]
-    assert [code for code, _ in told(training, "/etc/passwd")] == ["outside_roots"]
+    assert [code for code, _ in reported(training, training.home / "nowhere.safetensors")] == ["not_found"]
+    assert [code for code, _ in reported(training, training.home / "empty")] == ["not_found"]
+    assert [code for code, _ in reported(training, training.home / "text.safetensors")] == ["not_safetensors"]
+    assert [code for code, _ in reported(training, "/etc/passwd")] == ["outside_roots"]
 
 
 def test_one_that_is_left_alone_is_not_looked_into(training: Training) -> None:
     path = training.home / "text.safetensors"
     path.write_text("not an adapter")
-    assert [code for code, _ in told(training, path, validation_adapter_mode="none")] == ["no_effect"]
+    assert [code for code, _ in reported(training, path, validation_adapter_mode="none")] == ["no_effect"]
 
 
-def test_a_repository_that_cannot_be_asked_is_told(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_that_cannot_be_asked_is_reported(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    ((code, message),) = told(training, "owner/name:style.safetensors")
+    ((code, message),) = reported(training, "owner/name:style.safetensors")
     assert code == "model_not_cached" and "owner/name:style.safetensors" in message
 
 
@@ -121,7 +121,7 @@ def test_the_header_of_a_cached_file_is_read(training: Training, monkeypatch: py
     place_in_hub_cache(other.parent, "owner/name", training.home / "hf")
     monkeypatch.setenv("HF_HOME", str(training.home / "hf"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    assert [code for code, _ in told(training, "owner/name:style.safetensors")] == ["does_not_fit"]
+    assert [code for code, _ in reported(training, "owner/name:style.safetensors")] == ["does_not_fit"]
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_hub_is_asked_for_the_file(training: Training, hub: None) -> None:
-    assert told(training, "owner/name:style.safetensors") == []
-    assert [code for code, _ in told(training, "owner/name:other.safetensors")] == ["not_found"]
-    assert [code for code, _ in told(training, "owner/name")] == ["not_found"]
-    assert [code for code, _ in told(training, "owner/gated:style.safetensors")] == ["model_gated"]
+    assert reported(training, "owner/name:style.safetensors") == []
+    assert [code for code, _ in reported(training, "owner/name:other.safetensors")] == ["not_found"]
+    assert [code for code, _ in reported(training, "owner/name")] == ["not_found"]
+    assert [code for code, _ in reported(training, "owner/gated:style.safetensors")] == ["model_gated"]

@@ -19,7 +19,7 @@ from training.jobs import log
 from training.models import Event
 from training.streams import tail
 from training.streams.consumers import EventSocket, EventSource, Streaming, batches
-from training.streams.tail import Frame, Place
+from training.streams.tail import Frame, StreamPosition
 
 JOB = uuid.uuid4()
 
@@ -37,7 +37,7 @@ def test_batches_are_small_whole_and_in_order() -> None:
 
 @pytest.mark.parametrize("kind", [EventSource, EventSocket])
 def test_a_replay_lets_others_have_the_event_loop(kind: type[Streaming], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def follow(place: Place) -> AsyncIterator[tuple[Frame, ...]]:
+    async def follow(position: StreamPosition) -> AsyncIterator[tuple[Frame, ...]]:
         yield frames(1_000)
 
     async def send(message: Any) -> None:
@@ -52,7 +52,7 @@ def test_a_replay_lets_others_have_the_event_loop(kind: type[Streaming], monkeyp
         beside = asyncio.ensure_future(other())
         consumer = kind()
         consumer.base_send = send
-        await consumer._write(Place(JOB, 0, is_bound=True))
+        await consumer._write(StreamPosition(JOB, 0, is_bound=True))
         beside.cancel()
 
     sent: list[Any] = []
@@ -86,14 +86,14 @@ def test_a_stored_payload_is_shown_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.django_db
 def test_the_server_s_own_events_are_read_back(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    log.append(job.pk, [log.error_draft("disk", 'It said "no".', "delete something")])
+    log.append(job.pk, [log.error_event("disk", 'It said "no".', "delete something")])
     ((_, _, text),) = representations.encoded_events(job, 0, 10)
     assert json.loads(text)["message"] == 'It said "no".' and json.loads(text)["job_id"] == str(job.pk)
 
 
 def test_what_was_loaded_is_left_out_of_garbage_collections() -> None:
     code = (
-        "import gc; from simpletuner_site.server import quiet; quiet.freeze_garbage(); print(gc.get_freeze_count(), len(gc.get_objects(2)))"
+        "import gc; from simpletuner_site.server import boot; boot.freeze_garbage(); print(gc.get_freeze_count(), len(gc.get_objects(2)))"
     )
     frozen, left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert int(frozen) > 10 * int(left)

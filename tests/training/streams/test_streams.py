@@ -94,7 +94,7 @@ def read_source(server: LiveServer, count: int, query: str = "", last_event_id: 
     return events
 
 
-def test_polling_websocket_and_sse_tell_the_same(server: LiveServer) -> None:
+def test_polling_websocket_and_sse_give_the_same_events(server: LiveServer) -> None:
     job = new_job(server)
     write(server, "events", job, 30, 0, 5)
     polled = server.get(f"/api/training/events?job_id={job}").json()["events"]
@@ -132,7 +132,7 @@ def test_what_happens_arrives_at_once(server: LiveServer) -> None:
     assert statistics.median(seconds) < 0.15, sorted(seconds)[-5:]
 
 
-def test_a_stream_that_is_not_bound_goes_on_to_the_next_job_from_its_first_event(server: LiveServer) -> None:
+def test_a_stream_that_is_not_bound_continues_to_the_next_job_from_its_first_event(server: LiveServer) -> None:
     first = write(server, "new", "queued")
     write(server, "events", first, 3, 0, 5)
     client = WebSocket(server)

@@ -46,7 +46,7 @@ def say(job: Job, text: str, severity: Severity = Severity.INFO) -> None:
 def progress(job: Job, *seconds: int) -> None:
     payload: dict[str, Any] = {"title": "", "message": "", "body": "", "data": {}}
     times = [f"2026-01-01T00:00:{at:02}+00:00" for at in seconds]
-    drafts = [log.Draft("training.progress", payload, timestamp=time) for time in times]
+    drafts = [log.NewEvent("training.progress", payload, timestamp=time) for time in times]
     log.append(job.pk, drafts)
 
 
@@ -132,7 +132,7 @@ def test_a_failing_target_is_a_warning_on_the_job_and_holds_up_no_other(home: Pa
     assert job.status == Status.RUNNING
 
 
-def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_go_on(home: Path, receiver: Receiver) -> None:
+def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_continue(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 500
     say(job, "the end")
@@ -144,7 +144,7 @@ def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_go_on(home: Path
     assert titles(receiver) == ["the end"]
 
 
-def test_what_is_refused_as_it_is_becomes_a_dead_letter_and_the_next_goes_on(home: Path, receiver: Receiver) -> None:
+def test_what_is_refused_as_it_is_becomes_a_dead_letter_and_the_next_continues(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 422
     say(job, "poison")
@@ -234,7 +234,7 @@ def test_a_webhook_that_fails_for_a_thousand_steps_loses_nothing(home: Path, rec
         start = datetime(2026, 1, 1, tzinfo=dt_timezone.utc) + timedelta(seconds=143 * number)
         payload: dict[str, Any] = {"title": f"{number}", "message": "", "body": "", "data": {}}
         times = [(start + timedelta(seconds=second)).isoformat() for second in range(143)]
-        log.append(job.pk, [log.Draft("training.progress", payload, timestamp=time) for time in times])
+        log.append(job.pk, [log.NewEvent("training.progress", payload, timestamp=time) for time in times])
         deliver_all()
     assert receiver.arrived == []
     assert Event.objects.filter(job=job, type="training.progress").count() == 1001
@@ -254,15 +254,15 @@ def test_a_webhook_that_fails_for_a_thousand_steps_loses_nothing(home: Path, rec
 def test_a_stage_under_way_is_progress_too(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
 
-    def stage(status: str, current: int, second: int) -> log.Draft:
+    def stage(status: str, current: int, second: int) -> log.NewEvent:
         payload = {"title": "", "message": "", "body": "", "data": {}, "stage": {"status": status, "progress": {"current": current}}}
-        return log.Draft("lifecycle.stage", payload, timestamp=f"2026-01-01T00:00:{second:02}+00:00")
+        return log.NewEvent("lifecycle.stage", payload, timestamp=f"2026-01-01T00:00:{second:02}+00:00")
 
     log.append(job.pk, [stage("running", 0, 0), *(stage("running", count, count) for count in range(1, 25)), stage("completed", 25, 25)])
     assert list(WebhookDelivery.objects.order_by("index").values_list("index", flat=True)) == [0, 1, 11, 21, 25]
 
 
-def test_a_target_with_much_to_be_told_makes_room_for_the_others(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_with_many_posts_makes_room_for_the_others(home: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "BATCH", 3)
     busy = job_with(home, WebhookTarget("raw", receiver.url))
     for number in range(9):
@@ -311,7 +311,7 @@ def test_thousands_of_events_enter_by_a_handful_of_statements(home: Path, receiv
     payload: dict[str, Any] = {"title": "", "message": "", "body": "", "data": {}}
     start = datetime(2026, 1, 1, tzinfo=dt_timezone.utc)
     times = [(start + timedelta(seconds=second / 10)).isoformat() for second in range(2000)]
-    drafts = [log.Draft("training.progress", payload, timestamp=time) for time in times]
+    drafts = [log.NewEvent("training.progress", payload, timestamp=time) for time in times]
     with django_assert_max_num_queries(30):
         log.append(job.pk, drafts)
     assert WebhookDelivery.objects.count() == 20

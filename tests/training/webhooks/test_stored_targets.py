@@ -41,8 +41,8 @@ def test_wrong_targets_and_names_are_refused_whole(training: Training) -> None:
     assert put.json()["problems"][0]["code"] == "address_refused"
     assert not (training.home / "config/webhooks").exists()
     both = [{"webhook_type": "raw"}, *body("http://169.254.169.254/")]
-    told = training.client.put("/api/configs/webhooks/lab", both, format="json").json()["problems"]
-    assert [problem["option"] for problem in told] == ["webhook_config[0].callback_url", "webhook_config[1]"]
+    reported = training.client.put("/api/configs/webhooks/lab", both, format="json").json()["problems"]
+    assert [problem["option"] for problem in reported] == ["webhook_config[0].callback_url", "webhook_config[1]"]
     assert training.client.put("/api/configs/webhooks/..", body("http://127.0.0.1:9/"), format="json").status_code in (404, 422)
     assert training.client.put("/api/configs/webhooks/.hidden", body("http://127.0.0.1:9/"), format="json").status_code == 422
     assert training.client.put("/api/configs/webhooks/lab", "7", content_type="application/json").status_code == 422
@@ -128,7 +128,7 @@ def test_a_webhook_that_stands_without_its_certificate_checked_is_a_note(trainin
     assert answer["valid"] is True
 
 
-def test_chats_are_told_which_project_speaks(training: Training) -> None:
+def test_chat_messages_name_their_project(training: Training) -> None:
     targets = [
         {"webhook_type": kind, "webhook_url": "http://127.0.0.1:9/x", **more}
         for kind, more in (("discord", {}), ("slack", {"message_prefix": "mine"}))

@@ -1,4 +1,4 @@
-"""Where the demo puts what it makes: everything under one folder that git ignores."""
+"""The folders of the demo, all below one folder that git ignores."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PROMPTS_FILE = "user_prompt_library.json"
 
 
 @dataclass(frozen=True)
-class Place:
+class DemoFolders:
     """The folders of one demo."""
 
     root: Path
-    """The server's home, with ``config/`` and ``state/``: what lies in its home a server may use, wherever that is."""
+    """The server's home with ``config/`` and ``state/``; a server may use everything in its home."""
 
     @property
     def pictures(self) -> Path:
@@ -42,7 +42,7 @@ class Place:
 
     @property
     def grid(self) -> Path:
-        """Every validation image in one picture."""
+        """Every validation image in one image."""
         return self.root / "grid.png"
 
     @property

@@ -76,9 +76,9 @@ def test_fetch_names_what_is_missing(tmp_path: Path, store: ObjectServer) -> Non
     [
         (b"<html>", "manifest.json cannot be used"),
         (b"[" * 100_000, "manifest.json cannot be used"),
-        (b'{"version": 1, "step": 5}', "does not say which files"),
-        (json.dumps(manifest_of({"../../evil": b"x"}, 5)).encode(), "does not say which files"),
-        (json.dumps(manifest_of({"/etc/evil": b"x"}, 5)).encode(), "does not say which files"),
+        (b'{"version": 1, "step": 5}', "has no valid list of files"),
+        (json.dumps(manifest_of({"../../evil": b"x"}, 5)).encode(), "has no valid list of files"),
+        (json.dumps(manifest_of({"/etc/evil": b"x"}, 5)).encode(), "has no valid list of files"),
         (json.dumps(manifest_of(FILES, 6)).encode(), "holds checkpoint-6"),
         (json.dumps(manifest_of(FILES, 5, model_family="flux")).encode(), "model_family was flux and is pixart_sigma"),
         (json.dumps(manifest_of(FILES, 5, model_type="lora")).encode(), "model_type was lora and is full"),
@@ -119,7 +119,7 @@ def test_foreign_file_is_refused_before_the_download(tmp_path: Path, store: Obje
     put(store, write_checkpoint(tmp_path / "far", 5))
     store.put("runs/checkpoint-5/manifest.json", json.dumps(manifest_of({**FILES, name: b"#!/bin/sh"}, 5)).encode())
     message = refusal(store, tmp_path / "here")
-    assert "lists files that no checkpoint has" in message or "does not say which files" in message
+    assert "lists files that no checkpoint has" in message or "has no valid list of files" in message
     assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == []
 
 

@@ -104,7 +104,7 @@ class RandomFlux(Flux):
 
     architecture: Mapping[str, Any] = FLUX
 
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         with torch.random.fork_rng(), self.devices.device:
             torch.manual_seed(0)
             before = torch.get_default_dtype()

@@ -36,8 +36,10 @@ class AddedAdapter(Trainable):
         """``facts`` go into the file's header."""
         super().__init__(network)
         self.facts = facts
-        self.comfyui_prefix = ""
-        """Where the result is to have ComfyUI's keys: what stands before the module names there."""
+        self.key_prefixes: Mapping[str, str] | None = None
+        """``key_prefixes`` of the family; None for those that are known."""
+        self.comfyui_prefixes: Mapping[str, str] = {}
+        """``comfyui_prefixes`` of the family for a result with the keys of ComfyUI; else empty."""
         self.describe: Callable[[int, Path], str] | None = None
         """(step, output folder) -> the README.md of a result."""
 
@@ -95,7 +97,7 @@ class AddedAdapter(Trainable):
         try:
             header = open_adapter(find_adapter(path))
             refuse_not_finite(header)
-            self.load(fit(header, self.wanted(), [name for name, _ in self.network.named_modules()]))
+            self.load(fit(header, self.wanted(), [name for name, _ in self.network.named_modules()], self.key_prefixes))
             if path.name == ADAPTER_FILE and exact_file.is_file():
                 self._take_exactly(load_file(exact_file))
         except UnusableAdapter as error:
@@ -112,10 +114,10 @@ class AddedAdapter(Trainable):
         folder = output_dir / AVERAGED if averaged else output_dir
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
-        if self.comfyui_prefix:
+        if self.comfyui_prefixes:
             names = (name for name, _ in self.network.named_modules())
-            adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE)
-            tensors = to_comfyui(adapter, self.comfyui_prefix)
+            adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
+            tensors = to_comfyui(adapter, self.comfyui_prefixes)
         self._write(folder, tensors, {"global_step": str(step)})
         if self.describe is not None and not averaged:
             write_atomically(folder / "README.md", self.describe(step, output_dir).encode())

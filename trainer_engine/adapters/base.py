@@ -18,8 +18,6 @@ __all__ = ["ADAPTER_FILE", "LYCORIS_FILE", "Trainable"]
 class Trainable(ABC):
     """The part of a network that learns, in its place in the network."""
 
-    folder: str = ""
-    """Subfolder of a checkpoint that ``save`` fills; empty for its top."""
     may_skip: bool = False
     """Whether a pass may leave some parameters out, so that they get no gradient."""
     results: Mapping[str, str]
@@ -27,7 +25,7 @@ class Trainable(ABC):
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        """The bare denoiser with all that learns in it."""
+        """The bare network of the run, with the adapter in it."""
 
     @property
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -49,7 +47,7 @@ class Trainable(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what learns into a folder of a checkpoint, exactly as it is."""
+        """Write the trained weights into the folder of a checkpoint, exactly as they are."""
 
     @abstractmethod
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:

@@ -28,7 +28,7 @@ from diffusers import {pipeline}
 from lycoris import create_lycoris_from_weights
 
 pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
-adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", pipeline.transformer)
+adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", {network})
 adapter.apply_to()"""
 CONFIGURED = """import json
 
@@ -41,7 +41,7 @@ pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
 config = json.load(open("{config}"))
 LycorisNetwork.apply_preset(config.pop("apply_preset", {{}}))
 algo, dim, alpha = config.pop("algo"), config.pop("linear_dim", 4), config.pop("linear_alpha", 1)
-adapter = create_lycoris(pipeline.transformer, config.pop("multiplier", 1.0), linear_dim=dim, linear_alpha=alpha, algo=algo, **config)
+adapter = create_lycoris({network}, config.pop("multiplier", 1.0), linear_dim=dim, linear_alpha=alpha, algo=algo, **config)
 adapter.load_state_dict(load_file("{file}"), strict=False)
 adapter.apply_to()"""
 PIPELINE = """import torch
@@ -59,10 +59,11 @@ from safetensors import safe_open
 pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
 with safe_open("{file}", framework="pt") as file:
     config = json.loads(file.metadata()["lora_adapter_metadata"])
-    tensors = {{key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}}
-config = LoraConfig(**{{key.removeprefix("transformer."): value for key, value in config.items()}})
-inject_adapter_in_model(config, pipeline.transformer)
-set_peft_model_state_dict(pipeline.transformer, tensors)"""
+{read}"""
+PEFT_READ = """    {tensors} = {{key.removeprefix("{prefix}"): file.get_tensor(key) for key in file.keys(){condition}}}"""
+PEFT_INJECT = """{config} = LoraConfig(**{{key.removeprefix("{prefix}"): value for key, value in config.items(){condition}}})
+inject_adapter_in_model({config}, pipeline.{component})
+set_peft_model_state_dict(pipeline.{component}, {tensors})"""
 
 
 def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
@@ -107,16 +108,42 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
     if family.options.adapter.lora_format == "comfyui":
         return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in a node that loads LoRAs (model only)."]
     code = _how(family).format(
+        network=_network(family),
         pipeline=family.pipeline_name,
         base=json.dumps(base_model),
         dtype=str(family.devices.network).removeprefix("torch."),
         file=ADAPTER_FILE,
+        read=_peft_lines(family),
         config=LYCORIS_FILE,
         multiplier=multiplier,
     )
     algorithms = _algorithms(family)
     by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines draw with all of them at every timestep."]
     return ["```python", code, "```", *(by_timestep if "tlora" in algorithms else [])]
+
+
+def _network(family: Family) -> str:
+    """An expression for the network that the keys of a LyCORIS file belong to."""
+    names = list(family.spec.trained)
+    if len(names) == 1:
+        return f"pipeline.{names[0]}"
+    return f"torch.nn.ModuleDict({{{', '.join(f'{json.dumps(name)}: pipeline.{name}' for name in names)}}})"
+
+
+def _peft_lines(family: Family) -> str:
+    """Python that reads and injects the adapter of each component."""
+    trained = family.spec.trained
+    steps = [
+        {
+            "component": name,
+            "prefix": component.state_dict_prefix,
+            "condition": f' if key.startswith("{component.state_dict_prefix}")' if len(trained) > 1 else "",
+            "tensors": f"{name}_tensors" if len(trained) > 1 else "tensors",
+            "config": f"{name}_config" if len(trained) > 1 else "config",
+        }
+        for name, component in trained.items()
+    ]
+    return "\n".join([template.format(**step) for template in (PEFT_READ, PEFT_INJECT) for step in steps])
 
 
 def _algorithms(family: Family) -> set[str]:

@@ -57,9 +57,8 @@ class Content:
     learning_rate: float
     model_family: str
     model_type: str
-    weights_folder: str
-    """Name of the subfolder that ``save_weights`` fills."""
     save_weights: Callable[[Path], None]
+    """Writes the weights into the folder of the checkpoint."""
     weights_bytes: int
     hold_weights: Callable[[Copy], Callable[[Path], None]] | None = None
     """From what copies a tensor: what saves the weights as they are now, whatever later steps do. None where nothing changes them."""
@@ -124,7 +123,7 @@ def _refuse_without_space(output_dir: Path, content: Content) -> None:
 
 def _write(staging: Path, content: Content) -> None:
     staging.mkdir()
-    content.save_weights(staging / content.weights_folder)
+    content.save_weights(staging)
     for name, tensors in content.tensors.items():
         path = staging / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,44 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from trainer_engine import families
+
+
+class Role(StrEnum):
+    """What a run does with the weights of a component."""
+
+    TRAINED = "trained"
+    """All of them are trained, or an adapter is trained on them."""
+    FROZEN = "frozen"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a pipeline: a transformer, a ControlNet, a text encoder, an autoencoder."""
+
+    folder: str
+    """Subfolder of a pipeline, and of a full checkpoint for a trained component."""
+    state_dict_prefix: str
+    """Prefix of its keys in the adapter files of diffusers."""
+    role: Role = Role.FROZEN
+    comfyui_prefix: str = "diffusion_model."
+    """Prefix of its keys in the adapter files of ComfyUI."""
+    lora_targets: tuple[str, ...] = ()
+    """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
+
+
+def frozen_components(*folders: str) -> Mapping[str, Component]:
+    """Components that no run trains, named after their folders."""
+    return {folder: Component(folder, f"{folder}.") for folder in folders}
+
+
+OTHER_PREFIXES = ("unet.", "diffusion_model.")
+"""Prefixes that other programs put before the module names of the only trained component."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +65,8 @@ class FamilySpec:
     """Image edges are multiples of this."""
     token_limit: int
     """Longest prompt, in tokens."""
+    components: Mapping[str, Component]
+    """The networks by their names in a pipeline, the trained ones first."""
     latent_channels: int
     vae_scale_factor: int
     """Pixels per latent cell, each way."""
@@ -49,8 +84,6 @@ class FamilySpec:
     """Flavour -> parameters of the network that is trained, for estimates."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
-    network_folder: str = "transformer"
-    """Subfolder of a pipeline that holds the network."""
     t5_folder: str = "text_encoder"
     """Which of ``text_encoder_folders`` is the one that ``pretrained_t5_model_name_or_path`` replaces."""
     companion: str = ""
@@ -70,8 +103,6 @@ class FamilySpec:
     """Name of the family's option that chooses one of ``lora_targets``; empty where there is none."""
     base_precisions: tuple[str, ...] = ()
     """Quantised types in which the frozen base weights may be kept."""
-    comfyui_prefix: str = "diffusion_model."
-    """What stands before the names of modules in adapter files for ComfyUI."""
     activation_share: float = 1.0
     """What a step keeps for its backward pass, beside PixArt's network of the same layers; measured with ``make bench``."""
     flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -92,9 +123,36 @@ class FamilySpec:
     """Flavours that are nothing without them."""
 
     @property
-    def components(self) -> tuple[str, ...]:
-        """The parts of a base model that a run takes: subfolders of a pipeline, as diffusers calls them."""
-        return (self.network_folder, "vae", *self.text_encoder_folders, *map(tokenizer_of, self.text_encoder_folders), "scheduler")
+    def trained(self) -> Mapping[str, Component]:
+        """The components that a run trains, by name."""
+        return {name: component for name, component in self.components.items() if component.role == Role.TRAINED}
+
+    @property
+    def base_folders(self) -> tuple[str, ...]:
+        """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
+        networks = (component.folder for component in self.components.values())
+        return (*networks, *map(tokenizer_of, self.text_encoder_folders), "scheduler")
+
+    def module_prefix(self, name: str) -> str:
+        """Prefix of a trained component's module names in the network of a run; empty for the only one."""
+        return f"{name}." if len(self.trained) > 1 else ""
+
+    @property
+    def diffusers_prefixes(self) -> Mapping[str, str]:
+        """Prefix of module names in the network of a run -> prefix of their keys in the files of diffusers."""
+        return {self.module_prefix(name): component.state_dict_prefix for name, component in self.trained.items()}
+
+    @property
+    def comfyui_prefixes(self) -> Mapping[str, str]:
+        """Prefix of module names in the network of a run -> prefix of their keys in the files of ComfyUI."""
+        return {self.module_prefix(name): component.comfyui_prefix for name, component in self.trained.items()}
+
+    @property
+    def key_prefixes(self) -> Mapping[str, str]:
+        """Prefix of keys in any adapter file -> prefix of the module names that they stand for."""
+        stated = (*self.diffusers_prefixes.items(), *self.comfyui_prefixes.items())
+        known = {in_file: in_network for in_network, in_file in reversed(stated)}
+        return {**known, **(dict.fromkeys(OTHER_PREFIXES, "") if len(self.trained) == 1 else {})}
 
     def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
         """Option defaults of the family with those of a flavour over them."""
@@ -127,6 +185,19 @@ def specs() -> Mapping[str, FamilySpec]:
             spec: FamilySpec = importlib.import_module(f"{families.__name__}.{module.name}.spec").SPEC
             found[spec.name] = spec
     return MappingProxyType(found)
+
+
+@cache
+def known_key_prefixes() -> Mapping[str, str]:
+    """``FamilySpec.key_prefixes`` of all families with one trained component together, for files of an unknown family."""
+    alone = (spec.key_prefixes for spec in specs().values() if len(spec.trained) == 1)
+    return MappingProxyType({prefix: "" for prefixes in alone for prefix in prefixes} | dict.fromkeys(OTHER_PREFIXES, ""))
+
+
+@cache
+def trained_folders() -> tuple[str, ...]:
+    """Subfolders in which the pipelines of any family keep a trained component."""
+    return tuple(dict.fromkeys(component.folder for spec in specs().values() for component in spec.trained.values()))
 
 
 def find_spec(name: str) -> FamilySpec | None:

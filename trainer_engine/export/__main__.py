@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_engine.contract.errors import EngineError
-from trainer_engine.export.command import FORMS, Request, export
+from trainer_engine.export.command import FORMS, ExportRequest, export
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
@@ -31,7 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, else the engine's for what went wrong."""
     arguments = build_parser().parse_args(argv)
     found = arguments.adapter / ADAPTER if arguments.adapter.is_dir() else arguments.adapter
-    request = Request(found, arguments.to, arguments.output, arguments.base, arguments.model_family, arguments.strength, arguments.dtype)
+    request = ExportRequest(
+        adapter=found,
+        form=arguments.to,
+        output=arguments.output,
+        base=arguments.base,
+        model_family=arguments.model_family,
+        strength=arguments.strength,
+        dtype=arguments.dtype,
+    )
     try:
         for line in export(request):
             print(line)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.config.families import FamilySpec, find_spec
+from trainer_engine.config.families import Component, FamilySpec, find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
@@ -67,15 +67,13 @@ class SamplerStep:
     timestep: float
     """Of the step that was taken, in the sampler's own scale: 0 to 1000."""
     latents: Tensor
-    """(1, C, h, w), scaled as the denoiser has them."""
+    """(1, C, h, w), scaled as the network has them."""
 
 
 class Family(ABC):
     """One model family on one device. Weights are loaded when they are first needed, and only those."""
 
     spec: ClassVar[FamilySpec]
-    denoiser_folder: ClassVar[str] = "transformer"
-    """Subfolder of the trained network in a pipeline and in a checkpoint."""
     parts: PartFinder
     """Finds the components of the base model, and downloads what is not here yet."""
 
@@ -84,6 +82,11 @@ class Family(ABC):
         self.devices = devices
         self.report: Callable[[Notification], None] = lambda _: None
         """Takes what people should know about weights that were loaded."""
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """The networks of the family's pipelines by name."""
+        return self.spec.components
 
     # ---- the encoders: used for the caches, then freed ----
 
@@ -97,7 +100,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the denoiser expects.
+        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the network expects.
 
         The same pixels give the same latents up to rounding, whatever else is in the batch.
         ``exact`` computes in float32 whatever was configured.
@@ -119,30 +122,41 @@ class Family(ABC):
         """What each sample is told at random besides its prompt, named tensors (B, ...) for ``predict``; one generator a sample."""
         return {}
 
-    # ---- the network that is trained ----
+    # ---- the components that are trained ----
 
     @abstractmethod
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        """The network as it is stored, on the CPU: from the base model, or from ``folder`` (what ``save_denoiser`` wrote).
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        """A component as it is stored, on the CPU: from the base model, or from ``folder`` (what ``save_component`` wrote).
 
         Raises ModelUnavailable.
         """
 
-    def load_denoiser(self, folder: Path | None = None) -> nn.Module:
-        """The network on its device in ``devices.network``, in training mode; trainable where all of it is trained.
+    def save_component(self, name: str, module: nn.Module, folder: Path) -> None:
+        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare module."""
+        module.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
-        From the base model, quantised as the options say, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base``
-        rounding. Gradient checkpointing is as the options say. Raises ModelUnavailable.
+    def load_network(self, checkpoint: Path | None = None) -> nn.Module:
+        """The trained components on their device in ``devices.network``, in training mode; trainable if ``model_type`` is ``full``.
+
+        The network is the component itself, or a ``JointNetwork`` of several. The weights come from the base model, quantised as the
+        options say, or from the folders of a full checkpoint, without the rounding to ``devices.base``. Raises ModelUnavailable.
         """
-        rounded = None if folder else self.devices.base
-        denoiser = self.load_network(rounded or self.devices.network, folder)
-        if denoiser.dtype != self.devices.network:
-            denoiser.to(self.devices.network)
-        self.place(denoiser, self.options.precision.base_model_precision, part=self.denoiser_folder, in_autocast=True)
-        denoiser.train().requires_grad_(self.options.model.model_type == "full")
-        if self.options.model.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        return denoiser
+        modules = {}
+        for name, component in self.spec.trained.items():
+            rounded = None if checkpoint else self.devices.base
+            module = self.load_component(name, rounded or self.devices.network, checkpoint / component.folder if checkpoint else None)
+            if module.dtype != self.devices.network:
+                module.to(self.devices.network)
+            self.place(module, self.options.precision.base_model_precision, part=component.folder, in_autocast=True)
+            module.train().requires_grad_(self.options.model.model_type == "full")
+            if self.options.model.gradient_checkpointing:
+                _enable_gradient_checkpointing(module)
+            modules[name] = module
+        return join(modules)
+
+    def trained_modules(self, network: nn.Module) -> dict[str, nn.Module]:
+        """The trained components by name, from the bare network of a run."""
+        return split(network, self.spec)
 
     def place(self, module: nn.Module, precision: str, *, part: str, in_autocast: bool = False) -> nn.Module:
         """A module on its device, its weights in the precision that an option names; ``part`` is its name in a pipeline.
@@ -166,13 +180,9 @@ class Family(ABC):
             )
         return module
 
-    def adapter_targets(self) -> tuple[str, ...]:
-        """Endings of the names of the modules that a standard adapter is put on."""
-        return adapter_targets(self.options, self.spec)
-
-    @abstractmethod
-    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare network."""
+    def adapter_targets(self, name: str) -> tuple[str, ...]:
+        """Endings of the names of the modules of a component that a standard adapter is put on."""
+        return self.components[name].lora_targets or adapter_targets(self.options, self.spec)
 
     @abstractmethod
     def predict(
@@ -204,7 +214,7 @@ class Family(ABC):
         """Class of diffusers that draws with the family's weights."""
 
     @abstractmethod
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         """The family's diffusers pipeline around the live network, without text encoders; ``generate`` takes it. Takes the bare network.
 
         ``spacing``: which timesteps of a diffusion schedule are taken; None leaves it to the base model.
@@ -215,7 +225,7 @@ class Family(ABC):
         """One image, or the frames of a video; ``on_step`` hears each step of the sampler, and may end the drawing by raising."""
 
     @abstractmethod
-    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         """Write a pipeline that diffusers loads as it is; ``folder`` appears whole or not at all. Takes the bare network.
 
         An older pipeline there is replaced. Without ``save_text_encoder`` its text encoder and tokenizer are null.
@@ -231,13 +241,38 @@ def load_family(options: TrainingOptions, devices: Devices) -> Family:
     return family(options, devices)
 
 
-def unwrap(denoiser: nn.Module) -> nn.Module:
+class JointNetwork(nn.ModuleDict):
+    """Several trained components as one module, for optimizers, data parallelism and compilation."""
+
+    def forward(self, component: str, *args: Any, **kwargs: Any) -> Any:
+        """The output of one component."""
+        return self[component](*args, **kwargs)
+
+
+def join(modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The network of a run: the only trained component itself, or several as one module."""
+    return JointNetwork(modules) if len(modules) > 1 else next(iter(modules.values()))
+
+
+def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
+    """The trained components by name, from the bare network that ``join`` made."""
+    prefixes = {name: spec.module_prefix(name) for name in spec.trained}
+    return {name: network.get_submodule(prefix.removesuffix(".")) for name, prefix in prefixes.items()}
+
+
+def _enable_gradient_checkpointing(module: nn.Module) -> None:
+    """diffusers and transformers name the method differently."""
+    enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+    enable()
+
+
+def unwrap(network: nn.Module) -> nn.Module:
     """The bare network inside data-parallel and compiled wrappers."""
     while True:
-        inner = getattr(denoiser, "_orig_mod", None) or getattr(denoiser, "module", None)
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
         if not isinstance(inner, nn.Module):
-            return denoiser
-        denoiser = inner
+            return network
+        network = inner
 
 
 def free_device_memory(device: torch.device) -> None:

@@ -102,7 +102,7 @@ def model_card(
             *head,
             f"# A fine-tune of {title}",
             "",
-            f"Every weight of the denoiser was trained, starting from `{base_model}`. {encoders}",
+            f"Every weight of the network was trained, starting from `{base_model}`. {encoders}",
             "",
             *notices,
             *lines,

@@ -26,8 +26,8 @@ def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | No
     """``base``: the local folder of the base model; None leaves out what its weights would tell. ``given``: options that were sent."""
     if options.model.model_type != "lora":
         return
-    shapes = layer_shapes(base) if base else None
-    modules = module_names(base) if base else None
+    shapes = layer_shapes(base, spec) if base else None
+    modules = module_names(base, spec) if base else None
     if options.adapter.lora_type == "standard":
         yield from _standard(options, spec, shapes)
         return

@@ -20,7 +20,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
     encoder = spec.text_encoder_folders[-1]
     replaced = {VAE: ["vae"], T5: [encoder, _tokenizer(encoder)]}
     base_parts = [
-        *base_model.DENOISERS,
+        *(component.folder for component in spec.trained.values()),
         "vae",
         "scheduler",
         *(name for one in spec.text_encoder_folders for name in (one, _tokenizer(one))),

@@ -76,7 +76,7 @@ def examine_run(
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     problems += validation_adapter_problems(options, spec, base, hub)
-    problems += init_problems(options, spec, base_model.layer_shapes(base) if base else None, saved)
+    problems += init_problems(options, spec, base_model.layer_shapes(base, spec) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     told = {problem.option for problem in problems}
@@ -108,8 +108,8 @@ def _understand(
     per_epoch = max(1, report.steps_per_epoch)
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
     flavour = options.model.model_flavour or spec.default_flavour
-    parameters = (base_model.count_parameters(base) if base else None) or spec.parameters.get(flavour, 0)
-    shapes = base_model.layer_shapes(base) if base else None
+    parameters = (base_model.count_parameters(base, spec) if base else None) or spec.parameters.get(flavour, 0)
+    shapes = base_model.layer_shapes(base, spec) if base else None
     memory = estimates.estimate_memory(options, parameters, report, spec, shapes, on_cpu=not visible_gpus(variables))
     encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.text_encoder_folders) if base else 0
     disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)

@@ -60,7 +60,7 @@ def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySp
     except UnusableAdapter as error:
         yield Problem.error(source.place, error.code, error.message, got=source.path, expected="a .safetensors file", hint=error.hint)
         return
-    layers = base_model.layer_shapes(base) if base else None
+    layers = base_model.layer_shapes(base, spec) if base else None
     if layers:
         yield from _beside_the_base(file, source, tensors, layers)
     elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(spec)):

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def content(step: int, *, size: int = 100, **changes: Any) -> Content:
     def save_weights(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "weights.safetensors").write_bytes(b"w" * size)
+        (folder / "transformer").mkdir()
+        (folder / "transformer" / "weights.safetensors").write_bytes(b"w" * size)
 
     values: dict[str, Any] = {
         "step": step,
@@ -38,7 +38,6 @@ def content(step: int, *, size: int = 100, **changes: Any) -> Content:
         "learning_rate": 1e-4,
         "model_family": "tiny",
         "model_type": "full",
-        "weights_folder": "transformer",
         "save_weights": save_weights,
         "weights_bytes": size,
         "documents": {STATE_FILE: {"step": step, "identity": {"model_family": "tiny"}, "layout": {"seed": 1}}},
@@ -80,7 +79,6 @@ def test_a_save_that_fails_leaves_the_old_ones_alone(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, content(1))
 
     def fail(folder: Path) -> None:
-        folder.mkdir()
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
@@ -99,7 +97,6 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_old_one(tmp_path: Path, num
     save_checkpoint(tmp_path, content(1))
 
     def fill(folder: Path) -> None:
-        folder.mkdir()
         (folder / "half").write_bytes(b"x")
         raise OSError(number, "No space left on device")
 

@@ -36,7 +36,7 @@ def item(name: str, source: str = "held-out") -> Item:
 
 
 def measuring(family: Family, latents: Mapping[str, Tensor], prompts: Mapping[str, dict[str, Tensor]], **changes: Any) -> Measuring:
-    network = family.load_denoiser().eval()
+    network = family.load_network().eval()
     values: dict[str, Any] = {
         "family": family,
         "objective": make_objective(family.prediction_type, family.scheduler_config(), family.options.objective),

@@ -68,7 +68,7 @@ def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make:
     latents, timesteps, prompts = a_pass(family)
     context = []
     for blocks in (1, 6):
-        network = deeper(family.load_denoiser(), blocks)
+        network = deeper(family.load_network(), blocks)
         answers: list[Any] = []
         hook = network.register_forward_hook(lambda _module, _args, output: answers.append(output))  # noqa: B023
         family.predict(network, latents, timesteps, prompts)
@@ -80,7 +80,7 @@ def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make:
 
 def test_positions_of_sizes_that_were_seen_before_are_not_made_again() -> None:
     family = tiny_flux("kontext")
-    network = family.load_denoiser()
+    network = family.load_network()
     latents, timesteps, prompts = a_pass(family)
     made = []
     for size in ((8, 12), (8, 12), (12, 8), (8, 12)):
@@ -101,7 +101,7 @@ def test_positions_are_kept_for_a_bounded_number_of_sizes() -> None:
 
 def test_sizes_that_a_network_is_told_are_filled_on_the_device() -> None:
     family = tiny_family(pretrained_model_name_or_path=str(tiny_pixart(size_conditions=True)))
-    network = family.load_denoiser()
+    network = family.load_network()
     told: dict[str, Any] = {}
     network.register_forward_pre_hook(lambda _module, _args, kwargs: told.update(kwargs["added_cond_kwargs"]), with_kwargs=True)
     latents, timesteps, prompts = a_pass(family, batch=2)

@@ -37,7 +37,7 @@ def family_of(spec: FamilySpec, **values: Any) -> Family:
 
 
 def network_of(spec: FamilySpec) -> nn.Module:
-    return family_of(spec).load_denoiser()
+    return family_of(spec).load_network()
 
 
 def test_there_are_families() -> None:
@@ -150,6 +150,5 @@ def test_the_components_that_a_checkpoint_is_compared_by_are_those_that_are_load
     for more in ({}, replaced):
         family = family_of(spec, **more)
         found = base_weights(family.options.model, spec, tmp_path)
-        wanted = {name: component_digest(family.parts.find(name).folder) for name in spec.components}
+        wanted = {name: component_digest(family.parts.find(name).folder) for name in spec.base_folders}
         assert {name: component.digest for name, component in found.items()} == wanted and all(wanted.values())
-    assert spec.network_folder == family.denoiser_folder

@@ -45,7 +45,7 @@ def rendered(tmp_path: Path, denoiser: nn.Module | None = None, step: int = 5, *
     def read(prompt: str) -> dict[str, torch.Tensor]:
         return family.encode_prompts([prompt])[0]
 
-    return family, render(family, denoiser or family.load_denoiser(), read, family.options, step, **how)
+    return family, render(family, denoiser or family.load_network(), read, family.options, step, **how)
 
 
 def test_prompts_are_the_unconditional_one_and_the_one_asked_for() -> None:
@@ -134,7 +134,7 @@ def test_images_are_written_in_the_format_asked_for(tmp_path: Path, format: str,
 
 
 def test_every_image_keeps_its_seed_unless_it_is_to_change(tmp_path: Path) -> None:
-    denoiser = tiny_family().load_denoiser()
+    denoiser = tiny_family().load_network()
     fixed = [rendered(tmp_path / name, denoiser, num_validation_images=2, validation_seed_source="gpu")[1] for name in "ab"]
     assert [image.path.read_bytes() for image in fixed[0]] == [image.path.read_bytes() for image in fixed[1]]
     assert [image.seed for image in fixed[0]] == [7, 8, 7, 8]
@@ -178,7 +178,7 @@ def test_the_image_equals_that_of_the_bare_pipeline(tmp_path: Path, prompt: str)
 
 def test_training_is_undisturbed(tmp_path: Path) -> None:
     family = tiny_family()
-    denoiser = family.load_denoiser()
+    denoiser = family.load_network()
     denoiser.transformer_blocks[0].eval()
     weights = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     modes = [module.training for module in denoiser.modules()]
@@ -205,14 +205,14 @@ def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
 
 def test_the_same_weights_give_the_same_image_at_every_step(tmp_path: Path) -> None:
     family = tiny_family()
-    denoiser = family.load_denoiser()
+    denoiser = family.load_network()
     first = rendered(tmp_path / "a", denoiser, step=0)[1]
     second = rendered(tmp_path / "b", denoiser, step=50)[1]
     assert [image.path.read_bytes() for image in first] == [image.path.read_bytes() for image in second]
 
 
 def test_other_weights_give_another_image(tmp_path: Path) -> None:
-    denoiser = tiny_family().load_denoiser()
+    denoiser = tiny_family().load_network()
     before = rendered(tmp_path / "a", denoiser)[1][0].path.read_bytes()
     with torch.no_grad():
         for parameter in denoiser.parameters():
@@ -236,7 +236,7 @@ def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monk
     monkeypatch.setattr(ComponentFinder, "scheduler_config", lambda _: config)
     prompt, negative = family.encode_prompts(["a cat", "blurry"])
     numbers: list[int] = []
-    pipeline = family.make_pipeline(family.load_denoiser())
+    pipeline = family.make_pipeline(family.load_network())
     family.draw(pipeline, GenerationRequest(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import diffusers
 from diffusers import SchedulerMixin
+from torch import nn
 
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights
+from trainer_engine.families.base import Family
 from trainer_engine.results.folders import copy_part, model_card, whole_folder, write_json
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.weights.hub import Part, hub_cache
@@ -20,8 +22,8 @@ SaveAgain = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class Component:
-    """A part that is taken over from the base model."""
+class CopiedPart:
+    """A part of a pipeline that is copied from the base model."""
 
     library: str
     cls: str
@@ -33,6 +35,27 @@ class Component:
 
 
 @dataclass(frozen=True)
+class TrainedPart:
+    """A part of a pipeline that was trained."""
+
+    library: str
+    cls: str
+    save: SaveAgain
+
+
+def trained_parts(family: Family, network: nn.Module) -> dict[str, TrainedPart]:
+    """Subfolder -> the trained component that belongs there. ``network`` is the bare network of a run."""
+
+    def saving(name: str, module: nn.Module) -> SaveAgain:
+        return lambda folder: family.save_component(name, module, folder)
+
+    return {
+        family.components[name].folder: TrainedPart(type(module).__module__.partition(".")[0], type(module).__name__, saving(name, module))
+        for name, module in family.trained_modules(network).items()
+    }
+
+
+@dataclass(frozen=True)
 class PipelinePlan:
     """What goes into the folder."""
 
@@ -40,10 +63,10 @@ class PipelinePlan:
     pipeline: str
     """Class of the pipeline."""
     base_model: str
-    denoiser: tuple[str, str]
-    """Its subfolder and class."""
-    save_denoiser: SaveAgain
-    components: Mapping[str, Component]
+    trained: Mapping[str, TrainedPart]
+    """By subfolder."""
+    copied: Mapping[str, CopiedPart]
+    """By subfolder."""
     scheduler: SchedulerMixin
     dtype: str
     objective: str
@@ -55,17 +78,20 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
     Raises ModelUnavailable where the base model's other parts have gone.
     """
     with_text = options.checkpointing.save_text_encoder
-    subfolder, cls = plan.denoiser
-    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__, subfolder: ["diffusers", cls]}
+    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__}
     with whole_folder(folder) as beside:
-        plan.save_denoiser(beside / subfolder)
-        for name, component in plan.components.items():
-            wanted = with_text or not component.is_text
-            index[name] = [component.library, component.cls] if wanted else [None, None]
-            if wanted and component.part.variant is None:
-                copy_part(component.part.folder, beside / name)
+        for subfolder, trained in plan.trained.items():
+            index[subfolder] = [trained.library, trained.cls]
+            trained.save(beside / subfolder)
+        for subfolder, copied in plan.copied.items():
+            if subfolder in plan.trained:
+                continue
+            wanted = with_text or not copied.is_text
+            index[subfolder] = [copied.library, copied.cls] if wanted else [None, None]
+            if wanted and copied.part.variant is None:
+                copy_part(copied.part.folder, beside / subfolder)
             elif wanted:
-                component.save_again(beside / name)
+                copied.save_again(beside / subfolder)
         plan.scheduler.save_pretrained(beside / "scheduler")
         index["scheduler"] = ["diffusers", type(plan.scheduler).__name__]
         write_json(beside / "model_index.json", index)

@@ -39,8 +39,8 @@ class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]
         super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
 
 
-class ComponentFinder(PartFinder):
-    """The components of the pipeline."""
+class FluxParts(PartFinder):
+    """Finds and loads the parts of a Flux pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)

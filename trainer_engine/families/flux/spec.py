@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.families import Component, FamilySpec, Role, frozen_components
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -42,6 +42,12 @@ SPEC = FamilySpec(
     token_limit=512,
     flavour_token_limits=MappingProxyType({"schnell": 256}),  # the distilled flavour was trained with shorter prompts
     activation_share=1.43,  # norms of queries and keys, rotary embedding, modulation of two streams
+    components=MappingProxyType(
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            **frozen_components("vae", "text_encoder", "text_encoder_2"),
+        }
+    ),
     latent_channels=16,
     vae_scale_factor=8,
     text_encoders=("CLIP L/14", "T5 XXL v1.1"),
@@ -95,7 +101,6 @@ SPEC = FamilySpec(
     default_lora_target="all",
     lora_target_option="flux_lora_target",
     base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
-    comfyui_prefix="transformer.",
     preview_decoder="madebyollin/taef1",
     samplers=("euler", "unipc", "dpm++"),
     generation_options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),

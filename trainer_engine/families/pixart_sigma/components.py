@@ -27,8 +27,8 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """``validation_noise_scheduler`` -> class and what it needs besides the noise schedule. Latents are not clipped to [-1, 1]."""
 
 
-class ComponentFinder(PartFinder):
-    """The components of the pipeline."""
+class PixArtParts(PartFinder):
+    """Finds and loads the parts of a PixArt Sigma pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
@@ -40,7 +40,7 @@ class ComponentFinder(PartFinder):
             "tokenizer": self.options.pretrained_t5_model_name_or_path,
         }.get(name)
         part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
-        if part is None and not replaced and not self.base.is_local and name != "transformer":
+        if part is None and not replaced and not self.base.is_local and name not in SPEC.trained:
             part = find_part(Source(SPEC.companion), name)
         if part is None:
             raise ModelUnavailable(

@@ -20,8 +20,8 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.pipeline_folder import write_pipeline
-from trainer_engine.families.pixart_sigma.components import ComponentFinder
+from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
+from trainer_engine.families.pixart_sigma.components import PixArtParts
 from trainer_engine.families.pixart_sigma.result import pipeline_plan
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -41,7 +41,7 @@ class PixArtSigma(Family):
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
-        self.parts = ComponentFinder(options.model)
+        self.parts = PixArtParts(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
@@ -103,13 +103,10 @@ class PixArtSigma(Family):
             padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1
         return {"embeds": padded, "mask": mask}
 
-    # ---- the denoiser ----
+    # ---- the transformer ----
 
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         return self.parts.load_transformer(dtype, folder)
-
-    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        denoiser.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
     def predict(
         self, denoiser: nn.Module, noisy_latents: Tensor, timesteps: Tensor, prompts: PromptBatch, references: Sequence[Tensor] = ()
@@ -144,9 +141,9 @@ class PixArtSigma(Family):
     def pipeline_name(self) -> str:
         return "PixArtSigmaPipeline"
 
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
-        pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=denoiser, scheduler=scheduler)
+        pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=network, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -177,10 +174,10 @@ class PixArtSigma(Family):
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 
-    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         plan = pipeline_plan(
             self.parts,
-            lambda target: self.save_denoiser(denoiser, target),
+            trained_parts(self, network),
             dtype=str(self.devices.weights).removeprefix("torch."),
             prediction_type=self.prediction_type,
         )

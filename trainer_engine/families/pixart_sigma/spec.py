@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.families import Component, FamilySpec, Role, frozen_components
 
 SPEC = FamilySpec(
     name="pixart_sigma",
@@ -26,6 +26,12 @@ SPEC = FamilySpec(
     prediction_types=("epsilon", "v_prediction"),
     alignment_px=64,
     token_limit=300,
+    components=MappingProxyType(
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            **frozen_components("vae", "text_encoder"),
+        }
+    ),
     latent_channels=4,
     vae_scale_factor=8,
     text_encoders=("T5 XXL v1.1",),
@@ -52,7 +58,6 @@ SPEC = FamilySpec(
     lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
     default_lora_target="all",
     base_precisions=("int8-quanto", "int4-quanto"),
-    comfyui_prefix="transformer.",
     preview_decoder="madebyollin/taesdxl",
     samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
     generation_options=frozenset({"inference_scheduler_timestep_spacing"}),

@@ -51,7 +51,7 @@ def reference(prediction_type: str, dtype: torch.dtype) -> tuple[Tensor, PixArtT
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type: str, gradient_checkpointing: bool) -> None:
     family = tiny_family(prediction_type=prediction_type, gradient_checkpointing=gradient_checkpointing)
-    denoiser = family.load_denoiser()
+    denoiser = family.load_network()
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     loss = our_loss(family, denoiser, objective, family.encode_prompts(PROMPTS))
     loss.backward()
@@ -66,7 +66,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type:
 
 def test_loss_and_gradients_are_near_those_computed_in_float64() -> None:
     family = tiny_family()
-    denoiser = family.load_denoiser()
+    denoiser = family.load_network()
     objective = make_objective("epsilon", family.scheduler_config(), family.options.objective)
     loss = our_loss(family, denoiser, objective, family.encode_prompts(PROMPTS))
     loss.backward()
@@ -92,7 +92,7 @@ def test_padding_changes_nothing() -> None:
     short, full = family.collate_prompts(prompts), compiled.collate_prompts(prompts)
     assert short["embeds"].shape[1] == 32
     assert full["embeds"].shape[1] == 300
-    denoiser, (latents, _) = family.load_denoiser(), fixed_batch()
+    denoiser, (latents, _) = family.load_network(), fixed_batch()
     with torch.no_grad():
         predictions = [family.predict(denoiser, latents, TIMESTEPS, batch) for batch in (short, full)]
     assert torch.allclose(*predictions, atol=1e-6)
@@ -100,7 +100,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_the_loss_falls_on_a_repeated_batch() -> None:
     family = tiny_family()
-    denoiser, prompts = family.load_denoiser(), family.encode_prompts(PROMPTS)
+    denoiser, prompts = family.load_network(), family.encode_prompts(PROMPTS)
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
     losses = []

@@ -276,9 +276,9 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path:
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; import torch\n"
         "from trainer_engine.checkpointing.save import Content, save_checkpoint\n"
-        "def weights(folder): folder.mkdir(); (folder / 'w').write_bytes(b'w' * 3_000_000)\n"
+        "def weights(folder): (folder / 'w').write_bytes(b'w' * 3_000_000)\n"
         "for step in range(1, 10_000):\n"
-        "    save_checkpoint(Path(sys.argv[1]), Content(step, 1, 0.5, 1e-4, 'tiny', 'full', 'transformer', weights, 10,\n"
+        "    save_checkpoint(Path(sys.argv[1]), Content(step, 1, 0.5, 1e-4, 'tiny', 'full', weights, 10,\n"
         "        tensors={'optimizer.safetensors': {'a': torch.ones(500_000)}}))\n"
         "    print(step, flush=True)\n"
     )

@@ -309,7 +309,7 @@ def run(table: Table) -> None:
     spec = find_spec("flux")
     assert spec is not None
     architecture = that_fits(FLUX, torch.cuda.mem_get_info()[0])
-    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=spec.token_limit, steps=4, rounds=5), CASES)
+    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=spec.prompts.token_limit, steps=4, rounds=5), CASES)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,83 @@ OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """The text encoders of a family and the prompts that they take."""
+
+    text_encoders: tuple[str, ...]
+    """Their usual names, one for each of ``text_encoder_folders``."""
+    token_limit: int
+    """Longest prompt, in tokens."""
+    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
+    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
+    """Subfolders of a pipeline that hold text encoders."""
+    t5_folder: str = "text_encoder"
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces."""
+    joins_sequence: bool = False
+    """Whether the tokens of the prompt are in one sequence with those of the image."""
+
+    @property
+    def tokenizer_folders(self) -> tuple[str, ...]:
+        """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
+        return tuple(map(tokenizer_of, self.text_encoder_folders))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """The latents of a family and the images that they stand for."""
+
+    channels: int
+    scale_factor_px: int
+    """Pixels per latent cell, each way."""
+    alignment_px: int
+    """Image edges are multiples of this."""
+    preview_decoder: str = ""
+    """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSpec:
+    """How validation images of a family are generated."""
+
+    samplers: tuple[str, ...] = ()
+    """Values of ``validation_noise_scheduler`` that this family can be sampled with."""
+    options: frozenset[str] = frozenset()
+    """Options of validation images that only some families' pipelines support, this one's included."""
+    multiple_px: int = 16
+    """Edges of a generated image are multiples of this: a latent cell times the network's patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """The modules that adapters are put on."""
+
+    module_classes: tuple[str, ...] = ()
+    """Class names of modules in the network that an adapter file may name."""
+    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Class name in files for older libraries -> the class names that are meant."""
+    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The adapter file that a new environment begins with."""
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Named set -> endings of the module names that a standard adapter is put on."""
+    default_lora_target: str = ""
+    lora_target_option: str = ""
+    """Name of the family's option that chooses one of ``lora_targets``; empty if the family has no such option."""
+    base_precisions: tuple[str, ...] = ()
+    """Quantised types in which the frozen base weights may be kept."""
+
+    def lora_target(self, values: Mapping[str, Any]) -> str:
+        """The name in ``lora_targets`` that the values of the options choose."""
+        return str(values[self.lora_target_option]) if self.lora_target_option else self.default_lora_target
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilySpec:
     """The torch-free facts of one family."""
 
     name: str
-    """What ``model_family`` says."""
+    """The value of ``model_family``."""
     title: str
     description: str
     flavours: Mapping[str, str]
@@ -61,18 +132,12 @@ class FamilySpec:
     """What can be trained here: ``full``, ``lora``."""
     objective: str
     """Training target of the published weights: ``epsilon``, ``flow_matching``."""
-    alignment_px: int
-    """Image edges are multiples of this."""
-    token_limit: int
-    """Longest prompt, in tokens."""
     components: Mapping[str, Component]
     """The networks by their names in a pipeline, the trained ones first."""
-    latent_channels: int
-    vae_scale_factor: int
-    """Pixels per latent cell, each way."""
-    text_encoders: tuple[str, ...]
-    text_joins_sequence: bool = False
-    """Whether the tokens of the prompt are in one sequence with those of the image."""
+    prompts: PromptSpec
+    latents: LatentSpec
+    sampling: SamplingSpec = SamplingSpec()
+    adapters: AdapterSpec = AdapterSpec()
     aliases: tuple[str, ...] = ()
     prediction_types: tuple[str, ...] = ()
     """Values of ``prediction_type`` that make sense for this family."""
@@ -81,46 +146,19 @@ class FamilySpec:
     flavour_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> option defaults that stand before the family's."""
     parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> parameters of the network that is trained, for estimates."""
-    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
-    """Subfolders of a pipeline that hold text encoders."""
-    t5_folder: str = "text_encoder"
-    """Which of ``text_encoder_folders`` is the one that ``pretrained_t5_model_name_or_path`` replaces."""
+    """Flavour -> parameters of the trained components, for estimates."""
     companion: str = ""
-    """Repository that holds what the repositories of some flavours lack; empty where they are complete."""
+    """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> what Stability AI's model metadata calls its architecture, where that has a name for it."""
-    module_classes: tuple[str, ...] = ()
-    """Class names of modules in the network that an adapter file may be pointed at."""
-    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Class name in files for older libraries -> the class names that are meant."""
-    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """The adapter file that a new environment begins with."""
-    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Named set -> endings of the module names that a standard adapter is put on."""
-    default_lora_target: str = ""
-    lora_target_option: str = ""
-    """Name of the family's option that chooses one of ``lora_targets``; empty where there is none."""
-    base_precisions: tuple[str, ...] = ()
-    """Quantised types in which the frozen base weights may be kept."""
+    """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
     activation_share: float = 1.0
-    """What a step keeps for its backward pass, beside PixArt's network of the same layers; measured with ``make bench``."""
-    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> its longest prompt in tokens, where it is not ``token_limit``."""
-    preview_decoder: str = ""
-    """Repository of the Tiny AutoEncoder that shows latents of this family at once; empty where there is none."""
-    samplers: tuple[str, ...] = ()
-    """Values of ``validation_noise_scheduler`` that draw with this family."""
-    generation_options: frozenset[str] = frozenset()
-    """Options of validation images that some families' pipelines understand, and this one's too."""
-    generation_multiple_px: int = 16
-    """Edges of an image that can be drawn are multiples of this: a latent cell times the network's patch."""
+    """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> the license of its weights, as the hub's metadata says it; what is made from them is under it too."""
+    """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that can look at reference images."""
     needs_references: frozenset[str] = frozenset()
-    """Flavours that are nothing without them."""
+    """Flavours that need reference images."""
 
     @property
     def trained(self) -> Mapping[str, Component]:
@@ -131,7 +169,7 @@ class FamilySpec:
     def base_folders(self) -> tuple[str, ...]:
         """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
         networks = (component.folder for component in self.components.values())
-        return (*networks, *map(tokenizer_of, self.text_encoder_folders), "scheduler")
+        return (*networks, *self.prompts.tokenizer_folders, "scheduler")
 
     def module_prefix(self, name: str) -> str:
         """Prefix of a trained component's module names in the network of a run; empty for the only one."""
@@ -160,7 +198,7 @@ class FamilySpec:
 
     def tokens_of(self, flavour: str | None) -> int:
         """Longest prompt of a flavour, in tokens."""
-        return self.flavour_token_limits.get(flavour or self.default_flavour, self.token_limit)
+        return self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
 
     def repository(self, flavour: str | None) -> str:
         """The hub repository of a flavour; KeyError where the family has no such flavour."""

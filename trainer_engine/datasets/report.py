@@ -164,10 +164,10 @@ def _trained_after_all(sets: Sequence[SetReport], held_out: Sequence[SetReport])
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
     """Pixels that image edges are multiples of: the family's, unless the option asks for a multiple of it."""
     asked = options.data.aspect_bucket_alignment
-    if asked % spec.alignment_px == 0:
+    if asked % spec.latents.alignment_px == 0:
         return asked, []
-    message = f"{spec.title} needs edges that are multiples of {spec.alignment_px} pixels; {asked} is not used."
-    return spec.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
+    message = f"{spec.title} needs edges that are multiples of {spec.latents.alignment_px} pixels; {asked} is not used."
+    return spec.latents.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | No
 
 def _standard(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
     own = parse_targets(options.adapter.peft_lora_target_modules)
-    chosen = options.as_values()[spec.lora_target_option] if spec.lora_target_option else spec.default_lora_target
-    option = "peft_lora_target_modules" if own else spec.lora_target_option or "model_family"
+    chosen = spec.adapters.lora_target(options.as_values())
+    option = "peft_lora_target_modules" if own else spec.adapters.lora_target_option or "model_family"
     if shapes is None:
         return
-    matched = on_layers(own or spec.lora_targets[chosen], shapes)
+    matched = on_layers(own or spec.adapters.lora_targets[chosen], shapes)
     if not matched:
         endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
         message = "No module of the base model has such a name: nothing would be trained."

@@ -121,10 +121,10 @@ def estimate_memory(
     counted = int(learning * (2 * each + state_bytes(options) + average) + frozen)
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
-    image_tokens = seen // (spec.vae_scale_factor * PATCH) ** 2
+    image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
     batch = options.run.train_batch_size
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
-    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.text_joins_sequence else 0)
+    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
     computing = 4 if options.precision.mixed_precision == "no" else 2
     if shapes:
         return Memory(counted, kept_numbers(shapes, sequence, options, spec) * computing, slack)

@@ -111,7 +111,7 @@ def _understand(
     parameters = (base_model.count_parameters(base, spec) if base else None) or spec.parameters.get(flavour, 0)
     shapes = base_model.layer_shapes(base, spec) if base else None
     memory = estimates.estimate_memory(options, parameters, report, spec, shapes, on_cpu=not visible_gpus(variables))
-    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.text_encoder_folders) if base else 0
+    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.prompts.text_encoder_folders) if base else 0
     disk = estimates.estimate_disk(options, parameters, steps=steps, encoder_bytes=encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
@@ -152,10 +152,10 @@ def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_mode
     """A run does without previews where their decoder cannot be had: a person should know before."""
     if not options.validation.validation_preview or options.validation.validation_disable:
         return
-    found = base_model.check_access("validation_preview", spec.preview_decoder, None, hub)
+    found = base_model.check_access("validation_preview", spec.latents.preview_decoder, None, hub)
     if found is not None:
         hint = found.hint or "training goes on without previews"
-        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=spec.preview_decoder, hint=hint)
+        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=spec.latents.preview_decoder, hint=hint)
 
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:

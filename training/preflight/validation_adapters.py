@@ -69,7 +69,7 @@ def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySp
 
 
 def _marks(spec: FamilySpec) -> set[str]:
-    return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.lora_targets.values() for ending in endings)}
+    return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.adapters.lora_targets.values() for ending in endings)}
 
 
 def _beside_the_base(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:

@@ -41,7 +41,7 @@ def test_a_family_may_keep_more_of_each_layer() -> None:
 
 def test_flavours_may_have_shorter_prompts() -> None:
     assert [FLUX.tokens_of(flavour) for flavour in (None, "dev", "schnell")] == [512, 512, 256]
-    assert PIXART.tokens_of(None) == PIXART.token_limit
+    assert PIXART.tokens_of(None) == PIXART.prompts.token_limit
 
 
 def test_twice_the_tokens_keep_twice_as_much() -> None:

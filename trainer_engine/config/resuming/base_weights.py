@@ -125,7 +125,7 @@ def _replacement(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str 
     """(source that an option names instead of the base model, the component's subfolder there)"""
     if name == "vae":
         return model.pretrained_vae_model_name_or_path, name
-    plain = {spec.t5_folder: "text_encoder", tokenizer_of(spec.t5_folder): "tokenizer"}
+    plain = {spec.prompts.t5_folder: "text_encoder", tokenizer_of(spec.prompts.t5_folder): "tokenizer"}
     if name in plain and model.pretrained_t5_model_name_or_path:
         return model.pretrained_t5_model_name_or_path, plain[name]
     return None, name

@@ -181,7 +181,7 @@ def validation_sizes_are_sizes(values: Values) -> Iterator[Problem]:
 
 def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
     family_spec = find_spec(str(values.get("model_family", "")))
-    if values["validation_preview"] and family_spec is not None and not family_spec.preview_decoder:
+    if values["validation_preview"] and family_spec is not None and not family_spec.latents.preview_decoder:
         message = f"There is no Tiny AutoEncoder for {family_spec.title}, so images cannot be shown while they are drawn."
         yield Problem.error("validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are events too")
 
@@ -296,8 +296,8 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
         message, expected = f"{chosen} weights cannot be trained, and model_type=full trains all of them.", "no_change, bf16, fp16 or fp32"
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
         yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
-    elif family_spec is not None and chosen not in family_spec.base_precisions:
-        message, expected = f"{family_spec.title} is not kept in {chosen}.", ", ".join(("no_change", *family_spec.base_precisions))
+    elif family_spec is not None and chosen not in family_spec.adapters.base_precisions:
+        message, expected = f"{family_spec.title} is not kept in {chosen}.", ", ".join(("no_change", *family_spec.adapters.base_precisions))
         yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
     elif values["use_dora"] and values["lora_type"] == "standard":
         message, hint = "DoRA needs the exact norms of the base weights, which quantised ones do not give.", "or leave the base unquantised"

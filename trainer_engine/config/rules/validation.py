@@ -17,7 +17,7 @@ Values = Mapping[str, Any]
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
 ONLY_TUNING = ("validation_no_cfg_until_timestep", "inference_scheduler_timestep_spacing")
 OF_SOME_FAMILIES = (*ASKING_FOR_SOMETHING, *ONLY_TUNING)
-"""Options that the spec of a family has to name in ``generation_options``."""
+"""Options that the spec of a family has to name in ``sampling.options``."""
 UNCONDITIONAL = "unconditional"
 PROMPT = "validation"
 AVERAGED = "ema"
@@ -53,9 +53,9 @@ def _built_in_shortnames(values: Values) -> list[str]:
 
 def sampler_is_one_of_the_familys(values: Values) -> Iterator[Problem]:
     family_spec, sampler = find_spec(str(values.get("model_family", ""))), values["validation_noise_scheduler"]
-    if family_spec is not None and sampler is not None and sampler not in family_spec.samplers:
+    if family_spec is not None and sampler is not None and sampler not in family_spec.sampling.samplers:
         message = f"{family_spec.title} cannot be drawn with the sampler {sampler}."
-        expected = f"one of {', '.join(family_spec.samplers)}"
+        expected = f"one of {', '.join(family_spec.sampling.samplers)}"
         yield Problem.error("validation_noise_scheduler", "not_for_family", message, got=sampler, expected=expected)
 
 
@@ -65,7 +65,7 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         return
     usual = {name: spec.default for name, spec in REGISTRY.items() if name in OF_SOME_FAMILIES} | dict(family_spec.defaults)
     for name in OF_SOME_FAMILIES:
-        if name in family_spec.generation_options or values[name] == usual[name]:
+        if name in family_spec.sampling.options or values[name] == usual[name]:
             continue
         message = f"The pipeline of {family_spec.title} has nothing like {name}."
         if name in ASKING_FOR_SOMETHING:
@@ -73,11 +73,11 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         else:
             yield Problem.note(name, "no_effect", message, got=values[name])
     steps = values["validation_no_cfg_until_timestep"]
-    if "validation_guidance_real" in family_spec.generation_options and values["validation_guidance_real"] > 1:
+    if "validation_guidance_real" in family_spec.sampling.options and values["validation_guidance_real"] > 1:
         if steps >= values["validation_num_inference_steps"]:
             message = f"validation_guidance_real begins after {steps} sampler steps, and an image has no more than that."
             yield Problem.note("validation_no_cfg_until_timestep", "no_effect", message, got=steps)
-    elif "validation_no_cfg_until_timestep" in family_spec.generation_options and steps != usual["validation_no_cfg_until_timestep"]:
+    elif "validation_no_cfg_until_timestep" in family_spec.sampling.options and steps != usual["validation_no_cfg_until_timestep"]:
         yield Problem.note("validation_no_cfg_until_timestep", "no_effect", "validation_guidance_real is 1.", got=steps)
 
 
@@ -89,7 +89,7 @@ def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
         return  # told by the rule about sizes
     if family_spec is None:
         return
-    multiple = family_spec.generation_multiple_px
+    multiple = family_spec.sampling.multiple_px
     for width, height in sizes:
         if width % multiple or height % multiple:
             message = f"{family_spec.title} generates edges of multiples of {multiple} pixels: {width}x{height} is no such size."

@@ -53,7 +53,7 @@ class PixArtSigma(Family):
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
         precision = "".join(f" {chosen}" for chosen in (self.options.precision.text_encoder_1_precision,) if chosen != "no_change")
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.token_limit} {self.devices.text}{precision}"
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text}{precision}"
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder, loaded at the first call."""
@@ -72,7 +72,7 @@ class PixArtSigma(Family):
         tokens = tokenizer(
             [prompt.lower().strip() for prompt in prompts],
             padding="max_length",
-            max_length=SPEC.token_limit,
+            max_length=SPEC.prompts.token_limit,
             truncation=True,
             add_special_tokens=True,
             return_tensors="pt",
@@ -97,7 +97,7 @@ class PixArtSigma(Family):
         longest = max(len(embed) for embed in embeds)
         compiled = self.options.distributed.dynamo_backend != "no"
         rounded = -(-longest // PROMPT_LENGTH_MULTIPLE) * PROMPT_LENGTH_MULTIPLE
-        length = SPEC.token_limit if compiled else max(longest, min(rounded, SPEC.token_limit))
+        length = SPEC.prompts.token_limit if compiled else max(longest, min(rounded, SPEC.prompts.token_limit))
         padded, mask = embeds[0].new_zeros(len(embeds), length, embeds[0].shape[-1]), torch.zeros(len(embeds), length, dtype=torch.int64)
         for row, embed in enumerate(embeds):
             padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1
@@ -188,7 +188,7 @@ def _size_conditions(network: nn.Module, latents: Tensor) -> dict[str, Tensor | 
     """Size in pixels and aspect (height / width) of the image that the latents stand for, where the network was built to know them."""
     if not network.use_additional_conditions:
         return {"resolution": None, "aspect_ratio": None}
-    height, width = (edge * SPEC.vae_scale_factor for edge in latents.shape[-2:])
+    height, width = (edge * SPEC.latents.scale_factor_px for edge in latents.shape[-2:])
     # Filled on the device: a list of numbers would be copied there from the host in every pass.
     rows, columns, aspects = (latents.new_full((len(latents), 1), value) for value in (height, width, height / width))
     return {"resolution": torch.cat([rows, columns], dim=1), "aspect_ratio": aspects}

@@ -218,11 +218,11 @@ def test_named_targets_of_the_real_network_match_modules() -> None:
     with torch.device("meta"):
         network = FluxTransformer2DModel(guidance_embeds=True)
     names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
-    for target, endings in SPEC.lora_targets.items():
+    for target, endings in SPEC.adapters.lora_targets.items():
         for ending in endings:
             assert any(name == ending or name.endswith(f".{ending}") for name in names), f"{target}: {ending}"
     classes = {type(module).__name__ for module in network.modules()}
-    assert set(SPEC.module_classes) <= classes
+    assert set(SPEC.adapters.module_classes) <= classes
     assert sum(parameter.numel() for parameter in network.parameters()) == SPEC.parameters["dev"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from trainer_engine.config.options.precision import QUANTISED
 from trainer_engine.config.parse import check_options, parse_options
 from trainer_engine.config.resuming.base_weights import base_weights, component_digest
 from trainer_engine.config.rules.validation import OF_SOME_FAMILIES
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.families.base import Family, family_class, load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 SPECS = list(specs().values())
@@ -152,3 +154,15 @@ def test_the_components_that_a_checkpoint_is_compared_by_are_those_that_are_load
         found = base_weights(family.options.model, spec, tmp_path)
         wanted = {name: component_digest(family.parts.find(name).folder) for name in spec.base_folders}
         assert {name: component.digest for name, component in found.items()} == wanted and all(wanted.values())
+
+
+def test_a_class_that_does_not_implement_the_interface_is_refused_with_what_is_missing() -> None:
+    class Half(Family):
+        spec = SPECS[0]
+
+    for found, message in ((None, "no FAMILY"), (Half, "Half does not implement .*encode_images.*predict")):
+        module = ModuleType("family")
+        setattr(module, "FAMILY", found)
+        with pytest.raises(ModelUnavailable, match=message) as refused:
+            family_class(SPECS[0], module)
+        assert SPECS[0].name in refused.value.message

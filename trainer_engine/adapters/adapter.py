@@ -1,8 +1,10 @@
-"""What adapters of every library share: frozen weights below, one file above."""
+"""The base class of adapters: frozen base weights, and one file that holds the adapter."""
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,11 +12,10 @@ from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
-from trainer_engine.adapters.file import adapter_bytes
 from trainer_engine.checkpointing.snapshot import Copy, as_it_is
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
@@ -25,6 +26,8 @@ from trainer_engine.export.adapter_file import sort_by_module
 from trainer_engine.export.conversion import to_comfyui
 
 AVERAGED = "ema"
+ALIGNMENT = 8
+"""Bytes to which the header of a safetensors file is padded."""
 
 
 class AddedAdapter(Trainable):
@@ -45,11 +48,11 @@ class AddedAdapter(Trainable):
 
     @property
     def multiplier(self) -> float:
-        """How strongly the adapter acts in training, beside what its own file says."""
+        """Strength of the adapter in training, in addition to the scale in its own file."""
         return 1.0
 
     def perturb(self, scale: float) -> None:
-        """Start away from doing nothing (init_lokr_norm), where the adapter's algorithm has such a start."""
+        """Start with a small random change (init_lokr_norm) if the adapter's algorithm supports it."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -57,42 +60,42 @@ class AddedAdapter(Trainable):
 
     @abstractmethod
     def metadata(self) -> dict[str, str]:
-        """What a reader of the file needs besides the tensors."""
+        """What a reader of the file needs in addition to the tensors."""
 
     @abstractmethod
     def wanted(self) -> WantedAdapter:
-        """What a file must hold to be taken over."""
+        """What a file must hold to be loaded."""
 
     @abstractmethod
     def load(self, found: FittingAdapter) -> None:
-        """Take over a file that fits."""
+        """Load a file that fits."""
 
     def save(self, folder: Path) -> None:
         self.snapshot(as_it_is)(folder)
 
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:
-        """Of the adapter's file; and of its parameters besides, where some algorithm's file is not exactly what learns."""
+        """Saves the adapter file, and also the exact parameters if the file of the algorithm does not hold them exactly."""
         tensors = self.tensors()
         exact = {} if self.holds_parameters(tensors) else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
         tensors = {key: copy(tensor) for key, tensor in tensors.items()}
 
-        def save(folder: Path) -> None:
+        def write(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             self._write(folder, tensors, {})
             if exact:
                 save_file({name: tensor.cpu() for name, tensor in exact.items()}, folder / EXACT_FILE)
 
-        return save
+        return write
 
     def holds_parameters(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether the file's tensors are exactly what learns."""
+        """Whether the tensors of the file are exactly the trained parameters."""
         return True
 
     def restore(self, folder: Path) -> None:
         self.start_from(folder / ADAPTER_FILE)
 
     def start_from(self, path: Path) -> None:
-        """Take over an adapter file, exactly where what ``save`` wrote lies beside it. Raises CheckpointUnusable."""
+        """Load an adapter file, and the exact parameters if ``save`` wrote them next to it. Raises CheckpointUnusable."""
         exact_file = path.with_name(EXACT_FILE)
         try:
             header = open_adapter(find_adapter(path))
@@ -133,8 +136,17 @@ class AddedAdapter(Trainable):
             raise
 
 
+def adapter_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file. The header is sorted, so that the same adapter gives the same bytes."""
+    content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, dict(metadata))
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % ALIGNMENT)
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
 def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:
-    """Raises InvalidOptions where a rank is larger than what a layer (out, in) can have."""
+    """Raises InvalidOptions if a rank is larger than a layer (out, in) can have."""
     limits = [(name, min(len(layer.weight), math.prod(layer.weight.shape[1:])), rank) for name, layer, rank in layers]
     too_large = [(name, limit) for name, limit, rank in limits if rank > limit]
     if too_large:
@@ -144,7 +156,7 @@ def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]
 
 
 def _first_line(error: Exception) -> str:
-    """Of what a library says: it may go on for pages."""
+    """The first line of a library's message, which may be pages long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
 

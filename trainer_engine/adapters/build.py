@@ -11,8 +11,7 @@ from torch import nn
 from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.full import Full
-from trainer_engine.adapters.model_card import adapter_card
-from trainer_engine.adapters.modelspec import modelspec
+from trainer_engine.adapters.model_card import adapter_card, modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris

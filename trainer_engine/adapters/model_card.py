@@ -1,4 +1,4 @@
-"""The README.md beside an adapter: what it is, how it was trained, what it draws, and how it is loaded."""
+"""Describes an adapter: its README.md with samples and code that loads it, and the model metadata in its header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from trainer_engine.families.common.pipeline_folder import base_facts, training_
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.validation.generate import FOLDER as IMAGES
 
-MOST_SAMPLES = 6
+MODELSPEC_VERSION = "1.0.1"
+IMPLEMENTATION = "https://github.com/huggingface/diffusers"
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""Prediction types that the specification names; it has no name for flow matching."""
+MAX_SAMPLES = 6
 UNREADABLE = {"ia3"}
 """Algorithms whose files LyCORIS reads only into a network that was made with the configuration (4.1.3)."""
 
@@ -103,8 +107,27 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
     )
 
 
+def modelspec(family: Family) -> dict[str, str]:
+    """Stability AI's model metadata for the header of the adapter that a run trains on this family.
+
+    https://github.com/Stability-AI/ModelSpec, version 1.0.1. It holds no date and no folder, so that the same adapter gives the same bytes.
+    """
+    options = family.options
+    flavour = options.model.model_flavour or family.spec.default_flavour
+    kind = "lora" if options.adapter.lora_type == "standard" else "lycoris"
+    stated = {
+        "sai_model_spec": MODELSPEC_VERSION,
+        "architecture": f"{family.spec.architectures.get(flavour, family.spec.name.replace('_', '-'))}/{kind}",
+        "implementation": IMPLEMENTATION,
+        "title": f"{family.spec.title} {flavour} adapter",
+    }
+    if family.prediction_type in PREDICTIONS:
+        stated["prediction_type"] = PREDICTIONS[family.prediction_type]
+    return {f"modelspec.{name}": text for name, text in stated.items()}
+
+
 def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
-    """Markdown that says how the file beside it is used."""
+    """Markdown that shows how to load the adapter file."""
     if family.options.adapter.lora_format == "comfyui":
         return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in a node that loads LoRAs (model only)."]
     code = _how(family).format(
@@ -118,7 +141,7 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
         multiplier=multiplier,
     )
     algorithms = _algorithms(family)
-    by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines draw with all of them at every timestep."]
+    by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines generate with all of them at every timestep."]
     return ["```python", code, "```", *(by_timestep if "tlora" in algorithms else [])]
 
 
@@ -172,7 +195,7 @@ def _adapter_facts(family: Family) -> dict[str, str]:
 
 def _samples(output_dir: Path, others: list[str]) -> list[Path]:
     """The newest validation images, by the step in their names; not those that show ``others``, adapters too."""
-    drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
-    found = sorted(drawn, key=lambda path: (-int(path.name.split("_")[1]), path.name))
+    images = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
+    found = sorted(images, key=lambda path: (-int(path.name.split("_")[1]), path.name))
     newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
-    return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MOST_SAMPLES]
+    return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MAX_SAMPLES]

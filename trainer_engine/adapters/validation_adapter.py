@@ -1,4 +1,4 @@
-"""An adapter that was trained before and only draws: on the network for the length of a block, and gone without a trace after it.
+"""Adapters that were trained before and that only validation images use: attached to the network inside a block.
 
 It hangs in forward hooks, which add to what a layer answers: no module, parameter or buffer of the network is touched, and whatever
 else is trained there, or quantised, stays as it is.
@@ -49,7 +49,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class ValidationAdapter:
-    """Adapters that are drawn with together; their tensors wait in host memory."""
+    """Adapters that one image is generated with; their tensors stay in host memory until then."""
 
     label: str
     changes: Sequence[tuple[nn.Module, LayerChange, float]]
@@ -136,7 +136,7 @@ def _change(adapter: AdapterTensors, name: str, layer: nn.Module) -> LayerChange
     tensors, kind = adapter.modules[name], kind_of(adapter.modules[name])
     strange = sorted(set(tensors) - KNOWN_PARTS.get(kind, frozenset()))
     if set(strange) & set(DORA):
-        raise ModelUnavailable(f"{adapter.path.name} is weight-decomposed (DoRA): it cannot be put beside other weights than its own.")
+        raise ModelUnavailable(f"{adapter.path.name} is weight-decomposed (DoRA): it fits only the weights that it was trained on.")
     if kind not in KNOWN_PARTS or strange:
         raise ModelUnavailable(f"The algorithm of {name} in {adapter.path.name} ({', '.join(strange[:3])}) cannot be added to a layer.")
     found = MAKERS[kind](adapter, name, tensors)

@@ -18,9 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("adapter", type=Path, help=f"an adapter file, or a folder that holds {ADAPTER}")
     parser.add_argument("--to", choices=sorted(FORMS), required=True, help="; ".join(f"{name}: {what}" for name, what in FORMS.items()))
     parser.add_argument("--output", type=Path, required=True, help="file, for merged: folder; nothing that is there is overwritten")
-    parser.add_argument("--base", default=None, help="base model, a repository id or a folder (default: what the file says)")
-    parser.add_argument("--model_family", default=None, help="family of the base model (default: what the file says)")
-    parser.add_argument("--strength", type=float, default=1.0, help="merged: how much of the adapter is worked in (default: 1)")
+    parser.add_argument("--base", default=None, help="base model, a repository id or a folder (default: the one that the file names)")
+    parser.add_argument("--model_family", default=None, help="family of the base model (default: the one that the file names)")
+    parser.add_argument("--strength", type=float, default=1.0, help="merged: strength of the adapter (default: 1)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="merged: type of the weights (default: float32)"
     )

@@ -40,7 +40,7 @@ class AdapterTensors:
 
     @property
     def multiplier(self) -> float:
-        """How much of a LyCORIS adapter counts, as its configuration says; the tensors do not know of it."""
+        """Strength of a LyCORIS adapter from its configuration; the tensors do not include it."""
         return float(self.document("lycoris_config").get("multiplier") or 1.0) if self.is_lycoris else 1.0
 
     @property
@@ -53,7 +53,7 @@ class AdapterTensors:
         return adapter_config(self.document("lora_adapter_metadata"), module, self.prefixes)
 
     def document(self, key: str) -> dict[str, Any]:
-        """A piece of metadata that is JSON; empty where there is none."""
+        """An entry of the metadata as JSON; empty if it is missing."""
         found: dict[str, Any] = json.loads(self.metadata.get(key) or "{}")
         return found
 

@@ -24,7 +24,7 @@ from trainer_engine.weights.hub import Source, find_part
 FORMS: Mapping[str, str] = {
     "diffusers": "keys that diffusers loads with its PEFT integration",
     "comfyui": "keys that ComfyUI loads",
-    "merged": "a whole pipeline with the adapter worked into its weights",
+    "merged": "a complete pipeline with the adapter merged into its weights",
 }
 
 
@@ -45,7 +45,7 @@ class ExportRequest:
 
 
 def export(request: ExportRequest) -> list[str]:
-    """Do it; what was written and how it is loaded, as lines for people. Raises ModelUnavailable, InvalidOptions."""
+    """Write the export. Returns lines that name the files and how to load them. Raises ModelUnavailable, InvalidOptions."""
     metadata = read_metadata(request.adapter)
     if request.output.exists():
         raise ModelUnavailable(f"{request.output} is there already.", hint="choose another --output, or remove it")
@@ -119,7 +119,7 @@ def _merge(request: ExportRequest, family: Family, adapter: AdapterTensors) -> l
         for name, weight in merged.items():
             network.get_parameter(name).copy_(weight)
     family.save_pipeline(request.output, network)
-    return [f"{request.output}: a whole pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
+    return [f"{request.output}: a complete pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""An adapter worked into the weights of its network."""
+"""Merges an adapter into the weights of its network."""
 
 from __future__ import annotations
 

@@ -211,9 +211,9 @@ BROKEN: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_file_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
-    how, told = BROKEN[case]
+    how, message = BROKEN[case]
     path, network = changed(standard_file(tmp_path), how), tiny_family().load_network()
-    with pytest.raises(InvalidOptions, match=told) as refused:
+    with pytest.raises(InvalidOptions, match=message) as refused:
         validation_adapter_of(network, path)
     (problem,) = refused.value.problems
     assert (problem.option, problem.code, problem.got) == ("validation_adapter_path", "does_not_fit", str(path))

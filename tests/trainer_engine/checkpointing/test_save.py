@@ -171,8 +171,8 @@ def test_one_that_somebody_else_removes_meanwhile_is_gone_all_the_same(tmp_path:
 
 
 def chosen(output_dir: Path, wanted: str, bad: list[str] | None = None) -> SavedRun | None:
-    heard = [] if bad is None else bad
-    return choose(output_dir, wanted, on_bad=lambda name, problems: heard.append(name))
+    reported = [] if bad is None else bad
+    return choose(output_dir, wanted, on_bad=lambda name, problems: reported.append(name))
 
 
 def test_latest_walks_back_to_the_newest_that_verifies(tmp_path: Path) -> None:

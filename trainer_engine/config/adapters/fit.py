@@ -127,8 +127,8 @@ def _same_kinds(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str,
     here = {"dora_scale" in wanted.modules[one].parts for one in both if kind_of(keys[one]) == "LoRA"}
     if decomposed and decomposed != here:
         is_dora = True in decomposed
-        told = "decomposes weights (DoRA), and the run does not" if is_dora else "does not decompose weights, and the run does (DoRA)"
-        raise _misfit(f"{header.name} {told}.", f"{wanted.dora_option}={'true' if is_dora else 'false'}")
+        difference = "decomposes weights (DoRA), and the run does not" if is_dora else "does not decompose weights, and the run does (DoRA)"
+        raise _misfit(f"{header.name} {difference}.", f"{wanted.dora_option}={'true' if is_dora else 'false'}")
 
 
 def _same_ranks(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], both: list[str]) -> None:
@@ -141,25 +141,25 @@ def _same_ranks(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str,
     if all(theirs == ours for theirs, ours in pairs):
         return
     theirs, ours = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
-    told = f"rank {theirs[0]}" if len(theirs) == 1 else f"ranks {theirs[0]} to {theirs[-1]}"
+    difference = f"rank {theirs[0]}" if len(theirs) == 1 else f"ranks {theirs[0]} to {theirs[-1]}"
     hint = f"{wanted.rank_option}={theirs[0]}" if len(theirs) == len(ours) == 1 else "give an adapter with the same rank on every layer"
-    raise _misfit(f"{header.name} has {told}, and the run has {', '.join(map(str, ours))}.", hint)
+    raise _misfit(f"{header.name} has {difference}, and the run has {', '.join(map(str, ours))}.", hint)
 
 
 def _same_modules(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[str, Mapping[str, str]], layers: list[str]) -> None:
     missing, more = sorted(wanted.modules.keys() - keys.keys()), sorted(keys.keys() - wanted.modules.keys())
     if not wanted.is_complete or not (missing or more):
         return
-    told = []
+    difference = []
     if missing:
-        told.append(f"lacks {len(missing)} of the {len(wanted.modules)} layers that the run adapts ({_few(missing)})")
+        difference.append(f"lacks {len(missing)} of the {len(wanted.modules)} layers that the run adapts ({_few(missing)})")
     if more:
-        told.append(f"adapts {len(more)} layers that the run does not ({_few(more)})")
+        difference.append(f"adapts {len(more)} layers that the run does not ({_few(more)})")
     hint = "choose the targets that the file has"
     if wanted.rank_option == "lora_rank":
         targets = _targets(keys.keys(), layers)
         hint = f"peft_lora_target_modules={json.dumps(targets)}" if targets else "choose the same layers with peft_lora_target_modules"
-    raise _misfit(f"{header.name} {' and '.join(told)}.", hint)
+    raise _misfit(f"{header.name} {' and '.join(difference)}.", hint)
 
 
 def _targets(modules: Collection[str], layers: list[str]) -> list[str]:
@@ -178,9 +178,9 @@ def _same_tensors(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[st
             continue
         theirs, ours = set(keys[module]) - {"alpha"}, set(parts) - {"alpha"}
         if theirs != ours:
-            told = [f"lacks {_few(ours - theirs)}"] if ours - theirs else []
-            told += [f"has {_few(theirs - ours)} besides"] if theirs - ours else []
-            raise _misfit(f"{header.name} {' and '.join(told)} on {module}.", "give an adapter of the same algorithm and settings")
+            difference = [f"lacks {_few(ours - theirs)}"] if ours - theirs else []
+            difference += [f"has {_few(theirs - ours)} in addition"] if theirs - ours else []
+            raise _misfit(f"{header.name} {' and '.join(difference)} on {module}.", "give an adapter of the same algorithm and settings")
         for part in sorted(ours):
             stored, shape = header.tensors[keys[module][part]], parts[part]
             same = shape is None or (math.prod(stored.shape) == math.prod(shape) if part == "dora_scale" else stored.shape == shape)

@@ -160,8 +160,8 @@ def _text_digest(path: Path) -> str:
         except ValueError:
             document = None
         if isinstance(document, dict):
-            told = {key: value for key, value in document.items() if not key.startswith("_") and key not in NOT_CONTENT}
-            content = json.dumps(told, sort_keys=True).encode()
+            stated = {key: value for key, value in document.items() if not key.startswith("_") and key not in NOT_CONTENT}
+            content = json.dumps(stated, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()
 
 

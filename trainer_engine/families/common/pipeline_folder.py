@@ -73,29 +73,29 @@ class PipelinePlan:
 
 
 def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -> None:
-    """A complete diffusers pipeline in ``folder``, which appears whole or not at all.
+    """A complete diffusers pipeline in ``folder``, which appears atomically.
 
     Raises ModelUnavailable where the base model's other parts have gone.
     """
     with_text = options.checkpointing.save_text_encoder
     index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__}
-    with whole_folder(folder) as beside:
+    with whole_folder(folder) as staging:
         for subfolder, trained in plan.trained.items():
             index[subfolder] = [trained.library, trained.cls]
-            trained.save(beside / subfolder)
+            trained.save(staging / subfolder)
         for subfolder, copied in plan.copied.items():
             if subfolder in plan.trained:
                 continue
             wanted = with_text or not copied.is_text
             index[subfolder] = [copied.library, copied.cls] if wanted else [None, None]
             if wanted and copied.part.variant is None:
-                copy_part(copied.part.folder, beside / subfolder)
+                copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
-                copied.save_again(beside / subfolder)
-        plan.scheduler.save_pretrained(beside / "scheduler")
+                copied.save_again(staging / subfolder)
+        plan.scheduler.save_pretrained(staging / "scheduler")
         index["scheduler"] = ["diffusers", type(plan.scheduler).__name__]
-        write_json(beside / "model_index.json", index)
-        (beside / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
+        write_json(staging / "model_index.json", index)
+        (staging / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
 
 
 def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:
@@ -119,7 +119,7 @@ def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) 
 
 
 def base_facts(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
-    """What a model was trained with or beside, as lines of its card: each source, and the first digits of what its components hold."""
+    """Lines of a model card that name each source of base weights, with the first digits of its components' digests."""
     by_source: dict[str, list[str]] = {}
     for name, component in base_weights(options.model, spec, hub_cache()).items():
         by_source.setdefault(component.source, []).append(f"{name} {component.digest[:12]}".strip())

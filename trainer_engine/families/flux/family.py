@@ -18,10 +18,9 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
-from trainer_engine.families.flux.components import FluxParts
+from trainer_engine.families.flux.components import FluxParts, pipeline_plan
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
-from trainer_engine.families.flux.result import pipeline_plan
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, unpack
 from trainer_engine.runtime.devices import Devices

@@ -21,8 +21,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, PromptBatch, PromptEmbedding, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
-from trainer_engine.families.pixart_sigma.components import PixArtParts
-from trainer_engine.families.pixart_sigma.result import pipeline_plan
+from trainer_engine.families.pixart_sigma.components import PixArtParts, pipeline_plan
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 

@@ -9,6 +9,8 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
+from trainer_engine.config.family_problems import all_family_problems
+
 
 @register()
 def task_times_fit(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -44,3 +46,16 @@ def slots_have_workers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -
     if workers > settings.SLOTS:
         return []
     return [Error(f"{workers} task workers cannot follow {settings.SLOTS} runs and do anything else", id="simpletuner_site.E004")]
+
+
+@register()
+def families_are_complete(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Every folder of ``trainer_engine/families`` has the files and facts of a model family."""
+    return [
+        Error(
+            f"The model family {name!r} is not complete. {' '.join(problems)}",
+            hint="docs/new-family.md describes the interface; remove the folder if no family belongs there.",
+            id="simpletuner_site.E005",
+        )
+        for name, problems in all_family_problems().items()
+    ]

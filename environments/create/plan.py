@@ -137,5 +137,5 @@ def _planned(
     if checked.errors or isinstance(path, Problem):
         return checked.errors + ([path] if isinstance(path, Problem) else [])
     datasets = example.datasets if example else starter_datasets(request.name, checked.values)
-    adapter = plain(spec.lycoris_start) if uses_lycoris(config) else None
+    adapter = plain(spec.adapters.lycoris_start) if uses_lycoris(config) else None
     return PlannedEnvironment(checked.values, datasets if request.create_dataloader else None, path, adapter)

@@ -33,7 +33,7 @@ def main(place: Path, kind: str, who: str, batch_size: int) -> None:
     spec = find_spec("flux")
     assert spec is not None
     report = examine(adapters.datasets(place, options), options, spec)
-    estimate = estimate_memory(options, count_parameters(place / "model") or 0, report, spec, tensor_shapes(place / "model"))
+    estimate = estimate_memory(options, count_parameters(place / "model", spec) or 0, report, spec, tensor_shapes(place / "model", spec))
     print(json.dumps({"peak": max(1, peak - baseline), "estimate": estimate.counted + estimate.modelled}))
 
 

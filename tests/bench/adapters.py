@@ -131,7 +131,7 @@ def bare_network(place: Path, kind: str) -> tuple[nn.Module, list[nn.Parameter]]
         return network, list(adapter.parameters())
     spec = find_spec("flux")
     assert spec is not None
-    inject_adapter_in_model(LoraConfig(r=16, lora_alpha=16, target_modules=list(spec.lora_targets["all"])), network)
+    inject_adapter_in_model(LoraConfig(r=16, lora_alpha=16, target_modules=list(spec.adapters.lora_targets["all"])), network)
     return network, [parameter for name, parameter in network.named_parameters() if "lora_" in name]
 
 

@@ -104,7 +104,7 @@ class RandomFlux(Flux):
 
     architecture: Mapping[str, Any] = FLUX
 
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         with torch.random.fork_rng(), self.devices.device:
             torch.manual_seed(0)
             before = torch.get_default_dtype()
@@ -309,7 +309,7 @@ def run(table: Table) -> None:
     spec = find_spec("flux")
     assert spec is not None
     architecture = that_fits(FLUX, torch.cuda.mem_get_info()[0])
-    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=spec.token_limit, steps=4, rounds=5), CASES)
+    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=spec.prompts.token_limit, steps=4, rounds=5), CASES)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from django.core.checks import run_checks
 
-from simpletuner_site.checks import slots_have_workers, task_times_fit
+from simpletuner_site import checks
+from simpletuner_site.checks import families_are_complete, slots_have_workers, task_times_fit
 
 
 def ids(messages: list[Any]) -> list[str]:
@@ -36,3 +38,9 @@ def test_both_times_must_be_given(settings: Any) -> None:
 def test_every_slot_needs_a_worker_and_one_must_be_left(settings: Any) -> None:
     settings.SLOTS = settings.Q_CLUSTER["workers"]
     assert ids(slots_have_workers(None)) == ["simpletuner_site.E004"]
+
+
+def test_an_incomplete_family_is_an_error_with_its_name_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "all_family_problems", lambda: {"made_up": ["It has no spec.py, which defines SPEC."]})
+    (error,) = families_are_complete(None)
+    assert error.id == "simpletuner_site.E005" and "'made_up'" in error.msg and "no spec.py" in error.msg

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     spec = find_spec("pixart_sigma")
     assert spec is not None
     build_preview_decoder().save_pretrained(decoder)
-    place_in_hub_cache(decoder, spec.preview_decoder, hub)
+    place_in_hub_cache(decoder, spec.latents.preview_decoder, hub)
     with start_server(home, environment={"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}) as live:
         yield live
 

@@ -1,8 +1,10 @@
-"""What adapters of every library share: frozen weights below, one file above."""
+"""The base class of adapters: frozen base weights, and one file that holds the adapter."""
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,11 +13,10 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
-from trainer_engine.adapters.file import adapter_bytes
 from trainer_engine.checkpointing.snapshot import Copy, as_it_is
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
@@ -26,6 +27,8 @@ from trainer_engine.export.adapter_file import sort_by_module
 from trainer_engine.export.conversion import to_comfyui
 
 AVERAGED = "ema"
+ALIGNMENT = 8
+"""Bytes to which the header of a safetensors file is padded."""
 
 
 class AddedAdapter(Trainable):
@@ -37,18 +40,20 @@ class AddedAdapter(Trainable):
         """``facts`` go into the file's header."""
         super().__init__(network)
         self.facts = facts
-        self.comfyui_prefix = ""
-        """Where the result is to have ComfyUI's keys: what stands before the module names there."""
+        self.key_prefixes: Mapping[str, str] | None = None
+        """``key_prefixes`` of the family; None for those that are known."""
+        self.comfyui_prefixes: Mapping[str, str] = {}
+        """``comfyui_prefixes`` of the family for a result with the keys of ComfyUI; else empty."""
         self.describe: Callable[[int, Path], str] | None = None
         """(step, output folder) -> the README.md of a result."""
 
     @property
     def multiplier(self) -> float:
-        """How strongly the adapter acts in training, beside what its own file says."""
+        """Strength of the adapter in training, in addition to the scale in its own file."""
         return 1.0
 
     def perturb(self, scale: float) -> None:
-        """Start away from doing nothing (init_lokr_norm), where the adapter's algorithm has such a start."""
+        """Start with a small random change (init_lokr_norm) if the adapter's algorithm supports it."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -56,47 +61,47 @@ class AddedAdapter(Trainable):
 
     @abstractmethod
     def metadata(self) -> dict[str, str]:
-        """What a reader of the file needs besides the tensors."""
+        """What a reader of the file needs in addition to the tensors."""
 
     @abstractmethod
     def wanted(self) -> WantedAdapter:
-        """What a file must hold to be taken over."""
+        """What a file must hold to be loaded."""
 
     @abstractmethod
     def load(self, found: FittingAdapter) -> None:
-        """Take over a file that fits."""
+        """Load a file that fits."""
 
     def save(self, folder: Path) -> None:
         self.snapshot(as_it_is)(folder)
 
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:
-        """Of the adapter's file; and of its parameters besides, where some algorithm's file is not exactly what learns."""
+        """Saves the adapter file, and also the exact parameters if the file of the algorithm does not hold them exactly."""
         tensors = self.tensors()
         exact = {} if self.holds_parameters(tensors) else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
         tensors = {key: copy(tensor) for key, tensor in tensors.items()}
 
-        def save(folder: Path) -> None:
+        def write(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             self._write(folder, tensors, {})
             if exact:
                 save_file({name: tensor.cpu() for name, tensor in exact.items()}, folder / EXACT_FILE)
 
-        return save
+        return write
 
     def holds_parameters(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether the file's tensors are exactly what learns."""
+        """Whether the tensors of the file are exactly the trained parameters."""
         return True
 
     def restore(self, folder: Path) -> None:
         self.start_from(folder / ADAPTER_FILE)
 
     def start_from(self, path: Path) -> None:
-        """Take over an adapter file, exactly where what ``save`` wrote lies beside it. Raises CheckpointUnusable."""
+        """Load an adapter file, and the exact parameters if ``save`` wrote them next to it. Raises CheckpointUnusable."""
         exact_file = path.with_name(EXACT_FILE)
         try:
             header = open_adapter(find_adapter(path))
             refuse_not_finite(header)
-            self.load(fit(header, self.wanted(), [name for name, _ in self.network.named_modules()]))
+            self.load(fit(header, self.wanted(), [name for name, _ in self.network.named_modules()], self.key_prefixes))
             if path.name == ADAPTER_FILE and exact_file.is_file():
                 self._take_exactly(load_file(exact_file))
         except UnusableAdapter as error:
@@ -113,10 +118,10 @@ class AddedAdapter(Trainable):
         folder = output_dir / AVERAGED if averaged else output_dir
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
-        if self.comfyui_prefix:
+        if self.comfyui_prefixes:
             names = (name for name, _ in self.network.named_modules())
-            adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE)
-            tensors = to_comfyui(adapter, self.comfyui_prefix)
+            adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
+            tensors = to_comfyui(adapter, self.comfyui_prefixes)
         self._write(folder, tensors, {"global_step": str(step)})
         if self.describe is not None and not averaged:
             write_atomically(folder / "README.md", self.describe(step, output_dir).encode())
@@ -132,8 +137,17 @@ class AddedAdapter(Trainable):
             raise
 
 
+def adapter_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file. The header is sorted, so that the same adapter gives the same bytes."""
+    content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, dict(metadata))
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % ALIGNMENT)
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
 def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:
-    """Raises InvalidOptions where a rank is larger than what a layer (out, in) can have."""
+    """Raises InvalidOptions if a rank is larger than a layer (out, in) can have."""
     shapes = [(name, cast("Tensor", layer.weight).shape, rank) for name, layer, rank in layers]
     limits = [(name, min(shape[0], math.prod(shape[1:])), rank) for name, shape, rank in shapes]
     too_large = [(name, limit) for name, limit, rank in limits if rank > limit]
@@ -144,7 +158,7 @@ def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]
 
 
 def _first_line(error: Exception) -> str:
-    """Of what a library says: it may go on for pages."""
+    """The first line of a library's message, which may be pages long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
 

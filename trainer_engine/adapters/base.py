@@ -1,4 +1,4 @@
-"""What a run asks of the part of its network that learns."""
+"""The interface of what a run trains: all weights of a network, or an adapter in it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ __all__ = ["ADAPTER_FILE", "LYCORIS_FILE", "Trainable"]
 
 
 class Trainable(ABC):
-    """The part of a network that learns, in its place in the network."""
+    """The trained parameters of a network, and how they are saved and loaded."""
 
-    folder: str = ""
-    """Subfolder of a checkpoint that ``save`` fills; empty for its top."""
     may_skip: bool = False
-    """Whether a pass may leave some parameters out, so that they get no gradient."""
+    """Whether a micro-batch may leave some parameters out, so that they get no gradient."""
     results: Mapping[str, str]
     """What ``write_result`` leaves in the output folder: name -> path; those of the moving average end in ``_ema``."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        """The bare denoiser with all that learns in it."""
+        """The bare network of the run, with the adapter in it."""
 
     @property
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Those that learn, in the optimizer's order."""
+        """The trained parameters in the optimizer's order."""
         return [(name, parameter) for name, parameter in self.network.named_parameters() if parameter.requires_grad]
 
     @property
@@ -44,32 +42,32 @@ class Trainable(ABC):
 
     @property
     def size_bytes(self) -> int:
-        """What ``save`` writes, about."""
+        """Approximate size of what ``save`` writes."""
         return sum(parameter.nbytes for parameter in self.parameters)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what learns into a folder of a checkpoint, exactly as it is."""
+        """Write the trained weights into the folder of a checkpoint, exactly as they are."""
 
     @abstractmethod
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:
-        """What saves all that learns as it is now, of the tensors that ``copy`` gives: the same bytes as ``save``, whenever it is called.
+        """A function that saves the parameters as they are now, from the tensors that ``copy`` returns, with the same bytes as ``save``.
 
         It may be called in another thread, while the network is being trained.
         """
 
     @abstractmethod
     def restore(self, folder: Path) -> None:
-        """Take over what ``save`` wrote. Raises CheckpointUnusable where it is of another network or adapter."""
+        """Load what ``save`` wrote. Raises CheckpointUnusable if it belongs to another network or adapter."""
 
     @abstractmethod
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
-        """What people use, each file whole or not there. ``averaged``: the weights in place are the moving average.
+        """Write the files that people use, each atomically. ``averaged``: the weights in place are the moving average.
 
         Raises ModelUnavailable, DiskFull.
         """
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:
-        """The network with ``strength`` times what an adapter does to it, for the length of the block; 0 is the base model."""
+        """Scale the change of an adapter by ``strength`` inside the block; 0 is the base model."""
         yield

@@ -1,4 +1,4 @@
-"""The part of a network that a run trains, made from its options."""
+"""Makes what a run trains from its options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import nn
 from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.full import Full
-from trainer_engine.adapters.model_card import adapter_card
-from trainer_engine.adapters.modelspec import modelspec
+from trainer_engine.adapters.model_card import adapter_card, modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
@@ -24,13 +23,13 @@ from trainer_engine.weights.quantization import is_quantised
 
 
 def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
-    """The denoiser on its device, with what learns in it: as the checkpoint's folder has it, or as a run begins.
+    """The network on its device with its adapter: as the checkpoint's folder has it, or as a run begins.
 
     Raises ModelUnavailable, InvalidOptions, CheckpointUnusable.
     """
     options = family.options
     if options.model.model_type == "full":
-        return Full(family, family.load_denoiser(checkpoint / family.denoiser_folder if checkpoint else None))
+        return Full(family, family.load_network(checkpoint))
     adapter = _make_adapter(family)
     for parameter in adapter.parameters:
         parameter.data = parameter.data.to(family.devices.weights)
@@ -46,7 +45,7 @@ def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
 def _make_adapter(family: Family) -> AddedAdapter:
     """On the frozen base, which is quantised by now: an adapter under quantised layers would get no gradients."""
     options, device = family.options, family.devices.device
-    network = family.load_denoiser().requires_grad_(False)
+    network = family.load_network().requires_grad_(False)
     facts = {
         "model_family": family.spec.name,
         "model_flavour": options.model.model_flavour or family.spec.default_flavour,
@@ -59,7 +58,8 @@ def _make_adapter(family: Family) -> AddedAdapter:
         adapter = _attach(family, network, facts)
     network.to(device)
     if options.adapter.lora_format == "comfyui":
-        adapter.comfyui_prefix = family.spec.comfyui_prefix
+        adapter.comfyui_prefixes = family.spec.comfyui_prefixes
+    adapter.key_prefixes = family.spec.key_prefixes
     adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)
     return adapter
 
@@ -70,7 +70,9 @@ def _attach(family: Family, network: nn.Module, facts: dict[str, str]) -> AddedA
     if options.adapter.lora_type == "standard":
         from trainer_engine.adapters.lora import LoraAdapter
 
-        return LoraAdapter(network, options.adapter, family.adapter_targets(), facts)
+        return LoraAdapter(
+            network, options.adapter, family.spec, {name: family.adapter_targets(name) for name in family.spec.trained}, facts
+        )
     from trainer_engine.adapters.lycoris import LycorisAdapter
 
     last = 1.0 if family.prediction_type == "flow_matching" else float(family.scheduler_config().get("num_train_timesteps", 1000))

@@ -1,13 +1,13 @@
-"""Every weight of the network learns."""
+"""Every weight of the trained components learns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from trainer_engine.adapters.base import Trainable
@@ -26,16 +26,23 @@ class Full(Trainable):
     def __init__(self, family: Family, network: nn.Module) -> None:
         super().__init__(network)
         self.family = family
-        self.folder = family.denoiser_folder
 
     def save(self, folder: Path) -> None:
-        self.family.save_denoiser(self.network, folder)
+        self._save(self.family.trained_modules(self.network), folder)
+
+    def _save(self, modules: Mapping[str, nn.Module], folder: Path) -> None:
+        """One subfolder for each component."""
+        for name, module in modules.items():
+            self.family.save_component(name, module, folder / self.family.components[name].folder)
 
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:
-        # NOTE: the twin is made here and not while it is written. Libraries that load a model change nn.Module for the whole process as
-        # they do, so that one which is put together in another thread then gets parameters without data.
-        twin = twin_of(self.network, {name: copy(tensor) for name, tensor in self.network.state_dict().items()})
-        return lambda folder: self.family.save_denoiser(twin, folder)
+        # NOTE: the twins are made here and not while they are written. Libraries that load a model change nn.Module for the whole process
+        # as they do, so that one which is put together in another thread then gets parameters without data.
+        twins = {
+            name: twin_of(module, {key: copy(tensor) for key, tensor in module.state_dict().items()})
+            for name, module in self.family.trained_modules(self.network).items()
+        }
+        return lambda folder: self._save(twins, folder)
 
     def restore(self, folder: Path) -> None:
         """Nothing: the network was loaded from the checkpoint."""
@@ -45,9 +52,13 @@ class Full(Trainable):
 
 
 def twin_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A network of the same configuration that holds these tensors, not copies of them, so that the library's own writer saves it."""
-    assert isinstance(network, ModelMixin)
+    """A network of the same configuration that holds these tensors, not copies of them, so that the library's own writer saves it.
+
+    Takes a network of diffusers or transformers.
+    """
+    cls: Any = type(network)
+    make = getattr(cls, "from_config", None) or cls  # only diffusers has ``from_config`` on its classes of networks
     with torch.device("meta"):
-        twin: nn.Module = type(network).from_config(network.config)
+        twin: nn.Module = make(network.config)
     twin.load_state_dict(tensors, assign=True)
     return twin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
 from trainer_engine.config.adapters.keys import split_key
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.families.base import split
 
-PREFIX = "transformer."
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers looks for rank and alpha."""
 OWN_NAMES = {"dora_scale": "lora_magnitude_vector"}
@@ -27,12 +28,26 @@ NAME = "default"
 
 
 class LoraAdapter(AddedAdapter):
-    """The file has the keys of diffusers: ``transformer.<module>.lora_A.weight`` (r, in) and ``lora_B.weight`` (out, r)."""
+    """The file has the keys of diffusers: ``<component>.<module>.lora_A.weight`` (r, in) and ``lora_B.weight`` (out, r)."""
 
-    def __init__(self, network: nn.Module, options: AdapterOptions, targets: tuple[str, ...], facts: dict[str, str]) -> None:
-        """Put the adapter on every module whose name ends with one of ``targets``. Raises InvalidOptions where there is none."""
+    def __init__(
+        self, network: nn.Module, options: AdapterOptions, spec: FamilySpec, targets: Mapping[str, tuple[str, ...]], facts: dict[str, str]
+    ) -> None:
+        """Put the adapter on every module of each component whose name ends with one of its ``targets``.
+
+        Raises InvalidOptions if no module of a component does.
+        """
+        self.spec = spec
+        self.modules = split(network, spec)
+        self.configs = {name: self._attach(module, options, targets[name]) for name, module in self.modules.items()}
+        super().__init__(network, facts)
+        self.key_prefixes = spec.key_prefixes
+        refuse_large_ranks("lora_rank", [(name, layer.get_base_layer(), options.lora_rank) for name, layer in self.layers.items()])
+
+    @staticmethod
+    def _attach(module: nn.Module, options: AdapterOptions, targets: tuple[str, ...]) -> LoraConfig:
         alpha: Any = options.lora_rank if options.lora_alpha is None else options.lora_alpha  # PEFT takes fractions, against its annotation
-        self.config = LoraConfig(
+        config = LoraConfig(
             r=options.lora_rank,
             lora_alpha=alpha,
             lora_dropout=options.lora_dropout,
@@ -41,47 +56,54 @@ class LoraAdapter(AddedAdapter):
             init_lora_weights="gaussian" if options.lora_init_type == "gaussian" else True,
         )
         try:
-            inject_adapter_in_model(self.config, network, NAME)
+            inject_adapter_in_model(config, module, NAME)
         except ValueError as error:
             expected = "endings of the names of linear layers"
             problem = Problem.error("peft_lora_target_modules", "nothing_matched", f"PEFT: {error}", got=list(targets), expected=expected)
             raise InvalidOptions([problem]) from error
-        super().__init__(network, facts)
-        refuse_large_ranks("lora_rank", [(name, layer.get_base_layer(), options.lora_rank) for name, layer in self.layers.items()])
+        return config
 
     @property
     def layers(self) -> dict[str, BaseTunerLayer]:
         return {name: module for name, module in self.network.named_modules() if isinstance(module, BaseTunerLayer)}
 
     def tensors(self) -> dict[str, Tensor]:
-        found = get_peft_model_state_dict(self.network, adapter_name=NAME)
-        return {f"{PREFIX}{key}": tensor.detach() for key, tensor in found.items()}
+        return {
+            f"{self.spec.components[name].state_dict_prefix}{key}": tensor.detach()
+            for name, module in self.modules.items()
+            for key, tensor in get_peft_model_state_dict(module, adapter_name=NAME).items()
+        }
 
     def metadata(self) -> dict[str, str]:
-        config: dict[str, Any] = self.config.to_dict()
         kept = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "bias")
-        stated = {f"{PREFIX}{key}": config[key] for key in kept}
-        stated[f"{PREFIX}target_modules"] = sorted(config["target_modules"])
+        stated: dict[str, Any] = {}
+        for name, peft_config in self.configs.items():
+            config: dict[str, Any] = peft_config.to_dict()
+            prefix = self.spec.components[name].state_dict_prefix
+            stated |= {f"{prefix}{key}": config[key] for key in kept}
+            stated[f"{prefix}target_modules"] = sorted(config["target_modules"])
         return {METADATA_KEY: json.dumps(stated, sort_keys=True)}
 
     def wanted(self) -> WantedAdapter:
         parts: dict[str, dict[str, tuple[int, ...]]] = {}
         for key, tensor in self.tensors().items():
-            name, part = split_key(key)
+            name, part = split_key(key, self.key_prefixes)
             parts.setdefault(name, {})[CANONICAL.get(part, part)] = tuple(tensor.shape)
-        alpha = float(self.config.lora_alpha)
+        alpha = float(next(iter(self.configs.values())).lora_alpha)  # the options have one for all components
         return standard_adapter({name: WantedModule(shapes, alpha) for name, shapes in parts.items()})
 
     def load(self, found: FittingAdapter) -> None:
         tensors = load_file(found.header.path)
-        mine = {key.removeprefix(PREFIX): tensor for key, tensor in self.tensors().items()}
-        state = {}
-        for module, keys in found.keys.items():
-            for part, key in keys.items():
-                name = f"{module}.{OWN_NAMES.get(part, part)}"
-                if part != "alpha":
-                    state[name] = tensors[key].reshape(mine[name].shape)
-        set_peft_model_state_dict(self.network, state, adapter_name=NAME)
+        for component, module in self.modules.items():
+            prefix = self.spec.module_prefix(component)
+            mine = get_peft_model_state_dict(module, adapter_name=NAME)
+            state = {}
+            for layer, keys in ((layer, keys) for layer, keys in found.keys.items() if layer.startswith(prefix)):
+                for part, key in keys.items():
+                    name = f"{layer.removeprefix(prefix)}.{OWN_NAMES.get(part, part)}"
+                    if part != "alpha":
+                        state[name] = tensors[key].reshape(mine[name].shape)
+            set_peft_model_state_dict(module, state, adapter_name=NAME)
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:

@@ -29,7 +29,7 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import InvalidOptions, Problem
 
 CHILD = "lycoris"
-"""Name under which the adapter hangs in the network, so that its parameters are the network's."""
+"""Name of the adapter as a child of the network, so that its parameters are the network's."""
 QUANTISED_CLASSES = {"Linear": "QLinear"}
 """What layers are called once they have been quantised; an adapter file means them too."""
 LINEAR_PARTS = ("lokr_w1", "lokr_w1_a", "hada_w1_a", "diff", "diff_b")
@@ -49,7 +49,7 @@ class LycorisAdapter(AddedAdapter):
         Raises InvalidOptions where it names none.
         """
         self.config = config
-        # The library keeps a preset for every later call in the process, and takes one for "full" besides.
+        # The library keeps a preset for every later call in the process, and adds one for "full".
         with torch.random.fork_rng(devices=[]):
             preset, wanted = LycorisNetwork.apply_preset, _preset_for(network, config)
             try:

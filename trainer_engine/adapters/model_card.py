@@ -1,4 +1,4 @@
-"""The README.md beside an adapter: what it is, how it was trained, what it draws, and how it is loaded."""
+"""Describes an adapter: its README.md with samples and code that loads it, and the model metadata in its header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from trainer_engine.families.common.pipeline_folder import base_facts, training_
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.validation.generate import FOLDER as IMAGES
 
-MOST_SAMPLES = 6
+MODELSPEC_VERSION = "1.0.1"
+IMPLEMENTATION = "https://github.com/huggingface/diffusers"
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""Prediction types that the specification names; it has no name for flow matching."""
+MAX_SAMPLES = 6
 UNREADABLE = {"ia3"}
 """Algorithms whose files LyCORIS reads only into a network that was made with the configuration (4.1.3)."""
 
@@ -28,7 +32,7 @@ from diffusers import {pipeline}
 from lycoris import create_lycoris_from_weights
 
 pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
-adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", pipeline.transformer)
+adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", {network})
 adapter.apply_to()"""
 CONFIGURED = """import json
 
@@ -41,7 +45,7 @@ pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
 config = json.load(open("{config}"))
 LycorisNetwork.apply_preset(config.pop("apply_preset", {{}}))
 algo, dim, alpha = config.pop("algo"), config.pop("linear_dim", 4), config.pop("linear_alpha", 1)
-adapter = create_lycoris(pipeline.transformer, config.pop("multiplier", 1.0), linear_dim=dim, linear_alpha=alpha, algo=algo, **config)
+adapter = create_lycoris({network}, config.pop("multiplier", 1.0), linear_dim=dim, linear_alpha=alpha, algo=algo, **config)
 adapter.load_state_dict(load_file("{file}"), strict=False)
 adapter.apply_to()"""
 PIPELINE = """import torch
@@ -59,10 +63,11 @@ from safetensors import safe_open
 pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
 with safe_open("{file}", framework="pt") as file:
     config = json.loads(file.metadata()["lora_adapter_metadata"])
-    tensors = {{key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}}
-config = LoraConfig(**{{key.removeprefix("transformer."): value for key, value in config.items()}})
-inject_adapter_in_model(config, pipeline.transformer)
-set_peft_model_state_dict(pipeline.transformer, tensors)"""
+{read}"""
+PEFT_READ = """    {tensors} = {{key.removeprefix("{prefix}"): file.get_tensor(key) for key in file.keys(){condition}}}"""
+PEFT_INJECT = """{config} = LoraConfig(**{{key.removeprefix("{prefix}"): value for key, value in config.items(){condition}}})
+inject_adapter_in_model({config}, pipeline.{component})
+set_peft_model_state_dict(pipeline.{component}, {tensors})"""
 
 
 def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
@@ -102,21 +107,66 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
     )
 
 
+def modelspec(family: Family) -> dict[str, str]:
+    """Stability AI's model metadata for the header of the adapter that a run trains on this family.
+
+    https://github.com/Stability-AI/ModelSpec, version 1.0.1. It holds no date and no folder, so that the same adapter gives the same bytes.
+    """
+    options = family.options
+    flavour = options.model.model_flavour or family.spec.default_flavour
+    kind = "lora" if options.adapter.lora_type == "standard" else "lycoris"
+    stated = {
+        "sai_model_spec": MODELSPEC_VERSION,
+        "architecture": f"{family.spec.architectures.get(flavour, family.spec.name.replace('_', '-'))}/{kind}",
+        "implementation": IMPLEMENTATION,
+        "title": f"{family.spec.title} {flavour} adapter",
+    }
+    if family.prediction_type in PREDICTIONS:
+        stated["prediction_type"] = PREDICTIONS[family.prediction_type]
+    return {f"modelspec.{name}": text for name, text in stated.items()}
+
+
 def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
-    """Markdown that says how the file beside it is used."""
+    """Markdown that shows how to load the adapter file."""
     if family.options.adapter.lora_format == "comfyui":
         return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in a node that loads LoRAs (model only)."]
     code = _how(family).format(
+        network=_network(family),
         pipeline=family.pipeline_name,
         base=json.dumps(base_model),
         dtype=str(family.devices.network).removeprefix("torch."),
         file=ADAPTER_FILE,
+        read=_peft_lines(family),
         config=LYCORIS_FILE,
         multiplier=multiplier,
     )
     algorithms = _algorithms(family)
-    by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines draw with all of them at every timestep."]
+    by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines generate with all of them at every timestep."]
     return ["```python", code, "```", *(by_timestep if "tlora" in algorithms else [])]
+
+
+def _network(family: Family) -> str:
+    """An expression for the network that the keys of a LyCORIS file belong to."""
+    names = list(family.spec.trained)
+    if len(names) == 1:
+        return f"pipeline.{names[0]}"
+    return f"torch.nn.ModuleDict({{{', '.join(f'{json.dumps(name)}: pipeline.{name}' for name in names)}}})"
+
+
+def _peft_lines(family: Family) -> str:
+    """Python that reads and injects the adapter of each component."""
+    trained = family.spec.trained
+    steps = [
+        {
+            "component": name,
+            "prefix": component.state_dict_prefix,
+            "condition": f' if key.startswith("{component.state_dict_prefix}")' if len(trained) > 1 else "",
+            "tensors": f"{name}_tensors" if len(trained) > 1 else "tensors",
+            "config": f"{name}_config" if len(trained) > 1 else "config",
+        }
+        for name, component in trained.items()
+    ]
+    return "\n".join([template.format(**step) for template in (PEFT_READ, PEFT_INJECT) for step in steps])
 
 
 def _algorithms(family: Family) -> set[str]:
@@ -145,7 +195,7 @@ def _adapter_facts(family: Family) -> dict[str, str]:
 
 def _samples(output_dir: Path, others: list[str]) -> list[Path]:
     """The newest validation images, by the step in their names; not those that show ``others``, adapters too."""
-    drawn = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
-    found = sorted(drawn, key=lambda path: (-int(path.name.split("_")[1]), path.name))
+    images = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
+    found = sorted(images, key=lambda path: (-int(path.name.split("_")[1]), path.name))
     newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
-    return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MOST_SAMPLES]
+    return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MAX_SAMPLES]

@@ -1,4 +1,4 @@
-"""An adapter that was trained before and only draws: on the network for the length of a block, and gone without a trace after it.
+"""Adapters that were trained before and that only validation images use: attached to the network inside a block.
 
 It hangs in forward hooks, which add to what a layer answers: no module, parameter or buffer of the network is touched, and whatever
 else is trained there, or quantised, stays as it is.
@@ -20,8 +20,8 @@ from torch.nn import functional
 from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterRun, ValidationAdapterSource, hub_file
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
-from trainer_engine.export.adapter_file import AdapterFile, kind_of, read_adapter, read_metadata
-from trainer_engine.export.conversion import DIFFUSERS_PREFIX, DORA, DOWN, UP, Tensors, alpha_of, lora_parts, scaled_lokr
+from trainer_engine.export.adapter_file import AdapterTensors, kind_of, read_adapter, read_metadata
+from trainer_engine.export.conversion import DORA, DOWN, UP, Tensors, alpha_of, lora_parts, scaled_lokr
 from trainer_engine.weights.hub import Source, find_file
 
 BY_TIMESTEP = "tlora"
@@ -49,7 +49,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class ValidationAdapter:
-    """Adapters that are drawn with together; their tensors wait in host memory."""
+    """Adapters that one image is generated with; their tensors stay in host memory until then."""
 
     label: str
     changes: Sequence[tuple[nn.Module, LayerChange, float]]
@@ -70,9 +70,15 @@ class ValidationAdapter:
 
 
 def load_validation_adapters(
-    network: nn.Module, runs: Sequence[ValidationAdapterRun], device: torch.device, dtype: torch.dtype
+    network: nn.Module,
+    runs: Sequence[ValidationAdapterRun],
+    device: torch.device,
+    dtype: torch.dtype,
+    prefixes: Mapping[str, str] | None = None,
 ) -> list[ValidationAdapter]:
     """Read the adapters of runs for a network, whatever is trained in that; a file once, however many runs it is in.
+
+    ``prefixes`` are the ``key_prefixes`` of the family.
 
     Raises InvalidOptions with every adapter that does not fit, and ModelUnavailable where the hub does not hand one out.
     """
@@ -80,7 +86,7 @@ def load_validation_adapters(
     problems: list[Problem] = []
     for source in (source for run in runs for source in run.sources if source.path not in read):
         try:
-            read[source.path] = _read(network, source)
+            read[source.path] = _read(network, source, prefixes)
         except InvalidOptions as error:
             problems += error.problems
     if problems:
@@ -96,12 +102,12 @@ def load_validation_adapters(
     ]
 
 
-def _read(network: nn.Module, source: ValidationAdapterSource) -> Mapping[nn.Module, LayerChange]:
+def _read(network: nn.Module, source: ValidationAdapterSource, prefixes: Mapping[str, str] | None) -> Mapping[nn.Module, LayerChange]:
     file = _find(source)
     try:
         if BY_TIMESTEP in algorithms_in(json.loads(read_metadata(file).get("lycoris_config") or "{}")):
             raise ModelUnavailable(f"{file.name} is a T-LoRA: how much of it counts depends on the timestep.")
-        adapter = read_adapter(file, (name for name, _ in network.named_modules()))
+        adapter = read_adapter(file, (name for name, _ in network.named_modules()), prefixes)
         return {network.get_submodule(name): _change(adapter, name, network.get_submodule(name)) for name in adapter.modules}
     except ModelUnavailable as error:
         raise _refused("does_not_fit", error.message, source) from error
@@ -125,12 +131,12 @@ def _refused(code: str, message: str, source: ValidationAdapterSource) -> Invali
     return InvalidOptions([Problem.error(source.place, code, message, got=source.path, expected=expected)])
 
 
-def _change(adapter: AdapterFile, name: str, layer: nn.Module) -> LayerChange:
+def _change(adapter: AdapterTensors, name: str, layer: nn.Module) -> LayerChange:
     """Raises ModelUnavailable where the tensors are of another layer, or of an algorithm that is not known here."""
     tensors, kind = adapter.modules[name], kind_of(adapter.modules[name])
     strange = sorted(set(tensors) - KNOWN_PARTS.get(kind, frozenset()))
     if set(strange) & set(DORA):
-        raise ModelUnavailable(f"{adapter.path.name} is weight-decomposed (DoRA): it cannot be put beside other weights than its own.")
+        raise ModelUnavailable(f"{adapter.path.name} is weight-decomposed (DoRA): it fits only the weights that it was trained on.")
     if kind not in KNOWN_PARTS or strange:
         raise ModelUnavailable(f"The algorithm of {name} in {adapter.path.name} ({', '.join(strange[:3])}) cannot be added to a layer.")
     found = MAKERS[kind](adapter, name, tensors)
@@ -142,19 +148,19 @@ def _change(adapter: AdapterFile, name: str, layer: nn.Module) -> LayerChange:
     return found
 
 
-def _lora(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+def _lora(adapter: AdapterTensors, name: str, tensors: Tensors) -> LayerChange:
     if not (set(DOWN) & set(tensors) and set(UP) & set(tensors)):
         raise ModelUnavailable(f"{adapter.path.name} holds only one of the two matrices of {name}.")
     down, up, alpha = lora_parts(adapter, name, tensors)
     if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise ModelUnavailable(f"The matrices of {name} in {adapter.path.name}, {shapes}, are not of one rank.")
-    stabilised = adapter.document("lora_adapter_metadata").get(f"{DIFFUSERS_PREFIX}use_rslora")
+    stabilised = adapter.peft_config(name)[0].get("use_rslora")
     scale = alpha / (len(down) ** 0.5 if stabilised else len(down))
     return LayerChange((down, up), _low_rank, scale, len(up), down.shape[1])
 
 
-def _lokr(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+def _lokr(adapter: AdapterTensors, name: str, tensors: Tensors) -> LayerChange:
     parts = scaled_lokr(tensors, adapter.multiplier)
     left, right = (
         parts[factor] if factor in parts else parts[f"{factor}_a"].float() @ parts[f"{factor}_b"].float()
@@ -163,19 +169,19 @@ def _lokr(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
     return LayerChange((left, right), _kronecker, 1.0, len(left) * len(right), left.shape[1] * right.shape[1])
 
 
-def _loha(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+def _loha(adapter: AdapterTensors, name: str, tensors: Tensors) -> LayerChange:
     up_1, down_1, up_2, down_2 = (tensors[f"hada_{part}"] for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
     scale = alpha_of(adapter, name, tensors, len(down_1)) / len(down_1)
     return LayerChange((up_1, down_1, up_2, down_2), _hadamard, scale, len(up_1), down_1.shape[1])
 
 
-def _full(adapter: AdapterFile, name: str, tensors: Tensors) -> LayerChange:
+def _full(adapter: AdapterTensors, name: str, tensors: Tensors) -> LayerChange:
     whole = tensors["diff"]
     factors = (whole, tensors["diff_b"]) if "diff_b" in tensors else (whole,)
     return LayerChange(factors, functional.linear, adapter.multiplier, len(whole), whole[0].numel() if whole.ndim == 2 else 0)
 
 
-MAKERS: Mapping[str, Callable[[AdapterFile, str, Tensors], LayerChange]] = {"lora": _lora, "lokr": _lokr, "loha": _loha, "full": _full}
+MAKERS: Mapping[str, Callable[[AdapterTensors, str, Tensors], LayerChange]] = {"lora": _lora, "lokr": _lokr, "loha": _loha, "full": _full}
 
 
 def _low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:

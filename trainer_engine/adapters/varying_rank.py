@@ -1,4 +1,4 @@
-"""Algorithms of LyCORIS whose rank changes from pass to pass: chosen once a pass, so that activations computed again see the same."""
+"""Algorithms of LyCORIS whose rank changes between micro-batches: chosen once for each, so that activations computed again see the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer_engine.contract.errors import InvalidOptions, Problem
 def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], config: LycorisConfig, last_timestep: float) -> None:
     """tlora: the noisier a sample, the fewer ranks it uses; ``tlora_min_rank`` of them at ``last_timestep`` (pure noise).
 
-    A mask for each sample, where the library has one for all; so the adapter stands beside the weight, which is one for all too.
+    A mask for each sample, where the library has one for all; so the adapter is computed next to the weight, which all samples share.
     Raises InvalidOptions for convolutions.
     """
     masks: dict[int, Tensor] = {}
@@ -31,7 +31,7 @@ def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], con
             one_each = [compute_timestep_mask(t, last_timestep, *how) for t in timesteps]
             masks[rank] = torch.cat(one_each).to(kwargs["timestep"].device)
 
-    def beside(self: TLoraModule, x: Tensor, scale: float = 1.0) -> Tensor:
+    def with_masks(self: TLoraModule, x: Tensor, scale: float = 1.0) -> Tensor:
         """``x`` (B, ..., in): the mask becomes (B, ..., rank) with ones between."""
         mask = masks[self.lora_dim]
         fitting = mask.reshape(len(mask), *[1] * (x.dim() - 2), self.lora_dim)
@@ -45,15 +45,15 @@ def fewer_ranks_in_noise(network: nn.Module, modules: Sequence[TLoraModule], con
             hint = "name classes in apply_preset.target_module"
             raise InvalidOptions([Problem.error(f"{OPTION}.apply_preset", "not_for_algorithm", message, hint=hint)])
         module.bypass_mode = True
-        module.bypass_forward_diff = types.MethodType(beside, module)
+        module.bypass_forward_diff = types.MethodType(with_masks, module)
     if modules:
         network.register_forward_pre_hook(choose, with_kwargs=True)
 
 
 def one_rank_a_pass(network: nn.Module, modules: Sequence[DyLoraModule]) -> None:
-    """dylora (Valipour et al., 2023): train a prefix of the blocks of ranks, chosen by chance once a pass; draw with all of them.
+    """dylora (Valipour et al., 2023): train a random prefix of the blocks of ranks in each micro-batch; generate with all of them.
 
-    The library asks Python's generator at every call of every layer, also while drawing, and scales by the number of blocks instead of
+    The library asks Python's generator at every call of every layer, also while generating, and scales by the number of blocks instead of
     the rank that its file is read with.
     """
     chosen = {"share": 1.0}

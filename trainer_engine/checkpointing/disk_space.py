@@ -16,7 +16,7 @@ from trainer_engine.runtime.events import EventSink
 from trainer_engine.runtime.stages import Advance
 
 LOOK_AGAIN_SECONDS = 0.5
-TOLD_EVERY_SECONDS = 30.0
+REPORT_EVERY_SECONDS = 30.0
 MEGABYTE = 10**6
 
 
@@ -28,7 +28,7 @@ class DiskSpace:
     folder: Path
     sink: EventSink
     stop_asked: Callable[[], bool]
-    """A run that waits still hears that it is to end; the checkpoint is tried then with what room there is."""
+    """Whether the run was asked to stop while it waits; the checkpoint is then tried with the space that is left."""
     run_script: Callable[[int], None] = lambda step: None
     """To its end: the program that frees some space, before the checkpoint of a step."""
 
@@ -61,11 +61,11 @@ class DiskSpace:
             raise DiskFull(message, hint=f"free some space, and look at what {DISK_LOW} does: the run's log has its output")
 
     def _wait(self, wanted: int, advance: Advance) -> None:
-        told = 0.0
+        reported_at = 0.0
         while (free := self._free()) < wanted and not self.stop_asked():
             time.sleep(LOOK_AGAIN_SECONDS)
-            if time.monotonic() - told >= TOLD_EVERY_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - reported_at >= REPORT_EVERY_SECONDS:
+                reported_at = time.monotonic()
                 advance(free // MEGABYTE, wanted // MEGABYTE)
         advance(wanted // MEGABYTE, wanted // MEGABYTE)
 

@@ -56,7 +56,10 @@ def prune(output_dir: Path, limit: int, keep: str, *, rolling_limit: int = 0, pr
 
 
 def remove(checkpoint: Path) -> None:
-    """It loses its name first: a checkpoint that has one is whole. One that is gone already is as good as removed. Raises OSError."""
+    """Remove a checkpoint. It is renamed first, so that a checkpoint with its name is always complete. A missing one is no error.
+
+    Raises OSError.
+    """
     going = checkpoint.with_name(f".{checkpoint.name}.tmp-removed-{uuid.uuid4().hex[:8]}")
     try:
         checkpoint.replace(going)

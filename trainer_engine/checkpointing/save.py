@@ -1,4 +1,4 @@
-"""Saving checkpoints. Staged beside, hashed, synced, manifest last, renamed: a checkpoint is whole or not there."""
+"""Saves checkpoints atomically: staged in a sibling folder, hashed, synced, the manifest last, then renamed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainer_engine.contract.events import utc_now
 from trainer_engine.contract.files import sha256_of
 
 SPARE_BYTES = 16 << 20
-"""What configuration files and the file system itself may need besides."""
+"""Reserve for configuration files and the file system itself."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ class Content:
     learning_rate: float
     model_family: str
     model_type: str
-    weights_folder: str
-    """Name of the subfolder that ``save_weights`` fills."""
     save_weights: Callable[[Path], None]
+    """Writes the weights into the folder of the checkpoint."""
     weights_bytes: int
     hold_weights: Callable[[Copy], Callable[[Path], None]] | None = None
     """From what copies a tensor: what saves the weights as they are now, whatever later steps do. None where nothing changes them."""
@@ -75,7 +74,7 @@ class Content:
 
     @property
     def size_bytes(self) -> int:
-        """What the tensors and the fixed files need on disk."""
+        """Disk space of the tensors and the fixed files."""
         tensors = sum(tensor.nbytes for file in self.tensors.values() for tensor in file.values())
         return self.weights_bytes + tensors + sum(len(file.content) for file in self.fixed.values())
 
@@ -84,7 +83,7 @@ class Content:
         return checkpoint_name(self.step, rolling=self.rolling)
 
     def held(self) -> Content:
-        """The same in host memory: steps that are taken while it is written do not change it."""
+        """A copy in host memory, which later steps do not change while it is written."""
         with HostCopies() as copy:
             save_weights = self.save_weights if self.hold_weights is None else self.hold_weights(copy)
             tensors = {file: {key: copy(tensor) for key, tensor in found.items()} for file, found in self.tensors.items()}
@@ -92,7 +91,7 @@ class Content:
 
 
 def save_checkpoint(output_dir: Path, content: Content) -> CheckpointInfo:
-    """Raises DiskFull; whatever was there before is untouched then, and nothing is left beside."""
+    """Write a checkpoint. Raises DiskFull; earlier checkpoints are then untouched and no partial one is left."""
     output_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output_dir)
     _refuse_without_space(output_dir, content)
@@ -124,7 +123,7 @@ def _refuse_without_space(output_dir: Path, content: Content) -> None:
 
 def _write(staging: Path, content: Content) -> None:
     staging.mkdir()
-    content.save_weights(staging / content.weights_folder)
+    content.save_weights(staging)
     for name, tensors in content.tensors.items():
         path = staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +177,6 @@ def _take_place(staging: Path, target: Path) -> None:
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Take away what saves that were killed have left beside."""
+    """Remove the staging folders of saves that were killed."""
     for path in output_dir.glob(".checkpoint-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

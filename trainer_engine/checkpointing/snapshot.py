@@ -32,7 +32,7 @@ def as_it_is(tensor: Tensor) -> Tensor:
 
 
 class HostCopies:
-    """Copies what it is called with. Whole at the end of the block: until then a GPU may still be at it."""
+    """Copies tensors to host memory. The copies are complete at the end of the block; until then a GPU may still write them."""
 
     def __init__(self) -> None:
         self._streams: set[torch.cuda.Stream] = set()

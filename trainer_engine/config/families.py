@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,110 @@ from typing import Any
 from trainer_engine import families
 
 
+class Role(StrEnum):
+    """What a run does with the weights of a component."""
+
+    TRAINED = "trained"
+    """All of them are trained, or an adapter is trained on them."""
+    FROZEN = "frozen"
+
+
 @dataclass(frozen=True)
+class Component:
+    """One network of a pipeline: a transformer, a ControlNet, a text encoder, an autoencoder."""
+
+    folder: str
+    """Subfolder of a pipeline, and of a full checkpoint for a trained component."""
+    state_dict_prefix: str
+    """Prefix of its keys in the adapter files of diffusers."""
+    role: Role = Role.FROZEN
+    comfyui_prefix: str = "diffusion_model."
+    """Prefix of its keys in the adapter files of ComfyUI."""
+    lora_targets: tuple[str, ...] = ()
+    """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
+
+
+def frozen_components(*folders: str) -> Mapping[str, Component]:
+    """Components that no run trains, named after their folders."""
+    return {folder: Component(folder, f"{folder}.") for folder in folders}
+
+
+OTHER_PREFIXES = ("unet.", "diffusion_model.")
+"""Prefixes that other programs put before the module names of the only trained component."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """The text encoders of a family and the prompts that they take."""
+
+    text_encoders: tuple[str, ...]
+    """Their usual names, one for each of ``text_encoder_folders``."""
+    token_limit: int
+    """Longest prompt, in tokens."""
+    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
+    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
+    """Subfolders of a pipeline that hold text encoders."""
+    t5_folder: str = "text_encoder"
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces."""
+    joins_sequence: bool = False
+    """Whether the tokens of the prompt are in one sequence with those of the image."""
+
+    @property
+    def tokenizer_folders(self) -> tuple[str, ...]:
+        """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
+        return tuple(map(tokenizer_of, self.text_encoder_folders))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """The latents of a family and the images that they stand for."""
+
+    channels: int
+    scale_factor_px: int
+    """Pixels per latent cell, each way."""
+    alignment_px: int
+    """Image edges are multiples of this."""
+    preview_decoder: str = ""
+    """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSpec:
+    """How validation images of a family are generated."""
+
+    samplers: tuple[str, ...] = ()
+    """Values of ``validation_noise_scheduler`` that this family can be sampled with."""
+    options: frozenset[str] = frozenset()
+    """Options of validation images that only some families' pipelines support, this one's included."""
+    multiple_px: int = 16
+    """Edges of a generated image are multiples of this: a latent cell times the network's patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """The modules that adapters are put on."""
+
+    module_classes: tuple[str, ...] = ()
+    """Class names of modules in the network that an adapter file may name."""
+    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Class name in files for older libraries -> the class names that are meant."""
+    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The adapter file that a new environment begins with."""
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Named set -> endings of the module names that a standard adapter is put on."""
+    default_lora_target: str = ""
+    lora_target_option: str = ""
+    """Name of the family's option that chooses one of ``lora_targets``; empty if the family has no such option."""
+    base_precisions: tuple[str, ...] = ()
+    """Quantised types in which the frozen base weights may be kept."""
+
+    def lora_target(self, values: Mapping[str, Any]) -> str:
+        """The name in ``lora_targets`` that the values of the options choose."""
+        return str(values[self.lora_target_option]) if self.lora_target_option else self.default_lora_target
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilySpec:
     """The torch-free facts of one family."""
 
@@ -28,16 +132,12 @@ class FamilySpec:
     """Supported values of ``model_type``: ``full``, ``lora``."""
     objective: str
     """Training target of the published weights: ``epsilon``, ``flow_matching``."""
-    alignment_px: int
-    """Image edges must be multiples of this."""
-    token_limit: int
-    """Longest prompt, in tokens."""
-    latent_channels: int
-    vae_scale_factor: int
-    """Pixels per latent cell, each way."""
-    text_encoders: tuple[str, ...]
-    text_joins_sequence: bool = False
-    """Whether the network processes prompt and image tokens as one sequence."""
+    components: Mapping[str, Component]
+    """The networks by their names in a pipeline, the trained ones first."""
+    prompts: PromptSpec
+    latents: LatentSpec
+    sampling: SamplingSpec = SamplingSpec()
+    adapters: AdapterSpec = AdapterSpec()
     aliases: tuple[str, ...] = ()
     prediction_types: tuple[str, ...] = ()
     """Supported values of ``prediction_type``."""
@@ -46,55 +146,51 @@ class FamilySpec:
     flavour_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> option defaults that override the family's."""
     parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> number of parameters of the trained network, for estimates."""
-    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
-    """Subfolders of a pipeline that hold text encoders."""
-    network_folder: str = "transformer"
-    """Subfolder of a pipeline that holds the network."""
-    t5_folder: str = "text_encoder"
-    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces."""
+    """Flavour -> parameters of the trained components, for estimates."""
     companion: str = ""
-    """Repository with the components that the repositories of some flavours lack; empty if all are complete."""
+    """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> name of its architecture in Stability AI's model metadata specification, if it has one."""
-    module_classes: tuple[str, ...] = ()
-    """Class names of the network's modules that a LyCORIS file may target."""
-    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Class name in files for older libraries -> the class names that it means."""
-    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """The LyCORIS file of a new environment."""
-    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Name of a set -> endings of the names of the modules that get a standard adapter."""
-    default_lora_target: str = ""
-    lora_target_option: str = ""
-    """The family's option that chooses one of ``lora_targets``; empty if it has none."""
-    base_precisions: tuple[str, ...] = ()
-    """Supported quantised types of the frozen base weights."""
-    comfyui_prefix: str = "diffusion_model."
-    """Prefix of module names in adapter files for ComfyUI."""
+    """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
     activation_share: float = 1.0
-    """Activation memory relative to that of PixArt's network with the same layers, measured with ``make bench``."""
-    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
-    preview_decoder: str = ""
-    """Repository of the Tiny AutoEncoder that decodes previews; empty if the family has none."""
-    samplers: tuple[str, ...] = ()
-    """Supported values of ``validation_noise_scheduler``."""
-    generation_options: frozenset[str] = frozenset()
-    """Options of validation images that this family's pipeline supports and others may not."""
-    generation_multiple_px: int = 16
-    """Edges of generated images are multiples of this: a latent cell times the network's patch."""
+    """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """Flavour -> license of its weights in the hub's metadata; it also covers models trained from them."""
+    """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
-    """Flavours that require reference images."""
+    """Flavours that need reference images."""
 
     @property
-    def components(self) -> tuple[str, ...]:
-        """The components of a base model that a run loads: subfolders of a diffusers pipeline."""
-        return (self.network_folder, "vae", *self.text_encoder_folders, *map(tokenizer_of, self.text_encoder_folders), "scheduler")
+    def trained(self) -> Mapping[str, Component]:
+        """The components that a run trains, by name."""
+        return {name: component for name, component in self.components.items() if component.role == Role.TRAINED}
+
+    @property
+    def base_folders(self) -> tuple[str, ...]:
+        """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
+        networks = (component.folder for component in self.components.values())
+        return (*networks, *self.prompts.tokenizer_folders, "scheduler")
+
+    def module_prefix(self, name: str) -> str:
+        """Prefix of a trained component's module names in the network of a run; empty for the only one."""
+        return f"{name}." if len(self.trained) > 1 else ""
+
+    @property
+    def diffusers_prefixes(self) -> Mapping[str, str]:
+        """Prefix of module names in the network of a run -> prefix of their keys in the files of diffusers."""
+        return {self.module_prefix(name): component.state_dict_prefix for name, component in self.trained.items()}
+
+    @property
+    def comfyui_prefixes(self) -> Mapping[str, str]:
+        """Prefix of module names in the network of a run -> prefix of their keys in the files of ComfyUI."""
+        return {self.module_prefix(name): component.comfyui_prefix for name, component in self.trained.items()}
+
+    @property
+    def key_prefixes(self) -> Mapping[str, str]:
+        """Prefix of keys in any adapter file -> prefix of the module names that they stand for."""
+        stated = (*self.diffusers_prefixes.items(), *self.comfyui_prefixes.items())
+        known = {in_file: in_network for in_network, in_file in reversed(stated)}
+        return {**known, **(dict.fromkeys(OTHER_PREFIXES, "") if len(self.trained) == 1 else {})}
 
     def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
         """Returns the option defaults of a flavour, including the family's."""
@@ -102,7 +198,7 @@ class FamilySpec:
 
     def tokens_of(self, flavour: str | None) -> int:
         """Returns the longest prompt of a flavour, in tokens."""
-        return self.flavour_token_limits.get(flavour or self.default_flavour, self.token_limit)
+        return self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
 
     def repository(self, flavour: str | None) -> str:
         """Returns the hub repository of a flavour. Raises KeyError if the family has no such flavour."""
@@ -127,6 +223,19 @@ def specs() -> Mapping[str, FamilySpec]:
             spec: FamilySpec = importlib.import_module(f"{families.__name__}.{module.name}.spec").SPEC
             found[spec.name] = spec
     return MappingProxyType(found)
+
+
+@cache
+def known_key_prefixes() -> Mapping[str, str]:
+    """``FamilySpec.key_prefixes`` of all families with one trained component together, for files of an unknown family."""
+    alone = (spec.key_prefixes for spec in specs().values() if len(spec.trained) == 1)
+    return MappingProxyType({prefix: "" for prefixes in alone for prefix in prefixes} | dict.fromkeys(OTHER_PREFIXES, ""))
+
+
+@cache
+def trained_folders() -> tuple[str, ...]:
+    """Subfolders in which the pipelines of any family keep a trained component."""
+    return tuple(dict.fromkeys(component.folder for spec in specs().values() for component in spec.trained.values()))
 
 
 def find_spec(name: str) -> FamilySpec | None:

@@ -54,10 +54,10 @@ def examine(
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
     """Returns the alignment of image edges in pixels: the option if it is a multiple of the family's, else the family's with a note."""
     asked = options.data.aspect_bucket_alignment
-    if asked % spec.alignment_px == 0:
+    if asked % spec.latents.alignment_px == 0:
         return asked, []
-    message = f"{spec.title} needs edges that are multiples of {spec.alignment_px} pixels; {asked} is not used."
-    return spec.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
+    message = f"{spec.title} needs edges that are multiples of {spec.latents.alignment_px} pixels; {asked} is not used."
+    return spec.latents.alignment_px, [Problem.note("aspect_bucket_alignment", "raised_for_family", message, got=asked)]
 
 
 @dataclass(frozen=True)

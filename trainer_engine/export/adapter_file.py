@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, keys_by_module
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, adapter_config, keys_by_module
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import ModelUnavailable
 
@@ -25,7 +25,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class AdapterFile:
+class AdapterTensors:
     """The tensors of an adapter, ``modules["transformer_blocks.0.attn.to_q"]["lokr_w1"]``."""
 
     path: Path
@@ -35,10 +35,12 @@ class AdapterFile:
     """Whether the file has the keys of LyCORIS."""
     modules: Mapping[str, Mapping[str, Tensor]]
     metadata: Mapping[str, str]
+    prefixes: Mapping[str, str] | None = None
+    """``key_prefixes`` of the family; None for those that are known."""
 
     @property
     def multiplier(self) -> float:
-        """How much of a LyCORIS adapter counts, as its configuration says; the tensors do not know of it."""
+        """Strength of a LyCORIS adapter from its configuration; the tensors do not include it."""
         return float(self.document("lycoris_config").get("multiplier") or 1.0) if self.is_lycoris else 1.0
 
     @property
@@ -46,8 +48,12 @@ class AdapterFile:
         """What the configuration of a LyCORIS adapter names, overrides included."""
         return algorithms_in(self.document("lycoris_config"))
 
+    def peft_config(self, module: str) -> tuple[dict[str, Any], str]:
+        """(PEFT's configuration for the component that a module belongs to, the module's name in the component)"""
+        return adapter_config(self.document("lora_adapter_metadata"), module, self.prefixes)
+
     def document(self, key: str) -> dict[str, Any]:
-        """A piece of metadata that is JSON; empty where there is none."""
+        """An entry of the metadata as JSON; empty if it is missing."""
         found: dict[str, Any] = json.loads(self.metadata.get(key) or "{}")
         return found
 
@@ -61,20 +67,27 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ModelUnavailable(f"{path} is no adapter file: {error}", hint="give a pytorch_lora_weights.safetensors") from error
 
 
-def read_adapter(path: Path, module_names: Iterable[str]) -> AdapterFile:
+def read_adapter(path: Path, module_names: Iterable[str], prefixes: Mapping[str, str] | None = None) -> AdapterTensors:
     """``module_names`` are those of the network: LyCORIS keys have lost the dots, which only the names can give back.
+    ``prefixes`` are the ``key_prefixes`` of the family.
 
     Raises ModelUnavailable where a key belongs to no module.
     """
     metadata = read_metadata(path)
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    return sort_by_module(tensors, metadata, module_names, path)
+    return sort_by_module(tensors, metadata, module_names, path, prefixes)
 
 
-def sort_by_module(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module_names: Iterable[str], path: Path) -> AdapterFile:
+def sort_by_module(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    module_names: Iterable[str],
+    path: Path,
+    prefixes: Mapping[str, str] | None = None,
+) -> AdapterTensors:
     """As ``read_adapter``, for tensors that are not on disk yet."""
-    keys, strangers = keys_by_module(tensors, module_names)
+    keys, strangers = keys_by_module(tensors, module_names, prefixes)
     modules = {module: {part: tensors[key] for part, key in parts.items()} for module, parts in keys.items()}
     if strangers or not modules:
         raise ModelUnavailable(
@@ -82,11 +95,11 @@ def sort_by_module(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], m
             hint="the adapter is of another base model; name the right one with --base",
         )
     is_lycoris = any(key.startswith(LYCORIS_PREFIX) for key in tensors)
-    return AdapterFile(path, _kind_of_all(modules), is_lycoris, modules, metadata)
+    return AdapterTensors(path, _kind_of_all(modules), is_lycoris, modules, metadata, prefixes)
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:
-    """The algorithm of one module, as ``AdapterFile.kind`` says it."""
+    """The algorithm of one module, as ``AdapterTensors.kind`` states it."""
     found = [kind for kind, own in KINDS.items() if set(tensors).intersection(own)]
     return found[0] if len(found) == 1 else "other"
 

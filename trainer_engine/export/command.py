@@ -14,23 +14,23 @@ from torch import Tensor
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.export.adapter_file import AdapterFile, read_adapter, read_metadata
+from trainer_engine.export.adapter_file import AdapterTensors, read_adapter, read_metadata
 from trainer_engine.export.conversion import to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family, join, load_family
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import Source, find_part
 
 FORMS: Mapping[str, str] = {
     "diffusers": "keys that diffusers loads with its PEFT integration",
     "comfyui": "keys that ComfyUI loads",
-    "merged": "a whole pipeline with the adapter worked into its weights",
+    "merged": "a complete pipeline with the adapter merged into its weights",
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for."""
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """Which adapter to export, in which form and where to."""
 
     adapter: Path
     form: str
@@ -44,25 +44,30 @@ class Request:
     """``float32`` or ``bfloat16``, of merged weights."""
 
 
-def export(request: Request) -> list[str]:
-    """Do it; what was written and how it is loaded, as lines for people. Raises ModelUnavailable, InvalidOptions."""
+def export(request: ExportRequest) -> list[str]:
+    """Write the export. Returns lines that name the files and how to load them. Raises ModelUnavailable, InvalidOptions."""
     metadata = read_metadata(request.adapter)
     if request.output.exists():
         raise ModelUnavailable(f"{request.output} is there already.", hint="choose another --output, or remove it")
     family = _family(request, metadata)
-    adapter = read_adapter(request.adapter, _module_names(family))
+    adapter = read_adapter(request.adapter, _module_names(family), family.spec.key_prefixes)
     if request.form == "merged":
         return _merge(request, family, adapter)
     if request.form == "comfyui":
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefix), metadata)
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), metadata)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
-    state_dicts = to_diffusers(adapter)
+    state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
     for path, state_dict in zip(paths, state_dicts, strict=True):
         _write(path, state_dict, {})
-    how = "pipeline.transformer.load_lora_adapter(folder, weight_name=file, prefix='transformer', adapter_name=name)"
-    together = ["Load each under a name of its own, then: pipeline.transformer.set_adapters([names])"] if len(paths) > 1 else []
-    return [*(f"{path}: {how}" for path in paths), *together]
+    prefixes = {name: component.state_dict_prefix.removesuffix(".") for name, component in family.spec.trained.items()}
+    loading = [
+        f"pipeline.{name}.load_lora_adapter(folder, weight_name=file, prefix='{prefix}', adapter_name=name)"
+        for name, prefix in prefixes.items()
+    ]
+    setting = "; ".join(f"pipeline.{name}.set_adapters([names])" for name in prefixes)
+    together = [f"Load each under a name of its own, then: {setting}"] if len(paths) > 1 else []
+    return [*(f"{path}: {how}" for path in paths for how in loading), *together]
 
 
 def numbered(path: Path, number: int) -> Path:
@@ -70,7 +75,7 @@ def numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _family(request: Request, metadata: Mapping[str, str]) -> Family:
+def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
     """The family of the adapter's base model, on the CPU."""
     name, base = request.model_family or metadata.get("model_family"), request.base or metadata.get("base_model")
     if not name or not base:
@@ -94,26 +99,27 @@ def _family(request: Request, metadata: Mapping[str, str]) -> Family:
 
 
 def _module_names(family: Family) -> set[str]:
-    """Of the network, read from the headers of its weights."""
+    """The names of the network's modules, from the headers of its weights."""
     base = str(family.options.model.pretrained_model_name_or_path)
-    part = find_part(Source(base), family.denoiser_folder)
-    if part is None:
-        raise ModelUnavailable(f"{base} has no folder {family.denoiser_folder}.", hint="name the base model with --base")
     names: set[str] = set()
-    for path in part.weights():
-        with safe_open(path, framework="pt") as file:
-            names.update(key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
+    for name, component in family.spec.trained.items():
+        part, prefix = find_part(Source(base), component.folder), family.spec.module_prefix(name)
+        if part is None:
+            raise ModelUnavailable(f"{base} has no folder {component.folder}.", hint="name the base model with --base")
+        for path in part.weights():
+            with safe_open(path, framework="pt") as file:
+                names.update(prefix + key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
     return names
 
 
-def _merge(request: Request, family: Family, adapter: AdapterFile) -> list[str]:
-    network = family.load_network(family.devices.weights)
+def _merge(request: ExportRequest, family: Family, adapter: AdapterTensors) -> list[str]:
+    network = join({name: family.load_component(name, family.devices.weights) for name in family.spec.trained})
     merged = merged_weights(network, adapter, request.strength)
     with torch.no_grad():
         for name, weight in merged.items():
             network.get_parameter(name).copy_(weight)
     family.save_pipeline(request.output, network)
-    return [f"{request.output}: a whole pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
+    return [f"{request.output}: a complete pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.export.adapter_file import AdapterFile, kind_of
+from trainer_engine.export.adapter_file import AdapterTensors, kind_of
 
-DIFFUSERS_PREFIX = "transformer."
 DORA = ("dora_scale", "lora_magnitude_vector")
 DOWN, UP = ("lora_A.weight", "lora_down.weight"), ("lora_B.weight", "lora_up.weight")
 Tensors = Mapping[str, Tensor]
 
 
-def to_diffusers(adapter: AdapterFile) -> list[dict[str, Tensor]]:
-    """State dicts for ``transformer.load_lora_adapter(file, prefix="transformer")``; a LoRA's also for ``load_lora_weights``.
+def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[dict[str, Tensor]]:
+    """State dicts for ``load_lora_adapter(file, prefix=component)``; a LoRA's also for ``load_lora_weights``.
+
+    ``prefixes`` are the ``diffusers_prefixes`` of the family.
 
     The scale alpha / rank is worked into the weights. LoHa becomes a LoRA. diffusers takes one Kronecker factor a file, so that a LoKr
     with several becomes several files, to be loaded side by side. Raises ModelUnavailable for what diffusers cannot hold.
@@ -26,24 +27,24 @@ def to_diffusers(adapter: AdapterFile) -> list[dict[str, Tensor]]:
         raise _cannot("weight-decomposed adapters (DoRA)", "diffusers leaves their magnitudes out")
     if adapter.kind == "lokr":
         return [
-            _named(DIFFUSERS_PREFIX, group)
+            _named(prefixes, group)
             for group in by_factor({name: scaled_lokr(t, adapter.multiplier) for name, t in adapter.modules.items()})
         ]
     if adapter.kind not in ("lora", "loha"):
         raise _cannot("adapters of this algorithm", "diffusers has no code for them")
     make = _lora_of_loha if adapter.kind == "loha" else _scaled_lora
-    return [_named(DIFFUSERS_PREFIX, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
+    return [_named(prefixes, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
 
 
-def to_comfyui(adapter: AdapterFile, prefix: str) -> dict[str, Tensor]:
-    """One state dict with an ``alpha`` a module; ``prefix`` is what stands before the module names there.
+def to_comfyui(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    """One state dict with an ``alpha`` for each module. ``prefixes`` are the ``comfyui_prefixes`` of the family.
 
     Raises ModelUnavailable for an algorithm that ComfyUI has no code for.
     """
-    return _named(prefix, {name: _for_comfyui(adapter, name, tensors) for name, tensors in adapter.modules.items()})
+    return _named(prefixes, {name: _for_comfyui(adapter, name, tensors) for name, tensors in adapter.modules.items()})
 
 
-def _for_comfyui(adapter: AdapterFile, name: str, tensors: Tensors) -> dict[str, Tensor]:
+def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors) -> dict[str, Tensor]:
     """Each module by its own algorithm: one file may hold several."""
     kind = kind_of(tensors)
     if kind == "other":
@@ -63,27 +64,27 @@ def _times(tensors: Tensors, multiplier: float) -> dict[str, Tensor]:
     return {part: tensor * multiplier if part in linear else tensor for part, tensor in tensors.items()}
 
 
-def lora_parts(adapter: AdapterFile, name: str, tensors: Tensors) -> tuple[Tensor, Tensor, float]:
+def lora_parts(adapter: AdapterTensors, name: str, tensors: Tensors) -> tuple[Tensor, Tensor, float]:
     """(down (r, in), up (out, r), alpha): the change is up @ down * alpha / r (Hu et al., 2021, section 4.1)."""
     down = next(tensors[part] for part in DOWN if part in tensors)
     up = next(tensors[part] for part in UP if part in tensors)
     return down, up, alpha_of(adapter, name, tensors, len(down))
 
 
-def alpha_of(adapter: AdapterFile, name: str, tensors: Tensors, rank: int) -> float:
+def alpha_of(adapter: AdapterTensors, name: str, tensors: Tensors, rank: int) -> float:
     """The module's own, the one in the metadata that diffusers writes, or the rank: no scale at all."""
     if "alpha" in tensors:
         return float(tensors["alpha"]) * adapter.multiplier
-    config = {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in adapter.document("lora_adapter_metadata").items()}
-    return float((config.get("alpha_pattern") or {}).get(name, config.get("lora_alpha", rank)))
+    config, local_name = adapter.peft_config(name)
+    return float((config.get("alpha_pattern") or {}).get(local_name, config.get("lora_alpha", rank)))
 
 
-def _scaled_lora(adapter: AdapterFile, name: str, tensors: Tensors) -> dict[str, Tensor]:
+def _scaled_lora(adapter: AdapterTensors, name: str, tensors: Tensors) -> dict[str, Tensor]:
     down, up, alpha = lora_parts(adapter, name, tensors)
     return {"lora_A.weight": down, "lora_B.weight": up * (alpha / len(down))}
 
 
-def _lora_of_loha(adapter: AdapterFile, name: str, tensors: Tensors) -> dict[str, Tensor]:
+def _lora_of_loha(adapter: AdapterTensors, name: str, tensors: Tensors) -> dict[str, Tensor]:
     """(A B) * (C D) of rank r each, taken element by element, is a product of rank r^2: of the row-wise Kronecker products of A and C
     and the column-wise ones of B and D (Hyeon-Woo et al., 2022, proposition 1; Slyusar, 1999). Exact."""
     if "hada_t1" in tensors:
@@ -136,8 +137,12 @@ def _fits(tensors: Tensors, factor: int) -> bool:
     return all(tuple(factorization(pair[0] * pair[1], factor)) == pair for pair in _split_of(tensors))
 
 
-def _named(prefix: str, modules: Mapping[str, Tensors]) -> dict[str, Tensor]:
-    return {f"{prefix}{name}.{part}": tensor.contiguous() for name, tensors in modules.items() for part, tensor in tensors.items()}
+def _named(prefixes: Mapping[str, str], modules: Mapping[str, Tensors]) -> dict[str, Tensor]:
+    def key(name: str) -> str:
+        component = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
+        return prefixes[component] + name.removeprefix(component)
+
+    return {f"{key(name)}.{part}": tensor.contiguous() for name, tensors in modules.items() for part, tensor in tensors.items()}
 
 
 def _cannot(what: str, why: str) -> ModelUnavailable:

@@ -1,4 +1,4 @@
-"""An adapter worked into the weights of its network."""
+"""Merges an adapter into the weights of its network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.export.adapter_file import AdapterFile
-from trainer_engine.export.conversion import DIFFUSERS_PREFIX, lora_parts
+from trainer_engine.export.adapter_file import AdapterTensors
+from trainer_engine.export.conversion import lora_parts
 
 ROWS_AT_ONCE = 1024
 TIMESTEP_ALGORITHM = "tlora"
@@ -45,7 +45,7 @@ class LinearLayer:
         return cls(name, module.in_features, module.bias is not None, module.weight.dtype)
 
 
-def merged_weights(network: nn.Module, adapter: AdapterFile, strength: float = 1.0) -> dict[str, Tensor]:
+def merged_weights(network: nn.Module, adapter: AdapterTensors, strength: float = 1.0) -> dict[str, Tensor]:
     """Parameter name -> what it has to be for the bare network to answer as it does with the adapter, in the network's type.
 
     The weights are read off the adapted layers' answers to zero and to the unit vectors. LyCORIS' own merge counts alpha / rank of
@@ -61,7 +61,7 @@ def merged_weights(network: nn.Module, adapter: AdapterFile, strength: float = 1
     return _of_peft(network, adapter, layers, strength)
 
 
-def _of_lycoris(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
+def _of_lycoris(network: nn.Module, adapter: AdapterTensors, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
     names = {module: name for name, module in network.named_modules()}
     try:
         with torch.no_grad():
@@ -78,7 +78,7 @@ def _of_lycoris(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, L
         net.restore()
 
 
-def _of_peft(network: nn.Module, adapter: AdapterFile, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
+def _of_peft(network: nn.Module, adapter: AdapterTensors, layers: Mapping[str, LinearLayer], strength: float) -> dict[str, Tensor]:
     config, tensors = _peft_form(adapter, strength)
     inject_adapter_in_model(config, network)
     unexpected = cast("IncompatibleKeys", set_peft_model_state_dict(network, tensors)).unexpected_keys
@@ -113,7 +113,7 @@ def answers_of(layer: LinearLayer, module: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.cat([module(rows) - offset for rows in units]).T.contiguous(), offset.clone()
 
 
-def _peft_form(adapter: AdapterFile, strength: float) -> tuple[LoraConfig, Mapping[str, Tensor]]:
+def _peft_form(adapter: AdapterTensors, strength: float) -> tuple[LoraConfig, Mapping[str, Tensor]]:
     """A configuration with each module's own rank and scale, and the tensors under PEFT's keys."""
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -123,7 +123,7 @@ def _peft_form(adapter: AdapterFile, strength: float) -> tuple[LoraConfig, Mappi
         ranks[name], alphas[name] = len(down), alpha * strength
         tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
         tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items() if part == "lora_magnitude_vector"}
-    stated = {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in adapter.document("lora_adapter_metadata").items()}
+    stated, _ = adapter.peft_config(next(iter(adapter.modules)))
     config = LoraConfig(
         target_modules=list(adapter.modules),
         rank_pattern=ranks,

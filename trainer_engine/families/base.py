@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.config.families import FamilySpec, find_spec
+from trainer_engine.config.families import Component, FamilySpec, find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
@@ -82,8 +84,6 @@ class Family(ABC):
     """One model family on one device. Weights are loaded when they are first needed, and only those."""
 
     spec: ClassVar[FamilySpec]
-    denoiser_folder: ClassVar[str] = "transformer"
-    """Subfolder of the trained network in a pipeline and in a checkpoint."""
     parts: PartFinder
     """Finds the components of the base model, and downloads what is not here yet."""
 
@@ -92,6 +92,11 @@ class Family(ABC):
         self.devices = devices
         self.report: Callable[[Notification], None] = lambda _: None
         """Receives notifications about weights that were loaded."""
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """The networks of the family's pipelines by name."""
+        return self.spec.components
 
     # ---- the encoders: used for the caches, then freed ----
 
@@ -139,30 +144,41 @@ class Family(ABC):
         """
         return {}
 
-    # ---- the network that is trained ----
+    # ---- the components that are trained ----
 
     @abstractmethod
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        """The network as it is stored, on the CPU: from the base model, or from ``folder`` (what ``save_denoiser`` wrote).
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        """A component as it is stored, on the CPU: from the base model, or from ``folder`` (what ``save_component`` wrote).
 
         Raises ModelUnavailable.
         """
 
-    def load_denoiser(self, folder: Path | None = None) -> nn.Module:
-        """The network on its device in ``devices.network``, in training mode; trainable where all of it is trained.
+    def save_component(self, name: str, module: nn.Module, folder: Path) -> None:
+        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare module."""
+        cast("DiffusersNetwork", module).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
-        From the base model, quantised as the options say, or from ``folder`` (what ``save_denoiser`` wrote) without ``devices.base``
-        rounding. Gradient checkpointing is as the options say. Raises ModelUnavailable.
+    def load_network(self, checkpoint: Path | None = None) -> nn.Module:
+        """The trained components on their device in ``devices.network``, in training mode; trainable if ``model_type`` is ``full``.
+
+        The network is the component itself, or a ``JointNetwork`` of several. The weights come from the base model, quantised as the
+        options say, or from the folders of a full checkpoint, without the rounding to ``devices.base``. Raises ModelUnavailable.
         """
-        rounded = None if folder else self.devices.base
-        denoiser = self.load_network(rounded or self.devices.network, folder)
-        if denoiser.dtype != self.devices.network:
-            denoiser.to(self.devices.network)
-        self.place(denoiser, self.options.precision.base_model_precision, part=self.denoiser_folder, in_autocast=True)
-        denoiser.train().requires_grad_(self.options.model.model_type == "full")
-        if self.options.model.gradient_checkpointing:
-            cast("DiffusersNetwork", denoiser).enable_gradient_checkpointing()
-        return denoiser
+        modules = {}
+        for name, component in self.spec.trained.items():
+            rounded = None if checkpoint else self.devices.base
+            module = self.load_component(name, rounded or self.devices.network, checkpoint / component.folder if checkpoint else None)
+            if module.dtype != self.devices.network:
+                module.to(self.devices.network)
+            self.place(module, self.options.precision.base_model_precision, part=component.folder, in_autocast=True)
+            module.train().requires_grad_(self.options.model.model_type == "full")
+            if self.options.model.gradient_checkpointing:
+                _enable_gradient_checkpointing(module)
+            modules[name] = module
+        return join(modules)
+
+    def trained_modules(self, network: nn.Module) -> dict[str, nn.Module]:
+        """The trained components by name, from the bare network of a run."""
+        return split(network, self.spec)
 
     def place(self, module: nn.Module, precision: str, *, part: str, in_autocast: bool = False) -> nn.Module:
         """A module on its device, its weights in the precision that an option names; ``part`` is its name in a pipeline.
@@ -186,13 +202,9 @@ class Family(ABC):
             )
         return module
 
-    def adapter_targets(self) -> tuple[str, ...]:
-        """Endings of the names of the modules that a standard adapter is put on."""
-        return adapter_targets(self.options, self.spec)
-
-    @abstractmethod
-    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare network."""
+    def adapter_targets(self, name: str) -> tuple[str, ...]:
+        """Endings of the names of the modules of a component that a standard adapter is put on."""
+        return self.components[name].lora_targets or adapter_targets(self.options, self.spec)
 
     @abstractmethod
     def token_count(self, latent_shape: Sequence[int]) -> int:
@@ -224,7 +236,7 @@ class Family(ABC):
         """Class name of the diffusers pipeline for the family's weights."""
 
     @abstractmethod
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         """The family's diffusers pipeline around the live network, without text encoders; ``generate`` takes it. Takes the bare network.
 
         ``spacing``: which timesteps of a diffusion schedule are taken; None leaves it to the base model.
@@ -235,7 +247,7 @@ class Family(ABC):
         """One image, or the frames of a video; ``on_step`` receives each step of the sampler, and may end the generation by raising."""
 
     @abstractmethod
-    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         """Write a pipeline that diffusers loads as it is; ``folder`` appears whole or not at all. Takes the bare network.
 
         An older pipeline there is replaced. Without ``save_text_encoder`` its text encoder and tokenizer are null.
@@ -247,8 +259,47 @@ def load_family(options: TrainingOptions, devices: Devices) -> Family:
     spec = find_spec(options.model.model_family)
     if spec is None:
         raise ModelUnavailable(f"There is no model family {options.model.model_family!r}.", hint="see docs/options.md, model_family")
-    family: type[Family] = importlib.import_module(f"trainer_engine.families.{spec.name}.family").FAMILY
-    return family(options, devices)
+    module = importlib.import_module(f"trainer_engine.families.{spec.name}.family")
+    return family_class(spec, module)(options, devices)
+
+
+def family_class(spec: FamilySpec, module: ModuleType) -> type[Family]:
+    """The class in the ``family.py`` of a family. Raises ModelUnavailable if it does not implement the whole interface."""
+    found = getattr(module, "FAMILY", None)
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        problem = f"its family.py has no FAMILY that is a subclass of Family, but {found!r}"
+    elif inspect.isabstract(found):
+        problem = f"{found.__name__} does not implement {', '.join(sorted(found.__abstractmethods__))}"
+    elif getattr(found, "spec", None) is not spec:
+        problem = f"{found.__name__}.spec is not the SPEC of its spec.py"
+    else:
+        return found
+    raise ModelUnavailable(f"The model family {spec.name!r} is not complete: {problem}.", hint="docs/new-family.md describes the interface")
+
+
+class JointNetwork(nn.ModuleDict):
+    """Several trained components as one module, for optimizers, data parallelism and compilation."""
+
+    def forward(self, component: str, *args: Any, **kwargs: Any) -> Any:
+        """The output of one component."""
+        return self[component](*args, **kwargs)
+
+
+def join(modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The network of a run: the only trained component itself, or several as one module."""
+    return JointNetwork(modules) if len(modules) > 1 else next(iter(modules.values()))
+
+
+def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
+    """The trained components by name, from the bare network that ``join`` made."""
+    prefixes = {name: spec.module_prefix(name) for name in spec.trained}
+    return {name: network.get_submodule(prefix.removesuffix(".")) for name, prefix in prefixes.items()}
+
+
+def _enable_gradient_checkpointing(module: nn.Module) -> None:
+    """diffusers and transformers name the method differently."""
+    name = "enable_gradient_checkpointing" if hasattr(module, "enable_gradient_checkpointing") else "gradient_checkpointing_enable"
+    getattr(module, name)()
 
 
 def unwrap(network: nn.Module) -> nn.Module:

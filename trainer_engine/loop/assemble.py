@@ -113,7 +113,10 @@ def _validation_adapters(run_context: RunContext, family: Family, network: nn.Mo
     if options.validation.validation_disable or options.hooks.validation_method == EXTERNAL:
         return []
     runs = validation_adapter_runs(options.as_values())
-    return run_context.processes.first_then_others(lambda: load_validation_adapters(network, runs, devices.device, devices.compute))
+    prefixes = family.spec.key_prefixes
+    return run_context.processes.first_then_others(
+        lambda: load_validation_adapters(network, runs, devices.device, devices.compute, prefixes)
+    )
 
 
 def _parts(run_context: RunContext, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> RunComponents:

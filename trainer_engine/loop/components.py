@@ -87,7 +87,6 @@ class RunComponents:
             learning_rate=state.learning_rate,
             model_family=self.family.spec.name,
             model_type=self.options.model.model_type,
-            weights_folder=self.trainable.folder,
             save_weights=self.trainable.save,
             weights_bytes=self.trainable.size_bytes,
             hold_weights=self.trainable.snapshot,

@@ -1,4 +1,4 @@
-"""Writing the result of a run: folders that appear whole or not at all, and the card beside the weights."""
+"""Writes the results of a run: folders that appear atomically, and the model card of a pipeline."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ UNFINISHED = "tmp-"
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of ``folder`` when the block ends, synced to disk; nothing is left if it fails.
 
-    Only one process writes a folder: what one that was killed has left beside goes first.
+    Only one process writes a folder, so that the leftovers of a killed one are removed first.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.{UNFINISHED}"))
-    beside.chmod(0o755)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.{UNFINISHED}"))
+    staging.chmod(0o755)
     try:
-        yield beside
-        _sync_tree(beside)
-        _take_the_place_of(folder, beside)
+        yield staging
+        _sync_tree(staging)
+        _take_the_place_of(folder, staging)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _take_the_place_of(folder: Path, beside: Path) -> None:
+def _take_the_place_of(folder: Path, staging: Path) -> None:
     previous = folder.with_name(f".{folder.name}.previous")
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
         folder.replace(previous)
-    beside.replace(folder)
+    staging.replace(folder)
     sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
@@ -95,14 +95,14 @@ def model_card(
         "The text encoder and its tokenizer are included."
         if drawable
         else "The text encoder and its tokenizer are NOT included: load them from the base model and pass them to `from_pretrained`, "
-        "or pass `prompt_embeds` and `prompt_attention_mask` when drawing."
+        "or pass `prompt_embeds` and `prompt_attention_mask` when generating."
     )
     return "\n".join(
         [
             *head,
             f"# A fine-tune of {title}",
             "",
-            f"Every weight of the denoiser was trained, starting from `{base_model}`. {encoders}",
+            f"Every weight of the network was trained, starting from `{base_model}`. {encoders}",
             "",
             *notices,
             *lines,

@@ -11,7 +11,7 @@ from trainer_engine.config.options import TrainingOptions
 
 NOT_FOR_ALL = "not-for-all-audiences"
 """The hub's own tag."""
-UNCHECKED = "Nobody has checked what this model draws: it may be unfit for all audiences. Look at it before you show it to others."
+UNCHECKED = "The images of this model have not been reviewed: they may be unfit for some audiences. Look at some before you share it."
 
 
 def named_base(options: TrainingOptions, base_model: str) -> str:
@@ -44,7 +44,7 @@ def model_card_head(
 
 
 def model_card_notices(options: TrainingOptions) -> list[str]:
-    """Markdown after the first paragraph: the user's own note, and whether somebody should look twice."""
+    """Markdown after the first paragraph: the user's own note, and a warning if the content is not declared safe."""
     wanted = options.publishing
     note = [wanted.model_card_note, ""] if wanted.model_card_note else []
     return note + ([f"> {UNCHECKED}", ""] if wanted.push_to_hub and not wanted.model_card_safe_for_work else [])

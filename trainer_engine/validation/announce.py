@@ -57,7 +57,7 @@ class Announcer:
         """What shows the sampler's steps of one validation; None where they are not to be shown, or could not be."""
         if not self.options.validation_preview or self._previews_failed:
             return None
-        decoder = PreviewDecoder(self.family.spec.preview_decoder, self.family.devices)
+        decoder = PreviewDecoder(self.family.spec.latents.preview_decoder, self.family.devices)
         return lambda sampled: self._preview(decoder, sampled, global_step)
 
     def _preview(self, decoder: PreviewDecoder, sampled: SampledImage, global_step: int) -> None:

@@ -26,8 +26,8 @@ def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | No
     """``base`` is the local folder of the base model; None skips the checks of its weights. ``given`` holds the submitted options."""
     if options.model.model_type != "lora":
         return
-    shapes = layer_shapes(base) if base else None
-    modules = module_names(base) if base else None
+    shapes = layer_shapes(base, spec) if base else None
+    modules = module_names(base, spec) if base else None
     if options.adapter.lora_type == "standard":
         yield from _standard(options, spec, shapes)
         return
@@ -42,11 +42,11 @@ def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | No
 
 def _standard(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Problem]:
     own = parse_targets(options.adapter.peft_lora_target_modules)
-    chosen = options.as_values()[spec.lora_target_option] if spec.lora_target_option else spec.default_lora_target
-    option = "peft_lora_target_modules" if own else spec.lora_target_option or "model_family"
+    chosen = spec.adapters.lora_target(options.as_values())
+    option = "peft_lora_target_modules" if own else spec.adapters.lora_target_option or "model_family"
     if shapes is None:
         return
-    matched = on_layers(own or spec.lora_targets[chosen], shapes)
+    matched = on_layers(own or spec.adapters.lora_targets[chosen], shapes)
     if not matched:
         endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
         message = "No module of the base model has such a name, so nothing would be trained."

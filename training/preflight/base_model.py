@@ -12,6 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
+from trainer_engine.config.families import FamilySpec, trained_folders
 from trainer_engine.config.resuming import base_weights
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import UnreadableFile, is_file, is_folder, open_regular, read_document, read_small_text
@@ -20,7 +21,6 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
 LONGEST_HEADER_BYTES = 16 << 20
 MOST_SHARDS = 500
-NETWORKS = ("transformer", "unet")
 BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError)
 TRUE = ("1", "on", "yes", "true")
 
@@ -84,7 +84,7 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
     known = (
         "model_index.json",
         "config.json",
-        *(f"{name}/config.json" for name in NETWORKS),
+        *(f"{name}/config.json" for name in trained_folders()),
         "text_encoder/config.json",
         "vae/config.json",
     )
@@ -92,7 +92,7 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
         return None
     message = f"{folder} holds no model in the Diffusers layout."
     return Problem.error(
-        option, "not_a_model", message, got=str(folder), expected="a folder with model_index.json or transformer/config.json"
+        option, "not_a_model", message, got=str(folder), expected=f"a folder with model_index.json or {trained_folders()[0]}/config.json"
     )
 
 
@@ -131,38 +131,39 @@ def _refused(option: str, source: str, revision: str | None, status: int, code: 
     return Problem.note(option, "hub_not_reached", f"The hub answered {status} when asked for {source}.", got=source)
 
 
-def count_parameters(folder: Path) -> int | None:
-    """Number of parameters of a model's network, from the headers of its safetensors files; None if they cannot be read."""
-    shapes = tensor_shapes(folder)
+def count_parameters(folder: Path, spec: FamilySpec) -> int | None:
+    """The number of parameters that a full fine-tune trains, from the headers of safetensors files; None if they cannot be read."""
+    shapes = tensor_shapes(folder, spec)
     return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
 
 
-def layer_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Module name -> (out, in) of the linear layers of a model's network; None if they cannot be read."""
-    shapes = tensor_shapes(folder)
+def layer_shapes(folder: Path, spec: FamilySpec) -> dict[str, tuple[int, ...]] | None:
+    """Module name -> (out, in) of the linear layers of the trained components; None if they cannot be read."""
+    shapes = tensor_shapes(folder, spec)
     if not shapes:
         return None
     return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
 
 
-def module_names(folder: Path) -> set[str] | None:
-    """Full names of the network's modules with weights and of their parents; None if they cannot be read."""
-    shapes = tensor_shapes(folder)
+def module_names(folder: Path, spec: FamilySpec) -> set[str] | None:
+    """Full names of the modules of the trained components that hold weights, and of their parents; None if they cannot be read."""
+    shapes = tensor_shapes(folder, spec)
     if not shapes:
         return None
     paths = (name.split(".") for name in shapes)
     return {".".join(path[:depth]) for path in paths for depth in range(len(path))}
 
 
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Tensor -> shape of a model's network, from the headers of its safetensors files; None if one cannot be read."""
-    parts = [folder / name for name in NETWORKS if is_folder(folder / name)] or [folder]
+def tensor_shapes(folder: Path, spec: FamilySpec) -> dict[str, tuple[int, ...]] | None:
+    """A folder without the subfolder of any trained component is taken for the folder of the first one."""
+    parts = {name: folder / component.folder for name, component in spec.trained.items() if is_folder(folder / component.folder)}
     found: dict[str, tuple[int, ...]] = {}
-    for path in sorted(parts[0].glob("*.safetensors"))[:MOST_SHARDS]:
-        try:
-            found |= shapes_in(path)
-        except BROKEN_HEADER:
-            return None
+    for name, part in (parts or {next(iter(spec.trained)): folder}).items():
+        for path in sorted(part.glob("*.safetensors"))[:MOST_SHARDS]:
+            try:
+                found |= {spec.module_prefix(name) + tensor: shape for tensor, shape in shapes_in(path).items()}
+            except BROKEN_HEADER:
+                return None
     return found
 
 

@@ -46,7 +46,7 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
 
 def _latent_bytes(sample: Sample, spec: FamilySpec) -> int:
     width, height = sample.target
-    return (width // spec.vae_scale_factor) * (height // spec.vae_scale_factor) * spec.latent_channels * FLOAT32_BYTES
+    return (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px) * spec.latents.channels * FLOAT32_BYTES
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

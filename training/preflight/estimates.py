@@ -103,13 +103,13 @@ def _activations(options: TrainingOptions, parameters: int, report: DatasetRepor
     """Numbers that a step keeps for its backward pass."""
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
-    image_tokens = seen // (spec.vae_scale_factor * PATCH) ** 2
+    image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
     batch = options.run.train_batch_size
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
-    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.text_joins_sequence else 0)
+    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
     layers = {name.removesuffix(".weight"): shape for name, shape in (tensors or {}).items() if name.endswith(".weight") and len(shape) > 1}
     if is_unet(layers):
-        return kept_by_unet(layers, UnetInputs(cells // spec.vae_scale_factor**2 * batch, prompt_tokens * batch), options, spec)
+        return kept_by_unet(layers, UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch), options, spec)
     if tensors:
         return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
     layer_number = layer_count(parameters)

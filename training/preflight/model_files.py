@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.families import FamilySpec, tokenizer_of
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
@@ -17,13 +17,13 @@ BASE, VAE, T5 = "pretrained_model_name_or_path", "pretrained_vae_model_name_or_p
 def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
     """Check local models. The engine checks the others after the download."""
     model = options.model
-    encoder = spec.text_encoder_folders[-1]
-    replaced = {VAE: ["vae"], T5: [encoder, _tokenizer(encoder)]}
+    encoder = spec.prompts.text_encoder_folders[-1]
+    replaced = {VAE: ["vae"], T5: [encoder, tokenizer_of(encoder)]}
     base_parts = [
-        *base_model.NETWORKS,
+        *(component.folder for component in spec.trained.values()),
         "vae",
         "scheduler",
-        *(name for one in spec.text_encoder_folders for name in (one, _tokenizer(one))),
+        *(name for one in spec.prompts.text_encoder_folders for name in (one, tokenizer_of(one))),
     ]
     for option, parts in replaced.items():
         source = getattr(model, option)
@@ -33,10 +33,6 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             yield from _source_problems(option, source, None, names, hub)
     base = model.pretrained_model_name_or_path or spec.repository(model.model_flavour)
     yield from _source_problems(BASE, base, model.revision, base_parts, hub)
-
-
-def _tokenizer(encoder: str) -> str:
-    return encoder.replace("text_encoder", "tokenizer")
 
 
 def _source_problems(option: str, source: str, revision: str | None, parts: list[str], hub: base_model.HubSettings) -> Iterator[Problem]:

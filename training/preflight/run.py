@@ -75,7 +75,7 @@ def examine_run(
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     problems += validation_adapter_problems(options, spec, base, hub)
-    problems += init_problems(options, spec, base_model.layer_shapes(base) if base else None, saved)
+    problems += init_problems(options, spec, base_model.layer_shapes(base, spec) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
@@ -107,10 +107,10 @@ def _understand(
     per_epoch = max(1, report.steps_per_epoch)
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
     flavour = options.model.model_flavour or spec.default_flavour
-    parameters = (base_model.count_parameters(base) if base else None) or spec.parameters.get(flavour, 0)
-    tensors = base_model.tensor_shapes(base) if base else None
+    parameters = (base_model.count_parameters(base, spec) if base else None) or spec.parameters.get(flavour, 0)
+    tensors = base_model.tensor_shapes(base, spec) if base else None
     memory = estimates.estimate_memory(options, parameters, report, spec, tensors, on_cpu=not visible_gpus(variables))
-    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.text_encoder_folders) if base else 0
+    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.prompts.text_encoder_folders) if base else 0
     disk = estimates.estimate_disk(options, parameters, spec, tensors, steps=steps, encoder_bytes=encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
@@ -151,10 +151,10 @@ def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_mode
     """A warning if the decoder of previews is not available: the run would show none."""
     if not options.validation.validation_preview or options.validation.validation_disable:
         return
-    found = base_model.check_access("validation_preview", spec.preview_decoder, None, hub)
+    found = base_model.check_access("validation_preview", spec.latents.preview_decoder, None, hub)
     if found is not None:
         hint = found.hint or "training continues without previews"
-        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=spec.preview_decoder, hint=hint)
+        yield Problem.warning("validation_preview", "decoder_" + found.code, found.message, got=spec.latents.preview_decoder, hint=hint)
 
 
 def _folder_problems(options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:

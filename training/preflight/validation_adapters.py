@@ -60,7 +60,7 @@ def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySp
     except UnusableAdapter as error:
         yield Problem.error(source.place, error.code, error.message, got=source.path, expected="a .safetensors file", hint=error.hint)
         return
-    layers = base_model.layer_shapes(base) if base else None
+    layers = base_model.layer_shapes(base, spec) if base else None
     if layers:
         yield from _fit_problems(file, source, tensors, layers)
     elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(spec)):
@@ -69,7 +69,7 @@ def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySp
 
 
 def _marks(spec: FamilySpec) -> set[str]:
-    return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.lora_targets.values() for ending in endings)}
+    return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.adapters.lora_targets.values() for ending in endings)}
 
 
 def _fit_problems(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:

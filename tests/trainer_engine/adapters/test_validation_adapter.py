@@ -80,7 +80,7 @@ def test_it_acts_as_the_library_that_trained_it(kind: str, tmp_path: Path) -> No
     with trainable.at_strength(STRENGTH):
         wanted = answer(theirs, trainable.network)
     family = tiny_family()
-    network = family.load_denoiser().eval()
+    network = family.load_network().eval()
     plain = answer(family, network)
     with validation_adapter_of(network, path).attached():
         found = answer(family, network)
@@ -143,7 +143,7 @@ def test_nothing_of_it_is_left_on_any_network(host: str, fails: bool, tmp_path: 
 def test_images_equal_those_of_weights_merged_by_hand(strength: float, tmp_path: Path) -> None:
     path = standard_file(tmp_path)
     family = tiny_family()
-    network, merged = family.load_denoiser(), family.load_denoiser()
+    network, merged = family.load_network(), family.load_network()
     tensors = load_file(path)
     for key in (key for key in tensors if key.endswith("lora_A.weight")):
         up = tensors[key.replace("lora_A", "lora_B")]
@@ -175,7 +175,7 @@ def test_images_equal_those_of_weights_merged_by_hand(strength: float, tmp_path:
 
 
 def test_a_folder_stands_for_the_file_in_it(tmp_path: Path) -> None:
-    path, network = standard_file(tmp_path), tiny_family().load_denoiser()
+    path, network = standard_file(tmp_path), tiny_family().load_network()
     assert len(validation_adapter_of(network, path.parent).changes) == len(validation_adapter_of(network, path).changes) > 0
 
 
@@ -213,9 +213,9 @@ BROKEN: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_file_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
-    how, told = BROKEN[case]
-    path, network = changed(standard_file(tmp_path), how), tiny_family().load_denoiser()
-    with pytest.raises(InvalidOptions, match=told) as refused:
+    how, message = BROKEN[case]
+    path, network = changed(standard_file(tmp_path), how), tiny_family().load_network()
+    with pytest.raises(InvalidOptions, match=message) as refused:
         validation_adapter_of(network, path)
     (problem,) = refused.value.problems
     assert (problem.option, problem.code, problem.got) == ("validation_adapter_path", "does_not_fit", str(path))
@@ -224,11 +224,11 @@ def test_a_file_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
 def test_a_tlora_is_refused(tmp_path: Path) -> None:
     path, _, _ = written(tmp_path, lycoris(tmp_path, **{**LOKR, "algo": "tlora"}))
     with pytest.raises(InvalidOptions, match="timestep"):
-        validation_adapter_of(tiny_family().load_denoiser(), path)
+        validation_adapter_of(tiny_family().load_network(), path)
 
 
 def test_what_is_not_there_or_no_adapter_is_refused(tmp_path: Path) -> None:
-    network = tiny_family().load_denoiser()
+    network = tiny_family().load_network()
     (tmp_path / "text.safetensors").write_text("not an adapter")
     for path, told in (
         (tmp_path / "nowhere.safetensors", "no file"),
@@ -244,7 +244,7 @@ def test_a_repository_of_the_hub_stands_for_its_file(tmp_path: Path, monkeypatch
     place_in_hub_cache(path.parent, "some-org/style", tmp_path / "home")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    network = tiny_family().load_denoiser()
+    network = tiny_family().load_network()
     there = [len(validation_adapter_of(network, name).changes) for name in ("some-org/style", f"some-org/style:{ADAPTER_FILE}")]
     assert there == [len(validation_adapter_of(network, path).changes)] * 2
     with pytest.raises(ModelUnavailable, match="some-org/other"):
@@ -259,7 +259,7 @@ def test_a_rank_stabilised_file_acts_by_the_root_of_its_rank(tmp_path: Path) -> 
     other = tmp_path / "stabilised.safetensors"
     save_file(load_file(path), other, {**metadata, "lora_adapter_metadata": json.dumps({**stated, "transformer.use_rslora": True})})
     family = tiny_family()
-    network = family.load_denoiser().eval()
+    network = family.load_network().eval()
     with validation_adapter_of(network, other, 0.5).attached():
         found = answer(family, network)
     with validation_adapter_of(network, path, 0.5 * 4**0.5).attached():  # alpha / sqrt(4) instead of alpha / 4

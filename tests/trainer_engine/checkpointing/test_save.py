@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def content(step: int, *, size: int = 100, **changes: Any) -> Content:
     def save_weights(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "weights.safetensors").write_bytes(b"w" * size)
+        (folder / "transformer").mkdir()
+        (folder / "transformer" / "weights.safetensors").write_bytes(b"w" * size)
 
     values: dict[str, Any] = {
         "step": step,
@@ -38,7 +38,6 @@ def content(step: int, *, size: int = 100, **changes: Any) -> Content:
         "learning_rate": 1e-4,
         "model_family": "tiny",
         "model_type": "full",
-        "weights_folder": "transformer",
         "save_weights": save_weights,
         "weights_bytes": size,
         "documents": {STATE_FILE: {"step": step, "identity": {"model_family": "tiny"}, "layout": {"seed": 1}}},
@@ -80,7 +79,6 @@ def test_a_save_that_fails_leaves_the_old_ones_alone(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, content(1))
 
     def fail(folder: Path) -> None:
-        folder.mkdir()
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
@@ -99,7 +97,6 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_old_one(tmp_path: Path, num
     save_checkpoint(tmp_path, content(1))
 
     def fill(folder: Path) -> None:
-        folder.mkdir()
         (folder / "half").write_bytes(b"x")
         raise OSError(number, "No space left on device")
 
@@ -174,8 +171,8 @@ def test_one_that_somebody_else_removes_meanwhile_is_gone_all_the_same(tmp_path:
 
 
 def chosen(output_dir: Path, wanted: str, bad: list[str] | None = None) -> SavedRun | None:
-    heard = [] if bad is None else bad
-    return choose(output_dir, wanted, on_bad=lambda name, problems: heard.append(name))
+    reported = [] if bad is None else bad
+    return choose(output_dir, wanted, on_bad=lambda name, problems: reported.append(name))
 
 
 def test_latest_walks_back_to_the_newest_that_verifies(tmp_path: Path) -> None:
@@ -279,9 +276,9 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path:
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; import torch\n"
         "from trainer_engine.checkpointing.save import Content, save_checkpoint\n"
-        "def weights(folder): folder.mkdir(); (folder / 'w').write_bytes(b'w' * 3_000_000)\n"
+        "def weights(folder): (folder / 'w').write_bytes(b'w' * 3_000_000)\n"
         "for step in range(1, 10_000):\n"
-        "    save_checkpoint(Path(sys.argv[1]), Content(step, 1, 0.5, 1e-4, 'tiny', 'full', 'transformer', weights, 10,\n"
+        "    save_checkpoint(Path(sys.argv[1]), Content(step, 1, 0.5, 1e-4, 'tiny', 'full', weights, 10,\n"
         "        tensors={'optimizer.safetensors': {'a': torch.ones(500_000)}}))\n"
         "    print(step, flush=True)\n"
     )

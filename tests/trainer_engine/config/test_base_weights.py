@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from trainer_engine.config.resuming import weight_digests
-from trainer_engine.config.resuming.base_weights import Component, base_differences, component_digest, moved_sources
+from trainer_engine.config.resuming.base_weights import BasePart, base_differences, component_digest, moved_sources
 from trainer_engine.config.resuming.weight_digests import weight_digest
 
 
@@ -80,12 +80,12 @@ def test_a_configuration_is_identified_by_its_values(tmp_path: Path) -> None:
 
 
 def test_components_differ_by_content_or_else_by_source() -> None:
-    theirs = {"transformer": Component("a/one", "11"), "vae": Component("a/one", "22"), "scheduler": Component("a/one", "33")}
-    same = {"transformer": Component("b/two", "11"), "vae": Component("b/two", "22")}
+    theirs = {"transformer": BasePart("a/one", "11"), "vae": BasePart("a/one", "22"), "scheduler": BasePart("a/one", "33")}
+    same = {"transformer": BasePart("b/two", "11"), "vae": BasePart("b/two", "22")}
     assert base_differences(theirs, same) == [] and moved_sources(theirs, same) == ["b/two holds the same weights as a/one"]
-    other = {"transformer": Component("b/two", "99"), "vae": Component("b/two", ""), "scheduler": Component("a/one", "44")}
+    other = {"transformer": BasePart("b/two", "99"), "vae": BasePart("b/two", ""), "scheduler": BasePart("a/one", "44")}
     assert base_differences(theirs, other) == [
         "base model (transformer, vae) was a/one and is b/two",
         "base model a/one has changed: the files of scheduler were replaced",
     ]
-    assert base_differences(theirs, {"transformer": Component("a/one", "")}) == []
+    assert base_differences(theirs, {"transformer": BasePart("a/one", "")}) == []

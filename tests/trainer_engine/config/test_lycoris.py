@@ -46,7 +46,7 @@ def test_a_good_file_is_taken_as_it_stands() -> None:
 
 @pytest.mark.parametrize("spec", specs().values(), ids=lambda spec: spec.name)
 def test_the_starting_file_of_every_family_is_right(spec: Any) -> None:
-    config, problems = parse_lycoris(spec.lycoris_start, spec)
+    config, problems = parse_lycoris(spec.adapters.lycoris_start, spec)
     assert config is not None
     assert problems == []
 
@@ -122,7 +122,7 @@ def test_a_name_of_older_libraries_means_the_classes_of_today() -> None:
     import dataclasses
 
     assert SPEC is not None
-    spec = dataclasses.replace(SPEC, class_aliases={"Attn": ("Attention",)})
+    spec = dataclasses.replace(SPEC, adapters=dataclasses.replace(SPEC.adapters, class_aliases={"Attn": ("Attention",)}))
     preset = {"target_module": ["Attn", "FeedForward"], "module_algo_map": {"Attn": {"linear_dim": 8, "factor": 2}}}
     config, problems = parse_lycoris({**GOOD, "apply_preset": preset}, spec)
     assert config is not None

@@ -43,7 +43,7 @@ def measuring(
     read_latents: Callable[[str, Sample], Tensor] | None = None,
     **changes: Any,
 ) -> Measuring:
-    network = family.load_denoiser().eval()
+    network = family.load_network().eval()
     values: dict[str, Any] = {
         "family": family,
         "objective": make_objective(family.prediction_type, family.scheduler_config(), family.options.objective),

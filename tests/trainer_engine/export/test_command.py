@@ -21,11 +21,12 @@ from trainer_engine.config.adapters.keys import split_key
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.__main__ import main
 from trainer_engine.export.adapter_file import read_adapter
-from trainer_engine.export.command import Request, export
+from trainer_engine.export.command import ExportRequest, export
 from trainer_engine.export.conversion import by_factor, to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
 from trainer_engine.families.inputs import StepInputs
 
+PREFIXES = {"": "transformer."}
 METADATA = {"model_family": "pixart_sigma", "base_model": str(tiny_pixart())}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "lora": {"algo": "lora"},
@@ -41,7 +42,7 @@ PRESET = {"target_module": ["Attention", "FeedForward"], "target_name": [], "mod
 
 
 def bare_network() -> nn.Module:
-    return tiny_family().load_denoiser().eval().requires_grad_(False)
+    return tiny_family().load_network().eval().requires_grad_(False)
 
 
 def answer(network: nn.Module) -> Tensor:
@@ -120,11 +121,11 @@ def test_the_files_own_multiplier_counts_in_every_form(name: str, tmp_path: Path
     base, one, other = network.state_dict(), merged_weights(network, whole), merged_weights(network, half)
     for key, weight in one.items():
         assert torch.allclose(other[key] - base[key], (weight - base[key]) / 2, atol=1e-6)
-    (plain,), (halved,) = to_diffusers(whole), to_diffusers(half)
+    (plain,), (halved,) = to_diffusers(whole, PREFIXES), to_diffusers(half, PREFIXES)
     scaled = [key for key in plain if not torch.equal(plain[key], halved[key])]
     assert len(scaled) == len(whole.modules)
     assert all(torch.allclose(halved[key], plain[key] / 2) for key in scaled)
-    first, second = to_comfyui(whole, "t."), to_comfyui(half, "t.")
+    first, second = to_comfyui(whole, {"": "t."}), to_comfyui(half, {"": "t."})
     changed = [key for key in first if not torch.equal(first[key], second[key])]
     assert len(changed) == len(whole.modules)
     assert all(torch.allclose(second[key], first[key] / 2) for key in changed)
@@ -142,7 +143,7 @@ def test_half_the_strength_is_half_the_change_of_the_weights(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["lora", "loha", "peft"])
 def test_peft_gives_the_same_answer_from_exported_loras(name: str, tmp_path: Path) -> None:
     path, wanted = MAKERS[name](tmp_path)
-    (tensors,) = to_diffusers(read_adapter(path, module_names()))
+    (tensors,) = to_diffusers(read_adapter(path, module_names()), PREFIXES)
     ranks = {key.removeprefix("transformer.")[: -len(".lora_A.weight")]: len(tensor) for key, tensor in tensors.items() if "lora_A" in key}
     network = bare_network()
     inject_adapter_in_model(LoraConfig(r=1, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks), network)
@@ -154,7 +155,7 @@ def test_peft_gives_the_same_answer_from_exported_loras(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", ["lokr", "lokr full matrix"])
 def test_peft_gives_the_same_answer_from_an_exported_lokr(name: str, tmp_path: Path) -> None:
     path, wanted = MAKERS[name](tmp_path)
-    (tensors,) = to_diffusers(read_adapter(path, module_names()))
+    (tensors,) = to_diffusers(read_adapter(path, module_names()), PREFIXES)
     assert not any(key.endswith(".alpha") for key in tensors)
     network = bare_network()
     modules = sorted({key.removeprefix("transformer.").rpartition(".lokr_")[0] for key in tensors})
@@ -179,7 +180,7 @@ def test_a_lokr_of_two_factors_becomes_two_files(tmp_path: Path) -> None:
 def test_what_diffusers_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
     path, _ = MAKERS[name](tmp_path)
     with pytest.raises(ModelUnavailable, match="cannot hold") as refused:
-        to_diffusers(read_adapter(path, module_names()))
+        to_diffusers(read_adapter(path, module_names()), PREFIXES)
     assert "--to merged" in refused.value.hint
 
 
@@ -187,21 +188,21 @@ def test_what_diffusers_cannot_hold_is_refused(name: str, tmp_path: Path) -> Non
 def test_loras_for_comfyui_carry_their_alpha(name: str, tmp_path: Path) -> None:
     path, _ = MAKERS[name](tmp_path)
     adapter = read_adapter(path, module_names())
-    tensors = to_comfyui(adapter, "transformer.")
+    tensors = to_comfyui(adapter, PREFIXES)
     names = {split_key(key)[0] for key in tensors}
     assert names == set(adapter.modules)
     assert all(key.startswith("transformer.") for key in tensors)
     for name in names:
         change = tensors[f"transformer.{name}.lora_B.weight"] @ tensors[f"transformer.{name}.lora_A.weight"]
         alpha = tensors[f"transformer.{name}.alpha"].item()
-        (plain,) = to_diffusers(adapter)
+        (plain,) = to_diffusers(adapter, PREFIXES)
         wanted = plain[f"transformer.{name}.lora_B.weight"] @ plain[f"transformer.{name}.lora_A.weight"]
         assert torch.allclose(change * alpha / 2, wanted, atol=1e-6)
 
 
 def test_other_algorithms_keep_their_tensors_for_comfyui(tmp_path: Path) -> None:
     path, _ = lycoris_file(tmp_path, algo="lokr", factor=4)
-    tensors, theirs = to_comfyui(read_adapter(path, module_names()), "transformer."), load_file(path)
+    tensors, theirs = to_comfyui(read_adapter(path, module_names()), PREFIXES), load_file(path)
     assert len(tensors) == len(theirs)
     name = "transformer_blocks.0.attn1.to_q"
     assert torch.equal(tensors[f"transformer.{name}.lokr_w2_a"], theirs[f"lycoris_{name.replace('.', '_')}.lokr_w2_a"])
@@ -214,7 +215,7 @@ def test_several_algorithms_in_one_file_keep_each_its_own_form_for_comfyui(tmp_p
     lora = read_adapter(lycoris_file(tmp_path / "b", **ALGORITHMS["lora"])[0], module_names())
     first, *others = lora.modules
     mixed = dataclasses.replace(lokr, kind="other", modules={first: lora.modules[first], **{name: lokr.modules[name] for name in others}})
-    tensors = to_comfyui(mixed, "transformer.")
+    tensors = to_comfyui(mixed, PREFIXES)
     assert f"transformer.{first}.lora_A.weight" in tensors
     assert all(any(key.startswith(f"transformer.{name}.lokr_") for key in tensors) for name in others)
 
@@ -235,9 +236,11 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_a_pipeline_that_draws_with_the_adapter(tmp_path: Path) -> None:
     path, wanted = lycoris_file(tmp_path, algo="lokr", factor=4)
-    (line,) = export(Request(path, "merged", tmp_path / "merged", None, None, 1.0, "float32"))
+    (line,) = export(
+        ExportRequest(adapter=path, form="merged", output=tmp_path / "merged", base=None, model_family=None, strength=1.0, dtype="float32")
+    )
     assert "from_pretrained" in line
-    network = tiny_family(pretrained_model_name_or_path=str(tmp_path / "merged")).load_denoiser().eval()
+    network = tiny_family(pretrained_model_name_or_path=str(tmp_path / "merged")).load_network().eval()
     assert torch.allclose(answer(network), wanted, atol=2e-5)
 
 

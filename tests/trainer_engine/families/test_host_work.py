@@ -74,7 +74,7 @@ def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make:
     inputs = step_inputs(family)
     context = []
     for blocks in (1, 6):
-        network = deeper(family.load_denoiser(), blocks)
+        network = deeper(family.load_network(), blocks)
         answers: list[Any] = []
         hook = network.register_forward_hook(lambda _module, _args, output: answers.append(output))  # noqa: B023
         family.predict(network, inputs)
@@ -87,7 +87,7 @@ def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make:
 @pytest.mark.parametrize("make", [tiny_flux, tiny_family], ids=["flux", "pixart_sigma"])
 def test_token_count_is_the_length_of_the_networks_sequence(make: Callable[[], Family]) -> None:
     family = make()
-    network, inputs, lengths = family.load_denoiser(), step_inputs(family), set()
+    network, inputs, lengths = family.load_network(), step_inputs(family), set()
     for block in network.transformer_blocks:
         looked_at = lambda _module, args, kwargs: lengths.add((args or tuple(kwargs.values()))[0].shape[1])  # noqa: E731
         block.register_forward_pre_hook(looked_at, with_kwargs=True)
@@ -98,7 +98,7 @@ def test_token_count_is_the_length_of_the_networks_sequence(make: Callable[[], F
 
 def test_positions_of_sizes_that_were_seen_before_are_not_made_again() -> None:
     family = tiny_flux("kontext")
-    network = family.load_denoiser()
+    network = family.load_network()
     made = []
     for size in ((8, 12), (8, 12), (12, 8), (8, 12)):
         with torch.no_grad(), Operators() as seen:
@@ -118,7 +118,7 @@ def test_positions_are_kept_for_a_bounded_number_of_sizes() -> None:
 
 def test_size_conditions_are_filled_on_the_device() -> None:
     family = tiny_family(pretrained_model_name_or_path=str(tiny_pixart(size_conditions=True)))
-    network = family.load_denoiser()
+    network = family.load_network()
     sizes: dict[str, Any] = {}
     network.register_forward_pre_hook(lambda _module, _args, kwargs: sizes.update(kwargs["added_cond_kwargs"]), with_kwargs=True)
     inputs = step_inputs(family, batch=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from trainer_engine.config.options.precision import QUANTISED
 from trainer_engine.config.parse import check_options, parse_options
 from trainer_engine.config.resuming.base_weights import base_weights, component_digest
 from trainer_engine.config.rules.validation import OF_SOME_FAMILIES
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.families.base import Family, family_class, load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 SPECS = list(specs().values())
@@ -37,7 +39,7 @@ def family_of(spec: FamilySpec, **values: Any) -> Family:
 
 
 def network_of(spec: FamilySpec) -> nn.Module:
-    return family_of(spec).load_denoiser()
+    return family_of(spec).load_network()
 
 
 def test_there_are_families() -> None:
@@ -76,9 +78,9 @@ def test_the_defaults_of_a_flavour_are_options_with_right_values(spec: FamilySpe
 @every_family
 def test_samplers_are_those_that_the_family_makes(spec: FamilySpec) -> None:
     parts = importlib.import_module(f"trainer_engine.families.{spec.name}.components")
-    assert spec.samplers == tuple(parts.SAMPLERS)
-    assert set(spec.samplers) <= set(REGISTRY["validation_noise_scheduler"].choices)
-    assert spec.generation_options <= set(OF_SOME_FAMILIES)
+    assert spec.sampling.samplers == tuple(parts.SAMPLERS)
+    assert set(spec.sampling.samplers) <= set(REGISTRY["validation_noise_scheduler"].choices)
+    assert spec.sampling.options <= set(OF_SOME_FAMILIES)
 
 
 @every_family
@@ -90,17 +92,17 @@ def test_the_objective_is_what_the_weights_are_trained_for(spec: FamilySpec) -> 
 @every_family
 def test_numbers_are_those_of_the_model(spec: FamilySpec) -> None:
     family = family_of(spec)
-    latents = family.encode_images(torch.zeros(1, 3, spec.alignment_px, 2 * spec.alignment_px))
-    edge = spec.alignment_px // spec.vae_scale_factor
-    assert latents.shape == (1, spec.latent_channels, edge, 2 * edge)
-    assert len(spec.text_encoders) == len(spec.text_encoder_folders)
-    assert all((tiny_model(spec.name) / folder).is_dir() for folder in spec.text_encoder_folders)
-    assert all(len(next(iter(prompt.values()))) <= spec.token_limit for prompt in family.encode_prompts(["a " * 2000]))
+    latents = family.encode_images(torch.zeros(1, 3, spec.latents.alignment_px, 2 * spec.latents.alignment_px))
+    edge = spec.latents.alignment_px // spec.latents.scale_factor_px
+    assert latents.shape == (1, spec.latents.channels, edge, 2 * edge)
+    assert len(spec.prompts.text_encoders) == len(spec.prompts.text_encoder_folders)
+    assert all((tiny_model(spec.name) / folder).is_dir() for folder in spec.prompts.text_encoder_folders)
+    assert all(len(next(iter(prompt.values()))) <= spec.prompts.token_limit for prompt in family.encode_prompts(["a " * 2000]))
 
 
 @every_family
 def test_the_starting_adapter_file_is_right_and_finds_its_modules(spec: FamilySpec) -> None:
-    config, problems = parse_lycoris(spec.lycoris_start, spec)
+    config, problems = parse_lycoris(spec.adapters.lycoris_start, spec)
     assert config is not None
     assert problems == []
     present = {type(module).__name__ for module in network_of(spec).modules()}
@@ -111,24 +113,24 @@ def test_the_starting_adapter_file_is_right_and_finds_its_modules(spec: FamilySp
 @every_family
 def test_class_names_exist_in_the_network(spec: FamilySpec) -> None:
     present = {type(module).__name__ for module in network_of(spec).modules()}
-    assert spec.module_classes
-    assert set(spec.module_classes) <= present
-    assert {new for classes in spec.class_aliases.values() for new in classes} <= set(spec.module_classes)
+    assert spec.adapters.module_classes
+    assert set(spec.adapters.module_classes) <= present
+    assert {new for classes in spec.adapters.class_aliases.values() for new in classes} <= set(spec.adapters.module_classes)
 
 
 @every_family
 def test_the_default_target_of_standard_adapters_matches_linear_layers(spec: FamilySpec) -> None:
     linear = [name for name, module in network_of(spec).named_modules() if isinstance(module, nn.Linear)]
-    assert spec.default_lora_target in spec.lora_targets
-    for ending in spec.lora_targets[spec.default_lora_target]:
+    assert spec.adapters.default_lora_target in spec.adapters.lora_targets
+    for ending in spec.adapters.lora_targets[spec.adapters.default_lora_target]:
         assert any(name.endswith(f".{ending}") for name in linear), ending
-    if spec.lora_target_option:
-        assert set(REGISTRY[spec.lora_target_option].choices) == set(spec.lora_targets)
+    if spec.adapters.lora_target_option:
+        assert set(REGISTRY[spec.adapters.lora_target_option].choices) == set(spec.adapters.lora_targets)
 
 
 @every_family
 def test_quantised_types_are_known(spec: FamilySpec) -> None:
-    assert set(spec.base_precisions) <= set(QUANTISED)
+    assert set(spec.adapters.base_precisions) <= set(QUANTISED)
 
 
 @every_family
@@ -140,7 +142,7 @@ def test_the_folder_holds_what_a_family_needs(spec: FamilySpec) -> None:
     assert not inspect.isabstract(family)
     assert family.spec is spec
     assert family.__doc__
-    assert all(spec.lora_targets.values())
+    assert all(spec.adapters.lora_targets.values())
 
 
 @every_family
@@ -150,6 +152,17 @@ def test_the_components_that_a_checkpoint_is_compared_by_are_those_that_are_load
     for more in ({}, replaced):
         family = family_of(spec, **more)
         found = base_weights(family.options.model, spec, tmp_path)
-        wanted = {name: component_digest(family.parts.find(name).folder) for name in spec.components}
+        wanted = {name: component_digest(family.parts.find(name).folder) for name in spec.base_folders}
         assert {name: component.digest for name, component in found.items()} == wanted and all(wanted.values())
-    assert spec.network_folder == family.denoiser_folder
+
+
+def test_a_class_that_does_not_implement_the_interface_is_refused_with_what_is_missing() -> None:
+    class Half(Family):
+        spec = SPECS[0]
+
+    for found, message in ((None, "no FAMILY"), (Half, "Half does not implement .*encode_images.*predict")):
+        module = ModuleType("family")
+        setattr(module, "FAMILY", found)
+        with pytest.raises(ModelUnavailable, match=message) as refused:
+            family_class(SPECS[0], module)
+        assert SPECS[0].name in refused.value.message

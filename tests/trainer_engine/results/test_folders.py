@@ -29,7 +29,7 @@ print("drew", image.size, pipeline.transformer.dtype)
 def saved(folder: Path, **values: Any) -> Path:
     """The pipeline of a run in which every weight moved a little."""
     family = tiny_family(**values)
-    denoiser = family.load_denoiser()
+    denoiser = family.load_network()
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.add_(0.01)

@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family, GenerationRequest
-from trainer_engine.families.pixart_sigma.components import ComponentFinder
+from trainer_engine.families.pixart_sigma.components import PixArtParts
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import GenerationFailed
 from trainer_engine.validation.generate import (
@@ -45,7 +45,7 @@ def rendered(tmp_path: Path, network: nn.Module | None = None, step: int = 5, **
     def read(prompt: str) -> dict[str, torch.Tensor]:
         return family.encode_prompts([prompt])[0]
 
-    return family, render(family, network or family.load_denoiser(), read, family.options, step, **how)
+    return family, render(family, network or family.load_network(), read, family.options, step, **how)
 
 
 def test_prompts_are_the_unconditional_one_and_the_one_asked_for() -> None:
@@ -135,7 +135,7 @@ def test_images_are_written_in_the_format_asked_for(tmp_path: Path, format: str,
 
 
 def test_every_image_keeps_its_seed_unless_it_is_to_change(tmp_path: Path) -> None:
-    network = tiny_family().load_denoiser()
+    network = tiny_family().load_network()
     fixed = [rendered(tmp_path / name, network, num_validation_images=2, validation_seed_source="gpu")[1] for name in "ab"]
     assert [image.path.read_bytes() for image in fixed[0]] == [image.path.read_bytes() for image in fixed[1]]
     assert [image.seed for image in fixed[0]] == [7, 8, 7, 8]
@@ -179,7 +179,7 @@ def test_the_image_equals_that_of_the_bare_pipeline(tmp_path: Path, prompt: str)
 
 def test_training_is_undisturbed(tmp_path: Path) -> None:
     family = tiny_family()
-    network = family.load_denoiser()
+    network = family.load_network()
     network.transformer_blocks[0].eval()
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
@@ -206,14 +206,14 @@ def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
 
 def test_the_same_weights_give_the_same_image_at_every_step(tmp_path: Path) -> None:
     family = tiny_family()
-    network = family.load_denoiser()
+    network = family.load_network()
     first = rendered(tmp_path / "a", network, step=0)[1]
     second = rendered(tmp_path / "b", network, step=50)[1]
     assert [image.path.read_bytes() for image in first] == [image.path.read_bytes() for image in second]
 
 
 def test_other_weights_give_another_image(tmp_path: Path) -> None:
-    network = tiny_family().load_denoiser()
+    network = tiny_family().load_network()
     before = rendered(tmp_path / "a", network)[1][0].path.read_bytes()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -234,10 +234,10 @@ def test_every_sampler_draws(tmp_path: Path, sampler: str) -> None:
 def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family = tiny_family()
     config = {**family.scheduler_config(), "_class_name": own}
-    monkeypatch.setattr(ComponentFinder, "scheduler_config", lambda _: config)
+    monkeypatch.setattr(PixArtParts, "scheduler_config", lambda _: config)
     prompt, negative = family.encode_prompts(["a cat", "blurry"])
     numbers: list[int] = []
-    pipeline = family.make_pipeline(family.load_denoiser())
+    pipeline = family.make_pipeline(family.load_network())
     family.generate(pipeline, GenerationRequest(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
@@ -247,7 +247,7 @@ def test_a_sampler_of_the_base_model_that_its_pipeline_cannot_ask_fails_the_draw
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {**tiny_family().scheduler_config(), "_class_name": own}
-    monkeypatch.setattr(ComponentFinder, "scheduler_config", lambda _: config)
+    monkeypatch.setattr(PixArtParts, "scheduler_config", lambda _: config)
     with pytest.raises(GenerationFailed, match=own):
         rendered(tmp_path)
 

@@ -50,7 +50,7 @@ def test_loss_and_gradients_equal_those_of_quanto_and_peft(preset: str, via: str
 @pytest.mark.parametrize(("preset", "tolerance"), [("int8-quanto", 0.01), ("int4-quanto", 0.15)])
 def test_quantised_base_computes_nearly_the_same_as_the_exact_one(preset: str, tolerance: float) -> None:
     with torch.no_grad():
-        exact, rounded = our_loss(tiny_family(), tiny_family().load_denoiser()), our_loss(tiny_family(), adapter(preset).network)
+        exact, rounded = our_loss(tiny_family(), tiny_family().load_network()), our_loss(tiny_family(), adapter(preset).network)
     assert rounded.item() != exact.item()
     assert rounded.item() == pytest.approx(exact.item(), rel=tolerance)
 

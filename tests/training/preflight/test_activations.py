@@ -41,7 +41,7 @@ def test_a_family_multiplies_the_estimate_by_its_share() -> None:
 
 def test_a_flavour_may_have_shorter_prompts() -> None:
     assert [FLUX.tokens_of(flavour) for flavour in (None, "dev", "schnell")] == [512, 512, 256]
-    assert PIXART.tokens_of(None) == PIXART.token_limit
+    assert PIXART.tokens_of(None) == PIXART.prompts.token_limit
 
 
 def test_twice_the_tokens_double_the_estimate() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
-from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, keys_by_module
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, adapter_config, keys_by_module
 
 Shape = tuple[int, ...]
 CANONICAL: Mapping[str, str] = {
@@ -29,7 +29,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """Algorithm -> names of tensors that only it has."""
 MAX_LISTED = 3
 SAME = 1e-3
-DIFFUSERS = "transformer."
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class FittingAdapter:
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     divided_by: float = 1.0
     """The multiplier that the file's tensors contain; 1 if none."""
+    prefixes: Mapping[str, str] | None = None
+    """``key_prefixes`` of the family; None for those that are known."""
 
 
 def kind_of(parts: Collection[str]) -> str:
@@ -78,12 +79,12 @@ def kind_of(parts: Collection[str]) -> str:
     return found[0] if found else "unknown"
 
 
-def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str]) -> FittingAdapter:
-    """Matches a file with the wanted adapter. ``layers`` are the names of all layers of the network.
+def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str], prefixes: Mapping[str, str] | None = None) -> FittingAdapter:
+    """Match a file with the adapter that a run makes. Raises UnusableAdapter with the first difference.
 
-    Raises UnusableAdapter with the first difference.
+    ``layers`` are the names of all layers of the network, ``prefixes`` the ``key_prefixes`` of the family.
     """
-    found, strangers = keys_by_module(sorted(header.tensors), layers)
+    found, strangers = keys_by_module(sorted(header.tensors), layers, prefixes)
     if strangers or not found:
         raise _of_another_model(header, strangers)
     keys = {module: {CANONICAL.get(part, part): key for part, key in parts.items()} for module, parts in found.items()}
@@ -93,7 +94,7 @@ def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str]) -> 
     _same_modules(header, wanted, keys, list(layers))
     _same_tensors(header, wanted, keys, both)
     is_foreign = wanted.multiplier != 1 and not any(key.startswith(LYCORIS_PREFIX) for key in header.tensors)
-    fitting = FittingAdapter(header, keys, wanted.multiplier if is_foreign else 1.0)
+    fitting = FittingAdapter(header, keys, wanted.multiplier if is_foreign else 1.0, prefixes)
     _same_alphas(fitting, wanted, both)
     return fitting
 
@@ -206,9 +207,9 @@ def _alpha(fitting: FittingAdapter, module: str) -> float | None:
         return header.number(keys["alpha"]) / (fitting.divided_by if scaled else 1.0)
     if kind_of(keys) != "LoRA":
         return None
-    stated = {key.removeprefix(DIFFUSERS): value for key, value in header.document("lora_adapter_metadata").items()}
+    stated, name = adapter_config(header.document("lora_adapter_metadata"), module, fitting.prefixes)
     pattern = stated.get("alpha_pattern")
-    alpha = pattern.get(module) if isinstance(pattern, dict) else None
+    alpha = pattern.get(name) if isinstance(pattern, dict) else None
     alpha = stated.get("lora_alpha") if alpha is None else alpha
     rank = header.tensors[keys["lora_A.weight"]].shape[:1]
     return float(alpha) if isinstance(alpha, (int, float)) else float(rank[0]) if rank else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trainer_engine.config.families import known_key_prefixes
 
 LYCORIS_PREFIX = "lycoris_"
 MANGLED_PREFIXES = (LYCORIS_PREFIX, "lora_transformer_", "lora_unet_")
 """Prefixes of LyCORIS and kohya, whose keys replace the dots in module names with underscores."""
 PEFT_PREFIX = "base_model.model."
-COMPONENT_PREFIXES = ("transformer.", "unet.", "diffusion_model.")
 SPELLINGS: Mapping[str, str] = {
     "lora.down.weight": "lora_down.weight",
     "lora.up.weight": "lora_up.weight",
@@ -23,29 +25,46 @@ WITH_DOTS = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weig
 """Names of tensors that contain a dot themselves."""
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """Splits ``transformer.blocks.0.to_q.lora_A.weight`` into (``blocks.0.to_q``, ``lora_A.weight``)."""
+def split_key(key: str, prefixes: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """``transformer.blocks.0.to_q.lora_A.weight`` -> (``blocks.0.to_q``, ``lora_A.weight``).
+
+    ``prefixes`` are the ``key_prefixes`` of a family; None takes those that are known.
+    """
+    prefixes = known_key_prefixes() if prefixes is None else prefixes
     if key.startswith(MANGLED_PREFIXES):
         name, _, part = key.partition(".")
         return name, SPELLINGS.get(part, part)
     part = next((part for part in WITH_DOTS if key.endswith(f".{part}")), key.rpartition(".")[2])
     name = key[: -len(part) - 1].removeprefix(PEFT_PREFIX)
-    prefix = next((prefix for prefix in COMPONENT_PREFIXES if name.startswith(prefix)), "")
-    return name.removeprefix(prefix), SPELLINGS.get(part, part)
+    prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default="")
+    return prefixes.get(prefix, "") + name.removeprefix(prefix), SPELLINGS.get(part, part)
 
 
-def keys_by_module(keys: Iterable[str], module_names: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Returns (module -> tensor name -> key, keys that belong to no module).
+def adapter_config(document: Mapping[str, Any], module: str, prefixes: Mapping[str, str] | None = None) -> tuple[dict[str, Any], str]:
+    """(what ``lora_adapter_metadata`` states of the component that a module belongs to, the module's name in the component)"""
+    prefixes = known_key_prefixes() if prefixes is None else prefixes
+    component = max((prefix for prefix in prefixes.values() if module.startswith(prefix)), key=len, default="")
+    own = [in_file for in_file, in_network in prefixes.items() if in_network == component]
+    stated: dict[str, Any] = {}
+    for key, value in document.items():
+        prefix = next((prefix for prefix in own if key.startswith(prefix)), None)
+        if prefix is not None or not component:
+            stated[key.removeprefix(prefix or "")] = value
+    return stated, module.removeprefix(component)
 
-    The dots in keys of LyCORIS and kohya are restored from the names of the network's modules. An ambiguous name belongs to no module.
-    """
+
+def keys_by_module(
+    keys: Iterable[str], module_names: Iterable[str], prefixes: Mapping[str, str] | None = None
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """(module -> its parts -> their keys, keys that belong to no module). Keys of LyCORIS and kohya have lost their dots, which only the
+    names of the network's modules can give back; a name that could be two modules is none."""
     known = set(module_names)
     counted = Counter(name.replace(".", "_") for name in known)
     mangled = {flat: name for name in known if counted[flat := name.replace(".", "_")] == 1}
     modules: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for key in keys:
-        name, part = split_key(key)
+        name, part = split_key(key, prefixes)
         prefix = next((prefix for prefix in MANGLED_PREFIXES if name.startswith(prefix)), None)
         module = name if prefix is None else mangled.get(name.removeprefix(prefix))
         if module in known and part not in modules.get(module, {}):

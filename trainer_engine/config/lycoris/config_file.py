@@ -214,12 +214,12 @@ def _preset(document: Mapping[str, Any], spec: FamilySpec | None, suggestions: S
 
 def _classes(path: str, names: list[str], spec: FamilySpec | None) -> Iterator[Problem]:
     """Refuses class names that the network does not have. The library would ignore them silently."""
-    if spec is None or not spec.module_classes:
+    if spec is None or not spec.adapters.module_classes:
         return
     for name in names:
-        if name not in spec.module_classes and name not in spec.class_aliases:
+        if name not in spec.adapters.module_classes and name not in spec.adapters.class_aliases:
             message = f"{spec.title} has no modules of the class {name}."
-            yield _problem(path, "unknown_class", message, got=name, expected=f"one of {', '.join(spec.module_classes)}")
+            yield _problem(path, "unknown_class", message, got=name, expected=f"one of {', '.join(spec.adapters.module_classes)}")
 
 
 def _overrides(path: str, value: Any, spec: FamilySpec | None, suggestions: Suggestions) -> Iterator[Problem]:
@@ -261,7 +261,7 @@ def _build(document: Mapping[str, Any], spec: FamilySpec | None) -> LycorisConfi
 
 def _library_preset(preset: Mapping[str, Any], spec: FamilySpec | None) -> dict[str, Any]:
     """Returns the preset with every key that the library keeps, and with the current names of classes from older libraries."""
-    aliases = spec.class_aliases if spec else {}
+    aliases = spec.adapters.class_aliases if spec else {}
     classes = [*preset.get("target_module", []), *preset.get("unet_target_module", [])]
     overrides = preset.get("module_algo_map", {})
     everything = not preset

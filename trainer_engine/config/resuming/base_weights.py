@@ -27,7 +27,7 @@ DIGITS = 32
 
 
 @dataclass(frozen=True)
-class Component:
+class BasePart:
     """One part of a base model: the network, the autoencoder, a text encoder, a tokenizer, the noise schedule."""
 
     source: str
@@ -38,14 +38,14 @@ class Component:
     def as_dict(self) -> dict[str, str]:
         return {"source": self.source, "digest": self.digest}
 
-    def is_another(self, other: Component) -> bool:
+    def is_another(self, other: BasePart) -> bool:
         """Whether the components differ: in content if both are known, else in source."""
         if self.digest and other.digest:
             return self.digest != other.digest
         return self.source != other.source
 
 
-BaseWeights = Mapping[str, Component]
+BaseWeights = Mapping[str, BasePart]
 """Name of a component -> its identity."""
 
 
@@ -70,7 +70,7 @@ def local_folder(cache: Path, source: str, revision: str | None) -> Path | None:
 
 def base_weights(model: ModelOptions, spec: FamilySpec, cache: Path) -> BaseWeights:
     """Returns the base weights that the options select, without downloading. ``cache`` is the folder of the Hugging Face cache."""
-    return {name: _component(model, spec, cache, name) for name in spec.components}
+    return {name: _component(model, spec, cache, name) for name in spec.base_folders}
 
 
 def prediction_type(model: ModelOptions, spec: FamilySpec, cache: Path) -> str | None:
@@ -87,11 +87,11 @@ def prediction_type(model: ModelOptions, spec: FamilySpec, cache: Path) -> str |
     return str(config.get("prediction_type", spec.objective)) if isinstance(config, dict) else None
 
 
-def _component(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Component:
+def _component(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> BasePart:
     source, revision, variant = _source(model, spec, name)
     found = _find(model, spec, cache, name)
     named = source + (f" at {revision}" if revision else "") + (f" ({variant})" if variant else "")
-    return Component(named, component_digest(found, variant) if found else "")
+    return BasePart(named, component_digest(found, variant) if found else "")
 
 
 def _source(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str, str | None, str | None]:
@@ -113,7 +113,7 @@ def _find(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Path
         return root / folder
     if replaced:
         return root if name == "vae" and (root / "config.json").is_file() else None
-    if not spec.companion or Path(source).is_absolute() or name == spec.network_folder:
+    if not spec.companion or Path(source).is_absolute() or name in {component.folder for component in spec.trained.values()}:
         return None
     beside = local_folder(cache, spec.companion, None)
     return beside / folder if beside is not None and (beside / folder).is_dir() else None
@@ -123,7 +123,7 @@ def _replacement(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str 
     """Returns (source that an option sets instead of the base model or None, subfolder of the component in it)."""
     if name == "vae":
         return model.pretrained_vae_model_name_or_path, name
-    plain = {spec.t5_folder: "text_encoder", tokenizer_of(spec.t5_folder): "tokenizer"}
+    plain = {spec.prompts.t5_folder: "text_encoder", tokenizer_of(spec.prompts.t5_folder): "tokenizer"}
     if name in plain and model.pretrained_t5_model_name_or_path:
         return model.pretrained_t5_model_name_or_path, plain[name]
     return None, name
@@ -168,7 +168,7 @@ def read_base(document: object) -> BaseWeights | None:
     if not isinstance(document, Mapping):
         return None
     found = {name: entry for name, entry in document.items() if isinstance(entry, Mapping)}
-    return {name: Component(str(entry.get("source", "")), str(entry.get("digest", ""))) for name, entry in found.items()}
+    return {name: BasePart(str(entry.get("source", "")), str(entry.get("digest", ""))) for name, entry in found.items()}
 
 
 def base_document(base: BaseWeights) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ..
     own = parse_targets(options.adapter.peft_lora_target_modules)
     if own:
         return own
-    chosen = options.as_values()[spec.lora_target_option] if spec.lora_target_option else spec.default_lora_target
-    return spec.lora_targets[chosen]
+    chosen = spec.adapters.lora_target(options.as_values())
+    return spec.adapters.lora_targets[chosen]
 
 
 def layout_of(options: TrainingOptions, processes: int) -> dict[str, Any]:

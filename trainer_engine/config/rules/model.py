@@ -69,8 +69,11 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
         expected = ", ".join(("no_change", *LOADED))
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
         yield Problem.error("base_model_precision", "cannot_be_trained", message, got=chosen, expected=expected, hint=hint)
-    elif family_spec is not None and chosen not in family_spec.base_precisions:
-        message, expected = f"{family_spec.title} does not support {chosen}.", ", ".join(("no_change", *family_spec.base_precisions))
+    elif family_spec is not None and chosen not in family_spec.adapters.base_precisions:
+        message, expected = (
+            f"{family_spec.title} does not support {chosen}.",
+            ", ".join(("no_change", *family_spec.adapters.base_precisions)),
+        )
         yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
     elif values["use_dora"] and values["lora_type"] == "standard":
         message, hint = "DoRA needs the exact norms of the base weights, but they are quantised.", "or set base_model_precision=no_change"

@@ -15,7 +15,7 @@ from trainer_engine.contract.errors import Problem, errors_in
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
 ONLY_TUNING = ("validation_no_cfg_until_timestep", "inference_scheduler_timestep_spacing")
 OF_SOME_FAMILIES = (*ASKING_FOR_SOMETHING, *ONLY_TUNING)
-"""Options that only families support that name them in ``FamilySpec.generation_options``."""
+"""Options that only families support that name them in ``SamplingSpec.options``."""
 UNCONDITIONAL = "unconditional"
 PROMPT = "validation"
 AVERAGED = "ema"
@@ -51,9 +51,9 @@ def _built_in_shortnames(values: Values) -> list[str]:
 
 def sampler_is_one_of_the_familys(values: Values) -> Iterator[Problem]:
     family_spec, sampler = find_spec(str(values.get("model_family", ""))), values["validation_noise_scheduler"]
-    if family_spec is not None and sampler is not None and sampler not in family_spec.samplers:
+    if family_spec is not None and sampler is not None and sampler not in family_spec.sampling.samplers:
         message = f"{family_spec.title} cannot generate images with the sampler {sampler}."
-        expected = f"one of {', '.join(family_spec.samplers)}"
+        expected = f"one of {', '.join(family_spec.sampling.samplers)}"
         yield Problem.error("validation_noise_scheduler", "not_for_family", message, got=sampler, expected=expected)
 
 
@@ -63,7 +63,7 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         return
     usual = {name: spec.default for name, spec in REGISTRY.items() if name in OF_SOME_FAMILIES} | dict(family_spec.defaults)
     for name in OF_SOME_FAMILIES:
-        if name in family_spec.generation_options or values[name] == usual[name]:
+        if name in family_spec.sampling.options or values[name] == usual[name]:
             continue
         message = f"The pipeline of {family_spec.title} does not support {name}."
         if name in ASKING_FOR_SOMETHING:
@@ -71,11 +71,11 @@ def family_understands_the_guidance(values: Values) -> Iterator[Problem]:
         else:
             yield Problem.note(name, "no_effect", message, got=values[name])
     steps = values["validation_no_cfg_until_timestep"]
-    if "validation_guidance_real" in family_spec.generation_options and values["validation_guidance_real"] > 1:
+    if "validation_guidance_real" in family_spec.sampling.options and values["validation_guidance_real"] > 1:
         if steps >= values["validation_num_inference_steps"]:
             message = f"validation_guidance_real starts after {steps} sampler steps, but an image has no more than that."
             yield Problem.note("validation_no_cfg_until_timestep", "no_effect", message, got=steps)
-    elif "validation_no_cfg_until_timestep" in family_spec.generation_options and steps != usual["validation_no_cfg_until_timestep"]:
+    elif "validation_no_cfg_until_timestep" in family_spec.sampling.options and steps != usual["validation_no_cfg_until_timestep"]:
         yield Problem.note("validation_no_cfg_until_timestep", "no_effect", "validation_guidance_real is 1.", got=steps)
 
 
@@ -95,7 +95,7 @@ def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
         return  # validation_sizes_are_sizes reports it
     if family_spec is None:
         return
-    multiple = family_spec.generation_multiple_px
+    multiple = family_spec.sampling.multiple_px
     for width, height in sizes:
         if width % multiple or height % multiple:
             message = f"{family_spec.title} generates images whose edges are multiples of {multiple} pixels; {width}x{height} is not."
@@ -113,7 +113,7 @@ def quality_has_an_effect(values: Values) -> Iterator[Problem]:
 
 def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
     family_spec = find_spec(str(values.get("model_family", "")))
-    if values["validation_preview"] and family_spec is not None and not family_spec.preview_decoder:
+    if values["validation_preview"] and family_spec is not None and not family_spec.latents.preview_decoder:
         message = f"{family_spec.title} has no Tiny AutoEncoder, so images cannot be shown while they are generated."
         yield Problem.error(
             "validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are still sent as events"

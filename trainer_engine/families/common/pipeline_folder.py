@@ -8,10 +8,12 @@ from pathlib import Path
 
 import diffusers
 from diffusers import SchedulerMixin
+from torch import nn
 
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights
+from trainer_engine.families.base import Family
 from trainer_engine.results.folders import copy_part, model_card, whole_folder, write_json
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.weights.hub import Part, hub_cache
@@ -20,8 +22,8 @@ SaveAgain = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class Component:
-    """A part that is taken over from the base model."""
+class CopiedPart:
+    """A part of a pipeline that is copied from the base model."""
 
     library: str
     cls: str
@@ -33,6 +35,27 @@ class Component:
 
 
 @dataclass(frozen=True)
+class TrainedPart:
+    """A part of a pipeline that was trained."""
+
+    library: str
+    cls: str
+    save: SaveAgain
+
+
+def trained_parts(family: Family, network: nn.Module) -> dict[str, TrainedPart]:
+    """Subfolder -> the trained component that belongs there. ``network`` is the bare network of a run."""
+
+    def saving(name: str, module: nn.Module) -> SaveAgain:
+        return lambda folder: family.save_component(name, module, folder)
+
+    return {
+        family.components[name].folder: TrainedPart(type(module).__module__.partition(".")[0], type(module).__name__, saving(name, module))
+        for name, module in family.trained_modules(network).items()
+    }
+
+
+@dataclass(frozen=True)
 class PipelinePlan:
     """What goes into the folder."""
 
@@ -40,36 +63,39 @@ class PipelinePlan:
     pipeline: str
     """Class of the pipeline."""
     base_model: str
-    denoiser: tuple[str, str]
-    """Its subfolder and class."""
-    save_denoiser: SaveAgain
-    components: Mapping[str, Component]
+    trained: Mapping[str, TrainedPart]
+    """By subfolder."""
+    copied: Mapping[str, CopiedPart]
+    """By subfolder."""
     scheduler: SchedulerMixin
     dtype: str
     objective: str
 
 
 def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -> None:
-    """A complete diffusers pipeline in ``folder``, which appears whole or not at all.
+    """A complete diffusers pipeline in ``folder``, which appears atomically.
 
     Raises ModelUnavailable where the base model's other parts have gone.
     """
     with_text = options.checkpointing.save_text_encoder
-    subfolder, cls = plan.denoiser
-    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__, subfolder: ["diffusers", cls]}
-    with whole_folder(folder) as beside:
-        plan.save_denoiser(beside / subfolder)
-        for name, component in plan.components.items():
-            wanted = with_text or not component.is_text
-            index[name] = [component.library, component.cls] if wanted else [None, None]
-            if wanted and component.part.variant is None:
-                copy_part(component.part.folder, beside / name)
+    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__}
+    with whole_folder(folder) as staging:
+        for subfolder, trained in plan.trained.items():
+            index[subfolder] = [trained.library, trained.cls]
+            trained.save(staging / subfolder)
+        for subfolder, copied in plan.copied.items():
+            if subfolder in plan.trained:
+                continue
+            wanted = with_text or not copied.is_text
+            index[subfolder] = [copied.library, copied.cls] if wanted else [None, None]
+            if wanted and copied.part.variant is None:
+                copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
-                component.save_again(beside / name)
-        plan.scheduler.save_pretrained(beside / "scheduler")
+                copied.save_again(staging / subfolder)
+        plan.scheduler.save_pretrained(staging / "scheduler")
         index["scheduler"] = ["diffusers", type(plan.scheduler).__name__]
-        write_json(beside / "model_index.json", index)
-        (beside / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
+        write_json(staging / "model_index.json", index)
+        (staging / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
 
 
 def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:
@@ -93,7 +119,7 @@ def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) 
 
 
 def base_facts(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
-    """What a model was trained with or beside, as lines of its card: each source, and the first digits of what its components hold."""
+    """Lines of a model card that name each source of base weights, with the first digits of its components' digests."""
     by_source: dict[str, list[str]] = {}
     for name, component in base_weights(options.model, spec, hub_cache()).items():
         by_source.setdefault(component.source, []).append(f"{name} {component.digest[:12]}".strip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, 
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
@@ -39,8 +40,8 @@ class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # mypy doe
         super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
 
 
-class ComponentFinder(PartFinder):
-    """The components of the pipeline."""
+class FluxParts(PartFinder):
+    """Finds and loads the parts of a Flux pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
@@ -96,3 +97,37 @@ class ComponentFinder(PartFinder):
             needs = {**needs, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
         scheduler = make_scheduler(config, name, needs, self.base.name)
         return FlowSolver.from_config(scheduler.config) if isinstance(scheduler, DPMSolverMultistepScheduler) else scheduler
+
+
+def pipeline_plan(parts: FluxParts, trained: Mapping[str, TrainedPart], *, dtype: str, pipeline: str) -> PipelinePlan:
+    """The pipeline of a full fine-tune: the trained components, and everything else as the base model has it."""
+
+    def save_vae(folder: Path) -> None:
+        parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
+
+    def save_clip(folder: Path) -> None:
+        parts.load_clip(torch.bfloat16).save_pretrained(folder)
+
+    def save_t5(folder: Path) -> None:
+        parts.load_t5(torch.bfloat16).save_pretrained(folder)
+
+    def save_tokenizer(number: int) -> Callable[[Path], None]:
+        return lambda folder: parts.load_tokenizers()[number].save_pretrained(folder)
+
+    copied = {
+        "vae": CopiedPart("diffusers", "AutoencoderKL", parts.find("vae"), save_vae),
+        "text_encoder": CopiedPart("transformers", "CLIPTextModel", parts.find("text_encoder"), save_clip, is_text=True),
+        "tokenizer": CopiedPart("transformers", "CLIPTokenizer", parts.find("tokenizer"), save_tokenizer(0), is_text=True),
+        "text_encoder_2": CopiedPart("transformers", "T5EncoderModel", parts.find("text_encoder_2"), save_t5, is_text=True),
+        "tokenizer_2": CopiedPart("transformers", "T5TokenizerFast", parts.find("tokenizer_2"), save_tokenizer(1), is_text=True),
+    }
+    return PipelinePlan(
+        spec=SPEC,
+        pipeline=pipeline,
+        base_model=parts.base.name,
+        trained=trained,
+        copied=copied,
+        scheduler=parts.make_scheduler(),
+        dtype=dtype,
+        objective=SPEC.objective,
+    )

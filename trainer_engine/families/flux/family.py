@@ -17,11 +17,10 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.pipeline_folder import write_pipeline
-from trainer_engine.families.flux.components import ComponentFinder
+from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
+from trainer_engine.families.flux.components import FluxParts, pipeline_plan
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
-from trainer_engine.families.flux.result import pipeline_plan
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, token_count, unpack
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
@@ -40,12 +39,12 @@ class Flux(Family):
     """
 
     spec = SPEC
-    parts: ComponentFinder
+    parts: FluxParts
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.own = options.of_family(FluxOptions)
-        self.parts = ComponentFinder(options.model)
+        self.parts = FluxParts(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
         self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
@@ -107,14 +106,11 @@ class Flux(Family):
         """``embeds`` (B, T, D), ``pooled`` (B, P) and ``mask`` (B, T)."""
         return {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("embeds", "pooled", "mask")}
 
-    # ---- the network ----
+    # ---- the transformer ----
 
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         network: nn.Module = self.parts.load_transformer(dtype, folder)
         return network
-
-    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        cast("DiffusersNetwork", denoiser).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
         return token_count(latent_shape)
@@ -168,9 +164,9 @@ class Flux(Family):
     def pipeline_name(self) -> str:
         return "FluxKontextPipeline" if self.flavour in SPEC.takes_references else "FluxPipeline"
 
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         """Without ``spacing``: the straight paths of flow matching are walked in even steps."""
-        parts = {"transformer": denoiser, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
+        parts = {"transformer": network, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
         return make_pipeline(parts, with_references=self.flavour in SPEC.takes_references)
 
     @torch.no_grad()
@@ -214,9 +210,9 @@ class Flux(Family):
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 
-    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         dtype = str(self.devices.weights).removeprefix("torch.")
-        plan = pipeline_plan(self.parts, lambda target: self.save_denoiser(denoiser, target), dtype=dtype, pipeline=self.pipeline_name)
+        plan = pipeline_plan(self.parts, trained_parts(self, network), dtype=dtype, pipeline=self.pipeline_name)
         write_pipeline(folder, plan, self.options)
 
 

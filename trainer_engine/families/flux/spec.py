@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -38,16 +38,65 @@ SPEC = FamilySpec(
     model_types=("full", "lora"),
     objective="flow_matching",
     prediction_types=("flow_matching",),
-    alignment_px=64,
-    token_limit=512,
-    flavour_token_limits=MappingProxyType({"schnell": 256}),  # the distilled flavour was trained with shorter prompts
     activation_share=1.43,  # norms of queries and keys, rotary embedding, modulation of two streams
-    latent_channels=16,
-    vae_scale_factor=8,
-    text_encoders=("CLIP L/14", "T5 XXL v1.1"),
-    text_encoder_folders=("text_encoder", "text_encoder_2"),
-    t5_folder="text_encoder_2",
-    text_joins_sequence=True,
+    components=MappingProxyType(
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            **frozen_components("vae", "text_encoder", "text_encoder_2"),
+        }
+    ),
+    prompts=PromptSpec(
+        token_limit=512,
+        flavour_token_limits=MappingProxyType({"schnell": 256}),  # the distilled flavour was trained with shorter prompts
+        text_encoders=("CLIP L/14", "T5 XXL v1.1"),
+        text_encoder_folders=("text_encoder", "text_encoder_2"),
+        t5_folder="text_encoder_2",
+        joins_sequence=True,
+    ),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=16,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taef1",
+    ),
+    sampling=SamplingSpec(
+        samplers=("euler", "unipc", "dpm++"),
+        options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
+    ),
+    adapters=AdapterSpec(
+        module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
+        class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
+        lycoris_start=MappingProxyType(
+            {
+                "algo": "lokr",
+                "multiplier": 1.0,
+                "full_matrix": True,
+                "linear_dim": 10000,
+                "linear_alpha": 1,
+                "factor": 16,
+                "apply_preset": {
+                    "target_module": ["FluxAttention", "FeedForward"],
+                    "module_algo_map": {"FluxAttention": {"factor": 16}, "FeedForward": {"factor": 8}},
+                },
+            }
+        ),
+        lora_targets=MappingProxyType(
+            {
+                "all": (*IMAGE_ATTENTION, *PROMPT_ATTENTION),
+                "mmdit": (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *SINGLE_OUTPUTS),
+                "context": PROMPT_ATTENTION,
+                "context+ffs": (*PROMPT_ATTENTION, *PROMPT_FEED_FORWARD),
+                "all+ffs": EVERYTHING,
+                "all+ffs+embedder": (*EVERYTHING, "x_embedder"),
+                "ai-toolkit": (*EVERYTHING, *MODULATION),
+                "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
+                "nano": ("single_transformer_blocks.7.proj_out",),
+            }
+        ),
+        default_lora_target="all",
+        lora_target_option="flux_lora_target",
+        base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
+    ),
     aliases=("flux.1", "flux1"),
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),
     flavour_defaults=MappingProxyType(
@@ -63,42 +112,6 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(
         {**dict.fromkeys(("dev", "krea", "kontext"), NON_COMMERCIAL), "schnell": MappingProxyType({"license": "apache-2.0"})}
     ),
-    module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
-    class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
-    lycoris_start=MappingProxyType(
-        {
-            "algo": "lokr",
-            "multiplier": 1.0,
-            "full_matrix": True,
-            "linear_dim": 10000,
-            "linear_alpha": 1,
-            "factor": 16,
-            "apply_preset": {
-                "target_module": ["FluxAttention", "FeedForward"],
-                "module_algo_map": {"FluxAttention": {"factor": 16}, "FeedForward": {"factor": 8}},
-            },
-        }
-    ),
-    lora_targets=MappingProxyType(
-        {
-            "all": (*IMAGE_ATTENTION, *PROMPT_ATTENTION),
-            "mmdit": (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *SINGLE_OUTPUTS),
-            "context": PROMPT_ATTENTION,
-            "context+ffs": (*PROMPT_ATTENTION, *PROMPT_FEED_FORWARD),
-            "all+ffs": EVERYTHING,
-            "all+ffs+embedder": (*EVERYTHING, "x_embedder"),
-            "ai-toolkit": (*EVERYTHING, *MODULATION),
-            "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
-            "nano": ("single_transformer_blocks.7.proj_out",),
-        }
-    ),
-    default_lora_target="all",
-    lora_target_option="flux_lora_target",
-    base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
-    comfyui_prefix="transformer.",
-    preview_decoder="madebyollin/taef1",
-    samplers=("euler", "unipc", "dpm++"),
-    generation_options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     takes_references=frozenset({"kontext"}),
     needs_references=frozenset({"kontext"}),
 )

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
@@ -27,8 +28,8 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """``validation_noise_scheduler`` -> class and its arguments in addition to the noise schedule. Latents are not clipped to [-1, 1]."""
 
 
-class ComponentFinder(PartFinder):
-    """The components of the pipeline."""
+class PixArtParts(PartFinder):
+    """Finds and loads the parts of a PixArt Sigma pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
@@ -40,7 +41,7 @@ class ComponentFinder(PartFinder):
             "tokenizer": self.options.pretrained_t5_model_name_or_path,
         }.get(name)
         part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
-        if part is None and not replaced and not self.base.is_local and name != "transformer":
+        if part is None and not replaced and not self.base.is_local and name not in SPEC.trained:
             part = find_part(Source(SPEC.companion), name)
         if part is None:
             raise ModelUnavailable(
@@ -71,3 +72,31 @@ class ComponentFinder(PartFinder):
         name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
         spaced = {"timestep_spacing": spacing} if spacing else {}
         return make_scheduler(config, name, {**needs, **spaced, "prediction_type": prediction_type}, self.base.name)
+
+
+def pipeline_plan(parts: PixArtParts, trained: Mapping[str, TrainedPart], *, dtype: str, prediction_type: str) -> PipelinePlan:
+    """The pipeline of a full fine-tune: the trained components, and everything else as the base model has it."""
+
+    def save_vae(folder: Path) -> None:
+        parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
+
+    def save_text_encoder(folder: Path) -> None:
+        parts.load_text_encoder(torch.bfloat16).save_pretrained(folder)
+
+    def save_tokenizer(folder: Path) -> None:
+        parts.load_tokenizer().save_pretrained(folder)
+
+    return PipelinePlan(
+        spec=SPEC,
+        pipeline="PixArtSigmaPipeline",
+        base_model=parts.base.name,
+        trained=trained,
+        copied={
+            "vae": CopiedPart("diffusers", "AutoencoderKL", parts.find("vae"), save_vae),
+            "text_encoder": CopiedPart("transformers", "T5EncoderModel", parts.find("text_encoder"), save_text_encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "T5Tokenizer", parts.find("tokenizer"), save_tokenizer, is_text=True),
+        },
+        scheduler=parts.make_scheduler(prediction_type),
+        dtype=dtype,
+        objective=prediction_type,
+    )

@@ -20,10 +20,9 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.pipeline_folder import write_pipeline
+from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.pixart_sigma.components import ComponentFinder
-from trainer_engine.families.pixart_sigma.result import pipeline_plan
+from trainer_engine.families.pixart_sigma.components import PixArtParts, pipeline_plan
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
@@ -42,11 +41,11 @@ class PixArtSigma(Family):
     """
 
     spec = SPEC
-    parts: ComponentFinder
+    parts: PixArtParts
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
-        self.parts = ComponentFinder(options.model)
+        self.parts = PixArtParts(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
@@ -58,7 +57,7 @@ class PixArtSigma(Family):
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
         precision = "".join(f" {chosen}" for chosen in (self.options.precision.text_encoder_1_precision,) if chosen != "no_change")
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.token_limit} {self.devices.text}{precision}"
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text}{precision}"
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder, loaded at the first call."""
@@ -77,7 +76,7 @@ class PixArtSigma(Family):
         tokens = tokenizer(
             [prompt.lower().strip() for prompt in prompts],
             padding="max_length",
-            max_length=SPEC.token_limit,
+            max_length=SPEC.prompts.token_limit,
             truncation=True,
             add_special_tokens=True,
             return_tensors="pt",
@@ -102,20 +101,17 @@ class PixArtSigma(Family):
         longest = max(len(embed) for embed in embeds)
         compiled = self.options.distributed.dynamo_backend != "no"
         rounded = -(-longest // PROMPT_LENGTH_MULTIPLE) * PROMPT_LENGTH_MULTIPLE
-        length = SPEC.token_limit if compiled else max(longest, min(rounded, SPEC.token_limit))
+        length = SPEC.prompts.token_limit if compiled else max(longest, min(rounded, SPEC.prompts.token_limit))
         padded, mask = embeds[0].new_zeros(len(embeds), length, embeds[0].shape[-1]), torch.zeros(len(embeds), length, dtype=torch.int64)
         for row, embed in enumerate(embeds):
             padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1
         return {"embeds": padded, "mask": mask}
 
-    # ---- the network ----
+    # ---- the transformer ----
 
-    def load_network(self, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         network: nn.Module = self.parts.load_transformer(dtype, folder)
         return network
-
-    def save_denoiser(self, denoiser: nn.Module, folder: Path) -> None:
-        cast("DiffusersNetwork", denoiser).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
@@ -154,9 +150,9 @@ class PixArtSigma(Family):
     def pipeline_name(self) -> str:
         return "PixArtSigmaPipeline"
 
-    def make_pipeline(self, denoiser: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
-        pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=denoiser, scheduler=scheduler)
+        pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=network, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -187,10 +183,10 @@ class PixArtSigma(Family):
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 
-    def save_pipeline(self, folder: Path, denoiser: nn.Module) -> None:
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         plan = pipeline_plan(
             self.parts,
-            lambda target: self.save_denoiser(denoiser, target),
+            trained_parts(self, network),
             dtype=str(self.devices.weights).removeprefix("torch."),
             prediction_type=self.prediction_type,
         )
@@ -201,7 +197,7 @@ def _size_conditions(network: nn.Module, latents: Tensor) -> dict[str, Tensor | 
     """Size in pixels and aspect (height / width) of the image that the latents stand for, where the network was built to know them."""
     if not network.use_additional_conditions:
         return {"resolution": None, "aspect_ratio": None}
-    height, width = (edge * SPEC.vae_scale_factor for edge in latents.shape[-2:])
+    height, width = (edge * SPEC.latents.scale_factor_px for edge in latents.shape[-2:])
     # Filled on the device: a list of numbers would be copied there from the host in every pass.
     rows, columns, aspects = (latents.new_full((len(latents), 1), value) for value in (height, width, height / width))
     return {"resolution": torch.cat([rows, columns], dim=1), "aspect_ratio": aspects}

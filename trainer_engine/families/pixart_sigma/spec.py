@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
 
 SPEC = FamilySpec(
     name="pixart_sigma",
@@ -24,38 +24,51 @@ SPEC = FamilySpec(
     model_types=("full", "lora"),
     objective="epsilon",
     prediction_types=("epsilon", "v_prediction"),
-    alignment_px=64,
-    token_limit=300,
-    latent_channels=4,
-    vae_scale_factor=8,
-    text_encoders=("T5 XXL v1.1",),
+    components=MappingProxyType(
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            **frozen_components("vae", "text_encoder"),
+        }
+    ),
+    prompts=PromptSpec(
+        token_limit=300,
+        text_encoders=("T5 XXL v1.1",),
+    ),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=4,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taesdxl",
+    ),
+    sampling=SamplingSpec(
+        samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
+        options=frozenset({"inference_scheduler_timestep_spacing"}),
+    ),
+    adapters=AdapterSpec(
+        module_classes=("Attention", "FeedForward", "BasicTransformerBlock", "Linear", "Conv2d", "PatchEmbed", "AdaLayerNormSingle"),
+        class_aliases=MappingProxyType({}),
+        lycoris_start=MappingProxyType(
+            {
+                "algo": "lokr",
+                "multiplier": 1.0,
+                "bypass_mode": True,
+                "full_matrix": True,
+                "linear_dim": 10000,
+                "linear_alpha": 1,
+                "factor": 4,
+                "apply_preset": {
+                    "target_module": ["Attention", "FeedForward"],
+                    "module_algo_map": {"FeedForward": {"factor": 4}, "Attention": {"factor": 2}},
+                },
+            }
+        ),
+        lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
+        default_lora_target="all",
+        base_precisions=("int8-quanto", "int4-quanto"),
+    ),
     # Some of the published repositories hold the transformer alone; their authors keep everything else here.
     companion="PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",
     licenses=MappingProxyType(dict.fromkeys(("600M-512", "600M-1024", "600M-2048"), MappingProxyType({"license": "openrail++"}))),
-    module_classes=("Attention", "FeedForward", "BasicTransformerBlock", "Linear", "Conv2d", "PatchEmbed", "AdaLayerNormSingle"),
-    class_aliases=MappingProxyType({}),
-    lycoris_start=MappingProxyType(
-        {
-            "algo": "lokr",
-            "multiplier": 1.0,
-            "bypass_mode": True,
-            "full_matrix": True,
-            "linear_dim": 10000,
-            "linear_alpha": 1,
-            "factor": 4,
-            "apply_preset": {
-                "target_module": ["Attention", "FeedForward"],
-                "module_algo_map": {"FeedForward": {"factor": 4}, "Attention": {"factor": 2}},
-            },
-        }
-    ),
-    lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
-    default_lora_target="all",
-    base_precisions=("int8-quanto", "int4-quanto"),
-    comfyui_prefix="transformer.",
-    preview_decoder="madebyollin/taesdxl",
-    samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
-    generation_options=frozenset({"inference_scheduler_timestep_spacing"}),
     aliases=("pixart", "pixart-sigma"),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0, "inference_scheduler_timestep_spacing": "linspace"}),
     parameters=MappingProxyType(

@@ -83,7 +83,7 @@ def test_images_come_back_from_their_latents() -> None:
 
 def test_a_drawn_image_is_the_pipelines() -> None:
     family = tiny_flux()
-    network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
+    network, (prompt,) = family.load_network().eval(), family.encode_prompts(["a cat"])
     heard: list[int] = []
     ours = family.generate(
         family.make_pipeline(network),
@@ -107,7 +107,7 @@ def test_a_drawn_image_is_the_pipelines() -> None:
 
 def test_every_reference_changes_the_image() -> None:
     family = tiny_flux("kontext")
-    network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts(["a cat"])
+    network, (prompt,) = family.load_network().eval(), family.encode_prompts(["a cat"])
     pipe = family.make_pipeline(network)
     generator = torch.Generator().manual_seed(0)
     references = (torch.randn(16, 8, 8, generator=generator), torch.randn(16, 8, 12, generator=generator))
@@ -122,7 +122,7 @@ def test_every_reference_changes_the_image() -> None:
 @pytest.mark.parametrize("sampler", ["unipc", "dpm++"])
 def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flavour: str) -> None:
     family = tiny_flux(flavour)
-    network, (prompt,) = family.load_denoiser(), family.encode_prompts(["a cat"])
+    network, (prompt,) = family.load_network(), family.encode_prompts(["a cat"])
     walked = []
     for chosen in (None, sampler):
         pipeline = family.make_pipeline(network, sampler=chosen)
@@ -134,7 +134,7 @@ def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flav
 @pytest.mark.parametrize("sampler", ["euler", "unipc", "dpm++"])
 def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
     family = tiny_flux()
-    network, (prompt,) = family.load_denoiser().eval(), family.encode_prompts([""])
+    network, (prompt,) = family.load_network().eval(), family.encode_prompts([""])
     image = family.generate(family.make_pipeline(network, sampler=sampler), GenerationRequest(prompt, prompt, 64, 64, 2, 3.5, 1))
     assert image.size == (64, 64)
 
@@ -146,7 +146,7 @@ def test_a_sampler_of_diffusion_is_refused() -> None:
 
 def drawn_with_true_guidance(**how: Any) -> bytes:
     family = tiny_flux()
-    network, (prompt, negative) = family.load_denoiser().eval(), family.encode_prompts(["a cat", "blurry"])
+    network, (prompt, negative) = family.load_network().eval(), family.encode_prompts(["a cat", "blurry"])
     return family.generate(family.make_pipeline(network), GenerationRequest(prompt, negative, 64, 64, 3, 3.5, 5, **how)).tobytes()
 
 
@@ -178,7 +178,7 @@ def test_true_guidance_begins_after_the_steps_that_are_left_alone() -> None:
 
 def test_each_prompt_is_attended_to_with_its_own_mask() -> None:
     family = tiny_flux(flux_attention_masked_training=True)
-    network, (prompt, negative) = family.load_denoiser().eval(), family.encode_prompts(["a cat on a mat in a hat", ""])
+    network, (prompt, negative) = family.load_network().eval(), family.encode_prompts(["a cat on a mat in a hat", ""])
     seen: list[int] = []
 
     def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -223,11 +223,11 @@ def test_named_targets_of_the_real_network_match_modules() -> None:
     with torch.device("meta"):
         network = FluxTransformer2DModel(guidance_embeds=True)
     names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
-    for target, endings in SPEC.lora_targets.items():
+    for target, endings in SPEC.adapters.lora_targets.items():
         for ending in endings:
             assert any(name == ending or name.endswith(f".{ending}") for name in names), f"{target}: {ending}"
     classes = {type(module).__name__ for module in network.modules()}
-    assert set(SPEC.module_classes) <= classes
+    assert set(SPEC.adapters.module_classes) <= classes
     assert sum(parameter.numel() for parameter in network.parameters()) == SPEC.parameters["dev"]
 
 
@@ -243,5 +243,5 @@ def test_a_full_run_leaves_a_pipeline_that_diffusers_draws_with(tmp_path: Path) 
 
 def test_the_kontext_result_names_its_own_pipeline(tmp_path: Path) -> None:
     family = tiny_flux("kontext")
-    family.save_pipeline(tmp_path / "pipeline", family.load_denoiser())
+    family.save_pipeline(tmp_path / "pipeline", family.load_network())
     assert isinstance(FluxKontextPipeline.from_pretrained(tmp_path / "pipeline"), FluxKontextPipeline)

@@ -197,7 +197,7 @@ def test_a_text_encoder_that_looks_at_references_gets_those_in_use(tmp_path: Pat
 
 def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:
     path = tmp_path / "lycoris_config.json"
-    path.write_text(json.dumps(dict(SPEC.lycoris_start) | {"apply_preset": dict(SPEC.lycoris_start["apply_preset"])}))
+    path.write_text(json.dumps(dict(SPEC.adapters.lycoris_start) | {"apply_preset": dict(SPEC.adapters.lycoris_start["apply_preset"])}))
     options = {"lora_type": "lycoris", "lycoris_config": str(path), "base_model_precision": "int8-quanto", "clip_skip": 2}
     run = kontext(tmp_path, pairs(tmp_path, "reference_strict"), learning_rate=1e-3, **options)
     weights = load_file(run.output_dir / "pytorch_lora_weights.safetensors")

@@ -87,7 +87,7 @@ def assert_same(ours: Tensor, mine: list[nn.Parameter], theirs: Tensor, others: 
 @pytest.mark.parametrize(("flavour", "references"), [("dev", ()), ("schnell", ()), ("kontext", REFERENCES[:1]), ("kontext", REFERENCES)])
 def test_loss_and_every_gradient_equal_those_of_diffusers(flavour: str, references: tuple[Tensor, ...]) -> None:
     family = tiny_flux(flavour)
-    ours, theirs = family.load_denoiser(), their_network(flavour)
+    ours, theirs = family.load_network(), their_network(flavour)
     assert_same(our_loss(family, ours, references), list(ours.parameters()), their_loss(theirs, references), list(theirs.parameters()))
 
 
@@ -98,7 +98,7 @@ def test_an_adapters_gradients_equal_those_of_peft(flavour: str) -> None:
     references = REFERENCES[:1] if flavour == "kontext" else ()
     family = tiny_flux(flavour, model_type="lora", lora_rank=4, lora_dropout=0)
     trainable, theirs = make_trainable(family, None), their_network(flavour).requires_grad_(False)
-    theirs.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=list(family.adapter_targets())))
+    theirs.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=list(family.adapter_targets("transformer"))))
     others = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     with torch.no_grad():
         for number, (one, other) in enumerate(zip(trainable.parameters, others, strict=True)):
@@ -108,7 +108,7 @@ def test_an_adapters_gradients_equal_those_of_peft(flavour: str) -> None:
 
 
 def test_masked_attention_sees_no_padding() -> None:
-    family, ours, theirs = tiny_flux(flux_attention_masked_training=True), tiny_flux().load_denoiser(), their_network("dev")
+    family, ours, theirs = tiny_flux(flux_attention_masked_training=True), tiny_flux().load_network(), their_network("dev")
     prompts = torch.stack([prompt["mask"] for prompt in PROMPTS])
     seen = torch.cat([prompts.bool(), torch.ones(2, 24, dtype=torch.bool)], dim=1)[:, None, None]
     wanted = their_loss(theirs, joint_attention_kwargs={"attention_mask": seen})
@@ -121,7 +121,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for wanted in (False, True):
         family = tiny_flux(gradient_checkpointing=wanted)
-        network = family.load_denoiser()
+        network = family.load_network()
         our_loss(family, network).backward()
         gradients.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 def test_drawing_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
     from trainer_engine.families.base import GenerationRequest
 
-    family, network = tiny_flux("kontext"), tiny_flux("kontext").load_denoiser().eval()
+    family, network = tiny_flux("kontext"), tiny_flux("kontext").load_network().eval()
     reference, prompt = REFERENCES[0][:1], PROMPTS[0]
     drawing = GenerationRequest(prompt, prompt, 96, 64, 3, 2.5, 11, references=(reference[0],))
     ours = family.generate(family.make_pipeline(network), drawing)

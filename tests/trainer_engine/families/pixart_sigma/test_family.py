@@ -57,11 +57,11 @@ def test_the_encoders_weights_are_gone_after_freeing() -> None:
 
 
 def test_the_denoiser_is_loaded_to_be_trained() -> None:
-    network = tiny_family().load_denoiser()
+    network = tiny_family().load_network()
     assert network.training
     assert network.gradient_checkpointing
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in network.parameters())
-    assert not tiny_family(gradient_checkpointing=False).load_denoiser().gradient_checkpointing
+    assert not tiny_family(gradient_checkpointing=False).load_network().gradient_checkpointing
 
 
 @pytest.mark.parametrize(
@@ -73,35 +73,35 @@ def test_the_denoiser_is_loaded_to_be_trained() -> None:
     ],
 )
 def test_weights_have_the_type_that_they_are_trained_in(values: dict[str, str], dtype: torch.dtype) -> None:
-    assert tiny_family(**values).load_denoiser().dtype == dtype
+    assert tiny_family(**values).load_network().dtype == dtype
 
 
 def test_the_base_precision_rounds_the_weights_that_are_loaded() -> None:
-    plain = tiny_family().load_denoiser().state_dict()
-    rounded = tiny_family(base_model_precision="bf16").load_denoiser().state_dict()
+    plain = tiny_family().load_network().state_dict()
+    rounded = tiny_family(base_model_precision="bf16").load_network().state_dict()
     assert all(torch.equal(rounded[name], tensor.bfloat16().float()) for name, tensor in plain.items())
 
 
 def test_a_saved_denoiser_loads_again_with_the_same_bytes(tmp_path: Path) -> None:
     family = tiny_family(base_model_precision="bf16")
-    network = family.load_denoiser()
+    network = family.load_network()
     with torch.no_grad():
         next(network.parameters()).add_(1e-3)
-    family.save_denoiser(network, tmp_path / "transformer")
-    again = family.load_denoiser(tmp_path / "transformer").state_dict()
+    family.save_component("transformer", network, tmp_path / "transformer")
+    again = family.load_network(tmp_path).state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in network.state_dict().items())
     assert str(tiny_pixart()) in json.loads((tmp_path / "transformer/config.json").read_text())["_name_or_path"]
 
 
 def test_wrapped_networks_are_seen_through() -> None:
-    network = tiny_family().load_denoiser()
+    network = tiny_family().load_network()
     assert unwrap(torch.nn.DataParallel(network)) is network
     assert unwrap(network) is network
 
 
 def test_networks_that_want_to_know_the_size_are_told() -> None:
     family = tiny_family(pretrained_model_name_or_path=str(tiny_pixart(size_conditions=True)))
-    network, prompts = family.load_denoiser(), family.encode_prompts(["a red circle"])
+    network, prompts = family.load_network(), family.encode_prompts(["a red circle"])
     heard: list[dict[str, torch.Tensor]] = []
     network.adaln_single.register_forward_pre_hook(lambda _module, args: heard.append(args[1]))
     latents, timesteps, batch = torch.zeros(1, 4, 8, 16), torch.tensor([5]), family.collate_prompts(prompts)
@@ -135,7 +135,7 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
     save_file(tensors, weights, metadata={"format": "pt"})
     family = tiny_family(pretrained_model_name_or_path=str(tmp_path / "model"))
     with pytest.raises(ModelUnavailable, match=r"part transformer of .* lacks 1 weights, among them proj_out.weight"):
-        family.load_denoiser()
+        family.load_network()
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
@@ -143,7 +143,7 @@ def test_broken_weights_are_refused_by_name(tmp_path: Path, part: str) -> None:
     shutil.copytree(tiny_pixart(), tmp_path / "model")
     next((tmp_path / "model" / part).glob("*.safetensors")).write_bytes(b"half a download")
     family = tiny_family(pretrained_model_name_or_path=str(tmp_path / "model"))
-    use = {"transformer": family.load_denoiser, "vae": family.vae, "text_encoder": lambda: family.encode_prompts([""])}[part]
+    use = {"transformer": family.load_network, "vae": family.vae, "text_encoder": lambda: family.encode_prompts([""])}[part]
     with pytest.raises(ModelUnavailable, match=f"part {part} of .*model could not be loaded"):
         use()
 

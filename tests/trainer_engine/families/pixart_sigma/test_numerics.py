@@ -53,7 +53,7 @@ def reference(prediction_type: str, dtype: torch.dtype) -> tuple[Tensor, PixArtT
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type: str, gradient_checkpointing: bool) -> None:
     family = tiny_family(prediction_type=prediction_type, gradient_checkpointing=gradient_checkpointing)
-    network = family.load_denoiser()
+    network = family.load_network()
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     loss = our_loss(family, network, objective, family.encode_prompts(PROMPTS))
     loss.backward()
@@ -68,7 +68,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers_alone(prediction_type:
 
 def test_loss_and_gradients_are_near_those_computed_in_float64() -> None:
     family = tiny_family()
-    network = family.load_denoiser()
+    network = family.load_network()
     objective = make_objective("epsilon", family.scheduler_config(), family.options.objective)
     loss = our_loss(family, network, objective, family.encode_prompts(PROMPTS))
     loss.backward()
@@ -94,7 +94,7 @@ def test_padding_changes_nothing() -> None:
     short, full = family.collate_prompts(prompts), compiled.collate_prompts(prompts)
     assert short["embeds"].shape[1] == 32
     assert full["embeds"].shape[1] == 300
-    network, (latents, _) = family.load_denoiser(), fixed_batch()
+    network, (latents, _) = family.load_network(), fixed_batch()
     with torch.no_grad():
         predictions = [
             family.predict(network, StepInputs(noisy_latents=latents, timesteps=TIMESTEPS, prompts=batch)) for batch in (short, full)
@@ -104,7 +104,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_the_loss_falls_on_a_repeated_batch() -> None:
     family = tiny_family()
-    network, prompts = family.load_denoiser(), family.encode_prompts(PROMPTS)
+    network, prompts = family.load_network(), family.encode_prompts(PROMPTS)
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []

@@ -47,7 +47,7 @@ def show_refusal(request: HttpRequest, error: APIException) -> None:
 
 def _activate(request: HttpRequest, environment: Environment) -> str:
     services.activate(environment.name, actor=actor_of(request))
-    return f"{environment.name} is active: runs start from it."
+    return f"Runs start from {environment.name} now."
 
 
 add_object_action(ObjectAction("activate", "Save and activate", _activate, applies=lambda environment: not environment.is_active))

@@ -215,7 +215,7 @@ def test_folders_made_by_hand_are_in_the_list(browser: Browser) -> None:
 def test_activating_is_a_button_that_goes_when_it_is_done(browser: Browser, demo: Environment) -> None:
     button = 'value="activate"'
     assert button in browser.page(f"{demo.pk}/change/")
-    assert "demo is active: runs start from it" in browser.press(f"{demo.pk}/change/", "activate")
+    assert "Runs start from demo now" in browser.press(f"{demo.pk}/change/", "activate")
     assert Environment.objects.get().is_active
     assert button not in browser.page(f"{demo.pk}/change/")
 

@@ -26,7 +26,7 @@ from trainer_engine.weights.loading import PartFinder
 from trainer_engine.weights.quantization import Quantiser, exact_layers_message, is_quantised
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """One image to generate."""
 

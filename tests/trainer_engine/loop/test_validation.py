@@ -115,7 +115,7 @@ def test_training_is_the_same_with_validations_and_without(kind: str, tmp_path: 
 
 def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: Exception, *, at_step: int = 2) -> None:
     """From now on image ``number`` (from 1) of the process fails at a step of its sampler."""
-    drawn, draw = [], PixArtSigma.draw
+    drawn, draw = [], PixArtSigma.generate
 
     def draw_or_fail(
         self: PixArtSigma, pipeline: Any, drawing: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -131,7 +131,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: Exception, *, a
 
         return draw(self, pipeline, drawing, on_step=heard)
 
-    monkeypatch.setattr(PixArtSigma, "draw", draw_or_fail)
+    monkeypatch.setattr(PixArtSigma, "generate", draw_or_fail)
 
 
 @pytest.mark.parametrize(

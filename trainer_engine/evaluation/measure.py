@@ -23,7 +23,7 @@ SEED = 0
 """Not the run's: runs with different seeds are to be compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measuring:
     """Mean squared error between prediction and target of each image at each timestep.
 

@@ -39,7 +39,7 @@ class DiffusersNetwork(Protocol):
     def save_pretrained(self, folder: Path, *, safe_serialization: bool, max_shard_size: str) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """One image to generate."""
 

@@ -155,7 +155,19 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     samples_file = FixedFile.of_json(prepared.sample_names())
     base = base_weights(options.model, family.spec, hub_cache())
     return RunComponents(
-        options, family, trainable, optimizer, average, prepared, sampler.sizes, loader, step, state, samples_file, history, base
+        options=options,
+        family=family,
+        trainable=trainable,
+        optimizer=optimizer,
+        average=average,
+        prepared=prepared,
+        layout=sampler.sizes,
+        loader=loader,
+        step=step,
+        state=state,
+        samples_file=samples_file,
+        history=history,
+        base=base,
     )
 
 

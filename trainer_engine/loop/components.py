@@ -37,7 +37,7 @@ from trainer_engine.loop.step import Step
 from trainer_engine.optim.ema import MovingAverage
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunComponents:
     """Everything that a checkpoint is made of, or that is restored from one."""
 

@@ -28,7 +28,7 @@ SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Step:
     """Runs forward and backward on each micro-batch, reduces gradients across ranks, clips them and steps the optimizer."""
 

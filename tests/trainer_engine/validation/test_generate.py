@@ -238,7 +238,11 @@ def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monk
     prompt, negative = family.encode_prompts(["a cat", "blurry"])
     numbers: list[int] = []
     pipeline = family.make_pipeline(family.load_network())
-    family.generate(pipeline, GenerationRequest(prompt, negative, 64, 64, 7, 3.0, 1), on_step=lambda taken: numbers.append(taken.number))
+    family.generate(
+        pipeline,
+        GenerationRequest(prompt=prompt, negative=negative, width=64, height=64, steps=7, guidance=3.0, seed=1),
+        on_step=lambda taken: numbers.append(taken.number),
+    )
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
 

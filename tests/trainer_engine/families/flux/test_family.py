@@ -87,7 +87,7 @@ def test_a_drawn_image_is_the_pipelines() -> None:
     heard: list[int] = []
     ours = family.generate(
         family.make_pipeline(network),
-        GenerationRequest(prompt, prompt, 64, 96, 3, 3.5, 5),
+        GenerationRequest(prompt=prompt, negative=prompt, width=64, height=96, steps=3, guidance=3.5, seed=5),
         on_step=lambda taken: heard.append(taken.number),
     )
     theirs = pipeline()
@@ -112,7 +112,12 @@ def test_every_reference_changes_the_image() -> None:
     generator = torch.Generator().manual_seed(0)
     references = (torch.randn(16, 8, 8, generator=generator), torch.randn(16, 8, 12, generator=generator))
     images = [
-        family.generate(pipe, GenerationRequest(prompt, prompt, 64, 64, 2, 2.5, 1, references=references[:count])).tobytes()
+        family.generate(
+            pipe,
+            GenerationRequest(
+                prompt=prompt, negative=prompt, width=64, height=64, steps=2, guidance=2.5, seed=1, references=references[:count]
+            ),
+        ).tobytes()
         for count in range(3)
     ]
     assert len(set(images)) == 3
@@ -126,7 +131,7 @@ def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flav
     walked = []
     for chosen in (None, sampler):
         pipeline = family.make_pipeline(network, sampler=chosen)
-        family.generate(pipeline, GenerationRequest(prompt, prompt, 64, 96, 4, 3.5, 1))
+        family.generate(pipeline, GenerationRequest(prompt=prompt, negative=prompt, width=64, height=96, steps=4, guidance=3.5, seed=1))
         walked.append(pipeline.scheduler.sigmas)
     assert torch.allclose(walked[0], walked[1], atol=2e-3)
 
@@ -135,7 +140,10 @@ def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flav
 def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
     family = tiny_flux()
     network, (prompt,) = family.load_network().eval(), family.encode_prompts([""])
-    image = family.generate(family.make_pipeline(network, sampler=sampler), GenerationRequest(prompt, prompt, 64, 64, 2, 3.5, 1))
+    image = family.generate(
+        family.make_pipeline(network, sampler=sampler),
+        GenerationRequest(prompt=prompt, negative=prompt, width=64, height=64, steps=2, guidance=3.5, seed=1),
+    )
     assert image.size == (64, 64)
 
 
@@ -147,7 +155,10 @@ def test_a_sampler_of_diffusion_is_refused() -> None:
 def drawn_with_true_guidance(**how: Any) -> bytes:
     family = tiny_flux()
     network, (prompt, negative) = family.load_network().eval(), family.encode_prompts(["a cat", "blurry"])
-    return family.generate(family.make_pipeline(network), GenerationRequest(prompt, negative, 64, 64, 3, 3.5, 5, **how)).tobytes()
+    return family.generate(
+        family.make_pipeline(network),
+        GenerationRequest(prompt=prompt, negative=negative, width=64, height=64, steps=3, guidance=3.5, seed=5, **how),
+    ).tobytes()
 
 
 def test_true_guidance_is_the_pipelines() -> None:
@@ -186,7 +197,9 @@ def test_each_prompt_is_attended_to_with_its_own_mask() -> None:
 
     pipe = family.make_pipeline(network)
     looking = network.register_forward_hook(lambda module, args, kwargs, output: look(module, args, kwargs), with_kwargs=True)
-    family.generate(pipe, GenerationRequest(prompt, negative, 64, 64, 1, 3.5, 5, true_guidance=2.0))
+    family.generate(
+        pipe, GenerationRequest(prompt=prompt, negative=negative, width=64, height=64, steps=1, guidance=3.5, seed=5, true_guidance=2.0)
+    )
     looking.remove()
     image_tokens = 16
     assert seen == [int(one["mask"].sum()) + image_tokens for one in (prompt, negative)]

@@ -132,7 +132,9 @@ def test_drawing_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
 
     family, network = tiny_flux("kontext"), tiny_flux("kontext").load_network().eval()
     reference, prompt = REFERENCES[0][:1], PROMPTS[0]
-    drawing = GenerationRequest(prompt, prompt, 96, 64, 3, 2.5, 11, references=(reference[0],))
+    drawing = GenerationRequest(
+        prompt=prompt, negative=prompt, width=96, height=64, steps=3, guidance=2.5, seed=11, references=(reference[0],)
+    )
     ours = family.generate(family.make_pipeline(network), drawing)
     theirs = FluxKontextPipeline.from_pretrained(tiny_model("flux", flavour="kontext"))
     theirs.vae.to(memory_format=torch.channels_last)

@@ -109,7 +109,8 @@ def test_networks_that_want_to_know_the_size_are_told() -> None:
     assert heard[0]["resolution"].tolist() == [[64.0, 128.0]]
     assert heard[0]["aspect_ratio"].tolist() == [[0.5]]
     image = family.generate(
-        family.make_pipeline(network), GenerationRequest(prompts[0], prompts[0], 128, 64, steps=2, guidance=2.0, seed=0)
+        family.make_pipeline(network),
+        GenerationRequest(prompt=prompts[0], negative=prompts[0], width=128, height=64, steps=2, guidance=2.0, seed=0),
     )
     assert image.size == (128, 64)
     assert heard[-1]["resolution"].tolist() == [[64.0, 128.0]] * 2

@@ -31,9 +31,9 @@ class SampleBatch:
     loss_weights: Tensor | None = None
     """(B,) factor of each sample's loss; None for 1."""
 
-    def with_noise(self, noise: Tensor, timesteps: Tensor) -> Batch:
+    def with_noise(self, noise: Tensor, timesteps: Tensor, input_noise: Tensor | None = None) -> Batch:
         """The batch to train or evaluate on with this noise (B, C, ...) and these timesteps (B,)."""
-        return Batch(**vars(self), noise=noise, timesteps=timesteps)
+        return Batch(**vars(self), noise=noise, timesteps=timesteps, input_noise=input_noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,8 @@ class Batch(SampleBatch):
     """(B, C, ...) float32, standard normal."""
     timesteps: Tensor
     """(B,)"""
+    input_noise: Tensor | None = None
+    """The noise in the input of the network, if it differs from the one that is learned (Ning et al., 2023, "Input Perturbation")."""
 
     def inputs(self, noisy_latents: Tensor) -> StepInputs:
         """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
 from trainer_engine.batches.sampler import GlobalBatch, Item
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.randomness import sample_generators, sample_noise
+from trainer_engine.objectives.randomness import channel_offsets, sample_generators, sample_noise
 from trainer_engine.runtime.seeds import derived_seed
 
 
@@ -42,6 +43,8 @@ class Collator:
     caption_dropout: float
     """Probability of the empty prompt."""
     share: Share
+    noise: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+    """Options of the noise: offsets and perturbation."""
     combine_references: bool = True
     """Whether samples come with their references of all conditioning sets, or with those of one set that is chosen for each batch."""
 
@@ -57,10 +60,28 @@ class Collator:
             generators=sample_generators(self.seed, step, indices, "condition"),
         )
         shape = samples.latents.shape[1:]
+        noise = self._noise(step, indices, shape)
         return samples.with_noise(
-            noise=sample_noise(sample_generators(self.seed, step, indices, "noise"), shape),
+            noise=noise,
             timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape)),
+            input_noise=self._perturbed(noise, step, indices),
         )
+
+    def _noise(self, step: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
+        noise = sample_noise(sample_generators(self.seed, step, indices, "noise"), shape)
+        chosen = self.noise
+        if not chosen.offset_noise:
+            return noise
+        generators = sample_generators(self.seed, step, indices, "offset")
+        return noise + channel_offsets(generators, shape, scale=chosen.noise_offset, probability=chosen.noise_offset_probability)
+
+    def _perturbed(self, noise: Tensor, step: int, indices: Sequence[int]) -> Tensor | None:
+        """The noise in the input of the network: more of it while ``input_perturbation`` lasts."""
+        steps, scale = self.noise.input_perturbation_steps, self.noise.input_perturbation
+        scale *= max(0.0, 1 - step / steps) if steps else 1.0
+        if not scale:
+            return None
+        return noise + scale * sample_noise(sample_generators(self.seed, step, indices, "perturbation"), noise.shape[1:])
 
     def _timesteps(self, step: int, indices: Sequence[int], token_count: int) -> Tensor:
         return self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), token_count)

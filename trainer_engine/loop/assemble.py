@@ -19,13 +19,15 @@ from trainer_engine.config.adapters.validation_adapter import validation_adapter
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
-from trainer_engine.contract.errors import InvalidOptions
+from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
@@ -40,7 +42,7 @@ from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.build import make_objective
+from trainer_engine.objectives.build import FLOW_MATCHING, make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import build_optimizer, start_training
@@ -81,6 +83,9 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         if refused:
             raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
+        refused = errors_in(list(schedule_problems(run_context.options, family.spec, family.scheduler_config())))
+        if refused:
+            raise InvalidOptions(refused)
         objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
     family.report = run_context.stages.sink.emit
     options = run_context.options
@@ -89,6 +94,11 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
             run_context.stages.sink.emit(Notification(code="precision", message=note))
     run_context.requests.raise_if_stopped()
     return family, objective
+
+
+def _noise_options(options: ObjectiveOptions, prediction_type: str) -> ObjectiveOptions:
+    """Offsets of the noise are a correction of diffusion's schedules: flow matching starts from pure noise."""
+    return options.model_copy(update={"offset_noise": False}) if prediction_type == FLOW_MATCHING else options
 
 
 def _find_checkpoint(run_context: RunContext, family: Family) -> SavedRun | None:
@@ -130,6 +140,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         seed=run.seed,
         caption_dropout=options.data.caption_dropout_probability,
         share=Share(processes.rank, processes.count),
+        noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0

@@ -78,7 +78,8 @@ class Step:
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean over the samples of a batch, float32."""
-        noisy = self.objective.add_noise(batch.latents, batch.noise, batch.timesteps)
+        noise = batch.noise if batch.input_noise is None else batch.input_noise
+        noisy = self.objective.add_noise(batch.latents, noise, batch.timesteps)
         with self.devices.autocast():
             prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)

@@ -32,6 +32,18 @@ def sample_generators(seed: int, step: int, indices: Sequence[int], purpose: str
     return [torch.Generator().manual_seed(derived_seed(seed, step, index, purpose)) for index in indices]
 
 
+def channel_offsets(generators: Sequence[torch.Generator], shape: Sequence[int], *, scale: float, probability: float) -> Tensor:
+    """(B, C, 1, ...) for latents of ``shape`` (C, ...): ``scale`` times a normal number for each channel, or zeros.
+
+    A sample has offsets with the given probability (Guttenberg, 2023, "Diffusion with Offset Noise").
+    """
+    offsets = torch.zeros((len(generators), shape[0], *[1] * (len(shape) - 1)))
+    for sample, generator in zip(offsets, generators, strict=True):
+        if torch.rand(1, generator=generator).item() < probability:
+            sample += scale * torch.randn(sample.shape, generator=generator)
+    return offsets
+
+
 def sample_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """Standard normal noise, (B, *shape) float32 on the CPU, each sample from its own generator."""
     noise = torch.empty((len(generators), *shape))

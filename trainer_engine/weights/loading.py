@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import diffusers
@@ -94,6 +95,10 @@ def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, A
     return scheduler
 
 
+ZERO_TERMINAL_SNR: Mapping[str, Any] = MappingProxyType({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
+"""Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed": samplers must start at the last timestep."""
+
+
 class PartFinder(ABC):
     """Finds and loads the components of one base model by name. It keeps no loaded component."""
 
@@ -121,5 +126,6 @@ class PartFinder(ABC):
         return vae
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The noise schedule of the base model. Raises ModelUnavailable."""
-        return read_scheduler_config(self.find("scheduler"))
+        """The noise schedule of the base model; with ``rescale_betas_zero_snr`` it ends in pure noise. Raises ModelUnavailable."""
+        config = read_scheduler_config(self.find("scheduler"))
+        return {**config, **ZERO_TERMINAL_SNR} if self.options.rescale_betas_zero_snr else config

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from trainer_engine.config.families import FamilySpec, trained_folders
@@ -57,6 +58,15 @@ def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> 
 def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | None:
     """The local folder of a model, given as a folder or a repository id; None if it has to be downloaded."""
     return base_weights.local_folder(hub.cache, source, revision)
+
+
+def scheduler_config(base: Path) -> Mapping[str, Any]:
+    """The noise schedule in the folder of a model; empty if it has none that can be read: the engine reports that when it loads it."""
+    try:
+        document = read_document(read_small_text(base / "scheduler" / "scheduler_config.json"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def check_access(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:

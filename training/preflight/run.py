@@ -17,6 +17,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
@@ -75,6 +76,8 @@ def examine_run(
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
     problems += validation_adapter_problems(options, spec, base, hub)
+    if base:
+        problems += schedule_problems(options, spec, base_model.scheduler_config(base))
     problems += init_problems(options, spec, base_model.layer_shapes(base, spec) if base else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))

@@ -115,3 +115,15 @@ def test_a_schedule_written_for_another_sampler_is_read() -> None:
 def test_a_prediction_without_code_is_refused_by_name() -> None:
     with pytest.raises(ModelUnavailable, match="'sample'; known here: epsilon, flow_matching, v_prediction"):
         make_objective("sample", {}, ObjectiveOptions())
+
+
+def test_a_rescaled_schedule_ends_in_pure_noise_and_equals_that_of_diffusers() -> None:
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True}
+    objective = make_objective("v_prediction", config, ObjectiveOptions(snr_gamma=5.0))
+    scheduler = DDPMScheduler(**config, prediction_type="v_prediction")
+    last, middle = torch.tensor([999, 999]), torch.tensor([400, 999])
+    data, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    assert torch.equal(objective.add_noise(data, noise, last), noise)
+    assert torch.equal(objective.target(data, noise, last), -data)
+    assert torch.allclose(objective.target(data, noise, middle), scheduler.get_velocity(data, noise, middle), atol=1e-6)
+    assert objective.loss(torch.zeros_like(data), data, middle).isfinite().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -217,3 +218,26 @@ def test_the_token_of_the_hub_does_not_follow_a_redirect(tmp_path: Path) -> None
         assert base_model.check_access("pretrained_model_name_or_path", "a/open", None, reached) is None
         server.shutdown()
     assert seen[0][1] == "Bearer hf_secret" and seen[1] == ("/elsewhere", None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "options", "expected"),
+    [
+        ("v_prediction", {"prediction_type": "epsilon"}, {"prediction_type": "contradicts_base_model"}),
+        ("epsilon", {"prediction_type": "v_prediction"}, {"prediction_type": "contradicts_base_model"}),
+        ("epsilon", {"rescale_betas_zero_snr": True}, {"rescale_betas_zero_snr": "needs_v_prediction"}),
+        ("v_prediction", {"rescale_betas_zero_snr": True}, {}),
+        ("v_prediction", {}, {}),
+        (None, {"rescale_betas_zero_snr": True}, {"rescale_betas_zero_snr": "needs_v_prediction"}),
+        (["odd"], {}, {}),
+    ],
+)
+def test_an_objective_that_contradicts_the_schedule_of_the_base_model_is_reported(
+    training: Training, stated: Any, options: dict[str, Any], expected: dict[str, str]
+) -> None:
+    folder = Path(training.form["--pretrained_model_name_or_path"]) / "scheduler"
+    folder.mkdir(exist_ok=True)
+    (folder / "scheduler_config.json").write_text(json.dumps({"prediction_type": stated}))
+    found = {problem.option: problem.code for problem in examine(training, **options).problems}
+    watched = ("prediction_type", "rescale_betas_zero_snr")
+    assert {option: code for option, code in found.items() if option in watched} == expected

@@ -37,6 +37,11 @@ class ModelOptions(OptionGroup):
         "flow matching. Empty: what its weights were trained for.",
         later=("sample",),
     )
+    rescale_betas_zero_snr: bool = option(
+        False,
+        "Diffusion: rescale the noise schedule so that its last timestep is pure noise, and space the timesteps of validation images from "
+        "there. Needs v_prediction.",
+    )
     gradient_checkpointing: bool = option(
         True, "Recompute activations in the backward pass instead of keeping them. This saves memory and takes more time."
     )
@@ -80,3 +85,17 @@ class ObjectiveOptions(OptionGroup):
         le=20,
     )
     use_soft_min_snr: bool = option(False, "Diffusion: use the smooth form of min-SNR weighting. Needs snr_gamma.")
+    offset_noise: bool = option(
+        False, "Diffusion: add to the noise of some samples a random constant for each latent channel, for darker and brighter images."
+    )
+    noise_offset: float = option(0.1, "Standard deviation of the constants of offset_noise.", ge=0, le=1)
+    noise_offset_probability: float = option(0.25, "Share of the samples that offset_noise changes.", ge=0, le=1)
+    input_perturbation: float = option(
+        0.0,
+        "Standard deviation of additional noise in the input of the network; what it learns to predict stays the same. 0: none.",
+        ge=0,
+        le=1,
+    )
+    input_perturbation_steps: int = option(
+        0, "Optimizer steps over which input_perturbation decreases to zero. 0: it stays the same for the whole run.", ge=0
+    )

@@ -9,9 +9,12 @@ from trainer_engine.config.families import FamilySpec, find_spec, known_but_miss
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
 from trainer_engine.config.precisions import LOADED, QUANTISED
+from trainer_engine.config.rules.noise_schedule import zero_snr_problem
 from trainer_engine.contract.errors import Problem
 
 SNR = ("snr_gamma", "use_soft_min_snr")
+OFFSET = ("noise_offset", "noise_offset_probability")
+DIFFUSION = (*SNR, "rescale_betas_zero_snr", "offset_noise", *OFFSET)
 HUBER = ("huber_c", "huber_schedule")
 BETA = ("flow_beta_schedule_alpha", "flow_beta_schedule_beta")
 FLOW = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("flow_"))
@@ -86,11 +89,15 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
     if family_spec is None:
         return
     is_flow = (values["prediction_type"] or family_spec.objective) == "flow_matching"
-    idle = dict.fromkeys(SNR if is_flow else FLOW, f"{family_spec.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
+    idle = dict.fromkeys(DIFFUSION if is_flow else FLOW, f"{family_spec.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
     if values["loss_type"] == "l2":
         idle |= dict.fromkeys(HUBER, "loss_type is l2")
     if values["use_soft_min_snr"] and not values["snr_gamma"]:
         idle.setdefault("use_soft_min_snr", "snr_gamma is not set")
+    if not values["offset_noise"]:
+        idle = dict.fromkeys(OFFSET, "offset_noise is off") | idle
+    if not values["input_perturbation"]:
+        idle["input_perturbation_steps"] = "input_perturbation is 0"
     for name, reason in _idle_timesteps(values):
         idle.setdefault(name, reason)
     for name, reason in idle.items():
@@ -99,6 +106,16 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
     if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
         message = "Timesteps cannot be sampled both uniformly and from a beta distribution."
         yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
+
+
+def zero_snr_needs_a_velocity(values: Values) -> Iterator[Problem]:
+    """At a signal-to-noise ratio of zero the input is the noise itself: a network that predicts the noise learns nothing there."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    own_weights = values.get("pretrained_model_name_or_path") and not values["prediction_type"]
+    if family_spec is None or not values["rescale_betas_zero_snr"] or own_weights:
+        return  # the scheduler of somebody's own weights says what they predict; the engine and the preflight read it
+    if (values["prediction_type"] or family_spec.objective) == "epsilon":
+        yield zero_snr_problem()
 
 
 def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
@@ -118,4 +135,5 @@ RULES: tuple[Rule, ...] = (
     options_of_other_families_do_nothing,
     quantised_weights_are_frozen,
     objective_options_have_an_effect,
+    zero_snr_needs_a_velocity,
 )

@@ -1,0 +1,33 @@
+"""Problems of a run's objective with the noise schedule of its base model; the engine and the preflight both ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import Problem
+
+ZERO_SNR = "rescale_betas_zero_snr"
+ZERO_SNR_MESSAGE = f"{ZERO_SNR}=true makes the last timestep pure noise, from which a network that predicts the noise learns nothing."
+ZERO_SNR_HINT = f"set prediction_type=v_prediction, or {ZERO_SNR}=false"
+
+
+def zero_snr_problem() -> Problem:
+    """The error of a schedule that ends in pure noise in a run that predicts the noise."""
+    expected = "prediction_type=v_prediction"
+    return Problem.error(ZERO_SNR, "needs_v_prediction", ZERO_SNR_MESSAGE, got=True, expected=expected, hint=ZERO_SNR_HINT)
+
+
+def schedule_problems(options: TrainingOptions, spec: FamilySpec, scheduler: Mapping[str, Any]) -> Iterator[Problem]:
+    """``scheduler``: the content of the base model's ``scheduler_config.json``."""
+    if spec.objective == "flow_matching":
+        return
+    chosen, stated = options.model.prediction_type, scheduler.get("prediction_type")
+    if options.model.rescale_betas_zero_snr and (chosen or stated or spec.objective) == "epsilon":
+        yield zero_snr_problem()
+    if chosen and stated and chosen != stated:
+        message = f"The scheduler of the base model says that it was trained on {stated}; this run trains it on {chosen}."
+        hint = f"leave prediction_type out to train on {stated}"
+        yield Problem.note("prediction_type", "contradicts_base_model", message, got=chosen, expected=str(stated), hint=hint)

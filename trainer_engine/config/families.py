@@ -32,7 +32,8 @@ class Component:
     """Prefix of its keys in the adapter files of diffusers."""
     role: Role = Role.FROZEN
     comfyui_prefix: str = "diffusion_model."
-    """Prefix of its keys in the adapter files of ComfyUI."""
+    """Prefix of its keys in the adapter files of ComfyUI. One that ends with an underscore is kohya's: the dots of a module's name become
+    underscores, and the matrices of a LoRA are called ``lora_down`` and ``lora_up``."""
     lora_targets: tuple[str, ...] = ()
     """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
 

@@ -12,6 +12,8 @@ from trainer_engine.export.adapter_file import AdapterTensors, kind_of
 
 DORA = ("dora_scale", "lora_magnitude_vector")
 DOWN, UP = ("lora_A.weight", "lora_down.weight"), ("lora_B.weight", "lora_up.weight")
+KOHYA_PARTS: Mapping[str, str] = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+"""Names of the matrices of a LoRA in files whose keys have kohya's prefix."""
 Tensors = Mapping[str, Tensor]
 
 
@@ -138,11 +140,14 @@ def _fits(tensors: Tensors, factor: int) -> bool:
 
 
 def _named(prefixes: Mapping[str, str], modules: Mapping[str, Tensors]) -> dict[str, Tensor]:
-    def key(name: str) -> str:
+    def key(name: str, part: str) -> str:
         component = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
-        return prefixes[component] + name.removeprefix(component)
+        prefix, local_name = prefixes[component], name.removeprefix(component)
+        if prefix.endswith("_"):
+            return f"{prefix}{local_name.replace('.', '_')}.{KOHYA_PARTS.get(part, part)}"
+        return f"{prefix}{local_name}.{part}"
 
-    return {f"{key(name)}.{part}": tensor.contiguous() for name, tensors in modules.items() for part, tensor in tensors.items()}
+    return {key(name, part): tensor.contiguous() for name, tensors in modules.items() for part, tensor in tensors.items()}
 
 
 def _cannot(what: str, why: str) -> ModelUnavailable:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 def place_in_hub_cache(folder: Path, repo_id: str, hf_home: Path) -> Path:
@@ -27,3 +30,14 @@ def place_in_hub_cache(folder: Path, repo_id: str, hf_home: Path) -> Path:
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(commit, encoding="utf-8")
     return snapshot
+
+
+def write_pipeline_folder(folder: Path, pipeline: str, parts: dict[str, Any], **index: Any) -> None:
+    """A diffusers pipeline of these components; ``index`` adds further entries to ``model_index.json``."""
+    entries: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": version("diffusers")}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+        entries[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+    missing = {name: [None, None] for name, value in index.items() if value is None}
+    entries |= {**index, **missing}
+    (folder / "model_index.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

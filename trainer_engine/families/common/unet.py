@@ -1,0 +1,191 @@
+"""What the families of Stable Diffusion share: a ``UNet2DConditionModel``, an ``AutoencoderKL`` and CLIP text encoders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
+from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.samplers import SAMPLERS
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.runtime.devices import Devices
+from trainer_engine.weights.hub import Part, Source, find_part
+from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler, part_in
+
+
+class UNetComponents(PartFinder):
+    """Finds and loads the components of a Stable Diffusion pipeline."""
+
+    def __init__(self, options: ModelOptions, spec: FamilySpec) -> None:
+        super().__init__(options, spec)
+        self.title = spec.title
+
+    def search(self, name: str) -> Part:
+        replaced = self.options.pretrained_vae_model_name_or_path if name == "vae" else None
+        part = find_part(Source(replaced), name, bare=True) if replaced else find_part(self.base, name)
+        if part is None:
+            message = f"{replaced or self.base.name} has no folder {name}."
+            raise ModelUnavailable(message, hint=f"the folder of a {self.title} pipeline in the diffusers layout is needed")
+        return part
+
+    def load_unet(self, dtype: torch.dtype, folder: Path | None = None) -> UNet2DConditionModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(UNet2DConditionModel, part_in(folder) if folder else self.find("unet"), dtype)
+        assert isinstance(network, UNet2DConditionModel)
+        network.register_to_config(_name_or_path=self.base.name)
+        return network
+
+    def make_scheduler(self, prediction_type: str, sampler: str | None = None, spacing: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the named one, on the base model's noise schedule with timesteps spaced by ``spacing``."""
+        config = self.scheduler_config()
+        name, settings = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
+        spaced = {"timestep_spacing": spacing} if spacing else {}
+        return make_scheduler(config, name, {**settings, **spaced, "prediction_type": prediction_type}, self.base.name)
+
+
+class UNetFamily(Family):
+    """A family whose network is a ``UNet2DConditionModel``. What a prompt is, and its pipeline, is up to the family."""
+
+    parts: UNetComponents
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = self.make_components()
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+
+    @abstractmethod
+    def make_components(self) -> UNetComponents:
+        """The components of the base model."""
+
+    @abstractmethod
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin) -> Any:
+        """The family's diffusers pipeline without text encoders."""
+
+    @abstractmethod
+    def pipeline_prompts(self, request: GenerationRequest) -> dict[str, Tensor]:
+        """The prompt and the negative prompt as arguments of the pipeline, on the device."""
+
+    @abstractmethod
+    def text_parts(self) -> Mapping[str, CopiedPart]:
+        """Text encoders and tokenizers of the pipeline that a run leaves."""
+
+    # ---- encoders ----
+
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder, loaded at the first call."""
+        return self.autoencoder.model
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.free_text_encoders()
+        free_device_memory(self.devices.device)
+
+    @abstractmethod
+    def free_text_encoders(self) -> None:
+        """Drop the weights of the text encoders."""
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """Prompts of CLIP have one length: each tensor is stacked along a new first dimension."""
+        return {name: torch.stack([prompt[name] for prompt in prompts]) for name in prompts[0]}
+
+    # ---- the network ----
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        network: nn.Module = self.parts.load_unet(dtype, folder)
+        return network
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return height * width
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        device, dtype = self.devices.device, self.devices.network
+        output: Tensor = network(
+            inputs.noisy_latents.to(device, dtype),
+            inputs.timesteps.to(device),
+            encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
+            added_cond_kwargs=self.added_conditions(inputs, device, dtype),
+            return_dict=False,
+        )[0]
+        return output
+
+    def added_conditions(self, inputs: StepInputs, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
+        """What the network embeds together with the timestep; None if it takes nothing of the kind."""
+        return None
+
+    @cached_property
+    def _scheduler_config(self) -> Mapping[str, Any]:
+        return MappingProxyType(self.parts.scheduler_config())
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return self._scheduler_config
+
+    # ---- validation images and the result ----
+
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+        pipeline = self.bare_pipeline(network, self.parts.make_scheduler(self.prediction_type, sampler, spacing))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @torch.no_grad()
+    def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
+        numbers = count(1)  # the pipeline's own start later where the base model's sampler warms up
+
+        def report(_: Any, __: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+            if on_step is not None:
+                on_step(SamplerStep(next(numbers), float(timestep), values["latents"]))
+            return {}
+
+        with self.devices.autocast():
+            latents = pipeline(
+                **self.pipeline_prompts(request),
+                width=request.width,
+                height=request.height,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                guidance_rescale=request.guidance_rescale,
+                generator=request.generator(),
+                output_type="latent",
+                callback_on_step_end=report,
+            ).images
+        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
+        return image
+
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
+        def save_vae(target: Path) -> None:
+            self.parts.load_vae(None).save_pretrained(target, safe_serialization=True)
+
+        plan = PipelinePlan(
+            spec=self.spec,
+            pipeline=self.pipeline_name,
+            base_model=self.parts.base.name,
+            trained=trained_parts(self, network),
+            copied={"vae": CopiedPart("diffusers", "AutoencoderKL", self.parts.find("vae"), save_vae), **self.text_parts()},
+            scheduler=self.parts.make_scheduler(self.prediction_type),
+            dtype=str(self.devices.weights).removeprefix("torch."),
+            objective=self.prediction_type,
+        )
+        write_pipeline(folder, plan, self.options)

@@ -1,0 +1,46 @@
+"""Stable Diffusion 1: the UNet with CLIP conditioning (Rombach et al., 2022)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.families import AdapterSpec, FamilySpec, LatentSpec, PromptSpec, SamplingSpec, frozen_components
+from trainer_engine.families.common import unet_facts
+
+FLAVOURS = MappingProxyType(
+    {
+        "1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "1.4": "CompVis/stable-diffusion-v1-4",
+        "dreamshaper": "Lykon/dreamshaper-8",
+    }
+)
+SPEC = FamilySpec(
+    name="sd1x",
+    title="Stable Diffusion 1",
+    description="UNet of 860 million parameters with a CLIP ViT-L/14 text encoder, trained at 512 pixels.",
+    flavours=FLAVOURS,
+    default_flavour="1.5",
+    model_types=("full", "lora"),
+    objective="epsilon",
+    prediction_types=("epsilon", "v_prediction"),
+    components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder")}),
+    prompts=PromptSpec(token_limit=77, text_encoders=("CLIP ViT-L/14",)),
+    latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
+    sampling=SamplingSpec(
+        samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
+        options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
+        multiple_px=8,
+    ),
+    adapters=AdapterSpec(
+        module_classes=unet_facts.MODULE_CLASSES,
+        lycoris_start=unet_facts.LYCORIS_START,
+        lora_targets=unet_facts.LORA_TARGETS,
+        default_lora_target="attention",
+        base_precisions=("int8-quanto", "int4-quanto"),
+    ),
+    aliases=("sd15", "stable-diffusion-1"),
+    architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v1")),
+    licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),
+    defaults=MappingProxyType({"resolution": 512, "validation_guidance": 7.5}),
+    parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 859_520_964)),
+)

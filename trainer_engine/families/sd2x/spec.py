@@ -1,0 +1,48 @@
+"""Stable Diffusion 2: the UNet of version 1 with the text encoder OpenCLIP ViT-H."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.families import AdapterSpec, FamilySpec, LatentSpec, PromptSpec, SamplingSpec, frozen_components
+from trainer_engine.families.common import unet_facts
+
+FLAVOURS = MappingProxyType(
+    {
+        "2.1": "stabilityai/stable-diffusion-2-1",
+        "2.0": "stabilityai/stable-diffusion-2-0",
+        "digitaldiffusion": "Junglerally/Digital-Diffusion",
+        "pseudoflex-v2": "bghira/pseudo-flex-v2",
+        "pseudojourney": "bghira/pseudo-journey-v2",
+    }
+)
+SPEC = FamilySpec(
+    name="sd2x",
+    title="Stable Diffusion 2",
+    description="UNet of 866 million parameters with an OpenCLIP ViT-H text encoder, trained at 768 pixels to predict the velocity.",
+    flavours=FLAVOURS,
+    default_flavour="pseudoflex-v2",
+    model_types=("full", "lora"),
+    objective="v_prediction",
+    prediction_types=("v_prediction", "epsilon"),
+    components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder")}),
+    prompts=PromptSpec(token_limit=77, text_encoders=("OpenCLIP ViT-H/14",)),
+    latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
+    sampling=SamplingSpec(
+        samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
+        options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
+        multiple_px=8,
+    ),
+    adapters=AdapterSpec(
+        module_classes=unet_facts.MODULE_CLASSES,
+        lycoris_start=unet_facts.LYCORIS_START,
+        lora_targets=unet_facts.LORA_TARGETS,
+        default_lora_target="attention",
+        base_precisions=("int8-quanto", "int4-quanto"),
+    ),
+    aliases=("sd21", "stable-diffusion-2"),
+    architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v2-768-v")),
+    licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "openrail++"}))),
+    defaults=MappingProxyType({"resolution": 768, "validation_guidance": 7.5, "validation_guidance_rescale": 0.7}),
+    parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 865_910_724)),
+)

@@ -46,7 +46,7 @@ def data(option: str, code: str, change: Callable[[Datasets], Any]) -> Broken:
 BROKEN = [
     form("model_family", "missing", model_family=None),
     form("model_family", "unknown_family", model_family="pixelart"),
-    form("model_family", "not_available", model_family="sdxl"),
+    form("model_family", "not_available", model_family="hunyuanvideo"),
     form("model_type", "missing", model_type=None),
     form("model_type", "not_a_choice", model_type="half"),
     form("model_type", "not_a_choice", model_type="loras"),

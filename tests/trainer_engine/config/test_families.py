@@ -19,7 +19,7 @@ def test_a_family_is_found_by_name_and_alias_in_any_case(name: str) -> None:
 
 
 def test_a_family_of_the_format_without_a_folder_is_known_but_missing() -> None:
-    assert known_but_missing("sdxl")
+    assert known_but_missing("hunyuanvideo")
     assert not known_but_missing("pixart_sigma")
     assert not known_but_missing("nonsense")
 

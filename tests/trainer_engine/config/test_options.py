@@ -79,7 +79,7 @@ def test_the_parser_reports_every_problem_at_once() -> None:
         ("gradient_checkpointing", "maybe", "not_a_boolean"),
         ("gradient_checkpointing", 2, "not_a_boolean"),
         ("model_family", "pixelart", "unknown_family"),
-        ("model_family", "sdxl", "not_available"),
+        ("model_family", "hunyuanvideo", "not_available"),
         ("model_family", ..., "missing"),
         ("model_family", "", "missing"),
         ("model_type", "both", "not_a_choice"),

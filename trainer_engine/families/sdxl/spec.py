@@ -1,0 +1,47 @@
+"""Stable Diffusion XL: a UNet with two CLIP text encoders that knows the size and the crop of its images (Podell et al., 2023)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.families import AdapterSpec, FamilySpec, LatentSpec, PromptSpec, SamplingSpec, frozen_components
+from trainer_engine.families.common import unet_facts
+
+FLAVOURS = MappingProxyType(
+    {
+        "base-1.0": "stabilityai/stable-diffusion-xl-base-1.0",
+        "base-0.9": "stabilityai/stable-diffusion-xl-base-0.9",
+    }
+)
+SPEC = FamilySpec(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    description="UNet of 2.6 billion parameters with CLIP ViT-L and OpenCLIP ViT-G text encoders, trained at 1024 pixels.",
+    flavours=FLAVOURS,
+    default_flavour="base-1.0",
+    model_types=("full", "lora"),
+    objective="epsilon",
+    prediction_types=("epsilon", "v_prediction"),
+    components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder", "text_encoder_2")}),
+    prompts=PromptSpec(
+        token_limit=77, text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"), text_encoder_folders=("text_encoder", "text_encoder_2")
+    ),
+    latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
+    sampling=SamplingSpec(
+        samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
+        options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
+        multiple_px=8,
+    ),
+    adapters=AdapterSpec(
+        module_classes=unet_facts.MODULE_CLASSES,
+        lycoris_start=unet_facts.LYCORIS_START,
+        lora_targets=unet_facts.LORA_TARGETS,
+        default_lora_target="attention",
+        base_precisions=("int8-quanto", "int4-quanto"),
+    ),
+    aliases=("stable-diffusion-xl",),
+    architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-xl-v1-base")),
+    licenses=MappingProxyType({"base-1.0": MappingProxyType({"license": "openrail++"})}),
+    defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
+    parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 2_567_463_684)),
+)

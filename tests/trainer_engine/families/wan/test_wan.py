@@ -1,0 +1,119 @@
+"""Wan beside diffusers: prompts, latents, losses, gradients, images and the result of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from tests.helpers.models import options_with, tiny_model
+from tests.helpers.tiny_run import train_here
+from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
+from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.wan.family import Wan
+from trainer_engine.objectives.build import make_objective
+from trainer_engine.runtime.devices import resolve_devices
+
+PROMPTS = ["A red circle  on &amp; blue glass ", "", "two small stars, three moons and a very bright sun behind the mountain"]
+SIGMAS = torch.tensor([0.1, 0.5, 0.9])
+
+
+def tiny_wan(**values: Any) -> Wan:
+    """The micro model on the CPU."""
+    options = options_with(model_family="wan", pretrained_model_name_or_path=str(tiny_model("wan")), **values)
+    family = load_family(options, resolve_devices(options, torch.device("cpu")))
+    assert isinstance(family, Wan)
+    return family
+
+
+def their_prompts(prompts: list[str]) -> Tensor:
+    pipeline = WanPipeline.from_pretrained(tiny_model("wan"))
+    with torch.no_grad():
+        embeds, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=512)
+    return embeds
+
+
+def fixed(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_prompts_equal_those_of_the_pipeline() -> None:
+    family = tiny_wan()
+    ours = family.collate_prompts(family.encode_prompts(PROMPTS))["embeds"]
+    assert ours.shape == (3, 512, 32)
+    assert torch.allclose(ours, their_prompts(PROMPTS), atol=1e-5)
+
+
+def test_an_image_is_a_clip_of_one_frame_with_normalized_latents() -> None:
+    vae = AutoencoderKLWan.from_pretrained(tiny_model("wan"), subfolder="vae")
+    pixels = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mean, deviation = (torch.tensor(values).view(1, 16, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+    with torch.no_grad():
+        wanted = (vae.encode(pixels[:, :, None]).latent_dist.mode() - mean) / deviation
+    latents = tiny_wan().encode_images(pixels)
+    assert latents.shape == (2, 16, 1, 8, 12)
+    assert torch.allclose(latents, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_loss_and_every_gradient_equal_those_of_diffusers(frames: int, gradient_checkpointing: bool) -> None:
+    family = tiny_wan(gradient_checkpointing=gradient_checkpointing)
+    network = family.load_network()
+    theirs = WanTransformer3DModel.from_pretrained(tiny_model("wan"), subfolder="transformer").train()
+    latents, noise = fixed(3, 16, frames, 4, 6, seed=1), fixed(3, 16, frames, 4, 6, seed=2)
+    objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
+    prompts = family.collate_prompts(family.encode_prompts(PROMPTS))
+    noisy = objective.add_noise(latents, noise, SIGMAS)
+    prediction = family.predict(network, StepInputs(noisy_latents=noisy, timesteps=SIGMAS, prompts=prompts))
+    loss = objective.loss(prediction, objective.target(latents, noise, SIGMAS), SIGMAS).mean()
+    sigma = SIGMAS.view(-1, 1, 1, 1, 1)
+    output = theirs((1 - sigma) * latents + sigma * noise, SIGMAS * 1000, their_prompts(PROMPTS), return_dict=False)[0]
+    wanted = mse_loss(output, noise - latents)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    loss.backward()
+    wanted.backward()
+    for (name, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("sampler", [None, "euler"])
+def test_an_image_equals_that_of_the_pipeline(sampler: str | None) -> None:
+    family = tiny_wan()
+    network = family.load_network().eval()
+    prompt, negative = family.encode_prompts(["a red circle", "blue"])
+    pipeline, steps = family.make_pipeline(network, sampler=sampler), list[SamplerStep]()
+    request = GenerationRequest(prompt=prompt, negative=negative, width=64, height=32, steps=3, guidance=4.0, seed=5)
+    image = family.generate(pipeline, request, on_step=steps.append)
+    theirs = WanPipeline.from_pretrained(tiny_model("wan"), scheduler=pipeline.scheduler)
+    wanted = theirs(
+        "a red circle",
+        negative_prompt="blue",
+        height=32,
+        width=64,
+        num_frames=1,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(5),
+        output_type="pil",
+    ).frames[0][0]
+    assert [step.number for step in steps] == [1, 2, 3]
+    assert np.abs(np.asarray(image, dtype=int) - np.asarray(wanted, dtype=int)).max() <= 1
+
+
+def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:
+    model = str(tiny_model("wan"))
+    straight = train_here(tmp_path / "straight", model_family="wan", model=model, max_train_steps=4)
+    train_here(tmp_path / "resumed", model_family="wan", model=model, max_train_steps=4, stop_after=2)
+    resumed = train_here(tmp_path / "resumed", model_family="wan", model=model, max_train_steps=4)
+    weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
+    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    result = WanPipeline.from_pretrained(straight.output_dir / "pipeline")
+    assert len(result("a cat", height=32, width=32, num_frames=5, num_inference_steps=2, output_type="pil").frames[0]) == 5

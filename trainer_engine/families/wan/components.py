@@ -1,0 +1,81 @@
+"""Finds and loads the components of a Wan text-to-video pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
+from transformers import PreTrainedTokenizerBase, T5Tokenizer, UMT5EncoderModel
+
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.families.wan.spec import SPEC
+from trainer_engine.weights.hub import Part, Source, find_part
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
+
+FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True})
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+        "unipc": ("UniPCMultistepScheduler", FLOW),
+        "dpm++": ("DPMSolverMultistepScheduler", FLOW),
+    }
+)
+"""``validation_noise_scheduler`` -> class of diffusers and its settings beside the shift of the schedule."""
+
+
+class WanComponents(PartFinder):
+    """The components of the pipeline."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options, SPEC)
+
+    def search(self, name: str) -> Part:
+        replaced = {
+            "vae": self.options.pretrained_vae_model_name_or_path,
+            "text_encoder": self.options.pretrained_t5_model_name_or_path,
+            "tokenizer": self.options.pretrained_t5_model_name_or_path,
+        }.get(name)
+        part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
+        if part is None:
+            message = f"{replaced or self.base.name} has no folder {name}."
+            raise ModelUnavailable(message, hint="the folder of a Wan pipeline in the diffusers layout is needed")
+        return part
+
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> WanTransformer3DModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(WanTransformer3DModel, part_in(folder) if folder else self.find("transformer"), dtype)
+        assert isinstance(network, WanTransformer3DModel)
+        network.register_to_config(_name_or_path=self.base.name)
+        return network
+
+    def load_video_vae(self, dtype: torch.dtype | None) -> AutoencoderKLWan:
+        """``dtype`` None keeps the type of the weights."""
+        vae = load_diffusers(AutoencoderKLWan, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderKLWan)
+        return vae
+
+    def load_text_encoder(self, dtype: torch.dtype) -> UMT5EncoderModel:
+        encoder = load_text_encoder(UMT5EncoderModel, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, UMT5EncoderModel)
+        return encoder
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
+        return tokenizer
+
+    def shift(self) -> float:
+        """The shift of the base model's schedule."""
+        config = self.scheduler_config()
+        return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the named one, on the base model's schedule."""
+        config = self.scheduler_config()
+        name, settings = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
+        shifted = {"flow_shift": self.shift(), "shift": self.shift()} if sampler else {}
+        return make_scheduler(config, name, {**settings, **shifted}, self.base.name)

@@ -1,0 +1,200 @@
+"""Wan as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import WanPipeline
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
+from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.wan.autoencoder import ClipAutoencoder
+from trainer_engine.families.wan.components import WanComponents
+from trainer_engine.families.wan.spec import SPEC
+from trainer_engine.media import Picture
+from trainer_engine.runtime.devices import Devices
+
+TIMESTEPS = 1000
+"""The network counts noise levels up to this; sigma is in [0, 1]."""
+PATCH_CELLS = 2
+"""Latent cells along the height and the width of a token."""
+
+
+class Wan(Family):
+    """Wan Team, 2025, "Wan: Open and Advanced Large-Scale Video Generative Models".
+
+    Latents are (C, f, h, w); an image is a clip of one frame. A prompt is ``{"embeds": (T, D)}``: the UMT5 states of its real tokens; the
+    network takes them followed by zeros.
+    """
+
+    spec = SPEC
+    parts: WanComponents
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = WanComponents(options.model)
+        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(devices.vae), devices.device)
+        self._text: tuple[UMT5EncoderModel, PreTrainedTokenizerBase] | None = None
+
+    # ---- encoders ----
+
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        precision = self.options.precision.text_encoder_1_precision
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text} {precision}"
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        """(B, 3, H, W) -> (B, C, 1, h, w)."""
+        return self.autoencoder.encode(pixels.unsqueeze(2), exact=exact)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        """Cleaned as the pipeline cleans them; longer prompts are cut off."""
+        text = self._text
+        if text is None:
+            encoder = self.parts.load_text_encoder(self.devices.text)
+            self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+            self._text = text = encoder, self.parts.load_tokenizer()
+        encoder, tokenizer = text
+        tokens = tokenizer(
+            [prompt_clean(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=SPEC.prompts.token_limit,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.devices.device)
+        states = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state.cpu()
+        lengths = tokens.attention_mask.sum(dim=1).tolist()
+        return [{"embeds": state[:length].clone()} for state, length in zip(states, lengths, strict=True)]
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self._text = None
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """``embeds`` (B, 512, D): zeros after the last token, which the network attends to."""
+        embeds = [prompt["embeds"] for prompt in prompts]
+        padded = embeds[0].new_zeros(len(embeds), SPEC.prompts.token_limit, embeds[0].shape[-1])
+        for row, embed in enumerate(embeds):
+            padded[row, : len(embed)] = embed
+        return {"embeds": padded}
+
+    # ---- the network ----
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, frames, height, width = latent_shape
+        return frames * height * width // PATCH_CELLS**2
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity (B, C, f, h, w)."""
+        device, dtype = self.devices.device, self.devices.network
+        output: Tensor = network(
+            hidden_states=inputs.noisy_latents.to(device, dtype),
+            timestep=inputs.timesteps.to(device, torch.float32) * TIMESTEPS,
+            encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
+            return_dict=False,
+        )[0]
+        return output
+
+    @cached_property
+    def _scheduler_config(self) -> Mapping[str, Any]:
+        return MappingProxyType(self.parts.scheduler_config())
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return self._scheduler_config
+
+    # ---- validation and the result ----
+
+    @property
+    def pipeline_name(self) -> str:
+        return "WanPipeline"
+
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> WanPipeline:
+        pipeline = WanPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=self.autoencoder.model,
+            scheduler=self.parts.make_scheduler(sampler),
+            transformer=network,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @torch.no_grad()
+    def generate(
+        self, pipeline: WanPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+    ) -> Picture:
+        """One image; a clip of frames if ``request.frames`` is more than one."""
+        embeds = self.collate_prompts([request.prompt, request.negative])["embeds"].to(self.devices.device)
+        numbers = count(1)
+
+        def report(_: Any, __: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+            if on_step is not None:
+                on_step(SamplerStep(next(numbers), float(timestep), values["latents"]))
+            return {}
+
+        with self.devices.autocast():
+            latents = pipeline(
+                prompt_embeds=embeds[:1],
+                negative_prompt_embeds=embeds[1:],
+                height=request.height,
+                width=request.width,
+                num_frames=1,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=request.generator(),
+                output_type="latent",
+                callback_on_step_end=report,
+            ).frames
+        frames: list[Any] = pipeline.video_processor.postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0]
+        return frames[0] if len(frames) == 1 else frames
+
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
+        def save_vae(target: Path) -> None:
+            self.parts.load_video_vae(None).save_pretrained(target, safe_serialization=True)
+
+        def save_text_encoder(target: Path) -> None:
+            self.parts.load_text_encoder(torch.bfloat16).save_pretrained(target)
+
+        def save_tokenizer(target: Path) -> None:
+            self.parts.load_tokenizer().save_pretrained(target)
+
+        find = self.parts.find
+        plan = PipelinePlan(
+            spec=SPEC,
+            pipeline="WanPipeline",
+            base_model=self.parts.base.name,
+            trained=trained_parts(self, network),
+            copied={
+                "vae": CopiedPart("diffusers", "AutoencoderKLWan", find("vae"), save_vae),
+                "text_encoder": CopiedPart("transformers", "UMT5EncoderModel", find("text_encoder"), save_text_encoder, is_text=True),
+                "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), save_tokenizer, is_text=True),
+            },
+            scheduler=self.parts.make_scheduler(),
+            dtype=str(self.devices.weights).removeprefix("torch."),
+            objective=self.prediction_type,
+        )
+        write_pipeline(folder, plan, self.options)
+
+
+FAMILY = Wan

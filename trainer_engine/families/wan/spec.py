@@ -1,0 +1,58 @@
+"""Wan 2.1: a video transformer that also trains on images, each a clip of one frame (Wan Team, 2025)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+
+FLAVOURS = MappingProxyType(
+    {
+        "t2v-480p-1.3b-2.1": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "t2v-480p-14b-2.1": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    }
+)
+SPEC = FamilySpec(
+    name="wan",
+    title="Wan",
+    description="Video transformer of 1.3 or 14 billion parameters with a UMT5 XXL text encoder; images are clips of one frame.",
+    flavours=FLAVOURS,
+    default_flavour="t2v-480p-1.3b-2.1",
+    model_types=("full", "lora"),
+    objective="flow_matching",
+    prediction_types=("flow_matching",),
+    components=MappingProxyType(
+        {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
+    ),
+    prompts=PromptSpec(token_limit=512, text_encoders=("UMT5 XXL",)),
+    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
+    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), multiple_px=16),
+    adapters=AdapterSpec(
+        module_classes=("WanAttention", "FeedForward", "WanTransformerBlock", "Linear", "Conv3d"),
+        class_aliases=MappingProxyType({"Attention": ("WanAttention",)}),
+        lycoris_start=MappingProxyType(
+            {
+                "algo": "lokr",
+                "multiplier": 1.0,
+                "full_matrix": True,
+                "linear_dim": 10000,
+                "linear_alpha": 1,
+                "factor": 8,
+                "apply_preset": {"target_module": ["WanAttention"], "module_algo_map": {"WanAttention": {"factor": 8}}},
+            }
+        ),
+        lora_targets=MappingProxyType(
+            {
+                "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+                "attention+ffs": ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
+            }
+        ),
+        default_lora_target="attention",
+        base_precisions=("int8-quanto", "int4-quanto"),
+    ),
+    aliases=("wan2.1",),
+    licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
+    # The shift of the published schedules: 3 at 480p.
+    defaults=MappingProxyType({"resolution": 480, "flow_schedule_shift": 3.0, "validation_guidance": 5.0}),
+    parameters=MappingProxyType({"t2v-480p-1.3b-2.1": 1_418_996_800, "t2v-480p-14b-2.1": 14_288_491_584}),
+)

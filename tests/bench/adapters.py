@@ -110,10 +110,15 @@ def assembled(place: Path, options: TrainingOptions) -> Trainer:
     """A real run, ready to train; only the end of it (saving) is left out."""
     folder = RunFolder(place / "run").create()
     sink = Journal(folder.journal)
-    surroundings = RunContext(
-        options, datasets(place, options), Processes(read_environment()), Stages(sink), ControlRequests(folder), folder.media
+    context = RunContext(
+        options=options,
+        dataloader=datasets(place, options),
+        processes=Processes(read_environment()),
+        stages=Stages(sink),
+        requests=ControlRequests(folder),
+        media=folder.media,
     )
-    trainer = assemble(surroundings)
+    trainer = assemble(context)
     trainer.callbacks = Callbacks(without_result(trainer))
     return trainer
 

@@ -250,7 +250,18 @@ def flops_of_a_step(subject: Subject, case: Case) -> int:
     """
     with torch.device("meta"):
         network = FluxTransformer2DModel(**subject.architecture).requires_grad_(False)
-        batch = make_batch(Subject(torch.device("cpu"), subject.architecture, subject.latent_edge, subject.tokens, 1, 1), case, 0)
+        batch = make_batch(
+            Subject(
+                device=torch.device("cpu"),
+                architecture=subject.architecture,
+                latent_edge=subject.latent_edge,
+                tokens=subject.tokens,
+                steps=1,
+                rounds=1,
+            ),
+            case,
+            0,
+        )
     batch = batch.to(torch.device("meta"))
     own = subject.latent_edge**2 // 4 * (1 + len(batch.references))
     tokens = torch.empty(1, own, subject.architecture["in_channels"], device="meta", requires_grad=True)

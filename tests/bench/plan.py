@@ -27,7 +27,19 @@ def source_of(samples: int, buckets: int) -> DataSource:
     each, crop, size = samples // buckets, CropPlan("center", 1.0), (64, 64)
     filled = tuple(
         tuple(
-            Sample("/data", f"{bucket}/{number}.jpg", 1, 0, 64, 64, size, size, crop, f"{bucket} (64x64)", ("a caption",))
+            Sample(
+                root="/data",
+                name=f"{bucket}/{number}.jpg",
+                size_bytes=1,
+                mtime_ns=0,
+                width=64,
+                height=64,
+                resized=size,
+                target=size,
+                crop=crop,
+                bucket=f"{bucket} (64x64)",
+                captions=("a caption",),
+            )
             for number in range(each)
         )
         for bucket in range(buckets)

@@ -107,7 +107,16 @@ def prepared(place: Path, how: dict[str, Any]) -> tuple[Trainer, Watching]:
     dataloader, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
     folder = RunFolder(place / f"run-{how['model_type']}").create()
     sink = Stages(Journal(folder.journal))
-    trainer = assemble(RunContext(options, dataloader, Processes(read_environment()), sink, ControlRequests(folder), folder.media))
+    trainer = assemble(
+        RunContext(
+            options=options,
+            dataloader=dataloader,
+            processes=Processes(read_environment()),
+            stages=sink,
+            requests=ControlRequests(folder),
+            media=folder.media,
+        )
+    )
     assert isinstance(trainer.callbacks, Callbacks)
     (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, CheckpointCallback))
     watching = Watching(saving)

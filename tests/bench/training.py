@@ -40,7 +40,7 @@ Loop = Callable[[int], None]
 
 
 def without_result(trainer: Trainer) -> list[Callback]:
-    """What a run does besides its steps, but for writing its result."""
+    """A run without the writing of its result."""
     assert isinstance(trainer.callbacks, Callbacks)
     return [callback for callback in trainer.callbacks.callbacks if not isinstance(callback, ResultsCallback)]
 
@@ -98,7 +98,12 @@ def assembled(place: Path) -> tuple[Trainer, TrainingOptions]:
     dataloader, _ = parse_dataloader(datasets, options)
     folder = RunFolder(place / "run").create()
     run_context = RunContext(
-        options, dataloader, Processes(read_environment()), Stages(Journal(folder.journal)), ControlRequests(folder), folder.media
+        options=options,
+        dataloader=dataloader,
+        processes=Processes(read_environment()),
+        stages=Stages(Journal(folder.journal)),
+        requests=ControlRequests(folder),
+        media=folder.media,
     )
     return assemble(run_context), options
 

@@ -94,7 +94,7 @@ def _discovery(files: Iterable[FoundFile], known: dict[str, Measured], left_out:
     for name, size_bytes, mtime_ns in files:
         _, _, width, height, remark = known[name]
         if width:
-            images.append(ImageFile(name, size_bytes, mtime_ns, width, height, remark))
+            images.append(ImageFile(name=name, size_bytes=size_bytes, mtime_ns=mtime_ns, width=width, height=height, remark=remark))
         else:
             broken.append(LeftOut(name, remark, broken=True))
     return Discovery(images, sorted(broken), opened)

@@ -95,7 +95,9 @@ def sort_by_module(
             hint="the adapter is of another base model; name the right one with --base",
         )
     is_lycoris = any(key.startswith(LYCORIS_PREFIX) for key in tensors)
-    return AdapterTensors(path, _kind_of_all(modules), is_lycoris, modules, metadata, prefixes)
+    return AdapterTensors(
+        path=path, kind=_kind_of_all(modules), is_lycoris=is_lycoris, modules=modules, metadata=metadata, prefixes=prefixes
+    )
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:

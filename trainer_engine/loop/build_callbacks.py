@@ -1,4 +1,4 @@
-"""Everything that a run does besides its steps, in one list."""
+"""All callbacks of a run, in the order in which they are called."""
 
 from __future__ import annotations
 
@@ -61,18 +61,25 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
 
     options, stages, processes, sink = run_context.options, run_context.stages, run_context.processes, run_context.stages.sink
     evaluations = EvaluationCallback(
-        showing, options, measuring(parts, processes), parts.average, parts.history, stages, processes, run_context.requests
+        showing=showing,
+        options=options,
+        measuring=measuring(parts, processes),
+        average=parts.average,
+        history=parts.history,
+        stages=stages,
+        processes=processes,
+        requests=run_context.requests,
     )
     checkpointing = CheckpointCallback(
-        options.checkpointing,
-        parts.output_dir,
-        parts.content,
-        stages,
-        processes,
-        _disk_space(run_context, parts),
-        on_saved,
-        evaluations.before_checkpoint,
-        lambda: best_names(parts.output_dir),
+        options=options.checkpointing,
+        output_dir=parts.output_dir,
+        content=parts.content,
+        stages=stages,
+        processes=processes,
+        space=_disk_space(run_context, parts),
+        on_saved=on_saved,
+        before_saving=evaluations.before_checkpoint,
+        protected=lambda: best_names(parts.output_dir),
     )
     hooking, awaiting = _scripts(run_context, parts, publishing)
     together = Callbacks(
@@ -88,12 +95,23 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
             _validating(run_context, parts, showing, on_validated, checkpointing, scoring),
             *hooking,
             *([ReportCallback(run_context.renderer)] if run_context.renderer is not None else []),
-            ResultsCallback(showing, parts.output_dir, parts.trainable, parts.average, stages, processes),
+            _results(run_context, parts, showing),
             publishing,
             *awaiting,
         ]
     )
     return together
+
+
+def _results(run_context: RunContext, parts: RunComponents, showing: Callable[[], AbstractContextManager[None]]) -> ResultsCallback:
+    return ResultsCallback(
+        showing=showing,
+        output_dir=parts.output_dir,
+        trainable=parts.trainable,
+        average=parts.average,
+        stages=run_context.stages,
+        processes=run_context.processes,
+    )
 
 
 def _validating(
@@ -106,22 +124,22 @@ def _validating(
 ) -> ValidationCallback:
     options, stages, prepared = run_context.options, run_context.stages, parts.prepared
     return ValidationCallback(
-        showing,
-        options,
-        parts.family,
-        parts.trainable,
-        parts.average,
-        prepared.prompts,
-        prepared.edits,
-        prepared.eval_prompts,
-        stages,
-        run_context.processes,
-        run_context.requests,
-        on_validated,
-        Announcer(stages.sink, options.validation, parts.family, run_context.media),
-        _external_validation(run_context, checkpointing),
-        parts.validation_adapters,
-        scoring,
+        showing=showing,
+        options=options,
+        family=parts.family,
+        trainable=parts.trainable,
+        average=parts.average,
+        prompts=prepared.prompts,
+        edits=prepared.edits,
+        eval_prompts=prepared.eval_prompts,
+        stages=stages,
+        processes=run_context.processes,
+        requests=run_context.requests,
+        on_validated=on_validated,
+        announcer=Announcer(stages.sink, options.validation, parts.family, run_context.media),
+        external=_external_validation(run_context, checkpointing),
+        validation_adapters=parts.validation_adapters,
+        scoring=scoring,
     )
 
 
@@ -143,6 +161,11 @@ def _scripts(run_context: RunContext, parts: RunComponents, publishing: Publishi
         return [], []
     targets = list(publishing.uploads.targets.values())
     waiting = WaitForHooks(
-        run_context.scripts, parts.output_dir, parts.trainable.results, bool(targets), run_context.stages, run_context.processes
+        scripts=run_context.scripts,
+        output_dir=parts.output_dir,
+        results=parts.trainable.results,
+        uploads_result=bool(targets),
+        stages=run_context.stages,
+        processes=run_context.processes,
     )
     return [HooksCallback(run_context.scripts, any(target.takes_checkpoints for target in targets))], [waiting]

@@ -28,7 +28,16 @@ def make_publishing(
     """The callback that uploads; it has nothing to do where no store is named."""
     targets, troubles = read_targets(options)
     uploads = Uploads(Path(options.run.output_dir), {target.key: target for target in targets})
-    return PublishingCallback(uploads, run_name(options), dict(results), troubles, stages, processes, requests, on_uploaded)
+    return PublishingCallback(
+        uploads=uploads,
+        run_name=run_name(options),
+        results=dict(results),
+        troubles=troubles,
+        stages=stages,
+        processes=processes,
+        requests=requests,
+        on_uploaded=on_uploaded,
+    )
 
 
 def bring_wanted(options: TrainingOptions, identity: Mapping[str, Any], requests: ControlRequests, advance: Advance) -> None:

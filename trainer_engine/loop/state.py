@@ -53,7 +53,7 @@ class TrainState:
     newest_checkpoint: str = ""
     """Path of the one saved last by this process; empty before."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """What events of progress say besides: the newest evaluation."""
+    """Further values in the events of progress: the newest evaluation."""
     scores: dict[str, float] = field(default_factory=dict)
     """What they say as well: the means of the newest validation's CLIP scores."""
     memory: dict[str, int] = field(default_factory=dict)

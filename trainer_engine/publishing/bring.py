@@ -36,7 +36,14 @@ def bring_checkpoint(
     except NotReachable as error:
         raise CheckpointUnusable(str(error), hint=f"give {EXPECTED}, or the name of a checkpoint in output_dir") from error
     output_dir.mkdir(parents=True, exist_ok=True)
-    task = Task("fetch", found.provider.as_dict(), str(output_dir), found.path, dict(expected), dict(identity))
+    task = Task(
+        action="fetch",
+        target=found.provider.as_dict(),
+        folder=str(output_dir),
+        remote=found.path,
+        expected=dict(expected),
+        identity=dict(identity),
+    )
     outcome = _try(task, moved)
     for pause in PAUSES:
         if outcome.arrived or outcome.permanent:

@@ -17,7 +17,7 @@ CLIP_TOKENS = 77
 WORDS = """a an the of on in at with and to from under over near behind between two three small large big tiny soft bright dark
 red green blue yellow orange purple pink brown black white grey golden silver teal
 circle square triangle star heart ring stripe stripes dot dots cross moon sun shape pattern background
-photo picture painting drawing sketch poster portrait landscape style light morning evening night day sky sea lake river
+photo picture painting drawing sketch poster landscape style light morning evening night day sky sea lake river
 mountain forest tree flower field house door window street city boat car cat dog bird horse fish fox owl bear man woman child
 glass wood stone paper water fire snow rain cloud studio"""
 WORD_SCORE, LETTER_SCORE = -4.0, -12.0

@@ -199,7 +199,16 @@ def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str)
     seed = secrets.randbelow(HIGHEST_SEED) if options.validation.validation_randomize else first_seed(options) + index
     path = Path(options.run.output_dir) / FOLDER / name
     steps = options.validation.validation_num_inference_steps
-    return ValidationImage(path, shortname, prompt.text, (width, height), index, seed, steps, label)
+    return ValidationImage(
+        path=path,
+        shortname=shortname,
+        prompt=prompt.text,
+        resolution=(width, height),
+        index=index,
+        seed=seed,
+        sampler_steps=steps,
+        label=label,
+    )
 
 
 def _request(

@@ -58,7 +58,14 @@ def resolve(url: str) -> Destination:
     for address in found:
         refuse(host, address)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Destination(scheme, host, tuple(dict.fromkeys(map(str, found)))[:MOST_TRIED], port, path, _basic(parts))
+    return Destination(
+        scheme=scheme,
+        host=host,
+        addresses=tuple(dict.fromkeys(map(str, found)))[:MOST_TRIED],
+        port=port,
+        path=path,
+        authorization=_basic(parts),
+    )
 
 
 def _basic(parts: SplitResult) -> str:

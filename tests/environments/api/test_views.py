@@ -22,7 +22,7 @@ TUTORIAL = {
     "lr_warmup_steps": 500,
     "max_train_steps": 1800,
     "num_train_epochs": 0,
-    "validation_prompt": "a studio portrait of <token> wearing a leather jacket",
+    "validation_prompt": "a studio photo of <token> wearing a leather jacket",
     "validation_guidance": 3.8,
     "validation_resolution": "1024x1024",
     "validation_num_inference_steps": 28,

@@ -99,7 +99,19 @@ def test_two_processes_take_together_what_one_takes_alone() -> None:
 
 def test_sizes_and_crop_corner_of_each_sample_reach_the_network() -> None:
     crop = CropPlan("random", 1.0)
-    sample = Sample("/nowhere", "a.png", 1, 1, 400, 300, (160, 120), (64, 64), crop, "1", ("a cat",))
+    sample = Sample(
+        root="/nowhere",
+        name="a.png",
+        size_bytes=1,
+        mtime_ns=1,
+        width=400,
+        height=300,
+        resized=(160, 120),
+        target=(64, 64),
+        crop=crop,
+        bucket="1",
+        captions=("a cat",),
+    )
     (left, top) = crop_window(sample, 5)
     assert 0 < left <= 96 and 0 < top <= 56
     built = builder().build([Item("a", sample)], ["a cat"], reference_sets=())
@@ -112,7 +124,22 @@ def test_a_prompt_sees_the_references_in_use_if_the_family_says_so(sees: bool, l
     family = Stacking()
     family.prompts_see_references = sees
     crop = CropPlan("center", 1.0)
-    small, large = (Sample("/nowhere", "a.png", 1, 1, width, 300, (64, 64), (64, 64), crop, "1", ("a cat",)) for width in (100, 400))
+    small, large = (
+        Sample(
+            root="/nowhere",
+            name="a.png",
+            size_bytes=1,
+            mtime_ns=1,
+            width=width,
+            height=300,
+            resized=(64, 64),
+            target=(64, 64),
+            crop=crop,
+            bucket="1",
+            captions=("a cat",),
+        )
+        for width in (100, 400)
+    )
     paired = replace(small, references=(Reference("one", small), Reference("two", large)))
     built = builder(family=family).build([Item("a", paired)], ["a cat"], reference_sets=(1,))
     assert built.prompts["embeds"].tolist() == [[length]]

@@ -12,7 +12,19 @@ from trainer_engine.datasets.samples import CropPlan, Sample
 
 
 def sample(name: str) -> Sample:
-    return Sample("/data", name, 1, 0, 64, 64, (64, 64), (64, 64), CropPlan("center", 1.0), "1 (64x64)", ("a caption",))
+    return Sample(
+        root="/data",
+        name=name,
+        size_bytes=1,
+        mtime_ns=0,
+        width=64,
+        height=64,
+        resized=(64, 64),
+        target=(64, 64),
+        crop=CropPlan("center", 1.0),
+        bucket="1 (64x64)",
+        captions=("a caption",),
+    )
 
 
 def source(id: str = "a", buckets: tuple[int, ...] = (5, 3), *, passes: int = 1, weight: float = 1.0, at_least: int = 0) -> DataSource:

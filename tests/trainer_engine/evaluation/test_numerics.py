@@ -33,7 +33,22 @@ def fixed(*shape: int, seed: int) -> Tensor:
 
 
 def item(name: str, source: str = "held-out") -> Item:
-    return Item(source, Sample("/nowhere", name, 1, 1, 8, 8, (8, 8), (8, 8), CropPlan("center", 1.0), "1", (f"caption of {name}",)))
+    return Item(
+        source,
+        Sample(
+            root="/nowhere",
+            name=name,
+            size_bytes=1,
+            mtime_ns=1,
+            width=8,
+            height=8,
+            resized=(8, 8),
+            target=(8, 8),
+            crop=CropPlan("center", 1.0),
+            bucket="1",
+            captions=(f"caption of {name}",),
+        ),
+    )
 
 
 def measuring(

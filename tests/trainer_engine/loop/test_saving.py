@@ -73,7 +73,17 @@ def run_of(place: Path, sink: Listener, *, rule: HookRule | None = None, **optio
     folder = RunFolder(place / "run").create()
     processes, requests = Processes(read_environment({})), ControlRequests(folder)
     scripts = HookContext(rule).open(chosen, sink, requests) if rule is not None else None
-    trainer = assemble(RunContext(chosen, dataloader, processes, Stages(sink), requests, folder.media, scripts=scripts))
+    trainer = assemble(
+        RunContext(
+            options=chosen,
+            dataloader=dataloader,
+            processes=processes,
+            stages=Stages(sink),
+            requests=requests,
+            media=folder.media,
+            scripts=scripts,
+        )
+    )
     assert isinstance(trainer.callbacks, Callbacks)
     (saving,) = (callback for callback in trainer.callbacks.callbacks if isinstance(callback, CheckpointCallback))
     return trainer, saving, folder

@@ -1,4 +1,4 @@
-"""What a run does besides its steps, in this process."""
+"""Checkpoints, logs and endings of a run, in this process."""
 
 from __future__ import annotations
 

@@ -362,7 +362,10 @@ def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
 
 def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp_path: Path) -> None:
     paths = [tmp_path / "images" / f"step_1_a_{index}_64x96.png" for index in (0, 1)]
-    images = [ValidationImage(path, "a b", "ä\nb", (64, 96), index, 7, 2) for index, path in enumerate(paths)]
+    images = [
+        ValidationImage(path=path, shortname="a b", prompt="ä\nb", resolution=(64, 96), index=index, seed=7, sampler_steps=2)
+        for index, path in enumerate(paths)
+    ]
     paths[0].parent.mkdir()
     for path in paths:
         path.write_bytes(b"\n{}\n" + path.name.encode())

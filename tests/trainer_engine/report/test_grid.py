@@ -25,7 +25,7 @@ from trainer_engine.report.layout import MOST_COLUMNS, MOST_ROWS, Column, ImageT
 
 
 def images(step: int, *, prompt: str = "p", name: str = "validation", file: str = "", base: bool = False) -> ReportImage:
-    return ReportImage(step, name, prompt, (64, 64), Path(file or f"{step}-{prompt}-{name}.png"), base)
+    return ReportImage(step=step, name=name, prompt=prompt, size=(64, 64), file=Path(file or f"{step}-{prompt}-{name}.png"), is_base=base)
 
 
 def colours(content: bytes) -> set[tuple[int, ...]]:

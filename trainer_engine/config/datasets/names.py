@@ -22,21 +22,32 @@ PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets", "
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
 PATHS = ("instance_data_dir", "cache_dir_vae", "cache_dir")
 SWITCH = OptionSpec(
-    "disabled", "", "bool", False, False, False, (), (), MappingProxyType({}), ("disable",), MappingProxyType({}), "Skip the entry."
+    name="disabled",
+    group="",
+    kind="bool",
+    default=False,
+    required=False,
+    optional=False,
+    choices=(),
+    later=(),
+    synonyms=MappingProxyType({}),
+    aliases=("disable",),
+    bounds=MappingProxyType({}),
+    help="Skip the entry.",
 )
 KIND = OptionSpec(
-    "dataset_type",
-    "",
-    "str",
-    "image",
-    False,
-    False,
-    tuple(SETS),
-    DATASET_TYPES_LATER,
-    MappingProxyType({}),
-    (),
-    MappingProxyType({}),
-    "Kind of the dataset.",
+    name="dataset_type",
+    group="",
+    kind="str",
+    default="image",
+    required=False,
+    optional=False,
+    choices=tuple(SETS),
+    later=DATASET_TYPES_LATER,
+    synonyms=MappingProxyType({}),
+    aliases=(),
+    bounds=MappingProxyType({}),
+    help="Kind of the dataset.",
 )
 
 

@@ -16,7 +16,14 @@ CHANGE_TENSORS = ("use_tucker", "use_scalar", "weight_decompose", "dora_wd", "tr
 
 
 def wanted_lycoris(modules: Mapping[str, WantedModule], config: LycorisConfig, *, is_complete: bool = True) -> WantedAdapter:
-    return WantedAdapter(modules, "linear_dim", "linear_alpha", "weight_decompose", is_complete, config.multiplier)
+    return WantedAdapter(
+        modules=modules,
+        rank_option="linear_dim",
+        alpha_option="linear_alpha",
+        dora_option="weight_decompose",
+        is_complete=is_complete,
+        multiplier=config.multiplier,
+    )
 
 
 def wanted_module(layer: Shape, config: LycorisConfig, changes: Mapping[str, Any]) -> WantedModule | None:

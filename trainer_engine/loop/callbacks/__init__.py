@@ -1,1 +1,1 @@
-"""What happens besides training, one file each."""
+"""Everything that happens in a run beside its steps, one file for each."""

@@ -10,7 +10,7 @@ from trainer_engine.loop.state import StepOutcome, TrainState
 
 
 class Callback:
-    """Does something besides training. Each method is called on every process, unless it says otherwise."""
+    """Reacts to the events of a run. Each method is called on every process, unless it says otherwise."""
 
     def before_training(self, state: TrainState) -> None:
         """The network is ready; no step of this process has been taken."""

@@ -182,7 +182,7 @@ class ValidationCallback(Callback):
         return usual if prompt.adapter_strength is None else prompt.adapter_strength
 
     def _passes(self, state: TrainState, trigger: Trigger) -> list[Pass]:
-        """Those of the weights; each with the visiting adapters in turn, or without and with them, as ``validation_adapter_mode`` says."""
+        """The passes of the weights, each with the validation adapters in turn, or without and with them (``validation_adapter_mode``)."""
         passes = self._passes_of_weights(state, trigger)
         if not self.validation_adapters or trigger is Trigger.BASE_MODEL:
             return passes

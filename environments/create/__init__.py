@@ -1,1 +1,0 @@
-"""New environments: their names, and the configuration that they begin with."""

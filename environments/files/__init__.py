@@ -1,1 +1,0 @@
-"""Files of environments: configurations, datasets and adapter files. No database."""

@@ -1,1 +1,0 @@
-"""Resolves an environment and a submitted form to everything that a run is started with."""

@@ -1,1 +1,0 @@
-"""Secrets of configurations: hidden in answers, stored below ``state/secrets``."""

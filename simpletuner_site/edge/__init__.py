@@ -1,1 +1,0 @@
-"""The server's outermost layer. It checks a request while it arrives, before its body is read."""

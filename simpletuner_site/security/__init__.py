@@ -1,1 +1,0 @@
-"""Who may talk to the server, and what pages may load."""

@@ -1,1 +1,0 @@
-"""``simpletuner train``: train one configuration without a server or a database."""

@@ -1,1 +1,0 @@
-"""What of a network learns: all of it, or an adapter on frozen weights."""

@@ -1,1 +1,0 @@
-"""From the samples of the datasets to what one optimizer step takes in."""

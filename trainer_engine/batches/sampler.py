@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer_engine.batches.epochs import Epochs
-from trainer_engine.batches.order import EpochOrder, SetBatches, bucket_batches, interleave, numbered
+from trainer_engine.batches.order import EpochOrder, Epochs, SetBatches, bucket_batches, interleave, numbered
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.runtime.seeds import derived_seed
 

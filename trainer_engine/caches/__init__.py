@@ -1,1 +1,0 @@
-"""Caches of what the encoders compute: image latents and text embeddings, as files that runs share."""

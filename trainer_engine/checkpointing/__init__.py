@@ -1,1 +1,0 @@
-"""Saving checkpoints, and removing the ones that are not kept."""

@@ -1,1 +1,0 @@
-"""What can be configured: options, datasets, adapter files and families, parsed and checked without torch."""

@@ -1,8 +1,7 @@
 """Hides secrets inside JSON options, and restores them when a hidden document comes back.
 
-An option declares its secret fields with ``secret=``, ``addresses=`` and ``places=``. Database rows, files and responses hold ``***`` in
-their place. The server keeps the secrets in its secret store; the engine keeps them in memory. A ``***`` in a document that comes back
-means the stored value.
+An option declares its secret fields with ``secret=``, ``addresses=`` and ``places=``. Rows, files and responses hold ``***`` instead. The
+server keeps the secrets in its secret store; the engine keeps them in memory. ``***`` in a document that comes back is the stored value.
 """
 
 from __future__ import annotations

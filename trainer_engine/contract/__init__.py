@@ -1,1 +1,0 @@
-"""The contract between server and engine: run folder, events, commands, errors, checkpoints, hooks and path rules."""

@@ -1,1 +1,0 @@
-"""The run itself: put together, trained, ended."""

@@ -1,1 +1,0 @@
-"""Writes the results of a run: folders and model cards."""

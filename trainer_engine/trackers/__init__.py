@@ -1,1 +1,0 @@
-"""Sends the metrics and images of a run to experiment trackers."""

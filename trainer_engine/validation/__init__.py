@@ -1,1 +1,0 @@
-"""Generates validation images, announces and saves them."""

@@ -1,1 +1,0 @@
-"""Finds, downloads, loads and quantizes the weights of a base model."""

@@ -1,1 +1,0 @@
-"""Starts the engine as a process and reads its journal. Knows no database."""

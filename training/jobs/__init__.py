@@ -1,1 +1,0 @@
-"""The life of a job in the database, from the queue to its end."""

@@ -1,1 +1,0 @@
-"""The event stream: WebSocket and server-sent events."""

@@ -1,1 +1,0 @@
-"""Adapter files read by their headers, without torch."""

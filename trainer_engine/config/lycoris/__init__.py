@@ -1,1 +1,0 @@
-"""The configuration file of LyCORIS: its algorithms, its patterns, and the tensors of the adapter that it describes."""

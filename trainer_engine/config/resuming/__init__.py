@@ -1,1 +1,0 @@
-"""Which checkpoint a run resumes from, and whether it may."""

@@ -1,1 +1,0 @@
-"""Sources of dataset files: one module for each kind of storage."""

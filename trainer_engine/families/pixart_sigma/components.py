@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import PixArtTransformer2DModel, SchedulerMixin
@@ -13,19 +12,10 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
+from trainer_engine.families.common.samplers import SAMPLERS
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
-
-SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small"}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-}
-"""``validation_noise_scheduler`` -> class and its arguments in addition to the noise schedule. Latents are not clipped to [-1, 1]."""
 
 
 class PixArtParts(PartFinder):

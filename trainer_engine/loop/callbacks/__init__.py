@@ -1,1 +1,0 @@
-"""Everything that happens in a run beside its steps, one file for each."""

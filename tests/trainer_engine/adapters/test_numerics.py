@@ -158,7 +158,7 @@ def test_init_lora_takes_any_file_of_the_same_strength(name: str, tmp_path: Path
     path = (tmp_path / "saved" / ADAPTER_FILE).rename(tmp_path / "mine.safetensors")
     make_trainable(tiny_family(**options_of(name, tmp_path), init_lora=str(path)), None)
     stronger = {**STILL, "lora_alpha": 8.0} if name == "standard" else lycoris(tmp_path, **{**LOKR, "linear_alpha": 2})
-    with pytest.raises(InvalidOptions, match="alpha is"):
+    with pytest.raises(InvalidOptions, match="another alpha"):
         make_trainable(tiny_family(**stronger, init_lora=str(path)), None)
 
 
@@ -179,7 +179,10 @@ def test_init_lokr_norm_moves_lokr_off_its_start(tmp_path: Path) -> None:
         ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "exclude_name": [".*"]}}}, "BasicTransformerBlock"),
         ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "exclude_name": [r"(.*)*(.*)*(.*)*!"]}}}, "takes too long"),
         ({"file": {**LOKR, "algo": "lora", "linear_dim": 64}}, "larger than the rank"),
-        ({"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}}, "module called nowhere"),
+        (
+            {"file": {**LOKR, "apply_preset": {"target_module": ["FeedForward"], "target_name": ["nowhere"]}}},
+            "matches nowhere",
+        ),
         ({"file": {**LOKR, "algo": "tlora", "apply_preset": {}}}, "names a convolution"),
         ({"file": {**LOKR, "algo": "boft"}, "base_model_precision": "int8-quanto"}, "needs the exact weights"),
         ({"file": {**LOKR, "algo": "ia3"}, "lora_format": "comfyui"}, "cannot be saved with ComfyUI's keys"),

@@ -84,7 +84,7 @@ def test_broken_files_are_named_and_the_others_are_cached(tmp_path: Path, pictur
     reasons = {sample.name: reason for sample, reason in cache.left_out}
     assert "not an image" in reasons[pictures[5].name]
     assert "No such file" in reasons[pictures[7].name]
-    assert "50x50 now and was 96x96" in reasons[pictures[8].name]
+    assert "size changed from 96x96 to 50x50" in reasons[pictures[8].name]
     assert cache.made == 6
     with pytest.raises(KeyError):
         cache.read(samples[2])

@@ -215,9 +215,9 @@ def test_a_path_means_that_folder_and_never_one_of_the_same_name(tmp_path: Path)
 @pytest.mark.parametrize(
     ("wanted", "said", "hint"),
     [
-        ("gone/checkpoint-1", "There is no folder", "give the folder of a checkpoint"),
+        ("gone/checkpoint-1", "There is no folder", "use the folder of a checkpoint"),
         ("theirs", "is not a checkpoint", "use one of those in it: checkpoint-1"),
-        ("empty/checkpoint-1", "is no checkpoint", "give the folder of a checkpoint"),
+        ("empty/checkpoint-1", "is not a checkpoint", "use the folder of a checkpoint"),
         ("broken/checkpoint-1", "optimizer.safetensors has 0 bytes", "choose another"),
     ],
 )

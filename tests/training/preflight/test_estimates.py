@@ -111,10 +111,11 @@ def test_eight_bit_state_counts_a_byte_and_its_scales() -> None:
 
 def test_an_adapter_counts_the_layers_that_it_is_put_on() -> None:
     folder = tiny_model("flux")
-    tensors, spec = tensor_shapes(folder), specs()["flux"]
+    spec = specs()["flux"]
+    tensors = tensor_shapes(folder, spec)
     assert tensors
     options = options_with(model_family="flux", model_type="lora", lora_rank=2, optimizer="torch-sgd", flux_lora_target="mmdit")
-    parameters = count_parameters(folder) or 0
+    parameters = count_parameters(folder, spec) or 0
     estimate = estimate_memory(options, parameters, NOTHING, spec, tensors)
     layers = [shape for name, shape in tensors.items() if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))]
     assert layers

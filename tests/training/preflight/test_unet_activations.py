@@ -76,7 +76,7 @@ def forward(network: nn.Module, saved: SavedTensors, batch: int = 1, height: int
 def layers_of(network: nn.Module, folder: Path) -> Layers:
     """Read from the saved files, as preflight does it."""
     network.save_pretrained(folder / "unet")
-    return {name.removesuffix(".weight"): shape for name, shape in (tensor_shapes(folder) or {}).items() if len(shape) > 1}
+    return {name.removesuffix(".weight"): shape for name, shape in (tensor_shapes(folder, specs()["sd1x"]) or {}).items() if len(shape) > 1}
 
 
 @pytest.mark.parametrize("make", [sd_like, sdxl_like])

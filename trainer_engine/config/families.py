@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from trainer_engine import families
 
 
-class Role(StrEnum):
+class Role(str, Enum):
     """What a run does with the weights of a component."""
 
     TRAINED = "trained"

@@ -96,7 +96,7 @@ class CheckpointCallback(Callback):
         self.settle(state)
 
     def close(self, state: TrainState) -> None:
-        """Where an error ends the run, what is being written is whole and announced before it; that error is the one to be told."""
+        """If an error ends the run, a checkpoint that is being written is completed and announced first; the error stays the reason."""
         saved = self._under_way
         failure = saved.written.exception() if saved is not None else None
         with suppress(EngineError, OSError):

@@ -13,7 +13,7 @@ from trainer_engine.runtime.events import EventSink
 
 @dataclass
 class CommandsCallback(Callback):
-    """Looks after each optimizer step at what the run was asked for; all processes hear what any of them heard."""
+    """Reads the requests to the run after each optimizer step. A request to one process reaches all of them."""
 
     sink: EventSink
     requests: ControlRequests

@@ -147,11 +147,11 @@ class PublishingCallback(Callback):
         """Until everything has arrived or was given up. A stop ends the wait; what is left stays in the ledger."""
         if self.uploads.hurry() and not self.requests.stop_asked():
             with self.stages.stage(StageKey.PUBLISHING) as advance:
-                told = None
+                reported = None
                 while self.uploads.left() and not self.requests.stop_asked():
                     progress = self.uploads.progress()
-                    if progress != told:  # an upload that stands still for hours fills no log
-                        told = progress
+                    if progress != reported:  # an upload that makes no progress adds no events
+                        reported = progress
                         advance(progress.done, progress.total)
                     self._emit_reports(LOOK_SECONDS)
         self._end()

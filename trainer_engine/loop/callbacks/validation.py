@@ -36,12 +36,12 @@ STAGES: Mapping[Trigger, StageKey] = MappingProxyType(
 
 
 Pass = tuple[str, Callable[[], AbstractContextManager[object]]]
-"""(label of the images, what puts the weights into place that draw them)"""
+"""(label of the images, context manager that puts their weights into place)"""
 
 
 @dataclass
 class ValidationCallback(Callback):
-    """Draws when an occasion comes (``loop/occasions.py``), and announces what was drawn."""
+    """Generates images when a trigger of ``validation/triggers.py`` fires, and announces them."""
 
     showing: Callable[[], AbstractContextManager[None]]
     """Puts the weights that the optimizer means into place."""
@@ -61,7 +61,7 @@ class ValidationCallback(Callback):
     external: ExternalValidation | None = None
     """Validates instead, but for the base model's images."""
     validation_adapters: Sequence[ValidationAdapter] = ()
-    """Adapters that images are drawn with in turn, but for the base model's."""
+    """Adapters that images are generated with in turn; those of the base model are generated without them."""
     scoring: ClipScoring | None = None
 
     def before_training(self, state: TrainState) -> None:
@@ -83,38 +83,38 @@ class ValidationCallback(Callback):
             self.on_validated(state)
 
     def _validate(self, state: TrainState, trigger: Trigger) -> None:
-        """What keeps images from being drawn is a warning."""
+        """A failure to generate images is a warning."""
         if self.external is not None and trigger is not Trigger.BASE_MODEL:
             self.external.run(state, STAGES.get(trigger, StageKey.VALIDATION))
             return
         if not (validation_prompts(self.options) or self.edits or self.eval_prompts):
             if trigger is Trigger.ASKED:
-                self.stages.sink.emit(_nothing_to_draw(self.options.validation))
+                self.stages.sink.emit(_nothing_to_generate(self.options.validation))
             return
         with state.timed("validation"):
-            drawn = self._try_to_draw(state, trigger) if self._draws else GeneratedImages()
-            if drawn.failure is not None:
+            generated = self._try_to_generate(state, trigger) if self._generates else GeneratedImages()
+            if generated.failure is not None:
                 # Once more: only now has the failure let go of what it was about.
                 self.family.free_encoders()
-                self.stages.sink.emit(drawn.failure)
-            images = [*drawn.images, *self._receive_from_others(drawn, state, trigger)]
+                self.stages.sink.emit(generated.failure)
+            images = [*generated.images, *self._receive_from_others(generated, state, trigger)]
             if self.scoring is not None:
                 self.scoring.score(images, state)
 
     @property
-    def _draws(self) -> bool:
-        """Whether this process draws at all."""
+    def _generates(self) -> bool:
+        """Whether this process generates images at all."""
         return self.processes.is_first or self.options.validation.validation_multigpu == "batch-parallel"
 
     @property
     def _share(self) -> tuple[int, int]:
-        """(which, of how many) of the images this process draws."""
+        """(which, of how many) share of the images this process generates."""
         alone = self.options.validation.validation_multigpu == "single-gpu"
         return (0, 1) if alone else (self.processes.rank, self.processes.count)
 
-    def _receive_from_others(self, drawn: GeneratedImages, state: TrainState, trigger: Trigger) -> list[ValidationImage]:
+    def _receive_from_others(self, generated: GeneratedImages, state: TrainState, trigger: Trigger) -> list[ValidationImage]:
         """All wait for the last here; the first one says what the others drew, and gets it."""
-        everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(drawn, state.step))
+        everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(generated, state.step))
         images: list[ValidationImage] = []
         for packed in everything[1:] if self.processes.is_first else []:
             try:
@@ -128,11 +128,11 @@ class ValidationCallback(Callback):
                 self.stages.sink.emit(other.failure)
         return images
 
-    def _try_to_draw(self, state: TrainState, trigger: Trigger) -> GeneratedImages:
+    def _try_to_generate(self, state: TrainState, trigger: Trigger) -> GeneratedImages:
         images: list[ValidationImage] = []
         try:
             with self.stages.stage(STAGES.get(trigger, StageKey.VALIDATION), failure=Severity.WARNING) as advance:
-                self._draw_all(state, trigger, advance, images.append)
+                self._generate_all(state, trigger, advance, images.append)
         except GenerationFailed as failed:
             return GeneratedImages(images, self._told(failed, state))
         except (RuntimeError, MemoryError) as error:
@@ -146,7 +146,7 @@ class ValidationCallback(Callback):
         numbers = out_of_memory_numbers(self.family.devices.device) if ran_out_of_memory(failed.reason) else ""
         return failed.as_event(state.step, numbers)
 
-    def _draw_all(self, state: TrainState, trigger: Trigger, advance: Advance, keep: Callable[[ValidationImage], None]) -> None:
+    def _generate_all(self, state: TrainState, trigger: Trigger, advance: Advance, keep: Callable[[ValidationImage], None]) -> None:
         passes = self._passes(state, trigger)
         previews = self.announcer.previews(state.step) if self.processes.is_first else None
 
@@ -226,8 +226,8 @@ def _moment(state: TrainState) -> TriggerState:
     return TriggerState(state.step, state.epoch, state.ends_epoch, state.is_finished, state.should_stop)
 
 
-def _nothing_to_draw(validation: ValidationOptions) -> Notification:
+def _nothing_to_generate(validation: ValidationOptions) -> Notification:
     reason = "validation_disable is set" if validation.validation_disable else "there is no prompt"
     hint = "set validation_disable=false" if validation.validation_disable else "set validation_prompt or user_prompt_library"
-    message = f"A validation was asked for, and there is nothing to draw: {reason}. For the next run: {hint}."
-    return Notification(code="nothing_to_draw", title="Nothing to draw", message=message, severity=Severity.WARNING)
+    message = f"A validation was requested, and there is nothing to generate: {reason}. For the next run: {hint}."
+    return Notification(code="nothing_to_draw", title="Nothing to generate", message=message, severity=Severity.WARNING)

@@ -100,7 +100,7 @@ def test_every_wrong_entry_is_reported_by_its_name() -> None:
 
 
 def test_shortnames_of_other_prompts_of_the_run_count_too() -> None:
-    library = {"validation": "x", "person": "y", "cat": "z", "cat_ema": "z", "dog_startup": "z", "dog": "z"}
+    library = {"validation": "x", "fisherman": "y", "cat": "z", "cat_ema": "z", "dog_startup": "z", "dog": "z"}
     assert problems_of(library, validation_disable_unconditional=True) == []
     assert problems_of({"unconditional": "x"}, validation_disable_unconditional=True) == []
     reported = [("user_prompt_library", "same_file_name")]

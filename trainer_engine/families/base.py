@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -100,9 +101,9 @@ class Family(ABC):
 
     # ---- the encoders: used for the caches, then freed ----
 
-    @abstractmethod
     def image_fingerprint(self, hashes: FileHashes) -> str:
         """Changes whenever the same pixels would give other latents: weights, configuration, number type."""
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
 
     @abstractmethod
     def text_fingerprint(self, hashes: FileHashes) -> str:
@@ -217,9 +218,13 @@ class Family(ABC):
         Moves the inputs to the network's device. ``network`` may be wrapped (DDP, compiled).
         """
 
-    @abstractmethod
+    @cached_property
+    def _scheduler_config(self) -> Mapping[str, Any]:
+        return MappingProxyType(self.parts.scheduler_config())
+
     def scheduler_config(self) -> Mapping[str, Any]:
         """The base model's noise schedule, as its repository states it."""
+        return self._scheduler_config
 
     @property
     def prediction_type(self) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +17,6 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
@@ -88,9 +85,6 @@ class UNetFamily(Family):
 
     # ---- encoders ----
 
-    def image_fingerprint(self, hashes: FileHashes) -> str:
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
-
     def vae(self) -> AutoencoderKL:
         """The autoencoder, loaded at the first call."""
         return self.autoencoder.model
@@ -135,13 +129,6 @@ class UNetFamily(Family):
     def added_conditions(self, inputs: StepInputs, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
         """What the network embeds together with the timestep; None if it takes nothing of the kind."""
         return None
-
-    @cached_property
-    def _scheduler_config(self) -> Mapping[str, Any]:
-        return MappingProxyType(self.parts.scheduler_config())
-
-    def scheduler_config(self) -> Mapping[str, Any]:
-        return self._scheduler_config
 
     # ---- validation images and the result ----
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.families import Component, Role
+from trainer_engine.config.families import AdapterSpec, Component, Role, SamplingSpec
 
 UNET = Component("unet", "unet.", Role.TRAINED, comfyui_prefix="lora_unet_")
 """ComfyUI and kohya's tools know the layers of these networks by the same flat keys."""
@@ -15,16 +15,6 @@ MODULE_CLASSES = (
     *("Downsample2D", "Upsample2D", "TimestepEmbedding", "GEGLU", "Linear", "Conv2d"),
 )
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
-CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
-LORA_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "attention": ATTENTION,
-        "attention+ffs": (*ATTENTION, *FEED_FORWARD),
-        "attention+ffs+conv": (*ATTENTION, *FEED_FORWARD, "proj_in", "proj_out", *CONVOLUTIONS),
-    }
-)
-"""Sets of layers -> endings of module names. Convolutions of 3 x 3 are adapted too in the last."""
 LYCORIS_START: Mapping[str, Any] = MappingProxyType(
     {
         "algo": "lokr",
@@ -37,3 +27,15 @@ LYCORIS_START: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Attention alone: LoKr of the feed-forward layers of these networks diverges easily."""
+SAMPLING = SamplingSpec(
+    samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
+    options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
+    multiple_px=8,
+)
+ADAPTERS = AdapterSpec(
+    module_classes=MODULE_CLASSES,
+    lycoris_start=LYCORIS_START,
+    lora_targets=MappingProxyType({"attention": ATTENTION}),
+    default_lora_target="attention",
+    base_precisions=("int8-quanto", "int4-quanto"),
+)

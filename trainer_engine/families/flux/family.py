@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -58,9 +57,6 @@ class Flux(Family):
         return SPEC.tokens_of(self.flavour)
 
     # ---- encoders ----
-
-    def image_fingerprint(self, hashes: FileHashes) -> str:
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
@@ -150,13 +146,6 @@ class Flux(Family):
 
     def _attention(self, mask: Tensor, image_tokens: int) -> dict[str, Tensor] | None:
         return {"attention_mask": attention_mask(mask, image_tokens)} if self.own.flux_attention_masked_training else None
-
-    @cached_property
-    def _scheduler_config(self) -> Mapping[str, Any]:
-        return MappingProxyType(self.parts.scheduler_config())
-
-    def scheduler_config(self) -> Mapping[str, Any]:
-        return self._scheduler_config
 
     # ---- generation and the result ----
 

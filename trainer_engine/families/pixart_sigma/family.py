@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -50,9 +48,6 @@ class PixArtSigma(Family):
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----
-
-    def image_fingerprint(self, hashes: FileHashes) -> str:
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
@@ -136,13 +131,6 @@ class PixArtSigma(Family):
         config = cast("DiffusersNetwork", bare).config
         prediction: Tensor = output.chunk(2, dim=1)[0] if config.out_channels == 2 * config.in_channels else output
         return prediction
-
-    @cached_property
-    def _scheduler_config(self) -> Mapping[str, Any]:
-        return MappingProxyType(self.parts.scheduler_config())
-
-    def scheduler_config(self) -> Mapping[str, Any]:
-        return self._scheduler_config
 
     # ---- generation and the result ----
 

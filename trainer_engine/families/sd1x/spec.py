@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import AdapterSpec, FamilySpec, LatentSpec, PromptSpec, SamplingSpec, frozen_components
+from trainer_engine.config.families import FamilySpec, LatentSpec, PromptSpec, frozen_components
 from trainer_engine.families.common import unet_facts
 
 FLAVOURS = MappingProxyType(
@@ -26,18 +26,8 @@ SPEC = FamilySpec(
     components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder")}),
     prompts=PromptSpec(token_limit=77, text_encoders=("CLIP ViT-L/14",)),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
-    sampling=SamplingSpec(
-        samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
-        options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
-        multiple_px=8,
-    ),
-    adapters=AdapterSpec(
-        module_classes=unet_facts.MODULE_CLASSES,
-        lycoris_start=unet_facts.LYCORIS_START,
-        lora_targets=unet_facts.LORA_TARGETS,
-        default_lora_target="attention",
-        base_precisions=("int8-quanto", "int4-quanto"),
-    ),
+    sampling=unet_facts.SAMPLING,
+    adapters=unet_facts.ADAPTERS,
     aliases=("sd15", "stable-diffusion-1"),
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v1")),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import AdapterSpec, FamilySpec, LatentSpec, PromptSpec, SamplingSpec, frozen_components
+from trainer_engine.config.families import FamilySpec, LatentSpec, PromptSpec, frozen_components
 from trainer_engine.families.common import unet_facts
 
 FLAVOURS = MappingProxyType(
@@ -27,18 +27,8 @@ SPEC = FamilySpec(
         token_limit=77, text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"), text_encoder_folders=("text_encoder", "text_encoder_2")
     ),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
-    sampling=SamplingSpec(
-        samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
-        options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
-        multiple_px=8,
-    ),
-    adapters=AdapterSpec(
-        module_classes=unet_facts.MODULE_CLASSES,
-        lycoris_start=unet_facts.LYCORIS_START,
-        lora_targets=unet_facts.LORA_TARGETS,
-        default_lora_target="attention",
-        base_precisions=("int8-quanto", "int4-quanto"),
-    ),
+    sampling=unet_facts.SAMPLING,
+    adapters=unet_facts.ADAPTERS,
     aliases=("stable-diffusion-xl",),
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-xl-v1-base")),
     licenses=MappingProxyType({"base-1.0": MappingProxyType({"license": "openrail++"})}),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from diffusers import WanPipeline
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -23,7 +22,6 @@ from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInp
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
 from trainer_engine.families.wan.components import WanComponents
 from trainer_engine.families.wan.spec import SPEC
-from trainer_engine.media import Picture
 from trainer_engine.runtime.devices import Devices
 
 TIMESTEPS = 1000
@@ -49,9 +47,6 @@ class Wan(Family):
         self._text: tuple[UMT5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----
-
-    def image_fingerprint(self, hashes: FileHashes) -> str:
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
@@ -116,13 +111,6 @@ class Wan(Family):
         )[0]
         return output
 
-    @cached_property
-    def _scheduler_config(self) -> Mapping[str, Any]:
-        return MappingProxyType(self.parts.scheduler_config())
-
-    def scheduler_config(self) -> Mapping[str, Any]:
-        return self._scheduler_config
-
     # ---- validation and the result ----
 
     @property
@@ -143,8 +131,8 @@ class Wan(Family):
     @torch.no_grad()
     def generate(
         self, pipeline: WanPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
-    ) -> Picture:
-        """One image; a clip of frames if ``request.frames`` is more than one."""
+    ) -> Image.Image:
+        """One image: a clip of one frame."""
         embeds = self.collate_prompts([request.prompt, request.negative])["embeds"].to(self.devices.device)
         numbers = count(1)
 
@@ -166,8 +154,8 @@ class Wan(Family):
                 output_type="latent",
                 callback_on_step_end=report,
             ).frames
-        frames: list[Any] = pipeline.video_processor.postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0]
-        return frames[0] if len(frames) == 1 else frames
+        image: Image.Image = pipeline.video_processor.postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0][0]
+        return image
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         def save_vae(target: Path) -> None:

@@ -44,7 +44,6 @@ SPEC = FamilySpec(
         lora_targets=MappingProxyType(
             {
                 "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-                "attention+ffs": ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
             }
         ),
         default_lora_target="attention",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -35,9 +34,6 @@ class Odd(Family):
         super().__init__(options, devices)
         self.parts = OddComponents(options.model)
         self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(None), devices.device)
-
-    def image_fingerprint(self, hashes: FileHashes) -> str:
-        return self.parts.find("vae").fingerprint(hashes)
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         return self.parts.find("text_encoder").fingerprint(hashes)
@@ -81,9 +77,6 @@ class Odd(Family):
         outputs = [network(name, inputs.noisy_latents, levels, states, return_dict=False)[0] for name in names]
         is_high = (inputs.timesteps >= BOUNDARY).view(-1, *[1] * (inputs.noisy_latents.dim() - 1))
         return torch.where(is_high, *outputs)
-
-    def scheduler_config(self) -> Mapping[str, Any]:
-        return self.parts.scheduler_config()
 
     @property
     def pipeline_name(self) -> str:

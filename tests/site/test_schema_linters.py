@@ -11,10 +11,6 @@ from typing import Any
 import pytest
 from drf_spectacular.generators import SchemaGenerator
 
-from simpletuner_site.asgi import django_application
-from tests.helpers.jobs import make_job
-from tests.helpers.schema_checks import failures
-
 REDOCLY, SPECTRAL = "@redocly/cli@2.77.0", "@stoplight/spectral-cli@6.16.3"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("npx") is None, reason="npx is not installed")]
@@ -43,13 +39,3 @@ def test_redocly_reports_nothing(schema: Path) -> None:
 def test_spectral_reports_nothing(schema: Path) -> None:
     (schema.parent / "rules.json").write_text('{"extends": ["spectral:oas"]}')
     assert lint(schema, SPECTRAL, "--ruleset", "rules.json", "--format=json", "--fail-severity=hint") == []
-
-
-RUNS = [pytest.param(15, False, id="15"), pytest.param(100, True, marks=pytest.mark.faults, id="100")]
-
-
-@pytest.mark.parametrize(("examples", "every_phase"), RUNS)
-def test_the_server_does_what_its_schema_says(examples: int, every_phase: bool, home: Path, transactional_db: None) -> None:
-    make_job(home)
-    found = sorted(set(failures(django_application, examples, every_phase=every_phase)))
-    assert not found, "\n".join(found)

@@ -37,4 +37,6 @@ def _failed_checks(recorder: Any) -> Iterator[str]:
             if check.status is Status.FAILURE:
                 case, found = recorder.cases[case_id].value, check.failure_info
                 what = f"{found.failure.title}: {found.failure.message[:500]}"
-                yield f"{case.method} {case.formatted_path} [{check.name}] {what} | {found.code_sample[:1_000]}"
+                answer = recorder.interactions[case_id].response
+                status = f"{answer.status_code} {answer.text_lossy()[:500]}" if answer is not None else "no answer"
+                yield f"{case.method} {case.formatted_path} [{check.name}] {what} | {status} | {found.code_sample[:1_000]}"

@@ -37,7 +37,7 @@ def test_a_run_survives_three_kills_of_the_whole_server_and_completes(runs: Serv
         assert engine.is_running()
         runs.server.start()
         assert runs.events(job_id)[: len(reported)] == reported
-    assert runs.wait_for_end(job_id, seconds=200)["status"] == "completed", runs.log(job_id)
+    assert runs.wait_for_end(job_id)["status"] == "completed", runs.log(job_id)
     assert runs.steps(job_id) == list(range(1, LONG["max_train_steps"] + 1))
     polled = runs.check_log(job_id)
     for listener in (*listeners, *bound):
@@ -54,7 +54,7 @@ def test_a_run_that_ends_while_there_is_no_server_has_ended_when_there_is_one(ru
     runs.server.kill9()
     assert psutil.wait_procs(processes, timeout=90)[1] == []
     runs.server.start()
-    assert runs.wait_for_end(job_id, seconds=30)["status"] == "completed"
+    assert runs.wait_for_end(job_id)["status"] == "completed"
     assert runs.steps(job_id) == list(range(1, 201))
     runs.check_log(job_id)
 
@@ -65,7 +65,7 @@ def test_an_engine_that_was_killed_while_there_is_no_server_is_found_dead(runs: 
     runs.server.kill9()
     runs.kill_engine(job_id)
     runs.server.start()
-    job = runs.wait_for_status(job_id, "error", seconds=30)
+    job = runs.wait_for_status(job_id, "error")
     assert job["job_info"]["error_code"] == "interrupted"
     runs.check_announced(job_id, "both")
     runs.check_log(job_id)
@@ -78,8 +78,8 @@ def test_a_worker_killed_alone_is_replaced_and_its_run_followed_on(runs: ServedR
     for _ in range(2):
         before = worker_of(runs)
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda old=before: worker_of(runs) not in (old, 0), "another worker", seconds=30)
-        runs.wait_for_step(job_id, runs.step(job_id) + 50, seconds=40)
+        wait_until(lambda old=before: worker_of(runs) not in (old, 0), "another worker")
+        runs.wait_for_step(job_id, runs.step(job_id) + 50)
     assert [process.pid for process in runs.engine(job_id)] == [engine.pid]
     runs.stop(job_id)
     assert runs.wait_for_end(job_id)["status"] == "stopped"
@@ -93,7 +93,7 @@ def test_a_server_killed_while_it_takes_up_a_job_never_starts_it_twice_or_forget
     runs.server.kill9()
     assert len(runs.engine(job_id)) <= 1
     runs.server.start()
-    job = runs.wait_for_end(job_id, seconds=60)
+    job = runs.wait_for_end(job_id)
     assert job["status"] == "completed" or job["job_info"]["error_code"] == "interrupted", job
     if job["status"] == "completed":
         assert runs.steps(job_id) == [1, 2, 3]

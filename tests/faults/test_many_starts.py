@@ -26,7 +26,7 @@ def test_fifty_starts_at_once_run_as_many_as_there_are_slots_and_the_rest_in_ord
     with ThreadPoolExecutor(MANY) as people:
         ids = list(people.map(lambda number: runs.start(f"run-{number}", max_train_steps=ENDLESS), range(MANY)))
     assert len(set(ids)) == MANY
-    wait_until(lambda: len(running(runs)) == 2 and all(runs.engine(job["job_id"]) for job in running(runs)), "two runs", seconds=60)
+    wait_until(lambda: len(running(runs)) == 2 and all(runs.engine(job["job_id"]) for job in running(runs)), "two runs")
     queued = waiting(runs)
     assert [job["queue_position"] for job in queued] == list(range(1, MANY - 1))
     assert [job["number"] for job in queued] == sorted(job["number"] for job in queued)
@@ -38,8 +38,8 @@ def test_fifty_starts_at_once_run_as_many_as_there_are_slots_and_the_rest_in_ord
         before = running(runs)
         assert len(before) <= 2
         runs.cancel(before[0]["job_id"])
-        wait_until(lambda gone=before[0]["job_id"]: gone not in {job["job_id"] for job in running(runs)}, "the slot is free", seconds=30)
-        wait_until(lambda: len(running(runs)) == 2, "the next one has it", seconds=30)
+        wait_until(lambda gone=before[0]["job_id"]: gone not in {job["job_id"] for job in running(runs)}, "the slot is free")
+        wait_until(lambda: len(running(runs)) == 2, "the next one has it")
     for job_id in ids:
         if runs.status(job_id) not in ("cancelled", "completed"):
             runs.stop(job_id)

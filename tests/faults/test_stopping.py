@@ -27,7 +27,7 @@ def test_a_run_stopped_while_it_loads_ends_stopped_with_nothing_to_save(runs: Se
     runs.wait_for_engine(job_id)
     time.sleep(seconds)
     runs.stop(job_id)
-    job = runs.wait_for_end(job_id, seconds=60)
+    job = runs.wait_for_end(job_id)
     assert job["status"] == "stopped", job
     steps = runs.steps(job_id)
     assert bool(runs.check_announced(job_id, f"loading-{seconds}")) == bool(steps)
@@ -80,7 +80,7 @@ def test_of_many_cancels_and_stops_at_once_one_decides(runs: ServedRuns) -> None
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert runs.wait_for_end(job_id, seconds=30)["status"] in ("cancelled", "stopped")
+        assert runs.wait_for_end(job_id)["status"] in ("cancelled", "stopped")
         check_path(runs, job_id)
         runs.check_nothing_left(job_id)
 

@@ -27,7 +27,7 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(runs: ServedRuns) ->
     one = runs.start("one", max_train_steps=4, train_batch_size=4)
     two = runs.start("two", max_train_steps=4, train_batch_size=2, num_processes=2)
     for job_id in (one, two):
-        assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
+        assert runs.wait_for_end(job_id)["status"] == "completed", runs.log(job_id)
         runs.check_log(job_id)
     torch.testing.assert_close(losses(runs, two), losses(runs, one), rtol=1e-4, atol=1e-6)
     alone, together = weights(runs, "one", 4), weights(runs, "two", 4)
@@ -44,7 +44,7 @@ def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(runs: Served
     one = runs.start("adapter-one", train_batch_size=4, **adapter)
     two = runs.start("adapter-two", train_batch_size=2, num_processes=2, **adapter)
     for job_id in (one, two):
-        assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
+        assert runs.wait_for_end(job_id)["status"] == "completed", runs.log(job_id)
     torch.testing.assert_close(losses(runs, two), losses(runs, one), rtol=1e-4, atol=1e-6)
     runs.check_nothing_left(two)
 
@@ -58,7 +58,7 @@ def test_two_ranks_share_the_eval_sets_and_measure_what_one_does(runs: ServedRun
     two = runs.start("measured-by-two", train_batch_size=2, num_processes=2, early_stop_patience=9, use_ema=False, **options)
     reported = {}
     for job_id in (one, two):
-        assert runs.wait_for_end(job_id, seconds=240)["status"] == "completed", runs.log(job_id)
+        assert runs.wait_for_end(job_id)["status"] == "completed", runs.log(job_id)
         notes = [event["data"] for event in runs.events(job_id) if event["type"] == "notification"]
         reported[job_id] = [note["details"]["metrics"] for note in notes if note["code"] == "evaluation"]
     assert len(reported[one]) == len(reported[two]) == 3
@@ -70,7 +70,7 @@ def test_two_ranks_share_the_eval_sets_and_measure_what_one_does(runs: ServedRun
 
 def test_stop_reaches_every_rank_and_cancel_leaves_none(runs: ServedRuns) -> None:
     stopped = runs.start("ranks-stopped", max_train_steps=ENDLESS, num_processes=2)
-    runs.wait_for_step(stopped, 3, seconds=180)
+    runs.wait_for_step(stopped, 3)
     assert len(runs.engine(stopped)) == 3, "launcher and two ranks"
     runs.stop(stopped)
     assert runs.wait_for_end(stopped)["status"] == "stopped", runs.log(stopped)
@@ -78,7 +78,7 @@ def test_stop_reaches_every_rank_and_cancel_leaves_none(runs: ServedRuns) -> Non
     runs.check_nothing_left(stopped)
 
     cancelled = runs.start("ranks-cancelled", max_train_steps=ENDLESS, num_processes=2)
-    runs.wait_for_step(cancelled, 3, seconds=180)
+    runs.wait_for_step(cancelled, 3)
     assert runs.cancel(cancelled)["status"] == "cancelled"
     runs.check_nothing_left(cancelled)
     runs.check_log(cancelled)
@@ -89,7 +89,7 @@ def test_a_run_that_lost_one_rank_ends_with_the_reason_and_leaves_none(runs: Ser
     runs.wait_for_checkpoint(job_id)
     ranks = sorted(runs.engine(job_id), key=lambda process: process.create_time())[1:]
     ranks[-1].kill()
-    wait_until(lambda: runs.status(job_id) == "error", "the end", seconds=90)
+    wait_until(lambda: runs.status(job_id) == "error", "the end")
     assert runs.job(job_id)["job_info"]["error"]
     runs.check_announced(job_id, "ranks-lost")
     runs.check_nothing_left(job_id)

@@ -32,14 +32,14 @@ def test_a_webhook_that_fails_for_a_thousand_steps_costs_none_and_loses_nothing(
     job_id = start(runs, receiver.url)
     for number, fault in enumerate(FAULTS):
         receiver.behaviour = fault
-        runs.wait_for_step(job_id, (number + 1) * STEPS // len(FAULTS) - 1, seconds=600)
-    assert runs.wait_for_end(job_id, seconds=600)["status"] == "completed"
+        runs.wait_for_step(job_id, (number + 1) * STEPS // len(FAULTS) - 1)
+    assert runs.wait_for_end(job_id)["status"] == "completed"
     assert runs.steps(job_id) == list(range(1, STEPS + 1))
     assert receiver.arrived == []
     url = f"/api/training/jobs/{job_id}/webhooks"
     assert runs.server.get(url).json()["counts"]["delivered"] == 0
     receiver.behaviour = 200
-    wait_until(lambda: runs.server.get(url).json()["counts"]["pending"] == 0, "every post arrived", seconds=900)
+    wait_until(lambda: runs.server.get(url).json()["counts"]["pending"] == 0, "every post arrived")
     answer = runs.server.get(url).json()
     assert answer["counts"]["dead"] == 0
     ids = [one.headers["X-SimpleTuner-Delivery"] for one in receiver.arrived]
@@ -61,7 +61,7 @@ def test_posts_outlive_the_server_and_a_receiver_that_was_not_there(runs: Served
     runs.server.start()
     url = f"/api/training/jobs/{job_id}/webhooks"
     with receiving(port) as receiver:
-        wait_until(lambda: runs.server.get(url).json()["counts"]["pending"] == 0, "every post arrived", seconds=300)
+        wait_until(lambda: runs.server.get(url).json()["counts"]["pending"] == 0, "every post arrived")
         ids = [one.headers["X-SimpleTuner-Delivery"] for one in receiver.arrived]
     assert sorted(ids) == sorted(row["delivery"] for row in runs.server.get(url).json()["deliveries"])
     assert len(ids) == len(set(ids))

@@ -47,7 +47,7 @@ class Listener(threading.Thread):
         self.heard[job_id].append(event)
         return not self._should_end.is_set()
 
-    def wait_for(self, job_id: str, count: int, seconds: float = 30) -> list[dict[str, Any]]:
+    def wait_for(self, job_id: str, count: int, seconds: float = 300) -> list[dict[str, Any]]:
         """What was heard of a job, once it is that much."""
         deadline = time.monotonic() + seconds
         while len(self.heard.get(job_id, [])) < count and time.monotonic() < deadline:

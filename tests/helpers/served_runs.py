@@ -22,9 +22,11 @@ ENDED = ("completed", "stopped", "cancelled", "error")
 JSON = {"Accept": "application/json"}
 ENDLESS = 1_000_000
 """Optimizer steps that nobody waits for."""
+HANGS_AFTER_SECONDS = 900
+"""A wait of this length has found a hang. It is far above what a loaded machine needs, because a test never asserts a duration."""
 
 
-def wait_until(is_so: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:
+def wait_until(is_so: Callable[[], Any], what: str, *, seconds: float = HANGS_AFTER_SECONDS) -> Any:
     """The first true answer."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -68,7 +70,7 @@ class ServedRuns:
     def status(self, job_id: str) -> str:
         return str(self.job(job_id)["status"])
 
-    def wait_for_status(self, job_id: str, *statuses: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_for_status(self, job_id: str, *statuses: str, seconds: float = HANGS_AFTER_SECONDS) -> dict[str, Any]:
         """The job once it is in one of these; an end that is none of them fails at once."""
 
         def arrived() -> dict[str, Any] | None:
@@ -79,7 +81,7 @@ class ServedRuns:
         found: dict[str, Any] = wait_until(arrived, f"job {job_id} {' or '.join(statuses)}", seconds=seconds)
         return found
 
-    def wait_for_end(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_for_end(self, job_id: str, seconds: float = HANGS_AFTER_SECONDS) -> dict[str, Any]:
         return self.wait_for_status(job_id, *ENDED, seconds=seconds)
 
     def events(self, job_id: str, since: int = 0) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ class ServedRuns:
         """The optimizer step that the run is at."""
         return int((self.job(job_id)["progress"] or {"step": 0})["step"])
 
-    def wait_for_step(self, job_id: str, step: int, seconds: float = 120) -> int:
+    def wait_for_step(self, job_id: str, step: int, seconds: float = HANGS_AFTER_SECONDS) -> int:
         """The step that the run is at, once it is that far. A run that ended before fails at once."""
 
         def arrived() -> int:
@@ -115,7 +117,7 @@ class ServedRuns:
 
         return int(wait_until(arrived, f"step {step} of {job_id}", seconds=seconds))
 
-    def wait_for_event(self, job_id: str, type: str, count: int = 1, seconds: float = 120) -> list[dict[str, Any]]:
+    def wait_for_event(self, job_id: str, type: str, count: int = 1, seconds: float = HANGS_AFTER_SECONDS) -> list[dict[str, Any]]:
         """The events of a type once there are ``count`` of them."""
         heard: list[dict[str, Any]] = []
 
@@ -190,7 +192,7 @@ class ServedRuns:
 
     def check_nothing_left(self, job_id: str) -> None:
         """No process of the run is alive."""
-        wait_until(lambda: not self.engine(job_id), f"no process of {job_id}", seconds=15)
+        wait_until(lambda: not self.engine(job_id), f"no process of {job_id}")
 
     def end_all(self) -> None:
         """Cancel whatever has not ended: no test leaves a run behind."""

@@ -83,7 +83,7 @@ class TinyRun:
     def of_type(self, type: str) -> list[JournalEntry]:
         return [entry for entry in self.entries() if entry.type == type]
 
-    def wait_for(self, type: str, *, count: int = 1, seconds: float = 90) -> JournalEntry:
+    def wait_for(self, type: str, *, count: int = 1, seconds: float = 600) -> JournalEntry:
         """The ``count``-th event of a type."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -100,7 +100,7 @@ class TinyRun:
     def send(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
 
-    def wait(self, seconds: float = 180) -> int:
+    def wait(self, seconds: float = 900) -> int:
         return self.process.wait(seconds)
 
     def log(self) -> str:

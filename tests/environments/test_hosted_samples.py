@@ -95,7 +95,7 @@ CREATED = {"id": "p1", "status": "starting"}
 ADAPTER = ("https://bucket/checkpoint-2", "flux", "lora", "standard", "owner/name")
 
 
-def test_replicate_draws_with_the_upload_and_its_images_are_printed() -> None:
+def test_replicate_generates_with_the_upload_and_its_images_are_printed() -> None:
     def answers(url: str) -> list[Answer]:
         urls = {"get": f"{url}/v1/predictions/p1?by=url"}
         done = {**CREATED, "status": "succeeded", "output": ["https://images/1.png", "https://images/2.png"]}
@@ -147,7 +147,7 @@ def test_replicates_key_goes_to_nobody_else(tmp_path: Path) -> None:
         ((201, {}), "named no prediction"),
     ],
 )
-def test_what_replicate_refuses_is_reported(answer: Answer, said: str) -> None:
+def test_the_replicate_sample_reports_every_refusal(answer: Answer, said: str) -> None:
     with standing_in(lambda url: [answer]) as service:
         done = replicate(service, *ADAPTER)
     assert done.returncode == 1
@@ -176,7 +176,7 @@ def test_a_prediction_that_fails_or_takes_too_long_is_reported() -> None:
         ((*ADAPTER, "--token-file", "/etc/passwd"), "does not hold one key"),
     ],
 )
-def test_what_could_not_work_is_reported_before_anybody_is_asked(arguments: tuple[str, ...], said: str) -> None:
+def test_hosted_samples_refuse_bad_arguments_before_any_request(arguments: tuple[str, ...], said: str) -> None:
     with standing_in(lambda url: [(201, CREATED)]) as service:
         for client in (replicate, wavespeed):
             done = client(service, *arguments)
@@ -192,7 +192,7 @@ def test_the_key_comes_from_a_variable_or_a_file(tmp_path: Path) -> None:
     assert [one[3] for one in service.asked] == ["Bearer from_file"]
 
 
-def test_wavespeed_draws_with_the_upload_and_is_waited_for() -> None:
+def test_wavespeed_generates_with_the_upload_and_is_waited_for() -> None:
     def wrapped(**data: Any) -> Answer:
         return 200, {"code": 200, "message": "success", "data": {"id": "t1", **data}}
 

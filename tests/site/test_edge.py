@@ -181,7 +181,7 @@ UNREADABLE: dict[str, tuple[int, bytes]] = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_cannot_be_served_is_answered_with_the_reason_as_json(server: LiveServer, name: str) -> None:
+def test_unreadable_requests_are_answered_with_the_reason_as_json(server: LiveServer, name: str) -> None:
     status, data = UNREADABLE[name]
     answer = exchange(server, data)
     assert status_of(answer) == status and detail_of(answer)

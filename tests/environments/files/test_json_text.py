@@ -31,7 +31,7 @@ from environments.files.json_text import DEEPEST, BadJson, parse_json, write_jso
         ('{"repeats": 1, "repe\\u0061ts": 2}', "the key 'repeats' occurs twice"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_with_its_place(text: str | bytes, says: str) -> None:
+def test_unstorable_json_is_refused_with_its_place(text: str | bytes, says: str) -> None:
     with pytest.raises(BadJson, match=says):
         parse_json(text)
 
@@ -58,7 +58,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_is_written_is_read_back(value: object) -> None:
+def test_written_json_is_read_back_equal(value: object) -> None:
     assert parse_json(write_json(value).encode()) == value
 
 

@@ -121,7 +121,7 @@ def test_websocket_handshakes_are_guarded(server: LiveServer) -> None:
     assert " 403 " in handshake(server, "/nowhere", host)
 
 
-def test_what_does_not_exist_is_json_for_programs(server: LiveServer) -> None:
+def test_an_unknown_address_answers_programs_in_json(server: LiveServer) -> None:
     answer = server.get("/api/nowhere")
     assert answer.status_code == 404
     assert answer.json()["problems"] == []

@@ -197,14 +197,14 @@ def test_one_value_for_every_option_at_once(training: Training, failures: Failur
             failures.call("POST", "/api/training/validate", document(everything), name=f"all options {value[:30]}")
 
 
-def test_forms_with_odd_names_and_values(training: Training, failures: Failures) -> None:
+def test_no_form_ends_in_an_error_of_the_server(training: Training, failures: Failures) -> None:
     fields = "&".join(f"{quote(one)}={quote(other)}" for one, other in zip(TEXTS[:60], TEXTS[60:120], strict=True))
     for body in (fields, "&".join(["a=1"] * 6_000), "%ED%A0%80=%ED%A0%80", "=" * 500, "&" * 500, "--seed=" + "9" * 5_000):
         for call in ("validate", "start", "stop", "cancel", "checkpoints", "validation/run"):
             failures.call("POST", f"/api/training/{call}", body, kind=FORM, name=f"form {call}")
 
 
-def test_odd_headers(training: Training, failures: Failures) -> None:
+def test_no_header_ends_in_an_error_of_the_server(training: Training, failures: Failures) -> None:
     form = document(complete(training))
     for text in [text for text in TEXTS if text.isprintable() and text.isascii()]:
         failures.call("GET", "/api/training/status", name="accept", HTTP_ACCEPT=text)

@@ -117,7 +117,7 @@ def test_a_stream_begins_where_it_was_asked_to(server: LiveServer) -> None:
     assert [event["id"] for event in read_source(server, 3, f"?job_id={job}", last_event_id="6")] == ["7", "8", "9"]
 
 
-def test_what_happens_arrives_at_once(server: LiveServer) -> None:
+def test_a_socket_receives_events_within_milliseconds(server: LiveServer) -> None:
     job = new_job(server)
     client = WebSocket(server, f"?job_id={job}")
     writer = threading.Thread(target=write, args=(server, "events", job, 100, 0.02, 5))

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from environments.api.serializers import MessageSerializer
 from training.api.serializers import TrainingProblemSerializer
 
 WEBHOOK_BODY: dict[str, Any] = {
@@ -45,10 +46,8 @@ class WebhookListSerializer(serializers.Serializer[object]):
     count = serializers.IntegerField()
 
 
-class WebhookMessageSerializer(serializers.Serializer[object]):
+class WebhookMessageSerializer(MessageSerializer):
     """What was done."""
-
-    message = serializers.CharField()
 
 
 class WebhookResultSerializer(serializers.Serializer[object]):

@@ -20,6 +20,8 @@ from environments.files.json_text import DEEPEST, BadJson, parse_json, write_jso
         ("{'a': 1}", "line 1"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "Infinity"),
+        ('{"a": [1e999]}', "1e999"),
+        ('{"a": -1.5E+400}', "-1.5E"),
         ('"\\ud800"', "surrogate"),
         ('{"\\udfff": 1}', "surrogate"),
         (b'{"a": "\xff"}', "UTF-8"),

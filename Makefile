@@ -9,7 +9,7 @@ KEEP ?=
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all test-faults lint lint-schema format bench docs install clean
+.PHONY: help demo test test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean
 
 help:
 	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
@@ -43,13 +43,21 @@ test-all: $(STAMP)
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m faults
 
+# The steps do not depend on each other and run side by side.
 lint: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs=$(JOBS) lint-types lint-site lint-rest
+
+lint-types:
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+
+lint-site:
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py check --fail-level WARNING
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
+
+lint-rest:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m trainer_engine.config.options.docs | diff docs/options.md -
 	$(BIN)/python -m trainer_engine.config.datasets.docs | diff docs/datasets.md -
 

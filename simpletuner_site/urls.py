@@ -7,6 +7,7 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from simpletuner_site.views import HealthView, HomePageView
+from training.urls import webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
@@ -15,9 +16,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
     re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
     path("admin/", admin.site.urls),
-    path("api/webhooks", include("training.webhooks.urls")),
+    path("api/webhooks", include(webhook_urlpatterns)),
     # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.
-    path("api/configs/webhooks", include(("training.webhooks.urls", "webhooks-of-the-format"))),
+    path("api/configs/webhooks", include((webhook_urlpatterns, "webhooks-of-the-format"))),
     path("api/configs", include("environments.urls")),
     path("api/training", include("training.urls")),
 ]

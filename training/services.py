@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
 
 def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:
     """Check, freeze and queue a run. The same key returns the same job again. Raises CannotStart with every problem."""
-    key = key[:LONGEST_KEY]
+    key = key if len(key) <= LONGEST_KEY else hashlib.sha256(key.encode()).hexdigest()
     known = Job.objects.filter(idempotency_key=key).first() if key else None
     if known is not None:
         return Started(known, queue.position(known), None)

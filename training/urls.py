@@ -1,4 +1,4 @@
-"""Addresses below ``/api/training``; each answers with and without a slash at its end."""
+"""Addresses below ``/api/training`` and ``/api/webhooks``; each answers with and without a slash at its end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from django.urls import re_path
 
 from training.api import commands, reads, report
 from training.streams.consumers import EventSocket, EventSource
-from training.webhooks.views import JobWebhooks
+from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
 
 JOB = r"(?P<job_id>[^/]+)"
+NAME = r"(?P<name>[^/]+)"
 
 urlpatterns = [
     re_path(r"^/validate/?$", commands.Validate.as_view(), name="training-validate"),
@@ -30,6 +31,12 @@ urlpatterns = [
     re_path(rf"^/jobs/{JOB}/curves\.svg/?$", report.JobCurves.as_view(), name="training-job-curves"),
     re_path(rf"^/jobs/{JOB}/webhooks/?$", JobWebhooks.as_view(), name="training-job-webhooks"),
     re_path(r"^/queue/?$", reads.Queue.as_view(), name="training-queue"),
+]
+
+webhook_urlpatterns = [
+    re_path(r"^/?$", WebhookList.as_view(), name="webhooks"),
+    re_path(rf"^/{NAME}/?$", StoredWebhook.as_view(), name="webhook"),
+    re_path(rf"^/{NAME}/test/?$", WebhookTest.as_view(), name="webhook-test"),
 ]
 
 STREAM = r"^api/training/events/stream/?$"

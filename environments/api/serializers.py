@@ -111,14 +111,14 @@ class RegenerateDataloaderSerializer(Sent):
 
 
 class ProblemSerializer(serializers.Serializer[Any]):
-    """One problem."""
+    """One problem and how to fix it."""
 
     option = serializers.CharField()
     code = serializers.CharField()
     message = serializers.CharField()
-    got = serializers.CharField()
-    expected = serializers.CharField()
-    hint = serializers.CharField()
+    got = serializers.CharField(allow_blank=True)
+    expected = serializers.CharField(allow_blank=True)
+    hint = serializers.CharField(allow_blank=True)
 
 
 class ErrorSerializer(serializers.Serializer[Any]):
@@ -126,6 +126,12 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
     detail = serializers.CharField()
     problems = ProblemSerializer(many=True)
+
+
+class MessageSerializer(serializers.Serializer[Any]):
+    """What was done."""
+
+    message = serializers.CharField()
 
 
 class MetaSerializer(serializers.Serializer[Any]):
@@ -204,10 +210,9 @@ class CreatedMetaSerializer(MetaSerializer):
     path = serializers.CharField()
 
 
-class CreatedSerializer(serializers.Serializer[Any]):
+class CreatedSerializer(MessageSerializer):
     """The new environment and its files."""
 
-    message = serializers.CharField()
     environment = CreatedMetaSerializer()
     config = ConfigField()
     dataloader = DatasetsFileSerializer()
@@ -220,18 +225,11 @@ class AdviceSerializer(serializers.Serializer[Any]):
     suggestions = serializers.ListField(child=serializers.CharField())
 
 
-class UpdatedSerializer(serializers.Serializer[Any]):
+class UpdatedSerializer(MessageSerializer):
     """The stored environment."""
 
-    message = serializers.CharField()
     metadata = MetaSerializer()
     validation = AdviceSerializer()
-
-
-class MessageSerializer(serializers.Serializer[Any]):
-    """What was done."""
-
-    message = serializers.CharField()
 
 
 class ActivatedSerializer(MessageSerializer):
@@ -286,23 +284,30 @@ class AdapterSerializer(serializers.Serializer[Any]):
 
 
 class AdapterCheckedSerializer(serializers.Serializer[Any]):
+    """Whether an adapter file can be used, and what is wrong with it."""
+
     valid = serializers.BooleanField()
     errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
     warnings = serializers.ListField(child=serializers.CharField())
     problems = ProblemSerializer(many=True)
 
 
-class AdapterShownSerializer(serializers.Serializer[Any]):
-    name = serializers.CharField()
+class AdapterFileSerializer(serializers.Serializer[Any]):
+    """A stored adapter file."""
+
     path = serializers.CharField(help_text="As the configuration names it.")
     absolute_path = serializers.CharField()
     config = serializers.JSONField()
     validation = AdapterCheckedSerializer()
 
 
-class AdapterWrittenSerializer(serializers.Serializer[Any]):
+class AdapterShownSerializer(AdapterFileSerializer):
+    """The adapter file of an environment."""
+
+    name = serializers.CharField()
+
+
+class AdapterWrittenSerializer(AdapterFileSerializer):
+    """The adapter file that was written."""
+
     message = serializers.CharField()
-    path = serializers.CharField()
-    absolute_path = serializers.CharField()
-    config = serializers.JSONField()
-    validation = AdapterCheckedSerializer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from trainer_engine.contract.files import DuplicateKey, unique_keys
@@ -21,7 +22,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value of the text. Raises BadJson, also for duplicate keys and for numbers, characters and depths that cannot be stored."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(decoded, parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
+        value = json.loads(decoded, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise BadJson(f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
@@ -37,7 +38,13 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise BadJson(f"not valid JSON: {word} is not a JSON number")
+    raise BadJson(f"not valid JSON: {word} is not a number that can be stored")
+
+
+def _finite(text: str) -> float:
+    """Refuses a number such as 1e999, which would become infinity."""
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text[:40])
 
 
 def _check(value: Any) -> None:

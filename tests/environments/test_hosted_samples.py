@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -69,7 +72,7 @@ def standing_in(make: Callable[[str], list[Answer]]) -> Iterator[StandIn]:
         server.server_close()
 
 
-def call(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def call_process(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """As a run would: with hardly any environment, from another folder."""
     patched = (
         "import runpy, sys; sys.path.insert(0, sys.argv[1]); import hosted_service as h; h.FIRST_PAUSE_SECONDS = 0.01; "
@@ -77,32 +80,58 @@ def call(script: str, *arguments: str, **variables: str) -> subprocess.Completed
     )
     command = [sys.executable, "-c", patched, str(SHIPPED_SCRIPTS), str(SHIPPED_SCRIPTS / script), *arguments]
     environment = {"PATH": os.environ["PATH"], **variables}
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
+
+
+def call_here(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has loaded httpx already."""
+    said, code = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(said):
+        for name in list(os.environ):
+            patched.delenv(name)
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        patched.syspath_prepend(str(SHIPPED_SCRIPTS))
+        patched.setattr(importlib.import_module("hosted_service"), "FIRST_PAUSE_SECONDS", 0.01)
+        patched.setattr(sys, "argv", [str(SHIPPED_SCRIPTS / script), *arguments])
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), "")
+
+
+def call(script: str, *arguments: str, is_process: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
+    done = (call_process if is_process else call_here)(script, *arguments, **variables)
     assert KEY not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
-def replicate(service: StandIn, *arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    return call("replicate_post_upload.py", *arguments, REPLICATE_BASE_URL=service.url, REPLICATE_API_TOKEN=key)
+def replicate(service: StandIn, *arguments: str, key: str = KEY, is_process: bool = False) -> subprocess.CompletedProcess[str]:
+    variables = {"REPLICATE_BASE_URL": service.url, "REPLICATE_API_TOKEN": key}
+    return call("replicate_post_upload.py", *arguments, is_process=is_process, **variables)
 
 
-def wavespeed(service: StandIn, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return call("wavespeed_post_upload.py", *arguments, WAVESPEED_BASE_URL=service.url, WAVESPEED_API_KEY=KEY)
+def wavespeed(service: StandIn, *arguments: str, is_process: bool = False) -> subprocess.CompletedProcess[str]:
+    variables = {"WAVESPEED_BASE_URL": service.url, "WAVESPEED_API_KEY": KEY}
+    return call("wavespeed_post_upload.py", *arguments, is_process=is_process, **variables)
 
 
 CREATED = {"id": "p1", "status": "starting"}
 ADAPTER = ("https://bucket/checkpoint-2", "flux", "lora", "standard", "owner/name")
 
 
-def test_replicate_draws_with_the_upload_and_its_images_are_printed() -> None:
+def test_replicate_generates_with_the_upload_and_its_images_are_printed() -> None:
     def answers(url: str) -> list[Answer]:
         urls = {"get": f"{url}/v1/predictions/p1?by=url"}
         done = {**CREATED, "status": "succeeded", "output": ["https://images/1.png", "https://images/2.png"]}
         return [(201, {**CREATED, "urls": urls}), (200, {**CREATED, "status": "processing"}), (503, {}), (200, done)]
 
     with standing_in(answers) as service:
-        done = replicate(service, *ADAPTER, "--prompt", "a stone; $(reboot)", "--input", "num_outputs=2", "--input", "go=fast")
+        done = replicate(
+            service, *ADAPTER, "--prompt", "a stone; $(reboot)", "--input", "num_outputs=2", "--input", "go=fast", is_process=True
+        )
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-2:] == ["image: https://images/1.png", "image: https://images/2.png"]
     method, path, body, authorization = service.asked[0]
@@ -147,7 +176,7 @@ def test_replicates_key_goes_to_nobody_else(tmp_path: Path) -> None:
         ((201, {}), "named no prediction"),
     ],
 )
-def test_what_replicate_refuses_is_reported(answer: Answer, said: str) -> None:
+def test_the_replicate_sample_reports_every_refusal(answer: Answer, said: str) -> None:
     with standing_in(lambda url: [answer]) as service:
         done = replicate(service, *ADAPTER)
     assert done.returncode == 1
@@ -176,7 +205,7 @@ def test_a_prediction_that_fails_or_takes_too_long_is_reported() -> None:
         ((*ADAPTER, "--token-file", "/etc/passwd"), "does not hold one key"),
     ],
 )
-def test_what_could_not_work_is_reported_before_anybody_is_asked(arguments: tuple[str, ...], said: str) -> None:
+def test_hosted_samples_refuse_bad_arguments_before_any_request(arguments: tuple[str, ...], said: str) -> None:
     with standing_in(lambda url: [(201, CREATED)]) as service:
         for client in (replicate, wavespeed):
             done = client(service, *arguments)
@@ -192,14 +221,14 @@ def test_the_key_comes_from_a_variable_or_a_file(tmp_path: Path) -> None:
     assert [one[3] for one in service.asked] == ["Bearer from_file"]
 
 
-def test_wavespeed_draws_with_the_upload_and_is_waited_for() -> None:
+def test_wavespeed_generates_with_the_upload_and_is_waited_for() -> None:
     def wrapped(**data: Any) -> Answer:
         return 200, {"code": 200, "message": "success", "data": {"id": "t1", **data}}
 
     with standing_in(
         lambda url: [wrapped(status="created"), wrapped(status="processing"), wrapped(status="completed", outputs=["u"])]
     ) as service:
-        done = wavespeed(service, *ADAPTER, "--strength", "0.5", "--input", 'size="512*512"')
+        done = wavespeed(service, *ADAPTER, "--strength", "0.5", "--input", 'size="512*512"', is_process=True)
         assert done.returncode == 0, done.stdout
         assert done.stdout.splitlines()[-1] == "image: u"
         assert service.asked[0][:2] == ("POST", "/api/v3/wavespeed-ai/flux-dev-lora")

@@ -40,7 +40,7 @@ def test_a_relative_path_is_tried_from_the_home_first(place: Home) -> None:
     assert found(place, "a.json") == ResolvedPath(place.root / "a.json", "a.json", Origin.HOME, exists=True)
 
 
-def test_then_under_config(place: Home) -> None:
+def test_a_relative_path_is_tried_under_config_second(place: Home) -> None:
     (place.config / "env" / "a.json").write_text("[]")
     taken = found(place, "env/a.json", must_exist=True)
     assert (taken.path, taken.origin) == (place.config / "env" / "a.json", Origin.CONFIG)
@@ -63,12 +63,12 @@ def test_two_names_of_one_file_are_one_file(place: Home) -> None:
     assert found(place, "a.json").path == place.root / "a.json"
 
 
-def test_what_does_not_exist_yet_lies_in_the_home(place: Home) -> None:
+def test_a_path_that_does_not_exist_yet_lies_in_the_home(place: Home) -> None:
     taken = found(place, "output/run")
     assert (taken.path, taken.exists) == (place.root / "output" / "run", False)
 
 
-def test_what_must_exist_and_does_not_is_reported_with_both_places(place: Home) -> None:
+def test_a_missing_file_is_reported_with_both_places(place: Home) -> None:
     result = resolve("nothing.json", "data_backend_config", home=place, must_exist=True)
     assert isinstance(result, Problem) and result.code == "not_found"
     assert str(place.root / "nothing.json") in result.message and str(place.config / "nothing.json") in result.message
@@ -80,7 +80,7 @@ def test_a_folder_is_no_file_and_a_file_no_folder(place: Home) -> None:
     assert refused(place, "a.json", kind=Kind.FOLDER) == "not_a_folder"
 
 
-def test_a_pipe_is_neither(place: Home) -> None:
+def test_a_pipe_is_neither_a_file_nor_a_folder(place: Home) -> None:
     os.mkfifo(place.root / "pipe")
     assert refused(place, "pipe") == "not_a_file_or_folder"
 
@@ -182,7 +182,7 @@ def test_keys_in_the_users_home_are_closed(place: Home, monkeypatch: pytest.Monk
         ("x/" * 3000, "too_long"),
     ],
 )
-def test_what_is_no_path_is_reported(place: Home, text: object, code: str) -> None:
+def test_values_that_are_no_path_are_refused(place: Home, text: object, code: str) -> None:
     assert refused(place, text) == code
 
 

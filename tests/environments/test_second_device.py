@@ -68,6 +68,7 @@ def test_the_hook_uses_the_newest_checkpoint(kind: str, sample: ModuleType, tmp_
     assert pictures[0] != pictures[1], "each checkpoint draws its own image"
 
 
+@pytest.mark.slow
 def test_the_hook_runs_with_hardly_any_environment(tmp_path: Path) -> None:
     checkpoint = tiny_pixart()  # a model's folder holds what a checkpoint of a full run holds
     names = ("PATH", "HOME", "SIMPLETUNER_BASE_MODEL", "SIMPLETUNER_OUTPUT_DIR")

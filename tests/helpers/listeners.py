@@ -90,7 +90,7 @@ class SourceListener(Listener):
     def listen(self) -> None:
         headers = {"Last-Event-ID": self.last_event_id} if self.last_event_id else {}
         query = f"?job_id={self.job_id}" if self.job_id else ""
-        with httpx.stream("GET", f"http://localhost:{self.port}{STREAM}{query}", headers=headers, timeout=PATIENCE) as answer:
+        with httpx.stream("GET", f"http://localhost:{self.port}{STREAM}{query}", headers=headers, timeout=PATIENCE, verify=False) as answer:
             answer.raise_for_status()
             self.connections += 1
             fields: dict[str, str] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.live_server import PLAIN, LiveServer, start_server
 from tests.helpers.served_runs import ENDED, JSON, ServedRuns, wait_until
 
 STATUS = "/api/training/status"
@@ -79,7 +79,7 @@ class Target:
 
     def client(self, seconds: float = 60, **how: Any) -> httpx.Client:
         """A client that waits that long for an answer, and asks for JSON."""
-        return httpx.Client(base_url=self.server.url, timeout=seconds, **({"headers": JSON} | how))
+        return httpx.Client(base_url=self.server.url, timeout=seconds, **({"headers": JSON} | PLAIN | how))
 
     def form(self, output: str, **options: Any) -> dict[str, Any]:
         """Everything that a quick run needs, and these options over it."""
@@ -136,7 +136,7 @@ class Target:
     def revive(self) -> bool:
         """Whether the server had to be killed and started again, since it answered nobody any more."""
         try:
-            httpx.get(self.server.url + STATUS, timeout=10)
+            httpx.get(self.server.url + STATUS, timeout=10, **PLAIN)
             return False
         except httpx.TransportError:
             self.server.kill9()

@@ -49,7 +49,7 @@ def test_a_picture_s_name_is_its_caption(tmp_path: Path) -> None:
     assert caption_of("a {} moon", "red") == "a red moon"
 
 
-def test_what_the_demo_trains_is_valid(tmp_path: Path) -> None:
+def test_the_demo_configuration_is_valid(tmp_path: Path) -> None:
     folders = DemoFolders(tmp_path)
     given = {"--model_family": "pixart_sigma", "--model_type": "full", "--data_backend_config": "x.json", **hyperparameters(folders)}
     options, problems = check_options(given)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.live_server import PLAIN, LiveServer, start_server
 
 MIB = 1024**2
 STREAM = "/api/training/events/stream"
@@ -181,7 +181,7 @@ UNREADABLE: dict[str, tuple[int, bytes]] = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_cannot_be_served_is_answered_with_the_reason_as_json(server: LiveServer, name: str) -> None:
+def test_unreadable_requests_are_answered_with_the_reason_as_json(server: LiveServer, name: str) -> None:
     status, data = UNREADABLE[name]
     answer = exchange(server, data)
     assert status_of(answer) == status and detail_of(answer)
@@ -267,7 +267,7 @@ def test_a_refusal_is_a_page_for_a_browser(server: LiveServer) -> None:
 
 def quickly(server: LiveServer) -> bool:
     """Whether somebody else is answered."""
-    return httpx.get(f"{server.url}/api/training/status", timeout=10).status_code == 200
+    return httpx.get(f"{server.url}/api/training/status", timeout=10, **PLAIN).status_code == 200
 
 
 SLOW: dict[str, bytes] = {
@@ -330,10 +330,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def narrow(tmp_path: Path) -> Iterator[LiveServer]:
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server whose limit of open files is low, the hard one too."""
-    with start_server(tmp_path, open_files=256) as live:
+    with start_server(tmp_path_factory.mktemp("narrow"), open_files=256) as live:
         yield live
 
 

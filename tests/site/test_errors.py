@@ -77,7 +77,7 @@ def test_every_wrong_field_is_a_problem_named_by_its_path() -> None:
     assert all(set(problem) == {"option", "code", "message", "got", "expected", "hint"} for problem in body["problems"])
 
 
-def test_what_concerns_the_whole_body_is_reported_for_the_body() -> None:
+def test_errors_of_the_whole_body_are_reported_for_the_body() -> None:
     serializer = Whole(data={"name": "x", "part": {"size": 1}, "tags": []})
     with pytest.raises(serializers.ValidationError) as caught:
         serializer.is_valid(raise_exception=True)

@@ -11,7 +11,7 @@ from drf_spectacular.generators import SchemaGenerator
 from jsonschema import Draft202012Validator
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def schema() -> Any:
     GENERATOR_STATS.reset()
     return SchemaGenerator().get_schema(request=None, public=True)

@@ -170,7 +170,7 @@ def traces(server: LiveServer, place: Path) -> set[str]:
     return {str(path) for root in roots if root.exists() for path in root.rglob("*")}
 
 
-def test_what_the_table_starts_from_is_valid(server: LiveServer, place: Path) -> None:
+def test_the_configuration_below_the_table_is_valid(server: LiveServer, place: Path) -> None:
     answer = server.post("/api/training/validate", data=lay_out(None, place))
     assert answer.status_code == 200, answer.text
     assert "Configuration Valid" in answer.text
@@ -215,7 +215,7 @@ def test_all_that_is_wrong_is_reported_at_once(server: LiveServer, place: Path) 
     assert named >= {"learning_rate", "optimizer", "seed", "nonsense", "model_type"}
 
 
-def test_what_was_typed_never_becomes_markup(server: LiveServer, place: Path) -> None:
+def test_validate_escapes_typed_markup(server: LiveServer, place: Path) -> None:
     answer = server.post("/api/training/validate", data={**lay_out(None, place), "--optimizer": "<b onmouseover=alert(1)>"})
     assert answer.status_code == 422
     assert "<b onmouseover" not in answer.text

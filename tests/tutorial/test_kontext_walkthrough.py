@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
@@ -97,7 +96,7 @@ def shell(server: LiveServer, place: Path) -> Shell:
 
 
 def get(server: LiveServer, path: str) -> Any:
-    return httpx.get(f"{server.url}{path}", timeout=60).raise_for_status().json()
+    return server.get(path).raise_for_status().json()
 
 
 def launch(shell: Shell) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
@@ -63,11 +62,11 @@ def answer(text: str) -> Any:
 
 
 def get(server: LiveServer, path: str) -> Any:
-    return httpx.get(f"{server.url}{path}", timeout=60).raise_for_status().json()
+    return server.get(path).raise_for_status().json()
 
 
 def post(server: LiveServer, path: str) -> Any:
-    return httpx.post(f"{server.url}{path}", timeout=60).raise_for_status().json()
+    return server.post(path).raise_for_status().json()
 
 
 def wait_for_end(server: LiveServer, *, seconds: float = 240) -> dict[str, Any]:

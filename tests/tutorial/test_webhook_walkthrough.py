@@ -97,7 +97,7 @@ def test_the_whole_life_of_the_run_is_posted_once_and_in_order(job_id: str, serv
     assert answer["counts"] == {"pending": 0, "delivered": len(events), "dead": 0}
 
 
-def test_what_is_posted_is_what_the_log_says(job_id: str, server: LiveServer, receiver: Receiver) -> None:
+def test_posts_repeat_the_events_of_the_log(job_id: str, server: LiveServer, receiver: Receiver) -> None:
     log = {event["index"]: event for event in server.get(f"/api/training/events?job_id={job_id}").json()["events"]}
     assert [event for event in posted(receiver) if log[event["index"]] != event] == []
     left_out = {event["type"] for index, event in log.items() if index not in {one["index"] for one in posted(receiver)}}

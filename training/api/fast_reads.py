@@ -31,7 +31,7 @@ HEADERS = ((b"content-type", b"application/json"), (b"x-content-type-options", b
 
 def status_text(query: Mapping[str, Any]) -> str:
     """The answer of ``/status``."""
-    return json.dumps(representations.job_status(current_job()), ensure_ascii=False, separators=(",", ":"))
+    return representations.encoded(representations.job_status(current_job()))
 
 
 def events_text(query: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _read_in_thread(read: Callable[[Mapping[str, Any]], str], query_string: byte
 
 
 async def _answer(send: Send, text: str) -> None:
-    body = text.encode("utf-8", "backslashreplace")
+    body = text.encode()
     headers = [*HEADERS, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -164,7 +164,7 @@ class JobList(APIView):
 
     @schema.described("training_jobs", "All runs, newest first", serializers.JobListSerializer)
     def get(self, request: Request) -> Response:
-        rows = [representations.job_row(job) for job in Job.objects.order_by("-number")[:MOST_JOBS]]
+        rows = representations.job_rows(Job.objects.order_by("-number")[:MOST_JOBS])
         return Response({"jobs": rows, "count": Job.objects.count()})
 
 
@@ -246,6 +246,5 @@ class Queue(APIView):
 
     @schema.described("training_queue", "Running and waiting jobs", serializers.QueueSerializer)
     def get(self, request: Request) -> Response:
-        running = [representations.job_row(job) for job in queue.occupied().order_by("number")]
-        queued = [representations.job_row(job) for job in queue.waiting()]
-        return Response({"running": running, "queued": queued})
+        running = representations.job_rows(queue.occupied().order_by("number"))
+        return Response({"running": running, "queued": representations.job_rows(queue.waiting())})

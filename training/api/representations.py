@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from django.db.models import TextField
+from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
 from trainer_engine.config.option import holds_json
@@ -43,6 +43,12 @@ def iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None
 
 
+def encoded(document: Any) -> str:
+    """Compact JSON. Half a surrogate pair, which no client could be sent as UTF-8, stays an escape."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def job_status(job: Job | None) -> dict[str, Any]:
     """The shape of ``/status``."""
     if job is None:
@@ -51,7 +57,7 @@ def job_status(job: Job | None) -> dict[str, Any]:
         "status": job.status,
         "config": {f"--{name}": value for name, value in shown_options(job).items()},
         "job_id": str(job.pk),
-        "job_info": job_info(job),
+        "job_info": job_info(job, queue.position(job)),
         "progress": _progress(job),
         "startup_progress": job.startup,
     }
@@ -70,7 +76,7 @@ def shown_options(job: Job) -> dict[str, Any]:
     return {**job.options, **hide_options(with_secrets), **job.plan.get(FILES, {})}
 
 
-def job_info(job: Job) -> dict[str, Any]:
+def job_info(job: Job, queue_position: int | None) -> dict[str, Any]:
     failed = job.status == Status.ERROR
     return {
         "status": job.status,
@@ -78,7 +84,7 @@ def job_info(job: Job) -> dict[str, Any]:
         "error": job.message if failed else None,
         "error_code": job.error_code or None,
         "hint": job.hint or None,
-        "queue_position": queue.position(job),
+        "queue_position": queue_position,
         "checkpoint": job.checkpoint or None,
         "environment": job.environment or None,
         "created_at": iso(job.created_at),
@@ -106,13 +112,18 @@ def _progress(job: Job) -> dict[str, Any] | None:
     }
 
 
-def job_row(job: Job) -> dict[str, Any]:
-    """One line of the history."""
+def job_rows(jobs: QuerySet[Job]) -> list[dict[str, Any]]:
+    """The lines of a history."""
+    positions = queue.positions()
+    return [_job_row(job, positions.get(job.pk)) for job in jobs]
+
+
+def _job_row(job: Job, queue_position: int | None) -> dict[str, Any]:
     progress = _progress(job)
     return {
         "job_id": str(job.pk),
         "number": job.number,
-        **job_info(job),
+        **job_info(job, queue_position),
         "output_dir": job.output_dir,
         "percent": progress["percent"] if progress else None,
         "step": progress["step"] if progress else None,
@@ -139,7 +150,7 @@ def encoded_events(job: Job, since_index: int, limit: int, *, as_links: bool = F
     for index, kind, timestamp, severity, payload in rows.annotate(text=Cast("payload", TextField())).values_list(*TEXT_COLUMNS)[:limit]:
         if any(mark in payload for mark in MEDIA_MARKS) or payload == "{}":
             shown = event(job, (index, kind, timestamp, severity, json.loads(payload)), as_links=as_links)
-            text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+            text = encoded(shown)
         else:
             about = f'"type":{json.dumps(kind)},"job_id":{job_id},"timestamp":{json.dumps(timestamp)},"severity":{json.dumps(severity)}'
             text = f'{{"index":{index},{about},{payload[1:]}'

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
+from environments.api.serializers import ErrorSerializer, MessageSerializer, ProblemSerializer
 
-class TrainingProblemSerializer(serializers.Serializer[object]):
+
+class TrainingProblemSerializer(ProblemSerializer):
     """One problem and how to fix it."""
 
-    option = serializers.CharField()
-    code = serializers.CharField()
-    message = serializers.CharField()
-    got = serializers.CharField(allow_blank=True)
-    expected = serializers.CharField(allow_blank=True)
-    hint = serializers.CharField(allow_blank=True)
 
-
-class RefusalSerializer(serializers.Serializer[object]):
+class RefusalSerializer(ErrorSerializer):
     """Every error as JSON."""
 
-    detail = serializers.CharField()
     problems = TrainingProblemSerializer(many=True)
 
 
@@ -144,18 +138,16 @@ class EventPageSerializer(serializers.Serializer[object]):
     next_index = serializers.IntegerField()
 
 
-class RunMessageSerializer(serializers.Serializer[object]):
+class RunMessageSerializer(MessageSerializer):
     """What was done."""
 
-    message = serializers.CharField()
     job_id = serializers.UUIDField(required=False, allow_null=True)
     status = serializers.CharField(required=False)
 
 
-class CommandSerializer(serializers.Serializer[object]):
+class CommandSerializer(MessageSerializer):
     """What was asked of a run."""
 
-    message = serializers.CharField()
     job_id = serializers.UUIDField()
 
 

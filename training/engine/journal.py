@@ -1,15 +1,86 @@
-"""Reads a run's journal from a byte offset. Returns complete lines only; a broken line does not stop the reading."""
+"""Reads a run's journal from a byte offset. Returns complete lines only; a broken line does not stop the reading.
+
+Everything behind this module relies on the types that are checked here: the log, ``status``, the streams and the webhooks.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from trainer_engine.contract.events import JournalEntry, decode
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from trainer_engine.contract.events import EventType, JournalEntry, decode
 
 CHUNK_BYTES = 256 * 1024
 LONGEST_LINE_BYTES = 16 * 1024 * 1024
+DEEPEST = 64
+"""Levels of nesting in an event; databases store a thousand."""
+
+Word = Annotated[str, StringConstraints(pattern=r"^[\w.-]*$", max_length=40)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+def _moment(text: str) -> str:
+    """The text, if it is a time with an offset from UTC. Raises ValueError."""
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("it has no offset from UTC")
+    return text
+
+
+Moment = Annotated[str, StringConstraints(pattern=r"^[2-9]\d\d\d-", max_length=40), AfterValidator(_moment)]
+
+
+class _Shape(BaseModel):
+    """JSON that may have further fields. Numbers and texts are not converted into one another."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Media(_Shape):
+    file: str
+    mime_type: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+$")] = "image/png"
+
+
+class _Checkpoint(_Shape):
+    path: str
+    step: Count | None = None
+    size_bytes: Count | None = None
+
+
+class _Line(_Shape):
+    """The fields of every line, and those that some types add."""
+
+    seq: Count
+    type: Word
+    timestamp: Moment
+    severity: Word
+    title: str
+    message: str
+    body: str
+    data: dict[str, Any]
+    checkpoint: _Checkpoint | None = None
+    stage: dict[str, Any] | None = None
+    images: list[_Media] = []
+    videos: list[_Media] = []
+
+
+class _Progress(_Shape):
+    """``data`` of a progress event."""
+
+    step: Count | None = None
+    total_steps: Count | None = None
+    epoch: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    eta_seconds: float | None = None
+    samples_per_second: float | None = None
+    seconds_per_step: float | None = None
+    metrics: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -79,9 +150,26 @@ def _whole_lines(stream: BinaryIO) -> bytes:
 def _decode(line: bytes, offset: int) -> JournalEntry | BrokenLine:
     try:
         entry = decode(line)
+        _check(entry)
+    except ValidationError as error:
+        names = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors(include_url=False))
+        return BrokenLine(offset, f"these fields have wrong values: {', '.join(names)}"[:200])
     except (ValueError, RecursionError) as error:
         return BrokenLine(offset, str(error)[:200])
-    typed: tuple[tuple[object, type], ...] = ((entry.seq, int), (entry.data, dict), (entry.type, str))
-    if not all(isinstance(value, kind) for value, kind in typed):
-        return BrokenLine(offset, "its fields have the wrong types")
     return entry
+
+
+def _check(entry: JournalEntry) -> None:
+    """Raises ValueError if a field has a type or a value that the server cannot store or show; ValidationError is one too."""
+    _Line.model_validate({**entry.extra, **vars(entry)})
+    waiting: list[tuple[Any, int]] = [(entry.data, 1), (entry.extra, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST} levels")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{item} is not a JSON number")
+        parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        waiting.extend((part, depth + 1) for part in parts)
+    if entry.type == EventType.PROGRESS.value:
+        _Progress.model_validate(entry.data)

@@ -117,11 +117,17 @@ class Hub:
             self._leave()
 
     async def _read(self, position: StreamPosition) -> Page:
-        """Read a page. Streams at one position share the read until the log grows."""
+        """Read a page. Streams at one position share the read until the log grows; a read that failed is tried again by the next stream."""
         if position not in self._readings:
             loop = asyncio.get_running_loop()
             self._readings[position] = loop.run_in_executor(self._readers, _read_in_thread, position)
-        return await asyncio.shield(self._readings[position])
+        reading = self._readings[position]
+        try:
+            return await asyncio.shield(reading)
+        except DatabaseError:
+            if self._readings.get(position) is reading:
+                del self._readings[position]
+            raise
 
     def wake(self) -> None:
         """The log may have grown."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from environments.api.serializers import MessageSerializer
 from training.api.serializers import TrainingProblemSerializer
 
 WEBHOOK_BODY: dict[str, Any] = {
@@ -27,6 +28,7 @@ class WebhookTargetSerializer(serializers.Serializer[object]):
     message_prefix = serializers.CharField(allow_blank=True)
     secret = serializers.CharField(allow_blank=True)
     template = serializers.CharField(allow_blank=True)
+    place = serializers.IntegerField(help_text="In the list of targets, from 0.")
 
 
 class WebhookSerializer(serializers.Serializer[object]):
@@ -45,10 +47,8 @@ class WebhookListSerializer(serializers.Serializer[object]):
     count = serializers.IntegerField()
 
 
-class WebhookMessageSerializer(serializers.Serializer[object]):
+class WebhookMessageSerializer(MessageSerializer):
     """What was done."""
-
-    message = serializers.CharField()
 
 
 class WebhookResultSerializer(serializers.Serializer[object]):
@@ -84,7 +84,6 @@ class WebhookDeliverySerializer(serializers.Serializer[object]):
 class JobTargetSerializer(WebhookTargetSerializer):
     """A target of a run, and how it answers."""
 
-    place = serializers.IntegerField()
     failures = serializers.IntegerField(help_text="Posts that failed since the last one that arrived.")
     next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="When a target that fails is tried again.")
 

@@ -170,7 +170,7 @@ def test_wrong_values_are_reported_at_their_fields_and_nothing_is_stored(browser
     assert stored() == before
 
 
-def test_what_a_start_would_say_stands_at_the_fields(browser: Browser, demo: Environment) -> None:
+def test_the_form_shows_each_problem_of_a_start_at_its_field(browser: Browser, demo: Environment) -> None:
     page = browser.page(f"{demo.pk}/change/")
     assert 'class="problem-error"' in page and "datasets/demo&#x27; does not exist" in page
     (browser.home / "datasets" / "demo").mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_datasets_that_are_no_list_are_reported_at_the_field(browser: Browser, d
     assert path.read_text() == before
 
 
-def test_what_is_typed_cannot_become_markup(browser: Browser, demo: Environment) -> None:
+def test_the_form_escapes_typed_markup(browser: Browser, demo: Environment) -> None:
     page = browser.send(f"{demo.pk}/change/", **options(validation_prompt="<b>bold</b> <token>", model_flavour="<i>x</i>"))
     assert "<b>bold" not in page and "<i>x" not in page
 
@@ -236,7 +236,7 @@ def test_saving_is_what_the_enter_key_does(browser: Browser, demo: Environment) 
     assert page.index('name="_save"') < page.index('name="_act"'), "a browser presses the first button of a form"
 
 
-def test_what_was_typed_stays_on_a_page_that_cannot_be_stored(browser: Browser, demo: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_keeps_typed_values_when_saving_fails(browser: Browser, demo: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

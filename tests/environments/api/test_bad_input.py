@@ -160,7 +160,7 @@ def test_a_body_for_another_name_is_refused(api: Api) -> None:
 @pytest.mark.parametrize(
     "path", ["/nothing", "/nothing/export", "/%00", "/..%5c", "/" + "x" * 5000, "/templates", "/%F0%9F%92%A9", "/a%0A"]
 )
-def test_what_is_not_there_is_not_found(api: Api, path: str) -> None:
+def test_unknown_addresses_answer_not_found(api: Api, path: str) -> None:
     assert api.refused("GET", path)[0] == 404
 
 

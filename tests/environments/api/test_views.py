@@ -105,7 +105,7 @@ def test_text_and_types_are_stored_alike_and_every_key_has_dashes(api: Api) -> N
     assert all(key.startswith("--") for key in stored[0])
 
 
-def test_putting_replaces(api: Api) -> None:
+def test_a_put_replaces_the_whole_configuration(api: Api) -> None:
     api.create()
     config = api.get("/demo")["config"]
     api.put("demo", seed=7)
@@ -128,7 +128,7 @@ def test_the_default_of_an_option_that_is_not_available_yet_is_taken(api: Api) -
     assert "--singlora_ramp_up_steps" not in api.get("/demo")["config"]
 
 
-def test_what_a_form_could_still_fix_is_a_warning(api: Api) -> None:
+def test_storing_warns_of_two_run_lengths_that_a_form_can_resolve(api: Api) -> None:
     api.create()
     answer = api.put("demo", max_train_steps=10, num_train_epochs=3)
     assert any("num_train_epochs" in warning for warning in answer["validation"]["warnings"])
@@ -295,6 +295,6 @@ def test_wrong_forms_of_the_browsable_api_are_answered_on_their_page(api: Api) -
 
 
 @pytest.mark.parametrize("path", ["/", "/environments", "/demo", "/nothing", "/demo/dataloader"])
-def test_what_an_address_takes_can_be_asked(api: Api, path: str) -> None:
+def test_every_address_answers_options(api: Api, path: str) -> None:
     api.create()
     assert api.call("OPTIONS", path).status_code in (200, 404)

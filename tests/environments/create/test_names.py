@@ -39,7 +39,7 @@ def test_ordinary_names_are_names(name: str) -> None:
         (["a"], "not_text"),
     ],
 )
-def test_what_cannot_name_a_folder_or_an_address_is_refused(name: object, code: str) -> None:
+def test_names_that_break_folders_or_addresses_are_refused(name: object, code: str) -> None:
     problem = name_problem(name)
     assert problem is not None and problem.code == code
     assert len(problem.got) < 300

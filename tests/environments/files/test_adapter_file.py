@@ -75,7 +75,7 @@ def test_a_file_spoilt_by_hand_is_reported_and_can_be_replaced(api: Api) -> None
     assert api.get("/environments/demo/lycoris")["config"] == GOOD
 
 
-def test_an_unknown_environment_has_none(api: Api) -> None:
+def test_an_unknown_environment_has_no_adapter_file(api: Api) -> None:
     assert api.call("GET", "/environments/nobody/lycoris").status_code == 404
     assert api.call("PUT", "/environments/nobody/lycoris", GOOD).status_code == 404
 

@@ -43,7 +43,7 @@ def test_whatever_is_broken_no_secret_is_left(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", list(documents()), ids=["lists", "indented", "in strings", "in strings of a string"])
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_cleaning_keeps_everything_but_secrets(text: str) -> None:
     text = re.sub(r"(?:, *|,\s*)\\*.request_headers.*?}\]?[^}]*?}", "", text, flags=re.DOTALL)
     cleaned = without_secrets_in_text(text) or ""
     for word in ("--seed", "trained", "https://s3.example/", "raw"):
@@ -64,7 +64,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
         "callback_url: https://user:canary@example.com/?canary",
     ],
 )
-def test_names_and_values_in_any_writing(line: str) -> None:
+def test_secrets_are_cleaned_in_any_notation(line: str) -> None:
     cleaned = without_secrets_in_text(f"seed: 7\n{line}\n")
     assert cleaned and SECRET not in cleaned and "seed: 7" in cleaned
 

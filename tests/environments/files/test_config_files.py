@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_the_old_file(place: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"7", b"\xff\xfe", b"", b'{"a": NaN}', b"[" * 50_000])
-def test_what_is_no_configuration_is_a_problem_that_names_the_file(place: Home, content: bytes) -> None:
+def test_a_broken_configuration_is_a_problem_that_names_its_file(place: Home, content: bytes) -> None:
     (place.config / "demo").mkdir()
     (place.config / "demo" / "config.json").write_bytes(content)
     read = read_config(place, "demo")

@@ -26,17 +26,17 @@ def test_a_configuration_without_one_has_none(place: Home) -> None:
         assert found.as_answer() == {"path": None, "absolute_path": None}
 
 
-def test_one_that_is_to_be_made_gets_its_future_path(place: Home) -> None:
+def test_a_datasets_file_to_be_written_gets_its_future_path(place: Home) -> None:
     found = locate({"data_backend_config": "demo/multidatabackend.json"}, place)
     assert found.path == place.config / "demo" / "multidatabackend.json" and not found.exists
 
 
-def test_one_in_the_home_is_found_there(place: Home) -> None:
+def test_a_datasets_file_in_the_home_is_found_there(place: Home) -> None:
     (place.root / "sets.json").write_text("[]")
     assert locate({"data_backend_config": "sets.json"}, place).path == place.root / "sets.json"
 
 
-def test_one_that_leads_nowhere_is_shown_as_written(place: Home) -> None:
+def test_a_datasets_path_that_leads_nowhere_is_shown_as_written(place: Home) -> None:
     found = locate({"data_backend_config": "/etc/passwd"}, place)
     assert found.as_answer() == {"path": "/etc/passwd", "absolute_path": None} and not found.exists
 
@@ -56,7 +56,7 @@ def test_new_files_lie_under_config_whether_or_not_the_path_says_so(place: Home,
     assert destination(given, "path", place) == place.root / below_home
 
 
-def test_what_is_written_is_found_again_by_the_same_words(place: Home) -> None:
+def test_locate_finds_a_written_file_by_the_path_it_was_given(place: Home) -> None:
     for given in ("a.json", "demo/b.json", "config/c.json", str(place.root / "d.json")):
         target = destination(given, "path", place)
         assert isinstance(target, Path)
@@ -106,7 +106,7 @@ def test_a_document_is_read_as_it_is(place: Home) -> None:
 @pytest.mark.parametrize(
     ("content", "code"), [(b"{", "invalid_json"), (b"", "invalid_json"), (b"[1,]", "invalid_json"), (b"\xff", "unreadable_file")]
 )
-def test_what_is_no_document_is_reported(place: Home, content: bytes, code: str) -> None:
+def test_a_broken_datasets_file_is_reported(place: Home, content: bytes, code: str) -> None:
     assert read(place, content) == (None, [code])
 
 

@@ -20,6 +20,8 @@ from environments.files.json_text import DEEPEST, BadJson, parse_json, write_jso
         ("{'a': 1}", "line 1"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "Infinity"),
+        ('{"a": [1e999]}', "1e999"),
+        ('{"a": -1.5E+400}', "-1.5E"),
         ('"\\ud800"', "surrogate"),
         ('{"\\udfff": 1}', "surrogate"),
         (b'{"a": "\xff"}', "UTF-8"),
@@ -31,7 +33,7 @@ from environments.files.json_text import DEEPEST, BadJson, parse_json, write_jso
         ('{"repeats": 1, "repe\\u0061ts": 2}', "the key 'repeats' occurs twice"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_with_its_place(text: str | bytes, says: str) -> None:
+def test_unstorable_json_is_refused_with_its_place(text: str | bytes, says: str) -> None:
     with pytest.raises(BadJson, match=says):
         parse_json(text)
 
@@ -58,7 +60,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_is_written_is_read_back(value: object) -> None:
+def test_written_json_is_read_back_equal(value: object) -> None:
     assert parse_json(write_json(value).encode()) == value
 
 

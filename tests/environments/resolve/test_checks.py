@@ -41,14 +41,14 @@ def test_a_complete_configuration_has_neither_errors_nor_warnings(place: Home) -
 
 
 @pytest.mark.parametrize("missing", ["model_family", "model_type", "output_dir", "data_backend_config"])
-def test_what_a_form_may_bring_is_a_warning_while_it_is_missing(place: Home, missing: str) -> None:
+def test_a_missing_option_that_a_form_can_bring_is_a_warning(place: Home, missing: str) -> None:
     checked = check_config({key: value for key, value in COMPLETE.items() if key != f"--{missing}"}, place)
     assert checked.errors == []
     assert any(missing in warning for warning in checked.warnings)
 
 
 @pytest.mark.parametrize("name", ["model_family", "model_type", "output_dir", "data_backend_config"])
-def test_what_is_sent_empty_is_an_error(place: Home, name: str) -> None:
+def test_an_empty_required_option_is_an_error(place: Home, name: str) -> None:
     assert (name, "missing") in codes(check_config({**COMPLETE, f"--{name}": ""}, place))
 
 

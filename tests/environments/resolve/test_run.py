@@ -84,7 +84,7 @@ def test_an_alias_becomes_the_family(place: Home) -> None:
     assert run.given["model_family"] == "pixart_sigma" and run.values["model_family"] == "pixart_sigma"
 
 
-def test_the_fast_path_needs_the_form_to_be_whole(place: Home) -> None:
+def test_a_form_without_an_environment_must_be_complete(place: Home) -> None:
     assert resolve_run(place, {}, ENVIRONMENT).errors == []
     missing = {option for option, code in errors(resolve_run(place, {}, {})) if code == "missing"}
     assert missing == {"model_family", "model_type", "output_dir", "data_backend_config"}
@@ -172,13 +172,13 @@ def test_a_disabled_dataset_needs_no_folder(place: Home) -> None:
     assert resolve_run(place, ENVIRONMENT, {}).errors == []
 
 
-def test_nothing_is_written(place: Home) -> None:
+def test_resolving_writes_no_file(place: Home) -> None:
     before = sorted(str(path) for path in place.root.rglob("*"))
     resolve_run(place, ENVIRONMENT, {"output_dir": "somewhere/new"})
     assert sorted(str(path) for path in place.root.rglob("*")) == before
 
 
-def test_what_is_resolved_can_be_resolved_again(place: Home) -> None:
+def test_resolving_resolved_values_changes_nothing(place: Home) -> None:
     first = resolve_run(place, ENVIRONMENT, {"cache_dir": "cache"})
     again = resolve_run(place, first.values, {})
     assert again.errors == [] and again.values == first.values

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.helpers.live_server import start_server
+from tests.helpers.live_server import PLAIN, start_server
 from tests.security.target import STATUS, Target, drain, status_of
 
 MEBIBYTE = 1024**2
@@ -139,7 +139,7 @@ def attack_a_crowd_of_connections(target: Target) -> list[str]:
                 break
         time.sleep(0.5)
         try:
-            refused = sum(httpx.get(server.url + STATUS, timeout=5).status_code != 200 for _ in range(20))
+            refused = sum(httpx.get(server.url + STATUS, timeout=5, **PLAIN).status_code != 200 for _ in range(20))
             return [f"{refused} of 20 people were refused"] if refused else []
         except httpx.TransportError as error:
             return [f"nobody is answered beside {len(crowd)} idle connections: {error!r}"]

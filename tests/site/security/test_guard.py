@@ -86,7 +86,7 @@ def ask(
 
 @pytest.mark.parametrize("name", EVIL)
 @pytest.mark.parametrize("method", METHODS)
-def test_what_could_come_from_a_web_page_is_refused_whatever_the_method_and_the_path(method: str, name: str) -> None:
+def test_requests_of_foreign_pages_are_refused_for_every_method_and_path(method: str, name: str) -> None:
     for path in PATHS:
         start, body = ask(EVIL[name], method=method, path=path)
         assert start["status"] == 403, path
@@ -132,7 +132,7 @@ def test_hosts_that_the_operator_lists_pass() -> None:
     assert ask([(b"host", b"other-box:8001")], allowed=("gpu-box",))[0]["status"] == 403
 
 
-def test_what_is_neither_a_request_nor_a_socket_is_left_alone() -> None:
+def test_the_guard_passes_lifespan_messages() -> None:
     assert ask([], kind="lifespan") == [{"type": "passed"}]
 
 

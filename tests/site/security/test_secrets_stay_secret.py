@@ -119,7 +119,7 @@ def test_a_secret_is_found_in_the_store_alone(runs: ServedRuns, receiver: Receiv
     assert showing == {"environment", "revision", "job"}
 
 
-def test_what_was_posted_carries_them_where_they_belong_and_nowhere_else(runs: ServedRuns, receiver: Receiver) -> None:
+def test_posts_carry_secrets_in_headers_and_addresses_alone(runs: ServedRuns, receiver: Receiver) -> None:
     assert receiver.came
     assert [posted.path for posted in receiver.came if CANARY.encode() in posted.body] == []
     plain = [posted for posted in receiver.came if posted.path == "/hook"]
@@ -129,7 +129,7 @@ def test_what_was_posted_carries_them_where_they_belong_and_nowhere_else(runs: S
     assert {f"/hook/{CANARY}-discord", f"/hook?key={CANARY}-query"} <= {posted.path for posted in receiver.came}
 
 
-def test_what_a_form_is_given_back_means_what_was_stored(runs: ServedRuns, receiver: Receiver) -> None:
+def test_hidden_values_that_a_form_sends_back_mean_the_stored_secrets(runs: ServedRuns, receiver: Receiver) -> None:
     """The pages of the browsable API begin with the stored configuration, ``***`` included, and send it back."""
     config = runs.server.get("/api/configs/active").json()["config"]
     assert "***" in config["--webhook_config"]

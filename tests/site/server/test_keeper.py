@@ -60,7 +60,7 @@ def test_stopping_takes_the_worker_s_children_too() -> None:
     assert alive == []
 
 
-def test_what_a_dead_worker_forked_does_not_stay_behind() -> None:
+def test_children_of_a_killed_worker_end() -> None:
     kept = keeper(FORKING)
     kept.start()
     try:

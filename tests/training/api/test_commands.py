@@ -85,7 +85,7 @@ def test_a_broken_value_is_refused_with_its_name(training: Training, option: str
 
 
 @pytest.mark.parametrize("missing", ["model_family", "model_type", "data_backend_config", "output_dir"])
-def test_what_must_be_given_is_missed_by_name(training: Training, missing: str) -> None:
+def test_a_start_names_the_missing_required_option(training: Training, missing: str) -> None:
     form = {name: value for name, value in training.form.items() if name != f"--{missing}"}
     answer = training.post("/start", form)
     assert answer.status_code == 422
@@ -184,7 +184,7 @@ def test_bodies_that_are_none_are_refused_and_never_an_error_of_ours(training: T
             assert ("alert" in answer.content.decode()) == (accept == "*/*")
 
 
-def test_what_a_user_typed_is_escaped(training: Training) -> None:
+def test_answers_escape_typed_markup(training: Training) -> None:
     text = training.post("/validate", {**training.form, "--model_type": "<b>bold</b>"}, accept="*/*").content.decode()
     assert "&lt;b&gt;bold" in text and "<b>bold" not in text
 
@@ -225,7 +225,7 @@ def test_a_start_says_what_it_changed_in_the_environment_and_which_revision_undo
     assert "Changed in demo" in text and "learning_rate: 0.5 → 0.25" in text and f"revision {before.number + 1} " in text
 
 
-def test_what_a_start_changed_is_escaped_and_hides_secrets(training: Training) -> None:
+def test_a_start_escapes_its_changes_and_hides_their_secrets(training: Training) -> None:
     make_active(training)
     text = training.post("/start", {"--validation_prompt": "<b>bold</b>"}, accept="*/*").content.decode()
     assert "&lt;b&gt;bold" in text and "<b>bold" not in text

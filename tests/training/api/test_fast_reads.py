@@ -64,5 +64,5 @@ def test_a_program_gets_the_text_that_the_view_gives(path: str, accept: str | No
         ("/api/configs", "", "GET", None),
     ],
 )
-def test_everything_else_is_left_to_django(path: str, query: str, method: str, accept: str | None) -> None:
+def test_fast_reads_leave_other_requests_to_django(path: str, query: str, method: str, accept: str | None) -> None:
     assert ask(path, query, method=method, accept=accept) == (418, DJANGO)

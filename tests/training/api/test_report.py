@@ -64,7 +64,7 @@ def test_before_there_is_a_picture_the_answer_says_when(home: Path, client: Clie
     assert f"no {name} of this job yet" in answer.json()["detail"]
 
 
-def test_an_old_run_without_a_picture_is_reported_with_the_command_that_draws_it(home: Path, client: Client, tmp_path: Path) -> None:
+def test_an_old_run_without_a_picture_is_reported_with_the_command_that_renders_it(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path / "with space", Status.COMPLETED)
     detail = client.get(f"/api/training/jobs/{job.pk}/grid.png").json()["detail"]
     assert f"python -m trainer_engine.report '{job.run_dir}'" in detail
@@ -100,7 +100,7 @@ def test_the_admin_shows_progress_checkpoints_and_both_pictures(home: Path, clie
     assert "checkpoint-20" not in newest and newest.count("deleted since") == 4 and "3.0" in newest
 
 
-def test_the_admin_says_how_the_pictures_of_an_old_run_are_drawn(home: Path, client: Client, tmp_path: Path) -> None:
+def test_the_admin_names_the_command_that_renders_pictures_of_an_old_run(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path, Status.COMPLETED)
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     assert "<img" not in page and page.count(f"trainer_engine.report {job.run_dir}") == 2

@@ -132,7 +132,7 @@ def test_a_stop_saves_and_ends_stopped(tmp_path: Path) -> None:
     assert statuses(job).count("stopping") == 1
 
 
-def test_an_engine_that_is_deaf_to_a_stop_is_killed_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_ignores_a_stop_is_killed_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "STOP_GRACE", timedelta(seconds=0.5))
     job = leased_job(tmp_path, status=Status.RUNNING)
     identity = start_fake(job, "deaf", steps=10_000)
@@ -143,7 +143,7 @@ def test_an_engine_that_is_deaf_to_a_stop_is_killed_after_the_grace(tmp_path: Pa
     assert not process.is_alive(identity)
 
 
-def test_a_process_that_said_its_last_word_and_stays_does_not_hold_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_stays_after_its_last_event_does_not_hold_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "EXIT_GRACE_SECONDS", 0.4)
     job = leased_job(tmp_path)
     identity = start_fake(job, "lingers", steps=2)

@@ -127,3 +127,23 @@ def test_only_one_reconciler_looks_at_a_time() -> None:
     time.sleep(0.01)
     assert not queue.reconcile_is_due(reconciler.INTERVAL)
     assert reconciler.reconcile() == 0
+
+
+def test_the_history_asks_as_little_for_many_waiting_jobs_as_for_one(tmp_path: Path, settings: Any, django_assert_num_queries: Any) -> None:
+    settings.SLOTS = 2
+    make_job(tmp_path, Status.RUNNING)
+    jobs = [make_job(tmp_path) for _ in range(20)]
+    assert list(queue.positions().items()) == [(job.pk, place) for place, job in enumerate(jobs[1:], start=1)]
+    assert [queue.position(job) for job in jobs] == [queue.positions().get(job.pk) for job in jobs]
+    for address, queries in (("jobs", 4), ("queue", 6)):
+        with django_assert_num_queries(queries):
+            answer = APIClient().get(f"/api/training/{address}", HTTP_HOST="localhost").json()
+    assert [row["queue_position"] for row in answer["queued"]] == [None, *range(1, 20)]
+    assert [row["queue_position"] for row in answer["running"]] == [None]
+
+
+def test_two_long_keys_that_begin_alike_are_two_jobs(training: Training) -> None:
+    """A column holds 255 characters of a key; a second run must not be taken for the first because of that."""
+    keys = [f"{'k' * 255}{end}" for end in ("", "a", "b")]
+    jobs = [training.post("/start", training.form, HTTP_IDEMPOTENCY_KEY=key).json()["job_id"] for key in [*keys, *keys]]
+    assert len(set(jobs)) == 3 and jobs[:3] == jobs[3:]

@@ -77,7 +77,7 @@ def test_a_cache_folder_of_a_set_is_looked_at(training: Training, full_disk: Pat
     assert str(full_disk) in found[0].message
 
 
-def test_what_is_cached_already_is_not_counted(training: Training) -> None:
+def test_the_disk_estimate_leaves_out_cached_entries(training: Training) -> None:
     before = examine(training).understood["disk"]["caches_bytes"]
     text = training.home / "cache/text/ab"
     text.mkdir(parents=True)

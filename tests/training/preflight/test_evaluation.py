@@ -54,7 +54,7 @@ def test_without_eval_sets_there_is_nothing_to_report(training: Training) -> Non
         ({"eval_loss_disable": "true"}, {}),
     ],
 )
-def test_mistakes_are_reported(held_out: Training, options: dict[str, str], expected: dict[str, str]) -> None:
+def test_validate_reports_mistakes_of_eval_sets(held_out: Training, options: dict[str, str], expected: dict[str, str]) -> None:
     assert reported(held_out, **options)[1] == expected
 
 

@@ -31,7 +31,7 @@ def test_a_disk_that_is_low_already_and_an_option_that_changes_nothing_are_repor
 
 
 @pytest.mark.parametrize(("action", "words"), [("stop", "would end"), ("wait", "would wait"), ("script", "would run disk_low_script")])
-def test_what_a_low_disk_will_do_to_the_run_is_reported(training: Training, action: str, words: str) -> None:
+def test_validate_reports_what_a_low_disk_does_to_the_run(training: Training, action: str, words: str) -> None:
     script = training.home / "state/hooks/tidy.sh"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text("#!/bin/sh\n")

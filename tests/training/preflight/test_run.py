@@ -106,12 +106,12 @@ def codes(report: Any) -> set[str]:
     return {problem.code for problem in report.problems}
 
 
-def test_no_database_is_needed(training: Training, django_assert_num_queries: Any) -> None:
+def test_preflight_asks_the_database_nothing(training: Training, django_assert_num_queries: Any) -> None:
     with django_assert_num_queries(0):
         assert not examine(training).errors
 
 
-def test_what_cannot_fit_into_memory_is_refused(training: Training) -> None:
+def test_weights_larger_than_the_memory_are_refused(training: Training) -> None:
     (training.home / "model" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     write_model(training.home / "huge")
     header = b'{"w": {"dtype": "F32", "shape": [1000000, 1000000], "data_offsets": [0, 0]}}'

@@ -34,7 +34,7 @@ def offline(tmp_path: Path) -> HubSettings:
     return HubSettings.of({"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"})
 
 
-def test_a_folder_is_looked_into(tmp_path: Path, offline: HubSettings) -> None:
+def test_a_scoring_model_in_a_folder_is_checked(tmp_path: Path, offline: HubSettings) -> None:
     whole = write_clip(tmp_path / "whole")
     assert reported(offline, str(whole)) == []
     wrong = {
@@ -50,7 +50,7 @@ def test_a_folder_is_looked_into(tmp_path: Path, offline: HubSettings) -> None:
     assert reported(offline, str(whole)) == [(OPTION, "not_a_clip_model")]
 
 
-def test_a_repository_is_looked_for_in_the_cache(tmp_path: Path, offline: HubSettings) -> None:
+def test_a_scoring_repository_is_looked_up_in_the_cache(tmp_path: Path, offline: HubSettings) -> None:
     assert reported(offline, "some-org/clip") == [(OPTION, "model_not_cached")]
     repository = offline.cache / "models--some-org--clip"
     write_clip(repository / "snapshots/abc", kind="siglip")
@@ -66,7 +66,7 @@ def test_where_nothing_is_scored_no_model_is_needed(offline: HubSettings) -> Non
     assert reported(offline, "/nowhere", validation_disable=True) == []
 
 
-def test_validate_says_it(training: Training) -> None:
+def test_validate_reports_the_scoring_model(training: Training) -> None:
     folder = write_clip(training.home / "models" / "siglip", kind="siglip")
 
     def said(**changes: str) -> dict[str, str]:

@@ -48,7 +48,7 @@ def lora(training: Training, **sizes: int) -> Path:
     return write_header(training.home / "style" / "pytorch_lora_weights.safetensors", shapes)
 
 
-def test_one_that_fits_is_not_spoken_of(training: Training) -> None:
+def test_a_fitting_validation_adapter_is_accepted_without_a_problem(training: Training) -> None:
     path = lora(training)
     beside = {"pretrained_model_name_or_path": str(tiny_pixart())}
     assert reported(training, path, **beside) == [] and reported(training, path.parent, **beside) == []
@@ -63,7 +63,7 @@ def test_one_that_fits_is_not_spoken_of(training: Training) -> None:
         ({}, "no key"),
     ],
 )
-def test_one_of_another_model_is_refused(training: Training, shapes: dict[str, tuple[int, ...]], words: str) -> None:
+def test_an_adapter_of_another_model_is_refused(training: Training, shapes: dict[str, tuple[int, ...]], words: str) -> None:
     path = write_header(training.home / "other.safetensors", shapes)
     ((code, message),) = reported(training, path, pretrained_model_name_or_path=str(tiny_pixart()))
     assert code == "does_not_fit" and words in message
@@ -95,7 +95,7 @@ def test_names_of_another_family_are_known_without_the_base_model(training: Trai
     assert code == "does_not_fit" and "PixArt Sigma" in message
 
 
-def test_what_is_no_adapter_is_refused(training: Training) -> None:
+def test_broken_and_missing_adapters_are_refused(training: Training) -> None:
     (training.home / "empty").mkdir()
     (training.home / "text.safetensors").write_text("not an adapter")
     assert [code for code, _ in reported(training, training.home / "nowhere.safetensors")] == ["not_found"]
@@ -104,7 +104,7 @@ def test_what_is_no_adapter_is_refused(training: Training) -> None:
     assert [code for code, _ in reported(training, "/etc/passwd")] == ["outside_roots"]
 
 
-def test_one_that_is_left_alone_is_not_looked_into(training: Training) -> None:
+def test_an_adapter_that_validation_leaves_out_is_not_read(training: Training) -> None:
     path = training.home / "text.safetensors"
     path.write_text("not an adapter")
     assert [code for code, _ in reported(training, path, validation_adapter_mode="none")] == ["no_effect"]

@@ -91,7 +91,7 @@ def test_the_server_s_own_events_are_read_back(tmp_path: Path) -> None:
     assert json.loads(text)["message"] == 'It said "no".' and json.loads(text)["job_id"] == str(job.pk)
 
 
-def test_what_was_loaded_is_left_out_of_garbage_collections() -> None:
+def test_freezing_leaves_loaded_modules_out_of_collections() -> None:
     code = (
         "import gc; from simpletuner_site.server import boot; boot.freeze_garbage(); print(gc.get_freeze_count(), len(gc.get_objects(2)))"
     )

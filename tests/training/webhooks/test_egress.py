@@ -69,7 +69,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_connected_to(monkeypatc
     assert asked == ["name.example"]
 
 
-def test_what_is_known_before_a_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validate_reports_refused_and_unknown_webhook_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, _ = parse_webhooks([{"webhook_type": "raw", "callback_url": "http://169.254.169.254/", "ssl_no_verify": True}])
     assert [problem.code for problem in webhook_problems(targets)] == ["address_refused", "certificate_not_checked"]
 

@@ -81,7 +81,7 @@ def test_an_event_enters_with_its_deliveries_or_not_at_all(home: Path, receiver:
     assert WebhookDelivery.objects.count() == Event.objects.filter(job=job).count() == 1
 
 
-def test_each_target_hears_its_level(home: Path, receiver: Receiver) -> None:
+def test_each_target_receives_events_of_its_level(home: Path, receiver: Receiver) -> None:
     quiet = WebhookTarget("raw", receiver.url + "/quiet", log_level="warning")
     job = job_with(home, WebhookTarget("raw", receiver.url), quiet)
     say(job, "news")
@@ -102,7 +102,7 @@ def test_progress_is_posted_at_the_interval(home: Path, receiver: Receiver) -> N
     assert list(posted) == [0, 3, 6]
 
 
-def test_what_waits_behind_a_failed_post_arrives_in_order_once_the_target_answers(home: Path, receiver: Receiver) -> None:
+def test_events_behind_a_failed_post_arrive_in_order_once_the_target_answers(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 500
     log.append(job.pk, [log.from_server(Notification(title=f"{number}", message="")) for number in range(150)])
@@ -132,7 +132,7 @@ def test_a_failing_target_is_a_warning_on_the_job_and_holds_up_no_other(home: Pa
     assert job.status == Status.RUNNING
 
 
-def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_continue(home: Path, receiver: Receiver) -> None:
+def test_posts_of_an_ended_run_continue_to_its_last_event(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 500
     say(job, "the end")
@@ -144,7 +144,7 @@ def test_a_run_that_has_ended_keeps_its_last_word_and_its_posts_continue(home: P
     assert titles(receiver) == ["the end"]
 
 
-def test_what_is_refused_as_it_is_becomes_a_dead_letter_and_the_next_continues(home: Path, receiver: Receiver) -> None:
+def test_a_refused_event_becomes_a_dead_letter_and_the_next_one_is_posted(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     receiver.behaviour = 422
     say(job, "poison")
@@ -168,7 +168,7 @@ def test_after_a_day_a_post_is_given_up(home: Path, receiver: Receiver) -> None:
     assert (dead.status, dead.error) == (Delivery.DEAD, "HTTP 503")
 
 
-def test_two_postmen_never_hold_one_target(home: Path, receiver: Receiver) -> None:
+def test_two_delivery_workers_never_hold_one_target(home: Path, receiver: Receiver) -> None:
     job = job_with(home, WebhookTarget("raw", receiver.url))
     say(job, "news")
     due_now()

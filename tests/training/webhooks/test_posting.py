@@ -69,9 +69,7 @@ def test_the_event_arrives_signed_and_named(receiver: Receiver) -> None:
         ("refuse", "disconnected", False),
     ],
 )
-def test_what_did_not_arrive_says_why(
-    receiver: Receiver, behaviour: Any, reason: str, hopeless: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_post_says_why(receiver: Receiver, behaviour: Any, reason: str, hopeless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posting, "TIMEOUT_SECONDS", 0.4)
     monkeypatch.setattr(posting, "TOTAL_SECONDS", 1.0)
     receiver.behaviour = behaviour
@@ -109,7 +107,7 @@ def test_discord_gets_text_and_images_and_wakes_nobody(receiver: Receiver, tmp_p
     assert parts[1].get_payload(decode=True) == path.read_bytes()
 
 
-def test_slack_and_templates_say_it_in_their_own_words(receiver: Receiver) -> None:
+def test_slack_and_templates_get_their_own_message_format(receiver: Receiver) -> None:
     slack = target(receiver, kind="slack")
     assert json.loads(compose(slack, EVENT, []).content)["text"].startswith("Validation\n")
     own = target(receiver, kind="template", template='{{"alert": "{title}: {body}", "n": {index}}}')

@@ -71,7 +71,7 @@ def test_wrong_targets_keep_a_run_from_starting(training: Training) -> None:
     assert not Job.objects.exists()
 
 
-def test_what_get_shows_put_takes_back(training: Training) -> None:
+def test_put_accepts_what_get_shows(training: Training) -> None:
     sent = [*body("http://127.0.0.1:9/one"), {"webhook_type": "discord", "webhook_url": "http://127.0.0.1:9/hunter2"}]
     training.client.put("/api/configs/webhooks/lab", sent, format="json")
     first = training.client.get("/api/configs/webhooks/lab").json()

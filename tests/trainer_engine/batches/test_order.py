@@ -88,7 +88,7 @@ def test_a_set_of_low_probability_is_seen_whole_in_an_epoch() -> None:
     assert [bucket_of(batch)[0] for batch in epoch(found)][-1] == "seldom"
 
 
-def test_uniform_sampling_draws_sets_by_probability_alone_while_both_last() -> None:
+def test_uniform_sampling_chooses_sets_by_probability_alone_while_both_last() -> None:
     found = sampler(source("small", (300,)), source("large", (10_000, 2_000)), batch=1, by_size=False)
     order = [bucket_of(batch) for batch in epoch(found)]
     firsts = Counter(order[:400])
@@ -99,7 +99,7 @@ def test_uniform_sampling_draws_sets_by_probability_alone_while_both_last() -> N
 
 
 @pytest.mark.parametrize("by_size", [True, False])
-def test_the_first_batches_have_the_share_that_validate_says(by_size: bool) -> None:
+def test_the_first_batches_have_the_share_that_validate_reports(by_size: bool) -> None:
     weights, batches = (1.0, 0.5, 4.0), (300, 50, 20)
     said = shares([SetNumbers(count, weight) for count, weight in zip(batches, weights)], by_size=by_size)
     sets = [source(name, (count,), weight=weight) for name, count, weight in zip("abc", batches, weights)]

@@ -47,7 +47,7 @@ def test_checkpoints_are_listed_newest_step_first(tmp_path: Path) -> None:
     assert found[0].size_bytes > 1000 and all(info.verified for info in found)
 
 
-def test_folders_that_are_none_of_ours_are_not_listed(tmp_path: Path) -> None:
+def test_folders_of_other_programs_are_not_listed(tmp_path: Path) -> None:
     for name in ("checkpoint-5", "checkpoint-x", ".checkpoint-6.tmp-ab", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-7").write_text("a file")
@@ -57,7 +57,7 @@ def test_folders_that_are_none_of_ours_are_not_listed(tmp_path: Path) -> None:
     assert [folder.name for folder in folders(tmp_path)] == ["checkpoint-5", "checkpoint-3"]
 
 
-def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_holds_no_checkpoint(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path / "missing") == []
     assert newest_verified(tmp_path / "missing") is None
 

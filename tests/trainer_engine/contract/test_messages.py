@@ -66,7 +66,7 @@ def test_an_error_of_the_engine_repeats_no_password() -> None:
     assert len(many.message) < 2000 and "81 more" in many.message and len(many.problems) == MOST_PROBLEMS + 1
 
 
-def test_what_an_error_of_the_engine_repeats_of_a_foreign_file_is_short() -> None:
+def test_an_error_of_the_engine_quotes_little_of_a_foreign_file() -> None:
     for error in (CheckpointUnusable("x" * 10_000_000, hint="y" * 10_000_000), ProviderError("x" * 10_000_000)):
         assert len(str(error)) < 5000 and len(error.message) < 5000 and len(error.hint) < 5000
 

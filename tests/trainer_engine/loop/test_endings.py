@@ -8,7 +8,7 @@ from tests.helpers.tiny_run import run_tiny, start_tiny_run
 from trainer_engine.contract.errors import ExitCode
 
 
-def test_a_refusal_before_the_first_step_is_said_once(tmp_path: Path) -> None:
+def test_a_refusal_before_the_first_step_is_reported_once(tmp_path: Path) -> None:
     run_tiny(tmp_path, "first", max_train_steps=1)
     refused = start_tiny_run(tmp_path, "second", max_train_steps=2, seed=8)
     assert refused.wait() == ExitCode.CONFIGURATION
@@ -20,7 +20,7 @@ def test_a_refusal_before_the_first_step_is_said_once(tmp_path: Path) -> None:
     assert [entry.extra["stage"]["status"] for entry in refused.of_type("lifecycle.stage")][-1] == "failed"
 
 
-def test_a_run_that_has_nothing_left_to_train_says_so_at_its_end(tmp_path: Path) -> None:
+def test_a_run_with_nothing_left_to_train_reports_that_at_its_end(tmp_path: Path) -> None:
     run_tiny(tmp_path, "first", max_train_steps=1)
     again = run_tiny(tmp_path, "second", max_train_steps=1).report()
     assert again is not None and again.exit_code == ExitCode.COMPLETED

@@ -35,7 +35,7 @@ def assert_numbered(run: TinyRun) -> None:
     assert [entry.seq for entry in run.entries()] == list(range(len(run.entries())))
 
 
-def test_a_run_ends_well_and_says_how(tmp_path: Path) -> None:
+def test_a_completed_run_reports_how_it_ended(tmp_path: Path) -> None:
     run = run_tiny(tmp_path)
     report = run.report()
     assert report is not None and (report.exit_code, report.status, report.step) == (0, "completed", 4)
@@ -82,7 +82,7 @@ def test_a_stopped_run_saves_before_it_ends(tmp_path: Path) -> None:
     assert_numbered(run)
 
 
-def test_sigterm_means_stop_and_the_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_sigterm_stops_a_run_that_then_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole = train_here(tmp_path, max_train_steps=60, output_dir=str(tmp_path / "whole"))
     run = start_tiny_run(tmp_path, max_train_steps=60)
     run.wait_for(PROGRESS, count=2)
@@ -92,7 +92,7 @@ def test_sigterm_means_stop_and_the_run_goes_on_to_the_same_bytes(tmp_path: Path
     assert later.files() == whole.files()
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     options = {"max_train_steps": 60, "checkpoint_step_interval": 7, "use_ema": True, "dataloader_prefetch": True}
     whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
     run = start_tiny_run(tmp_path, **options)
@@ -126,7 +126,7 @@ def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay:
 
 
 @pytest.mark.parametrize("error", [ImportError("half a module"), ModelUnavailable("no model")])
-def test_what_fails_of_a_stop_that_a_library_swallowed_is_the_stop(
+def test_a_stop_that_a_library_swallowed_ends_the_run_as_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, error: Exception
 ) -> None:
     def break_in(**_: object) -> None:
@@ -148,7 +148,7 @@ def test_a_stop_by_file_while_the_run_is_prepared_ends_it(tmp_path: Path) -> Non
     assert run.of_type(PROGRESS) == [] and list_checkpoints(run.output_dir) == []
 
 
-def test_a_checkpoint_and_images_can_be_asked_for(tmp_path: Path) -> None:
+def test_a_checkpoint_and_images_can_be_requested(tmp_path: Path) -> None:
     drawing = {
         "validation_disable": False,
         "validation_resolution": "64x64",
@@ -176,7 +176,7 @@ def test_a_checkpoint_and_images_can_be_asked_for(tmp_path: Path) -> None:
         ({"train_batch_size": 128}, ExitCode.DATA, "train_batch_size"),
     ],
 )
-def test_what_is_wrong_ends_the_run_with_its_code_and_its_name(tmp_path: Path, options: dict[str, Any], code: ExitCode, word: str) -> None:
+def test_an_error_ends_the_run_with_its_exit_code_and_its_name(tmp_path: Path, options: dict[str, Any], code: ExitCode, word: str) -> None:
     run = start_tiny_run(tmp_path, **options)
     assert run.wait() == code, run.log()
     report = run.report()

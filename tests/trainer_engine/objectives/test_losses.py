@@ -98,7 +98,7 @@ def test_weights_multiply_the_loss_of_each_sample() -> None:
         {"flow_sigmoid_scale": 2.0, "flow_use_uniform_schedule": True},
     ],
 )
-def test_what_another_option_of_flow_matching_replaces_is_said(values: dict[str, object]) -> None:
+def test_an_option_that_another_one_of_flow_matching_replaces_is_reported(values: dict[str, object]) -> None:
     options, problems = check_options({**GIVEN, "model_family": "flux", "model_type": "lora", **values})
     assert options is not None
     assert [(problem.option, problem.code) for problem in problems if problem.option in values] == [(next(iter(values)), "no_effect")]
@@ -112,13 +112,13 @@ def test_what_another_option_of_flow_matching_replaces_is_said(values: dict[str,
         ({"use_soft_min_snr": True}, "use_soft_min_snr"),
     ],
 )
-def test_options_without_effect_are_said(values: dict[str, object], name: str) -> None:
+def test_options_without_effect_are_reported(values: dict[str, object], name: str) -> None:
     _, problems = check_options({**GIVEN, **values})
     (problem,) = [problem for problem in problems if problem.option == name]
     assert (problem.level, problem.code) == (Level.NOTE, "no_effect")
 
 
-def test_two_ways_of_drawing_timesteps_contradict_each_other() -> None:
+def test_two_ways_of_sampling_timesteps_contradict_each_other() -> None:
     options, problems = check_options({**GIVEN, "flow_use_uniform_schedule": True, "flow_use_beta_schedule": True})
     assert options is None
     assert "two_schedules" in {problem.code for problem in problems}

@@ -101,7 +101,7 @@ def test_a_text_with_line_ends_stays_one_line() -> None:
     assert decode(line).message.startswith("two\nlines")
 
 
-@pytest.mark.parametrize("line", ["", "[]", "{}", '{"seq": 1}', "not json", '"text"'])
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"seq": 1}', "not json", '"text"', "[" * 100_000, '{"a":' * 9000])
 def test_a_line_that_is_no_event_is_refused(line: str) -> None:
     with pytest.raises(ValueError):
         decode(line)

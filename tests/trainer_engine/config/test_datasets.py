@@ -419,7 +419,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     entry=st.dictionaries(st.sampled_from(sorted(known_names())) | st.text(max_size=6), JSON, max_size=12),
     base=st.sampled_from([{}, IMAGES, TEXTS]),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.trainer_engine.batches.test_sampler import bucket_of, counted, epoch, sampler, source
-from trainer_engine.batches.order import SetBatches, _log, bucket_batches, interleave
+from trainer_engine.batches.order import EpochOrder, Epochs, SetBatches, _log, bucket_batches, interleave
 from trainer_engine.batches.sampler import Sampler
 from trainer_engine.datasets.buckets import SetNumbers, shares
 
@@ -185,3 +185,62 @@ def test_a_plan_takes_a_few_bytes_a_sample() -> None:
         tracemalloc.stop()
     assert np.array_equal(np.unique(plan.samples[0]), np.arange(50_000))
     assert kept < 50_000 * 12 and peak < 50_000 * 100
+
+
+def empty_order() -> EpochOrder:
+    return EpochOrder(np.zeros(0, np.int32), np.zeros(0, np.int32), ())
+
+
+def test_an_epoch_that_many_threads_ask_for_is_planned_once() -> None:
+    planned: list[int] = []
+    start, orders = threading.Barrier(8), []
+
+    def plan(epoch: int) -> EpochOrder:
+        planned.append(epoch)
+        return empty_order()
+
+    epochs = Epochs(plan)
+
+    def ask() -> None:
+        start.wait()
+        orders.append([epochs.plan(number) for number in (0, 1)])
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(planned) == [0, 1]
+    assert len({id(order) for pair in orders for order in pair}) == 2
+
+
+def test_an_epoch_that_cannot_be_planned_fails_when_it_is_used_and_not_before() -> None:
+    def plan(epoch: int) -> EpochOrder:
+        if epoch == 1:
+            raise MemoryError("no room for the order")
+        return empty_order()
+
+    epochs = Epochs(plan)
+    epochs.prepare(1)
+    assert len(epochs.plan(0).buckets) == 0
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="no room"):
+            epochs.plan(1)
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_step_is_the_same_for_threads_that_ask_in_any_order(by_size: bool) -> None:
+    one, shared = (sampler(source("a", (9, 4)), source("b", (6,)), by_size=by_size) for _ in range(2))
+    steps = [*range(4 * one.steps_per_epoch)]
+    wanted, found = {step: one.step(step) for step in steps}, {}
+
+    def read(mine: list[int]) -> None:
+        for step in mine:
+            found[step] = shared.step(step)
+
+    threads = [threading.Thread(target=read, args=(steps[first::5][:: 1 if first % 2 else -1],)) for first in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == wanted

@@ -251,3 +251,27 @@ def test_a_checkpoint_of_another_order_of_samples_resumes_with_a_warning(tmp_pat
     assert "some samples are seen twice" in warning.message
     again = train_here(tmp_path, **(values | {"max_train_steps": STEPS + 1}))
     assert [event for event in again.heard.of(Notification) if event.code == "order_changed"] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"loss": "x"}, {"schedule": {}}, {"schedule": 5}, {"loss": []}],
+    ids=str,
+)
+def test_a_training_state_of_another_form_is_refused_as_unusable(tmp_path: Path, run_of_two_steps: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(run_of_two_steps, tmp_path / "output")
+    folder = tmp_path / "output/checkpoint-2"
+    state = json.loads((folder / STATE_FILE).read_bytes())
+    content = json.dumps({**state, **change}).encode()
+    (folder / STATE_FILE).write_bytes(content)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest["files"][STATE_FILE] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointUnusable, match="checkpoint-2 does not fit this run"):
+        train_here(tmp_path, datasets=tiny_datasets(run_of_two_steps.parent), **(USUAL | {"max_train_steps": 4}))
+
+
+@pytest.fixture(scope="module")
+def run_of_two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("two")
+    return train_here(place, **(USUAL | {"max_train_steps": 2})).output_dir

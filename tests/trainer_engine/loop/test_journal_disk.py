@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.served_runs import wait_until
 from tests.helpers.small_disk import fill_up, small_file_system
-from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
+from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options, train_here
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import EVERYTHING
@@ -56,9 +56,7 @@ def test_a_run_with_the_action_stop_saves_and_ends_with_the_reason(tmp_path: Pat
     assert Path(run.of_type("training.checkpoint")[-1].extra["checkpoint"]["path"]) == saved.path
 
     (disk / "filler").unlink()
-    again = start(tmp_path, disk, max_train_steps=saved.step + 2)
-    assert again.wait() == 0, again.log()
-    assert again.newest_checkpoint().step == saved.step + 2
+    assert train_here(tmp_path, max_train_steps=saved.step + 2).step == saved.step + 2
 
 
 def test_a_run_with_the_action_wait_continues_by_itself(tmp_path: Path, disk: Path) -> None:

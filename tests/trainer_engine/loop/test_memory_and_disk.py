@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.pictures import generate_images
-from tests.helpers.tiny_run import ROOT, tiny_datasets, train_here, write_job
+from tests.helpers.tiny_run import run_in_this_process, tiny_datasets, train_here, write_job
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.runtime.devices import ran_out_of_memory
 
@@ -27,9 +25,9 @@ def test_a_journal_that_takes_no_line_ends_the_run_as_a_full_disk(tmp_path: Path
         pytest.skip("there is no /dev/full")
     folder = write_job(tmp_path)
     folder.journal.symlink_to("/dev/full")
-    done = subprocess.run([sys.executable, "-m", "trainer_engine", str(folder.path)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == ExitCode.DISK, done.stderr
-    assert "could not be written to the journal" in done.stderr
+    run = run_in_this_process(folder)
+    assert run.code == ExitCode.DISK, run.log()
+    assert "could not be written to the journal" in run.log()
 
 
 def test_a_dataset_of_probability_zero_is_not_encoded(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -66,12 +69,14 @@ def tiny_datasets(place: Path, *, images: int = 8, **fields: Any) -> list[dict[s
 
 
 @dataclass
-class TinyRun:
-    """An engine that has been started."""
+class RunFiles:
+    """What a run writes."""
 
     folder: RunFolder
-    output_dir: Path
-    process: subprocess.Popen[bytes]
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(json.loads(self.folder.job_file.read_bytes())["options"]["output_dir"])
 
     def entries(self) -> list[JournalEntry]:
         """Every whole line of the journal so far."""
@@ -90,18 +95,19 @@ class TinyRun:
             found = self.of_type(type)
             if len(found) >= count:
                 return found[count - 1]
-            assert self.process.poll() is None, f"the run ended first:\n{self.log()}"
+            assert not self.folder.exit_file.exists() and self.is_alive(), f"the run ended first:\n{self.log()}"
             time.sleep(0.02)
         raise AssertionError(f"no {type} within {seconds} s:\n{self.log()}")
+
+    def is_alive(self) -> bool:
+        return True
 
     def request(self, command: Command) -> None:
         commands.request(self.folder, command)
 
     def send(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
-
-    def wait(self, seconds: float = 900) -> int:
-        return self.process.wait(seconds)
+        """Send a signal to the run, which is one of this process."""
+        os.kill(os.getpid(), number)
 
     def log(self) -> str:
         return self.folder.log.read_text(errors="replace")
@@ -111,6 +117,29 @@ class TinyRun:
 
     def newest_checkpoint(self) -> CheckpointInfo:
         return list_checkpoints(self.output_dir)[0]
+
+
+@dataclass
+class EndedRun(RunFiles):
+    """A run that ``run_in_this_process`` made."""
+
+    code: int
+
+
+@dataclass
+class TinyRun(RunFiles):
+    """An engine that has been started as a process."""
+
+    process: subprocess.Popen[bytes]
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def wait(self, seconds: float = 180) -> int:
+        return self.process.wait(seconds)
 
 
 def write_job(place: Path, name: str = "run", *, datasets: list[dict[str, Any]] | None = None, **options: Any) -> RunFolder:
@@ -126,7 +155,36 @@ def start_run(folder: RunFolder, *, launcher: list[str] | None = None, **variabl
     command = [*(launcher or [sys.executable]), "-m", "trainer_engine", str(folder.path)]
     with folder.log.open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder.path, start_new_session=True)
-    return TinyRun(folder, Path(JobSpec.read(folder).options["output_dir"]), process)
+    return TinyRun(folder, process)
+
+
+def run_in_this_process(folder: RunFolder, meanwhile: Callable[[RunFiles], None] | None = None) -> EndedRun:
+    """What ``python -m trainer_engine`` does for a run folder that has its job, without the seconds that a new process takes.
+
+    ``meanwhile`` is called in a thread while it runs; what it raises is raised here. Environment and signal handlers of this process are
+    put back afterwards.
+    """
+    from trainer_engine.__main__ import main
+
+    folder.exit_file.unlink(missing_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        steering = pool.submit(meanwhile, RunFiles(folder)) if meanwhile else None
+        code = _main_in_this_process(main, folder)
+        if steering is not None:
+            steering.result()
+    return EndedRun(folder, code)
+
+
+def _main_in_this_process(main: Callable[[list[str]], int], folder: RunFolder) -> int:
+    variables, handlers = dict(os.environ), {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with folder.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            return int(main([str(folder.path)]))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.environ.clear()
+        os.environ.update(variables)
 
 
 def start_tiny_run(place: Path, name: str = "run", *, datasets: list[dict[str, Any]] | None = None, **options: Any) -> TinyRun:

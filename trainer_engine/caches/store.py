@@ -1,8 +1,7 @@
 """Stores tensors on disk, addressed by the inputs that they were computed from.
 
-An entry is one safetensors file. Its address is the sha256 of a canonical JSON of everything that its content depends on, so an
-entry is never out of date. Its header contains the sha256 of its content, so that damage is detected. Several processes may read and
-write one store: the same address always means the same content.
+An entry is one safetensors file (``entry_file``). Its address is the sha256 of a canonical JSON of everything that its content depends
+on, so an entry is never out of date. Several processes may read and write one store: the same address always means the same content.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import struct
 import threading
 import uuid
 from collections.abc import Mapping
@@ -19,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
+from trainer_engine.caches.entry_file import DAMAGE, encode, end_of, is_sound
 from trainer_engine.contract.atomic import means_full, sync_folder
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.hashes import FileHashes
 
 SCHEMA = 1
 """Increases when a change of the code changes the content of entries for the same inputs."""
-LENGTH_BYTES = 8
 QUARANTINE = "set_aside"
 """Folder for damaged entries."""
 
@@ -58,12 +56,9 @@ class CacheStore:
         """Whether the entry exists and is as long as its header says; only ``get`` reads its content."""
         try:
             with self.path(address).open("rb") as stream:
-                header, start = _read_header(stream.read(LENGTH_BYTES), stream.read)
-                size = os.fstat(stream.fileno()).st_size
-        except (OSError, ValueError, struct.error):
+                return end_of(stream.read) == os.fstat(stream.fileno()).st_size
+        except (OSError, *DAMAGE):
             return False
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return size == start + max(ends, default=0)
 
     def get(self, address: str) -> dict[str, Tensor] | None:
         """The entry; None if it is missing or damaged. A damaged file is quarantined, and the caller computes the entry again."""
@@ -73,10 +68,9 @@ class CacheStore:
         except FileNotFoundError:
             return None
         try:
-            header, start = _read_header(content[:LENGTH_BYTES], lambda length: content[LENGTH_BYTES : LENGTH_BYTES + length])
-            if header["__metadata__"]["sha256"] == hashlib.sha256(memoryview(content)[start:]).hexdigest():
+            if is_sound(content):
                 return load(content)
-        except (ValueError, KeyError, TypeError, struct.error, SafetensorError):
+        except (SafetensorError, *DAMAGE):
             pass
         self._quarantine(path)
         return None
@@ -101,7 +95,7 @@ class CacheStore:
         temporary = path.with_name(f".{address}.{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("wb") as stream:
-                stream.write(_encode(tensors))
+                stream.write(encode(tensors))
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
@@ -139,21 +133,3 @@ class InMemoryCache:
                 self._entries[address] = entry
                 self.held_bytes += size
         return entry
-
-
-def _encode(tensors: Mapping[str, Tensor]) -> bytes:
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    plain = save(contiguous)
-    _, start = _read_header(plain[:LENGTH_BYTES], lambda length: plain[LENGTH_BYTES : LENGTH_BYTES + length])
-    return save(contiguous, metadata={"sha256": hashlib.sha256(memoryview(plain)[start:]).hexdigest()})
-
-
-def _read_header(length_field: bytes, read: Any) -> tuple[dict[str, Any], int]:
-    """(header, offset of the data) of a safetensors file: 8 bytes of length, little endian, then JSON. Raises ValueError, struct.error."""
-    (length,) = struct.unpack("<Q", length_field)
-    if length > 100_000_000:
-        raise ValueError("no safetensors header is that long")
-    header = json.loads(read(length))
-    if not isinstance(header, dict):
-        raise ValueError("a safetensors header holds an object")
-    return header, LENGTH_BYTES + length

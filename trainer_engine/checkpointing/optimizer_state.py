@@ -59,6 +59,13 @@ def unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mappi
     kernels of its checkpoint, fused or not, so that its numbers stay the same; only ``fused: false`` counts at once.
     KeyError or ValueError where the state is not that of such an optimizer over such parameters.
     """
+    try:
+        _unpack_optimizer(optimizer, names, document, tensors)
+    except (TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise ValueError(f"the state of the optimizer has another form: {error}") from error
+
+
+def _unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     index = {name: number for number, name in enumerate(names)}
     state = {index[name]: values for name, values in unpack(document["state"], tensors).items()}
     groups = unpack(document["groups"], tensors)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from trainer_engine.config import optimizer_arguments as takes
+from trainer_engine.config.optimizer_arguments import Arguments
+
 Betas = tuple[float, ...]
-Arguments = Mapping[str, type]
 ADAM: Betas = (0.9, 0.999)
 LONG: Betas = (0.9, 0.99)
 
@@ -26,7 +28,7 @@ class OptimizerSpec:
 
     name: str
     arguments: Arguments
-    """Argument that ``optimizer_config`` may set -> its type; a value of None leaves an argument to the optimizer."""
+    """Argument that ``optimizer_config`` may set -> its values; None leaves an argument to the optimizer."""
     betas: Betas | None = None
     """Default betas; None for an update rule without betas."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -70,50 +72,21 @@ class OptimizerSpec:
         return tensors * numbers * (weight_bytes if self.state == "as_weights" else FLOAT32_BYTES)
 
 
-_EVERY: Arguments = {"weight_decay": float}
-_TORCH: Arguments = {**_EVERY, "eps": float, "maximize": bool, "foreach": bool}
-_TORCH_ADAM: Arguments = {**_TORCH, "amsgrad": bool, "fused": bool}
-_TORCH_SGD: Arguments = {
-    **_EVERY,
-    "momentum": float,
-    "dampening": float,
-    "nesterov": bool,
-    "maximize": bool,
-    "foreach": bool,
-    "fused": bool,
-}
-_TORCH_ASGD: Arguments = {**_EVERY, "lambd": float, "alpha": float, "t0": float, "maximize": bool, "foreach": bool}
-_WITHOUT_EPS: Arguments = {**_EVERY, "max_lr": float, "decouple_lr": bool, "kahan_sum": bool, "foreach": bool, "triton": bool}
-_OPTIMI: Arguments = {**_WITHOUT_EPS, "eps": float}
-_OPTIMI_WD: Arguments = {**_OPTIMI, "decouple_wd": bool}
-_OPTIMI_SGD: Arguments = {**_WITHOUT_EPS, "momentum": float, "dampening": bool, "decouple_wd": bool, "torch_init": bool}
-_SCHEDULE_FREE: Arguments = {**_EVERY, "eps": float, "r": float, "weight_lr_power": float, "foreach": bool}
-_PRODIGY: Arguments = {
-    **_EVERY,
-    "eps": float,
-    "decouple": bool,
-    "use_bias_correction": bool,
-    "safeguard_warmup": bool,
-    "d0": float,
-    "d_coef": float,
-}
-_LION_BNB: Arguments = {**_EVERY, "min_8bit_size": int, "percentile_clipping": int, "block_wise": bool}
-_BNB: Arguments = {**_LION_BNB, "eps": float}
 _DECAY = {"weight_decay": 0.01}
 
 
 def _torch(name: str, **facts: Any) -> OptimizerSpec:
-    return OptimizerSpec(**{"name": name, "arguments": _TORCH, "moments": 2, **facts})
+    return OptimizerSpec(**{"name": name, "arguments": takes.TORCH, "moments": 2, **facts})
 
 
 def _optimi(name: str, **facts: Any) -> OptimizerSpec:
-    return OptimizerSpec(**{"name": name, "arguments": _OPTIMI, "betas": LONG, "moments": 2, "has_kahan": True, **facts})
+    return OptimizerSpec(**{"name": name, "arguments": takes.OPTIMI, "betas": LONG, "moments": 2, "has_kahan": True, **facts})
 
 
 def _bitsandbytes(name: str, *, paged: bool = True, **facts: Any) -> Iterator[OptimizerSpec]:
     """One update rule with its state in 32 and in 8 bits, and with either paged out of the GPU where the library can."""
     plain = OptimizerSpec(
-        **{"name": name, "arguments": _BNB, "betas": ADAM, "state": "float32", **facts}, needs_gpu=True, package="bitsandbytes"
+        **{"name": name, "arguments": takes.BNB, "betas": ADAM, "state": "float32", **facts}, needs_gpu=True, package="bitsandbytes"
     )
     for row in (plain, replace(plain, name=f"{plain.name}8bit", state="8bit")):
         yield row
@@ -124,43 +97,45 @@ def _bitsandbytes(name: str, *, paged: bool = True, **facts: Any) -> Iterator[Op
 _ROWS: tuple[OptimizerSpec, ...] = (
     # Kahan summation keeps what rounding to bfloat16 takes from each update (Kahan, 1965).
     _optimi("adamw_bf16", defaults={**_DECAY, "eps": 1e-6}, betas=ADAM, stores_bfloat16=True),
-    _torch("torch-adam", arguments=_TORCH_ADAM, betas=ADAM, moments_with={"amsgrad": 1}, has_fused=True),
-    _torch("torch-adamw", arguments=_TORCH_ADAM, betas=ADAM, defaults={**_DECAY, "eps": 1e-8}, moments_with={"amsgrad": 1}, has_fused=True),
-    _torch("torch-sgd", arguments=_TORCH_SGD, moments=0, moments_with={"momentum": 1}),
-    _torch("torch-radam", arguments={**_TORCH, "decoupled_weight_decay": bool}, betas=ADAM),
-    _torch("torch-nadam", arguments={**_TORCH, "momentum_decay": float, "decoupled_weight_decay": bool}, betas=ADAM),
+    _torch("torch-adam", arguments=takes.TORCH_ADAM, betas=ADAM, moments_with={"amsgrad": 1}, has_fused=True),
+    _torch(
+        "torch-adamw", arguments=takes.TORCH_ADAM, betas=ADAM, defaults={**_DECAY, "eps": 1e-8}, moments_with={"amsgrad": 1}, has_fused=True
+    ),
+    _torch("torch-sgd", arguments=takes.TORCH_SGD, moments=0, moments_with={"momentum": 1}),
+    _torch("torch-radam", arguments={**takes.TORCH, "decoupled_weight_decay": takes.FLAG}, betas=ADAM),
+    _torch("torch-nadam", arguments={**takes.TORCH, "momentum_decay": takes.NUMBER, "decoupled_weight_decay": takes.FLAG}, betas=ADAM),
     _torch(
         "torch-rmsprop",
-        arguments={**_TORCH, "alpha": float, "momentum": float, "centered": bool},
+        arguments={**takes.TORCH, "alpha": takes.SHARE, "momentum": takes.NUMBER, "centered": takes.FLAG},
         moments=1,
         moments_with={"momentum": 1, "centered": 1},
     ),
-    _torch("torch-adagrad", arguments={**_TORCH, "lr_decay": float, "initial_accumulator_value": float, "fused": bool}, moments=1),
-    _torch("torch-adadelta", arguments={**_TORCH, "rho": float}),
+    _torch("torch-adagrad", arguments=takes.TORCH_ADAGRAD, moments=1),
+    _torch("torch-adadelta", arguments={**takes.TORCH, "rho": takes.SHARE}),
     _torch(
         "torch-adafactor",
-        arguments={**_EVERY, "d": float, "maximize": bool, "foreach": bool},
+        arguments=takes.ADAFACTOR,
         moments=1,
         is_factored=True,
         reads_every_tensor=True,
     ),
     _torch("torch-adamax", betas=ADAM),
-    _torch("torch-asgd", arguments=_TORCH_ASGD, moments=1, reads_every_tensor=True),
+    _torch("torch-asgd", arguments=takes.TORCH_ASGD, moments=1, reads_every_tensor=True),
     _optimi("optimi-adamw", defaults={**_DECAY, "eps": 1e-6}),
     _optimi("optimi-stableadamw", reads_every_tensor=True),
-    _optimi("optimi-lion", arguments=_WITHOUT_EPS, moments=1),
-    _optimi("optimi-radam", arguments=_OPTIMI_WD),
-    _optimi("optimi-ranger", arguments={**_OPTIMI_WD, "k": int, "alpha": float}, moments=3),
-    _optimi("optimi-adan", arguments={**_OPTIMI, "adam_wd": bool}, betas=(0.98, 0.92, 0.99), moments=4, has_kahan=False),
-    _optimi("optimi-adam", arguments=_OPTIMI_WD),
-    _optimi("optimi-sgd", arguments=_OPTIMI_SGD, betas=None, moments=0, moments_with={"momentum": 1}),
-    OptimizerSpec(name="adamw_schedulefree", arguments=_SCHEDULE_FREE, betas=ADAM, moments=2, is_schedule_free=True),
+    _optimi("optimi-lion", arguments=takes.OPTIMI_WITHOUT_EPS, moments=1),
+    _optimi("optimi-radam", arguments=takes.OPTIMI_WD),
+    _optimi("optimi-ranger", arguments={**takes.OPTIMI_WD, "k": takes.COUNT, "alpha": takes.SHARE}, moments=3),
+    _optimi("optimi-adan", arguments={**takes.OPTIMI, "adam_wd": takes.FLAG}, betas=(0.98, 0.92, 0.99), moments=4, has_kahan=False),
+    _optimi("optimi-adam", arguments=takes.OPTIMI_WD),
+    _optimi("optimi-sgd", arguments=takes.OPTIMI_SGD, betas=None, moments=0, moments_with={"momentum": 1}),
+    OptimizerSpec(name="adamw_schedulefree", arguments=takes.SCHEDULE_FREE, betas=ADAM, moments=2, is_schedule_free=True),
     # Two moments, the first weights and the sum of the gradients.
-    OptimizerSpec(name="prodigy", arguments=_PRODIGY, betas=ADAM, moments=4, finds_rate=True, reads_every_tensor=True),
+    OptimizerSpec(name="prodigy", arguments=takes.PRODIGY, betas=ADAM, moments=4, finds_rate=True, reads_every_tensor=True),
     *_bitsandbytes("bnb-adagrad", betas=None, moments=1, paged=False),
     *_bitsandbytes("bnb-adam", moments=2, paged=False),
     *_bitsandbytes("bnb-adamw", moments=2),
-    *_bitsandbytes("bnb-lion", arguments=_LION_BNB, betas=LONG, moments=1),
+    *_bitsandbytes("bnb-lion", arguments=takes.LION_BNB, betas=LONG, moments=1),
     *_bitsandbytes("bnb-ademamix", betas=(0.9, 0.999, 0.9999), moments=3),
 )
 

@@ -29,6 +29,14 @@ def _not_available(name: str, value: object) -> Problem | None:
     return Problem.error(name, "not_available", f"{name} is not available yet.", got=value, expected=expected, hint=hint)
 
 
+def _mean_the_same(name: str, value: object, other: object) -> bool:
+    """Whether two values of an option are equal once they are parsed: ``true`` and ``True``, ``1e-4`` and ``0.0001``."""
+    try:
+        return name in REGISTRY and bool(parse_value(REGISTRY[name], value) == parse_value(REGISTRY[name], other))
+    except WrongValue:
+        return str(value) == str(other)
+
+
 def _by_canonical_name(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Returns the values by canonical name, and a problem for each option given twice with different values."""
     found: dict[str, Any] = {}
@@ -36,7 +44,7 @@ def _by_canonical_name(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     problems = []
     for key, value in values.items():
         name = canonical_name(str(key))
-        if name in found and str(found[name]).lower() != str(value).lower():
+        if name in found and not _mean_the_same(name, found[name], value):
             message = f"{name} is given twice, as {spelled[name]} and as {key}, with different values."
             problems.append(
                 Problem.error(name, "conflicting_values", message, got=shown_value(REGISTRY.get(name), value), hint="send one of them")

@@ -108,10 +108,19 @@ def check_manifest(document: object) -> dict[str, Any]:
 def _is_entry(name: str, entry: object) -> bool:
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and str(path) == name and name != MANIFEST
-    if not inside or "\\" in name or "\0" in name or not isinstance(entry, dict):
+    if not inside or "\\" in name or "\0" in name or not _is_file_name(name) or not isinstance(entry, dict):
         return False
     size = entry.get("size")
     return isinstance(entry.get("sha256"), str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
+
+
+def _is_file_name(name: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold and no file system can."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return name != "."
 
 
 def folders(output_dir: Path) -> list[Path]:

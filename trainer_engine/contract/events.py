@@ -320,7 +320,10 @@ def encode(event: Event, *, seq: int, timestamp: str | None = None) -> str:
 
 def decode(line: str | bytes) -> JournalEntry:
     """Decodes a line of the journal. Raises ValueError if it is not an event."""
-    document = json.loads(line)
+    try:
+        document = json.loads(line)
+    except RecursionError:
+        raise ValueError("a journal line is nested too deeply") from None
     if not isinstance(document, dict):
         raise ValueError(f"a journal line holds a JSON object, not {type(document).__name__}")
     missing = [key for key in SHARED_KEYS if key not in document]

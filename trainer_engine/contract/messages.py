@@ -18,6 +18,10 @@ USER_WITH_SLASH = re.compile(r"(:[\\/]+)[^\s\\/?#@:]*:(?!\d{1,5}(?:[\\/?#]|\Z))[
 QUERY = re.compile(r"([?&#;][\w.-]*(?:token|key|sig|secret|password|passwd|pwd|auth|credential)[\w.-]*=)[^&#;\s\"']+", re.IGNORECASE)
 
 
+CUT_ADDRESS = re.compile(r"[^\s\\/\"'(),;&=]*\Z")
+"""Matches what may be the first part of an address whose end was cut off."""
+
+
 def without_passwords(text: str) -> str:
     """Returns the text with ``***`` in place of user and password of every URL, and of credentials in queries."""
     text = USER.sub(rf"\1{HIDDEN}@", text)
@@ -28,9 +32,12 @@ def without_passwords(text: str) -> str:
 
 def repeated(text: str, longest: int) -> str:
     """Returns the text without passwords, and shortened to ``longest`` characters with its full length in parentheses."""
-    shown = without_passwords(text[:LONGEST_LOOKED_AT])
-    if len(text) <= LONGEST_LOOKED_AT and len(shown) <= longest:
-        return shown
+    if len(text) <= LONGEST_LOOKED_AT:
+        shown = without_passwords(text)
+        if len(shown) <= longest:
+            return shown
+    else:
+        shown = without_passwords(CUT_ADDRESS.sub("", text[:LONGEST_LOOKED_AT]) or text[:longest])
     return f"{shown[:longest]}… ({len(text)} characters)"
 
 

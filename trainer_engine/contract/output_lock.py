@@ -21,6 +21,7 @@ from pathlib import Path
 from trainer_engine.contract.atomic import FULL
 from trainer_engine.contract.errors import EngineError, ExitCode
 from trainer_engine.contract.events import utc_now
+from trainer_engine.contract.files import read_document
 
 LOCK_FILE = ".simpletuner.lock"
 """Remains in the folder and names the holder of the lock. Only its lock counts, not its existence."""
@@ -128,8 +129,8 @@ def _lock(descriptor: int, output_dir: Path) -> bool:
 
 def _read(descriptor: int) -> Holder:
     try:
-        document = json.loads(os.pread(descriptor, LONGEST_BYTES, 0))
+        document = read_document(os.pread(descriptor, LONGEST_BYTES, 0))
         fields = {name: document[name] for name in ("job_id", "environment", "host", "since")}
         return Holder(pid=int(document["pid"]), **{name: str(value)[:200] for name, value in fields.items()})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return Holder()

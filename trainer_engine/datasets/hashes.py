@@ -7,7 +7,7 @@ import re
 import threading
 from pathlib import Path
 
-from trainer_engine.contract.files import sha256_of
+from trainer_engine.contract.files import read_document, sha256_of
 
 
 class FileHashes:
@@ -63,8 +63,8 @@ def _read_index(index: Path) -> dict[str, tuple[int, int, str]]:
         return known
     for line in index.read_bytes().splitlines():  # of bytes: a path may hold U+2028, which ends no line here
         try:
-            key, size, mtime_ns, digest = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError:
-            continue  # an incomplete line
-        known[str(key)] = (int(size), int(mtime_ns), str(digest))
+            key, size, mtime_ns, digest = read_document(line.decode("utf-8", "surrogateescape"))
+            known[str(key)] = (int(size), int(mtime_ns), str(digest))
+        except (ValueError, TypeError, OverflowError):
+            continue  # an incomplete line, or one of another program
     return known

@@ -111,20 +111,27 @@ def restore(parts: RunComponents, saved: SavedRun, sink: EventSink) -> None:
         if parts.average is not None:
             parts.average.restore(load_file(saved.folder / EMA_TENSORS), saved.state["average_updates"])
         _restore_history(parts, saved, sink)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        _restore_position(parts, saved)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointUnusable(f"{saved.folder.name} does not fit this run: {error}") from error
-    if saved.state["scaler"]:
-        parts.step.scaler.load_state_dict(saved.state["scaler"])
     theirs = saved.base or {}
     parts.base = {name: theirs[name] if name in theirs and not found.digest else found for name, found in parts.base.items()}
     state = parts.state
-    state.step = state.first_step = saved.step
-    state.loss = saved.state["loss"]
-    state.learning_rate = saved.state["schedule"]["learning_rate"]
-    state.newest_checkpoint = str(saved.folder)
     where = saved.folder.name if saved.is_of(parts.output_dir) else str(saved.folder)
     message = f"Going on from {where}: step {saved.step} of {state.total_steps}, epoch {state.epoch}."
     sink.emit(Notification(code="resumed", title="Resumed", message=message, details={"checkpoint": str(saved.folder), "step": saved.step}))
+
+
+def _restore_position(parts: RunComponents, saved: SavedRun) -> None:
+    """Step, loss, learning rate and loss scale. Raises KeyError, ValueError, TypeError, and RuntimeError for another loss scale."""
+    loss, rate = saved.state["loss"], saved.state["schedule"]["learning_rate"]
+    if saved.state["scaler"]:
+        parts.step.scaler.load_state_dict(saved.state["scaler"])
+    state = parts.state
+    state.step = state.first_step = saved.step
+    state.loss = None if loss is None else float(loss)
+    state.learning_rate = float(rate)
+    state.newest_checkpoint = str(saved.folder)
 
 
 def _restore_history(parts: RunComponents, saved: SavedRun, sink: EventSink) -> None:

@@ -70,7 +70,7 @@ def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[in
         return lambda tokens: static
     if not options.flow_schedule_auto_shift:
         return lambda tokens: 1.0
-    low, high, first, last = (config.get(key) or usual for key, usual in DYNAMIC_SHIFT.items())
+    low, high, first, last = (usual if config.get(key) is None else config[key] for key, usual in DYNAMIC_SHIFT.items())
 
     def shift_of(tokens: int) -> float:
         """exp(mu) with mu linear in the tokens, as in the base model's scheduler."""

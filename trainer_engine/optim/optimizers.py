@@ -92,9 +92,11 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
     if problems:
         raise InvalidOptions(problems)
     trained = list(parameters)
-    arguments: dict[str, Any] = {**spec.defaults, **options.optimizer_config}
-    if spec.has_fused and not arguments.get("foreach") and can_fuse(trained):
-        arguments.setdefault("fused", True)
+    given = options.optimizer_config
+    arguments: dict[str, Any] = dict(spec.defaults)
+    arguments |= {name: spec.arguments[name].kind(value) for name, value in given.items() if value is not None}
+    if spec.has_fused and "fused" not in given and not arguments.get("foreach") and can_fuse(trained):
+        arguments["fused"] = True
     if spec.betas is not None:
         arguments["betas"] = spec.betas
         if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.events import utc_now
@@ -83,10 +86,13 @@ class Ledger:
         return [upload for upload in self.uploads.values() if upload.is_pending]
 
 
+class _Document(BaseModel):
+    version: Literal[1]
+    uploads: list[Upload]
+
+
 def _read(path: Path) -> Iterable[Upload]:
     try:
-        document = json.loads(path.read_bytes())
-        entries = document["uploads"] if document["version"] == VERSION else []
-        return [Upload(**{**entry, "state": UploadState(entry["state"])}) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _Document.model_validate_json(path.read_bytes()).uploads
+    except (OSError, ValueError):
         return []

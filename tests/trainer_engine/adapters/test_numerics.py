@@ -115,7 +115,7 @@ def test_a_saved_adapter_gives_the_same_answer_bit_for_bit(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["standard", "dora", "lycoris", "decomposed", "full"])
-def test_no_strength_is_the_base_model_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_an_adapter_of_strength_zero_is_the_base_model_bit_for_bit(name: str, tmp_path: Path) -> None:
     family = tiny_family(**options_of(name, tmp_path))
     trainable, bare = make_trainable(family, None), tiny_family().load_network().eval()
     with torch.no_grad():

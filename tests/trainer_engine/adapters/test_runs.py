@@ -64,7 +64,7 @@ def test_a_resumed_adapter_equals_one_trained_in_one_go(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["standard", "lokr"])
-def test_the_file_says_what_it_was_trained_on(name: str, tmp_path: Path) -> None:
+def test_the_file_names_the_base_model_and_the_options_of_its_training(name: str, tmp_path: Path) -> None:
     run = train_here(tmp_path, **ADAPTERS[name](tmp_path))
     with safe_open(run.output_dir / "pytorch_lora_weights.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -79,7 +79,7 @@ def test_the_file_says_what_it_was_trained_on(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["standard", "lokr"])
-def test_the_result_has_comfyuis_keys_where_asked_for(name: str, tmp_path: Path) -> None:
+def test_the_result_has_comfyui_keys_if_the_option_is_set(name: str, tmp_path: Path) -> None:
     options = {**ADAPTERS[name](tmp_path), "lora_format": "comfyui"}
     run = train_here(tmp_path, **options)
     found = adapter_of(run)

@@ -112,7 +112,7 @@ def test_every_spelling_of_the_same_adapter_begins_with_the_same_weights(tmp_pat
     ],
     ids=str,
 )
-def test_a_result_with_comfyui_s_keys_is_begun_from(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_a_run_starts_from_a_result_with_comfyui_keys(tmp_path: Path, how: dict[str, Any]) -> None:
     options = lycoris(tmp_path, **how, **({"block_size": 2} if how["algo"] == "dylora" else {})) if "algo" in how else how
     place = tmp_path / "first"
     plain = train_here(place, **{**LORA, **options, "max_train_steps": 2, "output_dir": str(place / "plain")}).output_dir
@@ -192,7 +192,7 @@ def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], An
     }
 
 
-def test_what_does_not_fit_is_refused_in_a_sentence_with_a_hint(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_is_refused_with_a_reason_and_a_hint(tmp_path: Path) -> None:
     tensors = load_file(trained(tmp_path) / ADAPTER_FILE)
     for name, (make, said, hint) in change(tensors, tmp_path).items():
         path = tmp_path / f"{name}.safetensors"
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence_with_a_hint(tmp_path: Path) 
         assert said in message and hint in what_to_do, (name, message, what_to_do)
 
 
-def test_the_hint_of_other_targets_is_right(tmp_path: Path) -> None:
+def test_the_hint_for_other_targets_fixes_the_run(tmp_path: Path) -> None:
     targets = json.dumps(["attn1.to_q", "ff.net.2"])
     folder = trained(tmp_path, peft_lora_target_modules=targets)
     message, hint = refused(tmp_path, folder)
@@ -223,7 +223,7 @@ def test_an_adapter_of_another_algorithm_or_rank_is_refused(tmp_path: Path, algo
     assert "alpha" in refused(tmp_path, folder, **lycoris(tmp_path, "alpha", algo=algo, linear_alpha=4))[0]
 
 
-def test_what_validate_expects_of_an_algorithm_is_what_the_library_makes() -> None:
+def test_kronecker_split_equals_the_factorization_of_the_library() -> None:
     from lycoris.functional.general import factorization
 
     for size in (1, 7, 12, 64, 96, 127, 128, 250, 360, 512, 1152, 3072, 4608):
@@ -231,7 +231,7 @@ def test_what_validate_expects_of_an_algorithm_is_what_the_library_makes() -> No
             assert kronecker_split(size, factor) == tuple(factorization(size, factor)), (size, factor)
 
 
-def test_a_checkpoint_comes_before_init_lora(tmp_path: Path) -> None:
+def test_a_checkpoint_takes_precedence_over_init_lora(tmp_path: Path) -> None:
     trained(tmp_path)
     made = tmp_path / "made.safetensors"
     made.write_bytes(b"no longer an adapter")

@@ -75,7 +75,7 @@ def validation_adapter_of(network: nn.Module, path: Path | str, strength: float 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_acts_as_the_library_that_trained_it(kind: str, tmp_path: Path) -> None:
+def test_a_validation_adapter_acts_as_the_library_that_trained_it(kind: str, tmp_path: Path) -> None:
     path, trainable, theirs = written(tmp_path, KINDS[kind](tmp_path))
     with trainable.at_strength(STRENGTH):
         wanted = answer(theirs, trainable.network)
@@ -114,7 +114,7 @@ def saved(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_of_it_is_left_on_any_network(host: str, fails: bool, tmp_path: Path) -> None:
+def test_removing_a_validation_adapter_leaves_nothing_on_any_network(host: str, fails: bool, tmp_path: Path) -> None:
     path = standard_file(tmp_path)
     family = tiny_family(**HOSTS[host](tmp_path))
     trainable = make_trainable(family, None)
@@ -227,7 +227,7 @@ def test_a_tlora_is_refused(tmp_path: Path) -> None:
         validation_adapter_of(tiny_family().load_network(), path)
 
 
-def test_what_is_not_there_or_no_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_file_of_no_adapter_are_refused(tmp_path: Path) -> None:
     network = tiny_family().load_network()
     (tmp_path / "text.safetensors").write_text("not an adapter")
     for path, told in (

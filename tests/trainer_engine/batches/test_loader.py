@@ -156,14 +156,14 @@ def test_every_tensor_of_a_batch_moves_with_it() -> None:
     assert moved.files == batch.files
 
 
-def test_no_two_samples_of_a_step_draw_the_same_noise() -> None:
+def test_no_two_samples_of_a_step_get_the_same_noise() -> None:
     first, second = loader(collator(), accumulation=2).load(0).passes
     later = loader(collator(), accumulation=2).load(1).passes[0]
     noises = [tuple(noise.flatten()[:3].tolist()) for batch in (first, second, later) for noise in batch.noise]
     assert len(set(noises)) == len(noises)
 
 
-def test_timesteps_of_the_whole_batch_are_told_on_any_process() -> None:
+def test_every_process_knows_the_timesteps_of_the_whole_batch() -> None:
     found = loader(collator(1, 2))
     (batch,) = found.load(3).passes
     timesteps = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
@@ -209,7 +209,7 @@ def test_reading_ahead_stays_within_its_limit() -> None:
     steps.close()
 
 
-def test_what_goes_wrong_ahead_is_raised_when_its_turn_comes() -> None:
+def test_an_error_of_reading_ahead_is_raised_when_its_batch_is_due() -> None:
     def broken(id: str, sample: Sample) -> Tensor:
         if len(seen) == 6:
             raise OSError("the disk is gone")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainer_engine.caches.store import CacheStore, address_of
+from trainer_engine.caches.store import QUARANTINE, CacheStore, InMemoryCache, address_of
+from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.contract.errors import DiskFull
 
 ENTRY = {
@@ -81,7 +85,7 @@ def test_foreign_safetensors_file_is_not_trusted(store: CacheStore) -> None:
 
 
 def test_many_entries_are_written_together(store: CacheStore) -> None:
-    addresses = [address_of("test", number=number) for number in range(300)]
+    addresses = [address_of("test", number=number) for number in range(60)]
     store.put_all(dict.fromkeys(addresses, ENTRY))
     assert all(store.holds(address) for address in addresses)
     assert not list(store.folder.rglob("*.tmp"))
@@ -138,3 +142,78 @@ def test_full_disk_is_an_error_that_names_the_folder(store: CacheStore, monkeypa
     with pytest.raises(DiskFull, match=str(store.folder)):
         store.put(ADDRESS, ENTRY)
     assert not list(store.path(ADDRESS).parent.iterdir())
+
+
+def test_no_flipped_bit_of_an_entry_goes_unnoticed_or_ends_the_run(store: CacheStore) -> None:
+    """Of the header as well: a tensor under another name, or with another shape, is damage too."""
+    store.put(ADDRESS, ENTRY)
+    path = store.path(ADDRESS)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1 << position % 8]) + content[position + 1 :])
+        assert store.holds(ADDRESS) in (True, False)
+        found = store.get(ADDRESS)
+        assert found is None or same(found), position
+    path.write_bytes(content)
+    assert same(store.get(ADDRESS))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{}", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": 3}}', b'{"a": {"data_offsets": []}}', b"[" * 100_000, b'{"__metadata__": []}'],
+    ids=lambda header: header[:30].decode(),
+)
+def test_an_entry_with_a_header_of_something_else_is_damaged(store: CacheStore, header: bytes) -> None:
+    path = store.path(ADDRESS)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
+    assert not store.holds(ADDRESS) and store.get(ADDRESS) is None
+    assert not path.exists() and len(list((store.folder / QUARANTINE).iterdir())) == 1
+
+
+def test_an_entry_of_an_older_version_is_read(store: CacheStore) -> None:
+    store.put(ADDRESS, ENTRY)
+    content = store.path(ADDRESS).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    digest = hashlib.sha256(content[8 + length :]).hexdigest()
+    save_file(ENTRY, store.path(ADDRESS), metadata={"sha256": digest})
+    assert store.holds(ADDRESS) and same(store.get(ADDRESS))
+
+
+def test_threads_that_read_a_damaged_entry_quarantine_it_once(store: CacheStore) -> None:
+    store.put(ADDRESS, ENTRY)
+    path = store.path(ADDRESS)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(store.get, [ADDRESS] * 8)) == [None] * 8
+    assert len(list((store.folder / QUARANTINE).iterdir())) == 1
+
+
+def test_memory_never_holds_more_than_its_limit_whatever_threads_keep() -> None:
+    cache = InMemoryCache(limit_bytes=10 * 16)
+    entries = {str(number): {"x": torch.full((4,), float(number))} for number in range(40)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda address: cache.keep(address, entries[address]), [*entries, *reversed(entries)]))
+    held = [address for address in entries if cache.get(address) is not None]
+    assert len(held) == 10 and cache.held_bytes == 160
+    assert all(cache.get(address) is entries[address] for address in held)
+
+
+def test_an_error_of_the_disk_reaches_the_encoder_and_ends_the_writer(store: CacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(entries: object) -> None:
+        raise DiskFull("No space is left.")
+
+    monkeypatch.setattr(store, "put_all", full)
+    before = threading.active_count()
+    with pytest.raises(DiskFull), GroupWriter(store, 1) as writer:
+        writer.add("a", ENTRY)
+        writer.add("b", ENTRY)  # waits for the first group
+        pytest.fail("the error of the first group was lost")
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_encoder_does_not_lose_what_was_encoded_before(store: CacheStore) -> None:
+    with pytest.raises(RuntimeError, match="encoder"), GroupWriter(store, 100) as writer:
+        writer.add(ADDRESS, ENTRY)
+        raise RuntimeError("the encoder failed")
+    assert same(store.get(ADDRESS))

@@ -22,7 +22,7 @@ def own(place: Path, text: str) -> Path:
     return place / "own"
 
 
-def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
+def test_a_group_without_a_limit_bounds_nothing(tmp_path: Path) -> None:
     assert memory_left(tmp_path, tmp_path / "none") == math.inf
     group(tmp_path, memory__max="max", memory__current=5, memory__stat="inactive_file 1")
     assert memory_left(tmp_path, own(tmp_path, "0::/\n")) == math.inf

@@ -69,7 +69,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert (info.path / "transformer/weights.safetensors").stat().st_size == 20
 
 
-def test_what_a_killed_save_left_is_taken_away_by_the_next(tmp_path: Path) -> None:
+def test_the_next_save_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-3.tmp-12345678/transformer").mkdir(parents=True)
     save_checkpoint(tmp_path, content(4))
     assert names(tmp_path) == ["checkpoint-4"]
@@ -86,14 +86,14 @@ def test_a_save_that_fails_leaves_the_old_ones_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-1"] and verify(tmp_path / "checkpoint-1") == []
 
 
-def test_too_little_space_is_said_in_numbers_before_anything_is_written(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_in_numbers_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=r"needs about \d+ MB, and .* MB left"):
         save_checkpoint(tmp_path, content(1, weights_bytes=1 << 60))
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_fills_up_while_saving_keeps_the_old_one(tmp_path: Path, number: int) -> None:
+def test_a_disk_that_fills_up_while_saving_keeps_the_old_checkpoint(tmp_path: Path, number: int) -> None:
     save_checkpoint(tmp_path, content(1))
 
     def fill(folder: Path) -> None:
@@ -125,20 +125,20 @@ def test_tensors_that_the_system_does_not_take_leave_no_checkpoint(tmp_path: Pat
     assert names(tmp_path) == ["checkpoint-1"] and verify(tmp_path / "checkpoint-1") == []
 
 
-def test_the_oldest_go_and_the_one_just_saved_stays(tmp_path: Path) -> None:
+def test_retention_removes_the_oldest_and_keeps_the_one_just_saved(tmp_path: Path) -> None:
     for step in (10, 20, 30, 5):
         save_checkpoint(tmp_path, content(step))
     assert prune(tmp_path, 2, "checkpoint-5") == ["checkpoint-10", "checkpoint-20"]
     assert [info.step for info in list_checkpoints(tmp_path)] == [30, 5]
 
 
-def test_no_limit_removes_none(tmp_path: Path) -> None:
+def test_retention_without_a_limit_removes_no_checkpoint(tmp_path: Path) -> None:
     for step in range(1, 5):
         save_checkpoint(tmp_path, content(step))
     assert prune(tmp_path, 0, "checkpoint-4") == []
 
 
-def test_a_protected_one_stays_and_counts(tmp_path: Path) -> None:
+def test_a_protected_checkpoint_stays_and_counts_towards_the_limit(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, content(step))
     assert prune(tmp_path, 2, "checkpoint-4", protected=["checkpoint-1"]) == ["checkpoint-2", "checkpoint-3"]
@@ -163,7 +163,7 @@ def test_folders_without_our_manifest_are_never_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-3"]
 
 
-def test_one_that_somebody_else_removes_meanwhile_is_gone_all_the_same(tmp_path: Path) -> None:
+def test_a_checkpoint_that_another_process_removes_meanwhile_is_no_error(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, content(1))
     remove(tmp_path / "checkpoint-1")
     remove(tmp_path / "checkpoint-1")
@@ -307,7 +307,7 @@ def test_checkpoints_beyond_the_step_that_a_run_begins_at_are_moved_and_not_remo
     assert set_aside_later(tmp_path, 4) is None and set_aside_later(tmp_path / "nowhere", 0) is None
 
 
-def test_rolling_ones_have_a_limit_of_their_own(tmp_path: Path) -> None:
+def test_rolling_checkpoints_have_a_limit_of_their_own(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         save_checkpoint(tmp_path, content(step))
         save_checkpoint(tmp_path, content(step + 5, rolling=True))
@@ -321,13 +321,13 @@ def test_rolling_ones_have_a_limit_of_their_own(tmp_path: Path) -> None:
     assert prune(tmp_path, 0, "checkpoint-30", rolling_limit=0) == prune(tmp_path, -1, "checkpoint-30", rolling_limit=-1) == []
 
 
-def test_the_one_just_saved_stays_where_its_step_is_the_lowest_of_its_kind(tmp_path: Path) -> None:
+def test_retention_keeps_the_one_just_saved_even_with_the_lowest_step(tmp_path: Path) -> None:
     for step in (10, 20, 5):
         save_checkpoint(tmp_path, content(step, rolling=True))
     assert prune(tmp_path, 1, "checkpoint-5-rolling", rolling_limit=1) == ["checkpoint-10-rolling", "checkpoint-20-rolling"]
 
 
-def test_the_last_one_that_verifies_is_never_removed(tmp_path: Path) -> None:
+def test_retention_never_removes_the_last_checkpoint_that_verifies(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, content(step))
     (tmp_path / "checkpoint-3/optimizer.safetensors").write_bytes(b"x")
@@ -343,7 +343,7 @@ def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
     assert prune(tmp_path, 2, "checkpoint-100") == ["checkpoint-9"]
 
 
-def test_a_rolling_checkpoint_is_verified_chosen_and_set_aside_like_any_other(tmp_path: Path) -> None:
+def test_a_rolling_checkpoint_is_verified_chosen_and_moved_like_any_other(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, content(2))
     info = save_checkpoint(tmp_path, content(2, rolling=True))
     assert verify(info.path) == [] and info.name == "checkpoint-2-rolling"
@@ -356,7 +356,7 @@ def test_a_rolling_checkpoint_is_verified_chosen_and_set_aside_like_any_other(tm
     assert aside is not None and names(aside) == ["checkpoint-3-rolling"]
 
 
-def test_what_is_held_does_not_follow_the_tensors(tmp_path: Path) -> None:
+def test_a_snapshot_keeps_its_values_when_the_tensors_change(tmp_path: Path) -> None:
     tensor = torch.ones(4)
     held = content(1, tensors={"optimizer.safetensors": {"a": tensor}}).held()
     tensor.zero_()

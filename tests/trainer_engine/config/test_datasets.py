@@ -64,7 +64,7 @@ def codes(problems: list[Problem]) -> list[tuple[str, str]]:
     return [(problem.option, problem.code) for problem in errors_in(problems)]
 
 
-def test_the_files_of_the_tutorial_are_understood_without_a_word() -> None:
+def test_the_files_of_the_tutorial_parse_without_a_note() -> None:
     dataloader, problems = parse(IMAGES, TEXTS)
     assert problems == []
     [entry] = dataloader.image_sets
@@ -283,7 +283,7 @@ def test_braces_of_a_prompt_are_left_alone() -> None:
     assert dataloader.image_sets[0].instance_prompt == ("a {red|blue} {thing} for pixart-camera",)
 
 
-def test_options_speak_where_an_entry_is_silent() -> None:
+def test_options_supply_the_fields_that_an_entry_leaves_out() -> None:
     entry = {"id": "a", "instance_data_dir": "/a"}
     globals_ = {
         "resolution": 1.0,
@@ -325,13 +325,13 @@ def test_the_first_text_set_becomes_the_default_if_none_is() -> None:
     assert dataloader.default_text_set.id == "pixart-text-embeds"
 
 
-def test_a_single_text_set_is_the_default_without_a_word() -> None:
+def test_a_single_text_set_is_the_default_without_a_note() -> None:
     dataloader, problems = parse(images(), texts(default=MISSING))
     assert problems == []
     assert dataloader.default_text_set.id == "pixart-text-embeds"
 
 
-def test_a_text_set_is_made_where_there_is_none() -> None:
+def test_the_parser_adds_a_text_set_if_the_file_has_none() -> None:
     dataloader, problems = parse(images())
     assert [(problem.code, problem.level) for problem in problems] == [("text_set_made", Level.NOTE)]
     assert dataloader.default_text_set.text_cache == "/out/cache/text/pixart_sigma"
@@ -419,7 +419,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     entry=st.dictionaries(st.sampled_from(sorted(known_names())) | st.text(max_size=6), JSON, max_size=12),
     base=st.sampled_from([{}, IMAGES, TEXTS]),

@@ -69,7 +69,7 @@ def test_a_file_of_eval_sets_only_has_nothing_to_train_on() -> None:
         ((IMAGES, {**HELD_OUT, "disabled": True}), "other-cats", "unknown_dataset"),
     ],
 )
-def test_the_set_named_exists(entries: tuple[dict[str, Any], ...], wanted: str, code: str | None) -> None:
+def test_the_option_names_an_eval_set_that_exists(entries: tuple[dict[str, Any], ...], wanted: str, code: str | None) -> None:
     found = [one for one in parse(*entries, eval_dataset_id=wanted)[1] if one[2] is Level.ERROR]
     assert found == ([("eval_dataset_id", code, Level.ERROR)] if code else [])
 
@@ -84,7 +84,7 @@ def test_options_of_evaluation_without_an_eval_set_get_a_note() -> None:
     assert parse({**IMAGES, "conditioning_data": "refs"}, references, **of_pairs)[1] == []
 
 
-def test_images_are_scored_where_something_lends_them_a_prompt() -> None:
+def test_images_are_scored_only_if_something_gives_them_a_prompt() -> None:
     scored, alone = {"evaluation_type": "clip"}, [("evaluation_type", "nothing_to_score", Level.NOTE)]
     references = {"id": "refs", "conditioning_type": "reference_strict", "instance_data_dir": "/refs"}
     assert parse(IMAGES, **scored)[1] == alone
@@ -116,7 +116,7 @@ COMPLETE = {"model_family": "flux", "model_type": "lora", "data_backend_config":
         ({"eval_steps_interval": 10, "early_stop_patience": 3, "early_stop_min_delta": 0.1}, None),
     ],
 )
-def test_options_fit_together_and_to_the_run(options: dict[str, Any], problem: tuple[str, str, Level] | None) -> None:
+def test_options_that_contradict_each_other_or_the_run_are_refused(options: dict[str, Any], problem: tuple[str, str, Level] | None) -> None:
     _, problems = check_options({**COMPLETE, "max_train_steps": 100, "num_train_epochs": 0, **options})
     found = [one for one in reported(problems) if one[0].startswith(("eval", "early"))]
     assert found == ([problem] if problem else [])

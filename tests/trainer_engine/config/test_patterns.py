@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer_engine.config.lycoris import patterns
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.lycoris.patterns import MATCHER, judge
 
@@ -27,6 +28,12 @@ NEVER_ENDING = [
     r"(?=(\w|\d|.)*!)",
     "(?i)" + "[\\0-\\U0010ffff]" * 2000,
 ]
+
+
+@pytest.fixture(autouse=True)
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel counts whole seconds; one is enough to see that a pattern never ends."""
+    monkeypatch.setattr(patterns, "CPU_SECONDS", 1)
 
 
 def problems_of(preset: dict[str, Any], modules: set[str] | None = MODULES) -> list[tuple[str, str]]:

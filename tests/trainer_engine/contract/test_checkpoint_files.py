@@ -13,7 +13,16 @@ import pytest
 
 from tests.helpers.checkpoint_folder import write_checkpoint
 from trainer_engine.contract.best_checkpoint import BEST_FILE, best_of, point_to_best
-from trainer_engine.contract.checkpoint_files import MANIFEST, VERSION, folders, list_checkpoints, newest_verified, verify
+from trainer_engine.contract.checkpoint_files import (
+    MANIFEST,
+    VERSION,
+    folders,
+    list_checkpoints,
+    newest_verified,
+    step_of,
+    verify,
+    verify_quickly,
+)
 from trainer_engine.contract.files import sha256_of
 
 
@@ -47,7 +56,7 @@ def test_checkpoints_are_listed_newest_step_first(tmp_path: Path) -> None:
     assert found[0].size_bytes > 1000 and all(info.verified for info in found)
 
 
-def test_folders_that_are_none_of_ours_are_not_listed(tmp_path: Path) -> None:
+def test_folders_of_other_programs_are_not_listed(tmp_path: Path) -> None:
     for name in ("checkpoint-5", "checkpoint-x", ".checkpoint-6.tmp-ab", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-7").write_text("a file")
@@ -57,7 +66,7 @@ def test_folders_that_are_none_of_ours_are_not_listed(tmp_path: Path) -> None:
     assert [folder.name for folder in folders(tmp_path)] == ["checkpoint-5", "checkpoint-3"]
 
 
-def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_holds_no_checkpoint(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path / "missing") == []
     assert newest_verified(tmp_path / "missing") is None
 
@@ -111,13 +120,18 @@ def test_a_list_notices_a_flipped_bit_in_a_file_that_it_has_hashed(tmp_path: Pat
         json.dumps({"version": VERSION, "step": 1, "files": {"/etc/passwd": {"sha256": "x", "size": 1}}}).encode(),
         json.dumps({"version": VERSION, "step": "1", "files": {"a": {"sha256": "x", "size": 1}}}).encode(),
         json.dumps({"version": VERSION, "step": 1, "files": {"a": {"size": "1"}}}).encode(),
+        b'{"version": 1, "step": 1, "files": {"\\ud800": {"sha256": "x", "size": 1}}}',
+        json.dumps({"version": VERSION, "step": 1, "files": {".": {"sha256": "x", "size": 1}}}).encode(),
+        json.dumps({"version": VERSION, "step": 1, "files": {"a\0b": {"sha256": "x", "size": 1}}}).encode(),
+        json.dumps({"version": VERSION, "step": 1, "files": {"a": {"sha256": "x", "size": True}}}).encode(),
+        b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
 def test_an_invalid_manifest_is_reported_and_never_raised(tmp_path: Path, content: bytes) -> None:
     folder = make(tmp_path, 1)
     (folder / MANIFEST).write_bytes(content)
-    assert len(verify(folder)) == 1
+    assert len(verify(folder)) == len(verify_quickly(folder)) == 1
     assert list_checkpoints(tmp_path) == []
 
 
@@ -203,3 +217,18 @@ def test_the_best_file_names_the_checkpoint_and_is_removed_with_it(tmp_path: Pat
     }
     folder.rename(tmp_path / "aside")
     assert point_to_best(tmp_path) is None and not (tmp_path / BEST_FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint-", "checkpoint--1", "checkpoint-1/..", "checkpoint-1\n", "checkpoint-1-rolling-2", ""])
+def test_a_name_that_no_checkpoint_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not the name of a checkpoint"):
+        step_of(name)
+
+
+def test_a_folder_in_place_of_a_file_is_a_problem_of_that_file(tmp_path: Path) -> None:
+    folder = make(tmp_path, 1)
+    (folder / "training_state.json").unlink()
+    (folder / "training_state.json").mkdir()
+    (problem,) = verify(folder)
+    assert problem.startswith("training_state.json ")
+    assert newest_verified(tmp_path) is None

@@ -78,7 +78,7 @@ def test_a_stage_carries_its_progress_at_the_top_level() -> None:
     assert (stage["progress"]["current"], stage["progress"]["total"], stage["progress"]["percent"]) == (1, 4, 25.0)
 
 
-def test_events_that_come_often_say_what_they_are() -> None:
+def test_a_frequent_event_states_its_own_type_and_text() -> None:
     stage, step = decode(encode(EVERY[0], seq=0)), decode(encode(PROGRESS, seq=1))
     assert (stage.title, stage.message) == ("Caching image latents", "Caching image latents: running, 1 of 4.")
     assert (step.title, step.message) == ("Step 3 of 10", "Step 3 of 10: loss 0.5.")
@@ -101,7 +101,7 @@ def test_a_text_with_line_ends_stays_one_line() -> None:
     assert decode(line).message.startswith("two\nlines")
 
 
-@pytest.mark.parametrize("line", ["", "[]", "{}", '{"seq": 1}', "not json", '"text"'])
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"seq": 1}', "not json", '"text"', "[" * 100_000, '{"a":' * 9000])
 def test_a_line_that_is_no_event_is_refused(line: str) -> None:
     with pytest.raises(ValueError):
         decode(line)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
+from trainer_engine.contract import files
 from trainer_engine.contract.atomic import means_full, write_atomically
-from trainer_engine.contract.files import FileTooLarge, UnreadableFile, read_small, read_small_json, read_small_text
+from trainer_engine.contract.files import FileTooLarge, UnreadableFile, read_small, read_small_json, read_small_text, sha256_of
 
 SECRET = "hf_averysecrettoken"
 
@@ -94,3 +96,45 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
     write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800", "file/inside", "missing"], ids=ascii)
+def test_a_name_that_no_file_can_have_is_no_file_and_no_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert not any(look(tmp_path / name) for look in (files.is_file, files.is_folder, files.exists))
+
+
+def test_a_file_that_becomes_a_pipe_before_it_is_opened_is_refused_and_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    regular = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda path: regular)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(UnreadableFile, match="not a file"):
+        read_small(tmp_path / "pipe")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("size", [0, 1, files.CHUNK_BYTES, files.CHUNK_BYTES + 1])
+def test_a_hash_covers_every_byte_at_the_edges_of_a_chunk(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("size", [files.LARGEST_BYTES, files.LARGEST_BYTES + 1])
+def test_the_limit_of_a_file_is_its_largest_size(tmp_path: Path, size: int) -> None:
+    with (tmp_path / "file").open("wb") as stream:
+        stream.truncate(size)
+    if size > files.LARGEST_BYTES:
+        with pytest.raises(FileTooLarge):
+            read_small(tmp_path / "file")
+    else:
+        assert len(read_small(tmp_path / "file")) == size
+
+
+@pytest.mark.parametrize(("text", "key"), [('{"a": 1, "b": 2, "a": 3}', "'a'"), ('[{"x": {"k": 1, "k": 1}}]', "'k'")])
+def test_a_key_that_occurs_twice_is_refused_by_its_name(tmp_path: Path, text: str, key: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(UnreadableFile, match=f"the key {key} occurs twice"):
+        read_small_json(tmp_path / "file")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer_engine.contract.errors import LONGEST_TEXTS, MOST_PROBLEMS, CheckpointUnusable, InvalidOptions, ModelUnavailable, Problem
-from trainer_engine.contract.messages import without_passwords
+from trainer_engine.contract.messages import MOST_ASKED, Suggestions, without_passwords
 from trainer_engine.publishing.base import ProviderError
 
 PASSWORD = "hunter2"
@@ -66,9 +68,40 @@ def test_an_error_of_the_engine_repeats_no_password() -> None:
     assert len(many.message) < 2000 and "81 more" in many.message and len(many.problems) == MOST_PROBLEMS + 1
 
 
-def test_what_an_error_of_the_engine_repeats_of_a_foreign_file_is_short() -> None:
+def test_an_error_of_the_engine_quotes_little_of_a_foreign_file() -> None:
     for error in (CheckpointUnusable("x" * 10_000_000, hint="y" * 10_000_000), ProviderError("x" * 10_000_000)):
         assert len(str(error)) < 5000 and len(error.message) < 5000 and len(error.hint) < 5000
+
+
+@pytest.mark.parametrize("before", ["", "see ", "x,", "path=", '"'])
+def test_the_cut_end_of_a_long_text_shows_no_part_of_a_password(before: str) -> None:
+    """Hidden passwords make the text shorter, so its cut end comes into view."""
+    address = f"{before}http://u:{PASSWORD * 25}@h "
+    for text in (address * 40, f"{before}http://u:{PASSWORD * 1000}@h"):
+        error = Problem.error("x", "wrong", text, got=text, expected=text, hint=text)
+        assert PASSWORD not in str(error.as_dict())
+    assert Problem.error("x", "wrong", "m", got="/data/" + "a/" * 4000).got.startswith("/data/a/a/a/")
+
+
+@given(
+    st.sampled_from(["http", "HTTPS", "s3", "socks5h"]),
+    st.text("abcXYZ0189-._~%", max_size=12),
+    st.text("abcXYZ0189-._~%!$&*+;=:", min_size=1, max_size=40),
+    st.sampled_from(["", "see ", "(", "'", "url="]),
+    st.sampled_from(["/", ":8080/a", "", "/a?b=c", " and more"]),
+)
+def test_no_password_of_an_address_is_shown(scheme: str, user: str, password: str, before: str, after: str) -> None:
+    secret = f"Sec{password}ret"
+    shown = without_passwords(f"{before}{scheme}://{user}:{secret}@example.com{after}")
+    assert secret not in shown and "example.com" in shown
+    assert without_passwords(shown) == shown, "a second pass changes nothing"
+
+
+def test_only_the_first_unknown_names_get_suggestions() -> None:
+    suggestions = Suggestions()
+    found = [suggestions.nearest("sed", ["seed"], otherwise="see the docs", form="--{}") for _ in range(MOST_ASKED + 1)]
+    assert found == ["did you mean --seed?"] * MOST_ASKED + ["see the docs"]
+    assert Suggestions().nearest("s" * 1000, ["s" * 1000], otherwise="none") == "none"
 
 
 def test_a_hostile_text_is_searched_in_linear_time() -> None:

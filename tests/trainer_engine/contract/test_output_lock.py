@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,10 +76,13 @@ def test_programs_that_a_run_starts_do_not_keep_its_lock(tmp_path: Path, patient
 
 
 def test_an_invalid_lock_file_gives_an_unknown_holder(tmp_path: Path, patient: None) -> None:
-    for content in (b"", b"[]", b"{", b'{"pid": "x"}', json.dumps({"job_id": 1, "pid": 2}).encode(), os.urandom(100)):
+    named = '{"job_id": "a", "environment": "", "host": "", "since": "", "pid": %s}'
+    odd_pids = [(named % pid).encode() for pid in ("Infinity", "NaN", "1e999", "null", "[]")]
+    for content in (b"", b"[]", b"{", b'{"pid": "x"}', b'{"job_id": 1, "pid": 2}', b"[" * 4000, os.urandom(100), *odd_pids):
         (tmp_path / LOCK_FILE).write_bytes(content)
         with (tmp_path / LOCK_FILE).open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
+            assert holder_of(tmp_path) == Holder()
             with pytest.raises(OutputInUse, match="the run of another program"), claimed(tmp_path, Holder()):
                 pass
 
@@ -101,3 +104,43 @@ def test_a_file_system_without_locks_is_used_without_one(tmp_path: Path, monkeyp
     monkeypatch.setattr(fcntl, "flock", refuse)
     with claimed(tmp_path, Holder.here("job", "")) as has_lock:
         assert not has_lock and holder_of(tmp_path) is None
+
+
+def test_a_run_waits_for_one_that_is_just_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = threading.Event()
+    monkeypatch.setattr(output_lock.time, "sleep", lambda _: waiting.set())
+    first = claimed(tmp_path, Holder.here("job-1", ""))
+    first.__enter__()
+
+    def end_first() -> None:
+        waiting.wait(5)
+        first.__exit__(None, None, None)
+
+    ending = threading.Thread(target=end_first)
+    ending.start()
+    with claimed(tmp_path, Holder.here("job-2", "")) as has_lock:
+        found = holder_of(tmp_path)
+        assert has_lock and found is not None and found.job_id == "job-2"
+    ending.join()
+
+
+def test_a_full_disk_costs_the_name_of_the_holder_and_not_the_lock(tmp_path: Path, patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with claimed(tmp_path, Holder.here("job-1", "")) as has_lock:
+        assert has_lock and holder_of(tmp_path) == Holder()
+        with pytest.raises(OutputInUse, match="another program"), claimed(tmp_path, Holder.here("job-2", "")):
+            pass
+
+
+def test_an_unexpected_error_of_the_lock_is_raised_and_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Input/output"), claimed(tmp_path, Holder.here("job", "")):
+        pass
+    assert holder_of(tmp_path) is None and len(os.listdir("/proc/self/fd")) == before

@@ -14,7 +14,7 @@ def held_out(folder: Path, **fields: Any) -> dict[str, Any]:
     return entry(folder, dataset_type="eval", **fields)
 
 
-def test_its_images_are_examined_and_no_epoch_is_longer(tmp_path: Path) -> None:
+def test_images_of_an_eval_set_are_examined_and_lengthen_no_epoch(tmp_path: Path) -> None:
     generate_images(tmp_path / "set", count=6)
     generate_images(tmp_path / "other", count=2)
     report = report_of(entry(tmp_path / "set"), held_out(tmp_path / "other"), train_batch_size=4)

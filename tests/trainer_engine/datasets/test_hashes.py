@@ -75,3 +75,22 @@ def test_a_path_with_separators_of_unicode_is_remembered(tmp_path: Path) -> None
     path.write_bytes(b"beyond")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert FileHashes(tmp_path / "hashes.jsonl").of(path) == first, "the same size and time: it is not read again"
+
+
+@pytest.mark.parametrize("line", ["5", "null", "{}", '["/a", null, 2, "x"]', '["/a", Infinity, 2, "x"]', "[" * 9000, '["/a", 1]', "\0\0\0"])
+def test_a_line_of_something_else_is_ignored(tmp_path: Path, line: str) -> None:
+    path, index = written(tmp_path / "a.png", b"before"), tmp_path / "hashes.jsonl"
+    first = FileHashes(index).of(path)
+    index.write_text(f"{line}\n{index.read_text()}")
+    status = path.stat()
+    assert FileHashes(index).known(str(path), status.st_size, status.st_mtime_ns) == first
+
+
+def test_the_newest_line_of_a_file_counts(tmp_path: Path) -> None:
+    path, index = written(tmp_path / "a.png", b"before"), tmp_path / "hashes.jsonl"
+    FileHashes(index).of(path)
+    path.write_bytes(b"after all")
+    newest, status = FileHashes(index).of(path), path.stat()
+    assert len(index.read_text().splitlines()) == 2
+    assert FileHashes(index).known(str(path), status.st_size, status.st_mtime_ns) == newest
+    assert FileHashes(index).known(str(path), status.st_size, status.st_mtime_ns + 1) is None

@@ -93,7 +93,7 @@ def test_orientations_in_either_byte_order_are_read() -> None:
 
 
 @given(damaged=st.binary(max_size=60))
-def test_damaged_exif_tells_no_orientation(damaged: bytes) -> None:
+def test_damaged_exif_gives_no_orientation(damaged: bytes) -> None:
     assert exif_orientation(b"Exif\0\0II" + damaged) in range(9)
 
 

@@ -95,7 +95,7 @@ def test_long_names_and_deep_folders_survive(tmp_path: Path) -> None:
     assert len(names_in(tmp_path)) == 2
 
 
-def test_a_missing_folder_is_the_callers_to_tell(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_to_the_caller(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list_images(str(tmp_path / "missing"))
     with pytest.raises(NotADirectoryError):

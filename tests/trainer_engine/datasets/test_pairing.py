@@ -59,7 +59,7 @@ def reported(problems: list[Problem]) -> set[tuple[str, str]]:
 PAIRS = {"a.png": (96, 80), "sub/b.png": (96, 96)}
 
 
-def test_matching_pairs_are_found_without_a_word(tmp_path: Path) -> None:
+def test_matching_pairs_are_found_without_a_note(tmp_path: Path) -> None:
     paint(tmp_path / "edits", PAIRS)
     paint(tmp_path / "refs", PAIRS)
     report, problems = looked_at(tmp_path, document(tmp_path))

@@ -56,7 +56,7 @@ def paint(folder: Path, **sizes: tuple[int, int]) -> Path:
     return folder
 
 
-def test_a_good_folder_is_reported_without_a_word(tmp_path: Path) -> None:
+def test_a_good_folder_is_reported_without_a_note(tmp_path: Path) -> None:
     generate_images(tmp_path / "set", count=6)
     report = report_of(entry(tmp_path / "set"))
     assert report.problems == []
@@ -73,7 +73,7 @@ def test_each_sample_knows_its_sizes(tmp_path: Path) -> None:
     assert wide.path == str(tmp_path / "set" / "a.png")
 
 
-def test_pictures_are_cut_to_squares_where_asked(tmp_path: Path) -> None:
+def test_pictures_are_cropped_to_squares_if_the_option_is_set(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", a=(300, 100), b=(100, 200), c=(90, 90))
     report = report_of(entry(folder, crop=True, crop_style="center"))
     assert list(only(report).buckets) == ["1 (64x64)"]
@@ -214,7 +214,7 @@ def test_messages_name_some_files_and_count_the_rest(tmp_path: Path) -> None:
     assert "15 of 16 files" in warning.message and "and 5 more" in warning.message
 
 
-def test_looking_writes_nothing(tmp_path: Path) -> None:
+def test_examining_a_dataset_writes_nothing(tmp_path: Path) -> None:
     generate_images(tmp_path / "set", count=3)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     report_of(entry(tmp_path / "set"))

@@ -92,7 +92,7 @@ def load_elsewhere(name: str, image: Path, **environment: str) -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
 
 
-def test_scores_are_what_the_two_towers_say(tmp_path: Path) -> None:
+def test_scores_equal_the_cosine_of_the_two_towers(tmp_path: Path) -> None:
     pairs = [(image, prompt) for image in pictures(tmp_path) for prompt in PROMPTS]
     scores = ClipScorer.load(str(tiny_clip()), CPU).scores(pairs)
     by_hand = [score_by_hand(tiny_clip(), image, prompt) for image, prompt in pairs]
@@ -100,7 +100,7 @@ def test_scores_are_what_the_two_towers_say(tmp_path: Path) -> None:
     assert min(scores) == 0.0 and len({round(score, 3) for score in scores}) > 3
 
 
-def test_what_is_too_long_is_told_and_cut_to_what_fits(tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_reported_and_truncated(tmp_path: Path) -> None:
     scorer = ClipScorer.load(str(tiny_clip()), CPU)
     fits = "a" * 75
     assert scorer.longest == 77 and scorer.too_long(["a cat", fits, fits + "b", LONG]) == [fits + "b", LONG]
@@ -142,7 +142,7 @@ def test_scoring_leaves_no_tensor_behind(tmp_path: Path) -> None:
     assert live_tensors() == before
 
 
-def test_the_model_is_on_the_device_while_it_scores_alone(tmp_path: Path) -> None:
+def test_the_model_is_on_the_device_only_while_it_scores(tmp_path: Path) -> None:
     """A device without memory stands for the accelerator: what computes on it fails, and the weights come back all the same."""
     scorer = ClipScorer.load(str(tiny_clip()), torch.device("meta"))
     before = {name: tensor.clone() for name, tensor in scorer._model.state_dict().items()}
@@ -160,7 +160,7 @@ def test_the_model_is_on_the_device_while_it_scores_alone(tmp_path: Path) -> Non
     assert all(torch.equal(before[name], tensor) for name, tensor in scorer._model.state_dict().items())
 
 
-def test_it_stops_between_images_when_asked(tmp_path: Path) -> None:
+def test_scoring_stops_between_images_on_request(tmp_path: Path) -> None:
     images = pictures(tmp_path)
     done: list[int] = []
     scorer = ClipScorer.load(str(tiny_clip()), CPU)
@@ -205,7 +205,7 @@ def damaged(place: Path, how: str) -> Path:
         ("no processor", "could not be loaded"),
     ],
 )
-def test_a_folder_that_is_no_whole_clip_model_is_refused(how: str, words: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_complete_clip_model_is_refused(how: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=words):
         ClipScorer.load(str(damaged(tmp_path, how)), CPU)
 
@@ -243,7 +243,7 @@ def test_a_cached_repository_is_loaded_offline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pickled", [False, True])
-def test_of_a_repository_safetensors_alone_are_fetched(pickled: bool, tmp_path: Path) -> None:
+def test_only_safetensors_of_a_repository_are_fetched(pickled: bool, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_clip(), tmp_path / "there")
     for name in ("pytorch_model.bin", "tf_model.h5"):
         (folder / name).write_bytes(b"of another library")
@@ -262,7 +262,7 @@ def test_of_a_repository_safetensors_alone_are_fetched(pickled: bool, tmp_path: 
     assert weights == ([] if pickled else ["model.safetensors"])
 
 
-def test_a_repository_that_cannot_be_had_names_itself(tmp_path: Path) -> None:
+def test_the_error_names_a_repository_that_cannot_be_fetched(tmp_path: Path) -> None:
     answer = load_elsewhere("some-org/clip", tmp_path, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert answer.startswith("REFUSED The repository some-org/clip is not in the Hugging Face cache")
     assert "HF_HUB_OFFLINE" in answer

@@ -25,7 +25,7 @@ def sets_of(place: Path, *names: str, **options: Any) -> tuple[list[SetReport], 
     return evaluated_sets(examine(dataloader, chosen, spec), chosen), chosen
 
 
-def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
+def test_an_evaluation_takes_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
     names = sorted(path.name for path in generate_images(tmp_path / "one", count=5))
     generate_images(tmp_path / "two", count=2)
     both, _ = sets_of(tmp_path, "one", "two", num_eval_images=3)
@@ -35,7 +35,7 @@ def test_the_first_images_by_name_of_the_sets_in_use(tmp_path: Path) -> None:
     assert [found.entry.id for found in chosen] == ["two"]
 
 
-def test_captions_are_lent_under_the_names_of_their_files(tmp_path: Path) -> None:
+def test_captions_become_prompts_named_after_their_files(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     for below, stem in (("", "validation"), ("a", "x y")):
         [picture] = generate_images(folder / below, count=1)
@@ -46,7 +46,7 @@ def test_captions_are_lent_under_the_names_of_their_files(tmp_path: Path) -> Non
     assert prompts[0].text == "x y"
 
 
-def test_not_more_are_lent_than_can_be_drawn_and_none_where_nothing_is(tmp_path: Path) -> None:
+def test_the_number_of_caption_prompts_is_bounded_and_zero_without_validation(tmp_path: Path) -> None:
     generate_images(tmp_path / "one", count=MOST_GENERATED + 2)
     sets, options = sets_of(tmp_path, "one", num_eval_images=100)
     assert (len(sets[0].samples), len(lent_prompts(sets, options))) == (MOST_GENERATED + 2, MOST_GENERATED)

@@ -39,7 +39,7 @@ def test_evaluations_for_checkpoints_do_not_count() -> None:
     assert history(1.0, 2.0, 3.0, at_interval=False).without_improvement(0.0) == 0
 
 
-def test_a_run_ends_when_patience_does_and_says_why() -> None:
+def test_a_run_ends_when_patience_does_and_reports_why() -> None:
     patient = EvaluationOptions(eval_steps_interval=10, early_stop_patience=2)
     assert history(1.0, 0.5, 0.6).reason_to_stop(patient) == ""
     reason = history(1.0, 0.5, 0.6, 0.7).reason_to_stop(patient)
@@ -47,19 +47,19 @@ def test_a_run_ends_when_patience_does_and_says_why() -> None:
     assert history(1.0, 0.5, 0.6, 0.7).reason_to_stop(EvaluationOptions()) == ""
 
 
-def test_the_lowest_is_the_earliest_of_several_and_finite() -> None:
+def test_the_best_loss_is_finite_and_the_earliest_of_equal_ones() -> None:
     found = history(None, 0.5, 0.4, 0.4).best
     assert found is not None and found.step == 20
     assert history(None).best is None
 
 
-def test_a_checkpoint_says_only_what_was_measured_of_its_own_weights() -> None:
+def test_a_checkpoint_records_only_what_was_measured_of_its_own_weights() -> None:
     made = history(1.0, 0.5)
     assert made.of_checkpoint(10) == {"loss": 0.5, "measure": "measure", "datasets": ["held-out"]}
     assert made.of_checkpoint(11) is None and History().of_checkpoint(0) is None
 
 
-def test_it_comes_back_from_its_document_unless_it_measures_something_else() -> None:
+def test_a_history_is_restored_unless_it_measured_something_else() -> None:
     made = history(1.0, None, 0.123456789012345)
     document = json.loads(json.dumps(made.as_document()))
     again, other = History("measure"), History("other")

@@ -87,7 +87,7 @@ def noise(name: str, latents: Tensor, point: int) -> Tensor:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_pixart(prediction_type: str) -> None:
+def test_losses_of_pixart_equal_those_of_diffusers_alone(prediction_type: str) -> None:
     family = tiny_family(prediction_type=prediction_type, snr_gamma=5, loss_type="huber")
     latents = {name: fixed(4, *size, seed=number) for number, (name, size) in enumerate(SIZES.items())}
     captions = [f"caption of {name}" for name in SIZES]
@@ -121,7 +121,7 @@ def flux_case() -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     return latents, prompts
 
 
-def test_flux() -> None:
+def test_losses_of_flux_equal_those_of_diffusers_alone() -> None:
     family, (latents, prompts) = tiny_flux(flow_schedule_shift=3, flow_use_beta_schedule=True), flux_case()
     ours = measured(measuring(family, latents, prompts))
     network = FluxTransformer2DModel.from_pretrained(tiny_model("flux", flavour="dev"), subfolder="transformer").eval()
@@ -188,7 +188,7 @@ def test_means_are_by_dataset_and_by_quarter_of_the_schedule() -> None:
     assert pooled["eval_loss_ema/all"] == mean(losses) and len(pooled) == 5
 
 
-def test_of_few_timesteps_some_quarters_have_none_and_what_is_not_finite_is_nothing() -> None:
+def test_quarters_without_timesteps_and_losses_that_are_not_finite_have_no_mean() -> None:
     found = means(torch.tensor([[1.0, float("nan")]]), [item("a")], pooled=False)
     assert found == {"eval_loss/held-out": None, "eval_loss/held-out/q2": 1.0, "eval_loss/held-out/q4": None}
 
@@ -210,7 +210,7 @@ def test_the_noise_of_a_thousand_timesteps_is_not_held_at_once(monkeypatch: pyte
     assert len(made) == 24 and most <= 2
 
 
-def test_it_stops_when_asked_to() -> None:
+def test_an_evaluation_stops_on_request() -> None:
     family, (latents, prompts) = tiny_flux(), flux_case()
     assert measuring(family, latents, prompts).local_losses(lambda done, total: None, lambda: True) is None
     how, passes = measuring(family, latents, prompts, points=50), []
@@ -219,7 +219,7 @@ def test_it_stops_when_asked_to() -> None:
     assert len(passes) == 2
 
 
-def test_latents_are_read_from_wherever_they_are_kept(tmp_path: Path) -> None:
+def test_latents_come_from_the_reader_that_is_given(tmp_path: Path) -> None:
     family, (latents, prompts) = tiny_flux(), flux_case()
 
     def gone(source: str, sample: Sample) -> Tensor:

@@ -62,7 +62,7 @@ ADAPTER = {"model_type": "lora", "lora_rank": 2, "lora_dropout": 0.3, "base_mode
     ],
     ids=["full", "average and schedule-free", "adapter on int8", "v-prediction"],
 )
-def test_training_is_bit_for_bit_what_it_is_without(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_training_with_evaluations_is_bit_for_bit_training_without(tmp_path: Path, options: dict[str, Any]) -> None:
     without = train_here(tmp_path, output_dir=str(tmp_path / "without"), **(RUN | options))
     run = train_here(tmp_path, output_dir=str(tmp_path / "with"), datasets=with_held_out(tmp_path), **(RUN | WITH | options))
     assert trained(run) == trained(without)
@@ -70,7 +70,7 @@ def test_training_is_bit_for_bit_what_it_is_without(tmp_path: Path, options: dic
     assert len(set(losses(run).values())) == 4
 
 
-def test_every_evaluation_is_told_and_repeated_in_the_progress_after_it(tmp_path: Path) -> None:
+def test_every_evaluation_is_an_event_and_repeated_in_the_progress_after_it(tmp_path: Path) -> None:
     run = train_here(tmp_path, datasets=with_held_out(tmp_path, "one", "two"), use_ema=True, **(RUN | WITH))
     for evaluation in evaluations(run):
         names = {f"eval_loss{label}/{name}" for label in ("", "_ema") for name in ("one", "two")}
@@ -105,7 +105,7 @@ def test_the_numbers_do_not_depend_on_how_the_run_trains(tmp_path: Path) -> None
     assert losses(one)[0] == pytest.approx(losses(other)[0], rel=1e-5)
 
 
-def test_fractions_of_an_epoch_are_an_interval_and_so_are_both_together(tmp_path: Path) -> None:
+def test_evaluations_follow_an_interval_in_steps_in_epochs_or_both(tmp_path: Path) -> None:
     datasets = with_held_out(tmp_path)
     run = train_here(
         tmp_path, datasets=datasets, output_dir=str(tmp_path / "a"), eval_epoch_interval=0.75, **(RUN | {"max_train_steps": 8})
@@ -130,7 +130,7 @@ def test_every_checkpoint_has_the_loss_of_its_own_weights_and_the_best_one_stays
     assert run.heard.of(SummaryEvent)[0].artefacts["best_checkpoint"] == str(best.path)
 
 
-def test_a_run_that_went_on_measures_and_ends_as_one_that_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_measures_and_ends_as_one_that_never_stopped(tmp_path: Path) -> None:
     options = RUN | WITH | {"datasets": with_held_out(tmp_path), "use_ema": True}
     whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
     for after in (1, 4):  # an evaluation is due at 4, and made up for
@@ -142,9 +142,7 @@ def test_a_run_that_went_on_measures_and_ends_as_one_that_never_stopped(tmp_path
         assert rest.files() == whole.files()
 
 
-def test_a_stop_in_the_middle_of_an_evaluation_ends_the_run_there_and_it_is_made_up_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_repeats_the_evaluation_that_a_stop_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = RUN | WITH | {"datasets": with_held_out(tmp_path)}
     whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
     calls = iter(range(1, 1000))
@@ -163,7 +161,7 @@ def test_a_stop_in_the_middle_of_an_evaluation_ends_the_run_there_and_it_is_made
     assert sorted(losses(rest)) == [4, 6] and rest.files() == whole.files()
 
 
-def test_changed_held_out_images_start_the_evaluations_anew(tmp_path: Path) -> None:
+def test_changed_held_out_images_restart_the_evaluations(tmp_path: Path) -> None:
     options = RUN | WITH
     train_here(tmp_path, datasets=with_held_out(tmp_path), stop_after=4, **options)
     run = train_here(tmp_path, datasets=with_held_out(tmp_path), **(options | {"num_eval_images": 3}))
@@ -176,7 +174,7 @@ def test_changed_held_out_images_start_the_evaluations_anew(tmp_path: Path) -> N
 EARLY = {"learning_rate": 0.5, "early_stop_patience": 2, "eval_steps_interval": 1, "max_train_steps": 12}
 
 
-def test_a_run_without_improvement_ends_early_as_a_finished_one_exactly_also_after_a_stop(tmp_path: Path) -> None:
+def test_a_run_without_improvement_completes_early_at_the_same_step_after_a_resume(tmp_path: Path) -> None:
     datasets = with_held_out(tmp_path)
     whole = train_here(tmp_path, datasets=datasets, output_dir=str(tmp_path / "whole"), **(RUN | EARLY))
     assert whole.code is ExitCode.COMPLETED and whole.step < 12
@@ -196,7 +194,7 @@ def test_a_run_without_improvement_ends_early_as_a_finished_one_exactly_also_aft
     assert "Ended early" in notice.message
 
 
-def test_a_run_that_ends_early_where_a_rolling_checkpoint_was_due_leaves_one_that_knows_why(tmp_path: Path) -> None:
+def test_an_early_end_on_the_step_of_a_rolling_checkpoint_is_recorded_in_it(tmp_path: Path) -> None:
     options = RUN | EARLY | {"checkpointing_rolling_steps": 1, "datasets": with_held_out(tmp_path)}
     run = train_here(tmp_path, **options)
     assert run.code is ExitCode.COMPLETED and run.step < 12
@@ -216,7 +214,7 @@ def test_a_fresh_start_forgets_the_best_checkpoint_of_the_run_before(tmp_path: P
     assert [info.eval_loss for info in list_checkpoints(fresh.output_dir)] == [None]
 
 
-def test_held_out_captions_are_drawn_under_the_names_of_their_files(tmp_path: Path) -> None:
+def test_held_out_captions_are_generated_under_the_names_of_their_files(tmp_path: Path) -> None:
     drawing = {
         "validation_disable": False,
         "validation_resolution": "64x64",
@@ -239,9 +237,7 @@ def test_held_out_captions_are_drawn_under_the_names_of_their_files(tmp_path: Pa
         MemoryError(),
     ],
 )
-def test_what_an_evaluation_lacks_costs_the_evaluation_and_not_the_run(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_that_cannot_be_made_does_not_end_the_run(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -259,7 +255,7 @@ def test_a_pointer_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     assert {event.code for event in run.heard.of(ErrorEvent)} == {"best_checkpoint_not_written"}
 
 
-def test_copies_of_trained_images_are_told(tmp_path: Path) -> None:
+def test_copies_of_trained_images_are_reported(tmp_path: Path) -> None:
     run = train_here(tmp_path, datasets=with_held_out(tmp_path, size=(96, 96)), **(RUN | {"max_train_steps": 1}))
     (warning,) = [event for event in run.heard.of(Notification) if event.code == "held_out_but_trained"]
     assert warning.message.startswith("2 of 2 held-out images")

@@ -60,7 +60,7 @@ def assert_same_training(one: HereRun, other: HereRun) -> None:
     ],
     ids=["full", "average and schedule-free", "adapter on int8"],
 )
-def test_training_is_bit_for_bit_what_it_is_without(options: dict[str, Any], tmp_path: Path) -> None:
+def test_training_with_scores_is_bit_for_bit_training_without(options: dict[str, Any], tmp_path: Path) -> None:
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **(RUN | options | {"validation_disable": True}))
     scored = train_here(tmp_path, output_dir=str(tmp_path / "scored"), **(RUN | SCORED | options))
     assert_same_training(plain, scored)
@@ -68,7 +68,7 @@ def test_training_is_bit_for_bit_what_it_is_without(options: dict[str, Any], tmp
     assert [details["step"] for details in scores(scored)] == [0, 2, 3]
 
 
-def test_every_image_with_a_prompt_is_scored_against_it_and_the_means_are_told(tmp_path: Path) -> None:
+def test_every_image_with_a_prompt_is_scored_and_the_means_are_reported(tmp_path: Path) -> None:
     run = train_here(tmp_path, num_validation_images=2, report_to="tensorboard", tracker_run_name="one", **RUN, **SCORED)
     prompts = {Path(event.images[0].file).name: event.prompt for event in run.heard.of(ImageEvent)}
     for details in scores(run):
@@ -92,7 +92,7 @@ def test_every_image_with_a_prompt_is_scored_against_it_and_the_means_are_told(t
     assert [(event.current, event.total) for event in stages] == [(8, 8)] * 3
 
 
-def test_a_prompt_that_is_too_long_is_said_once(tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_reported_once(tmp_path: Path) -> None:
     run = train_here(tmp_path, **RUN, **SCORED)
     (warning,) = [event for event in run.heard.of(Notification) if event.code == "clip_prompts_cut"]
     assert warning.severity is Severity.WARNING and warning.message.endswith(": long.") and "77 tokens" in warning.message
@@ -110,7 +110,7 @@ def test_images_of_the_average_have_means_of_their_own(tmp_path: Path) -> None:
     assert all("clip_score_ema/mean" not in event.metrics for event in run.heard.of(ProgressEvent)[:2])
 
 
-def test_a_validation_that_is_asked_for_is_scored_and_one_without_prompts_is_not(tmp_path: Path) -> None:
+def test_a_requested_validation_is_scored_and_one_without_prompts_is_not(tmp_path: Path) -> None:
     options = {**RUN, **SCORED, "disable_benchmark": True, "validation_step_interval": 100}
     asked = train_here(tmp_path, asked={1: [Command.VALIDATE]}, output_dir=str(tmp_path / "asked"), **options)
     assert [details["step"] for details in scores(asked)] == [1, 3]
@@ -173,7 +173,7 @@ def test_a_stop_is_not_kept_waiting_by_scores(tmp_path: Path, monkeypatch: pytes
     assert [one["step"] for one in scores(run)] == [0] and not run.heard.of(ErrorEvent)
 
 
-def test_a_model_that_is_not_there_ends_the_run_before_it_begins(tmp_path: Path) -> None:
+def test_a_missing_clip_model_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
     read: list[int] = []
     with pytest.raises(ModelUnavailable, match="There is no folder"):
         options = {**RUN, **SCORED, "pretrained_evaluation_model_name_or_path": str(tmp_path / "nowhere")}
@@ -181,7 +181,7 @@ def test_a_model_that_is_not_there_ends_the_run_before_it_begins(tmp_path: Path)
     assert read == [0] and not (tmp_path / "cache").exists()
 
 
-def test_no_model_is_asked_for_where_nothing_is_drawn(tmp_path: Path) -> None:
+def test_a_run_without_validation_images_loads_no_clip_model(tmp_path: Path) -> None:
     options = {**SCORED, "pretrained_evaluation_model_name_or_path": str(tmp_path / "nowhere"), "max_train_steps": 1}
     assert train_here(tmp_path, validation_disable=True, **options).code is ExitCode.COMPLETED
 

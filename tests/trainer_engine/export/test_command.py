@@ -177,7 +177,7 @@ def test_a_lokr_of_two_factors_becomes_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["dora", "peft dora", "full", "diag-oft"])
-def test_what_diffusers_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_algorithm_that_diffusers_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
     path, _ = MAKERS[name](tmp_path)
     with pytest.raises(ModelUnavailable, match="cannot hold") as refused:
         to_diffusers(read_adapter(path, module_names()), PREFIXES)
@@ -208,7 +208,7 @@ def test_other_algorithms_keep_their_tensors_for_comfyui(tmp_path: Path) -> None
     assert torch.equal(tensors[f"transformer.{name}.lokr_w2_a"], theirs[f"lycoris_{name.replace('.', '_')}.lokr_w2_a"])
 
 
-def test_several_algorithms_in_one_file_keep_each_its_own_form_for_comfyui(tmp_path: Path) -> None:
+def test_each_algorithm_of_a_mixed_file_keeps_its_form_for_comfyui(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     lokr = read_adapter(lycoris_file(tmp_path / "a", **ALGORITHMS["lokr"])[0], module_names())
@@ -220,7 +220,7 @@ def test_several_algorithms_in_one_file_keep_each_its_own_form_for_comfyui(tmp_p
     assert all(any(key.startswith(f"transformer.{name}.lokr_") for key in tensors) for name in others)
 
 
-def test_what_depends_on_the_timestep_is_not_merged(tmp_path: Path) -> None:
+def test_an_adapter_that_depends_on_the_timestep_is_not_merged(tmp_path: Path) -> None:
     path, _ = lycoris_file(tmp_path, algo="lora")
     adapter = read_adapter(path, module_names())
     by_timestep = dataclasses.replace(adapter, metadata={**adapter.metadata, "lycoris_config": '{"algo": "lora", "x": {"algo": "TLoRA"}}'})
@@ -234,7 +234,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
         read_adapter(tmp_path / "adapter.safetensors", module_names())
 
 
-def test_the_command_writes_a_pipeline_that_draws_with_the_adapter(tmp_path: Path) -> None:
+def test_the_command_writes_a_pipeline_that_generates_with_the_adapter(tmp_path: Path) -> None:
     path, wanted = lycoris_file(tmp_path, algo="lokr", factor=4)
     (line,) = export(
         ExportRequest(adapter=path, form="merged", output=tmp_path / "merged", base=None, model_family=None, strength=1.0, dtype="float32")
@@ -244,7 +244,7 @@ def test_the_command_writes_a_pipeline_that_draws_with_the_adapter(tmp_path: Pat
     assert torch.allclose(answer(network), wanted, atol=2e-5)
 
 
-def test_the_command_line_says_how_to_load_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_shows_how_to_load_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, _ = lycoris_file(tmp_path, algo="lokr", factor=4)
     path.rename(tmp_path / "pytorch_lora_weights.safetensors")
     out = tmp_path / "out.safetensors"

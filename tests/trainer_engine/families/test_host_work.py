@@ -69,7 +69,7 @@ def step_inputs(family: Family, batch: int = 1, references: tuple[Tensor, ...] =
 
 
 @pytest.mark.parametrize("make", [tiny_flux, tiny_family], ids=["flux", "pixart_sigma"])
-def test_what_predict_does_around_the_network_does_not_grow_with_its_depth(make: Callable[[], Family]) -> None:
+def test_the_work_of_predict_around_the_network_does_not_grow_with_its_depth(make: Callable[[], Family]) -> None:
     family = make()
     inputs = step_inputs(family)
     context = []

@@ -42,7 +42,7 @@ def network_of(spec: FamilySpec) -> nn.Module:
     return family_of(spec).load_network()
 
 
-def test_there_are_families() -> None:
+def test_discovery_finds_families() -> None:
     assert len(SPECS) >= 2
 
 

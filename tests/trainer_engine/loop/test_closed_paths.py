@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from environments.paths import Home
-from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
+from tests.helpers.tiny_run import RunFiles, run_in_this_process, tiny_datasets, tiny_options
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import NOTHING
@@ -39,9 +39,9 @@ def swap(folder: Path, target: Path) -> None:
     folder.symlink_to(target)
 
 
-def refused(run: TinyRun) -> str:
-    """What a run said that ended because of a place."""
-    assert run.wait() == ExitCode.CONFIGURATION, run.log()
+def refused(run: RunFiles, code: int) -> str:
+    """The message of a run that ended because of a place."""
+    assert code == ExitCode.CONFIGURATION, run.log()
     report = run.report()
     assert report is not None and report.error_code == "invalid_options"
     return report.message
@@ -55,7 +55,8 @@ def test_a_folder_that_was_swapped_for_a_link_before_the_start_is_refused(home: 
     job = write_job(home)
     swap(home.root / folder, home.root / target)
     before = sorted(os.listdir(home.root / target))
-    message = refused(start_run(job))
+    run = run_in_this_process(job)
+    message = refused(run, run.code)
     assert option in message and "the server's own state" in message
     assert sorted(os.listdir(home.root / target)) == before
     assert not list((home.state / "hooks").iterdir())
@@ -64,15 +65,18 @@ def test_a_folder_that_was_swapped_for_a_link_before_the_start_is_refused(home: 
 def test_pictures_that_were_swapped_for_a_link_to_a_closed_place_are_not_read(home: Home) -> None:
     job = write_job(home)
     swap(home.root / "images", home.state)
-    assert "instance_data_dir" in refused(start_run(job))
+    run = run_in_this_process(job)
+    assert "instance_data_dir" in refused(run, run.code)
 
 
 def test_a_folder_that_is_swapped_while_the_run_trains_is_not_written_to(home: Home) -> None:
-    run = start_run(write_job(home, max_train_steps=100_000, checkpoint_step_interval=100_000))
-    run.wait_for("training.progress", count=2)
-    swap(run.output_dir, home.state / "hooks")
-    run.request(Command.CHECKPOINT)
-    assert "output_dir" in refused(run)
+    def swap_it(run: RunFiles) -> None:
+        run.wait_for("training.progress", count=2)
+        swap(run.output_dir, home.state / "hooks")
+        run.request(Command.CHECKPOINT)
+
+    run = run_in_this_process(write_job(home, max_train_steps=100_000, checkpoint_step_interval=100_000), swap_it)
+    assert "output_dir" in refused(run, run.code)
     assert not list((home.state / "hooks").iterdir())
 
 
@@ -80,6 +84,6 @@ def test_a_folder_that_was_moved_to_another_open_place_is_written_to(home: Home,
     (home.root / "disk").mkdir()
     job = write_job(home, max_train_steps=2)
     swap(home.root / "output", home.root / "disk")
-    run = start_run(job)
-    assert run.wait() == 0, run.log()
+    run = run_in_this_process(job)
+    assert run.code == 0, run.log()
     assert (home.root / "disk" / "pipeline").is_dir()

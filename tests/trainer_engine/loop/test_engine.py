@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.tiny_run import ROOT, TinyRun, run_tiny, start_run, start_tiny_run, train_here, write_job
+from tests.helpers.tiny_run import ROOT, RunFiles, run_in_this_process, run_tiny, start_run, start_tiny_run, train_here, write_job
 from trainer_engine.__main__ import main
+from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, newest_verified, verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode, ModelUnavailable
@@ -27,15 +28,15 @@ from trainer_engine.runtime.control import Stopped
 PROGRESS = "training.progress"
 
 
-def statuses(run: TinyRun) -> list[str]:
+def statuses(run: RunFiles) -> list[str]:
     return [entry.data["status"] for entry in run.of_type("training.status")]
 
 
-def assert_numbered(run: TinyRun) -> None:
+def assert_numbered(run: RunFiles) -> None:
     assert [entry.seq for entry in run.entries()] == list(range(len(run.entries())))
 
 
-def test_a_run_ends_well_and_says_how(tmp_path: Path) -> None:
+def test_a_completed_run_reports_how_it_ended(tmp_path: Path) -> None:
     run = run_tiny(tmp_path)
     report = run.report()
     assert report is not None and (report.exit_code, report.status, report.step) == (0, "completed", 4)
@@ -46,7 +47,7 @@ def test_a_run_ends_well_and_says_how(tmp_path: Path) -> None:
 
 
 def test_the_result_loads_where_this_project_was_never_seen(tmp_path: Path) -> None:
-    run_tiny(tmp_path)
+    train_here(tmp_path)
     code = (
         "import sys; from diffusers import PixArtSigmaPipeline\n"
         "pipeline = PixArtSigmaPipeline.from_pretrained(sys.argv[1])\n"
@@ -72,17 +73,19 @@ def test_the_engine_announces_itself_before_it_loads_torch(tmp_path: Path) -> No
 
 
 def test_a_stopped_run_saves_before_it_ends(tmp_path: Path) -> None:
-    run = start_tiny_run(tmp_path, max_train_steps=10_000)
-    run.wait_for(PROGRESS)
-    run.request(Command.STOP)
-    assert run.wait() == ExitCode.STOPPED
+    def stop(run: RunFiles) -> None:
+        run.wait_for(PROGRESS)
+        run.request(Command.STOP)
+
+    run = run_in_this_process(write_job(tmp_path, max_train_steps=10_000), stop)
+    assert run.code == ExitCode.STOPPED
     saved = run.newest_checkpoint()
     assert verify(saved.path) == [] and saved.step >= run.of_type(PROGRESS)[-1].data["step"]
     assert statuses(run) == ["starting", "running", "stopping", "stopped"]
     assert_numbered(run)
 
 
-def test_sigterm_means_stop_and_the_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_sigterm_stops_a_run_that_then_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole = train_here(tmp_path, max_train_steps=60, output_dir=str(tmp_path / "whole"))
     run = start_tiny_run(tmp_path, max_train_steps=60)
     run.wait_for(PROGRESS, count=2)
@@ -92,7 +95,7 @@ def test_sigterm_means_stop_and_the_run_goes_on_to_the_same_bytes(tmp_path: Path
     assert later.files() == whole.files()
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     options = {"max_train_steps": 60, "checkpoint_step_interval": 7, "use_ema": True, "dataloader_prefetch": True}
     whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
     run = start_tiny_run(tmp_path, **options)
@@ -103,15 +106,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     newest = newest_verified(run.output_dir)
     assert newest is not None and newest.step >= announced
     assert run.report() is None
-    again = start_run(run.folder)
-    assert again.wait() == ExitCode.COMPLETED
+    again = run_in_this_process(run.folder)
+    assert again.code == ExitCode.COMPLETED
     assert_numbered(again)
     ours, theirs = list_checkpoints(run.output_dir)[0].path, list_checkpoints(whole.output_dir)[0].path
     for name, content in whole.files().items():
         assert (ours / name).read_bytes() == content, (name, theirs)
 
 
-@pytest.mark.parametrize("delay", [0.0, 1.5, 4.0])
+@pytest.mark.parametrize("delay", [0.0, pytest.param(1.5, marks=pytest.mark.slow), 4.0])
 def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay: float) -> None:
     run = start_tiny_run(tmp_path, max_train_steps=10_000)
     run.wait_for("training.status")
@@ -126,7 +129,7 @@ def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay:
 
 
 @pytest.mark.parametrize("error", [ImportError("half a module"), ModelUnavailable("no model")])
-def test_what_fails_of_a_stop_that_a_library_swallowed_is_the_stop(
+def test_a_stop_that_a_library_swallowed_ends_the_run_as_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, error: Exception
 ) -> None:
     def break_in(**_: object) -> None:
@@ -142,27 +145,31 @@ def test_what_fails_of_a_stop_that_a_library_swallowed_is_the_stop(
 
 
 def test_a_stop_by_file_while_the_run_is_prepared_ends_it(tmp_path: Path) -> None:
-    run = start_tiny_run(tmp_path, max_train_steps=10_000)
-    run.request(Command.STOP)
-    assert run.wait() == ExitCode.STOPPED
+    folder = write_job(tmp_path, max_train_steps=10_000)
+    commands.request(folder, Command.STOP)
+    run = run_in_this_process(folder)
+    assert run.code == ExitCode.STOPPED
     assert run.of_type(PROGRESS) == [] and list_checkpoints(run.output_dir) == []
 
 
-def test_a_checkpoint_and_images_can_be_asked_for(tmp_path: Path) -> None:
+def test_a_checkpoint_and_images_can_be_requested(tmp_path: Path) -> None:
     drawing = {
         "validation_disable": False,
         "validation_resolution": "64x64",
         "validation_num_inference_steps": 1,
         "disable_benchmark": True,
     }
-    run = start_tiny_run(tmp_path, max_train_steps=10_000, validation_step_interval=100_000, checkpoint_step_interval=100_000, **drawing)
-    run.wait_for(PROGRESS)
-    run.request(Command.CHECKPOINT)
-    run.request(Command.VALIDATE)
-    assert verify(Path(run.wait_for("training.checkpoint").extra["checkpoint"]["path"])) == []
-    run.wait_for("validation.image")
-    run.send(signal.SIGTERM)
-    assert run.wait() == ExitCode.STOPPED
+
+    def request(run: RunFiles) -> None:
+        run.wait_for(PROGRESS)
+        run.request(Command.CHECKPOINT)
+        run.request(Command.VALIDATE)
+        assert verify(Path(run.wait_for("training.checkpoint").extra["checkpoint"]["path"])) == []
+        run.wait_for("validation.image")
+        run.send(signal.SIGTERM)
+
+    steps = {"max_train_steps": 10_000, "validation_step_interval": 100_000, "checkpoint_step_interval": 100_000}
+    assert run_in_this_process(write_job(tmp_path, **steps, **drawing), request).code == ExitCode.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -176,9 +183,9 @@ def test_a_checkpoint_and_images_can_be_asked_for(tmp_path: Path) -> None:
         ({"train_batch_size": 128}, ExitCode.DATA, "train_batch_size"),
     ],
 )
-def test_what_is_wrong_ends_the_run_with_its_code_and_its_name(tmp_path: Path, options: dict[str, Any], code: ExitCode, word: str) -> None:
-    run = start_tiny_run(tmp_path, **options)
-    assert run.wait() == code, run.log()
+def test_an_error_ends_the_run_with_its_exit_code_and_its_name(tmp_path: Path, options: dict[str, Any], code: ExitCode, word: str) -> None:
+    run = run_in_this_process(write_job(tmp_path, **options))
+    assert run.code == code, run.log()
     report = run.report()
     assert report is not None and report.status == "error" and report.error_code and word in report.message
     (told,) = run.of_type("error")
@@ -190,21 +197,14 @@ def test_what_is_wrong_ends_the_run_with_its_code_and_its_name(tmp_path: Path, o
 def test_a_job_that_cannot_be_read_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
     folder = RunFolder(tmp_path / "run").create()
     folder.job_file.write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer_engine", str(folder.path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == ExitCode.CONFIGURATION
+    assert run_in_this_process(folder).code == ExitCode.CONFIGURATION
     assert json.loads(folder.exit_file.read_bytes())["error_code"] == "invalid_options"
 
 
 def test_a_job_of_another_protocol_is_refused(tmp_path: Path) -> None:
     folder = write_job(tmp_path)
     JobSpec.model_validate({**json.loads(folder.job_file.read_bytes()), "protocol": 99}).write(folder)
-    run = start_run(folder)
-    assert run.wait() == ExitCode.CONFIGURATION
+    assert run_in_this_process(folder).code == ExitCode.CONFIGURATION
 
 
 @pytest.mark.slow

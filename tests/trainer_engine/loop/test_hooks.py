@@ -86,13 +86,13 @@ def test_a_program_validates_in_place_of_the_pipeline(run: TinyRun) -> None:
     assert kinds == {"base_model"}, "the base model is drawn by the pipeline, and nothing else is"
 
 
-def test_before_the_first_checkpoint_validation_is_left_out_with_a_warning(run: TinyRun) -> None:
+def test_external_validation_before_the_first_checkpoint_is_skipped_with_a_warning(run: TinyRun) -> None:
     found = [entry for entry in run.of_type("error") if entry.data["code"] == "no_checkpoint"]
     assert [entry.data["details"]["step"] for entry in found] == [1]
     assert found[0].severity == "warning" and found[0].data["hint"]
 
 
-def test_each_checkpoint_and_the_result_are_told_of_once(run: TinyRun) -> None:
+def test_hooks_run_once_for_each_checkpoint_and_the_result(run: TinyRun) -> None:
     paths = [run.output_dir / name for name in ("checkpoint-2", "checkpoint-4", "pipeline")]
     assert sorted(told(run, "post_upload_script")) == sorted(
         [step, str(path), "-", "pixart_sigma", "full"] for step, path in zip(("2", "4", "4"), paths, strict=True)
@@ -106,7 +106,7 @@ def test_a_program_that_fails_is_a_warning_of_the_run(run: TinyRun) -> None:
     assert all(entry.data["details"] | {"hook": "post_checkpoint_script", "exit_code": 3} == entry.data["details"] for entry in failed)
 
 
-def test_what_they_say_is_in_the_runs_log_and_no_secret_is(run: TinyRun) -> None:
+def test_the_log_has_the_output_of_hooks_and_no_secret(run: TinyRun) -> None:
     assert "[validation_external_script] spoken by validation_external_script" in run.log()
     assert "[post_checkpoint_script] SIMPLETUNER_JOB_ID=run" in run.log()
     assert "hf_canary" not in run.log() + json.dumps([entry.data for entry in run.entries()])
@@ -143,5 +143,5 @@ def test_a_run_that_an_error_ends_lets_the_program_of_its_last_checkpoint_end(tm
     assert "script_completed" in notes and "script_cut_off" not in notes
 
 
-def test_a_job_that_says_nothing_of_programs_runs_none() -> None:
+def test_a_job_without_a_rule_for_programs_runs_none() -> None:
     assert JobSpec(job_id="x", options={}, datasets=[]).scripts == NOTHING

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.served_runs import wait_until
 from tests.helpers.small_disk import fill_up, small_file_system
-from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options
+from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options, train_here
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import EVERYTHING
@@ -43,7 +43,7 @@ def check_journal(run: TinyRun) -> list[int]:
     return steps
 
 
-def test_a_run_that_is_not_to_wait_saves_and_ends_with_the_reason(tmp_path: Path, disk: Path) -> None:
+def test_a_run_with_the_action_stop_saves_and_ends_with_the_reason(tmp_path: Path, disk: Path) -> None:
     run = start(tmp_path, disk)
     run.wait_for("training.progress", count=3)
     fill_up(disk)
@@ -56,12 +56,10 @@ def test_a_run_that_is_not_to_wait_saves_and_ends_with_the_reason(tmp_path: Path
     assert Path(run.of_type("training.checkpoint")[-1].extra["checkpoint"]["path"]) == saved.path
 
     (disk / "filler").unlink()
-    again = start(tmp_path, disk, max_train_steps=saved.step + 2)
-    assert again.wait() == 0, again.log()
-    assert again.newest_checkpoint().step == saved.step + 2
+    assert train_here(tmp_path, max_train_steps=saved.step + 2).step == saved.step + 2
 
 
-def test_a_run_that_is_to_wait_continues_by_itself(tmp_path: Path, disk: Path) -> None:
+def test_a_run_with_the_action_wait_continues_by_itself(tmp_path: Path, disk: Path) -> None:
     run = start(tmp_path, disk, disk_low_action="wait")
     run.wait_for("training.progress", count=3)
     filler = fill_up(disk)
@@ -75,7 +73,7 @@ def test_a_run_that_is_to_wait_continues_by_itself(tmp_path: Path, disk: Path) -
     assert codes.count("disk_low") == codes.count("disk_space_again") == 1
 
 
-def test_a_run_that_waits_saves_when_it_is_asked_to_stop(tmp_path: Path, disk: Path) -> None:
+def test_a_waiting_run_saves_on_a_stop(tmp_path: Path, disk: Path) -> None:
     run = start(tmp_path, disk, disk_low_action="wait")
     run.wait_for("training.progress", count=3)
     fill_up(disk)
@@ -100,7 +98,7 @@ def test_a_script_that_frees_space_lets_the_run_continue(tmp_path: Path, disk: P
     assert "script_completed" in codes and not (disk / "filler").exists()
 
 
-def test_a_run_whose_folder_is_full_from_the_start_says_so_before_it_loads_anything(tmp_path: Path, disk: Path) -> None:
+def test_a_run_whose_folder_is_full_reports_it_before_it_loads_anything(tmp_path: Path, disk: Path) -> None:
     folder = RunFolder(disk / "run").create()
     JobSpec(job_id="run", options=tiny_options(tmp_path), datasets=tiny_datasets(tmp_path)).write(folder)
     folder.log.touch()

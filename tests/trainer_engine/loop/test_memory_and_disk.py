@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.pictures import generate_images
-from tests.helpers.tiny_run import ROOT, tiny_datasets, train_here, write_job
+from tests.helpers.tiny_run import run_in_this_process, tiny_datasets, train_here, write_job
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.runtime.devices import ran_out_of_memory
 
 
-def test_memory_that_ends_on_a_cpu_is_told_from_other_errors() -> None:
+def test_exhausted_memory_of_a_cpu_is_distinguished_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert ran_out_of_memory(raised.value) and ran_out_of_memory(MemoryError())
@@ -27,12 +25,12 @@ def test_a_journal_that_takes_no_line_ends_the_run_as_a_full_disk(tmp_path: Path
         pytest.skip("there is no /dev/full")
     folder = write_job(tmp_path)
     folder.journal.symlink_to("/dev/full")
-    done = subprocess.run([sys.executable, "-m", "trainer_engine", str(folder.path)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == ExitCode.DISK, done.stderr
-    assert "could not be written to the journal" in done.stderr
+    run = run_in_this_process(folder)
+    assert run.code == ExitCode.DISK, run.log()
+    assert "could not be written to the journal" in run.log()
 
 
-def test_a_dataset_that_is_never_drawn_is_not_encoded(tmp_path: Path) -> None:
+def test_a_dataset_of_probability_zero_is_not_encoded(tmp_path: Path) -> None:
     generate_images(tmp_path / "others", count=4, size=(96, 96))
     pictures, texts = tiny_datasets(tmp_path)
     cache = tmp_path / "cache/never"
@@ -42,7 +40,7 @@ def test_a_dataset_that_is_never_drawn_is_not_encoded(tmp_path: Path) -> None:
     assert not list(cache.rglob("*.safetensors"))
 
 
-def test_numbers_of_the_optimizer_are_those_asked_for_now(tmp_path: Path) -> None:
+def test_a_resumed_run_uses_the_optimizer_values_of_its_own_options(tmp_path: Path) -> None:
     usual = {"max_train_steps": 4, "optimizer_config": "weight_decay=0.0"}
     whole = train_here(tmp_path, **usual).weights()
     for name, later in (("same", usual), ("other", usual | {"optimizer_config": "weight_decay=0.9"})):

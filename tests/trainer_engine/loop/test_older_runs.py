@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tiny_run import ROOT, TinyRun, start_tiny_run, tiny_datasets
+from tests.helpers.tiny_run import ROOT, EndedRun, run_in_this_process, tiny_datasets, write_job
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.events import decode
 from trainer_engine.contract.run import ExitReport, JobSpec, RunFolder
@@ -43,11 +43,12 @@ def test_a_run_resumes_from_a_checkpoint_of_an_older_version_and_encodes_nothing
     cached = sorted((older / "cache").rglob("*.safetensors"))
     written = {path: path.stat().st_mtime_ns for path in cached}
     run = resumed(older)
-    assert run.wait() == 0, run.log()
+    assert run.code == 0, run.log()
     assert [entry.data["step"] for entry in run.of_type("training.progress")] == [3, 4]
     assert {path: path.stat().st_mtime_ns for path in sorted((older / "cache").rglob("*.safetensors"))} == written
 
 
-def resumed(place: Path) -> TinyRun:
-    datasets = tiny_datasets(place)
-    return start_tiny_run(place, "later", datasets=datasets, model=str(place / "model"), max_train_steps=4, **LORA)
+def resumed(place: Path) -> EndedRun:
+    return run_in_this_process(
+        write_job(place, "later", datasets=tiny_datasets(place), model=str(place / "model"), max_train_steps=4, **LORA)
+    )

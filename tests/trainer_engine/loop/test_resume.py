@@ -79,7 +79,7 @@ def trained_as(kind: str, place: Path) -> dict[str, Any]:
     ("optimizer", "schedule", "kind"),
     [*PAIRS, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALL if one not in PAIRS)],
 )
-def test_every_optimizer_schedule_and_adapter_goes_on_exactly(tmp_path: Path, optimizer: str, schedule: str, kind: str) -> None:
+def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, optimizer: str, schedule: str, kind: str) -> None:
     options = {"optimizer": optimizer, "lr_scheduler": schedule, "lr_num_cycles": 2, **trained_as(kind, tmp_path)}
     assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
 
@@ -97,7 +97,7 @@ def test_every_optimizer_schedule_and_adapter_goes_on_exactly(tmp_path: Path, op
     ],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()),
 )
-def test_other_ways_to_train_go_on_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_other_ways_to_train_resume_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
     assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
 
 
@@ -105,21 +105,21 @@ def test_reading_ahead_may_be_turned_on_in_between(tmp_path: Path) -> None:
     assert_same_files(straight(tmp_path), interrupted(tmp_path, 2, later={"dataloader_prefetch": True}))
 
 
-def test_drawing_in_between_changes_no_byte(tmp_path: Path) -> None:
+def test_validation_images_in_between_change_no_byte(tmp_path: Path) -> None:
     drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     whole = straight(tmp_path, use_ema=True)
     drawn = train_here(tmp_path, output_dir=str(tmp_path / "drawn"), validation_step_interval=2, use_ema=True, **(USUAL | drawing))
     assert_same_files(whole, drawn)
 
 
-def test_a_run_twice_is_the_same_and_another_seed_is_another_run(tmp_path: Path) -> None:
+def test_a_run_repeats_exactly_and_another_seed_gives_another_run(tmp_path: Path) -> None:
     first, again = straight(tmp_path), train_here(tmp_path, output_dir=str(tmp_path / "again"), **USUAL)
     assert_same_files(first, again)
     other = train_here(tmp_path, output_dir=str(tmp_path / "other"), **(USUAL | {"seed": 8}))
     assert first.weights() != other.weights()
 
 
-def test_the_step_count_goes_on(tmp_path: Path) -> None:
+def test_the_step_count_continues(tmp_path: Path) -> None:
     later = interrupted(tmp_path, 4)
     assert [event.step for event in later.heard.of(ProgressEvent)] == [5, 6]
     assert later.heard.of(SummaryEvent)[0].steps == STEPS
@@ -144,13 +144,13 @@ def test_a_finished_run_whose_result_is_missing_writes_it(tmp_path: Path) -> Non
     assert (tmp_path / "straight/pipeline/model_index.json").is_file()
 
 
-def test_a_longer_run_goes_on_from_a_finished_one(tmp_path: Path) -> None:
+def test_a_longer_run_continues_a_finished_one(tmp_path: Path) -> None:
     straight(tmp_path)
     longer = straight(tmp_path, max_train_steps=STEPS + 2)
     assert [event.step for event in longer.heard.of(ProgressEvent)] == [STEPS + 1, STEPS + 2]
 
 
-def test_latest_passes_over_a_broken_checkpoint_and_names_it(tmp_path: Path) -> None:
+def test_latest_skips_a_broken_checkpoint_and_names_it(tmp_path: Path) -> None:
     options = {"checkpoint_step_interval": 2, "use_ema": True}
     whole = straight(tmp_path, **options)
     (tmp_path / "straight/checkpoint-6/optimizer.safetensors").write_bytes(b"")
@@ -161,26 +161,26 @@ def test_latest_passes_over_a_broken_checkpoint_and_names_it(tmp_path: Path) -> 
     assert_same_files(whole, again)
 
 
-def test_a_name_goes_on_from_that_one(tmp_path: Path) -> None:
+def test_a_name_resumes_from_the_checkpoint_of_that_name(tmp_path: Path) -> None:
     straight(tmp_path, checkpoint_step_interval=2)
     again = straight(tmp_path, resume_from_checkpoint="checkpoint-2")
     assert [event.step for event in again.heard.of(ProgressEvent)] == [3, 4, 5, 6]
 
 
-def test_a_name_that_is_not_there_ends_the_run_with_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_name_ends_the_run_with_the_names_that_exist(tmp_path: Path) -> None:
     straight(tmp_path)
     with pytest.raises(CheckpointUnusable) as raised:
         straight(tmp_path, resume_from_checkpoint="checkpoint-5")
     assert "checkpoint-6" in raised.value.hint
 
 
-def test_an_empty_word_starts_afresh(tmp_path: Path) -> None:
+def test_an_empty_name_is_a_fresh_start(tmp_path: Path) -> None:
     straight(tmp_path)
     again = straight(tmp_path, resume_from_checkpoint="")
     assert len(again.heard.of(ProgressEvent)) == STEPS
 
 
-def test_after_a_fresh_start_latest_is_of_that_run_and_the_old_checkpoints_lie_aside(tmp_path: Path) -> None:
+def test_a_fresh_start_moves_the_old_checkpoints_away_from_latest(tmp_path: Path) -> None:
     old = straight(tmp_path)
     weights = old.weights()
     fresh = straight(tmp_path, resume_from_checkpoint="", stop_after=2, seed=8, checkpoints_total_limit=1)
@@ -191,7 +191,7 @@ def test_after_a_fresh_start_latest_is_of_that_run_and_the_old_checkpoints_lie_a
     assert kept.read_bytes() == weights != again.weights()
 
 
-def test_without_a_checkpoint_latest_is_a_fresh_start_with_a_word_on_it(tmp_path: Path) -> None:
+def test_latest_without_a_checkpoint_is_a_fresh_start_with_a_note(tmp_path: Path) -> None:
     assert "fresh_start" in codes(straight(tmp_path))
 
 
@@ -207,7 +207,7 @@ def test_without_a_checkpoint_latest_is_a_fresh_start_with_a_word_on_it(tmp_path
         ({"train_batch_size": 4}, "samples in a pass was 2 and is 4"),
     ],
 )
-def test_going_on_with_another_run_is_refused_by_what_differs(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_resuming_another_run_is_refused_with_what_differs(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     straight(tmp_path)
     with pytest.raises(CheckpointUnusable, match=said):
         straight(tmp_path, max_train_steps=STEPS + 1, **changes)
@@ -228,13 +228,13 @@ def test_a_changed_number_of_repeats_is_a_changed_dataset(tmp_path: Path) -> Non
         straight(tmp_path, max_train_steps=STEPS + 1, datasets=tiny_datasets(tmp_path, repeats=3))
 
 
-def test_the_state_says_where_the_run_is(tmp_path: Path) -> None:
+def test_the_state_records_the_position_of_the_run(tmp_path: Path) -> None:
     run = straight(tmp_path)
     state = json.loads((list_checkpoints(run.output_dir)[0].path / "training_state.json").read_text())
     assert state["step"] == STEPS and state["position"] == {"epoch": 1, "index": 2}
 
 
-def test_a_checkpoint_of_another_order_of_samples_goes_on_with_a_warning(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_order_of_samples_resumes_with_a_warning(tmp_path: Path) -> None:
     values = {**USUAL, "output_dir": str(tmp_path / "older")}
     train_here(tmp_path, stop_after=2, **values)
     folder = list_checkpoints(tmp_path / "older")[0].path
@@ -251,3 +251,27 @@ def test_a_checkpoint_of_another_order_of_samples_goes_on_with_a_warning(tmp_pat
     assert "some samples are seen twice" in warning.message
     again = train_here(tmp_path, **(values | {"max_train_steps": STEPS + 1}))
     assert [event for event in again.heard.of(Notification) if event.code == "order_changed"] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"loss": "x"}, {"schedule": {}}, {"schedule": 5}, {"loss": []}],
+    ids=str,
+)
+def test_a_training_state_of_another_form_is_refused_as_unusable(tmp_path: Path, run_of_two_steps: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(run_of_two_steps, tmp_path / "output")
+    folder = tmp_path / "output/checkpoint-2"
+    state = json.loads((folder / STATE_FILE).read_bytes())
+    content = json.dumps({**state, **change}).encode()
+    (folder / STATE_FILE).write_bytes(content)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest["files"][STATE_FILE] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointUnusable, match="checkpoint-2 does not fit this run"):
+        train_here(tmp_path, datasets=tiny_datasets(run_of_two_steps.parent), **(USUAL | {"max_train_steps": 4}))
+
+
+@pytest.fixture(scope="module")
+def run_of_two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("two")
+    return train_here(place, **(USUAL | {"max_train_steps": 2})).output_dir

@@ -133,7 +133,7 @@ class After(Callback):
 
 
 @pytest.mark.parametrize("kind", ["full", "standard", "lokr", "full-ema-schedule-free"])
-def test_written_while_later_steps_change_the_weights_it_has_the_bytes_of_one_that_steps_waited_for(
+def test_a_checkpoint_written_in_the_background_has_the_bytes_of_one_that_steps_wait_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     more = {"use_ema": True, "optimizer": "adamw_schedulefree"} if kind.endswith("free") else {}
@@ -209,7 +209,7 @@ def test_a_second_save_that_is_due_waits_for_the_first(tmp_path: Path, monkeypat
     assert stages == [StageStatus.RUNNING, StageStatus.COMPLETED] * 3
 
 
-def test_a_stop_while_a_checkpoint_is_written_leaves_both_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_while_a_checkpoint_is_written_leaves_both_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = Listener()
     trainer, _, folder = run_of(tmp_path, sink, max_train_steps=9, checkpoint_step_interval=2)
     disk = SlowDisk(monkeypatch)
@@ -242,7 +242,7 @@ def test_an_error_of_a_step_waits_for_the_checkpoint_that_is_written(tmp_path: P
 
 
 @pytest.mark.parametrize("journal_is_full", [False, True])
-def test_an_error_of_a_step_is_the_one_told_whatever_becomes_of_the_checkpoint_that_is_written(
+def test_an_error_of_a_step_is_reported_even_if_the_checkpoint_in_progress_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_is_full: bool
 ) -> None:
     class Told(Listener):
@@ -299,7 +299,7 @@ def test_a_disk_that_fills_up_in_the_background_ends_the_run_as_it_does_in_the_f
     assert last.status is StageStatus.FAILED
 
 
-def test_without_room_in_memory_steps_wait_and_the_run_says_so_once(tmp_path: Path) -> None:
+def test_steps_wait_without_room_for_a_snapshot_and_the_run_reports_it_once(tmp_path: Path) -> None:
     sink = Listener()
     trainer, saving, _ = run_of(tmp_path, sink, max_train_steps=5, checkpoint_step_interval=2)
     saving.has_room = lambda size: False
@@ -309,7 +309,7 @@ def test_without_room_in_memory_steps_wait_and_the_run_says_so_once(tmp_path: Pa
     assert room_for(1) and not room_for(1 << 60)
 
 
-def test_callbacks_hear_of_each_checkpoint_with_its_own_step(tmp_path: Path) -> None:
+def test_callbacks_are_called_for_each_checkpoint_with_its_own_step(tmp_path: Path) -> None:
     heard: list[tuple[str, bool]] = []
 
     class Hearing(Callback):
@@ -326,7 +326,7 @@ def test_callbacks_hear_of_each_checkpoint_with_its_own_step(tmp_path: Path) -> 
     assert heard == [("checkpoint-2", True), ("checkpoint-3-rolling", True), ("checkpoint-4", True), ("checkpoint-5", True)]
 
 
-def test_rolling_checkpoints_are_saved_where_no_other_is_and_kept_by_their_own_limit(tmp_path: Path) -> None:
+def test_rolling_checkpoints_are_saved_at_their_own_steps_and_limit(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=9, checkpoint_step_interval=4, checkpointing_rolling_steps=2, checkpoints_total_limit=2)
     assert saved(run.heard) == ["checkpoint-2-rolling", "checkpoint-4", "checkpoint-6-rolling", "checkpoint-8", "checkpoint-9"]
     assert names(run.output_dir) == ["checkpoint-9", "checkpoint-8", "checkpoint-6-rolling"]
@@ -348,7 +348,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkey
     assert names(run.output_dir) == ["checkpoint-4", "checkpoint-1"]
 
 
-def test_a_run_goes_on_exactly_from_a_rolling_checkpoint(tmp_path: Path) -> None:
+def test_a_run_resumes_exactly_from_a_rolling_checkpoint(tmp_path: Path) -> None:
     usual = {"max_train_steps": 6, "checkpoint_step_interval": 100}
     whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **usual)
     values = {**usual, "output_dir": str(tmp_path / "rolling"), "checkpointing_rolling_steps": 3}
@@ -359,7 +359,7 @@ def test_a_run_goes_on_exactly_from_a_rolling_checkpoint(tmp_path: Path) -> None
     assert again.files() == whole.files()
 
 
-def test_latest_takes_the_highest_step_rolling_or_not(tmp_path: Path) -> None:
+def test_latest_is_the_highest_step_rolling_or_not(tmp_path: Path) -> None:
     values = {"max_train_steps": 6, "checkpoint_step_interval": 2, "checkpointing_rolling_steps": 5}
     run = train_here(tmp_path, **values)
     checkpoints_left = list_checkpoints(run.output_dir)
@@ -370,7 +370,7 @@ def test_latest_takes_the_highest_step_rolling_or_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
-def test_what_does_not_verify_is_removed_where_that_is_asked_for(tmp_path: Path, asked_for: bool) -> None:
+def test_a_checkpoint_that_does_not_verify_is_removed_if_the_option_is_set(tmp_path: Path, asked_for: bool) -> None:
     values = {"max_train_steps": 4, "checkpoint_step_interval": 2}
     run = train_here(tmp_path, **values)
     (run.output_dir / "checkpoint-4/optimizer.safetensors").unlink()
@@ -383,7 +383,7 @@ def test_what_does_not_verify_is_removed_where_that_is_asked_for(tmp_path: Path,
     assert [event.step for event in again.heard.of(ProgressEvent)] == [3, 4]
 
 
-def test_the_last_one_is_not_removed_because_it_does_not_verify(tmp_path: Path) -> None:
+def test_retention_keeps_the_last_checkpoint_although_it_does_not_verify(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=2)
     (run.output_dir / "checkpoint-2/optimizer.safetensors").unlink()
     again = train_here(tmp_path, max_train_steps=2, delete_invalid_checkpoints=True, output_dir=str(run.output_dir))
@@ -408,22 +408,22 @@ def asked(place: Path, at: dict[int, int], **options: Any) -> tuple[Listener, Tr
     return sink, trainer
 
 
-def test_a_checkpoint_asked_for_twice_comes_once_after_the_next_step(tmp_path: Path) -> None:
+def test_a_checkpoint_requested_twice_is_saved_once_after_the_next_step(tmp_path: Path) -> None:
     sink, _ = asked(tmp_path, {1: 2}, max_train_steps=4)
     assert saved(sink) == ["checkpoint-2", "checkpoint-4"]
 
 
-def test_asked_for_while_the_run_starts_up_it_waits_for_the_first_step(tmp_path: Path) -> None:
+def test_a_checkpoint_requested_during_start_up_is_saved_after_the_first_step(tmp_path: Path) -> None:
     sink, _ = asked(tmp_path, {0: 1}, max_train_steps=3)
     assert saved(sink) == ["checkpoint-1", "checkpoint-3"]
 
 
-def test_one_that_is_due_anyway_is_one(tmp_path: Path) -> None:
+def test_a_requested_checkpoint_that_is_due_anyway_is_saved_once(tmp_path: Path) -> None:
     sink, _ = asked(tmp_path, {1: 1, 4: 1}, max_train_steps=6, checkpoint_step_interval=2, checkpointing_rolling_steps=5)
     assert saved(sink) == ["checkpoint-2", "checkpoint-4", "checkpoint-5", "checkpoint-6"]
 
 
-def test_one_asked_for_with_a_stop_is_the_stops(tmp_path: Path) -> None:
+def test_a_checkpoint_requested_with_a_stop_is_the_one_of_the_stop(tmp_path: Path) -> None:
     sink = Listener()
     trainer, _, folder = run_of(tmp_path, sink, max_train_steps=9)
 
@@ -437,7 +437,7 @@ def test_one_asked_for_with_a_stop_is_the_stops(tmp_path: Path) -> None:
     assert saved(sink) == ["checkpoint-3"]
 
 
-def test_one_asked_for_counts_and_is_kept_like_any_other(tmp_path: Path) -> None:
+def test_a_requested_checkpoint_counts_and_is_kept_like_any_other(tmp_path: Path) -> None:
     sink, _ = asked(tmp_path, {2: 1}, max_train_steps=5, checkpoint_step_interval=2, checkpoints_total_limit=2)
     assert saved(sink) == ["checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-5"]
     assert names(tmp_path / "output") == ["checkpoint-5", "checkpoint-4"]
@@ -450,13 +450,13 @@ def codes(sink: Listener) -> list[str]:
     return [event.code for event in sink.of(Notification)]
 
 
-def test_less_space_than_asked_for_ends_the_run_before_anything_is_written(tmp_path: Path) -> None:
+def test_less_space_than_the_option_requires_ends_the_run_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="to be free"):
         train_here(tmp_path, disk_low_threshold="900000T", max_train_steps=2)
     assert names(tmp_path / "output") == []
 
 
-def test_a_run_that_waits_for_space_goes_on_once_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_waits_for_space_continues_once_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = Listener()
     trainer, _, _ = run_of(tmp_path, sink, max_train_steps=4, checkpoint_step_interval=2, disk_low_action="wait")
     full_while_there_is(tmp_path / "full", monkeypatch)
@@ -479,7 +479,7 @@ def low_disk(script: str) -> dict[str, Any]:
     return {"max_train_steps": 4, "checkpoint_step_interval": 2, "disk_low_action": "script", "disk_low_script": script}
 
 
-def test_a_program_that_frees_some_space_lets_the_run_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_frees_some_space_lets_the_run_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = Listener()
     trainer, _, _ = run_of(tmp_path, sink, rule=EVERYTHING, **low_disk(f"/bin/rm {tmp_path / 'full'}"))
     full_while_there_is(tmp_path / "full", monkeypatch)
@@ -489,7 +489,7 @@ def test_a_program_that_frees_some_space_lets_the_run_go_on(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_waited_for_too(
+def test_a_run_waits_for_a_disk_that_fills_up_while_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
     def fill_up_once(staging: Path, content: checkpoints.Content) -> None:
@@ -536,7 +536,7 @@ def test_a_disk_that_is_full_again_ends_the_run_that_would_wait(tmp_path: Path, 
         ("/bin/true", NOTHING, ["script_not_allowed"]),
     ],
 )
-def test_where_the_program_frees_too_little_the_run_ends_as_with_a_full_disk(
+def test_a_program_that_frees_too_little_ends_the_run_as_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, rule: HookRule, trouble: list[str]
 ) -> None:
     sink = Listener()
@@ -573,7 +573,7 @@ def test_a_run_in_the_background_ends_as_completed(tmp_path: Path) -> None:
     assert run.code is ExitCode.COMPLETED and saved(run.heard) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
 
 
-def test_samples_are_looked_at_once_in_a_run_however_many_checkpoints_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reads_its_samples_once_however_many_checkpoints_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[dict[str, dict[str, str]]] = []
     sample_names = Prepared.sample_names
 

@@ -39,7 +39,7 @@ def steps_saved(run: HereRun) -> list[int]:
     return [event.step for event in run.heard.of(CheckpointEvent)]
 
 
-def test_a_run_tells_its_story_in_order(tmp_path: Path) -> None:
+def test_a_run_emits_its_events_in_order(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=2, **DRAWING)
     assert run.code is ExitCode.COMPLETED
     assert stages(run) == [
@@ -58,7 +58,7 @@ def test_a_run_tells_its_story_in_order(tmp_path: Path) -> None:
     assert [event.status for event in run.heard.of(StatusEvent)] == ["running"]
 
 
-def test_every_step_is_told(tmp_path: Path) -> None:
+def test_every_step_is_an_event(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=5, lr_scheduler="linear", lr_end=0.0, learning_rate=1e-3)
     told = run.heard.of(ProgressEvent)
     assert [event.step for event in told] == [1, 2, 3, 4, 5]
@@ -89,11 +89,11 @@ def test_checkpoints_are_saved_at_the_end_of_epochs(tmp_path: Path) -> None:
     assert steps_saved(run) == [8, 16]
 
 
-def test_the_end_does_not_save_a_step_twice(tmp_path: Path) -> None:
+def test_the_end_of_a_run_does_not_save_a_step_twice(tmp_path: Path) -> None:
     assert steps_saved(train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=2)) == [2, 4]
 
 
-def test_images_are_drawn_before_at_the_interval_and_after(tmp_path: Path) -> None:
+def test_images_are_generated_before_at_the_interval_and_after(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=5, validation_step_interval=2, **DRAWING)
     told = run.heard.of(ImageEvent)
     assert [(event.global_step, event.validation_type) for event in told[::2]] == [
@@ -108,14 +108,14 @@ def test_images_are_drawn_before_at_the_interval_and_after(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("wanted", "names"), [("comparison", ["", "_ema"]), ("ema_only", ["_ema"]), ("none", [""])])
-def test_the_average_is_drawn_as_asked(tmp_path: Path, wanted: str, names: list[str]) -> None:
+def test_the_average_generates_images_as_the_option_asks(tmp_path: Path, wanted: str, names: list[str]) -> None:
     options = DRAWING | {"validation_disable_unconditional": True, "disable_benchmark": True}
     run = train_here(tmp_path, max_train_steps=2, use_ema=True, ema_validation=wanted, **options)
     drawn = [Path(event.images[0].file).name for event in run.heard.of(ImageEvent)]
     assert drawn == [f"step_2_validation{name}_0_64x64.png" for name in names]
 
 
-def test_the_result_is_the_trained_network_and_the_average_lies_beside(tmp_path: Path) -> None:
+def test_the_result_holds_the_trained_network_and_the_average(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=3, use_ema=True)
     weights = "transformer/diffusion_pytorch_model.safetensors"
     newest = list_checkpoints(run.output_dir)[0].path
@@ -203,7 +203,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_samples_are_named(tmp_path
     assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
 
 
-def test_only_the_pass_that_was_not_finite_is_named(tmp_path: Path, poisoned_noise: dict[str, int]) -> None:
+def test_only_the_micro_batch_that_was_not_finite_is_named(tmp_path: Path, poisoned_noise: dict[str, int]) -> None:
     poisoned_noise.update({"from": 2, "to": 2})
     run = train_here(tmp_path, max_train_steps=2, gradient_accumulation_steps=2)
     assert len(run.heard.of(ErrorEvent)[0].details["samples"]) == 2
@@ -217,7 +217,7 @@ def test_a_skipped_step_leaves_weights_and_optimizer_as_they_were(tmp_path: Path
         assert (before / name).read_bytes() == (after / name).read_bytes()
 
 
-def test_three_in_a_row_end_the_run_and_the_checkpoints_before_are_whole(tmp_path: Path, poisoned_noise: dict[str, int]) -> None:
+def test_three_non_finite_steps_in_a_row_end_the_run_and_keep_the_checkpoints(tmp_path: Path, poisoned_noise: dict[str, int]) -> None:
     poisoned_noise.update({"from": 4, "to": 99})
     with pytest.raises(NonFiniteLoss, match=r"3 steps in a row .* Step 6 was skipped"):
         train_here(tmp_path, max_train_steps=20, checkpoint_step_interval=2)
@@ -250,7 +250,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-def test_the_measured_peak_is_said_beside_what_was_expected(tmp_path: Path) -> None:
+def test_the_measured_peak_is_reported_beside_the_estimate(tmp_path: Path) -> None:
     run = train_here(tmp_path)
     (summary,) = run.heard.of(SummaryEvent)
     # A process that held more before, for an earlier test, need not grow: what it says is what it measured.

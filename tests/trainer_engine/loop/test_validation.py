@@ -144,7 +144,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: Exception, *, a
     ],
 )
 @pytest.mark.parametrize("kind", ["full with an average", "standard", "lokr"])
-def test_an_image_that_fails_is_a_warning_and_later_ones_are_drawn(
+def test_an_image_that_fails_is_a_warning_and_later_ones_are_generated(
     kind: str, error: Exception, code: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**KINDS[kind](tmp_path), "max_train_steps": 3, "learning_rate": 1e-2}
@@ -165,7 +165,7 @@ def test_an_image_that_fails_is_a_warning_and_later_ones_are_drawn(
 
 
 @pytest.mark.parametrize("lost", ["latents", "pixels"])
-def test_an_image_that_is_not_finite_is_said_and_not_written_as_a_black_one(
+def test_an_image_that_is_not_finite_is_reported_and_not_written_as_a_black_one(
     lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, drawn = Autoencoder.decode, []
@@ -207,7 +207,7 @@ def test_no_room_for_the_average_beside_the_live_weights_is_a_warning(tmp_path: 
     assert steps_drawn(run) == [1, 2, 2]
 
 
-def test_images_that_cannot_be_written_are_said_and_training_goes_on(tmp_path: Path) -> None:
+def test_images_that_cannot_be_written_are_reported_and_training_continues(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "validation_images").write_text("a file where a folder should be")
     run = train_here(tmp_path, max_train_steps=2, **DRAWING)
@@ -216,13 +216,13 @@ def test_images_that_cannot_be_written_are_said_and_training_goes_on(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DiskFull("The disk is full")])
-def test_a_full_disk_is_called_by_its_name(error: Exception) -> None:
+def test_a_failed_image_names_a_full_disk(error: Exception) -> None:
     told = GenerationFailed("step_3_validation_0_64x64", "a cat", error).as_event(3)
     assert (told.code, told.severity) == ("validation_disk_full", Severity.WARNING)
     assert "checkpoint" in told.hint
 
 
-def test_a_reason_without_words_is_called_by_its_class() -> None:
+def test_an_error_without_a_message_is_named_by_its_class() -> None:
     told = GenerationFailed("step_3_validation_0_64x64", "a cat", AssertionError()).as_event(3)
     assert told.message.endswith("prompt 'a cat': AssertionError")
 
@@ -277,20 +277,20 @@ def test_a_prompts_own_strength_counts_for_its_image_alone(tmp_path: Path) -> No
     assert changed("plain") and changed("weak_one") and changed("validation")
 
 
-def test_intervals_of_steps_and_epochs_begin_where_they_may(tmp_path: Path) -> None:
+def test_intervals_of_steps_and_epochs_begin_at_their_start_step(tmp_path: Path) -> None:
     options = {"validation_step_interval": 3, "validation_epoch_interval": 1, "validate_after_step": 4, "max_train_steps": 10}
     run = train_here(tmp_path, asked={1: [Command.VALIDATE]}, **DRAWING, **options)
     assert steps_drawn(run) == [1, 4, 6, 8, 9, 10]
 
 
-def test_a_run_that_goes_on_does_not_draw_its_step_again(tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_generate_its_step_again(tmp_path: Path) -> None:
     options = {**DRAWING, "disable_benchmark": False, "validation_step_interval": 2, "max_train_steps": 5}
     first = train_here(tmp_path, stop_after=3, **options)
     second = train_here(tmp_path, **options, resume_from_checkpoint="latest")
     assert (steps_drawn(first), steps_drawn(second)) == ([0, 2], [4, 5])
 
 
-def test_what_is_asked_for_comes_once_after_the_next_step(tmp_path: Path) -> None:
+def test_a_requested_validation_comes_once_after_the_next_step(tmp_path: Path) -> None:
     asked = {0: [Command.VALIDATE], 3: [Command.VALIDATE, Command.VALIDATE, Command.CHECKPOINT]}
     run = train_here(tmp_path, asked=asked, max_train_steps=6, validate_after_step=5, **DRAWING)
     assert steps_drawn(run) == [1, 3, 6]
@@ -301,14 +301,14 @@ def test_what_is_asked_for_comes_once_after_the_next_step(tmp_path: Path) -> Non
     ("options", "word"),
     [({"validation_disable": True}, "validation_disable"), ({"validation_prompt": ""}, "no prompt")],
 )
-def test_asking_where_nothing_would_be_drawn_is_answered(options: dict[str, Any], word: str, tmp_path: Path) -> None:
+def test_a_request_for_images_without_prompts_is_answered_with_a_notification(options: dict[str, Any], word: str, tmp_path: Path) -> None:
     run = train_here(tmp_path, asked={1: [Command.VALIDATE]}, max_train_steps=2, **{**DRAWING, **options})
     (told,) = [event for event in run.heard.of(Notification) if event.code == "nothing_to_draw"]
     assert told.severity is Severity.WARNING and word in told.message
     assert steps_drawn(run) == []
 
 
-def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> None:
+def test_a_stop_does_not_wait_for_the_image_in_progress(tmp_path: Path) -> None:
     drawing = {**DRAWING, "validation_num_inference_steps": 1000, "validation_resolution": "256x256", "validation_on_startup": True}
     run = start_tiny_run(tmp_path, max_train_steps=10_000, **drawing)
     count = 1
@@ -324,7 +324,7 @@ def test_a_stop_does_not_wait_for_the_image_that_is_drawn(tmp_path: Path) -> Non
     assert verify(checkpoint.path) == []
 
 
-def test_a_stop_loads_nothing_for_images_that_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_loads_nothing_for_images_that_are_not_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, make_pipeline = [], PixArtSigma.make_pipeline
 
     def make_and_stop(self: PixArtSigma, denoiser: Any, **how: Any) -> Any:
@@ -339,7 +339,7 @@ def test_a_stop_loads_nothing_for_images_that_are_not_drawn(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("how", ["batch-parallel", pytest.param("single-gpu", marks=pytest.mark.slow)])
-def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
+def test_two_processes_generate_what_one_does(how: str, tmp_path: Path) -> None:
     drawing = {**DRAWING, "user_prompt_library": LIBRARY, "disable_benchmark": False, "validation_step_interval": 100}
     options = {**STANDARD, "base_model_precision": "int8-quanto", "lora_dropout": 0, "use_ema": True, "max_train_steps": 2}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options, **drawing)
@@ -360,7 +360,7 @@ def test_two_processes_draw_what_one_does(how: str, tmp_path: Path) -> None:
                 assert levels_apart(one_process, two_processes) <= 1
 
 
-def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp_path: Path) -> None:
+def test_images_and_failures_of_another_process_are_gathered_with_their_files(tmp_path: Path) -> None:
     paths = [tmp_path / "images" / f"step_1_a_{index}_64x96.png" for index in (0, 1)]
     images = [
         ValidationImage(path=path, shortname="a b", prompt="ä\nb", resolution=(64, 96), index=index, seed=7, sampler_steps=2)
@@ -383,7 +383,7 @@ def test_what_another_process_drew_comes_over_with_its_files_and_its_failure(tmp
     assert paths[0].name in other.failure.message
 
 
-def test_another_family_draws_with_true_guidance_and_trains_the_same(tmp_path: Path) -> None:
+def test_another_family_generates_with_true_guidance_and_trains_the_same(tmp_path: Path) -> None:
     options = {"model_family": "flux", "model_flavour": "dev", "max_train_steps": 2, **STANDARD}
     plain = train_here(tmp_path, model=str(tiny_model("flux")), output_dir=str(tmp_path / "plain"), **options)
     guided = {"validation_guidance_real": 3.0, "validation_no_cfg_until_timestep": 1, "validation_noise_scheduler": "unipc"}

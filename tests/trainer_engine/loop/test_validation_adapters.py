@@ -45,7 +45,7 @@ def image(run: HereRun, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", HOSTS)
-def test_training_is_the_same_with_it_and_without(kind: str, adapter: Path, tmp_path: Path) -> None:
+def test_training_is_the_same_with_a_validation_adapter_and_without(kind: str, adapter: Path, tmp_path: Path) -> None:
     options = {**KINDS[kind](tmp_path), **QUICK}
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **options)
     validation_adapters = {
@@ -60,7 +60,7 @@ def test_training_is_the_same_with_it_and_without(kind: str, adapter: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["full with an average", "lokr"])
-def test_a_drawing_that_fails_with_it_leaves_nothing_in_training(
+def test_a_generation_that_fails_leaves_no_validation_adapter_in_training(
     kind: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**KINDS[kind](tmp_path), **QUICK}
@@ -73,7 +73,7 @@ def test_a_drawing_that_fails_with_it_leaves_nothing_in_training(
     assert_same_training(plain, run)
 
 
-def test_files_and_events_name_it(adapter: Path, tmp_path: Path) -> None:
+def test_files_and_events_name_the_validation_adapter(adapter: Path, tmp_path: Path) -> None:
     validation_adapters = {
         "validation_adapter_path": str(adapter),
         "validation_adapter_mode": "comparison",
@@ -92,7 +92,7 @@ def test_files_and_events_name_it(adapter: Path, tmp_path: Path) -> None:
     assert totals == {2, 8}  # the base model's image, and four of two steps
 
 
-def test_several_are_drawn_with_in_turn(adapter: Path, tmp_path: Path) -> None:
+def test_several_validation_adapters_are_used_in_turn(adapter: Path, tmp_path: Path) -> None:
     half = {"path": str(adapter), "strength": 0.5}
     runs = [{"name": "whole", "path": str(adapter)}, {"name": "two halves", "adapters": [half, half]}, {"label": "half", **half}]
     options = {**QUICK, **DRAWING, "validation_adapter_mode": "comparison", "validation_adapter_config": json.dumps(runs)}
@@ -106,14 +106,14 @@ def test_several_are_drawn_with_in_turn(adapter: Path, tmp_path: Path) -> None:
     assert_same_training(plain, run)
 
 
-def test_all_that_do_not_fit_are_told_together(adapter: Path, tmp_path: Path) -> None:
+def test_all_validation_adapters_that_do_not_fit_are_reported_together(adapter: Path, tmp_path: Path) -> None:
     runs = [{"path": str(tmp_path / "a.safetensors")}, {"path": str(adapter)}, {"path": str(tmp_path / "b.safetensors")}]
     with pytest.raises(InvalidOptions) as refused:
         train_here(tmp_path, **QUICK, **DRAWING, validation_adapter_config=json.dumps(runs))
     assert [problem.option for problem in refused.value.problems] == [f"validation_adapter_config[{index}].path" for index in (0, 2)]
 
 
-def test_alone_it_is_in_every_image_but_the_base_models(adapter: Path, tmp_path: Path) -> None:
+def test_a_single_validation_adapter_is_in_every_image_but_those_of_the_base_model(adapter: Path, tmp_path: Path) -> None:
     options = {**QUICK, **DRAWING, "disable_benchmark": False}
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **options)
     run = train_here(tmp_path, output_dir=str(tmp_path / "with"), **options, validation_adapter_path=str(adapter))
@@ -123,13 +123,13 @@ def test_alone_it_is_in_every_image_but_the_base_models(adapter: Path, tmp_path:
 
 
 @pytest.mark.parametrize("off", [{"validation_adapter_mode": "none"}, {"validation_disable": True}])
-def test_left_alone_it_is_not_even_read(off: dict[str, Any], tmp_path: Path) -> None:
+def test_an_unused_validation_adapter_is_not_read(off: dict[str, Any], tmp_path: Path) -> None:
     run = train_here(tmp_path, **{**QUICK, **DRAWING, "validation_adapter_path": str(tmp_path / "nowhere.safetensors"), **off})
     assert run.code is ExitCode.COMPLETED
     assert names_drawn(run) == ([] if "validation_disable" in off else ["step_2_validation_0_64x64.png"])
 
 
-def test_one_that_does_not_fit_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
+def test_a_validation_adapter_that_does_not_fit_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
     steps: list[int] = []
     with pytest.raises(InvalidOptions, match="validation_adapter_path"):
         train_here(tmp_path, on_step=steps.append, **QUICK, **DRAWING, validation_adapter_path=str(tmp_path / "nowhere.safetensors"))
@@ -144,7 +144,7 @@ def test_the_card_of_a_result_shows_no_image_of_another_adapter(adapter: Path, t
 
 
 @pytest.mark.slow
-def test_two_processes_draw_with_it_what_one_does(adapter: Path, tmp_path: Path) -> None:
+def test_two_processes_generate_with_a_validation_adapter_what_one_does(adapter: Path, tmp_path: Path) -> None:
     validation_adapters = {
         "validation_adapter_path": str(adapter),
         "validation_adapter_mode": "comparison",

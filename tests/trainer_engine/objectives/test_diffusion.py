@@ -94,7 +94,7 @@ def test_schedule_and_target_equal_those_of_diffusers(prediction_type: str) -> N
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_pass_on_a_gpu_does_not_wait_for_it() -> None:
+def test_a_micro_batch_on_a_gpu_does_not_wait_for_it() -> None:
     objective = VPrediction(THREE_STEPS)
     data, t = torch.randn(3, 4, 2, 2, device="cuda"), torch.tensor([0, 1, 2], device="cuda")
     objective.add_noise(data, data, t)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from trainer_engine.config.options.model import ObjectiveOptions
@@ -90,6 +91,16 @@ def test_a_scheduler_that_states_null_is_taken_as_one_that_states_nothing() -> N
     generators = sample_generators(7, 0, range(8), "timestep")
     found = make_objective("flow_matching", silent, options).sample_timesteps(generators, TOKENS)
     assert torch.equal(found, sampled(count=8, **PLAIN, flow_schedule_auto_shift=True))
+
+
+def test_a_scheduler_that_states_zero_is_taken_at_its_word() -> None:
+    config = {"base_shift": 0.0, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
+    ours = make_objective("flow_matching", config, ObjectiveOptions(**PLAIN, flow_schedule_auto_shift=True))
+    plain = sampled(count=8, **PLAIN)
+    for tokens in (256, 1024, 4096):
+        found = ours.sample_timesteps(sample_generators(7, 0, range(8), "timestep"), tokens)
+        mu = calculate_shift(tokens, 256, 4096, 0.0, 1.15)
+        assert torch.allclose(found, FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).time_shift(mu, 1.0, plain), atol=1e-6)
 
 
 def test_a_static_shift_comes_before_the_automatic_one() -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
 
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.parse import check_options
@@ -48,6 +53,34 @@ def test_min_snr_weights_equal_their_formula(prediction_type: str, offset: float
     bounded = 5 * snr / (snr + 5) if soft else snr.clamp(max=5.0)
     found = weighted.loss(prediction, target, t) / plain.loss(prediction, target, t)
     assert torch.allclose(found.double(), bounded / (snr + offset), rtol=1e-4)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights_equal_those_of_the_training_scripts_of_diffusers(prediction_type: str, beta_schedule: str) -> None:
+    config = {**SCHEDULE, "beta_schedule": beta_schedule}
+    t = torch.tensor([0, 1, 250, 500, 998, 999])
+    snr = compute_snr(DDPMScheduler(**config), t)
+    wanted = torch.stack([snr, torch.full_like(snr, 5.0)], dim=1).amin(dim=1) / (snr + (prediction_type == "v_prediction"))
+    objective = make_objective(prediction_type, config, ObjectiveOptions(snr_gamma=5.0))
+    found = objective.loss(torch.ones(6, 1, 1, 1), torch.zeros(6, 1, 1, 1), t)
+    assert torch.allclose(found, wanted, rtol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["l2", "huber", "smooth_l1"])
+@pytest.mark.parametrize("schedule", ["constant", "exponential", "snr"])
+def test_gradients_of_an_error_shape_equal_finite_differences(kind: str, schedule: str) -> None:
+    error = torch.tensor([[-3.0, -1e-2, 0.0, 1e-3], [0.5, 2.0, 1e-1, -0.1]], dtype=torch.float64, requires_grad=True)
+    progress, level = torch.tensor([0.2, 0.9], dtype=torch.float64), torch.tensor([0.25, 9.0], dtype=torch.float64)
+    assert gradcheck(lambda value: ErrorShape(kind, 0.1, schedule)(value, progress, level), (error,), eps=1e-7)
+
+
+@given(st.sampled_from(["l2", "huber", "smooth_l1"]), st.floats(1e-4, 1), st.floats(-1e4, 1e4, width=32), st.floats(0, 1, width=32))
+def test_an_error_costs_the_same_in_both_directions_and_more_the_larger_it_is(kind: str, c: float, error: float, progress: float) -> None:
+    shape, t = ErrorShape(kind, c, "exponential"), torch.tensor([progress])
+    less, cost, other, more = (shape(torch.tensor([value]), t, LEVEL).item() for value in (error / 2, error, -error, 2 * error))
+    assert 0 <= less <= cost == other <= more
+    assert cost <= error**2 * (1 + 1e-5) + 1e-30 or kind == "smooth_l1"
 
 
 @pytest.mark.parametrize(("prediction_type", "limit"), [("epsilon", 1.0), ("v_prediction", 0.0)])
@@ -98,7 +131,7 @@ def test_weights_multiply_the_loss_of_each_sample() -> None:
         {"flow_sigmoid_scale": 2.0, "flow_use_uniform_schedule": True},
     ],
 )
-def test_what_another_option_of_flow_matching_replaces_is_said(values: dict[str, object]) -> None:
+def test_an_option_that_another_one_of_flow_matching_replaces_is_reported(values: dict[str, object]) -> None:
     options, problems = check_options({**GIVEN, "model_family": "flux", "model_type": "lora", **values})
     assert options is not None
     assert [(problem.option, problem.code) for problem in problems if problem.option in values] == [(next(iter(values)), "no_effect")]
@@ -112,13 +145,13 @@ def test_what_another_option_of_flow_matching_replaces_is_said(values: dict[str,
         ({"use_soft_min_snr": True}, "use_soft_min_snr"),
     ],
 )
-def test_options_without_effect_are_said(values: dict[str, object], name: str) -> None:
+def test_options_without_effect_are_reported(values: dict[str, object], name: str) -> None:
     _, problems = check_options({**GIVEN, **values})
     (problem,) = [problem for problem in problems if problem.option == name]
     assert (problem.level, problem.code) == (Level.NOTE, "no_effect")
 
 
-def test_two_ways_of_drawing_timesteps_contradict_each_other() -> None:
+def test_two_ways_of_sampling_timesteps_contradict_each_other() -> None:
     options, problems = check_options({**GIVEN, "flow_use_uniform_schedule": True, "flow_use_beta_schedule": True})
     assert options is None
     assert "two_schedules" in {problem.code for problem in problems}

@@ -8,7 +8,7 @@ import torch
 from trainer_engine.objectives.randomness import derived_seed, sample_generators, sample_noise, seed_network
 
 
-def test_two_ranks_draw_what_one_rank_with_twice_the_batch_draws() -> None:
+def test_two_ranks_get_the_numbers_of_one_rank_with_twice_the_batch() -> None:
     whole = sample_noise(sample_generators(42, 7, [0, 1, 2, 3]), (4, 8, 8))
     first = sample_noise(sample_generators(42, 7, [0, 1]), (4, 8, 8))
     second = sample_noise(sample_generators(42, 7, [2, 3]), (4, 8, 8))

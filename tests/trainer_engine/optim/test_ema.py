@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,6 +37,18 @@ def test_the_average_follows_its_formula() -> None:
         decay = min(0.9, (1 + update) / (10 + update))
         wanted = decay * wanted + (1 - decay)
     assert average.tensors()["weight"][0, 0].item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_average_equals_that_of_diffusers() -> None:
+    """Diffusers copies the weights at its first update; here they have not moved yet, so both begin alike."""
+    net = network()
+    average, reference = MovingAverage(net, decay=0.95, update_interval=1), EMAModel(net.parameters(), decay=0.95)
+    for step in range(60):
+        average.update()
+        reference.step(net.parameters())
+        for ours, theirs in zip(average.tensors().values(), reference.shadow_params, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        fill(net, float(step % 7))
 
 
 def test_the_average_is_updated_only_at_multiples_of_the_interval() -> None:

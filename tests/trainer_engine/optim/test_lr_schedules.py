@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LRScheduler
 
 from trainer_engine.config.options.run import ScheduleOptions
 from trainer_engine.optim.lr_schedules import CURVES, Schedule
@@ -74,3 +83,43 @@ def test_lr_power_is_the_exponent_of_the_polynomial() -> None:
 def test_a_warmup_longer_than_the_run_never_reaches_the_peak() -> None:
     curve = schedule("cosine", total=4, warmup=8)
     assert [curve.at(step) for step in range(1, 5)] == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])
+
+
+REFERENCES: dict[str, Callable[..., LRScheduler]] = {
+    "linear": transformers.get_linear_schedule_with_warmup,
+    "cosine": transformers.get_cosine_schedule_with_warmup,
+    "cosine_with_restarts": transformers.get_cosine_with_hard_restarts_schedule_with_warmup,
+    "polynomial": transformers.get_polynomial_decay_schedule_with_warmup,
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+@pytest.mark.parametrize(("total", "warmup", "cycles", "power"), [(20, 0, 1, 1.0), (20, 5, 3, 2.0), (7, 6, 2, 0.5)])
+def test_rates_equal_those_of_transformers(name: str, total: int, warmup: int, cycles: int, power: float) -> None:
+    """Step n of a run has the rate that transformers gives after n steps of its scheduler: the warm-up begins above 0."""
+    rest: dict[str, Any] = {"cosine_with_restarts": {"num_cycles": cycles}, "polynomial": {"lr_end": 1e-5, "power": power}}.get(name, {})
+    optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1e-3)
+    reference = REFERENCES[name](optimizer, num_warmup_steps=warmup, num_training_steps=total, **rest)
+    ours = schedule(name, total=total, warmup=warmup, cycles=cycles, power=power, end=rest.get("lr_end", 0.0), peak=1e-3)
+    for step in range(1, total + 1):
+        optimizer.step()
+        reference.step()
+        assert ours.at(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9, abs=1e-12), step
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.integers(1, 500),
+    st.integers(0, 50),
+    st.floats(0, 2e-3),
+    st.integers(1, 9),
+    st.floats(0.1, 4),
+)
+def test_a_rate_never_leaves_the_band_between_floor_and_peak(
+    name: str, total: int, warmup: int, end: float, cycles: int, power: float
+) -> None:
+    curve = schedule(name, total=total, warmup=warmup, end=end, cycles=cycles, power=power, peak=1e-3)
+    floor = min(end, 1e-3)
+    for step in range(1, total + 3):
+        assert (0 if step < warmup else floor) - 1e-15 <= curve.at(step) <= 1e-3 * (1 + 1e-12)
+        assert curve.at(step) > 0 or step >= total or end == 0

@@ -45,7 +45,7 @@ def stated_bytes(name: str, config: Mapping[str, Any], weights: list[nn.Paramete
 
 SETTINGS = [
     *((name, {}) for name in ON_A_CPU),
-    *((row.name, {more: True if row.arguments[more] is bool else 0.5}) for row in OPTIMIZERS.values() for more in row.moments_with),
+    *((row.name, {more: True if row.arguments[more].kind is bool else 0.5}) for row in OPTIMIZERS.values() for more in row.moments_with),
     *((name, {"kahan_sum": choice}) for name in ("optimi-adamw", "optimi-adan") for choice in (True, False)),
 ]
 

@@ -41,7 +41,7 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
 
 
-def test_a_process_that_never_saw_this_project_draws_with_the_result(tmp_path: Path) -> None:
+def test_a_process_without_this_project_generates_with_the_result(tmp_path: Path) -> None:
     pipeline = saved(tmp_path)
     done = subprocess.run([sys.executable, "-c", STRANGER, str(pipeline)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.stdout.strip().endswith("drew (64, 64) torch.float32"), done.stderr
@@ -62,7 +62,7 @@ def test_weights_are_saved_in_the_type_they_were_trained_in(tmp_path: Path) -> N
     assert "torch_dtype=torch.bfloat16" in (pipeline / "README.md").read_text()
 
 
-def test_without_the_text_encoder_the_pipeline_loads_and_its_card_says_so(tmp_path: Path) -> None:
+def test_a_pipeline_without_its_text_encoder_loads_and_its_card_names_it(tmp_path: Path) -> None:
     folder = saved(tmp_path, save_text_encoder=False)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model_index.json", "scheduler", "transformer", "vae"]
     pipeline = PixArtSigmaPipeline.from_pretrained(folder)
@@ -77,7 +77,7 @@ def test_the_scheduler_states_what_was_learned(tmp_path: Path) -> None:
     assert config["_class_name"] == "DPMSolverMultistepScheduler"
 
 
-def test_an_older_pipeline_is_replaced_whole(tmp_path: Path) -> None:
+def test_an_older_pipeline_is_replaced_completely(tmp_path: Path) -> None:
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline/stale.bin").write_bytes(b"old")
     saved(tmp_path)
@@ -124,7 +124,7 @@ def test_the_card_names_base_model_and_settings(tmp_path: Path) -> None:
     assert "PixArtSigmaPipeline.from_pretrained" in card
 
 
-def test_what_a_killed_process_left_beside_goes_with_the_next_result(tmp_path: Path) -> None:
+def test_the_next_result_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     left = tmp_path / f".pipeline.{UNFINISHED}abc"
     left.mkdir()
     (left / "half").write_text("of a large file")

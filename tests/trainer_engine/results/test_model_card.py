@@ -10,13 +10,13 @@ FLUX, PIXART = specs()["flux"], specs()["pixart_sigma"]
 LOCAL = "/data/models/my-base"
 
 
-def test_what_is_made_from_known_weights_names_their_license() -> None:
+def test_the_card_names_the_license_of_known_weights() -> None:
     schnell = options_with(model_family="flux", model_type="lora", model_flavour="schnell", pretrained_model_name_or_path=None)
     assert "license: apache-2.0" in model_card_head(schnell, FLUX, "black-forest-labs/FLUX.1-schnell", ["lora"], is_adapter=True)
     assert not [line for line in model_card_head(schnell, FLUX, "somebody/else", ["lora"]) if line.startswith("license")]
 
 
-def test_a_published_card_says_nothing_of_this_machine_and_warns() -> None:
+def test_a_published_card_hides_the_machine_and_warns() -> None:
     at_home, published = options_with(), options_with(push_to_hub=True, model_card_note="Roses only.")
     assert f'base_model: "{LOCAL}"' in model_card_head(at_home, PIXART, LOCAL, []) and model_card_notices(at_home) == []
     text = "\n".join(

@@ -48,7 +48,7 @@ def rendered(tmp_path: Path, network: nn.Module | None = None, step: int = 5, **
     return family, render(family, network or family.load_network(), read, family.options, step, **how)
 
 
-def test_prompts_are_the_unconditional_one_and_the_one_asked_for() -> None:
+def test_prompts_are_the_unconditional_one_and_the_validation_prompt() -> None:
     options = tiny_family(**USUAL).options
     assert [(prompt.shortname, prompt.text) for prompt in validation_prompts(options)] == [
         ("unconditional", ""),
@@ -57,7 +57,7 @@ def test_prompts_are_the_unconditional_one_and_the_one_asked_for() -> None:
     assert texts_to_encode(options) == ["", "a red circle", "blurry"]
 
 
-def test_nothing_is_drawn_where_nothing_is_asked_for(tmp_path: Path) -> None:
+def test_validation_without_prompts_generates_nothing(tmp_path: Path) -> None:
     assert validation_prompts(tiny_family(**USUAL, validation_disable=True).options) == []
     options = tiny_family(validation_disable_unconditional=True).options
     assert (validation_prompts(options), texts_to_encode(options)) == ([], [])
@@ -92,12 +92,12 @@ def test_processes_share_the_images_in_their_order_and_each_its_sizes(tmp_path: 
         assert all({image.resolution for image in part} == {(64, 64), (96, 64)} for part in parts)
 
 
-def test_a_label_tells_images_of_the_average_apart(tmp_path: Path) -> None:
+def test_a_label_distinguishes_images_of_the_average(tmp_path: Path) -> None:
     _, images = rendered(tmp_path, label="ema", validation_disable_unconditional=True)
     assert images[0].path.name == "step_5_validation_ema_0_64x64.png"
 
 
-def test_what_datasets_lend_takes_no_file_of_another_image(tmp_path: Path) -> None:
+def test_prompts_of_datasets_get_file_names_that_no_other_image_has(tmp_path: Path) -> None:
     few = {"user_prompt_library": json.dumps({"a cat": "a cat"}), "use_ema": True, "validation_num_inference_steps": 1}
     lent = [ValidationPrompt(name, f"number {number}") for number, name in enumerate(("a_cat", "validation_ema", "dog", "dog"))]
     _, images = rendered(tmp_path, eval_prompts=lent, **few)
@@ -109,7 +109,7 @@ def test_what_datasets_lend_takes_no_file_of_another_image(tmp_path: Path) -> No
     assert [image.shortname for image in images] == ["validation_1", "1", "validation_1-2", "1-2"]
 
 
-def test_libraries_stand_between_the_unconditional_prompt_and_the_one_asked_for() -> None:
+def test_libraries_stand_between_the_unconditional_prompt_and_the_validation_prompt() -> None:
     library = json.dumps({"mine": {"caption": "a dog", "adapter_strength": 0.5}})
     options = tiny_family(**USUAL, user_prompt_library=library, validation_prompt_library="people").options
     prompts = validation_prompts(options)
@@ -124,7 +124,7 @@ def test_libraries_stand_between_the_unconditional_prompt_and_the_one_asked_for(
 
 
 @pytest.mark.parametrize(("format", "ending", "read_as"), [("png", "png", "PNG"), ("webp", "webp", "WEBP"), ("jpeg", "jpg", "JPEG")])
-def test_images_are_written_in_the_format_asked_for(tmp_path: Path, format: str, ending: str, read_as: str) -> None:
+def test_images_are_written_in_the_format_of_the_option(tmp_path: Path, format: str, ending: str, read_as: str) -> None:
     _, images = rendered(tmp_path, validation_image_format=format, validation_disable_unconditional=True)
     assert images[0].path.name == f"step_5_validation_0_64x64.{ending}"
     with Image.open(images[0].path) as picture:
@@ -134,7 +134,7 @@ def test_images_are_written_in_the_format_asked_for(tmp_path: Path, format: str,
         assert small.stat().st_size < images[0].path.stat().st_size
 
 
-def test_every_image_keeps_its_seed_unless_it_is_to_change(tmp_path: Path) -> None:
+def test_every_image_keeps_its_seed_unless_the_option_changes_it(tmp_path: Path) -> None:
     network = tiny_family().load_network()
     fixed = [rendered(tmp_path / name, network, num_validation_images=2, validation_seed_source="gpu")[1] for name in "ab"]
     assert [image.path.read_bytes() for image in fixed[0]] == [image.path.read_bytes() for image in fixed[1]]
@@ -177,7 +177,7 @@ def test_the_image_equals_that_of_the_bare_pipeline(tmp_path: Path, prompt: str)
     assert difference.max() <= 1
 
 
-def test_training_is_undisturbed(tmp_path: Path) -> None:
+def test_generation_leaves_the_training_state_unchanged(tmp_path: Path) -> None:
     family = tiny_family()
     network = family.load_network()
     network.transformer_blocks[0].eval()
@@ -194,7 +194,7 @@ def test_training_is_undisturbed(tmp_path: Path) -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
 
 
-def test_training_is_undisturbed_by_a_drawing_that_fails() -> None:
+def test_a_failed_generation_leaves_the_training_state_unchanged() -> None:
     network, before = nn.Linear(2, 2), torch.get_rng_state()
     with pytest.raises(KeyError), preserve_training_state(network):
         network.eval()
@@ -222,7 +222,7 @@ def test_other_weights_give_another_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"])
-def test_every_sampler_draws(tmp_path: Path, sampler: str) -> None:
+def test_every_sampler_generates_an_image(tmp_path: Path, sampler: str) -> None:
     _, images = rendered(
         tmp_path, validation_noise_scheduler=sampler, validation_num_inference_steps=4, validation_disable_unconditional=True
     )
@@ -247,7 +247,7 @@ def test_every_step_of_the_base_models_own_sampler_has_its_number(own: str, monk
 
 
 @pytest.mark.parametrize("own", ["RePaintScheduler", "ScoreSdeVeScheduler", "UnCLIPScheduler", "AmusedScheduler"])
-def test_a_sampler_of_the_base_model_that_its_pipeline_cannot_ask_fails_the_drawing_alone(
+def test_a_sampler_that_the_pipeline_cannot_use_fails_the_generation_alone(
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {**tiny_family().scheduler_config(), "_class_name": own}
@@ -259,7 +259,7 @@ def test_a_sampler_of_the_base_model_that_its_pipeline_cannot_ask_fails_the_draw
 @pytest.mark.parametrize(
     "values", [{"mixed_precision": "bf16", "optimizer": "adamw_bf16"}, {"mixed_precision": "bf16", "optimizer": "torch-adamw"}]
 )
-def test_short_types_draw_about_the_same(tmp_path: Path, values: dict[str, str]) -> None:
+def test_short_types_generate_about_the_same_image(tmp_path: Path, values: dict[str, str]) -> None:
     exact, short = rendered(tmp_path / "a")[1][1].path, rendered(tmp_path / "b", **values)[1][1].path
     with Image.open(exact) as ours, Image.open(short) as theirs:
         assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).mean() < 12
@@ -276,14 +276,14 @@ def test_images_and_sampler_steps_are_announced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stop_at", "images", "steps"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 3)])
-def test_a_stop_ends_the_drawing_after_the_sampler_step(tmp_path: Path, stop_at: int, images: int, steps: int) -> None:
+def test_a_stop_ends_the_generation_after_the_sampler_step(tmp_path: Path, stop_at: int, images: int, steps: int) -> None:
     heard: list[int] = []
     finished = rendered(tmp_path, on_progress=lambda done, total: heard.append(done), should_stop=lambda: len(heard) >= stop_at)[1]
     assert (len(finished), len(heard)) == (images, steps)
     assert len(list((tmp_path / "validation_images").glob("*"))) == images
 
 
-def test_the_autoencoder_is_freed_after_drawing(tmp_path: Path) -> None:
+def test_the_autoencoder_is_freed_after_generation(tmp_path: Path) -> None:
     assert not rendered(tmp_path)[0].autoencoder.is_loaded
 
 

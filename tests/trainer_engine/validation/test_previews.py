@@ -58,7 +58,7 @@ def test_the_first_step_is_shown_and_every_nth_after_it_and_the_last(every: int,
     assert not is_shown(1, steps, ValidationOptions(validation_preview_steps=every))
 
 
-def test_previews_come_while_the_image_is_drawn(hub: Path, tmp_path: Path) -> None:
+def test_previews_arrive_while_the_image_is_generated(hub: Path, tmp_path: Path) -> None:
     run = train_here(tmp_path, **DRAWING)
     shown = image_events(run, "intermediary")
     assert [event.step_label for event in shown] == ["1/6", "5/6", "6/6"]
@@ -89,7 +89,7 @@ def test_previews_change_neither_the_image_nor_the_training(hub: Path, tmp_path:
     assert (plain.output_dir / name).read_bytes() == (shown.output_dir / name).read_bytes()
 
 
-def test_a_decoder_that_cannot_be_had_is_said_once_and_the_run_goes_on(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_decoder_is_reported_once_and_the_run_continues(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     run = train_here(tmp_path, **{**DRAWING, "max_train_steps": 2, "validation_step_interval": 1})
     assert run.step == 2
@@ -100,7 +100,7 @@ def test_a_decoder_that_cannot_be_had_is_said_once_and_the_run_goes_on(hub: Path
     assert "taesdxl" in warning.message
 
 
-def test_latents_that_do_not_fit_the_decoder_are_said_too(hub: Path, tmp_path: Path) -> None:
+def test_latents_that_do_not_fit_the_decoder_are_reported_too(hub: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     build_preview_decoder(16).save_pretrained(folder)
     place_in_hub_cache(folder, "madebyollin/taesdxl", hub)

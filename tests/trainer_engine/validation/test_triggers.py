@@ -40,7 +40,7 @@ def scheduled(last: int = 12, **values: Any) -> list[int]:
         ({"validation_step_interval": 1, "validate_after_step": 4, "validate_after_epoch": 3}, [9, 10, 11, 12]),
     ],
 )
-def test_intervals_count_steps_and_epochs_from_where_they_may_begin(values: dict[str, Any], steps: list[int]) -> None:
+def test_intervals_count_steps_and_epochs_from_their_start_step(values: dict[str, Any], steps: list[int]) -> None:
     assert scheduled(**values) == steps
 
 
@@ -55,9 +55,7 @@ def test_intervals_count_steps_and_epochs_from_where_they_may_begin(values: dict
         (10, 100, True, True, None),  # a run that is to stop does not begin to draw
     ],
 )
-def test_what_is_asked_for_comes_whatever_the_intervals_say(
-    step: int, of: int, should_stop: bool, asked: bool, expected: Trigger | None
-) -> None:
+def test_a_requested_validation_comes_at_any_interval(step: int, of: int, should_stop: bool, asked: bool, expected: Trigger | None) -> None:
     options = ValidationOptions(validation_step_interval=5, validate_after_step=5)
     assert after_step(options, moment(step, of=of, should_stop=should_stop), asked=asked) is expected
 
@@ -75,12 +73,12 @@ def test_what_is_asked_for_comes_whatever_the_intervals_say(
         ({"validation_on_startup": True}, 100, 100, ()),
     ],
 )
-def test_a_start_draws_the_base_model_once_and_more_where_asked(
+def test_a_start_generates_with_the_base_model_once_unless_more_are_set(
     values: dict[str, Any], step: int, of: int, expected: tuple[Trigger, ...]
 ) -> None:
     assert at_start(ValidationOptions(**values), moment(step, of=of)) == expected
 
 
-def test_the_result_of_a_finished_run_is_drawn() -> None:
+def test_a_finished_run_generates_with_its_result() -> None:
     assert at_end(moment(10, of=10)) is RESULT
     assert at_end(moment(9, of=10)) is None

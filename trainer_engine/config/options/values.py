@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,11 +68,17 @@ def parse_mapping(value: object) -> dict[str, Any]:
         if any("=" not in part for part in parts):
             raise WrongValue("is not a list of key=value", code="not_key_value", hint="write weight_decay=0.01,eps=1e-8")
         pairs = [(key.strip().lstrip("-"), item.strip()) for key, _, item in (part.partition("=") for part in parts)]
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise WrongValue(f"gives {twice[0][:100]} twice", code="conflicting_values", hint="give it once")
     return {key: _argument(item) for key, item in pairs}
 
 
 def _argument(item: object) -> Any:
-    if item is None or isinstance(item, (bool, int, float)):
+    if item is None or isinstance(item, bool):
+        return item
+    if isinstance(item, (int, float)):
+        parse_float(item)
         return item
     text = parse_text(item)
     words: dict[str, Any] = {"true": True, "false": False, "none": None}

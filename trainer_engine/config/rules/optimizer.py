@@ -26,7 +26,7 @@ def optimizer_takes_its_arguments(values: Values) -> Iterator[Problem]:
 
 
 def argument_problems(optimizer: str, config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields an error for each argument of ``optimizer_config`` that the optimizer does not have or whose value has another type."""
+    """Yields an error for each argument of ``optimizer_config`` that the optimizer does not have or cannot work with."""
     if optimizer not in OPTIMIZERS:
         return
     allowed = OPTIMIZERS[optimizer].arguments
@@ -34,13 +34,22 @@ def argument_problems(optimizer: str, config: Mapping[str, Any]) -> Iterator[Pro
         if name not in allowed:
             message, expected = f"{optimizer} has no argument {name!r}.", f"one of {', '.join(sorted(allowed))}"
             yield Problem.error("optimizer_config", "unknown_argument", message, got=name, expected=expected)
-        elif value is not None and not (isinstance(value, bool) if allowed[name] is bool else _is_not_negative(value)):
-            expected = "true or false" if allowed[name] is bool else "a number that is not negative"
+        elif value is not None and not allowed[name].takes(value):
+            expected = allowed[name].expected
             yield Problem.error("optimizer_config", "bad_argument", f"{name} is not {expected}.", got=value, expected=f"{name}={expected}")
+    for fault, expected in _contradictions(config):
+        yield Problem.error("optimizer_config", "bad_argument", fault, got=dict(config), expected=expected)
+    if config.get("triton") is True and importlib.util.find_spec("triton") is None:
+        message, expected = "triton=true needs the library triton, which is not installed here.", "triton=false"
+        yield Problem.error("optimizer_config", "not_installed", message, got="triton=true", expected=expected, hint="pip install triton")
 
 
-def _is_not_negative(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+def _contradictions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (message, expected values) for arguments that exclude each other."""
+    if config.get("fused") is True and config.get("foreach") is True:
+        yield "fused and foreach are two kernels, and an update runs in one.", "one of the two"
+    if config.get("nesterov") is True and (not config.get("momentum") or config.get("dampening")):
+        yield "Nesterov momentum needs momentum, and no dampening.", "momentum=0.9 as well, and dampening=0"
 
 
 def bfloat16_weights_need_bf16(values: Values) -> Iterator[Problem]:

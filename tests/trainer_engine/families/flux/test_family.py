@@ -69,7 +69,7 @@ def test_clip_skip_takes_the_pooled_output_of_an_earlier_layer(tmp_path: Path) -
     assert tiny_flux(clip_skip=2).text_fingerprint(hashes) != tiny_flux().text_fingerprint(hashes)
 
 
-def test_more_layers_skipped_than_there_are_is_told() -> None:
+def test_a_clip_skip_beyond_the_encoder_is_refused() -> None:
     with pytest.raises(InvalidOptions, match="clip_skip=3"):
         tiny_flux(clip_skip=3).encode_prompts([""])
 
@@ -81,7 +81,7 @@ def test_images_come_back_from_their_latents() -> None:
     assert family.autoencoder.decode(latents)[0, :, 20:40, 20:40].mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_drawn_image_is_the_pipelines() -> None:
+def test_a_generated_image_equals_that_of_the_pipeline() -> None:
     family = tiny_flux()
     network, (prompt,) = family.load_network().eval(), family.encode_prompts(["a cat"])
     heard: list[int] = []
@@ -125,7 +125,7 @@ def test_every_reference_changes_the_image() -> None:
 
 @pytest.mark.parametrize("flavour", ["dev", "schnell", "kontext"])
 @pytest.mark.parametrize("sampler", ["unipc", "dpm++"])
-def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flavour: str) -> None:
+def test_samplers_follow_the_shifted_schedule_of_the_base_model(sampler: str, flavour: str) -> None:
     family = tiny_flux(flavour)
     network, (prompt,) = family.load_network(), family.encode_prompts(["a cat"])
     walked = []
@@ -137,7 +137,7 @@ def test_samplers_walk_the_shifted_schedule_of_the_base_model(sampler: str, flav
 
 
 @pytest.mark.parametrize("sampler", ["euler", "unipc", "dpm++"])
-def test_samplers_that_know_flow_matching_draw(sampler: str) -> None:
+def test_samplers_of_flow_matching_generate_images(sampler: str) -> None:
     family = tiny_flux()
     network, (prompt,) = family.load_network().eval(), family.encode_prompts([""])
     image = family.generate(
@@ -161,7 +161,7 @@ def drawn_with_true_guidance(**how: Any) -> bytes:
     ).tobytes()
 
 
-def test_true_guidance_is_the_pipelines() -> None:
+def test_true_guidance_equals_that_of_the_pipeline() -> None:
     prompt, negative = tiny_flux().encode_prompts(["a cat", "blurry"])
     theirs = pipeline()
     theirs.vae.to(memory_format=torch.channels_last)
@@ -181,7 +181,7 @@ def test_true_guidance_is_the_pipelines() -> None:
     assert levels_apart(Image.frombytes("RGB", wanted.size, drawn_with_true_guidance(true_guidance=2.5)), wanted) <= 1
 
 
-def test_true_guidance_begins_after_the_steps_that_are_left_alone() -> None:
+def test_true_guidance_begins_after_the_steps_without_it() -> None:
     without, whole = drawn_with_true_guidance(), drawn_with_true_guidance(true_guidance=2.5)
     assert drawn_with_true_guidance(true_guidance=2.5, unguided_steps=3) == without != whole
     assert drawn_with_true_guidance(true_guidance=2.5, unguided_steps=2) not in (without, whole)
@@ -244,7 +244,7 @@ def test_named_targets_of_the_real_network_match_modules() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == SPEC.parameters["dev"]
 
 
-def test_a_full_run_leaves_a_pipeline_that_diffusers_draws_with(tmp_path: Path) -> None:
+def test_diffusers_generates_with_the_result_of_a_full_run(tmp_path: Path) -> None:
     model = str(tiny_model("flux", flavour="dev"))
     run = train_here(tmp_path, model_family="flux", model_flavour="dev", model=model, max_train_steps=2)
     theirs = FluxPipeline.from_pretrained(run.output_dir / "pipeline")

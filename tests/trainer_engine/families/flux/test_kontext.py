@@ -92,7 +92,7 @@ def test_a_resumed_edit_run_equals_the_straight_one(references: tuple[str, ...],
     assert adapter(resumed) == adapter(straight)
 
 
-def test_the_references_are_what_is_learned_from(tmp_path: Path) -> None:
+def test_a_run_learns_from_the_references(tmp_path: Path) -> None:
     first = kontext(tmp_path, pairs(tmp_path, "reference_strict"), output_dir=str(tmp_path / "one"))
     paint(tmp_path / "refs-0", shade=130)
     second = kontext(tmp_path, pairs(tmp_path, "reference_strict"), output_dir=str(tmp_path / "one-again"))
@@ -112,7 +112,7 @@ def pairs_without_painting(place: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def test_a_checkpoint_of_other_references_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_with_other_references_does_not_resume_the_checkpoint(tmp_path: Path) -> None:
     datasets = pairs(tmp_path, "reference_strict")
     kontext(tmp_path, datasets, stop_after=2)
     Image.new("RGB", (80, 96), (1, 2, 3)).save(tmp_path / "refs-0/0.png")
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_other_references_is_not_gone_on_from(tmp_path: Path) ->
         kontext(tmp_path, datasets, resume_from_checkpoint="latest")
 
 
-def test_validation_draws_with_the_references_of_the_first_pairs(tmp_path: Path) -> None:
+def test_validation_generates_with_the_references_of_the_first_pairs(tmp_path: Path) -> None:
     run = kontext(
         tmp_path,
         pairs(tmp_path, "reference_strict"),
@@ -138,7 +138,7 @@ def test_validation_draws_with_the_references_of_the_first_pairs(tmp_path: Path)
     assert len(set(images)) == 4
 
 
-def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of_trained_ones(tmp_path: Path) -> None:
+def test_held_out_pairs_are_evaluated_and_generated_with_their_references(tmp_path: Path) -> None:
     datasets = pairs(tmp_path, "reference_loose", "reference_strict")
     paint(tmp_path / "held-out", shade=120, size=(80, 112), count=2)
     for number in range(2):
@@ -166,7 +166,7 @@ def test_held_out_pairs_are_evaluated_with_their_references_and_drawn_instead_of
     assert together[0] == other_seed[0] != in_turn[0]
 
 
-def test_a_text_encoder_that_looks_at_references_gets_those_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_encoder_that_sees_references_gets_those_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = Flux.encode_prompts
     seen: dict[str, set[tuple[float, ...]]] = defaultdict(set)
 
@@ -205,7 +205,7 @@ def test_the_starting_adapter_file_trains(tmp_path: Path) -> None:
     assert any(tensor.abs().max() > 0 for key, tensor in weights.items() if key.endswith("lokr_w2"))
 
 
-def test_a_pair_whose_reference_has_no_latents_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_whose_reference_has_no_latents_is_not_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets, encode = pairs(tmp_path, "reference_strict"), Flux.encode_images
     Image.new("RGB", (80, 96), (0, 0, 0)).save(tmp_path / "refs-0/0.png")
 

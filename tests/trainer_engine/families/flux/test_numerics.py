@@ -127,7 +127,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
 
 
-def test_drawing_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
+def test_generating_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
     from trainer_engine.families.base import GenerationRequest
 
     family, network = tiny_flux("kontext"), tiny_flux("kontext").load_network().eval()

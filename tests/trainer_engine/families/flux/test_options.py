@@ -21,13 +21,13 @@ GIVEN = {"model_family": "flux", "model_type": "lora", "output_dir": "o", "data_
         ({"model_flavour": "schnell", "flux_guidance_value": 3}, "flux_guidance_value", "no_effect", Level.NOTE),
     ],
 )
-def test_guidance_that_cannot_be_or_does_nothing_is_told(values: dict[str, Any], option: str, code: str, level: Level) -> None:
+def test_guidance_that_is_impossible_or_has_no_effect_is_reported(values: dict[str, Any], option: str, code: str, level: Level) -> None:
     _, problems = check_options({**GIVEN, **values})
     assert (option, code, level) in [(problem.option, problem.code, problem.level) for problem in problems]
 
 
 @pytest.mark.parametrize("values", [{}, {"flux_guidance_value": 3.5}, {"flux_guidance_mode": "random-range", "flux_guidance_max": 5}])
-def test_guidance_that_makes_sense_is_taken_without_a_word(values: dict[str, Any]) -> None:
+def test_guidance_that_makes_sense_is_accepted_without_a_note(values: dict[str, Any]) -> None:
     options, problems = check_options({**GIVEN, **values})
     assert options is not None
     assert not [problem for problem in problems if problem.option.startswith("flux_guidance")]

@@ -99,7 +99,7 @@ def test_wrapped_networks_are_seen_through() -> None:
     assert unwrap(network) is network
 
 
-def test_networks_that_want_to_know_the_size_are_told() -> None:
+def test_networks_with_size_conditions_get_the_size() -> None:
     family = tiny_family(pretrained_model_name_or_path=str(tiny_pixart(size_conditions=True)))
     network, prompts = family.load_network(), family.encode_prompts(["a red circle"])
     heard: list[dict[str, torch.Tensor]] = []
@@ -149,7 +149,7 @@ def test_broken_weights_are_refused_by_name(tmp_path: Path, part: str) -> None:
         use()
 
 
-def test_another_autoencoder_and_text_encoder_can_stand_in(tmp_path: Path) -> None:
+def test_another_autoencoder_and_text_encoder_can_replace_those_of_the_model(tmp_path: Path) -> None:
     shutil.copytree(tiny_pixart() / "vae", tmp_path / "vae-alone")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(tiny_pixart() / part, tmp_path / "t5" / part)

@@ -32,7 +32,7 @@ def test_making_a_model_leaves_the_random_state_alone(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_diffusers_loads_it_and_draws_the_same_image_twice() -> None:
+def test_diffusers_loads_the_tiny_model_and_generates_the_same_image_twice() -> None:
     pipeline = PixArtSigmaPipeline.from_pretrained(tiny_pixart())
     pipeline.set_progress_bar_config(disable=True)
     images = [
@@ -64,13 +64,13 @@ def test_the_autoencoder_shows_what_it_encoded() -> None:
     assert (shown - pixels).square().mean().sqrt() < 0.2
 
 
-def test_words_are_told_apart_by_the_text_encoder() -> None:
+def test_the_text_encoder_distinguishes_words() -> None:
     pipeline = PixArtSigmaPipeline.from_pretrained(tiny_pixart())
     red, blue = (pipeline.encode_prompt(text, False)[0] for text in ("a red circle", "a blue circle"))
     assert (red - blue).abs().max() > 0.01
 
 
-def test_the_hub_cache_holds_it_under_its_repository(tmp_path: Path) -> None:
+def test_the_hub_cache_holds_the_tiny_model_under_its_repository(tmp_path: Path) -> None:
     snapshot = place_in_hub_cache(tiny_pixart(), "some-org/some-model", tmp_path)
     assert snapshot.parent.parent == tmp_path / "hub" / "models--some-org--some-model"
     assert (tmp_path / "hub/models--some-org--some-model/refs/main").read_text() == snapshot.name

@@ -10,6 +10,7 @@ import pytest
 from tests.bench import compare, host, plan
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
+from tests.bench.networks import SD1X, SDXL
 from tests.bench.table import Table
 
 WRK = """Running 8s test @ http://127.0.0.1:8000/api/training/status
@@ -28,9 +29,11 @@ def test_the_percentiles_of_wrk_are_read_in_milliseconds() -> None:
 
 def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
     table = Table()
-    for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1)):
+    shallow = {"layers_per_block": 1, "rounds": 2, "steps": 1}
+    unets = (host.unet(SD1X, "full", **shallow), host.unet(SDXL, "lora", transformer_layers_per_block=(1, 1, 1), **shallow))
+    for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1), *unets):
         host.measure(table, pair)
-    assert len(table.rows) == 4
+    assert len(table.rows) == 8
     assert all("bare loop" in row.beside + row.value for row in table.rows)
 
 

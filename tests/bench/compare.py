@@ -1,8 +1,8 @@
 """``python -m tests.bench.compare COMMIT SECTION ...``: the same benchmarks on this tree and on another commit, in turn.
 
-The commit is checked out into a temporary folder, and measured by its own benchmarks. Each round measures that commit and this tree in turn,
-so that a machine that drifts slows both. The table gives the median of each, and the ratio round by round; the rows that only one of the
-trees has follow it.
+The commit is checked out into a temporary folder, and measured by its own benchmarks. Each round measures that commit and this tree in
+turn, so that a machine that drifts slows both. The table gives the median of each, and the ratio round by round; the rows that only one of
+the trees has follow it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ CASES = (
     Case(SDXL, "lora", 1024),
     Case(SD1X, "full", 512),
     Case(WAN, "lora", 480),
-    Case(SDXL, "lora", 1024, compiled=True),
+    Case(SD1X, "full", 512, compiled=True),
 )
 
 

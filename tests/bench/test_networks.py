@@ -10,6 +10,7 @@ import torch
 
 from tests.bench import gpu
 from tests.bench.gpu_device import Clock, TimeLimit, attempt
+from tests.bench.host import operators_of
 from tests.bench.network_loops import Setting, bare_loss, bare_steps, engine_steps, flops_of_a_step, in_dtype, make_batch, make_family
 from tests.bench.networks import SD1X, SDXL, WAN, Network, parameters_of
 from tests.bench.table import Table
@@ -23,6 +24,10 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "sdxl": {"layers_per_block": 1, "transformer_layers_per_block": (1, 1, 1)},
     "wan": {"num_layers": 1},
 }
+
+DEEPER: dict[str, dict[str, Any]] = {"sd1x": {"layers_per_block": 2}, "sdxl": {"layers_per_block": 2}, "wan": {"num_layers": 3}}
+MOST_ADDED = 24
+"""Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""
 
 
 def small(network: Network) -> dict[str, Any]:
@@ -67,6 +72,20 @@ def test_both_loops_train_the_same_modules(network: Network, model_type: str) ->
         work(1)
         assert any(not torch.equal(old, new) for old, new in zip(before, trained, strict=True))
     assert (model_type == "full") is (len(trained) == len(list(module.parameters())))
+
+
+@NETWORKS
+@pytest.mark.parametrize("model_type", ["full", "lora"])
+def test_what_the_engine_adds_to_a_step_does_not_grow_with_the_network(network: Network, model_type: str) -> None:
+    added = []
+    for changes in ({}, DEEPER[network.family]):
+        architecture = {**small(network), **changes}
+        engine, module = engine_steps(network, architecture, setting(model_type))
+        bare = bare_steps(network, architecture, setting(model_type), module)
+        for work in (engine, bare):
+            work(1)
+        added.append(operators_of(engine) - operators_of(bare))
+    assert added[0] == added[1] <= MOST_ADDED
 
 
 @NETWORKS

@@ -1,7 +1,8 @@
 """``python -m tests.bench.compare COMMIT SECTION ...``: the same benchmarks on this tree and on another commit, in turn.
 
-The commit is checked out into a temporary folder. Each round measures that commit and this tree one after the other, so that a machine that
-drifts slows both. The table gives the median of each, and the ratio round by round.
+The commit is checked out into a temporary folder, and measured by its own benchmarks. Each round measures that commit and this tree in
+turn, so that a machine that drifts slows both. The table gives the median of each, and the ratio round by round; the rows that only one of
+the trees has follow it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,12 @@ from tests.bench.__main__ import ROOT
 from tests.bench.table import ratio_of
 
 NUMBER = re.compile(r"[\d,]*\.?\d+")
-Figures = Mapping[tuple[str, str], tuple[float, str]]
-"""(section, figure) -> (value, its unit)."""
+MEASURED = re.compile(r"[\d,]*\.?\d+(?= (?:MB|steps|events)\b)")
+"""Numbers in the name of a figure that are measured themselves, and differ from run to run."""
+Key = tuple[str, str, int]
+"""(section, name of the figure, how many rows of that name stand before it)."""
+Figures = Mapping[Key, tuple[float, str]]
+"""Row -> (value, its unit)."""
 
 
 @contextmanager
@@ -47,26 +53,36 @@ def measure(tree: Path, sections: Sequence[str]) -> Figures:
 
 def figures_in(rows: Sequence[Mapping[str, str]]) -> Figures:
     """The leading number of each row's value; rows without one are left out."""
-    found = {}
+    found: dict[Key, tuple[float, str]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
     for row in rows:
+        name = (row["section"], MEASURED.sub("…", row["figure"]))
         number = NUMBER.match(row["value"])
         if number:
             unit = row["value"][number.end() :].strip().partition(" ")[0].rstrip(",;:")
-            found[row["section"], row["figure"]] = (float(number.group().replace(",", "")), unit)
+            found[(*name, seen[name])] = (float(number.group().replace(",", "")), unit)
+        seen[name] += 1
     return found
 
 
 def compared(before: Sequence[Figures], now: Sequence[Figures]) -> Iterator[str]:
-    """One Markdown row for each figure that both trees have in every round, in the same unit."""
+    """One Markdown row for each figure that both trees have in every round, in the same unit; then the names of the other rows."""
     yield "| what | figure | before | now | now / before |\n|---|---|---|---|---|"
+    rounds = [*before, *now]
     for key, (_, unit) in now[0].items():
-        theirs, ours = [one.get(key) for one in before], [one.get(key) for one in now]
-        pairs = [(old, new) for old, new in zip(theirs, ours, strict=True) if old and new and old[1] == new[1] == unit and old[0]]
-        if len(pairs) < len(now):
-            continue
-        old, new = [pair[0][0] for pair in pairs], [pair[1][0] for pair in pairs]
-        values = f"{statistics.median(old):g} {unit} | {statistics.median(new):g} {unit}"
-        yield f"| {key[0]} | {key[1]} | {values} | {ratio_of(new, old)} |"
+        if is_common(key, rounds):
+            old, new = [one[key][0] for one in before], [one[key][0] for one in now]
+            values = f"{statistics.median(old):g} {unit} | {statistics.median(new):g} {unit}"
+            yield f"| {key[0]} | {key[1]} | {values} | {ratio_of(new, old)} |"
+    for tree, figures in (("before", before), ("now", now)):
+        for section, name, _ in (key for key in figures[0] if not is_common(key, rounds)):
+            yield f"not compared, {tree}: {section}: {name}"
+
+
+def is_common(key: Key, rounds: Sequence[Figures]) -> bool:
+    """Whether a row has a value in every round, in one unit, that can be divided by."""
+    found = [figures.get(key) for figures in rounds]
+    return all(one is not None and one[0] for one in found) and len({one[1] for one in found if one}) == 1
 
 
 def main() -> None:

@@ -1,259 +1,89 @@
-"""Where a GPU is at hand: PixArt Sigma 900M's real architecture with random weights, the engine's step beside a bare loop."""
+"""Where a GPU is at hand: the engine's steps of PixArt, Stable Diffusion, SDXL and Wan beside bare loops, in less than eight minutes.
+
+The weights are random, so nothing is downloaded. ``gpu_flux`` is a section of its own.
+"""
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
-from types import MappingProxyType
-from typing import Any
+from functools import partial
 
 import torch
-from diffusers import DDPMScheduler, PixArtTransformer2DModel
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from tests.bench.table import Table, ratio_of
-from trainer_engine.batches.batch import Batch
-from trainer_engine.batches.loader import StepBatches
-from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.parse import parse_options
-from trainer_engine.families.base import load_family
-from trainer_engine.loop.step import Step
-from trainer_engine.objectives.build import make_objective
-from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import build_optimizer
-from trainer_engine.runtime.devices import resolve_devices
-from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.environment import read_environment
+from tests.bench import gpu_pixart
+from tests.bench.gpu_device import ENDLESS, Clock, TimeLimit, add_row, attempt, matmul_peak
+from tests.bench.network_loops import Setting, bare_steps, engine_steps, flops_of_a_step
+from tests.bench.networks import SD1X, SDXL, WAN, Network
+from tests.bench.table import Table
+
+SECTION = "UNets and Wan on a GPU"
+NETWORK_SECONDS, PIXART_SECONDS = 150, 390
+"""From the start: when no further case of the first and of the second kind is begun. A case takes up to a minute and a half."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is measured, and on what."""
+class Case:
+    """One row: a network at its real size, in bf16."""
 
-    device: torch.device
-    architecture: Mapping[str, Any]
-    latent_edge: int
-    tokens: int
-    steps: int
-    """Steps of one timing."""
-    rounds: int
+    network: Network
+    model_type: str
+    pixels: int
+    compiled: bool = False
+    is_small: bool = False
+    """Few channels, for a CPU."""
 
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+    @property
+    def words(self) -> str:
+        kind = "every weight" if self.model_type == "full" else "LoRA"
+        return f"{self.network.title}, {kind}, {self.pixels} px, batch 1, {'compiled' if self.compiled else 'eager'}"
 
-    def peak_memory(self) -> float:
-        """GiB since the last reset; 0 where the device does not count."""
-        return torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+    def setting(self, device: torch.device) -> Setting:
+        return Setting(device=device, model_type=self.model_type, latent_edge=self.pixels // 8, precision="bf16", compiled=self.compiled)
 
 
-PIXART_900M: Mapping[str, Any] = MappingProxyType(
-    {
-        "num_attention_heads": 16,
-        "attention_head_dim": 72,
-        "in_channels": 4,
-        "out_channels": 8,
-        "num_layers": 42,
-        "cross_attention_dim": 1152,
-        "sample_size": 128,
-        "patch_size": 2,
-        "caption_channels": 4096,
-        "use_additional_conditions": False,
-    }
+CASES = (
+    Case(SDXL, "lora", 1024),
+    Case(SD1X, "full", 512),
+    Case(WAN, "lora", 480),
+    Case(SD1X, "full", 512, compiled=True),
 )
-SECTION = "PixArt 900M at 1024 px"
-NOISE: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
 
 
-def options_for(*, batch_size: int, checkpointing: bool, backend: str, clip: str = "value") -> TrainingOptions:
-    return parse_options(
-        {
-            "model_family": "pixart_sigma",
-            "model_type": "full",
-            "data_backend_config": "none.json",
-            "output_dir": "none",
-            "max_train_steps": 1000,
-            "train_batch_size": batch_size,
-            "gradient_checkpointing": checkpointing,
-            "dynamo_backend": backend,
-            "optimizer": "adamw_bf16",
-            "mixed_precision": "bf16",
-            "learning_rate": 1e-5,
-            "max_grad_norm": 0.01,
-            "grad_clip_method": clip,
-        }
+def compare(table: Table, clock: Clock, case: Case, peak: float) -> None:
+    """One row: the engine's step, then the bare loop over the very same modules, in turn."""
+    network, setting = case.network, case.setting(clock.device)
+    architecture = {**network.architecture, **(network.narrow if case.is_small else {})}
+    clock.reset_peak()
+    engine, module = engine_steps(network, architecture, setting)
+    add_row(
+        table,
+        SECTION,
+        case.words,
+        clock,
+        engine=engine,
+        make_bare=lambda: bare_steps(network, architecture, setting, module),
+        flops=flops_of_a_step(network, architecture, setting),
+        peak=peak,
     )
 
 
-def make_batch(subject: Subject, size: int, seed: int) -> Batch:
-    """One batch as the engine's loader hands it over."""
-    dice = torch.Generator().manual_seed(seed)
-    shape = (size, 4, subject.latent_edge, subject.latent_edge)
-    width = subject.architecture["caption_channels"]
-    prompts = {"embeds": torch.randn(size, subject.tokens, width, generator=dice).bfloat16()}
-    prompts["mask"] = torch.ones(size, subject.tokens, dtype=torch.int64)
-    latents, noise = torch.randn(shape, generator=dice), torch.randn(shape, generator=dice)
-    timesteps = torch.randint(0, 1000, (size,), generator=dice)
-    batch = Batch(latents=latents, noise=noise, timesteps=timesteps, prompts=prompts, files=("random",) * size)
-    return batch.pinned() if subject.device.type == "cuda" else batch
-
-
-def make_network(subject: Subject, checkpointing: bool) -> PixArtTransformer2DModel:
-    torch.manual_seed(0)
-    with subject.device:
-        network = PixArtTransformer2DModel(**subject.architecture).bfloat16().train()
-    if checkpointing:
-        network.enable_gradient_checkpointing()
-    return network
-
-
-def engine_step(subject: Subject, network: nn.Module, options: TrainingOptions) -> Step:
-    devices = resolve_devices(options, subject.device)
-    compiled = torch.compile(network, backend="inductor") if options.distributed.dynamo_backend == "inductor" else network
-    return Step(
-        family=load_family(options, devices),
-        objective=make_objective("epsilon", NOISE, options.objective),
-        devices=devices,
-        processes=Processes(read_environment()),
-        network=compiled,
-        parameters=list(network.parameters()),
-        optimizer=build_optimizer(options.optimizer, network.parameters()),
-        schedule=Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),
-        clipping=options.optimizer,
-        seed=options.run.seed,
-        scaler=torch.amp.GradScaler(subject.device.type, enabled=False),
-    )
-
-
-def bare_loop(
-    network: PixArtTransformer2DModel,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    compiled: bool,
-    clip: Callable[[list[nn.Parameter], float], object] = torch.nn.utils.clip_grad_value_,
-) -> Callable[[int], None]:
-    """The same arithmetic over tensors that lie on the card: nothing is loaded, seeded, checked or told."""
-    call = torch.compile(network, backend="inductor") if compiled else network
-    alphas = DDPMScheduler.from_config(NOISE).alphas_cumprod.to(network.device)
-    on_card = batch.to(network.device)
-    embeds, mask = on_card.prompts["embeds"].bfloat16(), on_card.prompts["mask"]
-    parameters = list(network.parameters())
-
-    def forward() -> Tensor:
-        alpha = alphas[on_card.timesteps].view(-1, 1, 1, 1)
-        noisy = (alpha.sqrt() * on_card.latents + (1 - alpha).sqrt() * on_card.noise).bfloat16()
-        output = call(
-            noisy,
-            encoder_hidden_states=embeds,
-            encoder_attention_mask=mask,
-            timestep=on_card.timesteps,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            return_dict=False,
-        )[0]
-        return (output.chunk(2, dim=1)[0].float() - on_card.noise).square().mean()
-
-    def steps(number: int) -> None:
-        for _ in range(number):
-            forward().backward()
-            clip(parameters, 0.01)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return steps
-
-
-def timed(subject: Subject, work: Callable[[int], None]) -> float:
-    """Seconds a step, the card idle before and after."""
-    subject.synchronize()
-    began = time.perf_counter()
-    work(subject.steps)
-    subject.synchronize()
-    return (time.perf_counter() - began) / subject.steps
-
-
-def flops_of_a_step(network: PixArtTransformer2DModel, batch: Batch) -> int:
-    """Multiplications and additions of one forward and backward pass, counted, without recomputation."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    work = bare_loop(network, optimizer, batch, compiled=False)
-    with FlopCounterMode(display=False) as counter:
-        work(1)
-    return int(counter.get_total_flops())
-
-
-def matmul_peak(subject: Subject, size: int = 8192) -> float:
-    """bf16 operations a second that this device reaches on a large product."""
-    a, b = (torch.randn(size, size, device=subject.device, dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    subject.synchronize()
-    began = time.perf_counter()
-    for _ in range(20):
-        a @ b
-    subject.synchronize()
-    return 20 * 2 * size**3 / (time.perf_counter() - began)
-
-
-def compare(table: Table, subject: Subject, *, batch_size: int, checkpointing: bool, compiled: bool, flops: int, peak: float) -> None:
-    """One row: the engine's step and the bare loop in turn, over networks of their own."""
-    options = options_for(batch_size=batch_size, checkpointing=checkpointing, backend="inductor" if compiled else "no")
-    batches = [make_batch(subject, batch_size, seed) for seed in range(2)]
-    step = engine_step(subject, make_network(subject, checkpointing), options)
-    numbers = count()
-
-    def ours(steps: int) -> None:
-        for _ in range(steps):
-            number = next(numbers)
-            step.take(StepBatches(number, 0, (batches[number % 2],), batch_size))
-
-    ours(2)
-    memory = subject.peak_memory()
-    network = make_network(subject, checkpointing)
-    bare = bare_loop(network, build_optimizer(options.optimizer, network.parameters()), batches[0], compiled)
-    bare(2)
-    pairs = [(timed(subject, ours), timed(subject, bare)) for _ in range(subject.rounds)]
-    seconds = statistics.median(pair[0] for pair in pairs)
-    words = f"batch {batch_size}{', gradient checkpointing' if checkpointing else ''}, {'compiled' if compiled else 'eager'}"
-    share = f"{100 * flops / seconds / peak:.0f} % of the device's measured bf16 peak ({peak / 1e12:.3g} TFLOP/s)"
-    speed = ratio_of([pair[1] for pair in pairs], [pair[0] for pair in pairs])
-    table.add(SECTION, words, f"{seconds:.3f} s a step; {share}; peak {memory:.1f} GiB", beside=f"bare loop: {speed} of its speed")
-
-
-def measure(table: Table, subject: Subject, cases: Sequence[tuple[int, bool, bool]]) -> None:
-    """A row for each (batch size, gradient checkpointing, compiled)."""
-    network = make_network(subject, checkpointing=False)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    table.add(SECTION, "parameters", f"{parameters / 1e6:.1f} M")
-    sample_flops = flops_of_a_step(network, make_batch(subject, 1, 0))
-    del network
-    peak = matmul_peak(subject, size=8192 if subject.device.type == "cuda" else 256)
-    for batch_size, checkpointing, compiled in cases:
-        compare(
-            table,
-            subject,
-            batch_size=batch_size,
-            checkpointing=checkpointing,
-            compiled=compiled,
-            flops=batch_size * sample_flops,
-            peak=peak,
-        )
-        gc.collect()
-        if subject.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+def measure(table: Table, clock: Clock, cases: Sequence[Case], limit: TimeLimit = ENDLESS) -> None:
+    """A row for each case."""
+    peak = matmul_peak(clock)
+    for case in cases:
+        attempt(table, SECTION, case.words, partial(compare, table, clock, case, peak), limit)
 
 
 def run(table: Table) -> None:
-    """Rows for eager and compiled, with and without gradient checkpointing; one row that says so where there is no GPU."""
+    """All rows; one for each of the two sections that says so where there is no GPU."""
     if not torch.cuda.is_available():
-        table.add(SECTION, "needs a GPU", "not measured here")
+        for section in (SECTION, gpu_pixart.SECTION):
+            table.add(section, "needs a GPU", "not measured here")
         return
-    subject = Subject(torch.device("cuda"), PIXART_900M, latent_edge=128, tokens=300, steps=4, rounds=5)
-    measure(table, subject, ((4, False, False), (4, True, False), (4, False, True), (8, True, True)))
+    limit = TimeLimit(NETWORK_SECONDS)
+    measure(table, Clock(device=torch.device("cuda"), steps=4, rounds=5), CASES, limit)
+    gpu_pixart.run(table, TimeLimit(PIXART_SECONDS, limit.began))
 
 
 if __name__ == "__main__":

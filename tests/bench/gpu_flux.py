@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +15,8 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.bench.gpu import Subject, matmul_peak, timed
-from tests.bench.table import Table, ratio_of
+from tests.bench.gpu_device import Subject, Work, add_row, attempt, matmul_peak
+from tests.bench.table import Table
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
@@ -163,7 +162,7 @@ def make_batch(subject: Subject, case: Case, seed: int) -> Batch:
     return batch.pinned() if subject.device.type == "cuda" else batch
 
 
-def engine_steps(subject: Subject, case: Case) -> tuple[Callable[[int], None], nn.Module]:
+def engine_steps(subject: Subject, case: Case) -> tuple[Work, nn.Module]:
     """The engine's own step, and the network with its adapter."""
     family = make_family(subject, case)
     trainable = make_trainable(family, None)
@@ -226,8 +225,8 @@ CLIPS: Mapping[str, Callable[[list[nn.Parameter], float], object]] = MappingProx
 )
 
 
-def bare_steps(subject: Subject, case: Case, network: nn.Module) -> Callable[[int], None]:
-    """Forward, backward, clip, optimizer over the same modules: nothing is loaded, seeded, checked or told."""
+def bare_steps(subject: Subject, case: Case, network: nn.Module) -> Work:
+    """Forward, backward, clip, optimizer over the same modules: nothing is loaded, seeded, checked or reported."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(options_for(case).optimizer, parameters)
     call = torch.compile(network, backend="inductor") if case.compiled else network
@@ -281,21 +280,20 @@ def flops_of_a_step(subject: Subject, case: Case) -> int:
 
 def compare(table: Table, subject: Subject, case: Case, peak: float) -> None:
     """One row: the engine's step, then the bare loop over the very same modules, in turn."""
-    if subject.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    ours, network = engine_steps(subject, case)
-    ours(2)
-    memory = subject.peak_memory()
-    bare = bare_steps(subject, case, network)
-    bare(2)
-    pairs = [(timed(subject, ours), timed(subject, bare)) for _ in range(subject.rounds)]
-    seconds = statistics.median(pair[0] for pair in pairs)
-    share = 100 * flops_of_a_step(subject, case) / seconds / peak
-    value = f"{seconds:.3f} s a step; {share:.0f} % of the device's measured bf16 peak ({peak / 1e12:.3g} TFLOP/s); peak {memory:.1f} GiB"
-    speed = ratio_of([pair[1] for pair in pairs], [pair[0] for pair in pairs])
+    subject.reset_peak()
+    engine, network = engine_steps(subject, case)
     within = case.flavour == "kontext" and case.precision == "int8-quanto"
-    aim = f"within {KONTEXT_LIMIT_GIB} GiB" if within else ""
-    table.add(SECTION, case.words, value, aim=aim, beside=f"bare loop: {speed} of its speed")
+    add_row(
+        table,
+        SECTION,
+        case.words,
+        subject,
+        engine=engine,
+        make_bare=lambda: bare_steps(subject, case, network),
+        flops=flops_of_a_step(subject, case),
+        peak=peak,
+        aim=f"within {KONTEXT_LIMIT_GIB} GiB" if within else "",
+    )
 
 
 def measure(table: Table, subject: Subject, cases: Sequence[Case]) -> None:
@@ -303,13 +301,9 @@ def measure(table: Table, subject: Subject, cases: Sequence[Case]) -> None:
     architecture = subject.architecture
     blocks = f"{architecture['num_layers']} double and {architecture['num_single_layers']} single blocks"
     table.add(SECTION, "network", f"{parameters_of(architecture) / 1e9:.2f} billion parameters, {blocks}")
-    peak = matmul_peak(subject, size=8192 if subject.device.type == "cuda" else 256)
+    peak = matmul_peak(subject)
     for case in cases:
-        compare(table, subject, case, peak)
-        gc.collect()
-        torch._dynamo.reset()
-        if subject.device.type == "cuda":
-            torch.cuda.empty_cache()
+        attempt(table, SECTION, case.words, partial(compare, table, subject, case, peak))
 
 
 def run(table: Table) -> None:
@@ -319,8 +313,15 @@ def run(table: Table) -> None:
         return
     spec = find_spec("flux")
     assert spec is not None
-    architecture = that_fits(FLUX, torch.cuda.mem_get_info()[0])
-    measure(table, Subject(torch.device("cuda"), architecture, latent_edge=128, tokens=spec.prompts.token_limit, steps=4, rounds=5), CASES)
+    subject = Subject(
+        device=torch.device("cuda"),
+        architecture=that_fits(FLUX, torch.cuda.mem_get_info()[0]),
+        latent_edge=128,
+        tokens=spec.prompts.token_limit,
+        steps=4,
+        rounds=5,
+    )
+    measure(table, subject, CASES)
 
 
 if __name__ == "__main__":

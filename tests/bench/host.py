@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.bench import gpu, gpu_flux
-from tests.bench.gpu import Subject
+from tests.bench import gpu_flux, gpu_pixart
+from tests.bench.gpu_device import WARM_UP, Clock, Subject, Work
 from tests.bench.gpu_flux import CLIPS, FLUX, Case
+from tests.bench.network_loops import Setting, bare_steps, engine_steps
+from tests.bench.networks import SD1X, SDXL, Network
 from tests.bench.table import Table, ratio_of
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.optim.optimizers import build_optimizer
@@ -23,8 +26,7 @@ from trainer_engine.optim.optimizers import build_optimizer
 SECTION = "host"
 AIM = "102 % or less"
 PIXART_DEPTH = 28
-WARM_UP = 2
-Work = Callable[[int], None]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Pair:
     """The engine's step and a bare loop that does the same arithmetic."""
 
     name: str
-    subject: Subject
+    clock: Clock
     engine: Work
     bare: Work
 
@@ -58,18 +60,20 @@ def operators_of(work: Work) -> int:
 def pixart(layers: int = PIXART_DEPTH, *, rounds: int = 12, steps: int = 5) -> Pair:
     """Every weight of PixArt learns, in bf16 with adamw_bf16."""
     narrow = {"num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 16, "sample_size": 8}
-    architecture = {**gpu.PIXART_900M, **narrow, "num_layers": layers}
-    subject = Subject(torch.device("cpu"), architecture, latent_edge=8, tokens=8, steps=steps, rounds=rounds)
-    options = gpu.options_for(batch_size=1, checkpointing=False, backend="no", clip="norm")
-    batch, numbers = gpu.make_batch(subject, 1, 0), count()
-    step = gpu.engine_step(subject, gpu.make_network(subject, False), options)
+    architecture = {**gpu_pixart.PIXART_900M, **narrow, "num_layers": layers}
+    subject = Subject(device=CPU, architecture=architecture, latent_edge=8, tokens=8, steps=steps, rounds=rounds)
+    options = gpu_pixart.options_for(batch_size=1, checkpointing=False, backend="no", clip="norm")
+    batch, numbers = gpu_pixart.make_batch(subject, 1, 0), count()
+    step = gpu_pixart.engine_step(subject, gpu_pixart.make_network(subject, False), options)
 
     def engine(how_many: int) -> None:
         for _ in range(how_many):
             step.take(StepBatches(next(numbers), 0, (batch,), 1))
 
-    network = gpu.make_network(subject, False)
-    bare = gpu.bare_loop(network, build_optimizer(options.optimizer, network.parameters()), batch, compiled=False, clip=CLIPS["norm"])
+    network = gpu_pixart.make_network(subject, False)
+    bare = gpu_pixart.bare_loop(
+        network, build_optimizer(options.optimizer, network.parameters()), batch, compiled=False, clip=CLIPS["norm"]
+    )
     return Pair(f"PixArt, {layers} layers, full, bf16", subject, engine, bare)
 
 
@@ -78,17 +82,27 @@ def flux(double: int = int(FLUX["num_layers"]), single: int = int(FLUX["num_sing
     narrow = {"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6)}
     texts = {"joint_attention_dim": 16, "pooled_projection_dim": 16}
     architecture = {**FLUX, **narrow, **texts, "num_layers": double, "num_single_layers": single}
-    subject = Subject(torch.device("cpu"), architecture, latent_edge=8, tokens=8, steps=steps, rounds=rounds)
+    subject = Subject(device=CPU, architecture=architecture, latent_edge=8, tokens=8, steps=steps, rounds=rounds)
     case = Case("no_change", compiled=False, checkpointing=False, clip="norm")
     engine, network = gpu_flux.engine_steps(subject, case)
     return Pair(f"Flux, {double} and {single} blocks, LoRA, bf16", subject, engine, gpu_flux.bare_steps(subject, case, network))
 
 
+def unet(network: Network, model_type: str, *, rounds: int = 12, steps: int = 5, **changes: Any) -> Pair:
+    """Every weight of a UNet learns, or a standard adapter on it, in float32."""
+    architecture = {**network.architecture, **network.narrow, **changes}
+    setting = Setting(device=CPU, model_type=model_type, latent_edge=16, lora_rank=4)
+    engine, module = engine_steps(network, architecture, setting)
+    kind = "full" if model_type == "full" else "LoRA"
+    clock = Clock(device=CPU, steps=steps, rounds=rounds)
+    return Pair(f"{network.title}, {kind}, float32", clock, engine, bare_steps(network, architecture, setting, module))
+
+
 def processor_seconds(pair: Pair, work: Work) -> float:
     """Seconds a step that this process computed: other work on the machine does not count."""
     began = time.process_time()
-    work(pair.subject.steps)
-    return (time.process_time() - began) / pair.subject.steps
+    work(pair.clock.steps)
+    return (time.process_time() - began) / pair.clock.steps
 
 
 def measure(table: Table, pair: Pair) -> None:
@@ -98,12 +112,12 @@ def measure(table: Table, pair: Pair) -> None:
     ours, bare = operators_of(pair.engine), operators_of(pair.bare)
     table.add(SECTION, f"operators a step ({pair.name})", f"{ours}", beside=f"bare loop: {bare} ({100 * (ours - bare) / bare:+.2f} %)")
     gc.collect()
-    times = [(processor_seconds(pair, pair.engine), processor_seconds(pair, pair.bare)) for _ in range(pair.subject.rounds)]
+    times = [(processor_seconds(pair, pair.engine), processor_seconds(pair, pair.bare)) for _ in range(pair.clock.rounds)]
     middle = statistics.median(engine for engine, _ in times)
     ratio = ratio_of([engine for engine, _ in times], [bare for _, bare in times])
     table.add(SECTION, f"processor time a step ({pair.name})", f"{1000 * middle:.0f} ms; {ratio} of the bare loop's", aim=AIM)
 
 
 def run(table: Table) -> None:
-    for make in (pixart, flux):
+    for make in (pixart, flux, *(partial(unet, network, kind) for network in (SDXL, SD1X) for kind in ("full", "lora"))):
         measure(table, make())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.bench.gpu import Subject
+from tests.bench.gpu_device import Subject
 from tests.bench.gpu_flux import FLUX, Case, bare_steps, engine_steps, flops_of_a_step, measure, parameters_of, that_fits
 from tests.bench.table import Table
 from trainer_engine.config.families import find_spec
@@ -24,7 +24,7 @@ TINY = {
 
 @pytest.fixture
 def subject() -> Subject:
-    return Subject(torch.device("cpu"), TINY, latent_edge=8, tokens=4, steps=1, rounds=2)
+    return Subject(device=torch.device("cpu"), architecture=TINY, latent_edge=8, tokens=4, steps=1, rounds=2)
 
 
 def test_each_base_and_kontext_is_measured_beside_a_bare_loop(subject: Subject) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.bench import compare, host, plan
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
+from tests.bench.networks import SD1X, SDXL
 from tests.bench.table import Table
 
 WRK = """Running 8s test @ http://127.0.0.1:8000/api/training/status
@@ -28,9 +29,11 @@ def test_the_percentiles_of_wrk_are_read_in_milliseconds() -> None:
 
 def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
     table = Table()
-    for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1)):
+    shallow = {"layers_per_block": 1, "rounds": 2, "steps": 1}
+    unets = (host.unet(SD1X, "full", **shallow), host.unet(SDXL, "lora", transformer_layers_per_block=(1, 1, 1), **shallow))
+    for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1), *unets):
         host.measure(table, pair)
-    assert len(table.rows) == 4
+    assert len(table.rows) == 8
     assert all("bare loop" in row.beside + row.value for row in table.rows)
 
 
@@ -53,11 +56,40 @@ def test_two_trees_are_compared_row_by_row() -> None:
             ]
         )
 
-    head, row = compare.compared(
+    head, row, *others = compare.compared(
         [figures("2.0 ms", "gone"), figures("4 ms", "gone")], [figures("2.2 ms", "new"), figures("4 ms (3 to 5)", "new")]
     )
     assert head.startswith("| what | figure | before | now |")
     assert row == "| host | step | 3 ms | 3.1 ms | 105.0 % (100.0 to 110.0) |"
+    assert others == ["not compared, before: host: gone", "not compared, now: host: new"]
+
+
+def test_rows_are_compared_although_their_names_hold_what_was_measured() -> None:
+    def figures(size: str, *seconds: str) -> compare.Figures:
+        rows = [{"section": "saving", "figure": f"a checkpoint of {size} MB (9 steps)", "value": "1 s"}]
+        return compare.figures_in([*rows, *({"section": "saving", "figure": "the same", "value": value} for value in seconds)])
+
+    _, *rows = compare.compared([figures("2.3", "1 s", "4 s")], [figures("2.4", "2 s", "4 s")])
+    assert [row.rpartition("|")[0].rpartition("| ")[2] for row in rows] == [
+        "100.0 % (100.0 to 100.0) ",
+        "200.0 % (200.0 to 200.0) ",
+        "100.0 % (100.0 to 100.0) ",
+    ]
+
+
+def test_a_tree_is_measured_by_its_own_benchmarks(tmp_path: Path) -> None:
+    bench = tmp_path / "tests" / "bench"
+    bench.mkdir(parents=True)
+    (bench / "__main__.py").write_text(
+        "import json, pathlib, sys\n"
+        "place = pathlib.Path('bench-output')\n"
+        "place.mkdir()\n"
+        "row = {'section': sys.argv[1], 'figure': 'its own', 'value': '12 ms'}\n"
+        "(place / 'bench.json').write_text(json.dumps([row]))\n"
+    )
+    for folder in (tmp_path / "tests", bench):
+        (folder / "__init__.py").touch()
+    assert compare.measure(tmp_path, ["host"]) == {("host", "its own", 0): (12.0, "ms")}
 
 
 def test_a_measured_table_replaces_the_page_and_the_rows_that_the_readme_quotes(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, PixArtTransformer2DModel
+from diffusers import DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
+from tests.bench.networks import SDXL, call_sdxl
 from tests.bench.table import Table, ratio_of
 from tests.helpers.pictures import generate_images
 from trainer_engine.batches.batch import Batch
@@ -18,7 +21,8 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.families.pixart_sigma.tiny import make_tiny
+from trainer_engine.families.pixart_sigma import tiny as tiny_pixart
+from trainer_engine.families.sdxl import tiny as tiny_sdxl
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.results import ResultsCallback
@@ -67,10 +71,10 @@ class TakingTurns(Callback):
         self._began = time.perf_counter()
 
 
-def bench_options(place: Path) -> TrainingOptions:
+def bench_options(place: Path, family: str = "pixart_sigma") -> TrainingOptions:
     return parse_options(
         {
-            "model_family": "pixart_sigma",
+            "model_family": family,
             "model_type": "full",
             "pretrained_model_name_or_path": str(place / "model"),
             "data_backend_config": "none.json",
@@ -89,11 +93,11 @@ def bench_options(place: Path) -> TrainingOptions:
     )
 
 
-def assembled(place: Path) -> tuple[Trainer, TrainingOptions]:
+def assembled(place: Path, case: Case) -> tuple[Trainer, TrainingOptions]:
     """A real run, ready to train: caches made, prefetch and journal as in production; only the end of it (saving) is left out."""
-    make_tiny(place / "model", size="demo")
+    case.make_model(place / "model")
     generate_images(place / "images", count=32, size=(IMAGE_EDGE, IMAGE_EDGE))
-    options = bench_options(place)
+    options = bench_options(place, case.family)
     datasets = [{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}]
     dataloader, _ = parse_dataloader(datasets, options)
     folder = RunFolder(place / "run").create()
@@ -108,36 +112,75 @@ def assembled(place: Path) -> tuple[Trainer, TrainingOptions]:
     return assemble(run_context), options
 
 
-def copy_of(network: nn.Module) -> PixArtTransformer2DModel:
-    twin = PixArtTransformer2DModel.from_config(network.config)
-    twin.load_state_dict(network.state_dict())
-    return twin.train()
-
-
-def call(network: nn.Module, noisy: torch.Tensor, batch: Batch, timesteps: torch.Tensor) -> torch.Tensor:
+def call_pixart(network: Callable[..., Any], noisy: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The prediction of the noise, as diffusers alone makes it."""
-    return network(
+    prediction: torch.Tensor = network(
         noisy,
         encoder_hidden_states=batch.prompts["embeds"],
         encoder_attention_mask=batch.prompts["mask"],
-        timestep=timesteps,
+        timestep=batch.timesteps,
         added_cond_kwargs={"resolution": None, "aspect_ratio": None},
         return_dict=False,
     )[0].chunk(2, dim=1)[0]
+    return prediction
 
 
-def bare_loop(network: nn.Module, options: TrainingOptions, batch: Batch, scheduler: DDPMScheduler, *, draws: bool) -> Loop:
-    """Forward, loss, backward, clipping, AdamW over one resident batch; ``draws`` draws noise and timesteps anew, as any trainer must."""
-    twin = copy_of(network)
+def make_pixart(folder: Path) -> None:
+    tiny_pixart.make_tiny(folder, size="demo")
+
+
+def make_sdxl(folder: Path) -> None:
+    """The depth of the real network at a small width, with the conditions that the tiny text encoders make."""
+    tiny_sdxl.make_tiny(folder)
+    inputs = UNet2DConditionModel.load_config(folder / "unet")
+    widths = {"block_out_channels": (16, 32, 64), "norm_num_groups": 8, "attention_head_dim": (1, 2, 4)}
+    text = {key: inputs[key] for key in ("cross_attention_dim", "addition_time_embed_dim", "projection_class_embeddings_input_dim")}
+    torch.manual_seed(0)
+    UNet2DConditionModel(**{**SDXL.architecture, **widths, **text}).save_pretrained(folder / "unet")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family whose steps are timed beside bare loops."""
+
+    family: str
+    title: str
+    make_model: Callable[[Path], None]
+    network: type[PixArtTransformer2DModel] | type[UNet2DConditionModel]
+    call: Callable[[Callable[..., Any], torch.Tensor, Batch], torch.Tensor]
+    words: str = ""
+    """What its rows are called, so that those of the first family keep their names."""
+    aim: str = "97 % or better"
+
+    def copy_of(self, network: nn.Module) -> nn.Module:
+        twin = self.network.from_config(network.config)
+        twin.load_state_dict(network.state_dict())
+        made: nn.Module = twin.train()
+        return made
+
+
+CASES = (
+    Case("pixart_sigma", "PixArt", make_pixart, PixArtTransformer2DModel, call_pixart),
+    Case("sdxl", "SDXL", make_sdxl, UNet2DConditionModel, call_sdxl, words=" of SDXL", aim="98 % or better"),
+)
+
+
+def bare_loop(case: Case, network: nn.Module, options: TrainingOptions, batch: Batch, scheduler: DDPMScheduler, *, samples: bool) -> Loop:
+    """Forward, loss, backward, clipping, AdamW over one batch in memory.
+
+    ``samples``: whether noise and timesteps are sampled anew, as any trainer must.
+    """
+    twin = case.copy_of(network)
     optimizer = build_optimizer(options.optimizer, twin.parameters())
 
     def steps(count: int) -> None:
-        noise, timesteps = batch.noise, batch.timesteps
+        now = batch
         for _ in range(count):
-            if draws:
+            if samples:
                 noise, timesteps = torch.randn_like(batch.latents), torch.randint(0, 1000, (len(batch.latents),))
-            noisy = scheduler.add_noise(batch.latents, noise, timesteps)
-            loss = (call(twin, noisy, batch, timesteps) - noise).square().mean()
+                now = replace(batch, noise=noise, timesteps=timesteps)
+            noisy = scheduler.add_noise(now.latents, now.noise, now.timesteps)
+            loss = (case.call(twin, noisy, now) - now.noise).square().mean()
             loss.backward()
             torch.nn.utils.clip_grad_value_(twin.parameters(), options.optimizer.max_grad_norm)
             optimizer.step()
@@ -147,17 +190,18 @@ def bare_loop(network: nn.Module, options: TrainingOptions, batch: Batch, schedu
     return steps
 
 
-def run(table: Table) -> None:
-    """The engine, a bare loop over resident tensors, and a loop of diffusers alone, in turn."""
+def measure(table: Table, case: Case) -> None:
+    """The engine, a bare loop over tensors in memory, and a loop of diffusers alone, in turn."""
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
         place = Path(folder)
-        trainer, options = assembled(place)
+        trainer, options = assembled(place, case)
         batch = trainer.loader.load(0).passes[0]
-        scheduler = DDPMScheduler.from_pretrained(place / "model" / "scheduler")
+        config = DDPMScheduler.load_config(place / "model" / "scheduler")
+        scheduler = DDPMScheduler.from_config(config)
         network = trainer.step.network
         loops = {
-            "bare loop": bare_loop(network, options, batch, scheduler, draws=False),
-            "diffusers-only loop": bare_loop(network, options, batch, scheduler, draws=True),
+            "bare loop": bare_loop(case, network, options, batch, scheduler, samples=False),
+            "diffusers-only loop": bare_loop(case, network, options, batch, scheduler, samples=True),
         }
         for loop in loops.values():
             loop(2)
@@ -166,6 +210,11 @@ def run(table: Table) -> None:
         trainer.fit()
     engine = turns.seconds["engine"][1:]
     milliseconds = 1000 * sorted(engine)[len(engine) // 2] / STEPS_A_ROUND
-    table.add(SECTION, "a step of the engine (small PixArt, batch 4, 256 px, float32)", f"{milliseconds:.0f} ms")
+    table.add(SECTION, f"a step of the engine (small {case.title}, batch 4, {IMAGE_EDGE} px, float32)", f"{milliseconds:.0f} ms")
     for name in loops:
-        table.add(SECTION, f"steps a second beside a {name}", ratio_of(turns.seconds[name][1:], engine), aim="97 % or better")
+        table.add(SECTION, f"steps a second{case.words} beside a {name}", ratio_of(turns.seconds[name][1:], engine), aim=case.aim)
+
+
+def run(table: Table) -> None:
+    for case in CASES:
+        measure(table, case)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,3 +161,40 @@ def hub_server() -> Iterator[HubServer]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+HANGS_UP = b""
+OTHER_ANSWERS = {
+    "error 500": b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno",
+    "hangs up": HANGS_UP,
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.9\r\n",
+    "a login page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "other JSON": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+}
+"""What a server that is no working hub sends, by what it does; the connection is closed afterwards."""
+
+
+class _SameAnswer(socketserver.StreamRequestHandler):
+    timeout = 10
+    answer: bytes
+
+    def handle(self) -> None:
+        length = 0
+        while (line := self.rfile.readline()).strip():
+            name, _, value = line.lower().partition(b":")
+            length = int(value) if name == b"content-length" else length
+        self.rfile.read(length)
+        self.wfile.write(self.answer)
+
+
+@contextmanager
+def broken_hub(answer: bytes) -> Iterator[HubServer]:
+    """A server that sends ``answer`` to every request and closes the connection."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Handler", (_SameAnswer,), {"answer": answer})) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield HubServer(url=f"http://127.0.0.1:{server.server_address[1]}")
+        finally:
+            server.shutdown()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError belongs to the client that this hub uses
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -63,6 +64,7 @@ class HubProvider(Provider):
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        """Turn every exception of the library into ProviderError; only refusals that a retry cannot change are permanent."""
         where = f"the hub's repository {self.repository}"
         try:
             yield
@@ -70,7 +72,7 @@ class HubProvider(Provider):
             raise ProviderError("There is no login for the hub.", hint=LOGIN, permanent=True) from error
         except OfflineModeIsEnabled as error:
             raise ProviderError("The hub is switched off (HF_HUB_OFFLINE).", hint="unset HF_HUB_OFFLINE", permanent=True) from error
-        except (RepositoryNotFoundError, EntryNotFoundError) as error:
+        except (RepositoryNotFoundError, RemoteEntryNotFoundError) as error:
             hint = "check the address; for a private repository: " + LOGIN
             raise ProviderError(
                 f"{where} does not exist, has no such file, or is closed to this login.", hint=hint, permanent=True
@@ -81,8 +83,11 @@ class HubProvider(Provider):
             status = error.response.status_code if error.response is not None else 0
             hint = LOGIN if status in (401, 403) else ""
             raise ProviderError(f"{where} answered HTTP {status}.", hint=hint, permanent=status in PERMANENT) from error
-        except ValueError as error:
-            raise ProviderError(f"{where} refuses what is uploaded: {str(error)[:300]}", permanent=True) from error
-        except (httpx.HTTPError, OSError, RuntimeError) as error:
+        except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+            message = f"{where} did not answer as the hub does ({type(error).__name__})."
+            raise ProviderError(message, hint="check HF_ENDPOINT, and whether a proxy answers in its place") from error
+        except (HTTPError, OSError, RuntimeError) as error:
             message = f"{where} could not be reached or broke off ({type(error).__name__})."
             raise ProviderError(message, hint="check the network and HF_ENDPOINT") from error
+        except ValueError as error:
+            raise ProviderError(f"{where} refuses what is uploaded: {str(error)[:300]}", permanent=True) from error

@@ -15,11 +15,8 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError belongs to the client that this hub uses
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -163,10 +160,17 @@ def _hub_errors(source: Source) -> Iterator[None]:
         raise ModelUnavailable(
             f"{repo} is neither a repository id nor a folder that exists.", hint="write organisation/name, or the path of a folder"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HTTPError, ConnectionError) as error:
+    except (HTTPError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, (ConnectionError, TimeoutError)):
+            raise  # the disk's, such as "no space left"
         raise ModelUnavailable(
             f"The repository {repo} is not in the Hugging Face cache, and the hub could not be reached ({type(error).__name__}).",
             hint="check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give the path of a local copy",
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelUnavailable(
+            f"The repository {repo} is not in the Hugging Face cache, and what answered is not the hub ({type(error).__name__}).",
+            hint="check HF_ENDPOINT, and whether a proxy answers in its place, or give the path of a local copy",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """A family that no shipped one resembles trains from a folder that nothing outside it names.
 
-It has latents of five dimensions, two trained networks, inputs from facts of a sample, prompts of different lengths that see images, and
-patches of one cell. It runs in a process of its own: the registry of options is made when families are first discovered.
+It has latents of five dimensions, two trained networks, inputs from facts of a sample, prompts of different lengths that need a mask and
+see images, and patches of one cell. It runs in a process of its own: the registry of options is made when families are first discovered.
 """
 
 from __future__ import annotations

@@ -65,10 +65,12 @@ def trained_as(kind: str, place: Path) -> dict[str, Any]:
     return {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
 
 
-def run_of(place: Path, sink: Listener, *, rule: HookRule | None = None, **options: Any) -> tuple[Trainer, CheckpointCallback, RunFolder]:
+def run_of(
+    place: Path, sink: Listener, *, rule: HookRule | None = None, datasets: list[dict[str, Any]] | None = None, **options: Any
+) -> tuple[Trainer, CheckpointCallback, RunFolder]:
     """A run that is ready to train, and its part that saves. ``rule``: which programs it may start; None where it starts none."""
     chosen = parse_options(tiny_options(place, **options))
-    dataloader, problems = parse_dataloader(tiny_datasets(place), chosen)
+    dataloader, problems = parse_dataloader(datasets or tiny_datasets(place), chosen)
     assert dataloader, problems
     folder = RunFolder(place / "run").create()
     processes, requests = Processes(read_environment({})), ControlRequests(folder)

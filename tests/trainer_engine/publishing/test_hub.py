@@ -8,20 +8,37 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
-from tests.helpers.hub_server import HubServer, hub_server
+from tests.helpers.hub_server import HANGS_UP, OTHER_ANSWERS, HubServer, broken_hub, hub_server
 from tests.helpers.tiny_run import start_run, write_job
 from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.events import Severity
 from trainer_engine.publishing.task import Mover, Task, TaskOutcome
+
+UNREACHABLE = "could not be reached or broke off"
+NO_HUB = "did not answer as the hub does"
+TROUBLES = {
+    "error 500": "answered HTTP 500",
+    "hangs up": UNREACHABLE,
+    "half an answer": UNREACHABLE,
+    "no HTTP": UNREACHABLE,
+    "a login page": NO_HUB,
+    "other JSON": NO_HUB,
+}
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     with hub_server() as server:
-        for name, value in {**server.variables, "HF_HOME": str(tmp_path / "hf")}.items():
-            monkeypatch.setenv(name, value)
+        use(server, tmp_path, monkeypatch)
         yield server
+
+
+def use(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send the transfers of this test to ``server``."""
+    for name, value in {**server.variables, "HF_HOME": str(tmp_path / "hf")}.items():
+        monkeypatch.setenv(name, value)
 
 
 def done(action: str, target: PublishTarget, folder: Path, remote: str) -> TaskOutcome:
@@ -60,6 +77,40 @@ def test_refused_model_card_has_a_message(tmp_path: Path, hub: HubServer) -> Non
     (tmp_path / "result/README.md").write_text("---\nlicense: mine\n---\n")
     outcome = done("send", PublishTarget(HUB, "flowers"), tmp_path / "result", "")
     assert outcome.permanent and "license is not one" in outcome.trouble
+
+
+@pytest.mark.parametrize("behaviour", OTHER_ANSWERS)
+def test_upload_to_a_broken_hub_can_be_repeated(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with broken_hub(OTHER_ANSWERS[behaviour]) as broken:
+        use(broken, tmp_path, monkeypatch)
+        outcome = done("send", PublishTarget(HUB, "me/flowers"), write_checkpoint(tmp_path, 5), "checkpoint-5")
+    assert TROUBLES[behaviour] in outcome.trouble and "me/flowers" in outcome.trouble
+    assert not outcome.permanent and not outcome.arrived
+    assert "HF_ENDPOINT" in outcome.hint or behaviour == "error 500"
+
+
+def test_upload_to_a_closed_port_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(HubServer(url="http://127.0.0.1:9"), tmp_path, monkeypatch)
+    outcome = done("send", PublishTarget(HUB, "me/flowers"), write_checkpoint(tmp_path, 5), "")
+    assert UNREACHABLE in outcome.trouble and "(ConnectError)" in outcome.trouble and not outcome.permanent
+
+
+@pytest.mark.parametrize("behaviour", ["error 500", "hangs up"])
+def test_fetching_from_a_broken_hub_can_be_repeated(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with broken_hub(OTHER_ANSWERS[behaviour]) as broken:
+        use(broken, tmp_path, monkeypatch)
+        outcome = done("fetch", PublishTarget(HUB, "me/flowers"), tmp_path, "checkpoint-5")
+    assert TROUBLES[behaviour] in outcome.trouble and not outcome.permanent
+
+
+def test_run_completes_if_the_hub_hangs_up(tmp_path: Path) -> None:
+    with broken_hub(HANGS_UP) as broken:
+        run = start_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, hub_model_id="me/flowers"), **broken.variables)
+        assert run.wait() == ExitCode.COMPLETED, run.log()
+    warnings = run.of_type("error")
+    assert {entry.data["code"] for entry in warnings} == {"upload_failed", "upload_gave_up"}
+    assert all(entry.severity == Severity.WARNING for entry in warnings)
+    assert any(UNREACHABLE in entry.message for entry in warnings) and "Traceback" not in run.log()
 
 
 def test_checkpoint_is_fetched_from_the_hub(tmp_path: Path, hub: HubServer) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.hub_server import OTHER_ANSWERS, broken_hub
 from tests.helpers.models import tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
@@ -94,6 +95,16 @@ def test_error_names_the_unreachable_hub(tmp_path: Path) -> None:
     assert answer.startswith(
         "REFUSED The repository some-org/some-model is not in the Hugging Face cache, and the hub could not be reached"
     )
+    assert "HF_ENDPOINT" in answer
+
+
+@pytest.mark.parametrize("behaviour", OTHER_ANSWERS)
+def test_error_names_a_repository_behind_a_broken_hub(behaviour: str, tmp_path: Path) -> None:
+    with broken_hub(OTHER_ANSWERS[behaviour]) as broken:
+        answer = look("some-org/some-model", HF_HOME=str(tmp_path), HF_ENDPOINT=broken.url)
+    assert answer.startswith("REFUSED The repository some-org/some-model is not in the Hugging Face cache, and ")
+    is_other_server = behaviour in ("a login page", "other JSON")
+    assert ("what answered is not the hub" in answer) is is_other_server
     assert "HF_ENDPOINT" in answer
 
 

@@ -1,11 +1,11 @@
-"""The components of the odd family are those of a Wan with two experts."""
+"""The components of the odd family are those of a Wan, with two networks of another architecture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import SanaVideoTransformer3DModel
 from trainer_engine.families.odd.spec import SPEC
 
 from trainer_engine.config.options.model import ModelOptions
@@ -19,5 +19,5 @@ class OddComponents(WanComponents):
     def __init__(self, options: ModelOptions) -> None:
         PartFinder.__init__(self, options, SPEC)
 
-    def load_expert(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> WanTransformer3DModel:
-        return load_diffusers(WanTransformer3DModel, part_in(folder) if folder else self.find(name), dtype)
+    def load_expert(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> SanaVideoTransformer3DModel:
+        return load_diffusers(SanaVideoTransformer3DModel, part_in(folder) if folder else self.find(name), dtype)

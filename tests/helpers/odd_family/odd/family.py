@@ -24,7 +24,10 @@ BOUNDARY = 0.5
 
 
 class Odd(Family):
-    """A prompt is ``{"embeds": (T, D)}``: its tokens, and one more that holds the mean colour of the reference images."""
+    """A prompt is ``{"embeds": (T, D)}``: its tokens, and one more that holds the mean colour of the reference images.
+
+    Prompts of a batch are padded to the longest of them, and the network gets a mask of what is no padding.
+    """
 
     spec = SPEC
     parts: OddComponents
@@ -57,7 +60,10 @@ class Odd(Family):
         self.autoencoder.free()
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        return {"embeds": nn.utils.rnn.pad_sequence([prompt["embeds"] for prompt in prompts], batch_first=True)}
+        """``embeds`` (B, T, D) and ``mask`` (B, T), 1 for tokens of the prompt and 0 after its end."""
+        embeds = [prompt["embeds"] for prompt in prompts]
+        pad = nn.utils.rnn.pad_sequence
+        return {"embeds": pad(embeds, batch_first=True), "mask": pad([embed.new_ones(len(embed)) for embed in embeds], batch_first=True)}
 
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
         return {"edges": torch.tensor([[float(edge) / 100 for edge in sample.original_size] for sample in samples])}
@@ -69,18 +75,21 @@ class Odd(Family):
         return latent_shape[1] * latent_shape[2] * latent_shape[3]
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
-        embeds = inputs.prompts["embeds"]
+        embeds, mask = inputs.prompts["embeds"], inputs.prompts["mask"]
         edges = inputs.conditions.get("edges", torch.zeros(len(embeds), 2))
         width = embeds.shape[-1]
-        states = torch.cat([embeds, edges.repeat(1, width)[:, None, :width].to(embeds)], dim=1)
+        text = {
+            "encoder_hidden_states": torch.cat([embeds, edges.repeat(1, width)[:, None, :width].to(embeds)], dim=1),
+            "encoder_attention_mask": torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1),
+        }
         levels, names = inputs.timesteps * 1000, ("transformer", "transformer_2")
-        outputs = [network(name, inputs.noisy_latents, levels, states, return_dict=False)[0] for name in names]
+        outputs = [network(name, inputs.noisy_latents, timestep=levels, **text, return_dict=False)[0] for name in names]
         is_high = (inputs.timesteps >= BOUNDARY).view(-1, *[1] * (inputs.noisy_latents.dim() - 1))
         return torch.where(is_high, *outputs)
 
     @property
     def pipeline_name(self) -> str:
-        return "WanPipeline"
+        return "SanaVideoPipeline"
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> nn.Module:
         return network
@@ -89,11 +98,14 @@ class Odd(Family):
     def generate(
         self, pipeline: nn.Module, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
     ) -> Image.Image:
+        """With classifier-free guidance: the prompt and the negative prompt are one batch, and their lengths differ."""
         latents = torch.randn(1, 16, 1, request.height // 8, request.width // 8, generator=request.generator())
         levels = torch.linspace(1, 0, request.steps + 1)
-        prompts = self.collate_prompts([request.prompt])
+        prompts = self.collate_prompts([request.prompt, request.negative])
         for number, (level, following) in enumerate(zip(levels[:-1], levels[1:], strict=True), 1):
-            velocity = self.predict(pipeline, StepInputs(noisy_latents=latents, timesteps=level[None], prompts=prompts))
+            both = StepInputs(noisy_latents=latents.repeat(2, 1, 1, 1, 1), timesteps=level.repeat(2), prompts=prompts)
+            wanted, unwanted = self.predict(pipeline, both).chunk(2)
+            velocity = torch.lerp(unwanted, wanted, request.guidance)
             latents = latents + (following - level) * velocity
             if on_step is not None:
                 on_step(SamplerStep(number, float(level) * 1000, latents))
@@ -107,7 +119,7 @@ class Odd(Family):
         copied = {"vae": CopiedPart("diffusers", "AutoencoderKLWan", self.parts.find("vae"), save_vae)}
         plan = PipelinePlan(
             spec=SPEC,
-            pipeline="WanPipeline",
+            pipeline="SanaVideoPipeline",
             base_model=self.parts.base.name,
             trained=trained_parts(self, network),
             copied=copied,

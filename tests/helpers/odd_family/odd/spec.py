@@ -9,7 +9,7 @@ from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, L
 SPEC = FamilySpec(
     name="odd",
     title="Odd",
-    description="Two networks that share the noise levels, latents of five dimensions, and prompts that see images.",
+    description="Two networks that share the noise levels, latents of five dimensions, and prompts of any length that see images.",
     flavours=MappingProxyType({"only": "nobody/odd"}),
     default_flavour="only",
     model_types=("full", "lora"),
@@ -28,7 +28,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=8, channels=16, scale_factor_px=8),
     sampling=SamplingSpec(samplers=("euler",), multiple_px=8),
     adapters=AdapterSpec(
-        module_classes=("WanAttention", "Linear"), lora_targets=MappingProxyType({"all": ("to_q", "to_v")}), default_lora_target="all"
+        module_classes=("Attention", "Linear"), lora_targets=MappingProxyType({"all": ("to_q", "to_v")}), default_lora_target="all"
     ),
     parameters=MappingProxyType({"only": 100_000}),
     takes_references=frozenset({"only"}),

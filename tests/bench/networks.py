@@ -1,0 +1,153 @@
+"""The trained networks of the UNet and video families: architecture, inputs, and how diffusers alone calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel, WanTransformer3DModel
+from torch import Tensor, nn
+
+from trainer_engine.batches.batch import Batch
+from trainer_engine.objectives.build import FLOW_MATCHING
+
+Architecture = Mapping[str, Any]
+Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
+"""(network, noisy latents, batch) -> prediction, by the network's own arguments."""
+CLIP_TOKENS, UMT5_TOKENS = 77, 512
+TIME_IDS = 6
+TIMESTEPS = 1000
+LATENT_CHANNELS = {UNet2DConditionModel: 4, WanTransformer3DModel: 16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The trained network of a family."""
+
+    family: str
+    title: str
+    make: type[UNet2DConditionModel] | type[WanTransformer3DModel]
+    architecture: Architecture
+    """That of the published weights."""
+    narrow: Architecture
+    """Changes that keep the depth, at a width where operators cost more than their arithmetic."""
+    schedule: Mapping[str, Any]
+    text: Callable[[Architecture], Mapping[str, tuple[int, ...]]]
+    """Shape of each tensor of a prompt, without the batch."""
+    call: Call
+    has_time_ids: bool = False
+
+    @property
+    def is_flow(self) -> bool:
+        return self.schedule.get("prediction_type") == FLOW_MATCHING
+
+    def latent_shape(self, edge: int) -> tuple[int, ...]:
+        """(C, ...) of a square image."""
+        frames = (1,) if self.make is WanTransformer3DModel else ()
+        return (LATENT_CHANNELS[self.make], *frames, edge, edge)
+
+
+def call_unet(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    prediction: Tensor = network(noisy, batch.timesteps, encoder_hidden_states=batch.prompts["embeds"], return_dict=False)[0]
+    return prediction
+
+
+def call_sdxl(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    prediction: Tensor = network(
+        noisy,
+        batch.timesteps,
+        encoder_hidden_states=batch.prompts["embeds"],
+        added_cond_kwargs={"text_embeds": batch.prompts["pooled"], "time_ids": batch.conditions["time_ids"]},
+        return_dict=False,
+    )[0]
+    return prediction
+
+
+def call_wan(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    prediction: Tensor = network(
+        hidden_states=noisy, timestep=batch.timesteps * TIMESTEPS, encoder_hidden_states=batch.prompts["embeds"], return_dict=False
+    )[0]
+    return prediction
+
+
+DENOISING = MappingProxyType({"num_train_timesteps": TIMESTEPS, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
+SD1X = Network(
+    family="sd1x",
+    title="Stable Diffusion 1",
+    make=UNet2DConditionModel,
+    architecture=MappingProxyType({"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}),
+    narrow=MappingProxyType(
+        {"block_out_channels": (8, 16, 32, 32), "norm_num_groups": 4, "cross_attention_dim": 16, "attention_head_dim": 2}
+    ),
+    schedule=DENOISING,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["cross_attention_dim"])},
+    call=call_unet,
+)
+SDXL = Network(
+    family="sdxl",
+    title="Stable Diffusion XL",
+    make=UNet2DConditionModel,
+    architecture=MappingProxyType(
+        {
+            "sample_size": 128,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        }
+    ),
+    narrow=MappingProxyType(
+        {
+            "block_out_channels": (8, 16, 32),
+            "norm_num_groups": 4,
+            "attention_head_dim": (1, 2, 4),
+            "cross_attention_dim": 16,
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 64,
+        }
+    ),
+    schedule=DENOISING,
+    text=lambda architecture: {
+        "embeds": (CLIP_TOKENS, architecture["cross_attention_dim"]),
+        "pooled": (architecture["projection_class_embeddings_input_dim"] - TIME_IDS * architecture["addition_time_embed_dim"],),
+    },
+    call=call_sdxl,
+    has_time_ids=True,
+)
+WAN = Network(
+    family="wan",
+    title="Wan 2.1 1.3B",
+    make=WanTransformer3DModel,
+    architecture=MappingProxyType({"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960, "text_dim": 4096}),
+    narrow=MappingProxyType({"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "text_dim": 16, "freq_dim": 16}),
+    schedule=MappingProxyType({"num_train_timesteps": TIMESTEPS, "shift": 3.0, "prediction_type": FLOW_MATCHING}),
+    text=lambda architecture: {"embeds": (UMT5_TOKENS, architecture["text_dim"])},
+    call=call_wan,
+)
+
+
+def make_network(network: Network, architecture: Architecture, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Random weights, the same ones each time, made on the device in their own type: float32 first would need twice the memory."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(), device:
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        try:
+            return network.make(**architecture)
+        finally:
+            torch.set_default_dtype(before)
+
+
+def parameters_of(network: Network) -> int:
+    """Parameters of the published weights."""
+    made = make_network(network, network.architecture, torch.device("meta"), torch.bfloat16)
+    return sum(parameter.numel() for parameter in made.parameters())

@@ -29,6 +29,8 @@ OWN_FILES = {
     "trainer_engine/loop/callbacks/progress.py": "/proc",
     "trainer_engine/loop/restore.py": "checkpoints, of which every byte was verified",
     "trainer_engine/validation/gather.py": "images that the run made",
+    "trainer_engine/media.py": "a clip that was just encoded",
+    "trainer_engine/trackers/tensorboard.py": "a clip that the run made",
     "trainer_engine/publishing/base.py": "a checkpoint that the run wrote",
     "trainer_engine/publishing/fetch.py": "the folder that is fetched into",
     "trainer_engine/publishing/hub.py": "what was just fetched, up to its limit",

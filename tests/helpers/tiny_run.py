@@ -138,7 +138,7 @@ class TinyRun(RunFiles):
     def send(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
 
-    def wait(self, seconds: float = 180) -> int:
+    def wait(self, seconds: float = 900) -> int:
         return self.process.wait(seconds)
 
 

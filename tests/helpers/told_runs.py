@@ -8,8 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from trainer_engine.contract.events import CheckpointEvent, ImageEvent, MediaFile, Notification, ProgressEvent
+from trainer_engine.contract.events import CheckpointEvent, ImageEvent, Notification, ProgressEvent
 from trainer_engine.contract.run import JobSpec, RunFolder
+from trainer_engine.media import attachments
 from trainer_engine.runtime.events import Journal
 
 PROMPT = "a white boat"
@@ -66,9 +67,8 @@ class ToldRun:
         return path
 
     def emit_image(
-        self, path: Path, step: int, *, name: str, prompt: str, size: tuple[int, int], kind: str = "final", video: bool = False
+        self, path: Path, step: int, *, name: str, prompt: str, size: tuple[int, int], kind: str = "final", mp4: Path | None = None
     ) -> None:
-        media = {"videos" if video else "images": [MediaFile(file=str(path))]}
         self.journal.emit(
             ImageEvent(
                 title=f"Validation (step 5/5): {name}",
@@ -79,7 +79,7 @@ class ToldRun:
                 validation_type=kind,
                 prompt=prompt,
                 step_label="5/5",
-                **media,
+                **attachments(path, mp4),
             )
         )
 

@@ -75,7 +75,8 @@ class LoraAdapter(AddedAdapter):
         }
 
     def metadata(self) -> dict[str, str]:
-        kept = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "bias")
+        # No dropout: diffusers leaves the layers that it loads in training mode, so it would zero inputs while it generates.
+        kept = ("r", "lora_alpha", "use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "bias")
         stated: dict[str, Any] = {}
         for name, peft_config in self.configs.items():
             config: dict[str, Any] = peft_config.to_dict()

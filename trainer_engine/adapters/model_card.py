@@ -13,6 +13,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.config.prompt_library import file_name
+from trainer_engine.contract.events import MEDIA_TYPES
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
@@ -195,7 +196,8 @@ def _adapter_facts(family: Family) -> dict[str, str]:
 
 def _samples(output_dir: Path, others: list[str]) -> list[Path]:
     """The newest validation images, by the step in their names; not those that show ``others``, adapters too."""
-    images = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
+    files = [path for path in (output_dir / IMAGES).glob("step_*_*.*") if path.name.split("_")[1].isdecimal()]
+    images = [path for path in files if MEDIA_TYPES.get(path.suffix, "").startswith("image/")]
     found = sorted(images, key=lambda path: (-int(path.name.split("_")[1]), path.name))
     newest = [path for path in found if path.name.split("_")[1] == found[0].name.split("_")[1]] if found else []
     return [path for path in newest if not any(f"_{file_name(other)}_" in path.name for other in others)][:MAX_SAMPLES]

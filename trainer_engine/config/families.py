@@ -84,6 +84,18 @@ class LatentSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """The clips that a family generates."""
+
+    stride: int
+    """Frames of a latent frame: a clip has a multiple of these, and one frame more."""
+    trained_frames: int
+    """Frames of the longest clips that the published weights were trained on."""
+    frames_per_second: float
+    """Rate of the clips that the published weights were trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingSpec:
     """How validation images of a family are generated."""
 
@@ -93,6 +105,8 @@ class SamplingSpec:
     """Options of validation images that only some families' pipelines support, this one's included."""
     multiple_px: int = 16
     """Edges of a generated image are multiples of this: a latent cell times the network's patch."""
+    clips: ClipSpec | None = None
+    """None for a family that generates images only."""
 
 
 @dataclass(frozen=True, kw_only=True)

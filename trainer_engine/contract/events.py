@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -209,6 +211,19 @@ class SummaryEvent(Event):
     """``peak_bytes``, and the estimates ``estimated_bytes``, ``estimated_low_bytes`` and ``estimated_high_bytes``."""
 
 
+MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        ".png": "image/png",
+        ".webp": "image/webp",
+        ".jpg": "image/jpeg",
+        ".jpeg": "image/jpeg",
+        ".gif": "image/gif",
+        ".mp4": "video/mp4",
+    }
+)
+"""Suffix of a media file -> its type. A run writes no other media, and the server serves no other type."""
+
+
 class MediaFile(BaseModel):
     """An image or video file. ``file`` is absolute or relative to the run folder."""
 
@@ -237,6 +252,7 @@ class ImageEvent(Event):
     """Sampler step and their number: ``5/20``."""
     images: list[MediaFile] = Field(default_factory=list)
     videos: list[MediaFile] = Field(default_factory=list)
+    """One clip: an animated GIF first, then the same frames as an mp4 file if the run could write one."""
 
     def added(self) -> dict[str, Any]:
         return {key: [file.model_dump() for file in found] for key, found in (("images", self.images), ("videos", self.videos)) if found}

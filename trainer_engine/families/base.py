@@ -42,7 +42,7 @@ class DiffusersNetwork(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One image to generate."""
+    """One image or clip to generate."""
 
     prompt: PromptEmbedding
     negative: PromptEmbedding
@@ -52,6 +52,8 @@ class GenerationRequest:
     steps: int
     guidance: float
     seed: int
+    frames: int = 1
+    """Frames of a clip, of a length that the family's ``ClipSpec`` allows; 1 is an image."""
     references: tuple[Tensor, ...] = ()
     """Scaled latents (C, h, w) of its reference images."""
     noise_device: str = "cpu"
@@ -78,7 +80,7 @@ class SamplerStep:
     timestep: float
     """Timestep of the step, in the sampler's own scale: 0 to 1000."""
     latents: Tensor
-    """(1, C, h, w), scaled as the network takes them."""
+    """(1, C, ...), scaled as the network takes them."""
 
 
 class Family(ABC):
@@ -249,7 +251,10 @@ class Family(ABC):
 
     @abstractmethod
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
-        """One image, or the frames of a video; ``on_step`` receives each step of the sampler, and may end the generation by raising."""
+        """One image, or the frames of a clip where more than one is asked for.
+
+        ``on_step`` receives each step of the sampler, and may end the generation by raising.
+        """
 
     @abstractmethod
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:

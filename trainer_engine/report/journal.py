@@ -131,5 +131,5 @@ def _add_images(contents: JournalContents, line: bytes, folder: Path) -> None:
             is_base=data["validation_type"] == BASE_MODEL,
         )
         for entry in (*event.get("images", ()), *event.get("videos", ()))
-        if entry["file"]
+        if entry["file"] and not str(entry.get("mime_type", "")).startswith("video/")
     ]

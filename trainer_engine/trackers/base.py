@@ -41,6 +41,10 @@ class Tracker(ABC):
         """A validation image, as a PNG file."""
 
     @abstractmethod
+    def clip(self, step: int, title: str, path: Path, caption: str) -> None:
+        """A validation clip, as an animated GIF file."""
+
+    @abstractmethod
     def close(self) -> None:
         """Write everything received so far before returning."""
 

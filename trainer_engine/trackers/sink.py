@@ -47,10 +47,10 @@ class TrackingSink:
             elif isinstance(event, Notification) and event.code in MEASUREMENTS:
                 reporter.emit(_MetricsMessage(event.details["step"], _known(event.details["metrics"])))
             elif isinstance(event, ImageEvent) and event.validation_type == SHOWN:
-                for image in event.images:
-                    if image.file:
-                        title = f"validation/{event.title.rpartition(': ')[2]}"
-                        reporter.emit(_ImageMessage(event.global_step, title, Path(image.file), event.prompt))
+                title = f"validation/{event.title.rpartition(': ')[2]}"
+                for file in (*event.images, *event.videos):
+                    if file.file and file.mime_type.startswith("image/"):  # the mp4 file shows the frames of the GIF again
+                        reporter.emit(_MediaMessage(event.global_step, title, Path(file.file), event.prompt, is_clip=file in event.videos))
         self._warn()
 
     def close(self) -> None:
@@ -75,12 +75,13 @@ class _MetricsMessage:
         tracker.metrics(self.step, self.values)
 
 
-class _ImageMessage:
-    def __init__(self, step: int, title: str, path: Path, caption: str) -> None:
-        self.step, self.title, self.path, self.caption = step, title, path, caption
+class _MediaMessage:
+    def __init__(self, step: int, title: str, path: Path, caption: str, *, is_clip: bool) -> None:
+        self.step, self.title, self.path, self.caption, self.is_clip = step, title, path, caption, is_clip
 
     def __call__(self, tracker: Tracker) -> None:
-        tracker.image(self.step, self.title, self.path, self.caption)
+        show = tracker.clip if self.is_clip else tracker.image
+        show(self.step, self.title, self.path, self.caption)
 
 
 def _numbers(event: ProgressEvent) -> dict[str, float]:

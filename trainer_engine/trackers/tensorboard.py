@@ -6,13 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer_engine.trackers.base import RunFacts, Tracker
 
+RGB = 3
+"""The number of the colour space in TensorBoard's format."""
 UNSAFE = re.compile(r"[^\w-]+")
 
 
@@ -30,6 +34,13 @@ class TensorBoard(Tracker):
     def image(self, step: int, title: str, path: Path, caption: str) -> None:
         with Image.open(path) as file:
             self.writer.add_image(title, np.asarray(file.convert("RGB")), step, dataformats="HWC")
+
+    def clip(self, step: int, title: str, path: Path, caption: str) -> None:
+        """TensorBoard plays a GIF that stands in place of an encoded image."""
+        with Image.open(path) as file:
+            width, height = file.size
+        image = Summary.Image(width=width, height=height, colorspace=RGB, encoded_image_string=path.read_bytes())
+        cast("Any", self.writer.file_writer).add_summary(Summary(value=[Summary.Value(tag=title, image=image)]), step)
 
     def close(self) -> None:
         self.writer.close()

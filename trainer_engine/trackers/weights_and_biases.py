@@ -29,5 +29,8 @@ class WeightsAndBiases(Tracker):
     def image(self, step: int, title: str, path: Path, caption: str) -> None:
         self.run.log({title: wandb.Image(str(path), caption=caption)}, step=step)
 
+    def clip(self, step: int, title: str, path: Path, caption: str) -> None:
+        self.run.log({title: wandb.Video(str(path), caption=caption, format="gif")}, step=step)
+
     def close(self) -> None:
         self.run.finish()

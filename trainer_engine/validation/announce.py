@@ -49,7 +49,7 @@ class Announcer:
                 validation_type=kind,
                 prompt=image.prompt,
                 step_label=label,
-                **attachments(image.path),
+                **attachments(image.path, image.video),
             )
         )
 

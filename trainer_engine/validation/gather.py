@@ -28,14 +28,14 @@ class GeneratedImages:
 
         Raises OSError.
         """
-        files = [image.path.read_bytes() for image in self.images]
+        files = [path.read_bytes() for image in self.images for path in image.files]
         sizes = [len(file) for file in files]
         header: dict[str, Any] = {
-            "images": [{**dataclasses.asdict(image), "path": str(image.path)} for image in self.images],
+            "images": [dataclasses.asdict(image) for image in self.images],
             "sizes": sizes,
             "failure": self.failure.model_dump(mode="json") if self.failure else None,
         }
-        return b"\n".join([json.dumps(header).encode(), b"".join(files)])
+        return b"\n".join([json.dumps(header, default=str).encode(), b"".join(files)])
 
 
 def pack_or_say(generated: GeneratedImages, step: int) -> bytes:
@@ -50,12 +50,15 @@ def unpack(packed: bytes) -> GeneratedImages:
     """The inverse of ``GeneratedImages.pack``; a file that is not on this disk is written. Raises OSError."""
     line, _, content = packed.partition(b"\n")
     header = json.loads(line)
-    images = []
-    for fields, size in zip(header["images"], header["sizes"], strict=True):
+    images = [_image(fields) for fields in header["images"]]
+    for path, size in zip((path for image in images for path in image.files), header["sizes"], strict=True):
         file, content = content[:size], content[size:]
-        image = ValidationImage(**{**fields, "path": Path(fields["path"]), "resolution": tuple(fields["resolution"])})
-        image.path.parent.mkdir(parents=True, exist_ok=True)
-        if not image.path.is_file() or image.path.read_bytes() != file:
-            write_atomically(image.path, file)
-        images.append(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != file:
+            write_atomically(path, file)
     return GeneratedImages(images, ErrorEvent(**header["failure"]) if header["failure"] else None)
+
+
+def _image(fields: dict[str, Any]) -> ValidationImage:
+    video = Path(fields["video"]) if fields["video"] else None
+    return ValidationImage(**{**fields, "path": Path(fields["path"]), "video": video, "resolution": tuple(fields["resolution"])})

@@ -1,4 +1,4 @@
-"""Generates the validation images of the network in its current state."""
+"""Generates the validation images and clips of the network in its current state."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.prompt_library import DEFAULT, built_in_library, file_name, library_of
+from trainer_engine.config.rules.clips import writes_mp4
 from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep
 from trainer_engine.families.common.autoencoder import ImageNotFinite
 from trainer_engine.families.inputs import PromptEmbedding
-from trainer_engine.media import ENDINGS, Picture, write_picture
+from trainer_engine.media import CLIP_ENDING, ENDINGS, FRAMES_PER_SECOND, Picture, write_mp4, write_picture
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import SURVIVED, GenerationFailed, GenerationStopped
 from trainer_engine.validation.names import apart
@@ -62,9 +64,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class ValidationImage:
-    """A finished image."""
+    """A finished image or clip."""
 
     path: Path
+    """The image, or the frames of a clip as an animated GIF."""
     shortname: str
     prompt: str
     resolution: tuple[int, int]
@@ -75,6 +78,13 @@ class ValidationImage:
     sampler_steps: int
     label: str = ""
     """Names the weights if they are not the live ones; also at the end of ``shortname``."""
+    video: Path | None = None
+    """The frames of a clip as an mp4 file, if the library for it is installed."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of it."""
+        return (self.path,) if self.video is None else (self.path, self.video)
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ def render(
                 with weights_for(subject.prompt):
                     request = _request(subject, image, family, read_prompt, options)
                     picture = family.generate(pipeline, request, on_step=on_step)
-                path = _write(picture, image, options)
+                written = _write(picture, image, family, options)
             except GenerationStopped:
                 break
             except ImageNotFinite as error:
@@ -160,17 +170,23 @@ def render(
                 continue
             except SURVIVED as error:
                 raise GenerationFailed(image.path.stem, image.prompt, error) from error
-            images.append(dataclasses.replace(image, path=path))
+            images.append(written)
             on_image(images[-1])
     if not_finite is not None:
         raise not_finite
     return images
 
 
-def _write(picture: Picture, image: ValidationImage, options: TrainingOptions) -> Path:
-    validation = options.validation
+def _write(picture: Picture, image: ValidationImage, family: Family, options: TrainingOptions) -> ValidationImage:
+    """Write the files of an image or a clip; the mp4 file first, so that a GIF with the name in the events is never without it."""
+    validation, folder, stem = options.validation, image.path.parent, image.path.stem
     how: dict[str, Any] = {"format": validation.validation_image_format, "quality": validation.validation_image_quality}
-    return write_picture(image.path.parent, image.path.stem, picture, **how)
+    if isinstance(picture, Image.Image):
+        return dataclasses.replace(image, path=write_picture(folder, stem, picture, **how))
+    clips = family.spec.sampling.clips
+    rate = validation.framerate or (clips.frames_per_second if clips else FRAMES_PER_SECOND)
+    video = write_mp4(folder, stem, picture, rate) if writes_mp4() else None
+    return dataclasses.replace(image, path=write_picture(folder, stem, picture, frames_per_second=rate), video=video)
 
 
 def _make_pipeline(family: Family, network: nn.Module, options: TrainingOptions) -> Any:
@@ -194,7 +210,7 @@ def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str)
     """What an image will be; its file is not there yet."""
     prompt, (width, height), index = subject.prompt, subject.resolution, subject.index
     shortname = f"{prompt.shortname}_{label}" if label else prompt.shortname
-    ending = ENDINGS[options.validation.validation_image_format]
+    ending = CLIP_ENDING if options.validation.frames > 1 else ENDINGS[options.validation.validation_image_format]
     name = f"step_{step}_{file_name(shortname)}_{index}_{width}x{height}{ending}"
     seed = secrets.randbelow(HIGHEST_SEED) if options.validation.validation_randomize else first_seed(options) + index
     path = Path(options.run.output_dir) / FOLDER / name
@@ -228,6 +244,7 @@ def _request(
         steps=image.sampler_steps,
         guidance=validation.validation_guidance,
         seed=image.seed,
+        frames=validation.frames,
         references=subject.edit.read_references() if subject.edit else (),
         noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
         guidance_rescale=validation.validation_guidance_rescale,

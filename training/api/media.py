@@ -6,11 +6,14 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.contract.events import MEDIA_TYPES
 from trainer_engine.contract.files import is_file
 from training.models import Job
 
 ATTACHMENTS = ("images", "videos")
-MIME_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+LARGEST_INLINE_BYTES = 8 * 1024 * 1024
+"""A larger file, such as a long clip, is a link also where media are inline."""
+UNKNOWN_TYPE = "application/octet-stream"
 
 
 def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
@@ -42,7 +45,10 @@ def data_uri(path: Path, mime_type: str) -> str:
 
 
 def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
-    """The payload with ``src`` instead of file names: a data URI, a link, or an empty text if the file is gone."""
+    """The payload with ``src`` instead of file names: a data URI, a link, or an empty text if the file is gone.
+
+    Files above ``LARGEST_INLINE_BYTES`` are links without ``as_links`` too.
+    """
     place = 0
     result = dict(payload)
     for key in ATTACHMENTS:
@@ -57,11 +63,18 @@ def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> d
 
 
 def _shown_entry(job: Job, index: int, place: int, entry: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
-    mime_type = str(entry.get("mime_type", "image/png"))
+    mime_type, link = str(entry.get("mime_type", "image/png")), url(job.pk, index, place)
     if as_links:
-        return {"src": url(job.pk, index, place), "mime_type": mime_type}
+        return {"src": link, "mime_type": mime_type}
     path = locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
     try:
-        return {"src": data_uri(path, mime_type) if path else "", "mime_type": mime_type}
+        inline = path is not None and path.stat().st_size <= LARGEST_INLINE_BYTES
+        return {"src": data_uri(path, mime_type) if path and inline else link if path else "", "mime_type": mime_type}
     except OSError:
         return {"src": "", "mime_type": mime_type}
+
+
+def served_type(entry: dict[str, Any]) -> str:
+    """The content type that an entry's file is served with: one of the types that a run writes, or bytes without a type."""
+    stated = str(entry.get("mime_type", "image/png"))
+    return stated if stated in MEDIA_TYPES.values() else UNKNOWN_TYPE

@@ -16,6 +16,7 @@ from environments.api.parsers import FormBody, JsonBody
 from environments.api.schema import WITH_BODY
 from environments.paths import expanded, wrong_text
 from trainer_engine.contract.checkpoint_files import verify
+from trainer_engine.contract.events import MEDIA_TYPES
 from training.api import fast_reads, media, parse, representations, schema, serializers
 from training.api.renderers import FileNegotiation
 from training.errors import TrainingRefused
@@ -201,18 +202,18 @@ class JobLog(APIView):
 
 
 class JobMedia(APIView):
-    """An image of an event. The path comes from the event, never from the request."""
+    """An image or a clip of an event. The path comes from the event, never from the request."""
 
     content_negotiation_class = FileNegotiation
 
     @schema.described(
         "training_job_media",
-        "An image of an event",
+        "An image or a clip of an event",
         schema.BINARY,
         404,
         422,
         parameters=[schema.JOB_PATH, schema.EVENT_INDEX, schema.PLACE],
-        media_types=("image/png", "image/jpeg", "image/webp", "image/gif", "application/octet-stream"),
+        media_types=(*dict.fromkeys(MEDIA_TYPES.values()), media.UNKNOWN_TYPE),
     )
     def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:
         job = parse.named_job(job_id)
@@ -227,9 +228,8 @@ class JobMedia(APIView):
             stream = None
         if stream is None:
             raise NoSuchMedia(index)
-        kind = str(entry.get("mime_type", "image/png"))
-        kind = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
-        return FileResponse(stream, content_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"})
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"}
+        return FileResponse(stream, content_type=media.served_type(entry), headers=headers)
 
 
 class NoSuchMedia(TrainingRefused):

@@ -33,7 +33,7 @@ def run_uses(options: TrainingOptions, home: Home, parts: Mapping[str, int], ste
     yield DiskUse("validation_resolution", output_dir / "validation_images", "validation images", images)
     if parse_trackers(options.reporting.report_to):
         yield DiskUse("logging_dir", output_dir / options.reporting.logging_dir, "tracker files", images + TRACKED_BYTES_OF_STEP * steps)
-    previews = images * _previews_of_an_image(options.validation)
+    previews = images // options.validation.frames * _previews_of_an_image(options.validation)
     yield DiskUse("state", home.state, "the run's journal and previews", RESERVED_BYTES + BYTES_OF_STEP * steps + previews)
 
 
@@ -55,7 +55,7 @@ def _image_bytes(validation: ValidationOptions, steps: int) -> int:
     prompts += bool(validation.validation_prompt) + (not validation.validation_disable_unconditional)
     pixels = sum(width * height for width, height in validation.resolutions)
     times = steps // validation.validation_step_interval + 1
-    return int(times * prompts * validation.num_validation_images * pixels * BYTES_OF_PIXEL)
+    return int(times * prompts * validation.num_validation_images * validation.frames * pixels * BYTES_OF_PIXEL)
 
 
 def _previews_of_an_image(validation: ValidationOptions) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from httpx import Request
 
 from trainer_engine.config.webhooks import WebhookTarget, is_json_template
+from trainer_engine.contract.events import MEDIA_TYPES
 from training.api import media
 
 LONGEST_TEXT = 1900
@@ -33,7 +35,7 @@ class Message:
 
 
 def compose(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> Message:
-    """``event`` as the API shows it; ``files`` are its images on disk."""
+    """``event`` as the API shows it; ``files`` are its images and clips on disk."""
     if target.kind == "raw":
         message = _json(event)
     elif target.kind == "discord":
@@ -64,7 +66,7 @@ def _for_slack(text: str) -> str:
 
 
 def _discord(target: WebhookTarget, event: dict[str, Any], files: list[Path]) -> Message:
-    """The text, and images as attachments. ``allowed_mentions`` is empty, so that a prompt cannot notify a whole server."""
+    """The text, and images and clips as attachments. ``allowed_mentions`` is empty, so that a prompt cannot notify a whole server."""
     message = _json({"content": _text(target, event), "allowed_mentions": {"parse": []}})
     attached = _contents(files)
     if not attached:
@@ -76,14 +78,19 @@ def _discord(target: WebhookTarget, event: dict[str, Any], files: list[Path]) ->
 
 
 def _contents(files: list[Path]) -> list[tuple[Path, bytes]]:
-    """The images that fit into one message. Missing files are left out."""
+    """The images and clips that fit into one message, each clip as the smaller of its files. Missing files are left out."""
+    by_name: dict[Path, list[tuple[int, Path]]] = {}
+    for path in files:
+        with suppress(OSError):
+            size = path.stat().st_size
+            by_name.setdefault(path.with_suffix(""), []).append((size, path))
     kept: list[tuple[Path, bytes]] = []
     left = LARGEST_FILES_BYTES
-    for path in files[:MOST_FILES]:
-        try:
-            content = path.read_bytes() if path.stat().st_size <= left else b""
-        except OSError:
-            continue
+    for size, path in [min(versions) for versions in by_name.values()][:MOST_FILES]:
+        content = b""
+        if size <= left:
+            with suppress(OSError):
+                content = path.read_bytes()
         if content:
             kept.append((path, content))
             left -= len(content)
@@ -91,7 +98,7 @@ def _contents(files: list[Path]) -> list[tuple[Path, bytes]]:
 
 
 def _kind(path: Path) -> str:
-    return media.MIME_TYPES.get(path.suffix, "application/octet-stream")
+    return MEDIA_TYPES.get(path.suffix, media.UNKNOWN_TYPE)
 
 
 def _from_template(target: WebhookTarget, event: dict[str, Any]) -> Message:

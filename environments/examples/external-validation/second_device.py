@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from diffusers import DiffusionPipeline  # noqa: E402
 from torch import nn  # noqa: E402
 
-from trainer_engine.config.options.validation import parse_resolutions  # noqa: E402
+from trainer_engine.config.options.sizes import parse_resolutions  # noqa: E402
 from trainer_engine.contract.errors import EngineError  # noqa: E402
 from trainer_engine.export.adapter_file import read_adapter  # noqa: E402
 from trainer_engine.export.merging import merged_weights  # noqa: E402

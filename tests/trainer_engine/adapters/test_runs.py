@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.helpers.models import tiny_pixart
+from tests.helpers.models import tiny_model, tiny_pixart
 from tests.helpers.tiny_run import HereRun, train_here
 
 LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 2, "linear_alpha": 1, "factor": 4}
@@ -74,6 +74,7 @@ def test_the_file_names_the_base_model_and_the_options_of_its_training(name: str
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
     assert metadata["modelspec.architecture"].startswith("pixart-sigma/")
     assert json.loads(metadata["lycoris_config"])["algo"] == "lokr" if name == "lokr" else "lora_adapter_metadata" in metadata
+    assert "lora_dropout" not in metadata.get("lora_adapter_metadata", ""), "diffusers would zero inputs while it generates"
     assert (run.output_dir / "lycoris_config.json").is_file() == (name == "lokr")
     assert any(tensor.abs().max() > 0 for key, tensor in adapter_of(run).items() if "lora_B" in key or "lokr_w2" in key)
 
@@ -89,6 +90,17 @@ def test_the_result_has_comfyui_keys_if_the_option_is_set(name: str, tmp_path: P
     assert "models/loras" in (run.output_dir / "README.md").read_text()
     again = train_here(tmp_path, **options, resume_from_checkpoint="latest")
     assert again.step == 4
+
+
+def test_the_readme_shows_a_clip_once_as_its_gif(tmp_path: Path) -> None:
+    clip = {"validation_disable": False, "validation_prompt": "a cat", "validation_resolution": "64x64", "validation_num_video_frames": 5}
+    wan = {"model_family": "wan", "model": str(tiny_model("wan")), "model_type": "lora", "validation_disable_unconditional": True}
+    mp4 = tmp_path / "output/validation_images/step_1_validation_0_64x64.mp4"
+    mp4.parent.mkdir(parents=True)
+    mp4.touch()  # where PyAV is installed the run replaces it
+    run = train_here(tmp_path, **wan, **clip, disable_benchmark=True, validation_num_inference_steps=1, max_train_steps=1)
+    samples = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (run.output_dir / "README.md").read_text())
+    assert samples == ["validation_images/step_1_validation_0_64x64.gif"]
 
 
 @pytest.mark.parametrize("name", ["standard", "lokr", "ia3"])

@@ -42,7 +42,6 @@ def test_a_gone_option_that_asks_for_something_is_named_as_gone(name: str, value
         *(("gradient_checkpointing_interval", value) for value in (1, "1", 0, "0", None, "", False)),
         *(("tread_config", value) for value in ({}, [], "{}", "null")),
         ("context_parallel_size", 0),
-        ("validation_num_video_frames", 1),
         ("gradient_precision", "unmodified"),
         ("vae_enable_tiling", 0),
         ("same_network", "on"),

@@ -14,7 +14,7 @@ from trainer_engine.config.options import REGISTRY, not_available
 from trainer_engine.config.options.checkpointing import parse_size
 from trainer_engine.config.options.docs import page
 from trainer_engine.config.options.registry import GROUPS
-from trainer_engine.config.options.validation import parse_resolutions
+from trainer_engine.config.options.sizes import parse_resolutions
 from trainer_engine.config.parse import check_options, normalise, parse_options
 from trainer_engine.contract.errors import InvalidOptions, Level, errors_in
 

@@ -98,12 +98,14 @@ def test_grid_shows_every_image_and_an_empty_tile_for_a_missing_one(tmp_path: Pa
     assert (0, 200, 0) not in seen
 
 
-def test_video_shows_its_first_frame(tmp_path: Path) -> None:
+def test_a_clip_is_one_tile_with_its_first_frame(tmp_path: Path) -> None:
     run = ToldRun(tmp_path / "run")
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("#c80000", "#0000c8")]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100)
-    run.emit_image(tmp_path / "film.gif", 3, name="validation", prompt="p", size=(64, 64), video=True)
-    seen = colours(draw_grid(tabulate(read_contents(run.folder.journal).images)))
+    run.emit_image(tmp_path / "film.gif", 3, name="validation", prompt="p", size=(64, 64), mp4=tmp_path / "film.mp4")
+    table = tabulate(read_contents(run.folder.journal).images)
+    assert [file.name for file in table.files.values()] == ["film.gif"]
+    seen = colours(draw_grid(table))
     assert (200, 0, 0) in seen and (0, 0, 200) not in seen
 
 

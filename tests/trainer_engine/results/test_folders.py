@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,17 @@ import torch
 from diffusers import PixArtSigmaPipeline
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.fresh_process import run_without_project
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.results.folders import UNFINISHED, whole_folder
 
-STRANGER = """
-import sys, torch
+GENERATE = """
+import torch
 from diffusers import PixArtSigmaPipeline
 pipeline = PixArtSigmaPipeline.from_pretrained(sys.argv[1])
 image = pipeline("a red circle", width=64, height=64, num_inference_steps=2, use_resolution_binning=False, clean_caption=False,
                  generator=torch.Generator().manual_seed(0)).images[0]
-assert "trainer_engine" not in sys.modules
-print("drew", image.size, pipeline.transformer.dtype)
+print("generated", image.size, pipeline.transformer.dtype)
 """
 
 
@@ -42,9 +40,8 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_process_without_this_project_generates_with_the_result(tmp_path: Path) -> None:
-    pipeline = saved(tmp_path)
-    done = subprocess.run([sys.executable, "-c", STRANGER, str(pipeline)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.stdout.strip().endswith("drew (64, 64) torch.float32"), done.stderr
+    output = run_without_project(GENERATE, str(saved(tmp_path)), place=tmp_path)
+    assert output.strip().endswith("generated (64, 64) torch.float32")
 
 
 def test_the_transformer_is_the_trained_one_and_the_rest_is_the_base_models(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers.models import tiny_model
 from tests.helpers.served_runs import wait_until
 from tests.helpers.tiny_run import HereRun, train_here, with_held_out
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -61,6 +62,29 @@ def test_wandb_without_a_login_writes_a_run_that_can_be_synced(tmp_path: Path, m
     assert warnings(run) == []
 
 
+def run_with_a_clip(place: Path, **options: Any) -> HereRun:
+    chosen = {"model_family": "wan", "model": str(tiny_model("wan")), "validation_num_video_frames": 5, "validation_prompt": "a cat"}
+    small = {"validation_resolution": "64x64", "validation_num_inference_steps": 1, "validation_disable_unconditional": True}
+    return train_here(place, validation_disable=False, disable_benchmark=True, max_train_steps=1, **chosen, **small, **options)
+
+
+def test_tensorboard_gets_a_clip_as_an_animation(tmp_path: Path) -> None:
+    run = run_with_a_clip(tmp_path, report_to="tensorboard", tracker_run_name="one")
+    found = EventAccumulator(str(run.output_dir / "logs/one"), size_guidance={"images": 0}).Reload()
+    (shown,) = found.Images("validation/validation")
+    written = (run.output_dir / "validation_images/step_1_validation_0_64x64.gif").read_bytes()
+    assert (shown.step, shown.width, shown.height, shown.encoded_image_string) == (1, 64, 64, written)
+    assert warnings(run) == []
+
+
+def test_wandb_gets_a_clip_as_a_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = run_with_a_clip(tmp_path, report_to="wandb", tracker_run_name="one")
+    (logged,) = (run.output_dir / "logs").rglob("*.gif")
+    assert logged.read_bytes() == (run.output_dir / "validation_images/step_1_validation_0_64x64.gif").read_bytes()
+    assert warnings(run) == []
+
+
 class Broken(Tracker):
     def __init__(self, facts: RunFacts) -> None:
         self.count = 0
@@ -69,6 +93,9 @@ class Broken(Tracker):
         raise ConnectionError("the tracker's server is on fire")
 
     def image(self, step: int, title: str, path: Path, caption: str) -> None:
+        raise AssertionError("a failed tracker is not called again")
+
+    def clip(self, step: int, title: str, path: Path, caption: str) -> None:
         raise AssertionError("a failed tracker is not called again")
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.helpers.models import tiny_family
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Severity
-from trainer_engine.media import attachments, encode_gif, write_picture
 from trainer_engine.tiny_models.autoencoders import build_preview_decoder
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.validation.previews import PreviewDecoder, is_shown
@@ -131,18 +129,3 @@ def test_the_decoder_shows_what_the_autoencoder_shows(hub: Path) -> None:
 def test_the_decoder_of_this_project_loads_as_the_real_one_does(tmp_path: Path) -> None:
     build_preview_decoder(16, shift=0.1159).save_pretrained(tmp_path)
     assert isinstance(AutoencoderTiny.from_pretrained(tmp_path), AutoencoderTiny)
-
-
-def test_frames_become_an_endless_gif(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (32, 24), colour) for colour in ("red", "green", "blue")]
-    path = write_picture(tmp_path, "clip", frames)
-    assert path.name == "clip.gif"
-    with Image.open(path) as gif:
-        assert (gif.n_frames, gif.size, gif.info["loop"], gif.info["duration"]) == (3, (32, 24), 0, 80)
-        gif.seek(2)
-        assert gif.convert("RGB").getpixel((5, 5))[2] > 200
-    assert attachments(path)["videos"][0].mime_type == "image/gif"
-    assert attachments(write_picture(tmp_path, "still", frames[0]))["images"][0].mime_type == "image/png"
-    with pytest.raises(ValueError, match="frame"):
-        encode_gif([])
-    assert io.BytesIO(encode_gif(frames[:1])).read(3) == b"GIF"

@@ -161,6 +161,59 @@ def test_images_are_data_uris_or_links_and_never_leave_their_folders(
     assert api.client.get(links[0]["src"]).status_code == 404
 
 
+def job_with_clip(tmp_path: Path, files: dict[str, bytes], types: dict[str, str]) -> Job:
+    """A job with one event that names files in its media folder."""
+    job = make_job(tmp_path, Status.RUNNING)
+    job.folder.create()
+    for name, content in files.items():
+        (job.folder.media / name).write_bytes(content)
+    event = ImageEvent(
+        step=5,
+        global_step=5,
+        resolution=(1, 1),
+        validation_type="final",
+        prompt="p",
+        step_label="5/5",
+        videos=[MediaFile(file=f"media/{name}", mime_type=types[name]) for name in files],
+    )
+    log.append(job.pk, [log.from_server(event)])
+    return job
+
+
+def test_a_clip_is_shown_as_a_gif_and_an_mp4_file_with_their_types(api: Training, tmp_path: Path) -> None:
+    files = {"a.gif": b"GIF89a", "a.mp4": b"\0\0\0\x20ftyp"}
+    job_with_clip(tmp_path, files, {"a.gif": "image/gif", "a.mp4": "video/mp4"})
+    shown = api.get("/events").json()["events"][0]["videos"]
+    assert [(one["mime_type"], base64.b64decode(one["src"].partition(",")[2])) for one in shown] == [
+        ("image/gif", files["a.gif"]),
+        ("video/mp4", files["a.mp4"]),
+    ]
+    assert [one["src"].partition(";")[0] for one in shown] == ["data:image/gif", "data:video/mp4"]
+    links = api.get("/events?media=url").json()["events"][0]["videos"]
+    answers = [api.client.get(one["src"]) for one in links]
+    assert [(answer["Content-Type"], b"".join(answer.streaming_content)) for answer in answers] == [
+        ("image/gif", files["a.gif"]),
+        ("video/mp4", files["a.mp4"]),
+    ]
+    assert {answer["X-Content-Type-Options"] for answer in answers} == {"nosniff"}
+
+
+@pytest.mark.parametrize("stated", ["image/svg+xml", "text/html", "image/x-anything", "video/html", "image/png; charset=x", "VIDEO/MP4"])
+def test_a_type_that_no_run_writes_is_served_without_it(api: Training, tmp_path: Path, stated: str) -> None:
+    job = job_with_clip(tmp_path, {"a.mp4": b"<script>"}, {"a.mp4": stated})
+    answer = api.get(f"/jobs/{job.pk}/media/0/0", accept="*/*")
+    assert (answer["Content-Type"], answer["X-Content-Type-Options"]) == ("application/octet-stream", "nosniff")
+
+
+def test_a_large_clip_is_a_link_where_media_are_inline(api: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.api.media.LARGEST_INLINE_BYTES", 8)
+    job = job_with_clip(tmp_path, {"a.gif": b"GIF89a+++", "a.mp4": b"12345678"}, {"a.gif": "image/gif", "a.mp4": "video/mp4"})
+    gif, mp4 = api.get("/events").json()["events"][0]["videos"]
+    assert gif == {"src": f"/api/training/jobs/{job.pk}/media/0/0", "mime_type": "image/gif"}
+    assert mp4["src"] == f"data:video/mp4;base64,{base64.b64encode(b'12345678').decode()}"
+    assert b"".join(api.client.get(gif["src"]).streaming_content) == b"GIF89a+++"
+
+
 def test_the_log_is_text(api: Training, tmp_path: Path) -> None:
     job = finished(tmp_path)
     answer = api.get(f"/jobs/{job.pk}/log", accept="*/*")

@@ -11,11 +11,13 @@ import pytest
 
 from environments.paths import Home
 from environments.resolve.run import resolve_run
+from tests.helpers.models import options_with
 from tests.helpers.small_disk import fill_up, small_file_system
 from tests.training.conftest import Training
 from trainer_engine.contract.errors import Level
 from training.preflight import run
 from training.preflight.disk import DiskUse, FileSystem, file_systems
+from training.preflight.disk_uses import run_uses
 
 
 @pytest.fixture
@@ -115,3 +117,14 @@ def test_a_model_that_is_to_be_downloaded_needs_room_in_the_hubs_cache(training:
     assert "nobody/model" in disk_problems(report)["disk_too_small"]
     offline = examine(training, {**hub, "HF_HUB_OFFLINE": "1"}, pretrained_model_name_or_path="nobody/model")
     assert "disk_too_small" not in disk_problems(offline)
+
+
+def test_a_clip_needs_the_space_of_all_its_frames(tmp_path: Path) -> None:
+    def bytes_of(**values: Any) -> dict[str, int]:
+        family = {"model_family": "wan", "validation_prompt": "a cat", "validation_resolution": "64x64"}
+        uses = run_uses(options_with(**family, **values), Home(tmp_path), {"checkpoint": 0, "checkpoints": 0, "pipeline": 0}, 10)
+        return {use.what: use.bytes for use in uses}
+
+    image, clip = bytes_of(), bytes_of(validation_num_video_frames=9)
+    assert clip.pop("validation images") == 9 * image.pop("validation images") > 0
+    assert clip == image

@@ -156,6 +156,23 @@ def test_an_image_that_is_gone_or_too_large_is_left_out(receiver: Receiver, tmp_
     assert b"large.png" not in message.content
 
 
+def attached_names(message: messages.Message) -> list[tuple[str | None, str]]:
+    """(name, type) of the files in a message for Discord."""
+    parts = BytesParser().parsebytes(f"Content-Type: {message.content_type}\n\n".encode() + message.content).get_payload()
+    return [(part.get_filename(), part.get_content_type()) for part in parts[1:]]
+
+
+@pytest.mark.parametrize(("gif", "mp4", "sent"), [(9, 4, ("a.mp4", "video/mp4")), (4, 9, ("a.gif", "image/gif"))])
+def test_discord_gets_the_smaller_file_of_a_clip(receiver: Receiver, tmp_path: Path, gif: int, mp4: int, sent: tuple[str, str]) -> None:
+    for name, size in (("a.gif", gif), ("a.mp4", mp4), ("b.png", 2)):
+        (tmp_path / name).write_bytes(bytes(size))
+    message = compose(target(receiver, kind="discord"), EVENT, [tmp_path / name for name in ("a.gif", "a.mp4", "b.png")])
+    assert attached_names(message) == [sent, ("b.png", "image/png")]
+    (tmp_path / sent[0]).unlink()
+    other = compose(target(receiver, kind="discord"), EVENT, [tmp_path / name for name in ("a.gif", "a.mp4")])
+    assert [name for name, _ in attached_names(other)] == [{"a.mp4": "a.gif", "a.gif": "a.mp4"}[sent[0]]]
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused_unless_asked_for(tmp_path: Path) -> None:
     with receiving(certificate=self_signed(tmp_path)) as secure:
         to = target(secure)

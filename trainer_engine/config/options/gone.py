@@ -50,13 +50,12 @@ OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "gradient_checkpointing_interval": ("0", "1"),
         "context_parallel_size": ("0", "1"),
-        "validation_num_video_frames": ("0", "1"),
         "gradient_precision": ("unmodified",),
         "dynamo_mode": ("default",),
         "torch_num_threads": ("0",),
     }
 )
-"""Option that is not implemented -> values other than its default that also leave it off, such as 1 for one video frame."""
+"""Option that is not implemented -> values other than its default that also leave it off, such as an interval of 1."""
 
 
 def is_off(value: object) -> bool:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
-
-MEGAPIXELS_BELOW = 128
-"""A single number below this means megapixels."""
-MOST_MEGAPIXELS = 16
-EDGE_MULTIPLE = 8
+from trainer_engine.config.options.sizes import parse_resolutions
 
 
 class ValidationOptions(OptionGroup):
@@ -88,6 +82,14 @@ class ValidationOptions(OptionGroup):
         "while the others wait.",
     )
     num_validation_images: int = option(1, "Number of images for each prompt and size. Each uses the next seed.", ge=1, le=10)
+    validation_num_video_frames: int | None = option(
+        None,
+        "Number of frames of each clip, for families that generate clips. Each is written as an animated GIF and, with the extra video, as "
+        "an mp4 file. Empty, 0 or 1: images.",
+        ge=0,
+        le=1025,
+    )
+    framerate: float | None = option(None, "Frames a second at which clips play. Empty: the rate of the family.", ge=1, le=60)
     ema_validation: Literal["comparison", "ema_only", "none"] = option(
         "comparison",
         "Weights that validation and evaluation use with use_ema. comparison: the trained weights and the average. ema_only: the average. "
@@ -142,28 +144,11 @@ class ValidationOptions(OptionGroup):
     )
 
     @property
+    def frames(self) -> int:
+        """Frames of each clip; 1 for images."""
+        return max(1, self.validation_num_video_frames or 1)
+
+    @property
     def resolutions(self) -> list[tuple[int, int]]:
         """Sizes of the images as (width, height) in pixels."""
         return parse_resolutions(self.validation_resolution)
-
-
-def parse_resolutions(text: str) -> list[tuple[int, int]]:
-    """Returns (width, height) for each part of ``text``, without duplicates. Raises ValueError that names the part that is not a size."""
-    return list(dict.fromkeys(_parse_resolution(part.strip()) for part in text.split(",")))
-
-
-def _parse_resolution(text: str) -> tuple[int, int]:
-    pair = re.fullmatch(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})", text)
-    if pair:
-        size = int(pair[1]), int(pair[2])
-    elif re.fullmatch(r"\d{1,5}(\.\d+)?", text):
-        number = float(text)
-        if MOST_MEGAPIXELS < number < MEGAPIXELS_BELOW:
-            raise ValueError(f"{text!r} means {text} megapixels; write {text}x{text} for an edge in pixels")
-        edge = round(math.sqrt(number * 1e6) / 64) * 64 if number < MEGAPIXELS_BELOW else int(number)
-        size = edge, edge
-    else:
-        raise ValueError(f"{text!r} is neither a size nor WIDTHxHEIGHT")
-    if min(size) < 64 or max(size) > 8192 or any(edge % EDGE_MULTIPLE for edge in size):
-        raise ValueError(f"{text!r} has edges that are not multiples of {EDGE_MULTIPLE} from 64 to 8192")
-    return size

@@ -8,7 +8,7 @@ from trainer_engine.config.adapters.validation_adapter import validation_adapter
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
-from trainer_engine.config.options.validation import parse_resolutions
+from trainer_engine.config.options.sizes import parse_resolutions
 from trainer_engine.config.prompt_library import DEFAULT, OPTION, built_in_library, parse_prompt_library, same_file_names
 from trainer_engine.contract.errors import Problem, errors_in
 

@@ -131,8 +131,8 @@ class Wan(Family):
     @torch.no_grad()
     def generate(
         self, pipeline: WanPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
-    ) -> Image.Image:
-        """One image: a clip of one frame."""
+    ) -> Image.Image | list[Image.Image]:
+        """An image is a clip of one frame."""
         embeds = self.collate_prompts([request.prompt, request.negative])["embeds"].to(self.devices.device)
         numbers = count(1)
 
@@ -147,15 +147,15 @@ class Wan(Family):
                 negative_prompt_embeds=embeds[1:],
                 height=request.height,
                 width=request.width,
-                num_frames=1,
+                num_frames=request.frames,
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
                 callback_on_step_end=report,
             ).frames
-        image: Image.Image = pipeline.video_processor.postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0][0]
-        return image
+        frames: list[Image.Image] = pipeline.video_processor.postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0]
+        return frames if request.frames > 1 else frames[0]
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         def save_vae(target: Path) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.families import (
+    AdapterSpec,
+    ClipSpec,
+    Component,
+    FamilySpec,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+)
 
 FLAVOURS = MappingProxyType(
     {
@@ -26,7 +36,9 @@ SPEC = FamilySpec(
     ),
     prompts=PromptSpec(token_limit=512, text_encoders=("UMT5 XXL",)),
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
-    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), multiple_px=16),
+    sampling=SamplingSpec(
+        samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)
+    ),
     adapters=AdapterSpec(
         module_classes=("WanAttention", "FeedForward", "WanTransformerBlock", "Linear", "Conv3d"),
         class_aliases=MappingProxyType({"Attention": ("WanAttention",)}),

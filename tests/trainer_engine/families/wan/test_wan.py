@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -84,28 +85,33 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(frames: int, gradient_
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("sampler", [None, "euler"])
-def test_an_image_equals_that_of_the_pipeline(sampler: str | None) -> None:
+@pytest.mark.parametrize(("sampler", "frames"), [(None, 1), ("euler", 1), (None, 5), ("euler", 9), ("dpm++", 5)])
+def test_images_and_clips_equal_those_of_the_pipeline(sampler: str | None, frames: int) -> None:
     family = tiny_wan()
     network = family.load_network().eval()
     prompt, negative = family.encode_prompts(["a red circle", "blue"])
     pipeline, steps = family.make_pipeline(network, sampler=sampler), list[SamplerStep]()
-    request = GenerationRequest(prompt=prompt, negative=negative, width=64, height=32, steps=3, guidance=4.0, seed=5)
-    image = family.generate(pipeline, request, on_step=steps.append)
+    request = GenerationRequest(prompt=prompt, negative=negative, width=64, height=32, steps=3, guidance=4.0, seed=5, frames=frames)
+    picture = family.generate(pipeline, request, on_step=steps.append)
+    ours = [picture] if isinstance(picture, Image.Image) else picture
     theirs = WanPipeline.from_pretrained(tiny_model("wan"), scheduler=pipeline.scheduler)
     wanted = theirs(
         "a red circle",
         negative_prompt="blue",
         height=32,
         width=64,
-        num_frames=1,
+        num_frames=frames,
         num_inference_steps=3,
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(5),
         output_type="pil",
-    ).frames[0][0]
+    ).frames[0]
+    assert isinstance(picture, Image.Image) == (frames == 1)
     assert [step.number for step in steps] == [1, 2, 3]
-    assert np.abs(np.asarray(image, dtype=int) - np.asarray(wanted, dtype=int)).max() <= 1
+    assert {step.latents.shape for step in steps} == {(1, 16, (frames - 1) // 4 + 1, 4, 8)}
+    assert len(ours) == len(wanted) == frames
+    for one, other in zip(ours, wanted, strict=True):
+        assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
 
 
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:

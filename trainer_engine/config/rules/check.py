@@ -8,10 +8,22 @@ from typing import Any
 
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.registry import FAMILY_RULES, REGISTRY, Rule, Values
-from trainer_engine.config.rules import adapter, checkpointing, data, evaluation, hooks, model, optimizer, publishing, run, validation
+from trainer_engine.config.rules import (
+    adapter,
+    checkpointing,
+    data,
+    evaluation,
+    hooks,
+    model,
+    optimizer,
+    publishing,
+    run,
+    text_encoders,
+    validation,
+)
 from trainer_engine.contract.errors import Problem
 
-GROUPS = (run, optimizer, data, model, adapter, validation, evaluation, checkpointing, hooks, publishing)
+GROUPS = (run, optimizer, data, model, text_encoders, adapter, validation, evaluation, checkpointing, hooks, publishing)
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 
 

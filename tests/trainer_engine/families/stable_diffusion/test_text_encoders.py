@@ -56,15 +56,15 @@ def our_loss(family: UNetFamily, network: nn.Module) -> Tensor:
 
 
 def pipeline_of(name: str, folder: Path | None = None) -> Any:
-    pipeline = getattr(diffusers, PIPELINES[name]).from_pretrained(folder or tiny_model(name))
-    if name != "sdxl":  # the pipeline asks for a submodule that transformers 5 has merged into the encoder
-        object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
-    return pipeline
+    return getattr(diffusers, PIPELINES[name]).from_pretrained(folder or tiny_model(name))
 
 
 def their_loss(pipeline: Any, prediction_type: str, clip_skip: int) -> Tensor:
     """The loss of a pipeline of diffusers, with gradients through the text encoders."""
     latents, noise = fixed_batch()
+    if clip_skip and not hasattr(pipeline, "text_encoder_2"):
+        # The pipeline asks for a submodule that transformers 5 has merged into the encoder.
+        object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
     encoded = pipeline.encode_prompt(
         PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=clip_skip or None
     )

@@ -84,6 +84,8 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
     problems += flavour_mismatch(given)
     if errors_in(problems):
         options = None
+    if spec is not None and options is not None:
+        spec = spec.for_run(train_text_encoder=options.model.train_text_encoder)
     dataloader, dataset_problems = _read_datasets(found.get(OPTION), options, absolute, home, found)
     problems += dataset_problems
     return ResolvedRun(

@@ -175,7 +175,7 @@ def engine_steps(subject: Subject, case: Case) -> tuple[Work, nn.Module]:
         network=torch.compile(trainable.network, backend="inductor") if case.compiled else trainable.network,
         parameters=trainable.parameters,
         optimizer=build_optimizer(options.optimizer, trainable.parameters),
-        schedule=Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),
+        schedules=(Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),),
         clipping=options.optimizer,
         seed=options.run.seed,
         scaler=torch.amp.GradScaler(subject.device.type, enabled=False),

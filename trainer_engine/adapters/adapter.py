@@ -20,6 +20,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE, Trainable
 from trainer_engine.checkpointing.snapshot import Copy, as_it_is
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
+from trainer_engine.config.adapters.keys import METADATA_KEY
 from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
@@ -128,6 +129,8 @@ class AddedAdapter(Trainable):
 
     def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str]) -> None:
         header = {"format": "pt", **self.facts, **self.metadata(), **more}
+        if any(key.endswith(".alpha") for key in tensors):
+            header.pop(METADATA_KEY, None)
         content = adapter_bytes(tensors, header)
         try:
             write_atomically(folder / ADAPTER_FILE, content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,15 @@ class Trainable(ABC):
     @property
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for _, parameter in self.named_parameters]
+
+    def parameter_groups(self, text_encoders: Sequence[str]) -> list[list[nn.Parameter]]:
+        """The trained parameters, and those of text encoders, if any are trained, as a second group.
+
+        ``text_encoders``: their prefixes in the network, which has them last.
+        """
+        named, prefixes = self.named_parameters, tuple(text_encoders)
+        groups = [[parameter for name, parameter in named if name.startswith(prefixes) is of_text] for of_text in (False, True)]
+        return groups if prefixes else groups[:1]
 
     @property
     def size_bytes(self) -> int:

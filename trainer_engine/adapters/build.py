@@ -27,10 +27,18 @@ def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
 
     Raises ModelUnavailable, InvalidOptions, CheckpointUnusable.
     """
-    options = family.options
-    if options.model.model_type == "full":
-        return Full(family, family.load_network(checkpoint))
-    adapter = _make_adapter(family)
+    trainable = _make_full(family, checkpoint) if family.options.model.model_type == "full" else _make_loaded_adapter(family, checkpoint)
+    for parameter in family.unread_parameters(trainable.network):
+        parameter.requires_grad_(False)
+    return trainable
+
+
+def _make_full(family: Family, checkpoint: Path | None) -> Full:
+    return Full(family, family.load_network(checkpoint))
+
+
+def _make_loaded_adapter(family: Family, checkpoint: Path | None) -> AddedAdapter:
+    options, adapter = family.options, _make_adapter(family)
     for parameter in adapter.parameters:
         parameter.data = parameter.data.to(family.devices.weights)
     if checkpoint:

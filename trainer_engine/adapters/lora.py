@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
-from trainer_engine.config.adapters.keys import split_key
+from trainer_engine.config.adapters.keys import METADATA_KEY, split_key
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.base import split
 
-METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers looks for rank and alpha."""
 OWN_NAMES = {"dora_scale": "lora_magnitude_vector"}
 NAME = "default"
 """PEFT's own name of the one adapter that there is."""
@@ -68,8 +66,9 @@ class LoraAdapter(AddedAdapter):
         return {name: module for name, module in self.network.named_modules() if isinstance(module, BaseTunerLayer)}
 
     def tensors(self) -> dict[str, Tensor]:
+        prefixes = self.spec.diffusers_prefixes
         return {
-            f"{self.spec.components[name].state_dict_prefix}{key}": tensor.detach()
+            f"{prefixes[self.spec.module_prefix(name)]}{key}": tensor.detach()
             for name, module in self.modules.items()
             for key, tensor in get_peft_model_state_dict(module, adapter_name=NAME).items()
         }

@@ -130,7 +130,8 @@ def modelspec(family: Family) -> dict[str, str]:
 def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
     """Markdown that shows how to load the adapter file."""
     if family.options.adapter.lora_format == "comfyui":
-        return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in a node that loads LoRAs (model only)."]
+        node = "a node that loads LoRAs for model and CLIP" if family.spec.trained_text_encoders else "a node that loads LoRAs (model only)"
+        return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in {node}."]
     code = _how(family).format(
         network=_network(family),
         pipeline=family.pipeline_name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from types import MappingProxyType
@@ -19,6 +19,8 @@ class Role(str, Enum):
 
     TRAINED = "trained"
     """All of them are trained, or an adapter is trained on them."""
+    ON_REQUEST = "on_request"
+    """A text encoder that is trained, too, if the run sets ``train_text_encoder``. Otherwise it is frozen."""
     FROZEN = "frozen"
 
 
@@ -36,6 +38,10 @@ class Component:
     underscores, and the matrices of a LoRA are called ``lora_down`` and ``lora_up``."""
     lora_targets: tuple[str, ...] = ()
     """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
+    file_prefix: str = ""
+    """Prefix that the names of its weights have in every kind of file, and that the module of today's libraries has no more."""
+    parameters: int = 0
+    """Number of its weights, for estimates; needed of a component with the role ``ON_REQUEST``."""
 
 
 def frozen_components(*folders: str) -> Mapping[str, Component]:
@@ -177,14 +183,37 @@ class FamilySpec:
 
     @property
     def trained(self) -> Mapping[str, Component]:
-        """The components that a run trains, by name."""
-        return {name: component for name, component in self.components.items() if component.role == Role.TRAINED}
+        """The components that a run trains, by name, text encoders last."""
+        found = ((name, component) for name, component in self.components.items() if component.role == Role.TRAINED)
+        return dict(sorted(found, key=lambda item: item[1].folder in self.prompts.text_encoder_folders))
 
     @property
     def base_folders(self) -> tuple[str, ...]:
         """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
         networks = (component.folder for component in self.components.values())
         return (*networks, *self.prompts.tokenizer_folders, "scheduler")
+
+    @property
+    def trainable_text_encoders(self) -> Mapping[str, Component]:
+        """The text encoders that ``train_text_encoder`` trains, by name; empty if the family has none."""
+        return {name: component for name, component in self.components.items() if component.role == Role.ON_REQUEST}
+
+    @property
+    def trained_text_encoders(self) -> Mapping[str, Component]:
+        """The text encoders among the trained components."""
+        return {name: component for name, component in self.trained.items() if component.folder in self.prompts.text_encoder_folders}
+
+    def for_run(self, *, train_text_encoder: bool) -> FamilySpec:
+        """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components."""
+        if not train_text_encoder or not self.trainable_text_encoders:
+            return self
+        trained = {name: replace(component, role=Role.TRAINED) for name, component in self.trainable_text_encoders.items()}
+        more = sum(component.parameters for component in trained.values())
+        return replace(
+            self,
+            components=MappingProxyType({**self.components, **trained}),
+            parameters=MappingProxyType({flavour: number + more for flavour, number in self.parameters.items()}),
+        )
 
     def module_prefix(self, name: str) -> str:
         """Prefix of a trained component's module names in the network of a run; empty for the only one."""
@@ -193,17 +222,18 @@ class FamilySpec:
     @property
     def diffusers_prefixes(self) -> Mapping[str, str]:
         """Prefix of module names in the network of a run -> prefix of their keys in the files of diffusers."""
-        return {self.module_prefix(name): component.state_dict_prefix for name, component in self.trained.items()}
+        return {self.module_prefix(name): one.state_dict_prefix + one.file_prefix for name, one in self.trained.items()}
 
     @property
     def comfyui_prefixes(self) -> Mapping[str, str]:
         """Prefix of module names in the network of a run -> prefix of their keys in the files of ComfyUI."""
-        return {self.module_prefix(name): component.comfyui_prefix for name, component in self.trained.items()}
+        return {self.module_prefix(name): _comfyui_prefix(component) for name, component in self.trained.items()}
 
     @property
     def key_prefixes(self) -> Mapping[str, str]:
         """Prefix of keys in any adapter file -> prefix of the module names that they stand for."""
-        stated = (*self.diffusers_prefixes.items(), *self.comfyui_prefixes.items())
+        plain = {self.module_prefix(name): component.state_dict_prefix for name, component in self.trained.items()}
+        stated = (*self.diffusers_prefixes.items(), *self.comfyui_prefixes.items(), *plain.items())
         known = {in_file: in_network for in_network, in_file in reversed(stated)}
         return {**known, **(dict.fromkeys(OTHER_PREFIXES, "") if len(self.trained) == 1 else {})}
 
@@ -218,6 +248,12 @@ class FamilySpec:
     def repository(self, flavour: str | None) -> str:
         """Returns the hub repository of a flavour. Raises KeyError if the family has no such flavour."""
         return self.flavours[flavour or self.default_flavour]
+
+
+def _comfyui_prefix(component: Component) -> str:
+    """``comfyui_prefix`` and ``file_prefix``, whose dots become underscores behind a prefix of kohya."""
+    is_flat = component.comfyui_prefix.endswith("_")
+    return component.comfyui_prefix + (component.file_prefix.replace(".", "_") if is_flat else component.file_prefix)
 
 
 def tokenizer_of(text_encoder: str) -> str:

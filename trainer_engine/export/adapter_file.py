@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, adapter_config, keys_by_module
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, adapter_config, keys_by_module
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import ModelUnavailable
 
@@ -50,7 +50,7 @@ class AdapterTensors:
 
     def peft_config(self, module: str) -> tuple[dict[str, Any], str]:
         """(PEFT's configuration for the component that a module belongs to, the module's name in the component)"""
-        return adapter_config(self.document("lora_adapter_metadata"), module, self.prefixes)
+        return adapter_config(self.document(METADATA_KEY), module, self.prefixes)
 
     def document(self, key: str) -> dict[str, Any]:
         """An entry of the metadata as JSON; empty if it is missing."""

@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.families import FamilySpec, find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import ModelUnavailable
@@ -54,7 +56,8 @@ def export(request: ExportRequest) -> list[str]:
     if request.form == "merged":
         return _merge(request, family, adapter)
     if request.form == "comfyui":
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), metadata)
+        stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
@@ -80,12 +83,13 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
     name, base = request.model_family or metadata.get("model_family"), request.base or metadata.get("base_model")
     if not name or not base:
         raise ModelUnavailable(f"{request.adapter.name} does not say what it was trained on.", hint="give --model_family and --base")
-    short = request.dtype == "bfloat16"
+    short, spec = request.dtype == "bfloat16", find_spec(name)
     options = parse_options(
         {
             "model_family": name,
             "model_flavour": metadata.get("model_flavour") or None,
             "model_type": "full",
+            "train_text_encoder": spec is not None and _changes_text_encoders(request.adapter, spec),
             "pretrained_model_name_or_path": base,
             "output_dir": str(request.output),
             "data_backend_config": "none",
@@ -98,6 +102,14 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
     return load_family(options, resolve_devices(options, torch.device("cpu")))
 
 
+def _changes_text_encoders(adapter: Path, spec: FamilySpec) -> bool:
+    """Whether an adapter has keys of text encoders, in the spelling of any program."""
+    prefixes = spec.for_run(train_text_encoder=True).key_prefixes
+    theirs = tuple(in_file for in_file, in_network in prefixes.items() if in_network.removesuffix(".") in spec.trainable_text_encoders)
+    with safe_open(adapter, framework="pt") as file:
+        return any(key.startswith(theirs) for key in file.keys())  # noqa: SIM118
+
+
 def _module_names(family: Family) -> set[str]:
     """The names of the network's modules, from the headers of its weights."""
     base = str(family.options.model.pretrained_model_name_or_path)
@@ -108,7 +120,7 @@ def _module_names(family: Family) -> set[str]:
             raise ModelUnavailable(f"{base} has no folder {component.folder}.", hint="name the base model with --base")
         for path in part.weights():
             with safe_open(path, framework="pt") as file:
-                names.update(prefix + key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
+                names.update(prefix + key.removeprefix(component.file_prefix).rpartition(".")[0] for key in file.keys())  # noqa: SIM118
     return names
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,12 @@ from trainer_engine.weights.quantization import Quantiser, exact_layers_message,
 
 
 class DiffusersNetwork(Protocol):
-    """What a network of diffusers offers in addition to ``nn.Module``."""
+    """What a network of diffusers or transformers offers in addition to ``nn.Module``."""
 
     config: Any
     """Its constructor's arguments, by name."""
 
-    def enable_gradient_checkpointing(self) -> None: ...
-
-    def save_pretrained(self, folder: Path, *, safe_serialization: bool, max_shard_size: str) -> None: ...
+    def save_pretrained(self, folder: Path, *, safe_serialization: bool, max_shard_size: str, **more: Any) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +84,15 @@ class SamplerStep:
 class Family(ABC):
     """One model family on one device. Weights are loaded when they are first needed, and only those."""
 
-    spec: ClassVar[FamilySpec]
+    spec: FamilySpec
+    """The family's facts; of an instance, those of its run, which may train more components (``FamilySpec.for_run``)."""
     parts: PartFinder
     """Finds the components of the base model, and downloads what is not here yet."""
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         self.options = options
         self.devices = devices
+        self.spec = type(self).spec.for_run(train_text_encoder=options.model.train_text_encoder)
         self.report: Callable[[Notification], None] = lambda _: None
         """Receives notifications about weights that were loaded."""
 
@@ -157,27 +157,46 @@ class Family(ABC):
         """
 
     def save_component(self, name: str, module: nn.Module, folder: Path) -> None:
-        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare module."""
-        cast("DiffusersNetwork", module).save_pretrained(folder, safe_serialization=True, max_shard_size="50GB")
+        """Write configuration and weights (safetensors, in the type they are trained in) into ``folder``. Takes the bare module.
+
+        The weights have the names that published files have.
+        """
+        prefix, network = self.components[name].file_prefix, cast("DiffusersNetwork", module)
+        renamed = {"state_dict": {f"{prefix}{key}": tensor for key, tensor in module.state_dict().items()}} if prefix else {}
+        network.save_pretrained(folder, safe_serialization=True, max_shard_size="50GB", **renamed)
 
     def load_network(self, checkpoint: Path | None = None) -> nn.Module:
         """The trained components on their device in ``devices.network``, in training mode; trainable if ``model_type`` is ``full``.
 
         The network is the component itself, or a ``JointNetwork`` of several. The weights come from the base model, quantised as the
-        options say, or from the folders of a full checkpoint, without the rounding to ``devices.base``. Raises ModelUnavailable.
+        options say, or from the folders of a full checkpoint, without the rounding to ``devices.base``. Text encoders are neither
+        quantised nor rounded. Raises ModelUnavailable.
         """
         modules = {}
         for name, component in self.spec.trained.items():
-            rounded = None if checkpoint else self.devices.base
+            is_text = name in self.spec.trained_text_encoders
+            rounded = None if checkpoint or is_text else self.devices.base
             module = self.load_component(name, rounded or self.devices.network, checkpoint / component.folder if checkpoint else None)
             if module.dtype != self.devices.network:
                 module.to(self.devices.network)
-            self.place(module, self.options.precision.base_model_precision, part=component.folder, in_autocast=True)
+            precision = "no_change" if is_text else self.options.precision.base_model_precision
+            self.place(module, precision, part=component.folder, in_autocast=True)
             module.train().requires_grad_(self.options.model.model_type == "full")
             if self.options.model.gradient_checkpointing:
                 _enable_gradient_checkpointing(module)
             modules[name] = module
         return join(modules)
+
+    def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
+        """Parameters in trained components, or in the adapter on them, that no prediction depends on. They are not trained.
+
+        Takes the bare network.
+        """
+        return ()
+
+    def call(self, network: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+        """The output of a trained component, whether it is the network of the run or one of several. ``network`` may be wrapped."""
+        return network(name, *args, **kwargs) if len(self.spec.trained) > 1 else network(*args, **kwargs)
 
     def trained_modules(self, network: nn.Module) -> dict[str, nn.Module]:
         """The trained components by name, from the bare network of a run."""
@@ -260,7 +279,7 @@ class Family(ABC):
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         """Write a pipeline that diffusers loads as it is; ``folder`` appears whole or not at all. Takes the bare network.
 
-        An older pipeline there is replaced. Without ``save_text_encoder`` its text encoder and tokenizer are null.
+        An older pipeline there is replaced. Without ``save_text_encoder`` its text encoder and tokenizer are null, unless it was trained.
         """
 
 
@@ -307,9 +326,15 @@ def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
 
 
 def _enable_gradient_checkpointing(module: nn.Module) -> None:
-    """diffusers and transformers name the method differently."""
-    name = "enable_gradient_checkpointing" if hasattr(module, "enable_gradient_checkpointing") else "gradient_checkpointing_enable"
-    getattr(module, name)()
+    """diffusers and the versions of transformers name the method differently. With re-entrant checkpoints, frozen embeddings below an
+    adapter would cut its gradients off."""
+    model: Any = module
+    if hasattr(model, "enable_gradient_checkpointing"):
+        model.enable_gradient_checkpointing()
+    elif hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def unwrap(network: nn.Module) -> nn.Module:

@@ -145,7 +145,8 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
-    optimizer = build_optimizer(options.optimizer, trainable.parameters)
+    groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
+    optimizer = build_optimizer(options.optimizer, *groups)
     start_training(optimizer)
     step = Step(
         family=family,
@@ -155,7 +156,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         network=processes.share_network(_compiled(network, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
         parameters=trainable.parameters,
         optimizer=optimizer,
-        schedule=_schedule(options, state.total_steps),
+        schedules=_schedules(options, state.total_steps)[: len(groups)],
         clipping=options.optimizer,
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
@@ -182,11 +183,12 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
 
 
-def _schedule(options: TrainingOptions, total_steps: int) -> Schedule:
-    """Schedule-free optimizers keep their warm-up and then stay at the peak."""
+def _schedules(options: TrainingOptions, total_steps: int) -> tuple[Schedule, Schedule]:
+    """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak."""
     is_free = OPTIMIZERS[options.optimizer.optimizer].is_schedule_free
     chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule
-    return Schedule(chosen, options.optimizer.learning_rate, total_steps)
+    peaks = options.optimizer.learning_rate, options.optimizer.text_encoder_rate
+    return Schedule(chosen, peaks[0], total_steps), Schedule(chosen, peaks[1], total_steps)
 
 
 def _compiled(network: nn.Module, backend: str) -> nn.Module:

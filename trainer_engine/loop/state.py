@@ -26,6 +26,8 @@ class StepOutcome:
     """Whether the weights moved: not where loss or gradients were not finite."""
     overflowed: bool = False
     """Whether gradients were too large for the loss scale of float16, which has been lowered."""
+    text_encoder_rate: float | None = None
+    """Learning rate of trained text encoders; None if they are frozen."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from trainer_engine.loop.state import StepOutcome
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import seed_network
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import set_learning_rate
+from trainer_engine.optim.optimizers import set_learning_rates
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.seeds import derived_seed
@@ -40,7 +40,8 @@ class Step:
     """The network as it is called: compiled, wrapped for data parallelism, or bare."""
     parameters: Sequence[nn.Parameter]
     optimizer: Optimizer
-    schedule: Schedule
+    schedules: Sequence[Schedule]
+    """One for each parameter group of the optimizer: of the network, and of trained text encoders."""
     clipping: OptimizerOptions
     seed: int
     scaler: torch.amp.GradScaler
@@ -52,7 +53,7 @@ class Step:
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        learning_rate = self.schedule.at(batches.step + 1)
+        learning_rates = [schedule.at(batches.step + 1) for schedule in self.schedules]
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
         # reach the weights; the micro-batches of a step are queued without waiting.
         *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
@@ -60,11 +61,20 @@ class Step:
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
             self._clip(norm)
-            set_learning_rate(self.optimizer, learning_rate)
+            set_learning_rates(self.optimizer, learning_rates)
             self.optimizer.step()
         overflowed = self._update_scale(finite, math.isfinite(loss))
         self.optimizer.zero_grad(set_to_none=True)
-        return StepOutcome(loss, tuple(pass_losses), grad_norm, learning_rate, batches.samples, taken=finite, overflowed=overflowed)
+        return StepOutcome(
+            loss,
+            tuple(pass_losses),
+            grad_norm,
+            learning_rates[0],
+            batches.samples,
+            taken=finite,
+            overflowed=overflowed,
+            text_encoder_rate=learning_rates[1] if len(learning_rates) > 1 else None,
+        )
 
     def _pass(self, batches: StepBatches, number: int) -> Tensor:
         """Forward and backward over one batch; the mean loss of its samples, float32 on the device."""

@@ -82,8 +82,8 @@ BUILDERS: Mapping[str, Builder] = MappingProxyType(
 """Name of an optimizer in ``config.optimizers`` -> its class."""
 
 
-def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Builds the optimizer that the options name.
+def build_optimizer(options: OptimizerOptions, *groups: Iterable[nn.Parameter]) -> Optimizer:
+    """Builds the optimizer that the options name. Each of several groups of parameters can have a learning rate of its own.
 
     Raises InvalidOptions if ``optimizer_config`` holds an argument that the optimizer does not have, or a value that it refuses.
     """
@@ -91,7 +91,8 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
     problems = list(argument_problems(options.optimizer, options.optimizer_config))
     if problems:
         raise InvalidOptions(problems)
-    trained = list(parameters)
+    parts = [list(group) for group in groups]
+    trained = [parameter for part in parts for parameter in part]
     given = options.optimizer_config
     arguments: dict[str, Any] = dict(spec.defaults)
     arguments |= {name: spec.arguments[name].kind(value) for name, value in given.items() if value is not None}
@@ -102,7 +103,8 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
         if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:
             arguments["betas"] = (options.optimizer_beta1, options.optimizer_beta2, *spec.betas[2:])
     try:
-        return BUILDERS[spec.name](trained, lr=options.learning_rate, **arguments)
+        grouped = trained if len(parts) == 1 else [{"params": part} for part in parts]
+        return BUILDERS[spec.name](grouped, lr=options.learning_rate, **arguments)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         message = f"{spec.name} refuses its arguments: {error}"
         raise InvalidOptions([Problem.error("optimizer_config", "refused", message, got=dict(options.optimizer_config))]) from error
@@ -119,9 +121,9 @@ def can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
     )
 
 
-def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
-    """Sets the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
+def set_learning_rates(optimizer: Optimizer, learning_rates: Sequence[float]) -> None:
+    """Sets the learning rate of each parameter group."""
+    for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
         group["lr"] = learning_rate
 
 

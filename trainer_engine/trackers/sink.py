@@ -92,6 +92,7 @@ def _numbers(event: ProgressEvent) -> dict[str, float]:
         "epoch": event.epoch,
         "seconds_per_step": event.seconds_per_step,
         "samples_per_second": event.samples_per_second,
+        "text_encoder_lr": event.metrics.get("text_encoder_lr"),
     }
     return _known(numbers)
 

@@ -11,7 +11,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import QUANTISED
 
-BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+)\.")
+BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
 PROMPT_SIDE = ("add_", "context")

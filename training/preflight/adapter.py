@@ -13,6 +13,7 @@ from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycor
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
 from training.preflight.base_model import layer_shapes, module_names
@@ -46,19 +47,29 @@ def _standard(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, t
     option = "peft_lora_target_modules" if own else spec.adapters.lora_target_option or "model_family"
     if shapes is None:
         return
-    matched = on_layers(own or spec.adapters.lora_targets[chosen], shapes)
-    if not matched:
-        endings = sorted({".".join(name.split(".")[-2:]) for name in shapes})
+    matched = adapted_layers(options, spec, shapes)
+    if not _of_the_network(matched, spec):
+        endings = sorted({".".join(name.split(".")[-2:]) for name in _of_the_network(shapes, spec)})
         message = "No module of the base model has such a name, so nothing would be trained."
         yield Problem.error(option, "nothing_matched", message, got=own or chosen, expected=f"endings such as {', '.join(endings[:12])}")
     yield from _ranks("lora_rank", options.adapter.lora_rank, matched)
 
 
-def on_layers(targets: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The layers that a standard adapter changes."""
-    wanted = tuple(targets)
-    endings = tuple(f".{one}" for one in wanted)
-    return {name: shape for name, shape in shapes.items() if name in wanted or name.endswith(endings)}
+def adapted_layers(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layers of the trained components that a standard adapter changes. ``shapes``: full module name -> shape."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, component in spec.trained.items():
+        prefix, targets = spec.module_prefix(name), component.lora_targets or adapter_targets(options, spec)
+        wanted = {*(f"{prefix}{target}" for target in targets)}
+        endings = tuple(f".{target}" for target in targets)
+        found |= {one: shape for one, shape in shapes.items() if one.startswith(prefix) and (one in wanted or one.endswith(endings))}
+    return found
+
+
+def _of_the_network(names: Iterable[str], spec: FamilySpec) -> list[str]:
+    """The names that belong to components whose targets the options choose."""
+    prefixes = tuple(spec.module_prefix(name) for name, component in spec.trained.items() if not component.lora_targets)
+    return [name for name in names if name.startswith(prefixes)]
 
 
 def _ranks(option: str, rank: int, layers: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:

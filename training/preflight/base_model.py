@@ -169,9 +169,10 @@ def tensor_shapes(folder: Path, spec: FamilySpec) -> dict[str, tuple[int, ...]] 
     parts = {name: folder / component.folder for name, component in spec.trained.items() if is_folder(folder / component.folder)}
     found: dict[str, tuple[int, ...]] = {}
     for name, part in (parts or {next(iter(spec.trained)): folder}).items():
+        in_file, in_network = spec.trained[name].file_prefix, spec.module_prefix(name)
         for path in sorted(part.glob("*.safetensors"))[:MOST_SHARDS]:
             try:
-                found |= {spec.module_prefix(name) + tensor: shape for tensor, shape in shapes_in(path).items()}
+                found |= {in_network + tensor.removeprefix(in_file): shape for tensor, shape in shapes_in(path).items()}
             except BROKEN_HEADER:
                 return None
     return found

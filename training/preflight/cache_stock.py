@@ -19,6 +19,8 @@ HEADER_BYTES = 512
 """Upper bound for the header of an entry."""
 MOST_TOKENS = 300
 BYTES_OF_TOKEN = 4096 * 2
+BYTES_OF_TOKEN_ID = 2 * 8
+"""Of a prompt that is encoded in every step: its number and its mask."""
 ENTRY = ".safetensors"
 LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
 
@@ -39,7 +41,8 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
     for (option, folder), sizes in latents.items():
         missing = _missing_latents(sizes, folder)
         yield DiskUse(option, folder, LATENTS, missing, missing)
-    each = min(spec.tokens_of(options.model.model_flavour), MOST_TOKENS) * BYTES_OF_TOKEN
+    of_token = BYTES_OF_TOKEN_ID * len(spec.trained_text_encoders) or BYTES_OF_TOKEN
+    each = min(spec.tokens_of(options.model.model_flavour), MOST_TOKENS) * of_token
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 

@@ -23,9 +23,10 @@ from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_une
 from training.preflight.weights import (
     NUMBERS_A_WIDTH,
     Tensors,
-    frozen_bytes,
+    frozen_network_bytes,
     layer_count,
     numbers_in,
+    split_layers,
     state_bytes,
     trained_weights,
     weight_bytes,
@@ -91,7 +92,7 @@ def estimate_memory(
 ) -> Memory:
     """``tensors``: shapes of all tensors of the network; without them everything is modelled from its number of ``parameters``."""
     weights = trained_weights(options, spec, parameters, tensors)
-    frozen = 0 if options.model.model_type == "full" else int(parameters * frozen_bytes(options))
+    frozen = 0 if options.model.model_type == "full" else frozen_network_bytes(options, spec, parameters, tensors)
     state = 0 if OPTIMIZERS[options.optimizer.optimizer].is_paged else state_bytes(options, weights)
     counted = numbers_in(weights) * (2 * weight_bytes(options) + _average_bytes(options)) + state + frozen
     each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
@@ -107,9 +108,11 @@ def _activations(options: TrainingOptions, parameters: int, report: DatasetRepor
     batch = options.run.train_batch_size
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
     sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
-    layers = {name.removesuffix(".weight"): shape for name, shape in (tensors or {}).items() if name.endswith(".weight") and len(shape) > 1}
+    layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
-        return kept_by_unet(layers, UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch), options, spec)
+        inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch)
+        prompts = kept_numbers(of_text, Tokens(prompt_tokens * batch, 0), options, spec)
+        return kept_by_unet(layers, inputs, options, spec) + prompts
     if tensors:
         return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
     layer_number = layer_count(parameters)

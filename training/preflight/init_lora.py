@@ -12,10 +12,9 @@ from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycor
 from trainer_engine.config.lycoris.fit import wanted_lycoris, wanted_module
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.choice import SavedRun
-from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
-from training.preflight.adapter import CLASS_MARKS, of_class, on_layers
+from training.preflight.adapter import CLASS_MARKS, adapted_layers, of_class
 
 OPTION = "init_lora"
 MOST_READ_BYTES = 128 << 20
@@ -53,14 +52,14 @@ def _check_fit(header: AdapterHeader, options: TrainingOptions, spec: FamilySpec
     """Raises UnusableAdapter."""
     wanted = _wanted(options, spec, layers) if layers else None
     if layers and wanted is not None:
-        fit(header, wanted, layers)
+        fit(header, wanted, layers, spec.key_prefixes)
 
 
 def _wanted(options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape]) -> WantedAdapter | None:
     """The adapter that the engine would create; None if the options are wrong, which other checks report."""
     adapter = options.adapter
     if adapter.lora_type == "standard":
-        modules = on_layers(adapter_targets(options, spec), layers)
+        modules = adapted_layers(options, spec, layers)
         alpha = adapter.lora_rank if adapter.lora_alpha is None else adapter.lora_alpha
         return wanted_lora(layers, modules, adapter.lora_rank, float(alpha), use_dora=adapter.use_dora) if modules else None
     try:

@@ -31,6 +31,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             base_parts = [name for name in base_parts if name not in parts]
             names = [name.removesuffix("_2") for name in parts]
             yield from _source_problems(option, source, None, names, hub)
+    base_parts = list(dict.fromkeys(base_parts))  # a trained text encoder is in it twice
     base = model.pretrained_model_name_or_path or spec.repository(model.model_flavour)
     yield from _source_problems(BASE, base, model.revision, base_parts, hub)
 

@@ -62,7 +62,7 @@ def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySp
         return
     layers = base_model.layer_shapes(base, spec) if base else None
     if layers:
-        yield from _fit_problems(file, source, tensors, layers)
+        yield from _fit_problems(file, source, tensors, layers, spec)
     elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(spec)):
         message = f"No layer in {file.name} has a name of {spec.title}'s layers."
         yield Problem.error(source.place, "does_not_fit", message, got=source.path, expected=f"an adapter of {spec.title}")
@@ -72,8 +72,8 @@ def _marks(spec: FamilySpec) -> set[str]:
     return {*IN_EVERY_TRANSFORMER, *(ending for endings in spec.adapters.lora_targets.values() for ending in endings)}
 
 
-def _fit_problems(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes) -> Iterator[Problem]:
-    modules, strangers = keys_by_module(sorted(tensors), layers)
+def _fit_problems(file: Path, source: ValidationAdapterSource, tensors: Shapes, layers: Shapes, spec: FamilySpec) -> Iterator[Problem]:
+    modules, strangers = keys_by_module(sorted(tensors), layers, spec.key_prefixes)
     expected = "an adapter of this base model, on its linear layers"
     if strangers or not modules:
         message = (

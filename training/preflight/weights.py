@@ -10,8 +10,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED, frozen_precision, trained_precision
-from trainer_engine.config.resuming.identity import adapter_targets
-from training.preflight.adapter import on_layers
+from training.preflight.adapter import adapted_layers
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Shape]
@@ -37,7 +36,7 @@ def trained_weights(options: TrainingOptions, spec: FamilySpec, parameters: int,
         return _square(int(parameters * LYCORIS_SHARE))
     rank = options.adapter.lora_rank
     layers = {name.removesuffix(".weight"): shape for name, shape in (tensors or {}).items() if name.endswith(".weight") and len(shape) > 1}
-    adapted = on_layers(adapter_targets(options, spec), layers).values()
+    adapted = adapted_layers(options, spec, layers).values()
     if adapted:
         return _lora_weights(Counter(adapted), rank, has_magnitudes=options.adapter.use_dora)
     count = layer_count(parameters)
@@ -80,9 +79,31 @@ def state_bytes(options: TrainingOptions, weights: Weights) -> int:
     return sum(optimizer.state_bytes(shape, each, settings) * count for shape, count in weights.items())
 
 
-def frozen_bytes(options: TrainingOptions) -> float:
-    """Bytes of one number of the frozen network under an adapter."""
+def frozen_network_bytes(options: TrainingOptions, spec: FamilySpec, parameters: int, tensors: Tensors | None) -> int:
+    """Bytes of the frozen weights under an adapter. Text encoders that are adapted, too, are not quantised."""
     precision = options.precision
-    if precision.base_model_precision in QUANTISED:
-        return PRECISIONS[precision.base_model_precision].weight_bytes
-    return frozen_precision(precision.mixed_precision, precision.base_model_default_dtype).weight_bytes
+    plain = frozen_precision(precision.mixed_precision, precision.base_model_default_dtype).weight_bytes
+    each = PRECISIONS[precision.base_model_precision].weight_bytes if precision.base_model_precision in QUANTISED else plain
+    prefixes = _text_prefixes(spec)
+    counted = sum(math.prod(shape) for name, shape in (tensors or {}).items() if prefixes and name.startswith(prefixes))
+    of_text = counted or sum(component.parameters for component in spec.trained_text_encoders.values())
+    return int((parameters - of_text) * each + of_text * plain)
+
+
+Layers = dict[str, Shape]
+"""Module name -> (out, in, *kernel)."""
+
+
+def split_layers(tensors: Tensors, spec: FamilySpec) -> tuple[Layers, Layers]:
+    """(layers of the network by their names in it, layers of trained text encoders)"""
+    layers = {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith(".weight") and len(shape) > 1}
+    prefixes = _text_prefixes(spec)
+    if not prefixes:
+        return layers, {}
+    of_text = {name: shape for name, shape in layers.items() if name.startswith(prefixes)}
+    own = spec.module_prefix(next(iter(spec.trained)))
+    return {name.removeprefix(own): shape for name, shape in layers.items() if name not in of_text}, of_text
+
+
+def _text_prefixes(spec: FamilySpec) -> tuple[str, ...]:
+    return tuple(spec.module_prefix(name) for name in spec.trained_text_encoders)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family
 from trainer_engine.adapters.full import Full
-from trainer_engine.adapters.lora import METADATA_KEY, LoraAdapter
+from trainer_engine.adapters.lora import LoraAdapter
 from trainer_engine.checkpointing.snapshot import as_it_is
+from trainer_engine.config.adapters.keys import METADATA_KEY
 from trainer_engine.config.families import Component, FamilySpec, Role, find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.checkpoint_files import ADAPTER_FILE
@@ -142,7 +143,7 @@ def test_exports_keep_both_prefixes_and_merging_gives_the_same_answer(trained: L
 
 def test_a_full_checkpoint_and_a_pipeline_have_a_folder_for_each_trained_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = tiny_family(gradient_checkpointing=False)
-    monkeypatch.setattr(type(family), "spec", spec_of_two())
+    monkeypatch.setattr(family, "spec", spec_of_two())
     monkeypatch.setattr(type(family), "load_component", lambda self, name, dtype, folder=None: Small.from_pretrained(folder))
     network = network_of_two()
     full = Full(family, network)

@@ -25,7 +25,7 @@ from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, set_learning_rate, start_training
+from trainer_engine.optim.optimizers import BUILDERS, build_optimizer, evaluating, set_learning_rates, start_training
 
 NAMES = ["layer.weight", "layer.bias"]
 ON_A_CPU = sorted(row.name for row in OPTIMIZERS.values() if not row.needs_gpu)
@@ -299,7 +299,25 @@ def test_all_finite_finds_one_bad_number_anywhere(worst: float) -> None:
     assert not all_finite(good)
 
 
-def test_the_learning_rate_reaches_every_group() -> None:
-    optimizer = build_optimizer(options(), parameters())
-    set_learning_rate(optimizer, 0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5]
+def test_each_group_of_parameters_has_a_learning_rate_of_its_own() -> None:
+    optimizer = build_optimizer(options(), parameters(), parameters())
+    set_learning_rates(optimizer, [0.5, 0.25])
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+    with pytest.raises(ValueError, match="shorter"):
+        set_learning_rates(optimizer, [0.5])
+
+
+@pytest.mark.parametrize("name", ON_A_CPU)
+def test_every_optimizer_moves_each_group_at_its_rate(name: str) -> None:
+    """A rate of zero leaves the second group where it is."""
+    moved, kept = parameters(), parameters()
+    optimizer = build_optimizer(options(optimizer=name), moved, kept)
+    start_training(optimizer)
+    before = [[weight.detach().clone() for weight in group] for group in (moved, kept)]
+    for step in range(3):
+        for weight in (*moved, *kept):
+            weight.grad = torch.full_like(weight, 0.5 + step)
+        set_learning_rates(optimizer, [0.01, 0.0])
+        optimizer.step()
+    assert all(not torch.equal(weight, old) for weight, old in zip(moved, before[0], strict=True))
+    assert all(torch.equal(weight, old) for weight, old in zip(kept, before[1], strict=True))

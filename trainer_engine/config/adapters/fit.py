@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
-from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, adapter_config, keys_by_module
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, adapter_config, keys_by_module
 
 Shape = tuple[int, ...]
 CANONICAL: Mapping[str, str] = {
@@ -207,7 +207,7 @@ def _alpha(fitting: FittingAdapter, module: str) -> float | None:
         return header.number(keys["alpha"]) / (fitting.divided_by if scaled else 1.0)
     if kind_of(keys) != "LoRA":
         return None
-    stated, name = adapter_config(header.document("lora_adapter_metadata"), module, fitting.prefixes)
+    stated, name = adapter_config(header.document(METADATA_KEY), module, fitting.prefixes)
     pattern = stated.get("alpha_pattern")
     alpha = pattern.get(name) if isinstance(pattern, dict) else None
     alpha = stated.get("lora_alpha") if alpha is None else alpha

@@ -9,8 +9,10 @@ from typing import Any
 from trainer_engine.config.families import known_key_prefixes
 
 LYCORIS_PREFIX = "lycoris_"
-MANGLED_PREFIXES = (LYCORIS_PREFIX, "lora_transformer_", "lora_unet_")
-"""Prefixes of LyCORIS and kohya, whose keys replace the dots in module names with underscores."""
+MANGLED_PREFIXES: Mapping[str, str] = dict.fromkeys((LYCORIS_PREFIX, "lora_transformer_", "lora_unet_"), "")
+"""Prefix of LyCORIS or kohya, whose keys replace the dots in module names with underscores -> prefix of the module names."""
+METADATA_KEY = "lora_adapter_metadata"
+"""Entry of a file's header in which diffusers looks for rank and alpha. It refuses a file that has ``alpha`` tensors, too."""
 PEFT_PREFIX = "base_model.model."
 SPELLINGS: Mapping[str, str] = {
     "lora.down.weight": "lora_down.weight",
@@ -31,13 +33,19 @@ def split_key(key: str, prefixes: Mapping[str, str] | None = None) -> tuple[str,
     ``prefixes`` are the ``key_prefixes`` of a family; None takes those that are known.
     """
     prefixes = known_key_prefixes() if prefixes is None else prefixes
-    if key.startswith(MANGLED_PREFIXES):
+    if key.startswith(tuple(_mangled(prefixes))):
         name, _, part = key.partition(".")
         return name, SPELLINGS.get(part, part)
     part = next((part for part in WITH_DOTS if key.endswith(f".{part}")), key.rpartition(".")[2])
     name = key[: -len(part) - 1].removeprefix(PEFT_PREFIX)
     prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default="")
     return prefixes.get(prefix, "") + name.removeprefix(prefix), SPELLINGS.get(part, part)
+
+
+def _mangled(prefixes: Mapping[str, str]) -> dict[str, str]:
+    """As MANGLED_PREFIXES, for a family; longer prefixes first."""
+    found = {**MANGLED_PREFIXES, **{in_file: in_network for in_file, in_network in prefixes.items() if in_file.endswith("_")}}
+    return dict(sorted(found.items(), key=lambda item: len(item[0]), reverse=True))
 
 
 def adapter_config(document: Mapping[str, Any], module: str, prefixes: Mapping[str, str] | None = None) -> tuple[dict[str, Any], str]:
@@ -58,15 +66,16 @@ def keys_by_module(
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """(module -> its parts -> their keys, keys that belong to no module). Keys of LyCORIS and kohya have lost their dots, which only the
     names of the network's modules can give back; a name that could be two modules is none."""
-    known = set(module_names)
+    prefixes = known_key_prefixes() if prefixes is None else prefixes
+    known, flat_prefixes = set(module_names), _mangled(prefixes)
     counted = Counter(name.replace(".", "_") for name in known)
     mangled = {flat: name for name in known if counted[flat := name.replace(".", "_")] == 1}
     modules: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for key in keys:
         name, part = split_key(key, prefixes)
-        prefix = next((prefix for prefix in MANGLED_PREFIXES if name.startswith(prefix)), None)
-        module = name if prefix is None else mangled.get(name.removeprefix(prefix))
+        prefix = next((prefix for prefix in flat_prefixes if key.startswith(prefix)), None)
+        module = name if prefix is None else mangled.get(flat_prefixes[prefix].replace(".", "_") + name.removeprefix(prefix))
         if module in known and part not in modules.get(module, {}):
             modules.setdefault(module, {})[part] = key
         else:

@@ -28,7 +28,7 @@ class AdapterOptions(OptionGroup):
     use_dora: bool = option(False, "Also train the norms of the adapted weights (DoRA). Only for standard adapters.")
     peft_lora_target_modules: str | None = option(
         None,
-        'Layers that get a standard adapter: a JSON list of module-name endings, such as ["to_q", "to_v"]. '
+        'Layers of the network that get a standard adapter: a JSON list of module-name endings, such as ["to_q", "to_v"]. '
         "Empty: the default layers of the family.",
     )
     lora_format: Literal["diffusers", "comfyui"] = option(

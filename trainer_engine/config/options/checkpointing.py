@@ -78,7 +78,9 @@ class CheckpointingOptions(OptionGroup):
         synonyms=UNSET,
     )
     save_text_encoder: bool = option(
-        True, "Include the text encoder and its tokenizer in the final pipeline, so that it can generate images without other files."
+        True,
+        "Include the text encoder and its tokenizer in the final pipeline, so that it can generate images without other files. "
+        "Trained text encoders are always included.",
     )
 
     @property

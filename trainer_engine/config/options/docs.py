@@ -65,6 +65,11 @@ def family_defaults() -> Iterator[str]:
         for flavour, defaults in family.flavour_defaults.items():
             yield f"  - `{flavour}`: " + ", ".join(f"`{name}={value}`" for name, value in defaults.items()) + "."
     yield ""
+    yield "## Families that can train their text encoders"
+    yield ""
+    able = [f"**{family.title}**, `{family.name}`" for family in specs().values() if family.trainable_text_encoders]
+    yield f"With `train_text_encoder`: {'; '.join(able)}."
+    yield ""
 
 
 def page() -> str:

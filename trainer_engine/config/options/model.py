@@ -31,6 +31,12 @@ class ModelOptions(OptionGroup):
     clip_skip: int = option(
         0, "Use the CLIP hidden state this many layers before the last, in training and in validation. 0: the last.", ge=0, le=11
     )
+    train_text_encoder: bool = option(
+        False,
+        "Train the text encoders together with the network: all of their weights with model_type=full, and with model_type=lora a standard "
+        "adapter on their attention. Captions are then encoded in every step. For the families that "
+        '"Families that can train their text encoders" lists.',
+    )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
         "What the network learns to predict. epsilon: the noise. v_prediction: the velocity of diffusion. flow_matching: the velocity of "

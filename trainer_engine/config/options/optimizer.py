@@ -49,6 +49,9 @@ class OptimizerOptions(OptionGroup):
         later=LATER,
     )
     learning_rate: float = option(4e-7, "Peak learning rate.", gt=0, le=1)
+    text_encoder_lr: float | None = option(
+        None, "Peak learning rate of the text encoders, with the same schedule. Empty: learning_rate. Needs train_text_encoder.", gt=0, le=1
+    )
     max_grad_norm: float = option(2.0, "Limit that grad_clip_method applies; 0 does not clip. PixArt Sigma's own default is 0.01.", ge=0)
     grad_clip_method: Literal["value", "norm"] = option(
         "value", "What to clip. value: each element of the gradients. norm: the norm of all gradients together."
@@ -58,3 +61,8 @@ class OptimizerOptions(OptionGroup):
     optimizer_config: dict[str, float | bool | str | None] = option(
         {}, "Arguments of the optimizer as key=value,key=value: weight_decay=0.01,eps=1e-8."
     )
+
+    @property
+    def text_encoder_rate(self) -> float:
+        """Peak learning rate of trained text encoders."""
+        return self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr

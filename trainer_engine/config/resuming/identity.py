@@ -15,6 +15,8 @@ from trainer_engine.config.precisions import trained_precision
 from trainer_engine.contract.errors import shown
 from trainer_engine.contract.files import read_small_json
 
+NOT_RECORDED: Mapping[str, Any] = {"train_text_encoder": False}
+"""Settings that the first checkpoints do not record, with the only value that they had."""
 TARGETS = "lora_targets"
 MAX_LISTED = 5
 
@@ -33,6 +35,7 @@ def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: st
         **({"prediction_type": prediction_type} if prediction_type else {}),
         "clip_skip": options.model.clip_skip,
         "use_ema": options.run.use_ema,
+        "train_text_encoder": options.model.train_text_encoder,
         **adapter_identity(options, spec),
     }
 
@@ -75,7 +78,8 @@ def layout_of(options: TrainingOptions, processes: int) -> dict[str, Any]:
 
 
 def identity_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Returns a text for each setting that differs. Settings that an older checkpoint does not record are not compared."""
+    """Returns a text for each setting that differs. Other settings that an older checkpoint does not record are not compared."""
+    theirs = {**NOT_RECORDED, **theirs}
     differing = [name for name, value in ours.items() if name in theirs and theirs[name] != value]
     return [
         _targets_difference(theirs[name], ours[name]) if name == TARGETS else f"{name} was {shown(theirs[name])} and is {shown(ours[name])}"

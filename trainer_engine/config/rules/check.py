@@ -19,11 +19,12 @@ from trainer_engine.config.rules import (
     optimizer,
     publishing,
     run,
+    text_encoders,
     validation,
 )
 from trainer_engine.contract.errors import Problem
 
-GROUPS = (run, optimizer, data, model, adapter, validation, clips, evaluation, checkpointing, hooks, publishing)
+GROUPS = (run, optimizer, data, model, text_encoders, adapter, validation, clips, evaluation, checkpointing, hooks, publishing)
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from trainer_engine.contract.errors import InvalidOptions, Problem
@@ -14,28 +14,90 @@ from trainer_engine.contract.errors import InvalidOptions, Problem
 ClipEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 
-@torch.no_grad()
-def encode_clip(
-    encoder: ClipEncoder, tokenizer: CLIPTokenizer, prompts: Sequence[str], *, skip: int, normalize: bool
-) -> tuple[Tensor, Tensor]:
-    """(hidden states (B, 77, D), output 0 of the encoder (B, ...)) on the CPU.
+@dataclass(frozen=True)
+class ClipOutput:
+    """Which of its results a network reads of a CLIP text encoder."""
 
-    Prompts are padded and cut to the tokenizer's length; the padding is part of what the network attends to. ``skip`` counts layers back
-    from the last one. ``normalize`` applies the encoder's final layer norm to the states: Stable Diffusion 1 and 2 were trained with it,
-    Stable Diffusion XL without. Output 0 is the projected pooled prompt of an encoder with projection.
+    clip_skip: int
+    """The option: layers back from the one whose states the network was trained with."""
+    penultimate: bool = False
+    """Whether that one is the last but one: Stable Diffusion XL. Else it is the last."""
+    pooled: bool = False
+    """Whether the network also reads the projected pooled prompt, which comes from the last layer."""
+
+    @property
+    def skip(self) -> int:
+        """Layers back from the last one."""
+        return self.clip_skip + self.penultimate
+
+    @property
+    def encoder_class(self) -> type[ClipEncoder]:
+        found: type[ClipEncoder] = CLIPTextModelWithProjection if self.pooled else CLIPTextModel
+        return found
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the encoder's final layer norm is applied: Stable Diffusion 1 and 2 were trained with it."""
+        return not self.penultimate
+
+
+class ClipTokens(NamedTuple):
+    """Prompts, padded and cut to the tokenizer's length; the padding is part of what the network attends to."""
+
+    input_ids: Tensor
+    """(B, 77) int64."""
+    attention_mask: Tensor
+    """(B, 77) int64, 1 for the tokens of the prompt. Only some encoders heed it."""
+
+
+class ClipStates(NamedTuple):
+    """What a CLIP text encoder makes of prompts."""
+
+    states: Tensor
+    """(B, 77, D)"""
+    first: Tensor
+    """Output 0 of the encoder (B, ...): of one with projection, the pooled prompt."""
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> ClipTokens:
+    """The tokens of prompts, on the CPU."""
+    tokens = tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+    return ClipTokens(tokens.input_ids, tokens.attention_mask)
+
+
+def clip_states(encoder: ClipEncoder, tokens: ClipTokens, output: ClipOutput, call: Callable[..., Any] | None = None) -> ClipStates:
+    """Encode tokens, which lie on the encoder's device. ``call`` runs the encoder in its wrapper; None runs it as it is.
 
     Raises InvalidOptions if the encoder has no such layer.
     """
-    tokens = tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+    refuse_missing_layer(encoder, output)
     mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
-    device = encoder.device
-    output = encoder(tokens.input_ids.to(device), attention_mask=None if mask is None else mask.to(device), output_hidden_states=True)
-    layers = output.hidden_states
-    if skip + 1 >= len(layers):
-        message = f"clip_skip={skip}, and the text encoder has {len(layers) - 1} layers."
-        raise InvalidOptions([Problem.error("clip_skip", "too_many", message, got=skip, expected=f"at most {len(layers) - 2}")])
-    states: Tensor = layers[-(skip + 1)]
-    if normalize:
-        inner: Any = getattr(encoder, "text_model", encoder)  # transformers 5 has merged the two
-        states = inner.final_layer_norm(states)
-    return states.cpu(), output[0].cpu()
+    found = (call or encoder)(tokens.input_ids, attention_mask=mask, output_hidden_states=True)
+    states: Tensor = found.hidden_states[-(output.skip + 1)]
+    return ClipStates(_inner(encoder).final_layer_norm(states) if output.normalize else states, found[0])
+
+
+def refuse_missing_layer(encoder: ClipEncoder, output: ClipOutput) -> None:
+    """Raises InvalidOptions if ``clip_skip`` asks for a layer before the first."""
+    layers = int(encoder.config.num_hidden_layers)
+    if output.skip >= layers:
+        message = f"clip_skip={output.clip_skip}, and the text encoder has {layers} layers."
+        most = f"at most {layers - 1 - output.penultimate}"
+        raise InvalidOptions([Problem.error("clip_skip", "too_many", message, got=output.clip_skip, expected=most)])
+
+
+def unread_parameters(encoder: ClipEncoder, output: ClipOutput) -> list[nn.Parameter]:
+    """Parameters of the layers behind the one whose states the network reads. Raises InvalidOptions if there is no such layer."""
+    refuse_missing_layer(encoder, output)
+    if output.pooled:
+        return []
+    inner = _inner(encoder)
+    layers = list(inner.encoder.layers)
+    unread: list[nn.Module] = layers[len(layers) - output.skip :]
+    modules = unread if output.normalize else [*unread, inner.final_layer_norm]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _inner(encoder: ClipEncoder) -> Any:
+    """transformers 5 has merged the encoder without projection and its inner model."""
+    return getattr(encoder, "text_model", encoder)

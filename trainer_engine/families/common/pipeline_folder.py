@@ -31,7 +31,7 @@ class CopiedPart:
     save_again: SaveAgain
     """Writes the part under its plain name; for weights of a variant, which have another."""
     is_text: bool = False
-    """Whether it is left out without ``save_text_encoder``."""
+    """Whether it is left out without ``save_text_encoder``; not if text encoders were trained."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
 
     Raises ModelUnavailable where the base model's other parts have gone.
     """
-    with_text = options.checkpointing.save_text_encoder
+    with_text = options.checkpointing.save_text_encoder or bool(plan.spec.trained_text_encoders)
     index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__}
     with whole_folder(folder) as staging:
         for subfolder, trained in plan.trained.items():
@@ -133,5 +133,6 @@ def training_facts(options: TrainingOptions) -> dict[str, str]:
         "batch": f"{options.run.train_batch_size} x {options.run.gradient_accumulation_steps} x {options.distributed.num_processes}",
         "optimizer": options.optimizer.optimizer,
         "learning rate": f"{options.optimizer.learning_rate:g}, {options.schedule.lr_scheduler}",
+        **({"learning rate of the text encoders": f"{options.optimizer.text_encoder_rate:g}"} if options.model.train_text_encoder else {}),
         "guidance used while validating": f"{options.validation.validation_guidance:g}",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,14 +10,10 @@ from diffusers import SchedulerMixin, StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import GenerationRequest
-from trainer_engine.families.common.clip_text import encode_clip
+from trainer_engine.families.common.clip_text import ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.unet import UNetComponents, UNetFamily
-from trainer_engine.families.inputs import PromptEmbedding
-from trainer_engine.runtime.devices import Devices
+from trainer_engine.families.inputs import PromptBatch
 from trainer_engine.weights.loading import load_text_encoder, load_tokenizer
 
 
@@ -39,38 +35,30 @@ class StableDiffusion(UNetFamily):
 
     parts: StableDiffusionComponents
 
-    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
-        super().__init__(options, devices)
-        self._text: tuple[CLIPTextModel, CLIPTokenizer] | None = None
-
     def make_components(self) -> StableDiffusionComponents:
         return StableDiffusionComponents(self.options.model, self.spec)
 
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in ("text_encoder", "tokenizer"))
-        precision = self.options.precision.text_encoder_1_precision
-        return f"{weights} {self.devices.text} skip {self.options.model.clip_skip} {precision}"
+    @property
+    def clip_outputs(self) -> Mapping[str, ClipOutput]:
+        return {"text_encoder": ClipOutput(self.options.model.clip_skip)}
 
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        text = self._text
-        if text is None:
-            encoder = self.parts.load_text_encoder(self.devices.text)
-            self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-            self._text = text = encoder, self.parts.load_tokenizer()
-        states, _ = encode_clip(*text, prompts, skip=self.options.model.clip_skip, normalize=True)
-        return [{"embeds": state.clone()} for state in states]
+    def load_encoder(self, name: str, dtype: torch.dtype) -> CLIPTextModel:
+        return self.parts.load_text_encoder(dtype)
 
-    def free_text_encoders(self) -> None:
-        self._text = None
+    def load_tokenizer_of(self, name: str) -> CLIPTokenizer:
+        return self.parts.load_tokenizer()
+
+    def join_states(self, states: Mapping[str, ClipStates]) -> PromptBatch:
+        return {"embeds": states["text_encoder"].states}
 
     @property
     def pipeline_name(self) -> str:
         return "StableDiffusionPipeline"
 
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin) -> StableDiffusionPipeline:
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> StableDiffusionPipeline:
         return StableDiffusionPipeline(
             vae=self.vae(),
-            text_encoder=None,
+            text_encoder=encoders.get("text_encoder"),
             tokenizer=None,
             unet=unet,
             scheduler=scheduler,
@@ -79,9 +67,8 @@ class StableDiffusion(UNetFamily):
             requires_safety_checker=False,
         )
 
-    def pipeline_prompts(self, request: GenerationRequest) -> dict[str, Tensor]:
-        batch = self.collate_prompts([request.prompt, request.negative])["embeds"].to(self.devices.device)
-        return {"prompt_embeds": batch[:1], "negative_prompt_embeds": batch[1:]}
+    def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
+        return {"prompt_embeds": batch["embeds"][:1], "negative_prompt_embeds": batch["embeds"][1:]}
 
     def text_parts(self) -> Mapping[str, CopiedPart]:
         def save_text_encoder(folder: Path) -> None:

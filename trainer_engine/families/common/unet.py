@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
+from trainer_engine.families.base import GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.common.samplers import SAMPLERS
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import PromptBatch, StepInputs
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler, part_in
+
+UNET = "unet"
+"""Name of the component that is always trained."""
 
 
 class UNetComponents(PartFinder):
@@ -57,7 +62,7 @@ class UNetComponents(PartFinder):
         return make_scheduler(config, name, {**settings, **spaced, "prediction_type": prediction_type}, self.base.name)
 
 
-class UNetFamily(Family):
+class UNetFamily(ClipFamily):
     """A family whose network is a ``UNet2DConditionModel``. What a prompt is, and its pipeline, is up to the family."""
 
     parts: UNetComponents
@@ -72,12 +77,12 @@ class UNetFamily(Family):
         """The components of the base model."""
 
     @abstractmethod
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin) -> Any:
-        """The family's diffusers pipeline without text encoders."""
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> Any:
+        """The family's diffusers pipeline with no other text encoders than ``encoders``: the trained ones by name."""
 
     @abstractmethod
-    def pipeline_prompts(self, request: GenerationRequest) -> dict[str, Tensor]:
-        """The prompt and the negative prompt as arguments of the pipeline, on the device."""
+    def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
+        """The prompt and the negative prompt, encoded in this order, as arguments of the pipeline."""
 
     @abstractmethod
     def text_parts(self) -> Mapping[str, CopiedPart]:
@@ -97,19 +102,12 @@ class UNetFamily(Family):
         self.free_text_encoders()
         free_device_memory(self.devices.device)
 
-    @abstractmethod
-    def free_text_encoders(self) -> None:
-        """Drop the weights of the text encoders."""
-
-    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """Prompts of CLIP have one length: each tensor is stacked along a new first dimension."""
-        return {name: torch.stack([prompt[name] for prompt in prompts]) for name in prompts[0]}
-
     # ---- the network ----
 
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_unet(dtype, folder)
-        return network
+        is_text = name in self.spec.trained_text_encoders
+        module: nn.Module = self.load_text_component(name, dtype, folder) if is_text else self.parts.load_unet(dtype, folder)
+        return module
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
@@ -117,7 +115,10 @@ class UNetFamily(Family):
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         device, dtype = self.devices.device, self.devices.network
-        output: Tensor = network(
+        inputs = replace(inputs, prompts=self.network_prompts(network, inputs.prompts))
+        output: Tensor = self.call(
+            network,
+            UNET,
             inputs.noisy_latents.to(device, dtype),
             inputs.timesteps.to(device),
             encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
@@ -127,13 +128,14 @@ class UNetFamily(Family):
         return output
 
     def added_conditions(self, inputs: StepInputs, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
-        """What the network embeds together with the timestep; None if it takes nothing of the kind."""
+        """What the UNet embeds together with the timestep, from inputs whose prompts are encoded; None if it takes nothing of the kind."""
         return None
 
     # ---- validation images and the result ----
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
-        pipeline = self.bare_pipeline(network, self.parts.make_scheduler(self.prediction_type, sampler, spacing))
+        scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
+        pipeline = self.bare_pipeline(self.trained_modules(network)[UNET], scheduler, self.trained_encoders(network))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -147,8 +149,11 @@ class UNetFamily(Family):
             return {}
 
         with self.devices.autocast():
+            batch = self.collate_prompts([request.prompt, request.negative])
+            if self.trains_text_encoders:
+                batch = self.encode_live({name: getattr(pipeline, name) for name in self.spec.trained_text_encoders}, batch)
             latents = pipeline(
-                **self.pipeline_prompts(request),
+                **self.pipeline_prompts({name: tensor.to(self.devices.device) for name, tensor in batch.items()}),
                 width=request.width,
                 height=request.height,
                 num_inference_steps=request.steps,

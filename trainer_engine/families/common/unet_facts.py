@@ -10,6 +10,24 @@ from trainer_engine.config.families import AdapterSpec, Component, Role, Samplin
 
 UNET = Component("unet", "unet.", Role.TRAINED, comfyui_prefix="lora_unet_")
 """ComfyUI and kohya's tools know the layers of these networks by the same flat keys."""
+CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+CLIP_L_PARAMETERS, CLIP_H_PARAMETERS, CLIP_G_PARAMETERS = 123_060_480, 340_387_840, 694_659_840
+"""Weights of CLIP ViT-L/14 and OpenCLIP ViT-H/14 without, and of OpenCLIP ViT-bigG/14 with projection."""
+
+
+def clip_component(folder: str, kohya_prefix: str, parameters: int, *, has_projection: bool = False) -> Component:
+    """A CLIP text encoder, which a run may train. transformers took ``text_model.`` from the names of the ones without projection."""
+    return Component(
+        folder,
+        f"{folder}.",
+        Role.ON_REQUEST,
+        comfyui_prefix=kohya_prefix,
+        lora_targets=CLIP_ATTENTION,
+        file_prefix="" if has_projection else "text_model.",
+        parameters=parameters,
+    )
+
+
 MODULE_CLASSES = (
     *("Attention", "FeedForward", "BasicTransformerBlock", "Transformer2DModel", "ResnetBlock2D"),
     *("Downsample2D", "Upsample2D", "TimestepEmbedding", "GEGLU", "Linear", "Conv2d"),

@@ -23,7 +23,13 @@ SPEC = FamilySpec(
     model_types=("full", "lora"),
     objective="epsilon",
     prediction_types=("epsilon", "v_prediction"),
-    components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder")}),
+    components=MappingProxyType(
+        {
+            "unet": unet_facts.UNET,
+            **frozen_components("vae"),
+            "text_encoder": unet_facts.clip_component("text_encoder", "lora_te_", unet_facts.CLIP_L_PARAMETERS),
+        }
+    ),
     prompts=PromptSpec(token_limit=77, text_encoders=("CLIP ViT-L/14",)),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,

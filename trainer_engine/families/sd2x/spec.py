@@ -25,7 +25,13 @@ SPEC = FamilySpec(
     model_types=("full", "lora"),
     objective="v_prediction",
     prediction_types=("v_prediction", "epsilon"),
-    components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder")}),
+    components=MappingProxyType(
+        {
+            "unet": unet_facts.UNET,
+            **frozen_components("vae"),
+            "text_encoder": unet_facts.clip_component("text_encoder", "lora_te_", unet_facts.CLIP_H_PARAMETERS),
+        }
+    ),
     prompts=PromptSpec(token_limit=77, text_encoders=("OpenCLIP ViT-H/14",)),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,

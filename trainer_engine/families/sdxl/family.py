@@ -8,22 +8,15 @@ from pathlib import Path
 import torch
 from diffusers import SchedulerMixin, StableDiffusionXLPipeline
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import GenerationRequest
-from trainer_engine.families.common.clip_text import encode_clip
+from trainer_engine.config.families import tokenizer_of
+from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.unet import UNetFamily
-from trainer_engine.families.inputs import Conditions, PromptEmbedding, SampleFacts, StepInputs
+from trainer_engine.families.inputs import Conditions, PromptBatch, SampleFacts, StepInputs
 from trainer_engine.families.sdxl.components import SdxlComponents
 from trainer_engine.families.sdxl.spec import SPEC
-from trainer_engine.runtime.devices import Devices
-
-PENULTIMATE = 1
-"""Layers before the last one whose states the network was trained with; ``clip_skip`` counts from there."""
-TextEncoders = tuple[CLIPTextModel, CLIPTokenizer, CLIPTextModelWithProjection, CLIPTokenizer]
 
 
 class StableDiffusionXL(UNetFamily):
@@ -37,40 +30,28 @@ class StableDiffusionXL(UNetFamily):
     spec = SPEC
     parts: SdxlComponents
 
-    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
-        super().__init__(options, devices)
-        self._text: TextEncoders | None = None
-
     def make_components(self) -> SdxlComponents:
         return SdxlComponents(self.options.model, self.spec)
 
     # ---- prompts ----
 
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-        weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
-        chosen = self.options.precision
-        precisions = f"{chosen.text_encoder_1_precision} {chosen.text_encoder_2_precision}"
-        return f"{weights} {self.devices.text} skip {self.options.model.clip_skip} {precisions}"
+    @property
+    def clip_outputs(self) -> Mapping[str, ClipOutput]:
+        skip = self.options.model.clip_skip
+        return {
+            "text_encoder": ClipOutput(skip, penultimate=True),
+            "text_encoder_2": ClipOutput(skip, penultimate=True, pooled=True),
+        }
 
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        clip, tokenizer, open_clip, tokenizer_2 = self._text_encoders()
-        skip = self.options.model.clip_skip + PENULTIMATE
-        first, _ = encode_clip(clip, tokenizer, prompts, skip=skip, normalize=False)
-        second, pooled = encode_clip(open_clip, tokenizer_2, prompts, skip=skip, normalize=False)
-        embeds = torch.cat([first, second], dim=-1)
-        return [{"embeds": embed.clone(), "pooled": summary.clone()} for embed, summary in zip(embeds, pooled, strict=True)]
+    def load_encoder(self, name: str, dtype: torch.dtype) -> ClipEncoder:
+        return self.parts.load_clip(dtype) if name == "text_encoder" else self.parts.load_open_clip(dtype)
 
-    def _text_encoders(self) -> TextEncoders:
-        if self._text is None:
-            clip, open_clip = self.parts.load_clip(self.devices.text), self.parts.load_open_clip(self.devices.text)
-            self.place(clip, self.options.precision.text_encoder_1_precision, part="text_encoder")
-            self.place(open_clip, self.options.precision.text_encoder_2_precision, part="text_encoder_2")
-            self._text = clip, self.parts.load_tokenizer("tokenizer"), open_clip, self.parts.load_tokenizer("tokenizer_2")
-        return self._text
+    def load_tokenizer_of(self, name: str) -> CLIPTokenizer:
+        return self.parts.load_tokenizer(tokenizer_of(name))
 
-    def free_text_encoders(self) -> None:
-        self._text = None
+    def join_states(self, states: Mapping[str, ClipStates]) -> PromptBatch:
+        first, second = states["text_encoder"], states["text_encoder_2"]
+        return {"embeds": torch.cat([first.states, second.states], dim=-1), "pooled": second.first}
 
     # ---- the network ----
 
@@ -91,11 +72,11 @@ class StableDiffusionXL(UNetFamily):
     def pipeline_name(self) -> str:
         return "StableDiffusionXLPipeline"
 
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin) -> StableDiffusionXLPipeline:
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> StableDiffusionXLPipeline:
         return StableDiffusionXLPipeline(
             vae=self.vae(),
-            text_encoder=None,
-            text_encoder_2=None,
+            text_encoder=encoders.get("text_encoder"),
+            text_encoder_2=encoders.get("text_encoder_2"),
             tokenizer=None,
             tokenizer_2=None,
             unet=unet,
@@ -103,9 +84,8 @@ class StableDiffusionXL(UNetFamily):
             add_watermarker=False,
         )
 
-    def pipeline_prompts(self, request: GenerationRequest) -> dict[str, Tensor]:
-        batch = self.collate_prompts([request.prompt, request.negative])
-        embeds, pooled = batch["embeds"].to(self.devices.device), batch["pooled"].to(self.devices.device)
+    def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
+        embeds, pooled = batch["embeds"], batch["pooled"]
         return {
             "prompt_embeds": embeds[:1],
             "negative_prompt_embeds": embeds[1:],

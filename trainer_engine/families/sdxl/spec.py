@@ -22,7 +22,14 @@ SPEC = FamilySpec(
     model_types=("full", "lora"),
     objective="epsilon",
     prediction_types=("epsilon", "v_prediction"),
-    components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder", "text_encoder_2")}),
+    components=MappingProxyType(
+        {
+            "unet": unet_facts.UNET,
+            **frozen_components("vae"),
+            "text_encoder": unet_facts.clip_component("text_encoder", "lora_te1_", unet_facts.CLIP_L_PARAMETERS),
+            "text_encoder_2": unet_facts.clip_component("text_encoder_2", "lora_te2_", unet_facts.CLIP_G_PARAMETERS, has_projection=True),
+        }
+    ),
     prompts=PromptSpec(
         token_limit=77, text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"), text_encoder_folders=("text_encoder", "text_encoder_2")
     ),

@@ -43,7 +43,7 @@ class ProgressCallback(Callback):
                 seconds_per_step=round(seconds, 5),
                 eta_seconds=round(self._smoothed * (state.total_steps - state.step), 1),
                 memory=self._memory(),
-                metrics={**state.metrics, **state.scores},
+                metrics={**state.metrics, **state.scores, **_further_rates(outcome)},
             )
         )
 
@@ -52,6 +52,10 @@ class ProgressCallback(Callback):
         if self.device.type == "cuda":
             memory |= {"allocated": torch.cuda.memory_allocated(self.device), "peak": torch.cuda.max_memory_allocated(self.device)}
         return memory
+
+
+def _further_rates(outcome: StepOutcome) -> dict[str, float]:
+    return {} if outcome.text_encoder_rate is None else {"text_encoder_lr": outcome.text_encoder_rate}
 
 
 def resident_bytes() -> int:

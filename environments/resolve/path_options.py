@@ -37,6 +37,8 @@ WEIGHTS = (
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
+    "pretrained_unet_model_name_or_path",
+    "pretrained_transformer_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
 )
 """Options that hold a repository id of the hub or the path of a folder."""

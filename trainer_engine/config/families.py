@@ -59,8 +59,8 @@ class PromptSpec:
     """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
-    t5_folder: str = "text_encoder"
-    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces."""
+    t5_folder: str = ""
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
 

@@ -17,6 +17,8 @@ READ = (
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
+    "pretrained_unet_model_name_or_path",
+    "pretrained_transformer_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
     "validation_adapter_path",
     "lycoris_config",

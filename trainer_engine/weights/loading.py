@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,11 +12,12 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
+from trainer_engine.config.components import component_source
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
-from trainer_engine.weights.hub import Part, Source, loading, refuse_gaps
+from trainer_engine.weights.hub import Part, Source, find_part, loading, refuse_gaps
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -99,11 +99,12 @@ ZERO_TERMINAL_SNR: Mapping[str, Any] = MappingProxyType({"rescale_betas_zero_snr
 """Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed": samplers must start at the last timestep."""
 
 
-class PartFinder(ABC):
+class PartFinder:
     """Finds and loads the components of one base model by name. It keeps no loaded component."""
 
     def __init__(self, options: ModelOptions, spec: FamilySpec) -> None:
         self.options = options
+        self.spec = spec
         self.base = Source(
             options.pretrained_model_name_or_path or spec.repository(options.model_flavour), options.revision, options.variant
         )
@@ -115,9 +116,17 @@ class PartFinder(ABC):
             self._found[name] = self.search(name)
         return self._found[name]
 
-    @abstractmethod
     def search(self, name: str) -> Part:
         """Search a component; ``find`` caches the result. Raises ModelUnavailable."""
+        place = component_source(self.options, self.spec, name)
+        source = Source(place.name, place.revision, place.variant)
+        part = find_part(source, place.folder, bare=place.is_bare)
+        if part is None and place.companion and not source.is_local:
+            part = find_part(Source(place.companion), name)
+        if part is None:
+            hint = f"the folder of a {self.spec.title} pipeline in the diffusers layout is needed"
+            raise ModelUnavailable(f"{place.name} has no folder {place.folder}.", hint=hint)
+        return part
 
     def load_vae(self, dtype: torch.dtype | None) -> AutoencoderKL:
         """Load the autoencoder. ``dtype`` None keeps the type of the weights."""

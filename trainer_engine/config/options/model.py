@@ -28,6 +28,16 @@ class ModelOptions(OptionGroup):
     pretrained_t5_model_name_or_path: str | None = option(
         None, "Repository or folder whose text_encoder and tokenizer replace those of the base model. Empty: the base model's."
     )
+    pretrained_unet_model_name_or_path: str | None = option(
+        None, "Repository or folder whose UNet is trained instead of the base model's. Empty: the base model's."
+    )
+    pretrained_unet_subfolder: str = option("unet", "Subfolder of pretrained_unet_model_name_or_path that holds the UNet.")
+    pretrained_transformer_model_name_or_path: str | None = option(
+        None, "Repository or folder whose transformer is trained instead of the base model's. Empty: the base model's."
+    )
+    pretrained_transformer_subfolder: str = option(
+        "transformer", "Subfolder of pretrained_transformer_model_name_or_path that holds the transformer."
+    )
     clip_skip: int = option(
         0, "Use the CLIP hidden state this many layers before the last, in training and in validation. 0: the last.", ge=0, le=11
     )

@@ -24,7 +24,7 @@ SPEC = FamilySpec(
     components=MappingProxyType(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
-    prompts=PromptSpec(token_limit=512, text_encoders=("UMT5 XXL",)),
+    prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), multiple_px=16),
     adapters=AdapterSpec(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine import families
+from trainer_engine.config.one_file.layout import FileLayout
 
 
 class Role(str, Enum):
@@ -156,6 +157,8 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    file_layouts: tuple[FileLayout, ...] = ()
+    """The layouts in which other programs keep its models in one file; empty if none of them can be loaded."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()

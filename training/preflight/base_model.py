@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from trainer_engine.config import components
 from trainer_engine.config.families import trained_folders
+from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file, read_small_text
 
@@ -55,7 +56,12 @@ def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | 
 
 
 def check_access(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:
-    """The problem that keeps the engine from loading a model; None if it is local or on the hub. A note if the hub does not answer."""
+    """The problem that keeps the engine from loading a model; None if it is local or on the hub. A note if the hub does not answer.
+
+    Another check looks at models in one file.
+    """
+    if is_one_file(source):
+        return None
     if Path(source).is_absolute():
         return _check_folder(option, Path(source))
     if cached_snapshot(hub, source, revision) is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.components import component_source, find_component
+from trainer_engine.config.components import component_source, find_component, model_sources
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
+from trainer_engine.config.one_file.contents import file_problem
+from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model
@@ -18,10 +20,15 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
     seen: set[Path] = set()
     for name in spec.base_folders:
         source = component_source(options.model, spec, name)
-        folder = find_component(source, hub.cache)
-        if folder is not None and folder not in seen:
-            seen.add(folder)
-            yield from folder_problems(source.option, source.name, folder)
+        found = find_component(source, hub.cache)
+        if found is not None and found.folder not in seen:
+            seen.add(found.folder)
+            named = source.config or source
+            yield from folder_problems(named.option, named.name, found.folder)
+    for option, name in model_sources(options.model, spec).items():
+        if is_one_file(name):
+            problem = file_problem(option, Path(name), spec, options.model.model_flavour)
+            yield from [problem] if problem else []
 
 
 def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:

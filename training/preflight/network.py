@@ -9,6 +9,8 @@ from pathlib import Path
 
 from trainer_engine.config.components import component_source, find_component
 from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.one_file.layout import component_prefix
+from trainer_engine.config.one_file.unet_names import diffusers_names
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.files import UnreadableFile, open_regular, read_document
 
@@ -26,15 +28,27 @@ def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[
     """
     found: dict[str, Shape] = {}
     for name, component in spec.trained.items():
-        folder = find_component(component_source(model, spec, component.folder), cache)
-        if folder is None:
+        part = find_component(component_source(model, spec, component.folder), cache)
+        if part is None:
             return None
-        for path in sorted(folder.glob("*.safetensors"))[:MOST_SHARDS]:
-            try:
-                found |= {spec.module_prefix(name) + tensor: shape for tensor, shape in shapes_in(path).items()}
-            except BROKEN_HEADER:
-                return None
+        try:
+            shapes = _named_shapes(part.file) if part.file else _folder_shapes(part.folder)
+        except BROKEN_HEADER:
+            return None
+        found |= {spec.module_prefix(name) + tensor: shape for tensor, shape in shapes.items()}
     return found or None
+
+
+def _folder_shapes(folder: Path) -> dict[str, Shape]:
+    return {name: shape for path in sorted(folder.glob("*.safetensors"))[:MOST_SHARDS] for name, shape in shapes_in(path).items()}
+
+
+def _named_shapes(file: Path) -> dict[str, Shape]:
+    """The tensors of the network in one file, by their names in diffusers; empty if these are not known."""
+    shapes = shapes_in(file)
+    prefix = component_prefix(shapes, None, "")
+    named = diffusers_names({key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)})
+    return dict(sorted(named.items()))  # as a folder of diffusers has them
 
 
 def count_parameters(tensors: Shapes) -> int:
@@ -65,8 +79,8 @@ def shapes_in(path: Path) -> dict[str, Shape]:
 
 def text_encoder_bytes(model: ModelOptions, spec: FamilySpec, cache: Path) -> int:
     """Size of the files of the text encoders; those that are not on this machine count nothing."""
-    folders = [find_component(component_source(model, spec, name), cache) for name in spec.prompts.text_encoder_folders]
-    return sum(_folder_bytes(folder) for folder in folders if folder is not None)
+    parts = [find_component(component_source(model, spec, name), cache) for name in spec.prompts.text_encoder_folders]
+    return sum(_folder_bytes(part.folder) for part in parts if part is not None)
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -57,15 +57,19 @@ def base_weights(model: ModelOptions, spec: FamilySpec, cache: Path) -> BaseWeig
 
 def _component(source: ComponentSource, cache: Path) -> BasePart:
     found = find_component(source, cache)
-    return BasePart(str(source), component_digest(found, source.variant) if found else "")
+    return BasePart(str(source), component_digest(found.folder, source.variant, found.file) if found else "")
 
 
-def component_digest(folder: Path, variant: str | None = None) -> str:
-    """Returns a hash of configuration, vocabulary and weights, independent of the folder, or an empty string if they cannot be read."""
+def component_digest(folder: Path, variant: str | None = None, file: Path | None = None) -> str:
+    """Returns a hash of configuration, vocabulary and weights, independent of the folder, or an empty string if they cannot be read.
+
+    ``file`` holds the weights of a component whose ``folder`` has only its configuration.
+    """
     files = {path for pattern in VOCABULARY for path in folder.glob(pattern) if ".index." not in path.name}
     try:
         entries = [(path.name, _text_digest(path)) for path in sorted(files)]
-        entries += [(path.name, weight_digest(path)) for path in _weights(folder, variant)]
+        weights = [("one file", file)] if file else [(path.name, path) for path in _weights(folder, variant)]
+        entries += [(name, weight_digest(path)) for name, path in weights]
     except OSError:
         return ""
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:DIGITS] if entries else ""

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from trainer_engine.config.components import NETWORKS, T5
+from trainer_engine.config.components import BASE, CONFIG, NETWORKS, T5
 from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
+from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
 from trainer_engine.config.precisions import LOADED, QUANTISED
@@ -147,6 +148,9 @@ def replaced_components_exist(values: Values) -> Iterator[Problem]:
             yield Problem.note(option, "no_effect", message, got=values[option])
         elif values[subfolder] != REGISTRY[subfolder].default and not values[option]:
             yield Problem.note(subfolder, "no_effect", f"{option} is empty: {subfolder} has no effect.", got=values[subfolder])
+    if values[CONFIG] and not is_one_file(values[BASE]):
+        message = f"The base model is not one file: {CONFIG} has no effect."
+        yield Problem.note(CONFIG, "no_effect", message, got=values[CONFIG])
     if family_spec and values[T5] and not family_spec.prompts.t5_folder:
         yield Problem.note(T5, "no_effect", f"{family_spec.title} has no T5 text encoder: {T5} has no effect.", got=values[T5])
 

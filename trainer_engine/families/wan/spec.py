@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.one_file.layout import FileLayout
 
 FLAVOURS = MappingProxyType(
     {
@@ -24,6 +25,7 @@ SPEC = FamilySpec(
     components=MappingProxyType(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
+    file_layouts=(FileLayout(title="Wan", mark="head.modulation"),),
     prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), multiple_px=16),

@@ -8,6 +8,7 @@ from typing import Any
 
 from environments.files.config_files import without_marks
 from environments.models import Environment
+from trainer_engine.config.components import CONFIG, NETWORKS, T5, VAE
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.secrets import hide_options, secrets_of
 from trainer_engine.config.parse import normalise
@@ -15,7 +16,7 @@ from trainer_engine.config.parse import normalise
 CONSENT = ("i_know_what_i_am_doing",)
 """Options that count for one start and are not stored."""
 FAMILY, FLAVOUR, BASE = "model_family", "model_flavour", "pretrained_model_name_or_path"
-OF_ONE_FAMILY = (FLAVOUR, BASE, "revision", "variant", "pretrained_vae_model_name_or_path", "pretrained_t5_model_name_or_path")
+OF_ONE_FAMILY = (FLAVOUR, BASE, "revision", "variant", CONFIG, VAE, T5, *(option for pair in NETWORKS.values() for option in pair))
 """Options that are not valid for another family."""
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from environments.files.config_files import without_marks
-from environments.paths import Home, Kind, resolve
+from environments.paths import Home, resolve
 from environments.resolve.hooks import resolve_scripts
-from environments.resolve.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository
+from environments.resolve.path_options import ADAPTERS, LOCAL, WEIGHTS, is_repository, resolve_weights
 from trainer_engine.config.adapters.validation_adapter import hub_file
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import REGISTRY, canonical_name
@@ -76,7 +76,7 @@ def path_problems(values: Mapping[str, Any], home: Home) -> list[Problem]:
     for name in WEIGHTS:
         text = values.get(name)
         if text and not is_repository(text):
-            found = resolve(text, name, home=home, kind=Kind.FOLDER)
+            found = resolve_weights(text, name, home)
             problems += [found] if isinstance(found, Problem) else []
     for name in ADAPTERS:
         text = values.get(name)

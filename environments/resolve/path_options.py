@@ -6,7 +6,11 @@ import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from environments.paths import Kind
+from environments.paths import Home, Kind, ResolvedPath, resolve
+from trainer_engine.config.components import BASE, NETWORKS, VAE
+from trainer_engine.config.model_files import HINT, PICKLED
+from trainer_engine.config.one_file.layout import SUFFIX
+from trainer_engine.contract.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ LOCAL = MappingProxyType(
 
 WEIGHTS = (
     "pretrained_model_name_or_path",
+    "pretrained_config_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
+    "pretrained_unet_model_name_or_path",
+    "pretrained_transformer_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
 )
-"""Options that hold a repository id of the hub or the path of a folder."""
+"""Options that hold a repository id of the hub, or the path of a folder or of a file in safetensors."""
+
+ONE_FILE = (BASE, VAE, *(option for option, _ in NETWORKS.values()))
+"""Those of ``WEIGHTS`` that may be one file."""
 
 ADAPTERS = ("validation_adapter_path",)
 """Options that hold a file of a repository of the hub, or the path of a file or folder."""
@@ -57,5 +67,14 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z",
 
 
 def is_repository(text: str) -> bool:
-    """Whether the text can be a repository id: ``name`` or ``owner/name``."""
-    return REPOSITORY.match(text) is not None and ".." not in text and "--" not in text
+    """Whether the text can be a repository id: ``name`` or ``owner/name``. A name that ends like a file of weights is a path."""
+    return REPOSITORY.match(text) is not None and ".." not in text and "--" not in text and not text.endswith(SUFFIX)
+
+
+def resolve_weights(text: str, name: str, home: Home, *, must_exist: bool = False) -> ResolvedPath | Problem:
+    """The path of weights, in a folder or in one file. Touches nothing."""
+    if name in ONE_FILE and text.endswith(PICKLED):
+        message = f"{text!r} is a pickle, which can run programs when it is read. It is not opened."
+        return Problem.error(name, "unsafe_model", message, got=text, expected="weights in safetensors", hint=HINT)
+    kind = Kind.FILE if name in ONE_FILE and text.endswith(SUFFIX) else Kind.FOLDER
+    return resolve(text, name, home=home, must_exist=must_exist, kind=kind)

@@ -18,7 +18,7 @@ from environments.paths import Home, Kind, Origin, ResolvedPath, resolve
 from environments.resolve.checks import flavour_mismatch
 from environments.resolve.hooks import resolve_scripts
 from environments.resolve.json_options import publishing_file, read_json_option
-from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository
+from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository, resolve_weights
 from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
@@ -143,12 +143,12 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
 
 
 def _resolve_weights(text: str | None, name: str, home: Home) -> ResolvedPath | Problem | None:
-    """A local folder of weights; None if the text is a repository id and no folder."""
+    """A local folder or file of weights; None if the text is a repository id and no folder."""
     if not text:
         return None
     if not is_repository(text):
-        return resolve(text, name, home=home, must_exist=True, kind=Kind.FOLDER)
-    found = resolve(text, name, home=home, kind=Kind.FOLDER)
+        return resolve_weights(text, name, home, must_exist=True)
+    found = resolve_weights(text, name, home)
     return found if isinstance(found, Problem) or found.exists else None
 
 

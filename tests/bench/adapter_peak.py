@@ -12,8 +12,8 @@ from tests.bench import adapters
 from tests.bench.table import highest_resident_bytes
 from trainer_engine.config.families import find_spec
 from trainer_engine.datasets.examine import examine
-from training.preflight.base_model import count_parameters, tensor_shapes
 from training.preflight.estimates import estimate_memory
+from training.preflight.network import count_parameters, network_tensors
 
 STEPS = 6
 
@@ -33,7 +33,8 @@ def main(place: Path, kind: str, who: str, batch_size: int) -> None:
     spec = find_spec("flux")
     assert spec is not None
     report = examine(adapters.datasets(place, options), options, spec)
-    estimate = estimate_memory(options, count_parameters(place / "model", spec) or 0, report, spec, tensor_shapes(place / "model", spec))
+    tensors = network_tensors(options.model, spec, Path("no-cache")) or {}
+    estimate = estimate_memory(options, count_parameters(tensors), report, spec, tensors)
     print(json.dumps({"peak": max(1, peak - baseline), "estimate": estimate.counted + estimate.modelled}))
 
 

@@ -117,7 +117,7 @@ def engine_step(subject: Subject, network: nn.Module, options: TrainingOptions) 
         network=compiled,
         parameters=list(network.parameters()),
         optimizer=build_optimizer(options.optimizer, network.parameters()),
-        schedule=Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),
+        schedules=(Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),),
         clipping=options.optimizer,
         seed=options.run.seed,
         scaler=torch.amp.GradScaler(subject.device.type, enabled=False),

@@ -118,7 +118,7 @@ def engine_steps(network: Network, architecture: Architecture, setting: Setting)
         network=torch.compile(trainable.network, backend="inductor") if setting.compiled else trainable.network,
         parameters=trainable.parameters,
         optimizer=build_optimizer(options.optimizer, trainable.parameters),
-        schedule=Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),
+        schedules=(Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),),
         clipping=options.optimizer,
         seed=options.run.seed,
         scaler=torch.amp.GradScaler(setting.device.type, enabled=False),

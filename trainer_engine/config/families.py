@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine import families
+from trainer_engine.config.one_file.layout import FileLayout
 
 
 class Role(str, Enum):
@@ -65,8 +66,8 @@ class PromptSpec:
     """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
-    t5_folder: str = "text_encoder"
-    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces."""
+    t5_folder: str = ""
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
 
@@ -176,6 +177,8 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    file_layouts: tuple[FileLayout, ...] = ()
+    """The layouts in which other programs keep its models in one file; empty if none of them can be loaded."""
     takes_references: frozenset[str] = frozenset()
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()

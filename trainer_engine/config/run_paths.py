@@ -15,8 +15,11 @@ from trainer_engine.contract.path_rule import PlaceRule
 WRITTEN = ("output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text")
 READ = (
     "pretrained_model_name_or_path",
+    "pretrained_config_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
+    "pretrained_unet_model_name_or_path",
+    "pretrained_transformer_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
     "validation_adapter_path",
     "lycoris_config",

@@ -21,7 +21,7 @@ from trainer_engine.export.conversion import to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
 from trainer_engine.families.base import Family, join, load_family
 from trainer_engine.runtime.devices import resolve_devices
-from trainer_engine.weights.hub import Source, find_part
+from trainer_engine.weights.hub import Part
 
 FORMS: Mapping[str, str] = {
     "diffusers": "keys that diffusers loads with its PEFT integration",
@@ -111,17 +111,21 @@ def _changes_text_encoders(adapter: Path, spec: FamilySpec) -> bool:
 
 
 def _module_names(family: Family) -> set[str]:
-    """The names of the network's modules, from the headers of its weights."""
-    base = str(family.options.model.pretrained_model_name_or_path)
+    """The names of the network's modules, from the headers of its weights; a file may have other names, so it is loaded."""
     names: set[str] = set()
     for name, component in family.spec.trained.items():
-        part, prefix = find_part(Source(base), component.folder), family.spec.module_prefix(name)
-        if part is None:
-            raise ModelUnavailable(f"{base} has no folder {component.folder}.", hint="name the base model with --base")
-        for path in part.weights():
-            with safe_open(path, framework="pt") as file:
-                names.update(prefix + key.removeprefix(component.file_prefix).rpartition(".")[0] for key in file.keys())  # noqa: SIM118
+        part, prefix = family.parts.find(component.folder), family.spec.module_prefix(name)
+        keys = set(family.load_component(name, family.devices.weights).state_dict()) if part.file else _keys_in(part)
+        names.update(prefix + key.removeprefix(component.file_prefix).rpartition(".")[0] for key in keys)
     return names
+
+
+def _keys_in(part: Part) -> set[str]:
+    found: set[str] = set()
+    for path in part.weights():
+        with safe_open(path, framework="pt") as file:
+            found.update(file.keys())
+    return found
 
 
 def _merge(request: ExportRequest, family: Family, adapter: AdapterTensors) -> list[str]:

@@ -60,31 +60,45 @@ class Part:
 
     source: Source
     folder: Path
+    """Its configuration, and its weights unless they are in one file."""
+    file: Path | None = None
+    """The file that holds its weights, perhaps with those of other components; None if they are in ``folder``."""
+    prefix: str = ""
+    """Prefix of its keys in ``file``."""
 
     @property
     def variant(self) -> str | None:
         """The requested variant if this component has weights of it, otherwise None."""
-        wanted = self.source.variant
+        wanted = None if self.file else self.source.variant
         return wanted if wanted and any(self.folder.glob(f"*.{wanted}[.-]*")) else None
 
     def weights(self) -> list[Path]:
         """The weight files of the variant in use, sorted by name."""
+        if self.file:
+            return [self.file]
         files = sorted(self.folder.glob("*.safetensors"))
         chosen = [path for path in files if self.variant and f".{self.variant}" in path.name]
         return chosen or files
 
+    @property
+    def is_copyable(self) -> bool:
+        """Whether its folder, as it is, is this component under its plain names."""
+        return self.variant is None and self.file is None
+
     def fingerprint(self, hashes: FileHashes) -> str:
         """Identifies configuration, weights and vocabulary by their content, independent of their location."""
         others = sorted(path for pattern in ("*.json", "*.model", "*.txt") for path in self.folder.glob(pattern))
-        return json.dumps([[path.name, hashes.of(path)] for path in (*others, *self.weights())])
+        return json.dumps([["one file" if path == self.file else path.name, hashes.of(path)] for path in (*others, *self.weights())])
 
 
-def find_part(source: Source, name: str, *, bare: bool = False) -> Part | None:
+def find_part(source: Source, name: str, *, bare: bool = False, with_weights: bool = True) -> Part | None:
     """The subfolder ``name`` of a source, or None. With ``bare``, a source may also consist of this component alone.
 
-    Downloads missing files. Raises ModelUnavailable if the source does not exist or cannot be reached.
+    Downloads missing files, without ``with_weights`` only the small ones. Raises ModelUnavailable if the source does not exist or cannot be
+    reached.
     """
-    root = _local_folder(source) if source.is_local else _snapshot(source, name, bare=bare)
+    patterns = [f"{name}/{pattern}" for pattern in (PART_FILES if with_weights else DESCRIPTIONS)] + (list(BARE_FILES) if bare else [])
+    root = _local_folder(source) if source.is_local else _download(source, patterns)
     if (root / name).is_dir():
         return Part(source, root / name)
     if bare and (root / "config.json").is_file():
@@ -127,10 +141,6 @@ def _local_folder(source: Source) -> Path:
             f"There is no folder {source.name}.", hint="give the folder of a model, or a repository id such as organisation/name"
         )
     return folder.resolve()
-
-
-def _snapshot(source: Source, part: str, *, bare: bool) -> Path:
-    return _download(source, [f"{part}/{pattern}" for pattern in PART_FILES] + (list(BARE_FILES) if bare else []))
 
 
 def _download(source: Source, wanted: list[str]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,11 +12,16 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
+from trainer_engine.config.components import ComponentSource, component_source
 from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.one_file.contents import file_problem
+from trainer_engine.config.one_file.header import read_header, schedule_stated_by
+from trainer_engine.config.one_file.layout import component_prefix, layout_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
-from trainer_engine.weights.hub import Part, Source, loading, refuse_gaps
+from trainer_engine.weights import one_file
+from trainer_engine.weights.hub import Part, Source, find_part, loading, refuse_gaps
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -29,6 +33,8 @@ def part_in(folder: Path) -> Part:
 
 def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any:
     """Load a diffusers model. ``dtype`` None keeps the type of the weights. Raises ModelUnavailable."""
+    if part.file:
+        return one_file.load_model(cls, part, dtype or stored_dtype(part))
     with loading(part):
         model, info = cls.from_pretrained(
             part.folder,
@@ -42,8 +48,11 @@ def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any
     return model
 
 
-def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
-    """Load a transformers model, frozen and in evaluation mode. Raises ModelUnavailable."""
+def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any:
+    """Load a transformers model, frozen and in evaluation mode. ``dtype`` None keeps the type of the weights. Raises ModelUnavailable."""
+    dtype = dtype or stored_dtype(part)
+    if part.file:
+        return one_file.load_clip(cls, part, dtype).eval().requires_grad_(False)
     with loading(part):
         encoder, info = cls.from_pretrained(
             part.folder,
@@ -69,7 +78,7 @@ def stored_dtype(part: Part) -> torch.dtype:
     """The type of the first floating-point tensor of the weights; float32 if there is none."""
     for path in part.weights():
         with safe_open(path, framework="pt") as file:
-            for name in sorted(file.keys()):
+            for name in sorted(key for key in file.keys() if key.startswith(part.prefix)):  # noqa: SIM118
                 dtype = file.get_slice(name).get_dtype()
                 if dtype in FLOATS:
                     return FLOATS[dtype]
@@ -99,11 +108,12 @@ ZERO_TERMINAL_SNR: Mapping[str, Any] = MappingProxyType({"rescale_betas_zero_snr
 """Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed": samplers must start at the last timestep."""
 
 
-class PartFinder(ABC):
+class PartFinder:
     """Finds and loads the components of one base model by name. It keeps no loaded component."""
 
     def __init__(self, options: ModelOptions, spec: FamilySpec) -> None:
         self.options = options
+        self.spec = spec
         self.base = Source(
             options.pretrained_model_name_or_path or spec.repository(options.model_flavour), options.revision, options.variant
         )
@@ -115,9 +125,29 @@ class PartFinder(ABC):
             self._found[name] = self.search(name)
         return self._found[name]
 
-    @abstractmethod
     def search(self, name: str) -> Part:
         """Search a component; ``find`` caches the result. Raises ModelUnavailable."""
+        place = component_source(self.options, self.spec, name)
+        if place.config is None:
+            return self._in_folder(place, name)
+        path, flavour = Path(place.name), self.options.model_flavour
+        problem = file_problem(place.option, path, self.spec, flavour)
+        if problem is not None:
+            raise ModelUnavailable(problem.message, hint=problem.hint)
+        layout = layout_of(self.spec.file_layouts, flavour or self.spec.default_flavour)
+        prefix = component_prefix(read_header(path).tensors, layout, name)
+        folder = self._in_folder(place.config, name, with_weights=False).folder
+        return Part(Source(place.name), folder, path, prefix)
+
+    def _in_folder(self, place: ComponentSource, name: str, *, with_weights: bool = True) -> Part:
+        source = Source(place.name, place.revision, place.variant)
+        part = find_part(source, place.folder, bare=place.is_bare, with_weights=with_weights)
+        if part is None and place.companion and not source.is_local:
+            part = find_part(Source(place.companion), name, with_weights=with_weights)
+        if part is None:
+            hint = f"the folder of a {self.spec.title} pipeline in the diffusers layout is needed"
+            raise ModelUnavailable(f"{place.name} has no folder {place.folder}.", hint=hint)
+        return part
 
     def load_vae(self, dtype: torch.dtype | None) -> AutoencoderKL:
         """Load the autoencoder. ``dtype`` None keeps the type of the weights."""
@@ -126,6 +156,10 @@ class PartFinder(ABC):
         return vae
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The noise schedule of the base model; with ``rescale_betas_zero_snr`` it ends in pure noise. Raises ModelUnavailable."""
-        config = read_scheduler_config(self.find("scheduler"))
+        """The noise schedule of the base model; with ``rescale_betas_zero_snr`` it ends in pure noise. Raises ModelUnavailable.
+
+        What a base model in one file states of its schedule overrides the configuration that completes it.
+        """
+        stated = schedule_stated_by(self.options.pretrained_model_name_or_path)
+        config = {**read_scheduler_config(self.find("scheduler")), **stated}
         return {**config, **ZERO_TERMINAL_SNR} if self.options.rescale_betas_zero_snr else config

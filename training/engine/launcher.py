@@ -9,7 +9,9 @@ from typing import Any
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.components import model_sources
 from trainer_engine.config.destinations import parse_trackers
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.secrets import for_engine, hide_options
@@ -107,8 +109,8 @@ def unused_keys(options: TrainingOptions) -> tuple[str, ...]:
 def uses_hub(options: TrainingOptions) -> bool:
     """Whether a run may download from the Hugging Face hub or upload to it: every model without a local folder comes from there."""
     model, validation = options.model, options.validation
-    sources = [model.pretrained_model_name_or_path or ""]
-    sources += [one for one in (model.pretrained_vae_model_name_or_path, model.pretrained_t5_model_name_or_path) if one]
+    spec = find_spec(model.model_family)
+    sources = list(model_sources(model, spec).values()) if spec else [""]
     if options.scoring.evaluation_type == CLIP:
         sources.append(options.scoring.pretrained_evaluation_model_name_or_path)
     sources += [source.path for run in validation_adapter_runs(options.as_values()) for source in run.sources]

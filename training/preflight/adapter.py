@@ -16,19 +16,19 @@ from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
-from training.preflight.base_model import layer_shapes, module_names
+from training.preflight.network import Shapes, layer_shapes, module_names
 
 CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
 """Suffix of a class name -> part of the names of its layers in diffusers."""
 STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
 
 
-def adapter_problems(options: TrainingOptions, spec: FamilySpec, base: Path | None, given: Mapping[str, Any]) -> Iterator[Problem]:
-    """``base`` is the local folder of the base model; None skips the checks of its weights. ``given`` holds the submitted options."""
+def adapter_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """``tensors`` are those of the trained network; None skips the checks of its weights. ``given`` holds the submitted options."""
     if options.model.model_type != "lora":
         return
-    shapes = layer_shapes(base, spec) if base else None
-    modules = module_names(base, spec) if base else None
+    shapes = layer_shapes(tensors) if tensors else None
+    modules = module_names(tensors) if tensors else None
     if options.adapter.lora_type == "standard":
         yield from _standard(options, spec, shapes)
         return

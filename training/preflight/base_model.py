@@ -1,28 +1,23 @@
-"""Finds the folder and the size of a base model without torch and without downloading."""
+"""Finds base models on this machine and asks the hub for the others, without torch and without downloading."""
 
 from __future__ import annotations
 
-import math
-import struct
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from trainer_engine.config.families import FamilySpec, trained_folders
-from trainer_engine.config.resuming import base_weights
+from trainer_engine.config import components
+from trainer_engine.config.families import trained_folders
+from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import UnreadableFile, is_file, is_folder, open_regular, read_document, read_small_text
+from trainer_engine.contract.files import is_file, read_small_text
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
-LONGEST_HEADER_BYTES = 16 << 20
-MOST_SHARDS = 500
-BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError)
 TRUE = ("1", "on", "yes", "true")
 
 
@@ -52,25 +47,21 @@ class HubSettings:
 
 def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> Path | None:
     """The folder of a repository's files in the local cache; None if it is not cached."""
-    return base_weights.cached_snapshot(hub.cache, repository, revision)
+    return components.cached_snapshot(hub.cache, repository, revision)
 
 
 def find_weights(source: str, revision: str | None, hub: HubSettings) -> Path | None:
     """The local folder of a model, given as a folder or a repository id; None if it has to be downloaded."""
-    return base_weights.local_folder(hub.cache, source, revision)
-
-
-def scheduler_config(base: Path) -> Mapping[str, Any]:
-    """The noise schedule in the folder of a model; empty if it has none that can be read: the engine reports that when it loads it."""
-    try:
-        document = read_document(read_small_text(base / "scheduler" / "scheduler_config.json"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    return components.local_folder(hub.cache, source, revision)
 
 
 def check_access(option: str, source: str, revision: str | None, hub: HubSettings) -> Problem | None:
-    """The problem that keeps the engine from loading a model; None if it is local or on the hub. A note if the hub does not answer."""
+    """The problem that keeps the engine from loading a model; None if it is local or on the hub. A note if the hub does not answer.
+
+    Another check looks at models in one file.
+    """
+    if is_one_file(source):
+        return None
     if Path(source).is_absolute():
         return _check_folder(option, Path(source))
     if cached_snapshot(hub, source, revision) is not None:
@@ -139,58 +130,3 @@ def _refused(option: str, source: str, revision: str | None, status: int, code: 
         message = f"The hub has no model {source}, or this account may not see it."
         return Problem.error(option, "model_not_found", message, got=source, hint="check the spelling; for a private model set HF_TOKEN")
     return Problem.note(option, "hub_not_reached", f"The hub answered {status} when asked for {source}.", got=source)
-
-
-def count_parameters(folder: Path, spec: FamilySpec) -> int | None:
-    """The number of parameters that a full fine-tune trains, from the headers of safetensors files; None if they cannot be read."""
-    shapes = tensor_shapes(folder, spec)
-    return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
-
-
-def layer_shapes(folder: Path, spec: FamilySpec) -> dict[str, tuple[int, ...]] | None:
-    """Module name -> (out, in) of the linear layers of the trained components; None if they cannot be read."""
-    shapes = tensor_shapes(folder, spec)
-    if not shapes:
-        return None
-    return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2}
-
-
-def module_names(folder: Path, spec: FamilySpec) -> set[str] | None:
-    """Full names of the modules of the trained components that hold weights, and of their parents; None if they cannot be read."""
-    shapes = tensor_shapes(folder, spec)
-    if not shapes:
-        return None
-    paths = (name.split(".") for name in shapes)
-    return {".".join(path[:depth]) for path in paths for depth in range(len(path))}
-
-
-def tensor_shapes(folder: Path, spec: FamilySpec) -> dict[str, tuple[int, ...]] | None:
-    """A folder without the subfolder of any trained component is taken for the folder of the first one."""
-    parts = {name: folder / component.folder for name, component in spec.trained.items() if is_folder(folder / component.folder)}
-    found: dict[str, tuple[int, ...]] = {}
-    for name, part in (parts or {next(iter(spec.trained)): folder}).items():
-        in_file, in_network = spec.trained[name].file_prefix, spec.module_prefix(name)
-        for path in sorted(part.glob("*.safetensors"))[:MOST_SHARDS]:
-            try:
-                found |= {in_network + tensor.removeprefix(in_file): shape for tensor, shape in shapes_in(path).items()}
-            except BROKEN_HEADER:
-                return None
-    return found
-
-
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape, from the header of a safetensors file. Raises the exceptions in ``BROKEN_HEADER``."""
-    with open_regular(path) as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > LONGEST_HEADER_BYTES:
-            raise UnreadableFile("its header is too long")
-        header = read_document(stream.read(length))
-    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
-
-
-def folder_bytes(folder: Path) -> int:
-    """Size of the files in a folder, links followed; 0 without a folder."""
-    try:
-        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    except OSError:
-        return 0

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.components import prediction_type
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.resuming.base_weights import base_weights, moved_sources, prediction_type
+from trainer_engine.config.resuming.base_weights import base_weights, moved_sources
 from trainer_engine.config.resuming.choice import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base
 from trainer_engine.config.resuming.identity import order_change, run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote

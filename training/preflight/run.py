@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
+from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.families import FamilySpec
@@ -34,6 +36,7 @@ from training.preflight.disk_uses import download_use, run_uses
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems
+from training.preflight.network import Shape, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
@@ -67,40 +70,52 @@ def examine_run(
     problems += device_problems(options, expected_device(variables))
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
-    sources = _model_sources(options, spec)
-    problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, options.model.revision, hub))]
+    sources = model_sources(options.model, spec)
+    revisions = {BASE: options.model.revision}
+    problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, revisions.get(name), hub))]
     problems += model_problems(options, spec, hub)
     problems += _preview_problems(options, spec, hub)
     problems += scoring_problems(options, hub)
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
-    base = base_model.find_weights(sources["pretrained_model_name_or_path"], options.model.revision, hub)
-    problems += validation_adapter_problems(options, spec, base, hub)
-    if base:
-        problems += schedule_problems(options, spec, base_model.scheduler_config(base))
-    problems += init_problems(options, spec, base_model.layer_shapes(base, spec) if base else None, saved)
+    base = base_model.find_weights(sources[BASE], options.model.revision, hub)
+    tensors = network_tensors(options.model, spec, hub.cache)
+    layers = layer_shapes(tensors) if tensors else None
+    problems += validation_adapter_problems(options, spec, layers, hub)
+    problems += schedule_problems(options, spec, noise_schedule(options.model, spec, hub.cache))
+    problems += init_problems(options, spec, layers, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
-    problems += [found for found in adapter_problems(options, spec, base, resolved.given) if found.option not in reported]
+    problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
     report = examine(resolved.dataloader, options, spec, processes=process_count(options))
     problems += report.problems
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
         *cache_uses(options, spec, resolved.dataloader, report),
-        *download_use(sources["pretrained_model_name_or_path"], base, options, spec, hub),
+        *download_use(sources[BASE], base, options, spec, hub),
     ]
-    understood, more = _understand(options, spec, report, base, sources["pretrained_model_name_or_path"], variables, home, uses)
+    weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache))
+    understood, more = _understand(options, spec, report, weights, variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What is known of the base model before it is loaded."""
+
+    source: str
+    tensors: dict[str, Shape] | None
+    """Tensor -> shape of the trained components; None if it is not known."""
+    encoder_bytes: int
 
 
 def _understand(
     options: TrainingOptions,
     spec: FamilySpec,
     report: DatasetReport,
-    base: Path | None,
-    source: str,
+    weights: _Weights,
     variables: Mapping[str, str],
     home: Home,
     uses: Sequence[DiskUse],
@@ -110,11 +125,9 @@ def _understand(
     per_epoch = max(1, report.steps_per_epoch)
     steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
     flavour = options.model.model_flavour or spec.default_flavour
-    parameters = (base_model.count_parameters(base, spec) if base else None) or spec.parameters.get(flavour, 0)
-    tensors = base_model.tensor_shapes(base, spec) if base else None
-    memory = estimates.estimate_memory(options, parameters, report, spec, tensors, on_cpu=not visible_gpus(variables))
-    encoder_bytes = sum(base_model.folder_bytes(base / folder) for folder in spec.prompts.text_encoder_folders) if base else 0
-    disk = estimates.estimate_disk(options, parameters, spec, tensors, steps=steps, encoder_bytes=encoder_bytes)
+    parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)
+    memory = estimates.estimate_memory(options, parameters, report, spec, weights.tensors, on_cpu=not visible_gpus(variables))
+    disk = estimates.estimate_disk(options, parameters, spec, weights.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)
@@ -122,7 +135,13 @@ def _understand(
     understood = {
         **summary,
         "evaluation": evaluation,
-        "model": {"family": spec.name, "title": spec.title, "type": options.model.model_type, "weights": source, "parameters": parameters},
+        "model": {
+            "family": spec.name,
+            "title": spec.title,
+            "type": options.model.model_type,
+            "weights": weights.source,
+            "parameters": parameters,
+        },
         "steps": steps,
         "epochs": -(-steps // per_epoch),
         "batch_size": options.run.train_batch_size * report.effective.processes,
@@ -137,17 +156,6 @@ def _understand(
     )
     problems += [problem for one in disks if (problem := one.problem())]
     return understood, problems + list(_speed_notes(options, variables))
-
-
-def _model_sources(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
-    """Option -> the source of its weights."""
-    model = options.model
-    base = model.pretrained_model_name_or_path or spec.repository(model.model_flavour)
-    others = {
-        "pretrained_vae_model_name_or_path": model.pretrained_vae_model_name_or_path,
-        "pretrained_t5_model_name_or_path": model.pretrained_t5_model_name_or_path,
-    }
-    return {"pretrained_model_name_or_path": base, **{name: source for name, source in others.items() if source}}
 
 
 def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:

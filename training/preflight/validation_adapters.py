@@ -22,17 +22,17 @@ SIDES = {"lora_A.weight": 1, "lora_down.weight": 1, "lora_B.weight": 0, "lora_up
 
 
 def validation_adapter_problems(
-    options: TrainingOptions, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings
+    options: TrainingOptions, spec: FamilySpec, layers: Shapes | None, hub: base_model.HubSettings
 ) -> Iterator[Problem]:
-    """``base`` is the local folder of the base model; None skips the checks that need its weights."""
+    """``layers`` are the linear layers of the base model's network; None skips the checks that need them."""
     if options.validation.validation_disable:
         return
     for source in (source for run in validation_adapter_runs(options.as_values()) for source in run.sources):
-        yield from _source_problems(source, spec, base, hub)
+        yield from _source_problems(source, spec, layers, hub)
 
 
 def _source_problems(
-    source: ValidationAdapterSource, spec: FamilySpec, base: Path | None, hub: base_model.HubSettings
+    source: ValidationAdapterSource, spec: FamilySpec, layers: Shapes | None, hub: base_model.HubSettings
 ) -> Iterator[Problem]:
     path, place = source.path, source.place
     file, there = _local_file(Path(path)), hub_file(path)
@@ -47,20 +47,19 @@ def _source_problems(
         message = f"The folder {path} holds no {USUAL_FILE}." if is_folder(Path(path)) else f"There is no file {file}."
         yield Problem.error(place, "not_found", message, got=path, expected="an adapter file")
         return
-    yield from _header_problems(file, source, spec, base)
+    yield from _header_problems(file, source, spec, layers)
 
 
 def _local_file(path: Path) -> Path:
     return path / USUAL_FILE if is_folder(path) else path
 
 
-def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySpec, base: Path | None) -> Iterator[Problem]:
+def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySpec, layers: Shapes | None) -> Iterator[Problem]:
     try:
         tensors = {name: tensor.shape for name, tensor in open_adapter(file).tensors.items()}
     except UnusableAdapter as error:
         yield Problem.error(source.place, error.code, error.message, got=source.path, expected="a .safetensors file", hint=error.hint)
         return
-    layers = base_model.layer_shapes(base, spec) if base else None
     if layers:
         yield from _fit_problems(file, source, tensors, layers, spec)
     elif not any(mark in split_key(key)[0] for key in tensors for mark in _marks(spec)):

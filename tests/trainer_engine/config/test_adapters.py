@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainer_engine.config.adapters.file_header import FLOATS, all_finite, not_finite, open_adapter
+from trainer_engine.config.adapters.file_header import FLOATS, UnusableAdapter, all_finite, not_finite, open_adapter
 from trainer_engine.config.adapters.keys import keys_by_module
 
 LAYERS = ("blocks.0.attn.to_q", "blocks.0.attn.to_out.0", "blocks.0.ff.net.0.proj")
@@ -65,6 +66,23 @@ def test_every_half_precision_number_is_judged_as_torch_judges_it() -> None:
         finite = torch.frombuffer(bytearray(every), dtype=TYPES[name]).isfinite()
         found = [all_finite(every[2 * number : 2 * number + 2], FLOATS[name]) for number in range(65536)]
         assert finite.tolist() == found
+
+
+def test_a_header_of_any_length_is_read_and_a_pickle_never_is(tmp_path: Path) -> None:
+    """The length of a header comes first in a file. In one of 32 files it begins with the byte that pickles begin with."""
+    path, lengths = tmp_path / "file.safetensors", set()
+    for note in range(0, 256, 8):
+        save_file({"a": torch.zeros(1)}, path, {"note": "x" * (note + 64)})
+        lengths.add(path.read_bytes()[0])
+        assert open_adapter(path).tensors["a"].shape == (1,)
+    assert 0x80 in lengths
+    for protocol in range(2, 6):
+        path.write_bytes(pickle.dumps({"weights": list(range(100))}, protocol))
+        with pytest.raises(UnusableAdapter, match="is a pickle"):
+            open_adapter(path)
+    path.write_bytes(bytes(8) + b"{}")
+    with pytest.raises(UnusableAdapter, match="header cannot be understood"):
+        open_adapter(path)
 
 
 @pytest.mark.parametrize("name", TYPES)

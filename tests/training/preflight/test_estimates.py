@@ -16,8 +16,8 @@ from trainer_engine.config.families import specs
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.datasets.buckets import Effective
 from trainer_engine.datasets.report import DatasetReport
-from training.preflight.base_model import count_parameters, tensor_shapes
 from training.preflight.estimates import Memory, estimate_disk, estimate_memory
+from training.preflight.network import count_parameters, network_tensors
 from training.preflight.run import examine_run
 
 EDGE = 10_000
@@ -110,12 +110,12 @@ def test_eight_bit_state_counts_a_byte_and_its_scales() -> None:
 
 
 def test_an_adapter_counts_the_layers_that_it_is_put_on() -> None:
-    folder = tiny_model("flux")
-    spec = specs()["flux"]
-    tensors = tensor_shapes(folder, spec)
+    spec, model = specs()["flux"], str(tiny_model("flux"))
+    adapter = {"model_type": "lora", "lora_rank": 2, "flux_lora_target": "mmdit"}
+    options = options_with(model_family="flux", pretrained_model_name_or_path=model, optimizer="torch-sgd", **adapter)
+    tensors = network_tensors(options.model, spec, Path("no-cache"))
     assert tensors
-    options = options_with(model_family="flux", model_type="lora", lora_rank=2, optimizer="torch-sgd", flux_lora_target="mmdit")
-    parameters = count_parameters(folder, spec) or 0
+    parameters = count_parameters(tensors)
     estimate = estimate_memory(options, parameters, NOTHING, spec, tensors)
     layers = [shape for name, shape in tensors.items() if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))]
     assert layers

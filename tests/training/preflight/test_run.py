@@ -16,9 +16,11 @@ from environments.paths import Home
 from environments.resolve.run import resolve_run
 from tests.training.conftest import Training, write_model
 from trainer_engine.config.families import specs
+from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import Level, Problem
 from training.preflight import base_model, estimates, run
 from training.preflight.base_model import HubSettings
+from training.preflight.network import count_parameters, network_tensors
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -80,7 +82,7 @@ def test_the_cache_is_enough_and_without_it_offline_is_an_error(tmp_path: Path) 
     assert base_model.check_access("x", "a/model", None, offline) is None
     assert base_model.check_access("x", "a/model", "abc", offline) is None
     found = base_model.find_weights("a/model", None, offline)
-    assert found is not None and base_model.count_parameters(found, specs()["pixart_sigma"]) == 77
+    assert found is not None and parameters_of(found) == 77
 
 
 def test_the_token_comes_from_the_variable_or_the_file(tmp_path: Path) -> None:
@@ -92,8 +94,16 @@ def test_the_token_comes_from_the_variable_or_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b'\x09\0\0\0\0\0\0\0{"a": {}}'])
 def test_a_file_that_is_no_safetensors_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "model.safetensors").write_bytes(content)
-    assert base_model.count_parameters(tmp_path, specs()["pixart_sigma"]) is None
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "model.safetensors").write_bytes(content)
+    assert parameters_of(tmp_path) is None
+
+
+def parameters_of(folder: Path) -> int | None:
+    """What a full fine-tune of the PixArt Sigma in a folder would train, from the headers of its weights; None if it is not known."""
+    model = ModelOptions(model_family="pixart_sigma", model_type="full", pretrained_model_name_or_path=str(folder))
+    tensors = network_tensors(model, specs()["pixart_sigma"], Path("no-cache"))
+    return count_parameters(tensors) if tensors else None
 
 
 def examine(training: Training, **changes: Any) -> Any:
@@ -165,7 +175,7 @@ def test_sizes_are_written_for_people() -> None:
 def test_a_pipe_in_place_of_weights_blocks_nothing(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     os.mkfifo(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert base_model.count_parameters(tmp_path, specs()["pixart_sigma"]) is None
+    assert parameters_of(tmp_path) is None
 
 
 @pytest.mark.parametrize("option", ["--accelerate_config", "--data_backend_config", "--user_prompt_library", "--publishing_config"])

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
-from training.preflight.base_model import tensor_shapes
+from training.preflight.network import network_tensors
 from training.preflight.unet_activations import Layers, UnetInputs, is_unet, kept_by_unet, unet_numbers
 
 PROMPT_WIDTH, PROMPT_TOKENS = 48, 20
@@ -76,7 +76,9 @@ def forward(network: nn.Module, saved: SavedTensors, batch: int = 1, height: int
 def layers_of(network: nn.Module, folder: Path) -> Layers:
     """Read from the saved files, as preflight does it."""
     network.save_pretrained(folder / "unet")
-    return {name.removesuffix(".weight"): shape for name, shape in (tensor_shapes(folder, specs()["sd1x"]) or {}).items() if len(shape) > 1}
+    options = options_with(model_family="sd1x", pretrained_model_name_or_path=str(folder))
+    tensors = network_tensors(options.model, specs()["sd1x"], Path("no-cache")) or {}
+    return {name.removesuffix(".weight"): shape for name, shape in tensors.items() if len(shape) > 1}
 
 
 @pytest.mark.parametrize("make", [sd_like, sdxl_like])

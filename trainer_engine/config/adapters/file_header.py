@@ -108,12 +108,12 @@ def open_adapter(path: Path) -> AdapterHeader:
     try:
         with path.open("rb") as stream:
             size = path.stat().st_size
-            start = stream.read(8)
+            start = stream.read(9)
             wrong = _no_header(path, start, size)
             if wrong is not None:
                 raise wrong
-            (length,) = struct.unpack("<Q", start)
-            header = json.loads(stream.read(length))
+            (length,) = struct.unpack("<Q", start[:8])
+            header = json.loads(start[8:] + stream.read(max(0, length - 1)))
         tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
         metadata = {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
     except OSError as error:
@@ -131,12 +131,13 @@ def open_adapter(path: Path) -> AdapterHeader:
 
 
 def _no_header(path: Path, start: bytes, size: int) -> UnusableAdapter | None:
-    if start.startswith(PICKLES):
+    """``start``: the length of the header and its first byte. The length of one header in 32 begins like a pickle."""
+    if start.startswith(PICKLES) and start[8:] != b"{":
         message = f"{path.name} is a pickle, PyTorch's own format, not a safetensors file. It is not opened: a pickle can run programs."
         return UnusableAdapter("not_safetensors", message, "give the .safetensors file, or convert it where you trust it")
     if len(start) < 8:
         return UnusableAdapter("not_safetensors", f"{path.name} is not a safetensors file: it has {size} bytes.", "copy it again")
-    (length,) = struct.unpack("<Q", start)
+    (length,) = struct.unpack("<Q", start[:8])
     if length > LONGEST_HEADER_BYTES:
         return UnusableAdapter("not_safetensors", f"{path.name} is not a safetensors file.", "give the .safetensors file of an adapter")
     if 8 + length > size:

@@ -18,15 +18,32 @@ class ModelOptions(OptionGroup):
         None, "Published weights of the family, by name; each name stands for a repository on the hub. Empty: the family's default."
     )
     pretrained_model_name_or_path: str | None = option(
-        None, "Base weights: a repository on the Hugging Face hub, or a local folder of the same layout. Overrides model_flavour."
+        None,
+        "Base weights: a repository on the Hugging Face hub, a local folder of the same layout, or one .safetensors file with all of a "
+        "model. Overrides model_flavour, which says what kind of model a file holds.",
+    )
+    pretrained_config_name_or_path: str | None = option(
+        None,
+        "Repository or folder in the diffusers layout whose configuration, tokenizers and noise schedule complete base weights in one "
+        "file. Its weights are not used. Empty: the repository of model_flavour.",
     )
     revision: str | None = option(None, "Branch, tag or commit of the repository. Empty: its main branch.")
     variant: str | None = option(None, "Variant of the weight files to load, such as fp16. Empty: the files without one.")
     pretrained_vae_model_name_or_path: str | None = option(
-        None, "Autoencoder to use instead of the base model's: a repository or a folder. Empty: the base model's."
+        None, "Autoencoder to use instead of the base model's: a repository, a folder or one .safetensors file. Empty: the base model's."
     )
     pretrained_t5_model_name_or_path: str | None = option(
         None, "Repository or folder whose text_encoder and tokenizer replace those of the base model. Empty: the base model's."
+    )
+    pretrained_unet_model_name_or_path: str | None = option(
+        None, "Repository, folder or .safetensors file whose UNet is trained instead of the base model's. Empty: the base model's."
+    )
+    pretrained_unet_subfolder: str = option("unet", "Subfolder of pretrained_unet_model_name_or_path that holds the UNet.")
+    pretrained_transformer_model_name_or_path: str | None = option(
+        None, "Repository, folder or .safetensors file whose transformer is trained instead of the base model's. Empty: the base model's."
+    )
+    pretrained_transformer_subfolder: str = option(
+        "transformer", "Subfolder of pretrained_transformer_model_name_or_path that holds the transformer."
     )
     clip_skip: int = option(
         0, "Use the CLIP hidden state this many layers before the last, in training and in validation. 0: the last.", ge=0, le=11

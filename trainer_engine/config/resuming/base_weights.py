@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.families import FamilySpec, tokenizer_of
+from trainer_engine.config.components import ComponentSource, component_source, find_component
+from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.resuming.weight_digests import weight_digest
-from trainer_engine.contract.files import LARGEST_LIST_BYTES, is_folder, read_document, read_small, read_small_json, read_small_text
+from trainer_engine.contract.files import LARGEST_LIST_BYTES, read_document, read_small
 
 SHARD = re.compile(r"-\d+-of-\d+")
 VOCABULARY = ("*.json", "*.model", "*.txt")
@@ -49,92 +50,26 @@ BaseWeights = Mapping[str, BasePart]
 """Name of a component -> its identity."""
 
 
-def cached_snapshot(cache: Path, repository: str, revision: str | None) -> Path | None:
-    """Returns the folder of a repository in a Hugging Face cache, or None if it is not cached."""
-    folder = cache / f"models--{repository.replace('/', '--')}"
-    wanted = revision or "main"
-    if wanted.startswith("/") or ".." in wanted:  # git has no such names, and the file system would follow them
-        return None
-    try:
-        commit = read_small_text(folder / "refs" / wanted).strip()
-    except OSError:
-        commit = wanted
-    snapshot = folder / "snapshots" / commit
-    return snapshot if is_folder(snapshot) else None
-
-
-def local_folder(cache: Path, source: str, revision: str | None) -> Path | None:
-    """Returns the folder of a model given as an absolute path or a repository id, or None if it is not on this machine."""
-    return Path(source) if Path(source).is_absolute() else cached_snapshot(cache, source, revision)
-
-
 def base_weights(model: ModelOptions, spec: FamilySpec, cache: Path) -> BaseWeights:
     """Returns the base weights that the options select, without downloading. ``cache`` is the folder of the Hugging Face cache."""
-    return {name: _component(model, spec, cache, name) for name in spec.base_folders}
+    return {name: _component(component_source(model, spec, name), cache) for name in spec.base_folders}
 
 
-def prediction_type(model: ModelOptions, spec: FamilySpec, cache: Path) -> str | None:
-    """Returns what the network learns: the option, else what its weights were trained for, or None if they are not on this machine."""
-    if spec.objective == "flow_matching":
-        return spec.objective
-    if model.prediction_type:
-        return model.prediction_type
-    folder = _find(model, spec, cache, "scheduler")
-    try:
-        config = read_small_json(folder / "scheduler_config.json") if folder else None
-    except OSError:
-        return None
-    return str(config.get("prediction_type", spec.objective)) if isinstance(config, dict) else None
+def _component(source: ComponentSource, cache: Path) -> BasePart:
+    found = find_component(source, cache)
+    return BasePart(str(source), component_digest(found.folder, source.variant, found.file) if found else "")
 
 
-def _component(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> BasePart:
-    source, revision, variant = _source(model, spec, name)
-    found = _find(model, spec, cache, name)
-    named = source + (f" at {revision}" if revision else "") + (f" ({variant})" if variant else "")
-    return BasePart(named, component_digest(found, variant) if found else "")
+def component_digest(folder: Path, variant: str | None = None, file: Path | None = None) -> str:
+    """Returns a hash of configuration, vocabulary and weights, independent of the folder, or an empty string if they cannot be read.
 
-
-def _source(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str, str | None, str | None]:
-    """Returns (repository or folder, revision, variant) of a component."""
-    replaced, _ = _replacement(model, spec, name)
-    if replaced:
-        return replaced, None, None
-    return model.pretrained_model_name_or_path or spec.repository(model.model_flavour), model.revision, model.variant
-
-
-def _find(model: ModelOptions, spec: FamilySpec, cache: Path, name: str) -> Path | None:
-    """Returns the folder of a component, or None if it is not on this machine."""
-    source, revision, _ = _source(model, spec, name)
-    replaced, folder = _replacement(model, spec, name)
-    root = local_folder(cache, source, revision)
-    if root is None:
-        return None
-    if (root / folder).is_dir():
-        return root / folder
-    if replaced:
-        return root if name == "vae" and (root / "config.json").is_file() else None
-    if not spec.companion or Path(source).is_absolute() or name in {component.folder for component in spec.trained.values()}:
-        return None
-    beside = local_folder(cache, spec.companion, None)
-    return beside / folder if beside is not None and (beside / folder).is_dir() else None
-
-
-def _replacement(model: ModelOptions, spec: FamilySpec, name: str) -> tuple[str | None, str]:
-    """Returns (source that an option sets instead of the base model or None, subfolder of the component in it)."""
-    if name == "vae":
-        return model.pretrained_vae_model_name_or_path, name
-    plain = {spec.prompts.t5_folder: "text_encoder", tokenizer_of(spec.prompts.t5_folder): "tokenizer"}
-    if name in plain and model.pretrained_t5_model_name_or_path:
-        return model.pretrained_t5_model_name_or_path, plain[name]
-    return None, name
-
-
-def component_digest(folder: Path, variant: str | None = None) -> str:
-    """Returns a hash of configuration, vocabulary and weights, independent of the folder, or an empty string if they cannot be read."""
+    ``file`` holds the weights of a component whose ``folder`` has only its configuration.
+    """
     files = {path for pattern in VOCABULARY for path in folder.glob(pattern) if ".index." not in path.name}
     try:
         entries = [(path.name, _text_digest(path)) for path in sorted(files)]
-        entries += [(path.name, weight_digest(path)) for path in _weights(folder, variant)]
+        weights = [("one file", file)] if file else [(path.name, path) for path in _weights(folder, variant)]
+        entries += [(name, weight_digest(path)) for name, path in weights]
     except OSError:
         return ""
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:DIGITS] if entries else ""

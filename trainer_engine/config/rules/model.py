@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from trainer_engine.config.components import BASE, CONFIG, NETWORKS, T5
 from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
+from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
 from trainer_engine.config.precisions import LOADED, QUANTISED
 from trainer_engine.config.rules.noise_schedule import zero_snr_problem
 from trainer_engine.contract.errors import Problem
 
+SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*\Z", re.ASCII)
 SNR = ("snr_gamma", "use_soft_min_snr")
 OFFSET = ("noise_offset", "noise_offset_probability")
 DIFFUSION = (*SNR, "rescale_betas_zero_snr", "offset_noise", *OFFSET)
@@ -131,7 +135,28 @@ def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
         yield "flow_sigmoid_scale", "another distribution is selected"
 
 
+def replaced_components_exist(values: Values) -> Iterator[Problem]:
+    """Refuses subfolders that leave their source, and notes sources of components that the family's pipelines do not have."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    folders = {component.folder for component in family_spec.trained.values()} if family_spec else set()
+    for folder, (option, subfolder) in NETWORKS.items():
+        if not SUBFOLDER.match(values[subfolder]):
+            message = f"{subfolder} is not the name of a subfolder."
+            yield Problem.error(subfolder, "not_a_subfolder", message, got=values[subfolder], expected=f"a name such as {folder}")
+        if family_spec and values[option] and folder not in folders:
+            message = f"The network of {family_spec.title} is no {folder}: {option} has no effect."
+            yield Problem.note(option, "no_effect", message, got=values[option])
+        elif values[subfolder] != REGISTRY[subfolder].default and not values[option]:
+            yield Problem.note(subfolder, "no_effect", f"{option} is empty: {subfolder} has no effect.", got=values[subfolder])
+    if values[CONFIG] and not is_one_file(values[BASE]):
+        message = f"The base model is not one file: {CONFIG} has no effect."
+        yield Problem.note(CONFIG, "no_effect", message, got=values[CONFIG])
+    if family_spec and values[T5] and not family_spec.prompts.t5_folder:
+        yield Problem.note(T5, "no_effect", f"{family_spec.title} has no T5 text encoder: {T5} has no effect.", got=values[T5])
+
+
 RULES: tuple[Rule, ...] = (
+    replaced_components_exist,
     options_of_other_families_do_nothing,
     quantised_weights_are_frozen,
     objective_options_have_an_effect,

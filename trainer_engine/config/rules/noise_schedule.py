@@ -25,8 +25,13 @@ def schedule_problems(options: TrainingOptions, spec: FamilySpec, scheduler: Map
     if spec.objective == "flow_matching":
         return
     chosen, stated = options.model.prediction_type, scheduler.get("prediction_type")
-    if options.model.rescale_betas_zero_snr and (chosen or stated or spec.objective) == "epsilon":
-        yield zero_snr_problem()
+    if (chosen or stated or spec.objective) == "epsilon":
+        if options.model.rescale_betas_zero_snr:
+            yield zero_snr_problem()
+        elif scheduler.get(ZERO_SNR):
+            message = "The base model's noise schedule ends in pure noise, from which a network that predicts the noise learns nothing."
+            hint = "set prediction_type=v_prediction if the base model was trained on it"
+            yield Problem.warning("prediction_type", "ends_in_noise", message, got="epsilon", expected="v_prediction", hint=hint)
     if chosen and stated and chosen != stated:
         message = f"The scheduler of the base model says that it was trained on {stated}; this run trains it on {chosen}."
         hint = f"leave prediction_type out to train on {stated}"

@@ -29,7 +29,7 @@ class CopiedPart:
     cls: str
     part: Part
     save_again: SaveAgain
-    """Writes the part under its plain name; for weights of a variant, which have another."""
+    """Writes the part under its plain names; for weights of a variant, which have others, and for those in one file."""
     is_text: bool = False
     """Whether it is left out without ``save_text_encoder``; not if text encoders were trained."""
 
@@ -88,7 +88,7 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
                 continue
             wanted = with_text or not copied.is_text
             index[subfolder] = [copied.library, copied.cls] if wanted else [None, None]
-            if wanted and copied.part.variant is None:
+            if wanted and copied.part.is_copyable:
                 copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
                 copied.save_again(staging / subfolder)

@@ -20,7 +20,7 @@ from trainer_engine.weights.loading import load_text_encoder, load_tokenizer
 class StableDiffusionComponents(UNetComponents):
     """The text encoder and the tokenizer, too."""
 
-    def load_text_encoder(self, dtype: torch.dtype) -> CLIPTextModel:
+    def load_text_encoder(self, dtype: torch.dtype | None) -> CLIPTextModel:
         encoder = load_text_encoder(CLIPTextModel, self.find("text_encoder"), dtype)
         assert isinstance(encoder, CLIPTextModel)
         return encoder
@@ -72,7 +72,7 @@ class StableDiffusion(UNetFamily):
 
     def text_parts(self) -> Mapping[str, CopiedPart]:
         def save_text_encoder(folder: Path) -> None:
-            self.parts.load_text_encoder(torch.bfloat16).save_pretrained(folder)
+            self.parts.load_text_encoder(None).save_pretrained(folder)
 
         def save_tokenizer(folder: Path) -> None:
             self.parts.load_tokenizer().save_pretrained(folder)

@@ -14,10 +14,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.base import GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
@@ -25,7 +22,6 @@ from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelineP
 from trainer_engine.families.common.samplers import SAMPLERS
 from trainer_engine.families.inputs import PromptBatch, StepInputs
 from trainer_engine.runtime.devices import Devices
-from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler, part_in
 
 UNET = "unet"
@@ -34,18 +30,6 @@ UNET = "unet"
 
 class UNetComponents(PartFinder):
     """Finds and loads the components of a Stable Diffusion pipeline."""
-
-    def __init__(self, options: ModelOptions, spec: FamilySpec) -> None:
-        super().__init__(options, spec)
-        self.title = spec.title
-
-    def search(self, name: str) -> Part:
-        replaced = self.options.pretrained_vae_model_name_or_path if name == "vae" else None
-        part = find_part(Source(replaced), name, bare=True) if replaced else find_part(self.base, name)
-        if part is None:
-            message = f"{replaced or self.base.name} has no folder {name}."
-            raise ModelUnavailable(message, hint=f"the folder of a {self.title} pipeline in the diffusers layout is needed")
-        return part
 
     def load_unet(self, dtype: torch.dtype, folder: Path | None = None) -> UNet2DConditionModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""

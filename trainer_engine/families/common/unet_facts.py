@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.config.families import AdapterSpec, Component, Role, SamplingSpec
+from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
 
 UNET = Component("unet", "unet.", Role.TRAINED, comfyui_prefix="lora_unet_")
 """ComfyUI and kohya's tools know the layers of these networks by the same flat keys."""
@@ -45,6 +46,16 @@ LYCORIS_START: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Attention alone: LoKr of the feed-forward layers of these networks diverges easily."""
+
+
+def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *flavours: str) -> FileLayout:
+    """The layout of checkpoints in one file. ``prompt_width``: last size of the prompts that the UNet takes; ``encoders``: folder of a
+    text encoder -> prefix of its keys; ``flavours``: those with this layout, or none for all that are named nowhere else."""
+    prefixes = {"unet": NETWORK_PREFIX, "vae": VAE_PREFIXES[0], **encoders}
+    mark = "transformer_blocks.0.attn2.to_k.weight"
+    return FileLayout(title=title, mark=mark, mark_width=prompt_width, prefixes=MappingProxyType(prefixes), flavours=frozenset(flavours))
+
+
 SAMPLING = SamplingSpec(
     samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
     options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),

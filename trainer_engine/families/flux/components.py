@@ -11,10 +11,9 @@ from diffusers import DPMSolverMultistepScheduler, FluxTransformer2DModel, Sched
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -45,22 +44,6 @@ class FluxParts(PartFinder):
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
-
-    def search(self, name: str) -> Part:
-        replaced, folder = self._replacement(name)
-        part = find_part(Source(replaced), folder, bare=name == "vae") if replaced else find_part(self.base, name)
-        if part is None:
-            message = f"{replaced or self.base.name} has no folder {folder if replaced else name}."
-            raise ModelUnavailable(message, hint="the folder of a Flux pipeline in the diffusers layout is needed")
-        return part
-
-    def _replacement(self, name: str) -> tuple[str | None, str]:
-        """(source that an option names instead of the base model, subfolder there)"""
-        if name == "vae":
-            return self.options.pretrained_vae_model_name_or_path, name
-        if name in ("text_encoder_2", "tokenizer_2"):
-            return self.options.pretrained_t5_model_name_or_path, name.removesuffix("_2")
-        return None, name
 
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> FluxTransformer2DModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.one_file.layout import FileLayout
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -45,6 +46,7 @@ SPEC = FamilySpec(
             **frozen_components("vae", "text_encoder", "text_encoder_2"),
         }
     ),
+    file_layouts=(FileLayout(title="Flux.1", mark="double_blocks.0.img_attn."),),
     prompts=PromptSpec(
         token_limit=512,
         flavour_token_limits=MappingProxyType({"schnell": 256}),  # the distilled flavour was trained with shorter prompts

@@ -10,11 +10,9 @@ from diffusers import PixArtTransformer2DModel, SchedulerMixin
 from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.common.samplers import SAMPLERS
 from trainer_engine.families.pixart_sigma.spec import SPEC
-from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
 
@@ -23,22 +21,6 @@ class PixArtParts(PartFinder):
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
-
-    def search(self, name: str) -> Part:
-        replaced = {
-            "vae": self.options.pretrained_vae_model_name_or_path,
-            "text_encoder": self.options.pretrained_t5_model_name_or_path,
-            "tokenizer": self.options.pretrained_t5_model_name_or_path,
-        }.get(name)
-        part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
-        if part is None and not replaced and not self.base.is_local and name not in SPEC.trained:
-            part = find_part(Source(SPEC.companion), name)
-        if part is None:
-            raise ModelUnavailable(
-                f"{replaced or self.base.name} has no folder {name}.",
-                hint="the folder of a PixArt Sigma pipeline in the diffusers layout is needed",
-            )
-        return part
 
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> PixArtTransformer2DModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""

@@ -31,6 +31,7 @@ SPEC = FamilySpec(
         }
     ),
     prompts=PromptSpec(
+        t5_folder="text_encoder",
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),
     ),

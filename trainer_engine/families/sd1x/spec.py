@@ -34,6 +34,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,
     adapters=unet_facts.ADAPTERS,
+    file_layouts=(unet_facts.file_layout("Stable Diffusion 1", 768, {"text_encoder": "cond_stage_model.transformer."}),),
     aliases=("sd15", "stable-diffusion-1"),
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v1")),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),

@@ -15,12 +15,12 @@ __all__ = ["SAMPLERS", "SdxlComponents"]
 class SdxlComponents(UNetComponents):
     """Two text encoders and their tokenizers in addition to UNet and autoencoder."""
 
-    def load_clip(self, dtype: torch.dtype) -> CLIPTextModel:
+    def load_clip(self, dtype: torch.dtype | None) -> CLIPTextModel:
         encoder = load_text_encoder(CLIPTextModel, self.find("text_encoder"), dtype)
         assert isinstance(encoder, CLIPTextModel)
         return encoder
 
-    def load_open_clip(self, dtype: torch.dtype) -> CLIPTextModelWithProjection:
+    def load_open_clip(self, dtype: torch.dtype | None) -> CLIPTextModelWithProjection:
         encoder = load_text_encoder(CLIPTextModelWithProjection, self.find("text_encoder_2"), dtype)
         assert isinstance(encoder, CLIPTextModelWithProjection)
         return encoder

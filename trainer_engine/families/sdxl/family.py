@@ -95,10 +95,10 @@ class StableDiffusionXL(UNetFamily):
 
     def text_parts(self) -> Mapping[str, CopiedPart]:
         def save_clip(folder: Path) -> None:
-            self.parts.load_clip(torch.bfloat16).save_pretrained(folder)
+            self.parts.load_clip(None).save_pretrained(folder)
 
         def save_open_clip(folder: Path) -> None:
-            self.parts.load_open_clip(torch.bfloat16).save_pretrained(folder)
+            self.parts.load_open_clip(None).save_pretrained(folder)
 
         def save_tokenizer(folder: Path) -> None:
             self.parts.load_tokenizer(folder.name).save_pretrained(folder)

@@ -36,6 +36,13 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
     sampling=unet_facts.SAMPLING,
     adapters=unet_facts.ADAPTERS,
+    file_layouts=(
+        unet_facts.file_layout(
+            "Stable Diffusion XL",
+            2048,
+            {"text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1.model."},
+        ),
+    ),
     aliases=("stable-diffusion-xl",),
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-xl-v1-base")),
     licenses=MappingProxyType({"base-1.0": MappingProxyType({"license": "openrail++"})}),

@@ -12,9 +12,7 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
 from transformers import PreTrainedTokenizerBase, T5Tokenizer, UMT5EncoderModel
 
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.wan.spec import SPEC
-from trainer_engine.weights.hub import Part, Source, find_part
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
 FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True})
@@ -33,18 +31,6 @@ class WanComponents(PartFinder):
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
-
-    def search(self, name: str) -> Part:
-        replaced = {
-            "vae": self.options.pretrained_vae_model_name_or_path,
-            "text_encoder": self.options.pretrained_t5_model_name_or_path,
-            "tokenizer": self.options.pretrained_t5_model_name_or_path,
-        }.get(name)
-        part = find_part(Source(replaced), name, bare=name == "vae") if replaced else find_part(self.base, name)
-        if part is None:
-            message = f"{replaced or self.base.name} has no folder {name}."
-            raise ModelUnavailable(message, hint="the folder of a Wan pipeline in the diffusers layout is needed")
-        return part
 
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> WanTransformer3DModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""

@@ -15,6 +15,7 @@ from trainer_engine.config.families import (
     SamplingSpec,
     frozen_components,
 )
+from trainer_engine.config.one_file.layout import FileLayout
 
 FLAVOURS = MappingProxyType(
     {
@@ -34,7 +35,8 @@ SPEC = FamilySpec(
     components=MappingProxyType(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
-    prompts=PromptSpec(token_limit=512, text_encoders=("UMT5 XXL",)),
+    file_layouts=(FileLayout(title="Wan", mark="head.modulation"),),
+    prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)

@@ -24,7 +24,7 @@ SPEC = FamilySpec(
             **frozen_components("vae", "text_encoder"),
         }
     ),
-    prompts=PromptSpec(token_limit=64, text_encoders=("UMT5",)),
+    prompts=PromptSpec(t5_folder="text_encoder", token_limit=64, text_encoders=("UMT5",)),
     latents=LatentSpec(alignment_px=8, channels=16, scale_factor_px=8),
     sampling=SamplingSpec(samplers=("euler",), multiple_px=8),
     adapters=AdapterSpec(

@@ -1,0 +1,59 @@
+"""Loads components whose weights are in one file, with the conversions of diffusers and without the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.loaders import single_file_utils
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from safetensors import safe_open
+from torch import Tensor
+
+from trainer_engine.config.one_file.layout import NETWORK_PREFIX
+from trainer_engine.weights.hub import Part, loading, refuse_gaps
+
+BARE_UNET = "input_blocks.0.0.weight"
+
+
+def load_model(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
+    """Load a diffusers model; its configuration comes from the part's folder. Raises ModelUnavailable."""
+    with loading(part):
+        config = cls.load_config(part.folder, local_files_only=True)
+        with init_empty_weights():
+            names = set(cls.from_config(config).state_dict())
+        tensors = component_tensors(part)
+        if not names <= tensors.keys():
+            tensors = _converted(cls, tensors, config)
+        missing = sorted(names - tensors.keys())
+    refuse_gaps(part, missing, [])  # diffusers would leave them without memory
+    with loading(part):
+        named = {name: tensors[name] for name in names}
+        return cls.from_single_file(named, config=str(part.folder), torch_dtype=dtype, local_files_only=True)
+
+
+def _converted(cls: type[Any], tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors by their names in diffusers."""
+    if BARE_UNET in tensors:  # diffusers looks for the prefix of a complete checkpoint
+        tensors = {f"{NETWORK_PREFIX}{key}": tensor for key, tensor in tensors.items()}
+    convert = cast("Any", SINGLE_FILE_LOADABLE_CLASSES)[cls.__name__]["checkpoint_mapping_fn"]
+    converted: dict[str, Tensor] = convert(checkpoint=tensors, config=config)
+    return converted
+
+
+def load_clip(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
+    """Load a text encoder of CLIP; its configuration comes from the part's folder. Raises ModelUnavailable."""
+    create = cast("Any", single_file_utils).create_diffusers_clip_model_from_ldm
+    with loading(part):
+        encoder = create(cls, component_tensors(part), config=str(part.folder), torch_dtype=dtype, local_files_only=True)
+    refuse_gaps(part, sorted(name for name, tensor in encoder.state_dict().items() if tensor.is_meta), [])
+    return encoder
+
+
+def component_tensors(part: Part) -> dict[str, Tensor]:
+    """The tensors of one component, by their keys in the file."""
+    assert part.file is not None
+    with safe_open(part.file, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys() if key.startswith(part.prefix)}  # noqa: SIM118

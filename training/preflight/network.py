@@ -1,0 +1,94 @@
+"""Reads names and shapes of the trained networks from the headers of their weights, without torch and without downloading."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer_engine.config.components import component_source, find_component
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.one_file.layout import component_prefix
+from trainer_engine.config.one_file.unet_names import diffusers_names
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.contract.files import UnreadableFile, open_regular, read_document
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+LONGEST_HEADER_BYTES = 16 << 20
+MOST_SHARDS = 500
+BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError)
+
+
+def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[str, Shape] | None:
+    """Tensor -> shape of the trained components, by their names in the network of a run. ``cache`` is the hub's cache.
+
+    None if the weights are not on this machine or cannot be read. Trained text encoders in one file are left out.
+    """
+    found: dict[str, Shape] = {}
+    for name, component in spec.trained.items():
+        part = find_component(component_source(model, spec, component.folder), cache)
+        if part is None:
+            return None
+        try:
+            if part.file is None:
+                shapes = _folder_shapes(part.folder)
+            else:
+                shapes = {} if name in spec.trained_text_encoders else _named_shapes(part.file)
+        except BROKEN_HEADER:
+            return None
+        found |= {spec.module_prefix(name) + tensor.removeprefix(component.file_prefix): shape for tensor, shape in shapes.items()}
+    return found or None
+
+
+def _folder_shapes(folder: Path) -> dict[str, Shape]:
+    return {name: shape for path in sorted(folder.glob("*.safetensors"))[:MOST_SHARDS] for name, shape in shapes_in(path).items()}
+
+
+def _named_shapes(file: Path) -> dict[str, Shape]:
+    """The tensors of the network in one file, by their names in diffusers; empty if these are not known."""
+    shapes = shapes_in(file)
+    prefix = component_prefix(shapes, None, "")
+    named = diffusers_names({key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)})
+    return dict(sorted(named.items()))  # as a folder of diffusers has them
+
+
+def count_parameters(tensors: Shapes) -> int:
+    """The number of parameters that a full fine-tune trains."""
+    return sum(math.prod(shape) for shape in tensors.values())
+
+
+def layer_shapes(tensors: Shapes) -> dict[str, Shape]:
+    """Module name -> (out, in) of the linear layers."""
+    return {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith(".weight") and len(shape) == 2}
+
+
+def module_names(tensors: Shapes) -> set[str]:
+    """Full names of the modules that hold weights, and of their parents."""
+    paths = (name.split(".") for name in tensors)
+    return {".".join(path[:depth]) for path in paths for depth in range(len(path))}
+
+
+def shapes_in(path: Path) -> dict[str, Shape]:
+    """Tensor -> shape, from the header of a safetensors file. Raises the exceptions in ``BROKEN_HEADER``."""
+    with open_regular(path) as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > LONGEST_HEADER_BYTES:
+            raise UnreadableFile("its header is too long")
+        header = read_document(stream.read(length))
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def text_encoder_bytes(model: ModelOptions, spec: FamilySpec, cache: Path) -> int:
+    """Size of the files of the text encoders; those that are not on this machine count nothing."""
+    parts = [find_component(component_source(model, spec, name), cache) for name in spec.prompts.text_encoder_folders]
+    return sum(_folder_bytes(part.folder) for part in parts if part is not None)
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Size of the files in a folder, links followed."""
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from environments.paths import Kind
+from trainer_engine.config.dataset_tables import table_paths
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ DATASET = MappingProxyType(
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        **{name: PathRule(Kind[kind.upper()], must_exist=True) for name, kind in table_paths().items()},
     }
 )
 """Fields of a dataset entry that hold paths."""

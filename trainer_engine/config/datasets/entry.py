@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer_engine.config.datasets.fields import AspectChoice, option_name
-from trainer_engine.config.datasets.names import KIND, OF_IMAGES, PATHS, SETS, SWITCH, allowed, known_names, later, specs
+from trainer_engine.config.dataset_tables import FOLDER_FIELD, SourceSpec, caption_specs, fields_of, source_specs
+from trainer_engine.config.datasets.fields import AspectChoice, FileSet, option_name
+from trainer_engine.config.datasets.names import (
+    KIND,
+    OF_IMAGES,
+    PATHS,
+    SETS,
+    SWITCH,
+    allowed,
+    known_names,
+    later,
+    specs,
+    table_entries,
+)
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
@@ -96,7 +108,7 @@ def read_kind(draft: EntryDraft) -> None:
     kind = _plain(draft, KIND, "dataset_type")
     if kind in OF_IMAGES and draft.raw.get("conditioning_type"):
         kind = "conditioning"
-    storage = _plain(draft, specs("image")["type"], "type")
+    storage = _plain(draft, specs(kind or "image")["type"], "type")
     draft.kind = kind if kind and storage else ""
 
 
@@ -136,19 +148,55 @@ def _is_default(value: object, default: object) -> bool:
 
 def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
     """Reads every field. A missing one takes the option of the same name, or else the default of the field."""
+    has_source = issubclass(SETS[draft.kind], FileSet)
+    has_folder = has_source and _source_of(draft).place_field == FOLDER_FIELD
     for name, spec in specs(draft.kind).items():
-        if name == "id":
-            continue
-        spelled = _spelling(draft, spec)
-        given = draft.raw.get(spelled) if spelled else None
-        value = _plain(draft, spec, spelled) if spelled else None
-        silent = given is None or (isinstance(given, str) and not given.strip())
-        if name == "caption_strategy" and spelled and given is None:
-            what = "training without captions is not available yet."
-            draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or choose one")
-        if spec.required and silent:
-            draft.error(name, "missing", f"{name} is missing.", got=given, expected=spec.help)
-        draft.values[name] = inherited.get(name, spec.default) if silent or value is None else value
+        if name == FOLDER_FIELD and not has_folder:
+            draft.values[name] = ""
+        elif name != "id":
+            draft.values[name] = _value(draft, spec, inherited.get(name, spec.default))
+    if has_source:
+        own = _own_fields(draft)
+        draft.values["own_fields"] = {name: _value(draft, spec, spec.default) for name, spec in own.items()}
+        _refuse_others(draft, own.keys() | ({FOLDER_FIELD} if has_folder else set()))
+
+
+def _value(draft: EntryDraft, spec: OptionSpec, default: Any) -> Any:
+    """Returns the value of a field with a single value, or its default if it is missing or has an error, which is reported."""
+    name, spelled = spec.name, _spelling(draft, spec)
+    given = draft.raw.get(spelled) if spelled else None
+    value = _plain(draft, spec, spelled) if spelled else None
+    silent = given is None or (isinstance(given, str) and not given.strip())
+    if name == "caption_strategy" and spelled and given is None:
+        what = "training without captions is not available yet."
+        draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or choose one")
+    if spec.required and silent:
+        draft.error(name, "missing", f"{name} is missing.", got=given, expected=spec.help)
+    return default if silent or value is None else value
+
+
+def _source_of(draft: EntryDraft) -> SourceSpec:
+    name = _plain(draft, specs(draft.kind)["type"], "type")
+    return source_specs()[name or specs(draft.kind)["type"].default]
+
+
+def _own_fields(draft: EntryDraft) -> Mapping[str, OptionSpec]:
+    """Returns the fields that the source and the caption strategy of an entry declare."""
+    strategy = caption_specs().get(draft.values.get("caption_strategy", ""))
+    return {**fields_of(_source_of(draft)), **(fields_of(strategy) if strategy else {})}
+
+
+def _refuse_others(draft: EntryDraft, own: Container[str]) -> None:
+    """Reports fields of sources and caption strategies that the entry does not choose."""
+    others = {name: spec for entry in table_entries(draft.kind) for name, spec in fields_of(entry).items()}
+    others[FOLDER_FIELD] = specs(draft.kind)[FOLDER_FIELD]
+    for name, spec in others.items():
+        used = [spelled for spelled in (name, *spec.aliases) if not _is_default(draft.raw.get(spelled), spec.default)]
+        if used and name not in own:
+            chosen = [f"{choice}={draft.values[choice]}" for choice in ("type", "caption_strategy") if choice in draft.values]
+            draft.error(
+                used[0], "not_for_type", f"{used[0]} has no effect with {' and '.join(chosen)}.", got=draft.raw[used[0]], hint="remove it"
+            )
 
 
 def _spelling(draft: EntryDraft, spec: OptionSpec) -> str:

@@ -40,13 +40,13 @@ def inspect_image(file: SourceFile) -> MediaFacts:
 
     Pixels are decoded only if the file seems to be cut off, to find out whether it is.
     """
-    with stream_of(file) as stream:
-        try:
+    try:
+        with file.open() as stream:
             header = read_header(stream, file.size_bytes)
-        except OSError as error:
-            raise BrokenImage(file.location, f"it cannot be read: {reason_of(error)}") from error
-        except EndlessFile as error:
-            raise BrokenImage(file.location, str(error)) from error
+    except OSError as error:
+        raise BrokenImage(file.location, f"it cannot be read: {reason_of(error)}") from error
+    except EndlessFile as error:
+        raise BrokenImage(file.location, str(error)) from error
     if header is None:
         header = _header_by_pillow(file)
     size = header.width, header.height

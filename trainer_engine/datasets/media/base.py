@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -84,7 +83,7 @@ def _by_suffix() -> Mapping[str, Medium]:
 
 def medium_of(name: str) -> Medium:
     """Returns the medium of a file by its suffix. Raises KeyError for a suffix that no medium has."""
-    return _by_suffix()[os.path.splitext(name)[1].lower()]  # noqa: PTH122 - a name is no path of this machine
+    return _by_suffix()[name[name.rfind(".") :].lower()]
 
 
 def suffixes_of(names: Collection[str]) -> Suffixes:

@@ -132,11 +132,6 @@ class SourceFile(NamedTuple):
     def location(self) -> str:
         return self.source.location(self.name)
 
-    @property
-    def suffix(self) -> str:
-        """The suffix in lower case, with its dot."""
-        return os.path.splitext(self.name)[1].lower()  # noqa: PTH122 - a name is no path of this machine
-
 
 def reason_of(error: OSError) -> str:
     """Returns the system's description of an error in lower case."""

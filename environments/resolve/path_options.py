@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from environments.paths import Home, Kind, ResolvedPath, resolve
 from trainer_engine.config.components import BASE, NETWORKS, VAE
+from trainer_engine.config.dataset_tables import table_paths
 from trainer_engine.config.model_files import HINT, PICKLED
 from trainer_engine.config.one_file.layout import SUFFIX
 from trainer_engine.contract.errors import Problem
@@ -59,6 +60,7 @@ DATASET = MappingProxyType(
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        **{name: PathRule(Kind[kind.upper()], must_exist=True) for name, kind in table_paths().items()},
     }
 )
 """Fields of a dataset entry that hold paths."""

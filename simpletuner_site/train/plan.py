@@ -19,7 +19,7 @@ from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
 from trainer_engine.datasets.examine import examine
-from trainer_engine.datasets.sources.local import printable
+from trainer_engine.datasets.sources.base import printable
 from training.engine.command_line import process_count
 
 

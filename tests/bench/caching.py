@@ -19,6 +19,7 @@ from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.index import discover
+from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
@@ -70,7 +71,7 @@ def discovery(table: Table) -> None:
             shutil.copyfile(original, target)
         for words in ("first scan", "unchanged rescan"):
             began = time.perf_counter()
-            found = discover(str(images), index_dir=place / "index")
+            found = discover(LocalSource(str(images)), index_dir=place / "index")
             rate = len(found.images) / (time.perf_counter() - began)
             table.add("discovery", f"image headers a second, {HEADERS:,} files, {words}", f"{rate:,.0f}")
 

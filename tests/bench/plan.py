@@ -15,6 +15,7 @@ import psutil
 from tests.bench.table import Table, highest_resident_bytes
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
 from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.sources.local import LocalSource
 
 SECTION = "plan"
 BATCH = 4
@@ -28,10 +29,10 @@ def source_of(samples: int, buckets: int) -> DataSource:
     filled = tuple(
         tuple(
             Sample(
-                root="/data",
+                source=LocalSource("/data"),
                 name=f"{bucket}/{number}.jpg",
                 size_bytes=1,
-                mtime_ns=0,
+                version=0,
                 width=64,
                 height=64,
                 resized=size,

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from trainer_engine.datasets.colour import PRIMARIES, TRANSFERS, _matrix_profile
+from trainer_engine.datasets.media.colour import PRIMARIES, TRANSFERS, _matrix_profile
 
 D65 = (0.3127, 0.3290)
 CHROMATICITIES = {

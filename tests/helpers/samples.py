@@ -9,6 +9,8 @@ from PIL import Image
 
 from trainer_engine.datasets.geometry import cover_scale, scaled
 from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.sources.base import SourceFile
+from trainer_engine.datasets.sources.local import LocalSource
 
 
 def sample_of(
@@ -19,10 +21,10 @@ def sample_of(
         size = image.size
     status = path.stat()
     return Sample(
-        root=str(path.parent),
+        source=LocalSource(str(path.parent)),
         name=path.name,
         size_bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        version=status.st_mtime_ns,
         width=size[0],
         height=size[1],
         resized=scaled(size, cover_scale(size, target), target),
@@ -35,3 +37,9 @@ def sample_of(
 
 def samples_of(paths: Sequence[Path], **how: object) -> list[Sample]:
     return [sample_of(path, **how) for path in paths]  # type: ignore[arg-type]
+
+
+def file_of(path: Path | str) -> SourceFile:
+    """A file of this machine as a source gives it; its size is 10 if there is no such file."""
+    place = Path(path)
+    return SourceFile(LocalSource(str(place.parent)), place.name, place.stat().st_size if place.exists() else 10)

@@ -22,7 +22,7 @@ class SampleBatch:
     """(B, C, ...) float32."""
     prompts: PromptBatch
     files: tuple[str, ...]
-    """Path of each sample."""
+    """Location of each sample's file."""
     conditions: Conditions = field(default_factory=dict)
     references: tuple[Tensor, ...] = ()
     """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
@@ -130,7 +130,7 @@ class BatchBuilder:
         return SampleBatch(
             latents=torch.stack([self.read_latents(item.source, item.sample) for item in items]),
             prompts=self.family.collate_prompts(prompts),
-            files=tuple(item.sample.path for item in items),
+            files=tuple(item.sample.location for item in items),
             conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
             references=tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets),
         )

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer_engine.datasets.images import PIXEL_RULE, BrokenImage, crop_window, load_image
+from trainer_engine.datasets.crops import crop_window, load_frames
+from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.samples import Sample
 
 BATCHES_AHEAD = 3
@@ -22,7 +23,10 @@ BATCHES_AHEAD = 3
 
 @dataclass
 class DecodedBatch:
-    """Samples of one size with their pixels (B, 3, H, W) in [-1, 1], and those that could not be decoded, with the reason."""
+    """Samples of one size with their pixels, and those that could not be decoded, with the reason.
+
+    Pixels are in [-1, 1]: (B, 3, H, W) for images, (B, 3, T, H, W) for clips.
+    """
 
     samples: list[Sample] = field(default_factory=list)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -36,14 +40,15 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 
 def sample_pixels(sample: Sample, seed: int) -> Tensor:
-    """The resized and cropped image, (3, H, W) in [-1, 1]. ``seed`` places random crops. Raises BrokenImage."""
-    return pixels_of(load_image(sample, crop_window(sample, seed)))
+    """The resized and cropped image, (3, H, W) in [-1, 1], or clip, (3, T, H, W). ``seed`` places random crops. Raises BrokenImage."""
+    frames = [pixels_of(frame) for frame in load_frames(sample, crop_window(sample, seed))]
+    return torch.stack(frames, dim=1) if medium_of(sample.name).is_clip else frames[0]
 
 
 def pixels_made_from(sample: Sample, content: str, seed: int) -> dict[str, Any]:
     """What ``sample_pixels`` depends on, as parts of a cache address; ``content`` is the sha256 of the sample's file."""
     return {
-        "pixels": PIXEL_RULE,
+        "pixels": medium_of(sample.name).pixel_rule,
         "image": content,
         "resized": list(sample.resized),
         "target": list(sample.target),
@@ -52,10 +57,10 @@ def pixels_made_from(sample: Sample, content: str, seed: int) -> dict[str, Any]:
 
 
 def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """Batches of images of the same size, in the order in which the sizes first appear."""
-    groups: dict[tuple[int, int], list[Sample]] = defaultdict(list)
+    """Batches of samples whose pixels have the same shape, in the order in which the shapes first appear."""
+    groups: dict[tuple[object, ...], list[Sample]] = defaultdict(list)
     for sample in samples:
-        groups[sample.target].append(sample)
+        groups[sample.target, sample.frames, sample.frame_rate is None].append(sample)
     return [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 
 

@@ -31,7 +31,10 @@ class BatchEncoder:
         """The most images in one batch; None until memory has run out."""
 
     def encode(self, pixels: Tensor) -> list[Tensor | str]:
-        """Encode (B, 3, H, W) in [-1, 1]. For each image its latents (C, h, w), or why it has none. Raises OutOfMemory."""
+        """Encode (B, 3, H, W) in [-1, 1], or clips (B, 3, T, H, W). For each its latents (C, ...), or why it has none.
+
+        Raises OutOfMemory.
+        """
         results: list[Tensor | str] = []
         while len(results) < len(pixels):
             rest = pixels[len(results) :]

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from torch import Tensor
 
@@ -44,7 +43,7 @@ class LatentCache:
 
     def address(self, sample: Sample) -> str:
         """The address of the entry: it depends on the file's bytes, the geometry and the autoencoder. Raises OSError."""
-        self.contents[sample.name] = content = self.store.hashes.of(Path(sample.path))
+        self.contents[sample.name] = content = self.store.hashes.of_entry(sample.source, sample.name)
         return address_of("latents", **pixels_made_from(sample, content, self.seed), encoder=self._fingerprint)
 
     def read(self, sample: Sample) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from trainer_engine.caches.decoding import pixels_made_from, sample_pixels
 from trainer_engine.caches.store import CacheStore, InMemoryCache, address_of
 from trainer_engine.caches.writer import GroupWriter
-from trainer_engine.datasets.images import BrokenImage
+from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
@@ -49,7 +48,7 @@ class PromptCache:
         """Depends on the text, the pixels of its references and the text encoder. Raises OSError if a reference cannot be read."""
         made_from: dict[str, Any] = {"prompt": text, "encoder": self._fingerprint}
         if references:
-            contents = [self.store.hashes.of(Path(sample.path)) for sample in references]
+            contents = [self.store.hashes.of_entry(sample.source, sample.name) for sample in references]
             made_from["references"] = [pixels_made_from(*one, self.seed) for one in zip(references, contents, strict=True)]
         return address_of("prompt", **made_from)
 

@@ -86,6 +86,8 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
+    media: tuple[str, ...] = ("image",)
+    """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""
     """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
 

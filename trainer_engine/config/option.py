@@ -31,6 +31,7 @@ class _Extra:
     """Properties of an option that pydantic's Field does not have."""
 
     aliases: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
     json: bool = False
@@ -49,6 +50,7 @@ def option(
     lt: float | None = None,
     le: float | None = None,
     aliases: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
     synonyms: Mapping[str, str] | None = None,
     later: tuple[str, ...] = (),
     json: bool = False,
@@ -60,6 +62,7 @@ def option(
     """Declares an option. A ``default`` of ``...`` makes it required.
 
     - ``aliases``: other names of the option.
+    - ``choices``: the values of a text whose choices are found when the program starts; others are a ``Literal``.
     - ``synonyms``: other spellings of its choices.
     - ``later``: choices of the format that are not implemented yet. They are refused with the code ``not_available``.
     - ``json``: the text is JSON or the path of a JSON file. Lists and objects are accepted and kept as text.
@@ -68,7 +71,9 @@ def option(
     - ``places``: fields that, with the addresses, identify the machine that the secrets are for (``config/secrets.py``).
     - ``secret_paths``: addresses of which only the host is shown.
     """
-    extra: Any = _Extra(aliases, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths)  # pydantic expects JSON
+    extra: Any = _Extra(  # pydantic expects JSON
+        aliases, choices, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths
+    )
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})
 
 
@@ -157,7 +162,7 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         default=default,
         required=required,
         optional=optional,
-        choices=choices,
+        choices=choices or extra.choices,
         later=extra.later,
         synonyms=extra.synonyms,
         aliases=extra.aliases,

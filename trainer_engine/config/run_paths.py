@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.dataset_tables import table_paths
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
@@ -48,7 +49,9 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     values = options.as_values()
     named = {name: Path(str(values[name])) for name in READ if values.get(name)}
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
-    named |= {images.option("instance_data_dir"): Path(images.instance_data_dir) for images in _image_sets(dataloader)}
+    for images in _image_sets(dataloader):
+        paths = {"instance_data_dir": images.instance_data_dir, **{name: images.own_fields.get(name) for name in table_paths()}}
+        named |= {images.option(name): Path(path) for name, path in paths.items() if path}
     return {name: path for name, path in named.items() if path.is_absolute()}
 
 

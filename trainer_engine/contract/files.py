@@ -148,8 +148,13 @@ CHUNK_BYTES = 1 << 20
 
 def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
+        return sha256_of_stream(stream)
+
+
+def sha256_of_stream(stream: BinaryIO) -> str:
+    """Returns the SHA-256 of the rest of a stream in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()

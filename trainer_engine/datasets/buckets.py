@@ -60,6 +60,11 @@ def bucket_key(target: Size, rounding: int) -> str:
     return f"{geometry.aspect_of(target, rounding):g} ({target[0]}x{target[1]})"
 
 
+def clip_bucket(key: str, frames: int) -> str:
+    """Returns the name of the bucket of clips with this many frames, from that of images of their size."""
+    return f"{key} of {frames} frames"
+
+
 def fill_buckets(samples: Sequence[Sample]) -> dict[str, list[int]]:
     """Returns the indices of each bucket's samples. Buckets are sorted by aspect ratio; samples keep their order."""
     found: dict[str, list[int]] = {}

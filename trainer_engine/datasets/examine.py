@@ -8,18 +8,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
-from trainer_engine.datasets.findings import eval_images_trained_on, reference_problems, set_problems, unusable_folder
+from trainer_engine.datasets.captions.base import captions_of
+from trainer_engine.datasets.findings import (
+    eval_images_trained_on,
+    reference_problems,
+    set_problems,
+    unusable_captions,
+    unusable_place,
+)
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.local import FoundFile, LeftOut
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
 
 
 def examine(
@@ -40,7 +48,7 @@ def examine(
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    context = _Context(options, alignment, effective, on_progress, index_dir)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
@@ -66,6 +74,7 @@ class _Context:
 
     options: TrainingOptions
     alignment: int
+    media: tuple[str, ...]
     effective: Effective
     on_progress: Progress | None
     index_dir: Path | None
@@ -74,13 +83,21 @@ class _Context:
     def threads(self) -> int:
         return min(self.options.data.max_workers, MOST_THREADS)
 
-    def planner(self, entry: ImageSet) -> Planner:
-        return Planner(entry, self.alignment, self.options.data.aspect_bucket_rounding)
+    def planner(self, entry: ImageSet, found: Discovery) -> Planner:
+        """Raises OSError or ValueError if no file can have a caption."""
+        captions = captions_of(entry, found.source)
+        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
 
-    def discover(self, folder: str, entry: ImageSet | None = None) -> Discovery:
-        """Raises OSError, ValueError."""
-        choose = _chooser(entry) if entry else None
-        return discover(folder, index_dir=self.index_dir, threads=self.threads, choose=choose, on_progress=self.on_progress)
+    def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
+        """Raises OSError or ValueError if the place of the files cannot be used."""
+        return discover(
+            open_source(entry),
+            media=self.media,
+            index_dir=self.index_dir,
+            threads=self.threads,
+            choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
+            on_progress=self.on_progress,
+        )
 
 
 def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
@@ -88,11 +105,11 @@ def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Con
     pairings = []
     for one in references:
         try:
-            found = context.discover(one.instance_data_dir)
+            found = context.discover(one)
         except (OSError, ValueError) as error:
-            report.problems.append(unusable_folder(one, error))
+            report.problems.append(unusable_place(one, error))
             return report.samples
-        pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry))))
+        pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry), found)))
     paired = pair(report.samples, pairings)
     report.problems += [problem for pairing in pairings for problem in pairing.problems()]
     return paired
@@ -101,13 +118,18 @@ def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Con
 def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _Context) -> SetReport:
     report, options, effective = SetReport(entry), context.options, context.effective
     try:
-        found = context.discover(entry.instance_data_dir, entry)
+        found = context.discover(entry)
     except (OSError, ValueError) as error:
-        report.problems.append(unusable_folder(entry, error))
+        report.problems.append(unusable_place(entry, error))
         return report
     report.files = found.files
     report.left_out += found.left_out
-    for outcome in _plan_all(context.planner(entry), found, context.threads):
+    try:
+        planner = context.planner(entry, found)
+    except (OSError, ValueError) as error:
+        report.problems.append(unusable_captions(entry, error))
+        return report
+    for outcome in _plan_all(planner, found, context.threads):
         if isinstance(outcome, Sample):
             report.samples.append(outcome)
         else:
@@ -125,8 +147,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
 
 
 def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Sample | LeftOut]:
-    """Plans every image. Several text files are read at once, since they may be on slow disks."""
-    if planner.entry.caption_strategy != "textfile":
+    """Plans every image. Several captions are read at once, since they may be on slow disks."""
+    if not caption_specs()[planner.entry.caption_strategy].reads_files:
         yield from map(planner.plan, found.images)
         return
     chunks = [found.images[start : start + CHUNK_FILES] for start in range(0, len(found.images), CHUNK_FILES)]

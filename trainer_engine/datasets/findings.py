@@ -13,33 +13,43 @@ from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import Effective, short_buckets
 from trainer_engine.datasets.report import SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.local import LeftOut, printable, reason_of
+from trainer_engine.datasets.sources.base import LeftOut, printable, reason_of
 
 MAX_LISTED = 10
 """Files named in a message."""
 LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
 
 
-def unusable_folder(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
-    """Returns the problem of a dataset whose folder cannot be listed."""
-    folder = printable(entry.instance_data_dir)
+def unusable_place(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
+    """Returns the problem of a dataset whose files cannot be listed."""
+    place, noun = printable(entry.place), entry.source.place_noun
     codes: dict[type[Exception], tuple[str, str]] = {
         FileNotFoundError: ("missing_folder", "does not exist"),
         NotADirectoryError: ("not_a_folder", "is not a folder"),
     }
-    reason = reason_of(error) if isinstance(error, OSError) else str(error)
-    code, what = codes.get(type(error), ("unreadable_folder", f"cannot be read: {reason}"))
-    message = f"dataset {entry.id}: the folder {folder} {what}."
-    return Problem.error(entry.option("instance_data_dir"), code, message, got=folder, expected="a folder of images")
+    code, what = codes.get(type(error), ("unreadable_folder", f"cannot be read: {_reason(error)}"))
+    message = f"dataset {entry.id}: the {noun} {place} {what}."
+    return Problem.error(entry.place_option, code, message, got=place, expected=f"a {noun} of images")
+
+
+def unusable_captions(entry: ImageSet, error: OSError | ValueError) -> Problem:
+    """Returns the problem of a dataset whose captions cannot be read at all."""
+    message = f"dataset {entry.id}: caption_strategy={entry.caption_strategy} finds no caption: {_reason(error)}."
+    return Problem.error(entry.option("caption_strategy"), "unreadable_captions", message, got=entry.caption_strategy)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return reason_of(error) if isinstance(error, OSError) else str(error)
 
 
 def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     """Yields the problems of one examined dataset."""
-    entry, option = report.entry, report.entry.option("instance_data_dir")
-    folder = printable(entry.instance_data_dir)
+    entry, option = report.entry, report.entry.place_option
+    folder = printable(entry.place)
     if not report.files:
         message = f"dataset {entry.id}: there is no image file in {folder}."
-        yield Problem.error(option, "no_images", message, got=folder, expected="a folder with images, also in its subfolders")
+        expected = f"a {entry.source.place_noun} with images, also in its subfolders"
+        yield Problem.error(option, "no_images", message, got=folder, expected=expected)
         return
     for broken, code in ((True, "files_broken"), (False, "files_filtered")):
         files = [file for file in report.left_out if file.broken is broken]
@@ -60,7 +70,7 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
 
 def _remarks(entry: ImageSet, samples: Sequence[Sample]) -> Iterator[Problem]:
     """Yields notes about images with extreme aspect ratios or unusable colour profiles."""
-    option = entry.option("instance_data_dir")
+    option = entry.place_option
     extreme = [sample for sample in samples if geometry.is_beyond_limits((sample.width, sample.height))]
     if extreme and (not entry.crop or entry.crop_aspect == "preserve"):
         message = f"dataset {entry.id}: {len(extreme)} images are too narrow or too wide and lose both ends: {_named(extreme)}."
@@ -93,14 +103,14 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
 
 def eval_images_trained_on(sets: Sequence[SetReport], eval_sets: Sequence[SetReport]) -> Iterator[Problem]:
     """Warns about eval images that are also trained on. Their loss says nothing about images that the network has not seen."""
-    trained = {sample.path for report in sets if eval_sets and report.entry.is_trained for sample in report.samples}
+    trained = {sample.location for report in sets if eval_sets and report.entry.is_trained for sample in report.samples}
     for report in eval_sets:
-        seen = [printable(sample.name) for sample in report.samples if sample.path in trained]
+        seen = [printable(sample.name) for sample in report.samples if sample.location in trained]
         if seen:
             named = "; ".join(seen[:MAX_LISTED]) + (f"; and {len(seen) - MAX_LISTED} more" if len(seen) > MAX_LISTED else "")
             message = f"dataset {report.entry.id}: {len(seen)} of its {len(report.samples)} images are also trained on: {named}."
             hint = "move eval images out of the folders to train on"
-            yield Problem.warning(report.entry.option("instance_data_dir"), "held_out_but_trained", message, hint=hint)
+            yield Problem.warning(report.entry.place_option, "held_out_but_trained", message, hint=hint)
 
 
 def _named_files(files: Sequence[LeftOut]) -> str:

@@ -1,13 +1,15 @@
-"""Content hashes of files, cached as long as size and modification time are the same."""
+"""Content hashes of files, cached as long as their size and version are the same: on this machine, their modification time."""
 
 from __future__ import annotations
 
 import json
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer_engine.contract.files import read_document, sha256_of
+from trainer_engine.datasets.sources.base import Source, Version
 
 
 class FileHashes:
@@ -19,7 +21,7 @@ class FileHashes:
     def __init__(self, index: Path) -> None:
         self.index = index
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[int, int, str]] = _read_index(index)
+        self._known: dict[str, tuple[int, Version, str]] = _read_index(index)
 
     def of(self, path: Path) -> str:
         """Returns the sha256 of a file as 64 hexadecimal digits. Raises OSError if it cannot be read."""
@@ -27,24 +29,34 @@ class FileHashes:
         if named:
             return named
         status = path.stat()
-        key = str(path.absolute())
+        return self._cached(str(path.absolute()), status.st_size, status.st_mtime_ns, lambda: sha256_of(path))
+
+    def of_entry(self, source: Source, name: str) -> str:
+        """Returns the sha256 of a file of a source, as ``of`` does. Raises OSError if it cannot be read."""
+        path = source.local_path(name)
+        if path is not None:
+            return self.of(Path(path))
+        found = source.stat(name)
+        return self._cached(source.location(name), found.size_bytes, found.version, lambda: source.sha256(name))
+
+    def known(self, location: str, size: int, version: Version) -> str | None:
+        """Returns the cached hash of a file with this size and version, or None. It neither reads nor writes a file."""
+        known = self._known.get(location)
+        return known[2] if known and known[:2] == (size, version) else None
+
+    def _cached(self, key: str, size: int, version: Version, compute: Callable[[], str]) -> str:
         with self._lock:
-            known = self._known.get(key)
-        if known and known[:2] == (status.st_size, status.st_mtime_ns):
-            return known[2]
-        digest = sha256_of(path)
-        self._remember(key, status.st_size, status.st_mtime_ns, digest)
+            known = self.known(key, size, version)
+        if known:
+            return known
+        digest = compute()
+        self._remember(key, size, version, digest)
         return digest
 
-    def known(self, path: str, size: int, mtime_ns: int) -> str | None:
-        """Returns the cached hash of a file with this size and time, or None. It neither reads nor writes a file."""
-        known = self._known.get(path)
-        return known[2] if known and known[:2] == (size, mtime_ns) else None
-
-    def _remember(self, key: str, size: int, mtime_ns: int, digest: str) -> None:
-        line = json.dumps([key, size, mtime_ns, digest], ensure_ascii=False) + "\n"
+    def _remember(self, key: str, size: int, version: Version, digest: str) -> None:
+        line = json.dumps([key, size, version, digest], ensure_ascii=False) + "\n"
         with self._lock:
-            self._known[key] = (size, mtime_ns, digest)
+            self._known[key] = (size, version, digest)
             self.index.parent.mkdir(parents=True, exist_ok=True)
             with self.index.open("ab") as stream:
                 stream.write(line.encode("utf-8", "surrogateescape"))
@@ -57,14 +69,14 @@ def _hash_in_hub_cache(path: Path) -> str | None:
     return target.name if named else None
 
 
-def _read_index(index: Path) -> dict[str, tuple[int, int, str]]:
-    known: dict[str, tuple[int, int, str]] = {}
+def _read_index(index: Path) -> dict[str, tuple[int, Version, str]]:
+    known: dict[str, tuple[int, Version, str]] = {}
     if not index.exists():
         return known
     for line in index.read_bytes().splitlines():  # of bytes: a path may hold U+2028, which ends no line here
         try:
-            key, size, mtime_ns, digest = read_document(line.decode("utf-8", "surrogateescape"))
-            known[str(key)] = (int(size), int(mtime_ns), str(digest))
+            key, size, version, digest = read_document(line.decode("utf-8", "surrogateescape"))
+            known[str(key)] = (int(size), version if isinstance(version, int) else str(version), str(digest))
         except (ValueError, TypeError, OverflowError):
             continue  # an incomplete line, or one of another program
     return known

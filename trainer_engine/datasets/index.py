@@ -1,16 +1,14 @@
-"""Discovers the images in a folder and measures them, opening no unchanged file twice.
+"""Discovers the media files of a source and measures them, opening no unchanged file twice.
 
-An index caches measurements by relative name, size and modification time. Losing it only costs time.
+An index caches measurements by name, size and version. Losing it only costs time.
 """
 
-# ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
-# Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,11 @@ from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.files import read_document
-from trainer_engine.datasets.images import BrokenImage, inspect_image
-from trainer_engine.datasets.sources.local import FoundFile, LeftOut, list_images
+from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version
 
 VERSION = 2
+ROW_LENGTHS = (5, 7)
 CHUNK_FILES = 128
 MOST_THREADS = 8
 
@@ -30,21 +29,24 @@ Progress = Callable[[str, int, int], None]
 
 
 class ImageFile(NamedTuple):
-    """An image file and its size in pixels, after its EXIF orientation."""
+    """A media file and its size in pixels, as it is shown."""
 
     name: str
     size_bytes: int
-    mtime_ns: int
+    version: Version
     width: int
     height: int
     remark: str = ""
     """A note about the file for people; empty if there is none."""
+    frames: int = 1
+    frame_rate: float | None = None
 
 
 @dataclass
 class Discovery:
-    """The images in a folder."""
+    """The media files of a source."""
 
+    source: Source
     images: list[ImageFile]
     """Sorted by name."""
     left_out: list[LeftOut]
@@ -53,73 +55,79 @@ class Discovery:
 
     @property
     def files(self) -> int:
-        """Number of image files, usable or not."""
+        """Number of media files, usable or not."""
         return len(self.images) + len(self.left_out)
 
 
-Measured = tuple[int, int, int, int, str]
-"""Size in bytes, mtime in ns, width, height, and a remark; or, if width and height are 0, the reason why the file is broken."""
+Measured = tuple[Any, ...]
+"""Size in bytes, version, width, height, and a remark; or, if width and height are 0, the reason why the file is broken. A clip has two
+values more: the number of its frames, and how many there are a second."""
+IMAGES = ("image",)
 
 
 def discover(
-    root: str,
+    source: Source,
     *,
+    media: Collection[str] = IMAGES,
     index_dir: Path | None = None,
     threads: int = 8,
     choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
     on_progress: Progress | None = None,
 ) -> Discovery:
-    """Measures every image in ``root`` and its subfolders. Raises OSError if it cannot be listed.
+    """Measures every file of these media. Raises OSError if the source cannot be listed.
 
     ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``; without it nothing is written.
     """
-    listing = list_images(root)
+    listing = source.list_files(suffixes_of(media))
     files = choose(listing.files) if choose else listing.files
-    index = index_dir / _index_name(root) if index_dir else None
+    index = index_dir / _index_name(source) if index_dir else None
     known = _read_index(index) if index else {}
-    fresh = [file for file in files if known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.mtime_ns)]
-    for name, measured in _measure_all(root, fresh, threads, on_progress or _silent):
+    fresh = [file for file in files if known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
+    for name, measured in _measure_all(source, fresh, threads, on_progress or _silent):
         known[name] = measured
     if index and (fresh or len(known) != len(files)):
         _write_index(index, {file.name: known[file.name] for file in files})
-    return _discovery(files, known, listing.left_out, len(fresh))
+    return _discovery(source, files, known, listing.left_out, len(fresh))
 
 
 def _silent(label: str, current: int, total: int) -> None:
     """Ignores progress."""
 
 
-def _discovery(files: Iterable[FoundFile], known: dict[str, Measured], left_out: Sequence[LeftOut], opened: int) -> Discovery:
+def _discovery(
+    source: Source, files: Iterable[FoundFile], known: dict[str, Measured], left_out: Sequence[LeftOut], opened: int
+) -> Discovery:
     images, broken = [], list(left_out)
-    for name, size_bytes, mtime_ns in files:
-        _, _, width, height, remark = known[name]
-        if width:
-            images.append(ImageFile(name=name, size_bytes=size_bytes, mtime_ns=mtime_ns, width=width, height=height, remark=remark))
+    for name, *_ in files:
+        measured = known[name]
+        if measured[2]:
+            images.append(ImageFile(name, *measured))
         else:
-            broken.append(LeftOut(name, remark, broken=True))
-    return Discovery(images, sorted(broken), opened)
+            broken.append(LeftOut(name, measured[4], broken=True))
+    return Discovery(source, images, sorted(broken), opened)
 
 
-def _measure_all(root: str, files: list[FoundFile], threads: int, on_progress: Progress) -> Iterable[tuple[str, Measured]]:
+def _measure_all(source: Source, files: list[FoundFile], threads: int, on_progress: Progress) -> Iterable[tuple[str, Measured]]:
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
     done = 0
     with ThreadPoolExecutor(max(1, min(threads, MOST_THREADS, len(chunks)))) as pool:
-        for results in pool.map(lambda chunk: [_measure(root, file) for file in chunk], chunks):
+        for results in pool.map(lambda chunk: [_measure(source, file) for file in chunk], chunks):
             yield from results
             done += len(results)
             on_progress("Reading image headers", done, len(files))
 
 
-def _measure(root: str, file: FoundFile) -> tuple[str, Measured]:
+def _measure(source: Source, file: FoundFile) -> tuple[str, Measured]:
+    name, size_bytes, version = file
     try:
-        (width, height), remark = inspect_image(os.path.join(root, file.name), file.size_bytes)
+        (width, height), remark, frames, frame_rate = medium_of(name).measure(SourceFile(source, name, size_bytes))
     except BrokenImage as broken:
-        return file.name, (file.size_bytes, file.mtime_ns, 0, 0, broken.reason)
-    return file.name, (file.size_bytes, file.mtime_ns, width, height, remark)
+        return name, (size_bytes, version, 0, 0, broken.reason)
+    return name, (size_bytes, version, width, height, remark, *(() if frame_rate is None else (frames, frame_rate)))
 
 
-def _index_name(root: str) -> str:
-    return f"images-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]}.json"
+def _index_name(source: Source) -> str:
+    return f"images-{hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:24]}.json"
 
 
 def _read_index(path: Path) -> dict[str, Measured]:
@@ -134,7 +142,10 @@ def _read_index(path: Path) -> dict[str, Measured]:
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, list) and [type(value) for value in row] == [int, int, int, int, str]
+    if not isinstance(row, list) or len(row) not in ROW_LENGTHS:
+        return False
+    kinds = [type(value) for value in row]
+    return kinds[1] in (int, str) and [kinds[0], *kinds[2:5]] == [int, int, int, str] and kinds[5:] in ([], [int, float])
 
 
 def _write_index(path: Path, rows: dict[str, Measured]) -> None:

@@ -13,7 +13,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.index import Discovery, ImageFile
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.samples import Reference, Sample
-from trainer_engine.datasets.sources.local import LeftOut, printable
+from trainer_engine.datasets.sources.base import LeftOut, printable
 
 MAX_LISTED = 10
 MakePlanner = Callable[[ImageSet], Planner]
@@ -76,14 +76,16 @@ class Pairing:
             return None
         return replace(
             sample,
-            root=self.references.instance_data_dir,
+            source=self.found.source,
             name=file.name,
             size_bytes=file.size_bytes,
-            mtime_ns=file.mtime_ns,
+            version=file.version,
             captions=(),
             random_name=sample.name,
             references=(),
             remark=file.remark,
+            frames=file.frames,
+            frame_rate=file.frame_rate,
         )
 
     def _loose(self, file: ImageFile) -> Sample | None:
@@ -94,8 +96,8 @@ class Pairing:
         return replace(planned, captions=())
 
     def problems(self) -> Iterator[Problem]:
-        images, option = self.images, self.references.option("instance_data_dir")
-        folder = printable(self.references.instance_data_dir)
+        images, option = self.images, self.references.place_option
+        folder = printable(self.references.place)
         title = f"dataset {self.references.id}"
         if self.missing:
             message = f"{title}: {len(self.missing)} images of {images.id} have no reference in {folder}: {_named(self.missing)}."

@@ -6,20 +6,22 @@ from functools import cache
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets import geometry
-from trainer_engine.datasets.buckets import bucket_key
-from trainer_engine.datasets.captions import NoCaption, captions_of
+from trainer_engine.datasets.buckets import bucket_key, clip_bucket
+from trainer_engine.datasets.captions.base import CaptionsOf, NoCaption
+from trainer_engine.datasets.crops import random_numbers
 from trainer_engine.datasets.geometry import Size
-from trainer_engine.datasets.images import random_numbers
 from trainer_engine.datasets.index import ImageFile
 from trainer_engine.datasets.samples import CropPlan, Sample
-from trainer_engine.datasets.sources.local import LeftOut
+from trainer_engine.datasets.sources.base import LeftOut, Source
 
 
 class Planner:
     """Applies the settings of a dataset to its files."""
 
-    def __init__(self, entry: ImageSet, alignment: int, rounding: int) -> None:
+    def __init__(self, entry: ImageSet, source: Source, captions: CaptionsOf, *, alignment: int, rounding: int) -> None:
         self.entry = entry
+        self.source = source
+        self.captions = captions
         self.rounding = rounding
         self.square = entry.crop and entry.crop_aspect == "square"
         self._choices = [choice.aspect for choice in entry.crop_aspect_buckets]
@@ -41,22 +43,24 @@ class Planner:
         if reason:
             return LeftOut(file.name, reason, broken=False)
         try:
-            captions = captions_of(entry, entry.instance_data_dir, file.name)
+            captions = self.captions(file.name)
         except NoCaption as missing:
             return LeftOut(file.name, str(missing), broken=True)
         return Sample(
-            root=entry.instance_data_dir,
+            source=self.source,
             name=file.name,
             size_bytes=file.size_bytes,
-            mtime_ns=file.mtime_ns,
+            version=file.version,
             width=file.width,
             height=file.height,
             resized=self._resized(size, target),
             target=target,
             crop=crop,
-            bucket=bucket,
+            bucket=bucket if file.frame_rate is None else clip_bucket(bucket, file.frames),
             captions=captions,
             remark=file.remark,
+            frames=file.frames,
+            frame_rate=file.frame_rate,
         )
 
     def aspect(self, name: str, size: Size) -> float:

@@ -9,7 +9,7 @@ from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.local import LeftOut, printable
+from trainer_engine.datasets.sources.base import LeftOut, printable
 
 MOST_LISTED = 200
 """Files listed in a summary."""
@@ -21,7 +21,7 @@ class SetReport:
 
     entry: ImageSet
     files: int = 0
-    """Number of image files in the folder and its subfolders."""
+    """Number of files of the source that may hold samples."""
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     buckets: dict[str, list[int]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class SetReport:
     def summary(self, batch_size: int) -> dict[str, Any]:
         return {
             "id": self.entry.id,
-            "folder": printable(self.entry.instance_data_dir),
+            "folder": printable(self.entry.place),
             "files": self.files,
             "usable": len(self.samples),
             "samples_per_epoch": self.samples_per_epoch,

@@ -1,17 +1,15 @@
 """A sample: which file is trained on, at which size, cropped where, with which captions; and its fingerprint in checkpoints."""
 
-# ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
-# Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets.geometry import Size
+from trainer_engine.datasets.sources.base import Source, SourceFile, Version
 
 
 class CropPlan(NamedTuple):
@@ -35,12 +33,13 @@ class Reference(NamedTuple):
 class Sample:
     """A file of a dataset as it is trained on. There may be many thousands at once, so they share values."""
 
-    root: str
-    """The dataset's folder."""
+    source: Source
+    """Where its file lies. All samples of a dataset share it."""
     name: str
-    """Path of the file relative to ``root``. It identifies the sample wherever something is random."""
+    """Name of the file in its source. It identifies the sample wherever something is random."""
     size_bytes: int
-    mtime_ns: int
+    version: Version
+    """Version of the file when it was measured."""
     width: int
     """In pixels, after the EXIF orientation is applied."""
     height: int
@@ -59,10 +58,19 @@ class Sample:
     """Its references, one of each conditioning set."""
     remark: str = ""
     """A note about the file for people, such as an unusable colour profile; empty if there is none."""
+    frames: int = 1
+    """Number of frames of a clip; 1 for an image."""
+    frame_rate: float | None = None
+    """Frames a second of a clip; None for an image."""
 
     @property
-    def path(self) -> str:
-        return os.path.join(self.root, self.name)
+    def location(self) -> str:
+        """Where the file lies, for messages: a path, or an address in its source."""
+        return self.source.location(self.name)
+
+    @property
+    def file(self) -> SourceFile:
+        return SourceFile(self.source, self.name, self.size_bytes)
 
 
 ContentOf = Callable[[str, Sample], str]
@@ -93,6 +101,7 @@ def fingerprint(set_id: str, sample: Sample, frequency: tuple[object, ...], cont
     ``frequency`` are the settings that decide how often the sample is seen.
     """
     parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, *frequency)
+    parts += (sample.frames, sample.frame_rate) if sample.frame_rate else ()
     contents = [content_of(set_id, sample)]
     for reference_id, reference in sample.references:
         parts += (reference_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)

@@ -10,7 +10,7 @@ from trainer_engine.caches.latents import LatentCache
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.report import DatasetReport, SetReport
-from trainer_engine.datasets.sources.local import printable
+from trainer_engine.datasets.sources.base import printable
 from trainer_engine.validation.generate import ValidationPrompt
 from trainer_engine.validation.names import name_after
 

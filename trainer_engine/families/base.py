@@ -115,6 +115,8 @@ class Family(ABC):
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the network expects.
 
+        Clips are (B, 3, T, H, W); only a family whose ``LatentSpec.media`` names such a medium receives them.
+
         The same pixels give the same latents up to rounding, whatever else is in the batch.
         ``exact`` computes in float32 whatever was configured.
         """

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.geometry import Size
-from trainer_engine.datasets.images import crop_window
 from trainer_engine.datasets.samples import Sample
 
 PromptEmbedding = dict[str, Tensor]
@@ -34,8 +34,14 @@ class SampleFacts:
 
     @classmethod
     def of(cls, sample: Sample, crop_seed: int) -> SampleFacts:
-        """Facts of an image; ``crop_seed`` places random crops, as it did when the latents were cached."""
-        return cls(original_size=(sample.width, sample.height), crop_corner=crop_window(sample, crop_seed), target_size=sample.target)
+        """Facts of a sample; ``crop_seed`` places random crops, as it did when the latents were cached."""
+        return cls(
+            original_size=(sample.width, sample.height),
+            crop_corner=crop_window(sample, crop_seed),
+            target_size=sample.target,
+            frames=sample.frames,
+            frame_rate=sample.frame_rate,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

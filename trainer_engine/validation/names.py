@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import PurePath
 
 from trainer_engine.config.prompt_library import LONGEST_SHORTNAME_BYTES, file_name
-from trainer_engine.datasets.sources.local import printable
+from trainer_engine.datasets.sources.base import printable
 
 
 def name_after(file: str) -> str:

@@ -48,8 +48,15 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
 
 
 def _latent_bytes(sample: Sample, spec: FamilySpec) -> int:
+    """Bytes of the latents of a sample; of a clip at most, since autoencoders of clips also shorten them."""
     width, height = sample.target
-    return (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px) * spec.latents.channels * FLOAT32_BYTES
+    return (
+        sample.frames
+        * (width // spec.latents.scale_factor_px)
+        * (height // spec.latents.scale_factor_px)
+        * spec.latents.channels
+        * FLOAT32_BYTES
+    )
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

@@ -20,7 +20,7 @@ from trainer_engine.config.resuming.choice import (
 from trainer_engine.config.resuming.identity import layout_of
 from trainer_engine.contract.errors import CheckpointUnusable, Problem, errors_in
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.datasets.images import BrokenImage, content_hash, open_rgb
+from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
 
@@ -76,12 +76,12 @@ class _Contents:
         return cls(hashes)
 
     def __call__(self, cache: str, sample: Sample) -> str:
-        known = self.hashes[cache].known(sample.path, sample.size_bytes, sample.mtime_ns)
+        known = self.hashes[cache].known(sample.location, sample.size_bytes, sample.version)
         if known:
             return known
-        if sample.path not in self._read:
-            self._read[sample.path] = self._hash_file(sample)
-        return self._read[sample.path]
+        if sample.location not in self._read:
+            self._read[sample.location] = self._hash_file(sample)
+        return self._read[sample.location]
 
     def _hash_file(self, sample: Sample) -> str:
         if self.read_bytes + sample.size_bytes > MOST_READ_BYTES:
@@ -89,8 +89,8 @@ class _Contents:
             return ""
         self.read_bytes += sample.size_bytes
         try:
-            return content_hash(sample.path)
-        except BrokenImage:
+            return sample.source.sha256(sample.name)
+        except OSError:
             return ""
 
 
@@ -113,7 +113,8 @@ def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str
 def _is_decodable(sample: Sample) -> bool:
     try:
         for one in (sample, *(reference.sample for reference in sample.references)):
-            open_rgb(one.path)
+            for _ in medium_of(one.name).frames(one.file):
+                pass
     except BrokenImage:
         return False
     return True

@@ -59,7 +59,7 @@ def test_the_plan_is_what_a_run_takes(
     def watched(self: Collator, step: int, number: int, batch: GlobalBatch) -> Batch:
         found = collate(self, step, number, batch)
         names = [(item.source, item.sample.name, item.sample.bucket) for item in batch]
-        assert found.files == tuple(item.sample.path for item in batch)
+        assert found.files == tuple(item.sample.location for item in batch)
         taken.setdefault(step, []).extend(names)
         return found
 

@@ -19,8 +19,9 @@ from trainer_engine.batches.batch import Batch, BatchBuilder
 from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Item, Sampler
-from trainer_engine.datasets.images import crop_window
+from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import CropPlan, Reference, Sample
+from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts
 from trainer_engine.objectives.diffusion import Epsilon
 
@@ -100,10 +101,10 @@ def test_two_processes_take_together_what_one_takes_alone() -> None:
 def test_sizes_and_crop_corner_of_each_sample_reach_the_network() -> None:
     crop = CropPlan("random", 1.0)
     sample = Sample(
-        root="/nowhere",
+        source=LocalSource("/nowhere"),
         name="a.png",
         size_bytes=1,
-        mtime_ns=1,
+        version=1,
         width=400,
         height=300,
         resized=(160, 120),
@@ -126,10 +127,10 @@ def test_a_prompt_sees_the_references_in_use_if_the_family_says_so(sees: bool, l
     crop = CropPlan("center", 1.0)
     small, large = (
         Sample(
-            root="/nowhere",
+            source=LocalSource("/nowhere"),
             name="a.png",
             size_bytes=1,
-            mtime_ns=1,
+            version=1,
             width=width,
             height=300,
             resized=(64, 64),

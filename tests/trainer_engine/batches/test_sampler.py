@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from trainer_engine.batches.sampler import BatchSizes, DataSource, GlobalBatch, Sampler
 from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.sources.local import LocalSource
 
 
 def sample(name: str) -> Sample:
     return Sample(
-        root="/data",
+        source=LocalSource("/data"),
         name=name,
         size_bytes=1,
-        mtime_ns=0,
+        version=0,
         width=64,
         height=64,
         resized=(64, 64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from trainer_engine.caches.encoding import BatchEncoder, trouble_with
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.store import CacheStore, InMemoryCache
 from trainer_engine.contract.errors import OutOfMemory
+from trainer_engine.datasets.media.base import medium_of
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
@@ -58,7 +60,7 @@ def test_latents_are_recomputed_after_a_change_of_the_pixel_rule(
     tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = samples_of(pictures)
-    monkeypatch.setattr(decoding, "PIXEL_RULE", decoding.PIXEL_RULE - 1)
+    monkeypatch.setattr(decoding, "medium_of", lambda name: replace(medium_of(name), pixel_rule=1))
     cached(tiny_family(), samples, tmp_path / "cache")
     monkeypatch.undo()
     assert (cached(tiny_family(), samples, tmp_path / "cache").made, len(samples)) == (10, 10)

@@ -15,7 +15,7 @@ from tests.helpers.models import tiny_family
 from tests.helpers.samples import sample_of
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore, address_of
-from trainer_engine.datasets.images import BrokenImage
+from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.families.pixart_sigma.family import PixArtSigma

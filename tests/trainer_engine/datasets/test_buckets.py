@@ -14,10 +14,11 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, bucket_key, count_buckets, fill_buckets, short_buckets
 from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.sources.local import LocalSource
 
 
 def sample(target: Size, name: str = "a.png") -> Sample:
-    return Sample("/root", name, 1, 1, *target, target, target, CropPlan("center", 1.0), bucket_key(target, 2), ("x",))
+    return Sample(LocalSource("/root"), name, 1, 1, *target, target, target, CropPlan("center", 1.0), bucket_key(target, 2), ("x",))
 
 
 def check(sizes: dict[Size, int], effective: Effective, *, repeats: int = 0, oversubscribed: bool = False) -> Problem | None:

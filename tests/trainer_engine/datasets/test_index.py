@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from trainer_engine.datasets.index import CHUNK_FILES, discover
+from trainer_engine.datasets.sources.local import LocalSource
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_sizes_and_broken_files_are_found(folder: Path) -> None:
-    found = discover(str(folder))
+    found = discover(LocalSource(str(folder)))
     assert [(image.name, image.width, image.height) for image in found.images] == [(f"{n}.png", 20 + n, 10) for n in range(4)]
     assert [(file.name, file.broken) for file in found.left_out] == [("bad.png", True)]
     assert found.files == 5
@@ -30,31 +31,31 @@ def test_sizes_and_broken_files_are_found(folder: Path) -> None:
 
 def test_discovery_without_an_index_folder_writes_nothing(folder: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    discover(str(folder))
+    discover(LocalSource(str(folder)))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_unchanged_folder_is_not_read_again(folder: Path, tmp_path: Path) -> None:
-    first = discover(str(folder), index_dir=tmp_path / "index")
-    second = discover(str(folder), index_dir=tmp_path / "index")
+    first = discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
+    second = discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
     assert (first.opened, second.opened) == (5, 0)
     assert (second.images, second.left_out) == (first.images, first.left_out)
 
 
 def test_changed_new_and_removed_files_are_noticed(folder: Path, tmp_path: Path) -> None:
-    discover(str(folder), index_dir=tmp_path / "index")
+    discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
     Image.new("RGB", (99, 99)).save(folder / "0.png")
     Image.new("RGB", (5, 5)).save(folder / "new.png")
     (folder / "3.png").unlink()
-    found = discover(str(folder), index_dir=tmp_path / "index")
+    found = discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
     assert found.opened == 2
     assert {image.name: image.width for image in found.images} == {"0.png": 99, "1.png": 21, "2.png": 22, "new.png": 5}
 
 
 def test_a_file_of_the_same_length_and_another_time_is_read_again(folder: Path, tmp_path: Path) -> None:
-    discover(str(folder), index_dir=tmp_path / "index")
+    discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
     os.utime(folder / "0.png", ns=(1, 1))
-    assert discover(str(folder), index_dir=tmp_path / "index").opened == 1
+    assert discover(LocalSource(str(folder)), index_dir=tmp_path / "index").opened == 1
 
 
 @pytest.mark.parametrize(
@@ -62,16 +63,16 @@ def test_a_file_of_the_same_length_and_another_time_is_read_again(folder: Path, 
     [b"", b"{", b"[]", b'{"version":2,"files":{"0.png":[1]}}', b'{"version":0,"files":{}}', b'{"version":2,"files":[]}', b"\xff\xfe"],
 )
 def test_a_damaged_memory_costs_time_and_nothing_else(folder: Path, tmp_path: Path, content: bytes) -> None:
-    first = discover(str(folder), index_dir=tmp_path / "index")
+    first = discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
     [memory] = (tmp_path / "index").iterdir()
     memory.write_bytes(content)
-    assert discover(str(folder), index_dir=tmp_path / "index").images == first.images
-    assert discover(str(folder), index_dir=tmp_path / "index").opened == 0
+    assert discover(LocalSource(str(folder)), index_dir=tmp_path / "index").images == first.images
+    assert discover(LocalSource(str(folder)), index_dir=tmp_path / "index").opened == 0
 
 
 def test_a_memory_that_cannot_be_written_costs_time_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "index").write_text("a file where a folder should be")
-    assert len(discover(str(folder), index_dir=tmp_path / "index").images) == 4
+    assert len(discover(LocalSource(str(folder)), index_dir=tmp_path / "index").images) == 4
 
 
 def test_two_folders_have_two_memories(folder: Path, tmp_path: Path) -> None:
@@ -79,8 +80,8 @@ def test_two_folders_have_two_memories(folder: Path, tmp_path: Path) -> None:
     other.mkdir()
     Image.new("RGB", (7, 7)).save(other / "0.png")
     for _ in range(2):
-        discover(str(folder), index_dir=tmp_path / "index")
-        found = discover(str(other), index_dir=tmp_path / "index")
+        discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
+        found = discover(LocalSource(str(other)), index_dir=tmp_path / "index")
     assert (found.opened, found.images[0].width) == (0, 7)
 
 
@@ -90,7 +91,7 @@ def test_names_that_are_no_text_are_remembered(tmp_path: Path) -> None:
     Image.new("RGB", (3, 4)).save(root / "a.png")
     os.rename(root / "a.png", os.fsencode(root) + b"/\xff.png")
     for opened in (1, 0):
-        assert discover(str(root), index_dir=tmp_path / "index").opened == opened
+        assert discover(LocalSource(str(root)), index_dir=tmp_path / "index").opened == opened
 
 
 def test_progress_is_reported_up_to_the_end(tmp_path: Path) -> None:
@@ -99,15 +100,15 @@ def test_progress_is_reported_up_to_the_end(tmp_path: Path) -> None:
     for number in range(1, CHUNK_FILES + 5):
         os.link(picture, tmp_path / f"{number}.png")
     reported: list[tuple[str, int, int]] = []
-    discover(str(tmp_path), on_progress=lambda *step: reported.append(step), threads=3)
+    discover(LocalSource(str(tmp_path)), on_progress=lambda *step: reported.append(step), threads=3)
     total = CHUNK_FILES + 5
     assert [(current, of) for _, current, of in reported] == [(CHUNK_FILES, total), (total, total)]
 
 
 def test_the_order_does_not_depend_on_threads(folder: Path) -> None:
-    assert discover(str(folder), threads=1) == discover(str(folder), threads=8)
+    assert discover(LocalSource(str(folder)), threads=1) == discover(LocalSource(str(folder)), threads=8)
 
 
 def test_an_empty_folder_is_empty(tmp_path: Path) -> None:
-    found = discover(str(tmp_path))
+    found = discover(LocalSource(str(tmp_path)))
     assert (found.images, found.left_out, found.opened) == ([], [], 0)

@@ -12,8 +12,8 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.examine import examine
-from trainer_engine.datasets.images import crop_window
 from trainer_engine.datasets.report import DatasetReport
 
 SPEC = find_spec("flux")
@@ -67,7 +67,7 @@ def test_matching_pairs_are_found_without_a_note(tmp_path: Path) -> None:
     for sample in report.sets[0].samples:
         ((set_id, reference),) = sample.references
         assert (set_id, reference.name) == ("refs", sample.name)
-        assert reference.root == str(tmp_path / "refs")
+        assert reference.source.place == str(tmp_path / "refs")
         assert (reference.resized, reference.target) == (sample.resized, sample.target)
 
 

@@ -70,7 +70,7 @@ def test_each_sample_knows_its_sizes(tmp_path: Path) -> None:
     [wide, high] = only(report_of(entry(paint(tmp_path / "set", a=(300, 100), b=(100, 200))))).samples
     assert (wide.width, wide.height, wide.resized, wide.target, wide.bucket) == (300, 100, (192, 64), (192, 64), "3 (192x64)")
     assert (high.resized, high.target) == ((64, 128), (64, 128))
-    assert wide.path == str(tmp_path / "set" / "a.png")
+    assert wide.location == str(tmp_path / "set" / "a.png")
 
 
 def test_pictures_are_cropped_to_squares_if_the_option_is_set(tmp_path: Path) -> None:

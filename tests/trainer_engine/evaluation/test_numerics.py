@@ -18,6 +18,7 @@ from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.batches.batch import BatchBuilder
 from trainer_engine.batches.sampler import Item
 from trainer_engine.datasets.samples import CropPlan, Sample
+from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.evaluation.measure import Measuring, evaluation_noise, mean, means
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.build import make_objective
@@ -36,10 +37,10 @@ def item(name: str, source: str = "held-out") -> Item:
     return Item(
         source,
         Sample(
-            root="/nowhere",
+            source=LocalSource("/nowhere"),
             name=name,
             size_bytes=1,
-            mtime_ns=1,
+            version=1,
             width=8,
             height=8,
             resized=(8, 8),

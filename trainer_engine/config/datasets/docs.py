@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from trainer_engine.config.dataset_tables import fields_of
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
-from trainer_engine.config.datasets.names import SETS, later, specs
+from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
 from trainer_engine.config.datasets.parse import INHERITED
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.docs import as_text
@@ -138,6 +139,11 @@ def _lines() -> Iterator[str]:
             elif name in SPECIAL:
                 yield f"- `{name}`: {SPECIAL[name]}"
         yield ""
+    for entry in table_entries("image"):
+        if entry.fields:
+            yield f"## Further fields of sets with `{entry.name}`\n"
+            yield from map(describe, fields_of(entry).values())
+            yield ""
     yield "## Known, not available yet\n"
     yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
     yield "The format also has these fields, but this trainer does not implement them yet. It accepts only their defaults:"

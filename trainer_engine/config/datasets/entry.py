@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer_engine.config.datasets.fields import AspectChoice, option_name
-from trainer_engine.config.datasets.names import KIND, OF_IMAGES, PATHS, SETS, SWITCH, allowed, known_names, later, specs
+from trainer_engine.config.dataset_tables import FOLDER_FIELD, SourceSpec, caption_specs, fields_of, source_specs
+from trainer_engine.config.datasets.fields import FileSet, option_name
+from trainer_engine.config.datasets.names import (
+    KIND,
+    OF_IMAGES,
+    PATHS,
+    SETS,
+    SWITCH,
+    allowed,
+    known_names,
+    later,
+    specs,
+    table_entries,
+)
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
@@ -22,7 +33,6 @@ Locate = Callable[[str, str, str], "str | Problem"]
 PLACEHOLDER = re.compile(r"\{(\w+)(:[^{}]*)?\}")
 SECRET = re.compile(r"key|token|secret|password")
 LONGEST_ID = 120
-WEIGHT_TOLERANCE = 0.001
 
 
 @dataclass
@@ -96,7 +106,7 @@ def read_kind(draft: EntryDraft) -> None:
     kind = _plain(draft, KIND, "dataset_type")
     if kind in OF_IMAGES and draft.raw.get("conditioning_type"):
         kind = "conditioning"
-    storage = _plain(draft, specs("image")["type"], "type")
+    storage = _plain(draft, specs(kind or "image")["type"], "type")
     draft.kind = kind if kind and storage else ""
 
 
@@ -136,19 +146,55 @@ def _is_default(value: object, default: object) -> bool:
 
 def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
     """Reads every field. A missing one takes the option of the same name, or else the default of the field."""
+    has_source = issubclass(SETS[draft.kind], FileSet)
+    has_folder = has_source and _source_of(draft).place_field == FOLDER_FIELD
     for name, spec in specs(draft.kind).items():
-        if name == "id":
-            continue
-        spelled = _spelling(draft, spec)
-        given = draft.raw.get(spelled) if spelled else None
-        value = _plain(draft, spec, spelled) if spelled else None
-        silent = given is None or (isinstance(given, str) and not given.strip())
-        if name == "caption_strategy" and spelled and given is None:
-            what = "training without captions is not available yet."
-            draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or choose one")
-        if spec.required and silent:
-            draft.error(name, "missing", f"{name} is missing.", got=given, expected=spec.help)
-        draft.values[name] = inherited.get(name, spec.default) if silent or value is None else value
+        if name == FOLDER_FIELD and not has_folder:
+            draft.values[name] = ""
+        elif name != "id":
+            draft.values[name] = _value(draft, spec, inherited.get(name, spec.default))
+    if has_source:
+        own = _own_fields(draft)
+        draft.values["own_fields"] = {name: _value(draft, spec, spec.default) for name, spec in own.items()}
+        _refuse_others(draft, own.keys() | ({FOLDER_FIELD} if has_folder else set()))
+
+
+def _value(draft: EntryDraft, spec: OptionSpec, default: Any) -> Any:
+    """Returns the value of a field with a single value, or its default if it is missing or has an error, which is reported."""
+    name, spelled = spec.name, _spelling(draft, spec)
+    given = draft.raw.get(spelled) if spelled else None
+    value = _plain(draft, spec, spelled) if spelled else None
+    silent = given is None or (isinstance(given, str) and not given.strip())
+    if name == "caption_strategy" and spelled and given is None:
+        what = "training without captions is not available yet."
+        draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or choose one")
+    if spec.required and silent:
+        draft.error(name, "missing", f"{name} is missing.", got=given, expected=spec.help)
+    return default if silent or value is None else value
+
+
+def _source_of(draft: EntryDraft) -> SourceSpec:
+    name = _plain(draft, specs(draft.kind)["type"], "type")
+    return source_specs()[name or specs(draft.kind)["type"].default]
+
+
+def _own_fields(draft: EntryDraft) -> Mapping[str, OptionSpec]:
+    """Returns the fields that the source and the caption strategy of an entry declare."""
+    strategy = caption_specs().get(draft.values.get("caption_strategy", ""))
+    return {**fields_of(_source_of(draft)), **(fields_of(strategy) if strategy else {})}
+
+
+def _refuse_others(draft: EntryDraft, own: Container[str]) -> None:
+    """Reports fields of sources and caption strategies that the entry does not choose."""
+    others = {name: spec for entry in table_entries(draft.kind) for name, spec in fields_of(entry).items()}
+    others[FOLDER_FIELD] = specs(draft.kind)[FOLDER_FIELD]
+    for name, spec in others.items():
+        used = [spelled for spelled in (name, *spec.aliases) if not _is_default(draft.raw.get(spelled), spec.default)]
+        if used and name not in own:
+            chosen = [f"{choice}={draft.values[choice]}" for choice in ("type", "caption_strategy") if choice in draft.values]
+            draft.error(
+                used[0], "not_for_type", f"{used[0]} has no effect with {' and '.join(chosen)}.", got=draft.raw[used[0]], hint="remove it"
+            )
 
 
 def _spelling(draft: EntryDraft, spec: OptionSpec) -> str:
@@ -201,74 +247,3 @@ def fill(draft: EntryDraft, name: str, text: str) -> str | None:
             draft.error(name, "unknown_placeholder", f"{name} contains the unknown placeholder {match.group()}.", got=text, expected=known)
             return None
     return PLACEHOLDER.sub(lambda match: draft.placeholders.get(match.group(1), match.group()), text)
-
-
-def read_prompts(draft: EntryDraft, inherited: str | None) -> None:
-    """Reads ``instance_prompt``: a text, or a list of texts."""
-    given = draft.raw.get("instance_prompt")
-    listed = given if isinstance(given, list) else [given if given not in (None, "") else inherited]
-    prompts = []
-    for item in listed:
-        try:
-            text = parse_text(item).strip() if item is not None else None
-        except WrongValue as wrong:
-            draft.error("instance_prompt", wrong.code, f"instance_prompt {wrong}.", got=item, expected="text, or a list of texts")
-            continue
-        if text:
-            filled = fill(draft, "instance_prompt", text)
-            prompts += [filled] if filled else []
-        elif isinstance(given, list) or text is not None:
-            draft.error(
-                "instance_prompt", "missing", "instance_prompt contains a blank text.", got=given, expected="text, or a list of texts"
-            )
-    draft.values["instance_prompt"] = tuple(prompts)
-
-
-def read_references(draft: EntryDraft) -> None:
-    """Reads ``conditioning_data``: an id, or a list of ids."""
-    given = draft.raw.get("conditioning_data")
-    draft.values["conditioning_data"] = ()
-    if given in (None, "", []):
-        return
-    listed = given if isinstance(given, list) else [given]
-    if not all(isinstance(item, str) and item.strip() for item in listed):
-        expected = 'the id of a conditioning set, or a list of ids: ["references"]'
-        draft.error("conditioning_data", "not_a_list", "conditioning_data is not a list of ids.", got=given, expected=expected)
-        return
-    draft.values["conditioning_data"] = tuple(dict.fromkeys(item.strip() for item in listed))
-
-
-def read_aspects(draft: EntryDraft) -> None:
-    """Reads ``crop_aspect_buckets``: a list of numbers, or of objects with aspect and weight."""
-    given = draft.raw.get("crop_aspect_buckets")
-    draft.values["crop_aspect_buckets"] = ()
-    if given in (None, "", []):
-        return
-    expected = 'a list of aspects: [0.75, 1.0] or [{"aspect": 0.75, "weight": 0.4}, ...]'
-    if not isinstance(given, list):
-        draft.error("crop_aspect_buckets", "not_a_list", "crop_aspect_buckets is not a list.", got=given, expected=expected)
-        return
-    try:
-        choices = tuple(_aspect(item, len(given)) for item in given)
-    except WrongValue as wrong:
-        draft.error("crop_aspect_buckets", wrong.code, f"an item of crop_aspect_buckets {wrong}.", got=given, expected=expected)
-        return
-    total = math.fsum(choice.weight for choice in choices)
-    if abs(total - 1) > WEIGHT_TOLERANCE:
-        what = f"the weights of crop_aspect_buckets add up to {total:g}."
-        draft.error("crop_aspect_buckets", "wrong_sum", what, got=given, expected="weights that add up to 1")
-        return
-    draft.values["crop_aspect_buckets"] = choices
-
-
-def _aspect(item: object, count: int) -> AspectChoice:
-    """Raises WrongValue."""
-    weight: object = 1 / count
-    if isinstance(item, Mapping):
-        if not set(item) <= {"aspect", "weight"} or "aspect" not in item:
-            raise WrongValue("is not an object of aspect and weight", code="not_an_aspect")
-        weight, item = item.get("weight", weight), item["aspect"]
-    aspect, share = parse_float(item), parse_float(weight)
-    if not 0.01 <= aspect <= 100 or not 0 <= share <= 1:
-        raise WrongValue("is out of range", code="out_of_range")
-    return AspectChoice(aspect=aspect, weight=share)

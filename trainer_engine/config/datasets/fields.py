@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
 from trainer_engine.config.option import OptionGroup, option
 
-STORAGE_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 DATASET_TYPES_LATER = (
     "video",
     "audio",
@@ -18,6 +18,10 @@ DATASET_TYPES_LATER = (
     "caption",
     "grounding",
 )
+
+
+Group = TypeVar("Group", bound=OptionGroup)
+GroupClass = type[Group]
 
 
 class AspectChoice(BaseModel):
@@ -37,7 +41,7 @@ class Entry(OptionGroup):
     position: int = Field(exclude=True)
     """Index in the file, by which problems name the entry."""
     id: str = option(..., "Name of the dataset. It must be unique in the file; caches are identified by it.")
-    type: Literal["local"] = option("local", "Storage of the files. local: a folder on this machine.", later=STORAGE_LATER)
+    type: str = source_choice()
 
     def option(self, field: str) -> str:
         """Returns the name of a field of this entry in problems: ``dataloader[0].resolution``."""
@@ -48,18 +52,42 @@ class Entry(OptionGroup):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class ImageSet(Entry):
+class FileSet(Entry):
+    """Fields of datasets whose files lie in a source."""
+
+    own_fields: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    """Values of the fields that the source and the caption strategy of this dataset declare, by name."""
+
+    @property
+    def source(self) -> SourceSpec:
+        """The facts of the source that ``type`` chooses."""
+        return source_specs()[self.type]
+
+    @property
+    def place(self) -> str:
+        """Where the files lie, as configured."""
+        return str(getattr(self, FOLDER_FIELD) if self.source.place_field == FOLDER_FIELD else self.own_fields[self.source.place_field])
+
+    @property
+    def place_option(self) -> str:
+        """Name in problems of the field that says where the files lie."""
+        return self.option(self.source.place_field)
+
+    def own(self, group: GroupClass[Group]) -> Group:
+        """Returns the fields that a source or a caption strategy declares, with their types."""
+        return group.model_validate({name: self.own_fields[name] for name in group.model_fields})
+
+    def as_entry(self) -> dict[str, Any]:
+        values = {**super().as_entry(), **{name: value for name, value in self.own_fields.items() if value is not None}}
+        return {name: value for name, value in values.items() if name != FOLDER_FIELD or value}
+
+
+class ImageSet(FileSet):
     """A folder of images to train on, or, as an eval set, to evaluate on."""
 
     dataset_type: Literal["image", "eval"] = "image"
     instance_data_dir: str = option(..., "Folder of the images, searched with all its subfolders.", aliases=("instance_data_root",))
-    caption_strategy: Literal["filename", "textfile", "instanceprompt"] = option(
-        "filename",
-        "Source of the captions. filename: the name of the image file, with spaces for underscores. textfile: a .txt file of the same "
-        "name. instanceprompt: instance_prompt, for every image.",
-        synonyms={"instance_prompt": "instanceprompt"},
-        later=("parquet", "csv", "huggingface", "webshart"),
-    )
+    caption_strategy: str = caption_choice()
     conditioning_data: tuple[str, ...] = ()
     """Ids of the conditioning sets that hold a reference for each image of this set."""
     instance_prompt: tuple[str, ...] = ()
@@ -141,7 +169,7 @@ class ImageSet(Entry):
         return self.cache_dir_vae
 
 
-class ReferenceSet(Entry):
+class ReferenceSet(FileSet):
     """A folder of reference images. Each has the same name as its partner, the image that it is trained with.
 
     Sizes always come from the partner's set.
@@ -194,6 +222,8 @@ class ReferenceSet(Entry):
         own = (
             "position",
             "id",
+            "type",
+            "own_fields",
             "instance_data_dir",
             "cache_dir_vae",
             "write_batch_size",
@@ -212,6 +242,7 @@ class ReferenceSet(Entry):
 class TextSet(Entry):
     """A cache of the embeddings of captions and prompts."""
 
+    type: Literal["local"] = option("local", "Storage of the cache. local: a folder on this machine.", later=SOURCES_LATER)
     dataset_type: Literal["text_embeds"] = "text_embeds"
     default: bool = option(False, "Cache the embeddings of image sets that name no text_embeds set, and of validation prompts, here.")
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")

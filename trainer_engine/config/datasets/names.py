@@ -9,6 +9,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.dataset_tables import TableEntry, caption_specs, fields_of, source_specs, table_paths
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, Entry, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.option import OptionSpec, spec_of
 
@@ -17,10 +18,10 @@ SETS: Mapping[str, type[Entry]] = MappingProxyType(
 )
 OF_IMAGES = ("image", "eval")
 """Values of ``dataset_type`` for sets of images with captions."""
-PLAIN = ("position", "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
+PLAIN = ("position", "dataset_type", "own_fields", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
 """Fields with a parser of their own."""
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
-PATHS = ("instance_data_dir", "cache_dir_vae", "cache_dir")
+PATHS = frozenset({"instance_data_dir", "cache_dir_vae", "cache_dir", *table_paths()})
 SWITCH = OptionSpec(
     name="disabled",
     group="",
@@ -62,16 +63,26 @@ def specs(dataset_type: str) -> Mapping[str, OptionSpec]:
 @cache
 def allowed(dataset_type: str) -> frozenset[str]:
     """Returns the names that an entry of this kind may use, including aliases."""
-    aliases = {alias for spec in specs(dataset_type).values() for alias in spec.aliases}
-    return COMMON | aliases | (set(SETS[dataset_type].model_fields) - {"position"})
+    own = {name: spec for entry in table_entries(dataset_type) for name, spec in fields_of(entry).items()}
+    aliases = {alias for spec in (*specs(dataset_type).values(), *own.values()) for alias in spec.aliases}
+    return COMMON | aliases | own.keys() | (set(SETS[dataset_type].model_fields) - {"position", "own_fields"})
+
+
+@cache
+def table_entries(dataset_type: str) -> tuple[TableEntry, ...]:
+    """Returns the sources and caption strategies that an entry of this kind may choose."""
+    fields = SETS[dataset_type].model_fields
+    chosen_sources = source_specs().values() if "own_fields" in fields else ()
+    return (*chosen_sources, *(caption_specs().values() if "caption_strategy" in fields else ()))
 
 
 @cache
 def later() -> Mapping[str, Any]:
     """Returns the fields of the format that are not implemented yet, each with the format's default, or None without one."""
     text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
-    known: dict[str, Any] = json.loads(text)
-    return MappingProxyType(known)
+    listed: dict[str, Any] = json.loads(text)
+    declared = frozenset[str]().union(*(allowed(kind) for kind in SETS))
+    return MappingProxyType({name: default for name, default in listed.items() if name not in declared})
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
+import trainer_engine.config.datasets.lists as lists
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
@@ -189,9 +190,9 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         inherited = {name: context.values[name] for name in INHERITED}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
-        reading.read_prompts(draft, context.values["instance_prompt"])
-        reading.read_aspects(draft)
-        reading.read_references(draft)
+        lists.read_prompts(draft, context.values["instance_prompt"])
+        lists.read_aspects(draft)
+        lists.read_references(draft)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         if draft.kind == "eval":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from trainer_engine.config.dataset_tables import caption_choice
 from trainer_engine.config.option import OptionGroup, option
 
 
@@ -28,13 +29,7 @@ class DataOptions(OptionGroup):
     )
     aspect_bucket_alignment: int = option(64, "Image edges are multiples of this many pixels. A family may need a larger multiple.", ge=8)
     aspect_bucket_rounding: int = option(2, "Number of decimals to which the aspect ratio of a bucket is rounded.", ge=1, le=9)
-    caption_strategy: Literal["filename", "textfile", "instanceprompt"] = option(
-        "filename",
-        "Source of the captions. filename: the name of the image file. textfile: a .txt file of the same name. instanceprompt: "
-        "instance_prompt, for every image.",
-        synonyms={"instance_prompt": "instanceprompt"},
-        later=("parquet", "csv", "huggingface", "webshart"),
-    )
+    caption_strategy: str = caption_choice()
     instance_prompt: str | None = option(
         None, "Caption for caption_strategy=instanceprompt, only_instance_prompt and prepend_instance_prompt."
     )

@@ -1,4 +1,4 @@
-"""Image files in a folder of this machine."""
+"""Files in a folder of this machine."""
 
 # ruff: noqa: PTH110, PTH116, PTH118, PTH122, PTH123
 # Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
@@ -6,72 +6,71 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".tif", ".tiff")
-    + (".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi")
-)
-"""Suffixes of image files."""
-OTHER_PICTURES = frozenset(
-    (".svg", ".svgz", ".heic", ".heif", ".jxl", ".psd", ".eps", ".pdf", ".exr", ".hdr")
-    + (".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2")
-)
-"""Suffixes of images in unsupported formats. The report names these files as left out."""
+from trainer_engine.contract.files import read_small, sha256_of
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes, reason_of
 
 
-class FoundFile(NamedTuple):
-    """A file in a folder."""
+@dataclass(frozen=True)
+class LocalSource(Source):
+    """The files in a folder and its subfolders."""
 
-    name: str
-    """Path relative to the dataset's folder, with ``/``. Bytes that are not UTF-8 are lone surrogates."""
-    size_bytes: int
-    mtime_ns: int
+    place: str
+
+    @property
+    def identity(self) -> str:
+        """The folder with links followed, so that one that is moved behind its link is another place."""
+        return os.path.realpath(self.place)
+
+    def list_files(self, suffixes: Suffixes) -> Listing:
+        """Lists a folder and its subfolders. Symbolic links are followed, but each folder is visited only once.
+
+        Hidden files and folders (with a leading dot) are skipped. Unreadable ones are left out with the reason.
+        """
+        listing = Listing()
+        seen = {_identity(os.stat(self.place))}
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with os.scandir(os.path.join(self.place, folder)) as entries:
+                    waiting += list(_list_folder(entries, folder, seen, listing, suffixes))
+            except OSError as error:
+                if not folder:
+                    raise
+                listing.left_out.append(LeftOut(folder, f"the folder cannot be listed: {reason_of(error)}", broken=True))
+        listing.files.sort()
+        return listing
+
+    def stat(self, name: str) -> FoundFile:
+        status = os.stat(self.local_path(name))
+        return FoundFile(name, status.st_size, status.st_mtime_ns)
+
+    def open(self, name: str) -> BinaryIO:
+        return open(self.local_path(name), "rb")
+
+    def read_small(self, name: str, largest: int) -> bytes:
+        """Reads a regular file and nothing else: it waits for no pipe and opens no device."""
+        return read_small(self.local_path(name), largest)
+
+    def location(self, name: str) -> str:
+        return self.local_path(name)
+
+    def local_path(self, name: str) -> str:
+        return os.path.join(self.place, name)
+
+    def sha256(self, name: str) -> str:
+        return sha256_of(Path(self.local_path(name)))
 
 
-class LeftOut(NamedTuple):
-    """A file that is not used, and why."""
-
-    name: str
-    reason: str
-    broken: bool
-    """Whether the file itself is broken, and not excluded by a filter in the configuration."""
-
-
-@dataclass
-class Listing:
-    """The image files in a folder."""
-
-    files: list[FoundFile] = field(default_factory=list)
-    """Sorted by name, so that the order is the same on every machine."""
-    left_out: list[LeftOut] = field(default_factory=list)
-
-
-def list_images(root: str) -> Listing:
-    """Lists every image file in a folder and its subfolders. Symbolic links are followed, but each folder is visited only once.
-
-    Hidden files and folders (with a leading dot) are skipped. Unreadable ones are left out with the reason.
-    Raises OSError if ``root`` itself cannot be listed.
-    """
-    listing = Listing()
-    seen = {_identity(os.stat(root))}
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(os.path.join(root, folder)) as entries:
-                waiting += list(_list_folder(entries, folder, seen, listing))
-        except OSError as error:
-            if not folder:
-                raise
-            listing.left_out.append(LeftOut(folder, f"the folder cannot be listed: {reason_of(error)}", broken=True))
-    listing.files.sort()
-    return listing
-
-
-def _list_folder(entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tuple[int, int]], listing: Listing) -> Iterator[str]:
+def _list_folder(
+    entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tuple[int, int]], listing: Listing, suffixes: Suffixes
+) -> Iterator[str]:
     """Adds the files of one folder to the listing, and yields its subfolders that were not visited yet."""
+    usable, refused = suffixes.usable, suffixes.refused
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -83,12 +82,12 @@ def _list_folder(entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tup
                 if identity not in seen:
                     seen.add(identity)
                     yield name
-            elif suffix in SUFFIXES:
+            elif suffix in usable:
                 _add(entry, name, listing)
-            elif suffix in OTHER_PICTURES:
-                listing.left_out.append(LeftOut(name, f"{suffix} files are not supported", broken=True))
+            elif suffix in refused:
+                listing.left_out.append(LeftOut(name, refused[suffix], broken=True))
         except OSError as error:
-            if suffix in SUFFIXES or entry.is_symlink():
+            if suffix in usable or entry.is_symlink():
                 listing.left_out.append(LeftOut(name, f"it cannot be accessed: {reason_of(error)}", broken=True))
 
 
@@ -109,11 +108,4 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def reason_of(error: OSError) -> str:
-    """Returns the system's description of an error in lower case."""
-    return (error.strerror or str(error)).lower()
-
-
-def printable(name: str) -> str:
-    """Returns a file name as text for JSON, logs and terminals, with undecodable bytes as ``\\xNN``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+SOURCE = SourceKind(name="local", help="a folder on this machine.", open=lambda entry: LocalSource(entry.instance_data_dir))

@@ -51,5 +51,5 @@ class NonFiniteCallback(Callback):
         found = []
         for number in broken or range(len(batches)):
             timesteps = self.collator.timesteps(step, number, batches[number])
-            found += [(item.sample.path, timestep) for item, timestep in zip(batches[number], timesteps, strict=True)]
+            found += [(item.sample.location, timestep) for item, timestep in zip(batches[number], timesteps, strict=True)]
         return found

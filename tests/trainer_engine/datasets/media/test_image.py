@@ -14,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.helpers.samples import sample_of
-from trainer_engine.datasets.headers import exif_orientation, read_header
-from trainer_engine.datasets.images import BrokenImage, content_hash, crop_window, load_image, measure, open_rgb, random_numbers
+from tests.helpers.samples import file_of, sample_of
+from trainer_engine.datasets.crops import crop_window, load_frames, random_numbers
+from trainer_engine.datasets.media.base import BrokenImage
+from trainer_engine.datasets.media.headers import exif_orientation, read_header
+from trainer_engine.datasets.media.image import inspect_image
+from trainer_engine.datasets.media.pixels import open_rgb
+from trainer_engine.datasets.samples import Sample
 
 RED, GREEN = (250, 10, 10), (10, 240, 10)
 
@@ -38,7 +42,12 @@ def saved(folder: Path, content: bytes, name: str = "picture.jpg") -> str:
 
 
 def size_of(path: str) -> tuple[int, int]:
-    return measure(path, os.path.getsize(path))
+    return inspect_image(file_of(path)).size
+
+
+def load_image(sample: Sample, left_top: tuple[int, int]) -> Image.Image:
+    [frame] = load_frames(sample, left_top)
+    return frame
 
 
 def reason_for(path: str) -> str:
@@ -83,7 +92,7 @@ def test_a_turned_picture_is_measured_and_loaded_upright(tmp_path: Path, kind: s
     path = saved(tmp_path, encoded(noise(), kind, exif=turned(orientation)))
     expected = (50, 70) if orientation >= 5 else (70, 50)
     assert size_of(path) == expected
-    assert open_rgb(path).size == expected
+    assert open_rgb(file_of(path)).size == expected
 
 
 def test_orientations_in_either_byte_order_are_read() -> None:
@@ -130,7 +139,7 @@ def test_a_file_that_is_not_an_image_is_refused_with_a_reason(tmp_path: Path, co
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BrokenImage, match="no such file"):
-        measure(str(tmp_path / "gone.png"), 10)
+        inspect_image(file_of(tmp_path / "gone.png"))
 
 
 def test_a_bomb_is_refused_before_a_pixel_is_decoded(tmp_path: Path) -> None:
@@ -142,7 +151,7 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(tmp_path: Path) -> None:
     path = saved(tmp_path, bomb, "bomb.png")
     assert "900 megapixels" in reason_for(path)
     with pytest.raises(BrokenImage):
-        open_rgb(path)
+        open_rgb(file_of(path))
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,7 +162,7 @@ def test_a_flipped_byte_ends_in_a_picture_or_a_reason(
     content = bytearray(encoded(noise((40, 30)), kind))
     content[int(place * (len(content) - 1))] = value
     path = saved(tmp_path_factory.mktemp("flip"), bytes(content))
-    for look in (size_of, lambda path: open_rgb(path).size):
+    for look in (size_of, lambda path: open_rgb(file_of(path)).size):
         try:
             assert min(look(path)) > 0
         except BrokenImage as broken:
@@ -168,26 +177,26 @@ def test_no_bytes_break_the_header_reader(content: bytes, start: bytes) -> None:
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     path = saved(tmp_path, encoded(Image.new("RGB", (8, 8), RED).convert("CMYK"), "JPEG", quality=100))
-    red, green, blue = open_rgb(path).getpixel((4, 4))
+    red, green, blue = open_rgb(file_of(path)).getpixel((4, 4))
     assert red > 200 and green < 60 and blue < 60
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     grey = Image.new("I;16", (8, 8), 0x8080)
-    assert open_rgb(saved(tmp_path, encoded(grey, "PNG"), "grey.png")).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=1)
+    assert open_rgb(file_of(saved(tmp_path, encoded(grey, "PNG"), "grey.png"))).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=1)
 
 
 def test_floating_point_pictures_are_scaled(tmp_path: Path) -> None:
     path = saved(tmp_path, encoded(Image.new("F", (8, 8), 0.5), "TIFF"), "float.tif")
-    assert open_rgb(path).getpixel((0, 0)) == pytest.approx((127, 127, 127), abs=1)
+    assert open_rgb(file_of(path)).getpixel((0, 0)) == pytest.approx((127, 127, 127), abs=1)
 
 
 def test_transparency_shows_white(tmp_path: Path) -> None:
     path = saved(tmp_path, encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"), "clear.png")
-    assert open_rgb(path).getpixel((0, 0)) == (255, 255, 255)
+    assert open_rgb(file_of(path)).getpixel((0, 0)) == (255, 255, 255)
     palette = Image.new("P", (4, 4), 0)
     path = saved(tmp_path, encoded(palette, "GIF", transparency=0), "clear.gif")
-    assert open_rgb(path).getpixel((0, 0)) == (255, 255, 255)
+    assert open_rgb(file_of(path)).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_of_a_moving_picture_the_first_frame_is_taken(tmp_path: Path) -> None:
@@ -195,7 +204,7 @@ def test_of_a_moving_picture_the_first_frame_is_taken(tmp_path: Path) -> None:
     for kind in ("GIF", "WEBP", "PNG"):
         path = saved(tmp_path, encoded(frames[0], kind, save_all=True, append_images=frames[1:]), f"moving.{kind.lower()}")
         assert size_of(path) == (20, 10)
-        assert open_rgb(path).getpixel((5, 5))[0] > 200
+        assert open_rgb(file_of(path)).getpixel((5, 5))[0] > 200
 
 
 SUBSAMPLED = pytest.param(
@@ -207,7 +216,7 @@ SUBSAMPLED = pytest.param(
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     picture = Image.new(mode, (6, 6))
     path = saved(tmp_path, encoded(picture, "TIFF"), "mode.tif")
-    assert open_rgb(path).mode == "RGB"
+    assert open_rgb(file_of(path)).mode == "RGB"
 
 
 def test_the_part_that_is_loaded_has_the_size_of_the_target(tmp_path: Path) -> None:
@@ -254,9 +263,3 @@ def test_random_numbers_are_spread_evenly() -> None:
 def test_random_numbers_are_the_same_on_every_machine() -> None:
     assert random_numbers("a.png", "window 1") == random_numbers("a.png", "window 1")
     assert random_numbers("a.png", "window 1") != random_numbers("a.png", "window 2")
-
-
-def test_contents_are_identified_by_their_bytes(tmp_path: Path) -> None:
-    assert content_hash(saved(tmp_path, b"a", "1")) == content_hash(saved(tmp_path, b"a", "2")) != content_hash(saved(tmp_path, b"b", "3"))
-    with pytest.raises(BrokenImage):
-        content_hash(str(tmp_path / "gone"))

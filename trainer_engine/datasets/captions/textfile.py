@@ -1,55 +1,33 @@
-"""Reads the captions of an image from its file name, a text file or the configuration."""
+"""Captions in text files: one of the same name for each image, in the same source."""
 
-# ruff: noqa: PTH110, PTH116, PTH118, PTH119, PTH122, PTH123
-# Paths are text here: over 20,000 files, Path objects cost as much as reading the headers.
 from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
-from trainer_engine.config.datasets import ImageSet
-from trainer_engine.contract.files import FileTooLarge, read_small
-from trainer_engine.datasets.sources.local import reason_of
+from trainer_engine.contract.files import FileTooLarge
+from trainer_engine.datasets.captions.base import CaptionsOf, CaptionStrategy, NoCaption
+from trainer_engine.datasets.sources.base import Source, reason_of
+
+if TYPE_CHECKING:
+    from trainer_engine.config.datasets import ImageSet
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20
 NEWLINE = re.compile(r"\r\n|\r|\n")
 """Line ends that editors write. Other Unicode separators (U+0085, U+2028, form feed) are part of a caption."""
 
 
-class NoCaption(ValueError):
-    """An image has no caption. The message says why."""
+def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
+    split = not entry.disable_multiline_split
+    return lambda name: from_text_file(source, name, split=split)
 
 
-def captions_of(entry: ImageSet, root: str, name: str) -> tuple[str, ...]:
-    """Returns the alternative captions of an image, at least one. Raises NoCaption."""
-    if entry.only_instance_prompt or entry.caption_strategy == "instanceprompt":
-        return entry.instance_prompt
-    if entry.caption_strategy == "textfile":
-        captions = from_text_file(os.path.join(root, name), split=not entry.disable_multiline_split)
-    else:
-        captions = (from_file_name(name),)
-    if entry.prepend_instance_prompt:
-        return tuple(f"{prompt} {caption}" for prompt in entry.instance_prompt for caption in captions)
-    return captions
-
-
-def from_file_name(name: str) -> str:
-    """Returns the file name without folders and suffix, with spaces for underscores.
-
-    Bytes that are not UTF-8 are dropped. Raises NoCaption if nothing is left.
-    """
-    stem = os.path.splitext(os.path.basename(name))[0]
-    caption = os.fsencode(stem).decode("utf-8", "ignore").replace("_", " ").strip()
-    if not caption:
-        raise NoCaption("its name contains no text for a caption")
-    return caption
-
-
-def from_text_file(image_path: str, *, split: bool) -> tuple[str, ...]:
+def from_text_file(source: Source, image_name: str, *, split: bool) -> tuple[str, ...]:
     """Returns the non-blank lines of the ``.txt`` file of an image, or its complete text if not ``split``. Raises NoCaption."""
-    path = f"{os.path.splitext(image_path)[0]}.txt"
+    name = f"{os.path.splitext(image_name)[0]}.txt"  # noqa: PTH122 - text, for speed
     try:
-        content = read_small(path, LONGEST_CAPTION_FILE_BYTES)
+        content = source.read_small(name, LONGEST_CAPTION_FILE_BYTES)
     except FileNotFoundError:
         raise NoCaption("it has no .txt file of the same name") from None
     except FileTooLarge:
@@ -85,3 +63,13 @@ def _encoding(content: bytes) -> str:
         if not any(even) and all(odd):
             return "utf-16-be"
     return "utf-8-sig"
+
+
+STRATEGIES = (
+    CaptionStrategy(
+        name="textfile",
+        help="a .txt file of the same name.",
+        prepare=_prepare,
+        reads_files=True,
+    ),
+)

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from trainer_engine.datasets.sources.local import list_images, printable
+from trainer_engine.datasets.media.base import suffixes_of
+from trainer_engine.datasets.sources.base import Listing, printable
+from trainer_engine.datasets.sources.local import LocalSource
+
+
+def list_images(root: str) -> Listing:
+    return LocalSource(root).list_files(suffixes_of(["image"]))
 
 
 def names_in(root: Path) -> list[str]:
@@ -29,7 +35,7 @@ def test_images_are_found_in_all_folders_and_sorted(tmp_path: Path) -> None:
 def test_size_and_time_are_those_of_the_file(tmp_path: Path) -> None:
     path = touch(tmp_path / "a.jpg", b"12345")
     [file] = list_images(str(tmp_path)).files
-    assert (file.size_bytes, file.mtime_ns) == (5, path.stat().st_mtime_ns)
+    assert (file.size_bytes, file.version) == (5, path.stat().st_mtime_ns)
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:

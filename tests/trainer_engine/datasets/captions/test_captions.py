@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from trainer_engine.config.datasets import ImageSet
-from trainer_engine.datasets.captions import NoCaption, captions_of
+from trainer_engine.datasets.captions.base import NoCaption, captions_of
+from trainer_engine.datasets.sources.base import open_source
 
 
 def captions(root: Path, name: str = "a_cat.jpg", **entry: Any) -> tuple[str, ...]:
     fields = {"position": 0, "id": "set", "instance_data_dir": str(root), **entry}
-    return captions_of(ImageSet.model_validate(fields), str(root), name)
+    images = ImageSet.model_validate(fields)
+    return captions_of(images, open_source(images))(name)
 
 
 @pytest.mark.parametrize(

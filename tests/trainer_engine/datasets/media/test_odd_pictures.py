@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import time
 from pathlib import Path
@@ -12,18 +11,22 @@ import numpy as np
 import pytest
 
 from tests.helpers.odd_pictures import LEFT_OUT, chunk, orientation_chunks, picture, png, stored, write_odd_pictures
-from trainer_engine.datasets.headers import read_header
-from trainer_engine.datasets.images import BrokenImage, measure, open_rgb
+from tests.helpers.samples import file_of
 from trainer_engine.datasets.index import discover
+from trainer_engine.datasets.media.base import BrokenImage
+from trainer_engine.datasets.media.headers import read_header
+from trainer_engine.datasets.media.image import inspect_image
+from trainer_engine.datasets.media.pixels import open_rgb
+from trainer_engine.datasets.sources.local import LocalSource
 
 
 def test_every_unusual_image_is_measured_and_opened_as_a_viewer_shows_it(tmp_path: Path) -> None:
     seen = write_odd_pictures(tmp_path / "odd")
-    found = discover(str(tmp_path / "odd"))
+    found = discover(LocalSource(str(tmp_path / "odd")))
     assert {file.name for file in found.left_out} == set(LEFT_OUT)
     assert {file.name: (file.width, file.height) for file in found.images} == {name: image.size for name, image in seen.items()}
     for name, expected in seen.items():
-        opened = open_rgb(str(tmp_path / "odd" / name))
+        opened = open_rgb(file_of(tmp_path / "odd" / name))
         assert opened.size == expected.size, name
         difference = np.abs(np.asarray(opened, np.float32) - np.asarray(expected, np.float32)).mean()
         assert difference < 8, f"{name}: {difference}"
@@ -59,7 +62,7 @@ def test_a_cut_off_png_with_an_orientation_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(BrokenImage):
-        measure(str(path), path.stat().st_size)
+        inspect_image(file_of(path))
 
 
 HEAD = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
@@ -86,7 +89,7 @@ def test_a_header_that_never_ends_costs_as_much_in_a_large_file_as_in_a_small_on
         path.write_bytes(start + piece * (size // len(piece)))
         before = time.process_time()
         with pytest.raises(BrokenImage):
-            measure(str(path), os.path.getsize(path))
+            inspect_image(file_of(path))
         costs[size] = time.process_time() - before
         path.unlink()
     assert costs[8_000_000] < 3 * costs[1_000_000] + 0.05, costs

@@ -16,10 +16,12 @@ from PIL import Image, TiffImagePlugin, TiffTags
 from tests.helpers import profiles
 from tests.helpers.odd_pictures import chunk, encoded, exif, png
 from tests.helpers.profiles import meant_in_srgb
+from tests.helpers.samples import file_of
 from tests.trainer_engine.datasets.test_report import entry, report_of
 from trainer_engine.contract.errors import Level
-from trainer_engine.datasets.colour import as_srgb, colour_trouble
-from trainer_engine.datasets.images import inspect_image, open_rgb
+from trainer_engine.datasets.media.colour import as_srgb, colour_trouble
+from trainer_engine.datasets.media.image import inspect_image
+from trainer_engine.datasets.media.pixels import open_rgb
 
 SPACES = {"p3": profiles.display_p3, "adobe": profiles.adobe_rgb}
 
@@ -33,12 +35,12 @@ def colours() -> Image.Image:
 
 def opened(folder: Path, content: bytes, name: str = "picture.png") -> np.ndarray:
     (folder / name).write_bytes(content)
-    return np.asarray(open_rgb(str(folder / name)), np.float64)
+    return np.asarray(open_rgb(file_of(folder / name)), np.float64)
 
 
 def remark(folder: Path, content: bytes, name: str = "picture.png") -> str:
     (folder / name).write_bytes(content)
-    return inspect_image(str(folder / name), len(content)).remark
+    return inspect_image(file_of(folder / name)).remark
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -1,0 +1,42 @@
+"""What a caption strategy offers, and how the captions of a dataset come from one. docs/new-dataset-source.md builds a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from trainer_engine.config.dataset_tables import CaptionSpec, caption_specs
+from trainer_engine.datasets.sources.base import Source
+
+if TYPE_CHECKING:
+    from trainer_engine.config.datasets import ImageSet
+
+CaptionsOf = Callable[[str], tuple[str, ...]]
+"""Name of a file -> its alternative captions, at least one. Called from several threads. Raises NoCaption."""
+
+
+class NoCaption(ValueError):
+    """A file has no caption. The message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CaptionStrategy(CaptionSpec):
+    """The declaration of a caption strategy. The files in this folder list theirs in ``STRATEGIES``."""
+
+    prepare: Callable[[ImageSet, Source], CaptionsOf]
+    """Makes the function that gives the captions of a dataset's files; what they share, such as a table, is read here, once.
+
+    Raises OSError or ValueError, whose text says why no file can have a caption.
+    """
+
+
+def captions_of(entry: ImageSet, source: Source) -> CaptionsOf:
+    """Returns the function that gives the captions of a dataset's files. Raises OSError or ValueError if no file can have one."""
+    if entry.only_instance_prompt:
+        return lambda name: entry.instance_prompt
+    strategy = cast(CaptionStrategy, caption_specs()[entry.caption_strategy])
+    captions = strategy.prepare(entry, source)
+    if not entry.prepend_instance_prompt or not strategy.takes_prompt_in_front:
+        return captions
+    return lambda name: tuple(f"{prompt} {caption}" for prompt in entry.instance_prompt for caption in captions(name))

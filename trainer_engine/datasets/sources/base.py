@@ -1,0 +1,143 @@
+"""What a source of files offers. A new one is a file in this folder that declares ``SOURCE``; docs/new-dataset-source.md builds one."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+
+from trainer_engine.config.dataset_tables import SourceSpec, source_specs
+from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
+
+if TYPE_CHECKING:
+    from trainer_engine.config.datasets import ImageSet, ReferenceSet
+
+Version = int | str
+"""Changes whenever the content of a file does: a modification time in ns, an ETag, a checksum. It says nothing about other files."""
+
+
+class FoundFile(NamedTuple):
+    """A file of a source."""
+
+    name: str
+    """Path relative to the source's place, with ``/`` and a suffix. It stays the same as long as the file is meant to be the same, and it
+    identifies the sample wherever something is random. Bytes that are not UTF-8 are lone surrogates."""
+    size_bytes: int
+    version: Version
+
+
+class LeftOut(NamedTuple):
+    """A file that is not used, and why."""
+
+    name: str
+    reason: str
+    broken: bool
+    """Whether the file itself is broken, and not excluded by a filter in the configuration."""
+
+
+@dataclass
+class Listing:
+    """The files of a source that may hold samples."""
+
+    files: list[FoundFile] = field(default_factory=list)
+    """Sorted by name, so that the order is the same on every machine."""
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """The suffixes, in lower case with their dot, of files that a source lists. It ignores all others."""
+
+    usable: frozenset[str]
+    refused: Mapping[str, str]
+    """Suffix -> why such a file is left out."""
+
+
+class Source(ABC):
+    """The files of one dataset, wherever they lie.
+
+    Sources of the same place are equal and have the same hash. Methods may be called from several threads at once. They raise OSError
+    for a file or a place that cannot be read; its text is shown to people.
+    """
+
+    place: str
+    """Where the files lie, for messages: a folder, an archive, an address. It contains no secret."""
+
+    @property
+    def identity(self) -> str:
+        """Names the place among all others on this machine. The measurements of its files are cached under it."""
+        return self.place
+
+    @abstractmethod
+    def list_files(self, suffixes: Suffixes) -> Listing:
+        """Lists the files with these suffixes. A file that cannot be used is left out with the reason. Raises OSError."""
+
+    @abstractmethod
+    def stat(self, name: str) -> FoundFile:
+        """Returns the size and version of a file; a source may answer from its listing. Raises OSError."""
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Opens a file for reading at any position. The caller closes it. Raises OSError, FileNotFoundError if there is no such file."""
+
+    def read_small(self, name: str, largest: int) -> bytes:
+        """Returns the content of a small file, such as a caption. Raises OSError, FileTooLarge above ``largest`` bytes."""
+        with self.open(name) as stream:
+            content = stream.read(largest + 1)
+        if len(content) > largest:
+            raise FileTooLarge(largest)
+        return content
+
+    def location(self, name: str) -> str:
+        """Returns the place of a file, for messages and as the key of its content hash."""
+        return f"{self.place}/{name}"
+
+    def local_path(self, name: str) -> str | None:
+        """Returns the absolute path of a file on this machine, or None if it has none."""
+        return None
+
+    def sha256(self, name: str) -> str:
+        """Returns the SHA-256 of a file's bytes. Addresses of cached latents contain it, wherever the bytes lie. Raises OSError."""
+        with self.open(name) as stream:
+            return sha256_of_stream(stream)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceKind(SourceSpec):
+    """The declaration of a source."""
+
+    open: Callable[[ImageSet | ReferenceSet], Source]
+    """Makes the source of a dataset. Raises OSError or ValueError, whose text says why its place cannot be used."""
+
+
+def open_source(entry: ImageSet | ReferenceSet) -> Source:
+    """Returns the source that ``type`` chooses. Raises OSError or ValueError if its place cannot be used."""
+    return cast(SourceKind, source_specs()[entry.type]).open(entry)
+
+
+class SourceFile(NamedTuple):
+    """A file with the source that it is in."""
+
+    source: Source
+    name: str
+    size_bytes: int
+
+    def open(self) -> BinaryIO:
+        """Opens the file for reading at any position. Raises OSError."""
+        return self.source.open(self.name)
+
+    @property
+    def location(self) -> str:
+        return self.source.location(self.name)
+
+
+def reason_of(error: OSError) -> str:
+    """Returns the system's description of an error in lower case."""
+    return (error.strerror or str(error)).lower()
+
+
+def printable(name: str) -> str:
+    """Returns a file name as text for JSON, logs and terminals, with undecodable bytes as ``\\xNN``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

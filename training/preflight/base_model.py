@@ -184,7 +184,14 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         if length > LONGEST_HEADER_BYTES:
             raise UnreadableFile("its header is too long")
         header = read_document(stream.read(length))
-    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+    return {name: _sizes(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """A shape of a header. Raises ValueError and TypeError."""
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("a shape holds something else than sizes")
+    return tuple(shape)
 
 
 def folder_bytes(folder: Path) -> int:

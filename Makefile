@@ -34,8 +34,9 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP)
 	$(BIN)/simpletuner demo $(if $(KEEP),--keep)
 
+# Files run in the order of tests/conftest.py, and not those with the fewest tests last, which are the longest.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not faults"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
@@ -47,14 +48,14 @@ test-faults: $(STAMP)
 lint: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=$(JOBS) lint-types lint-site lint-rest
 
-lint-types:
+lint-types: $(STAMP)
 	$(BIN)/mypy
 
-lint-site:
+lint-site: $(STAMP)
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py check --fail-level WARNING
 	SIMPLETUNER_HOME=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
 
-lint-rest:
+lint-rest: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo

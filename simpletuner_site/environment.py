@@ -58,7 +58,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
     variables = os.environ if variables is None else variables
     hosts = variables.get("SIMPLETUNER_ALLOWED_HOSTS", "")
     return ProcessEnvironment(
-        home=Path(variables.get("SIMPLETUNER_HOME") or Path.cwd()).expanduser().absolute(),
+        home=_expanded("SIMPLETUNER_HOME", variables.get("SIMPLETUNER_HOME") or str(Path.cwd())).absolute(),
         slots=_slots(variables.get("SIMPLETUNER_SLOTS") or "1"),
         allowed_hosts=tuple(host.strip().lower() for host in hosts.split(",") if host.strip()),
         secret_key=variables.get("SIMPLETUNER_SECRET_KEY", ""),
@@ -75,17 +75,25 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
 
 
 def _folders(variables: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    found = tuple(Path(part.strip()).expanduser() for part in variables.get(name, "").split(os.pathsep) if part.strip())
+    found = tuple(_expanded(name, part.strip()) for part in variables.get(name, "").split(os.pathsep) if part.strip())
     for folder in found:
         if not folder.is_absolute() or Path(os.path.realpath(folder)) == Path(folder.anchor):
             raise BadEnvironment(f"{name} lists {folder}; every folder must be absolute, and not the whole disk")
     return found
 
 
+def _expanded(name: str, text: str) -> Path:
+    """A path whose leading ``~`` or ``~user`` is a home folder. Raises BadEnvironment for a user who has none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadEnvironment(f"{name} lists {text}; this machine knows no home folder of that user") from None
+
+
 def _hub_folders(variables: Mapping[str, str]) -> tuple[Path, ...]:
     usual = Path(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     named = (variables.get("HF_HOME") or usual, variables.get("HF_HUB_CACHE"))
-    return tuple(Path(folder).expanduser() for folder in named if folder)
+    return tuple(_expanded("HF_HOME, HF_HUB_CACHE or XDG_CACHE_HOME", str(folder)) for folder in named if folder)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -104,8 +112,8 @@ def _switch(variables: Mapping[str, str], name: str) -> bool:
 
 
 def _slots(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_SLOTS:
-        raise BadEnvironment(f"SIMPLETUNER_SLOTS is {text!r}; it must be a whole number from 1 to {MOST_SLOTS}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_SLOTS):
+        raise BadEnvironment(f"SIMPLETUNER_SLOTS is {text[:40]!r}; it must be a whole number from 1 to {MOST_SLOTS}")
     return int(text)
 
 

@@ -50,7 +50,10 @@ def check_workers() -> dict[str, Any]:
 
 def check_disk() -> dict[str, Any]:
     """Check the free space for the state; a warning below one gibibyte."""
-    usage = shutil.disk_usage(settings.STATE_DIR)
+    try:
+        usage = shutil.disk_usage(settings.STATE_DIR)
+    except OSError as error:
+        return {"status": "unhealthy", "message": f"{settings.STATE_DIR} cannot be reached: {error.strerror or error}."}
     status = "healthy" if usage.free >= SCARCE_DISK_BYTES else "warning"
     return {"status": status, "path": str(settings.STATE_DIR), "free_bytes": usage.free, "total_bytes": usage.total}
 

@@ -15,6 +15,7 @@ from environments.files.json_text import BadJson, parse_json
 from environments.paths import Home, outside
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, PRIVATE_MODE, write_atomically
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import read_document
 
 FOLDER = "written"
 WEBHOOKS_FOLDER = "webhooks"
@@ -79,7 +80,7 @@ def _record(real: Path, home: Home) -> Path:
 
 def _is_unchanged(real: Path, home: Home) -> bool:
     try:
-        noted = json.loads(_record(real, home).read_bytes())
+        noted = read_document(_record(real, home).read_bytes())
     except (OSError, ValueError):
         return False
     return bool(noted == {"path": str(real), "sha256": read_text(home, real).sha256})

@@ -49,7 +49,7 @@ def read(home: Home, owner: Owner) -> dict[str, str]:
     """Option -> text; empty if nothing is stored or it cannot be read."""
     path = owner.file(home)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

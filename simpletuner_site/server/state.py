@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.files import read_document
 
 CLOCK_SLACK_SECONDS = 2.0
 """Tolerance for start times, which the kernel derives from a clock that may be set."""
@@ -35,7 +36,7 @@ def write_worker_state(state: Path, pid: int) -> None:
 def read_worker_state(state: Path) -> WorkerState | None:
     """The running worker; None if there is none on this machine."""
     try:
-        entry = WorkerState(**json.loads(_path(state).read_bytes()))
+        entry = WorkerState(**read_document(_path(state).read_bytes()))
         process = psutil.Process(entry.pid)
         is_alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - entry.started_at) < CLOCK_SLACK_SECONDS
     except (OSError, ValueError, TypeError, psutil.Error):

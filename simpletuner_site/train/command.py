@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from environments.files.config_files import without_marks
 from environments.files.json_text import BadJson, parse_json
@@ -32,6 +34,8 @@ from training.preflight.estimates import memory_numbers
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def train(config: Path, home: Path | None = None) -> int:
     """Train a configuration file. Returns the engine's exit code, 20 if the configuration is refused before the start."""
@@ -39,9 +43,13 @@ def train(config: Path, home: Path | None = None) -> int:
     try:
         place, resolved = open_config(config, home)
     except (UnreadableConfig, BadEnvironment) as error:
-        console.print(f"[red]✗[/] {error}", highlight=False)
+        console.print(f"[red]✗[/] {escape(str(error))}", highlight=False)
         return ExitCode.CONFIGURATION
-    make_folders(place.root)
+    try:
+        make_folders(place.root)
+    except OSError as error:
+        console.print(f"[red]✗[/] {escape(str(place.root))} cannot be written: {error.strerror or error}.", highlight=False)
+        return ExitCode.CONFIGURATION
     with console.status("Checking the configuration and the datasets"):
         report = examine_run(resolved, place)
     print_problems(console, report)
@@ -70,8 +78,11 @@ def run_engine(report: PreflightReport, place: Home, *, environment: str, consol
     try:
         identity = launcher.start(folder, launch)
     except UnreadableAccelerateConfig as error:
-        console.print(f"[red]✗[/] accelerate_config: {error}", highlight=False)
+        console.print(f"[red]✗[/] accelerate_config: {escape(str(error))}", highlight=False)
         return ExitCode.CONFIGURATION
+    except OSError as error:
+        console.print(f"[red]✗[/] The engine could not be started: {escape(str(error))}.", highlight=False)
+        return ExitCode.DISK if error.errno in FULL else ExitCode.FAILURE
     with RunScreen(console) as screen:
         code = follow(identity, folder, screen, interrupts)
         ignore_interrupts()

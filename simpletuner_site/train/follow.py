@@ -7,10 +7,13 @@ import time
 from dataclasses import asdict
 from types import FrameType
 
+from rich.markup import escape
+
+from simpletuner_site.train.report import report_of
 from simpletuner_site.train.run_screen import RunScreen
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import JournalEntry
-from trainer_engine.contract.run import ExitReport, RunFolder
+from trainer_engine.contract.run import RunFolder
 from training.engine import process
 from training.engine.journal import BrokenLine, read_entries
 from training.engine.process import EngineIdentity
@@ -70,7 +73,7 @@ def follow(identity: EngineIdentity, folder: RunFolder, screen: RunScreen, inter
 def show_entry(screen: RunScreen, entry: JournalEntry | BrokenLine) -> None:
     """Show a journal entry in the shape of the API's events."""
     if isinstance(entry, BrokenLine):
-        screen.say(f"[yellow]![/] the journal is broken at byte {entry.offset}: {entry.reason}")
+        screen.say(f"[yellow]![/] the journal is broken at byte {entry.offset}: {escape(entry.reason)}")
         return
     fields = asdict(entry)
     screen.show({**fields.pop("extra"), **fields})
@@ -87,7 +90,7 @@ def _answer_interrupt(count: int, identity: EngineIdentity, folder: RunFolder, s
 
 def exit_code(identity: EngineIdentity, folder: RunFolder) -> int:
     """The exit code from the engine's report, else of its process; 128 + n for signal n."""
-    report = ExitReport.read(folder)
+    report = report_of(folder)
     if report is not None:
         return report.exit_code
     status = process.exit_status(identity)

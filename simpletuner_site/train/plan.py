@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from environments.resolve.run import ResolvedRun
 from simpletuner_site.environment import BadEnvironment
@@ -38,7 +39,7 @@ def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home:
         _, resolved = open_config(config, home)
         sampler = sampler_of(resolved)
     except (UnreadableConfig, BadEnvironment) as error:
-        console.print(f"[red]✗[/] {error}", highlight=False)
+        console.print(f"[red]✗[/] {escape(str(error))}", highlight=False)
         return ExitCode.CONFIGURATION
     except NothingToPlan as refused:
         for problem in refused.problems:

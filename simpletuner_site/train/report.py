@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
@@ -29,21 +30,29 @@ def print_problem(console: Console, problem: Problem) -> None:
         console.print(f"    [dim]{escape(problem.hint)}[/]", highlight=False)
 
 
+def report_of(folder: RunFolder) -> ExitReport | None:
+    """The engine's report; None if it wrote none, or one that cannot be read, as on a full disk."""
+    try:
+        return ExitReport.read(folder)
+    except (OSError, ValidationError):
+        return None
+
+
 def print_ending(console: Console, folder: RunFolder, code: int) -> None:
     """Print how the run ended and where to look."""
-    report = ExitReport.read(folder)
+    report, log = report_of(folder), escape(str(folder.log))
     if report is None:
-        console.print(f"[red]✗[/] The engine died (exit code {code}) without a report. The end of {folder.log}:", highlight=False)
+        console.print(f"[red]✗[/] The engine died (exit code {code}) without a report. The end of {log}:", highlight=False)
         console.print("\n".join(_last_lines(folder)), markup=False, highlight=False)
         return
     good = code in (ExitCode.COMPLETED, ExitCode.STOPPED)
     console.print(
-        f"{'[green]✓[/]' if good else '[red]✗[/]'} {report.status} at step {report.step}. {escape(report.message)}", highlight=False
+        f"{'[green]✓[/]' if good else '[red]✗[/]'} {escape(report.status)} at step {report.step}. {escape(report.message)}", highlight=False
     )
     if report.hint:
         console.print(f"    [dim]{escape(report.hint)}[/]", highlight=False)
     if not good:
-        console.print(f"    [dim]log: {folder.log}[/]", highlight=False)
+        console.print(f"    [dim]log: {log}[/]", highlight=False)
 
 
 def _last_lines(folder: RunFolder) -> list[str]:

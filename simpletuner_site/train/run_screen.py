@@ -14,7 +14,7 @@ from rich.text import Text
 from trainer_engine.contract.events import EventType
 
 PLAIN_LINE_SECONDS = 10.0
-MARKS = {"completed": "[green]✓[/]", "failed": "[red]✗[/]"}
+MARKS = {"completed": ("✓", "green"), "failed": ("✗", "red")}
 
 
 def short_time(seconds: float | None) -> str:
@@ -48,7 +48,7 @@ class RunScreen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
         self._progress = Progress(
-            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=28),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             _Numbers(),
@@ -69,7 +69,7 @@ class RunScreen:
 
     def say(self, line: str) -> None:
         """Print a line above the bar; it may contain rich markup."""
-        self.console.print(line, highlight=False)
+        self.console.print(line, highlight=False, emoji=False)
 
     def show(self, event: Mapping[str, Any]) -> None:
         """Show an event in the shape of the API."""
@@ -80,10 +80,14 @@ class RunScreen:
             self._show_stage(event["stage"])
         elif kind == EventType.CHECKPOINT.value:
             checkpoint = event["checkpoint"]
-            self.say(f"[green]✓[/] {checkpoint['label']} saved at step {checkpoint['step']} ({checkpoint['size_bytes'] / 1e6:.1f} MB)")
+            size = f"{checkpoint['size_bytes'] / 1e6:.1f} MB"
+            self._mark("✓", "green", f"{checkpoint['label']} saved at step {checkpoint['step']} ({size})")
         elif kind == EventType.ERROR.value or (kind == EventType.NOTIFICATION.value and event["severity"] in ("warning", "error")):
-            colour = "red" if event["severity"] == "error" else "yellow"
-            self.say(f"[{colour}]![/] " + (event["message"] or event["title"]).replace("[", "\\["))
+            self._mark("!", "red" if event["severity"] == "error" else "yellow", event["message"] or event["title"])
+
+    def _mark(self, sign: str, colour: str, text: str, dim: str = "") -> None:
+        """Print a line whose text is shown as it is, whatever looks like markup in it."""
+        self.console.print(Text.assemble((sign, colour), f" {text}", (dim, "dim")), highlight=False)
 
     def _show_step(self, data: Mapping[str, Any]) -> None:
         step, total = int(data["step"]), int(data["total_steps"])
@@ -103,4 +107,5 @@ class RunScreen:
             return
         self._stage_began.pop(key)
         counted = f" ({progress['total']})" if progress["total"] > 1 else ""
-        self.say(f"{MARKS.get(stage['status'], '·')} {label}{counted}  [dim]{time.monotonic() - began:.1f} s[/]")
+        sign, colour = MARKS.get(stage["status"], ("·", ""))
+        self._mark(sign, colour, f"{label}{counted}", f"  {time.monotonic() - began:.1f} s")

@@ -1,11 +1,12 @@
 """Write into the log of a server's home from another process: ``SIMPLETUNER_HOME=… python write_log.py COMMAND …``.
 
 ``new STATUS`` makes a job and prints its id; ``events JOB COUNT SECONDS BYTES`` appends events; ``fill JOB COUNT`` appends steps at once;
-``move JOB STATUS`` ends it.
+``move JOB STATUS`` ends it. ``serve`` takes such commands from standard input, one JSON list a line, and answers each with a line.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -37,8 +38,17 @@ AT_ONCE = 2_000
 
 
 def main(command: str, *arguments: str) -> None:
+    if command == "serve":
+        for line in sys.stdin:
+            print(do(*json.loads(line)), flush=True)
+    else:
+        print(do(command, *arguments))
+
+
+def do(command: str, *arguments: str) -> str:
+    """Carry out one command. The answer is the id of a new job, else empty."""
     if command == "new":
-        print(make_job(Path(os.environ["SIMPLETUNER_HOME"]), Status(arguments[0])).pk)
+        return str(make_job(Path(os.environ["SIMPLETUNER_HOME"]), Status(arguments[0])).pk)
     elif command == "move":
         job = Job.objects.get(pk=arguments[0])
         assert log.move(job.pk, Status(arguments[1]), [log.status_event(Status(arguments[1]))])
@@ -52,6 +62,7 @@ def main(command: str, *arguments: str) -> None:
         for _ in range(count):
             log.append(job_id, [log.from_server(Notification(message="x" * size, details={"sent_at": time.time()}))])
             time.sleep(seconds)
+    return ""
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -13,7 +15,7 @@ from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
 from training.jobs import log
-from training.models import Job, Status
+from training.models import Checkpoint, Job, Status
 
 pytestmark = pytest.mark.django_db
 
@@ -91,3 +93,64 @@ def test_the_schema_names_every_call_and_every_option(home: Path, client: Client
         assert {f"--{name}" for name in REGISTRY} <= set(start["requestBody"]["content"][kind]["schema"]["properties"])
     assert {"200", "403", "422"} <= set(start["responses"])
     assert len(start["requestBody"]["content"]["application/json"]["schema"]["example"]) < 10
+
+
+def test_actions_touch_the_selected_jobs_alone_and_say_what_they_did(home: Path, client: Client, tmp_path: Path) -> None:
+    queued, running, ended, other = (
+        make_job(tmp_path, status) for status in (Status.QUEUED, Status.RUNNING, Status.COMPLETED, Status.QUEUED)
+    )
+    chosen = {"_selected_action": [str(job.pk) for job in (queued, running, ended)]}
+    page = client.post("/admin/training/job/", {"action": "stop", **chosen}, follow=True).content.decode()
+    assert page.count("was asked to stop") == 2
+    page = client.post("/admin/training/job/", {"action": "cancel", **chosen}, follow=True).content.decode()
+    assert page.count("was cancelled") == 1
+    statuses = [Job.objects.get(pk=job.pk).status for job in (queued, running, ended, other)]
+    assert statuses == [Status.CANCELLED, Status.CANCELLED, Status.COMPLETED, Status.QUEUED]
+
+
+def test_a_button_for_a_job_that_is_gone_leads_back_to_the_list(home: Path, client: Client) -> None:
+    for button in ("stop", "cancel"):
+        answer = client.post(f"/admin/training/job/{uuid.UUID(int=3)}/{button}/", follow=True)
+        assert answer.status_code == 200 and answer.redirect_chain[-1][0] in ("/admin/", "/admin/training/job/")
+
+
+def test_a_form_without_its_token_presses_no_button(home: Path, tmp_path: Path) -> None:
+    """The guard, which stands before Django, already refuses pages of other sites."""
+    job = make_job(tmp_path)
+    strict = Client(enforce_csrf_checks=True)
+    assert strict.post(f"/admin/training/job/{job.pk}/cancel/").status_code == 403
+    assert Job.objects.get(pk=job.pk).status == Status.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("progress", "says"),
+    [
+        (None, "–"),
+        ({"step": 0, "total_steps": 0}, "0 of 0"),
+        ({"step": 5, "total_steps": 10, "loss": None}, "not finite"),
+        ({"step": 5, "total_steps": 10, "loss": 0.25, "learning_rate": 1e-5, "eta_seconds": 3723}, "1:02:03 left"),
+    ],
+)
+def test_the_page_of_a_job_shows_any_progress(
+    home: Path, client: Client, tmp_path: Path, progress: dict[str, Any] | None, says: str
+) -> None:
+    job = make_job(tmp_path, Status.RUNNING, progress=progress)
+    assert says in client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert client.get("/admin/training/job/").status_code == 200
+
+
+def test_deleted_checkpoints_are_marked_and_the_last_one_is_named(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.COMPLETED)
+    for step, is_final in ((5, False), (9, True)):
+        path = tmp_path / f"checkpoint-{step}"
+        Checkpoint.objects.create(job=job, name=path.name, path=str(path), step=step, is_final=is_final, size_bytes=2048)
+    (tmp_path / "checkpoint-9").mkdir()
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert "deleted since" in page and "the last of the run" in page
+
+
+def test_secrets_of_a_job_s_options_are_not_on_its_page(home: Path, client: Client, tmp_path: Path) -> None:
+    hook = '[{"webhook_type": "raw", "callback_url": "http://127.0.0.1:9/", "auth_token": "canary"}]'
+    job = make_job(tmp_path, options={"webhook_config": hook, "seed": 7})
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert "canary" not in page and "***" in page

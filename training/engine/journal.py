@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from trainer_engine.contract.events import EventType, JournalEntry, decode
+from trainer_engine.contract.events import EventType, JournalEntry, Severity, decode
 
 CHUNK_BYTES = 256 * 1024
 LONGEST_LINE_BYTES = 16 * 1024 * 1024
@@ -57,7 +57,7 @@ class _Line(_Shape):
     seq: Count
     type: Word
     timestamp: Moment
-    severity: Word
+    severity: Annotated[str, StringConstraints(pattern=f"^({'|'.join(Severity)})$")]
     title: str
     message: str
     body: str

@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trainer_engine.config.components import component_source, find_component
 from trainer_engine.config.families import FamilySpec
@@ -77,7 +78,14 @@ def shapes_in(path: Path) -> dict[str, Shape]:
         if length > LONGEST_HEADER_BYTES:
             raise UnreadableFile("its header is too long")
         header = read_document(stream.read(length))
-    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+    return {name: _sizes(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def _sizes(shape: Any) -> Shape:
+    """A shape of a header. Raises ValueError and TypeError."""
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("a shape holds something else than sizes")
+    return tuple(shape)
 
 
 def text_encoder_bytes(model: ModelOptions, spec: FamilySpec, cache: Path) -> int:

@@ -94,7 +94,9 @@ def test_a_worker_is_seen_by_what_it_wrote(tmp_path: Path) -> None:
     assert read_worker_state(tmp_path) == WorkerState(os.getpid(), psutil.Process().create_time())
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"pid": 1, "started_at": 5.0}', '{"pid": 99999999, "started_at": 1.0}', "null"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '{"pid": 1, "started_at": 5.0}', '{"pid": 99999999, "started_at": 1.0}', "null", "[" * 9_000]
+)
 def test_a_worker_that_is_gone_is_not_taken_for_another_process(tmp_path: Path, content: str) -> None:
     (tmp_path / "worker.json").write_text(content)
     assert read_worker_state(tmp_path) is None

@@ -16,6 +16,7 @@ import pytest
 from environments.paths import Home
 from environments.secrets import store
 from environments.secrets.store import of_environment
+from simpletuner_site.train import command
 from simpletuner_site.train.command import UnreadableConfig, home_of_config, read_config
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.models import tiny_pixart
@@ -194,3 +195,20 @@ def test_addresses_are_looked_at_without_a_server() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=False)
     assert done.stdout.strip() == "('127.0.0.1',)", done.stderr
+
+
+def test_a_home_and_a_run_folder_that_cannot_be_written_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_environment(tmp_path / "[/home]")
+    (tmp_path / "[/home]/state").write_text("a file")
+    assert command.train(config) == ExitCode.CONFIGURATION
+    assert "[/home] cannot be written" in capsys.readouterr().err.replace("\n", "")
+    (tmp_path / "[/home]/state").unlink()
+    (tmp_path / "[/home]/state").mkdir()
+    (tmp_path / "[/home]/state/runs").write_text("a file")
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert command.train(config) == ExitCode.FAILURE
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert "The engine could not be started" in capsys.readouterr().err

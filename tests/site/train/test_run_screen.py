@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
+from simpletuner_site.train.follow import Interrupts, follow, show_entry
+from simpletuner_site.train.report import print_ending
 from simpletuner_site.train.run_screen import RunScreen, numbers_of, short_time
 from trainer_engine.contract.events import (
     CheckpointEvent,
@@ -19,7 +25,12 @@ from trainer_engine.contract.events import (
     StageEvent,
     StageKey,
     StageStatus,
+    decode,
+    encode,
 )
+from trainer_engine.contract.run import RunFolder
+from training.engine import process
+from training.engine.journal import BrokenLine
 
 
 def as_api(event: Event) -> dict[str, Any]:
@@ -81,3 +92,42 @@ def test_checkpoints_warnings_and_errors_are_reported() -> None:
     assert "! a file [was] left out" in text
     assert "! The disk is full." in text
     assert "nothing to see" not in text
+
+
+ODD = ["[/]", "[/red]", "a\\[/b]", ":smile:", "[link=x]y[/link]", "\\"]
+MARKUP = st.text(st.sampled_from("[]/\\ab:="), max_size=16) | st.sampled_from(ODD)
+
+
+@settings(deadline=None)
+@given(text=MARKUP.filter(str.strip))
+def test_any_text_of_a_run_is_shown_as_it_is(text: str) -> None:
+    """A library's message, a file's name or a dataset's id may look like the markup of the screen."""
+    saved = CheckpointEvent(path="/out/x", label=text, step=1, size_bytes=1)
+    stages = [StageEvent(key=StageKey.VAE_CACHE, status=status, label=text) for status in (StageStatus.RUNNING, StageStatus.FAILED)]
+    failed = ErrorEvent(code="failure", message=text)
+    plain = shown(saved, *stages, failed)
+    assert f"✓ {text} saved at step 1" in plain and f"✗ {text}" in plain and f"! {text}" in plain
+    assert text in shown(stages[0], saved, failed, terminal=True)
+
+
+def test_a_broken_line_of_the_journal_is_shown_and_the_rest_follows() -> None:
+    output = io.StringIO()
+    with RunScreen(Console(file=output, width=120)) as screen:
+        show_entry(screen, BrokenLine(7, "these fields [/have] wrong values"))
+        show_entry(screen, decode(encode(ErrorEvent(code="failure", message="the end"), seq=0)))
+    assert "broken at byte 7: these fields [/have] wrong values" in output.getvalue() and "! the end" in output.getvalue()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"exit_code": 0}', b"\xff"])
+def test_a_run_without_a_report_ends_with_the_code_of_its_process_and_the_end_of_its_log(tmp_path: Path, content: bytes | None) -> None:
+    folder = RunFolder(tmp_path / "[/run]").create()
+    if content is not None:
+        folder.exit_file.write_bytes(content)
+    identity = process.start(folder, [sys.executable, "-c", "print('[/last] words'); raise SystemExit(60)"])
+    output = io.StringIO()
+    console = Console(file=output, width=300)
+    with RunScreen(console) as screen:
+        code = follow(identity, folder, screen, Interrupts())
+    print_ending(console, folder, code)
+    assert code == 60
+    assert f"died (exit code 60) without a report. The end of {folder.log}" in output.getvalue() and "[/last] words" in output.getvalue()

@@ -97,6 +97,7 @@ def test_no_line_of_a_journal_stops_the_log_or_its_readers(
         ({"type": "a\nid: 5"}, "type"),
         ({"type": "x" * 41}, "type"),
         ({"severity": None}, "severity"),
+        ({"severity": "critical"}, "severity"),
         ({"title": 5}, "title"),
         ({"images": None}, "images"),
         ({"images": [{"file": 5}]}, "images"),

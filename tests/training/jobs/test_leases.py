@@ -91,6 +91,7 @@ def test_a_reconciler_whose_clock_was_set_back_reconciles_again() -> None:
     assert queue.reconcile_is_due(reconciler.INTERVAL) and not queue.reconcile_is_due(reconciler.INTERVAL)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.django_db(transaction=True)
 def test_the_reconciler_goes_on_after_a_database_that_did_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread lives as long as its worker: an exception that ends it would leave runs alone for ever."""

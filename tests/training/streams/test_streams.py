@@ -25,6 +25,37 @@ WRITER = Path(__file__).resolve().parents[2] / "helpers" / "write_log.py"
 STREAM = "/api/training/events/stream"
 
 
+class Writer:
+    """A process that writes into the log of a server's home, as a worker does; Django takes a second to start, so one writes all."""
+
+    def __init__(self, home: Path) -> None:
+        environment = {**os.environ, "SIMPLETUNER_HOME": str(home)}
+        command = [sys.executable, str(WRITER), "serve"]
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def write(self, *arguments: object) -> str:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps([str(one) for one in arguments]) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer.endswith("\n"), "the writer died"
+        return answer.strip()
+
+    def close(self) -> None:
+        self.process.communicate(timeout=30)
+
+
+WRITERS: dict[Path, Writer] = {}
+"""By the home of their server."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_writers() -> Iterator[None]:
+    yield
+    while WRITERS:
+        WRITERS.popitem()[1].close()
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with start_server(tmp_path_factory.mktemp("streams") / "home") as live:
@@ -32,10 +63,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def write(server: LiveServer, *arguments: object) -> str:
-    environment = {**os.environ, "SIMPLETUNER_HOME": str(server.home)}
-    done = subprocess.run([sys.executable, str(WRITER), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    if server.home not in WRITERS:
+        WRITERS[server.home] = Writer(server.home)
+    return WRITERS[server.home].write(*arguments)
 
 
 def new_job(server: LiveServer) -> str:

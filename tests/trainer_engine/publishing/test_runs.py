@@ -18,9 +18,16 @@ from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode, NonFiniteLoss
 from trainer_engine.contract.events import ErrorEvent, Notification, ProgressEvent, Severity, StageEvent, StageKey
+from trainer_engine.publishing.uploads import Patience
 
 ENDLESS = 1_000_000
 DEAD = {"provider": "s3", "bucket": "trained", "endpoint_url": "http://127.0.0.1:9", "access_key": "k", "secret_key": "s"}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two attempts; ``test_uploads`` tests how long they are."""
+    monkeypatch.setattr(Patience, "pause", lambda *_, **__: 0.05)
 
 
 def codes(heard: Any) -> list[str]:

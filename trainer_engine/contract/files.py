@@ -147,9 +147,9 @@ CHUNK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal. Raises OSError."""
+    """Returns the SHA-256 of a regular file in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

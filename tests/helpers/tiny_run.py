@@ -161,14 +161,24 @@ def start_run(folder: RunFolder, *, launcher: list[str] | None = None, **variabl
 def run_in_this_process(folder: RunFolder, meanwhile: Callable[[RunFiles], None] | None = None) -> EndedRun:
     """What ``python -m trainer_engine`` does for a run folder that has its job, without the seconds that a new process takes.
 
-    ``meanwhile`` is called in a thread while it runs; what it raises is raised here. Environment and signal handlers of this process are
-    put back afterwards.
+    ``meanwhile`` is called in a thread while it runs; what it raises stops the run and is raised here. Environment and signal handlers of
+    this process are put back afterwards.
     """
     from trainer_engine.__main__ import main
 
     folder.exit_file.unlink(missing_ok=True)
+
+    def steer(how: Callable[[RunFiles], None]) -> None:
+        run = RunFiles(folder)
+        try:
+            how(run)
+        except BaseException:
+            if not folder.exit_file.exists():
+                run.send(signal.SIGTERM)
+            raise
+
     with ThreadPoolExecutor(1) as pool:
-        steering = pool.submit(meanwhile, RunFiles(folder)) if meanwhile else None
+        steering = pool.submit(steer, meanwhile) if meanwhile else None
         code = _main_in_this_process(main, folder)
         if steering is not None:
             steering.result()
@@ -178,7 +188,7 @@ def run_in_this_process(folder: RunFolder, meanwhile: Callable[[RunFiles], None]
 def _main_in_this_process(main: Callable[[list[str]], int], folder: RunFolder) -> int:
     variables, handlers = dict(os.environ), {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with folder.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        with folder.log.open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
             return int(main([str(folder.path)]))
     finally:
         for number, handler in handlers.items():

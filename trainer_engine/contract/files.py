@@ -147,8 +147,8 @@ CHUNK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal. Raises OSError."""
-    with path.open("rb") as stream:
+    """Returns the SHA-256 of a regular file in hexadecimal. Raises OSError."""
+    with open_regular(path) as stream:
         return sha256_of_stream(stream)
 
 

@@ -112,7 +112,7 @@ def restore(parts: RunComponents, saved: SavedRun, sink: EventSink) -> None:
             parts.average.restore(load_file(saved.folder / EMA_TENSORS), saved.state["average_updates"])
         _restore_history(parts, saved, sink)
         _restore_position(parts, saved)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointUnusable(f"{saved.folder.name} does not fit this run: {error}") from error
     theirs = saved.base or {}
     parts.base = {name: theirs[name] if name in theirs and not found.digest else found for name, found in parts.base.items()}

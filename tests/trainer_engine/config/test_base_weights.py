@@ -89,3 +89,35 @@ def test_components_differ_by_content_or_else_by_source() -> None:
         "base model a/one has changed: the files of scheduler were replaced",
     ]
     assert base_differences(theirs, {"transformer": BasePart("a/one", "")}) == []
+
+
+def with_header(path: Path, header: object) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(5000))
+    return path
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [[0], [0, 4, 8], [-8, 4], [4, 0], [0, 10**30], [10**400, 10**401], ["0", "4"], None, 5, {"0": 1}],
+    ids=lambda one: str(one)[:20],
+)
+def test_a_large_file_with_a_damaged_header_still_has_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offsets: object) -> None:
+    monkeypatch.setattr(weight_digests, "WHOLE_BYTES", 1000)
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": offsets}
+    digest = weight_digest(with_header(tmp_path / "a.safetensors", {"a": {**entry, "data_offsets": [0, 4]}, "b": entry}))
+    assert len(digest) == 64
+    other = weight_digest(with_header(tmp_path / "b.safetensors", {"c": {**entry, "data_offsets": [0, 4]}, "b": entry}))
+    assert other != digest, "the header is part of what is compared"
+
+
+@pytest.mark.parametrize("header", [b"[" * 5000, b"[]", b"5", b"{", b'{"a": 5}', b"\xff"], ids=lambda text: text[:5].hex())
+def test_a_large_file_with_a_header_of_something_else_has_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes) -> None:
+    monkeypatch.setattr(weight_digests, "WHOLE_BYTES", 1000)
+    assert len(weight_digest(with_header(tmp_path / "a.safetensors", header))) == 64
+
+
+def test_a_pipe_among_the_weights_gives_no_digest_and_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "model.safetensors")
+    assert component_digest(tmp_path) == ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.tiny_run import TinyRun, start_run, write_job
+from tests.helpers.tiny_run import TinyRun, run_in_this_process, start_run, write_job
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import EVERYTHING, NOTHING, HookRule
 from trainer_engine.contract.run import JobSpec
@@ -136,8 +136,8 @@ def test_a_run_that_an_error_ends_lets_the_program_of_its_last_checkpoint_end(tm
     away = program(tmp_path, "away.sh", AWAY)
     folder = write_job(tmp_path, max_train_steps=1_000_000, checkpoint_step_interval=50, post_checkpoint_script=str(away))
     JobSpec.read(folder).model_copy(update={"scripts": EVERYTHING}).write(folder)
-    run = start_run(folder)
-    assert run.wait() == ExitCode.FAILURE, run.log()
+    run = run_in_this_process(folder)
+    assert run.code == ExitCode.FAILURE, run.log()
     assert (tmp_path / "moved/done").exists()
     notes = [entry.data["code"] for entry in run.of_type("notification")]
     assert "script_completed" in notes and "script_cut_off" not in notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.served_runs import wait_until
 from tests.helpers.small_disk import fill_up, small_file_system
-from tests.helpers.tiny_run import TinyRun, start_run, tiny_datasets, tiny_options, train_here
+from tests.helpers.tiny_run import EndedRun, RunFiles, run_in_this_process, start_run, tiny_datasets, tiny_options, train_here
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import EVERYTHING
@@ -25,17 +25,21 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield mounted
 
 
-def start(place: Path, disk: Path, **options: Any) -> TinyRun:
-    """A run whose folder lies on the small disk, its data and results elsewhere."""
+def run_on(disk: Path, place: Path, meanwhile: Callable[[RunFiles], None], **options: Any) -> EndedRun:
+    """A run whose folder lies on the small disk, its data and results elsewhere; ``meanwhile`` is called after its third step."""
+
+    def steer(run: RunFiles) -> None:
+        run.wait_for("training.progress", count=3)
+        meanwhile(run)
+
     folder = RunFolder(disk / "run").create()
     chosen = tiny_options(place, **{"max_train_steps": 400, "checkpoint_step_interval": 1000, **options})
     JobSpec(job_id="run", options=chosen, datasets=tiny_datasets(place), scripts=EVERYTHING).write(folder)
-    if not folder.log.is_symlink():
-        folder.log.symlink_to(place / "train.log")  # so that a test can read it while the disk is full
-    return start_run(folder)
+    folder.log.symlink_to(place / "train.log")  # so that a test can read it while the disk is full
+    return run_in_this_process(folder, steer)
 
 
-def check_journal(run: TinyRun) -> list[int]:
+def check_journal(run: RunFiles) -> list[int]:
     """Numbers without gaps, steps without gaps; the steps."""
     assert [entry.seq for entry in run.entries()] == list(range(len(run.entries())))
     steps = [int(entry.data["step"]) for entry in run.of_type("training.progress")]
@@ -44,10 +48,8 @@ def check_journal(run: TinyRun) -> list[int]:
 
 
 def test_a_run_with_the_action_stop_saves_and_ends_with_the_reason(tmp_path: Path, disk: Path) -> None:
-    run = start(tmp_path, disk)
-    run.wait_for("training.progress", count=3)
-    fill_up(disk)
-    assert run.wait() == ExitCode.DISK, run.log()
+    run = run_on(disk, tmp_path, lambda _: fill_up(disk))
+    assert run.code == ExitCode.DISK, run.log()
     saved = run.newest_checkpoint()
     assert verify(saved.path) == []
     report = run.report()
@@ -60,26 +62,29 @@ def test_a_run_with_the_action_stop_saves_and_ends_with_the_reason(tmp_path: Pat
 
 
 def test_a_run_with_the_action_wait_continues_by_itself(tmp_path: Path, disk: Path) -> None:
-    run = start(tmp_path, disk, disk_low_action="wait")
-    run.wait_for("training.progress", count=3)
-    filler = fill_up(disk)
-    wait_until(lambda: "disk_low" in run.log(), "a run that waits")
-    seen = len(run.of_type("training.progress"))
-    assert run.process.poll() is None
-    filler.unlink()
-    assert run.wait() == ExitCode.COMPLETED, run.log()
-    assert check_journal(run) == list(range(1, 401)) and seen < 400
+    seen = []
+
+    def fill_and_empty(run: RunFiles) -> None:
+        filler = fill_up(disk)
+        wait_until(lambda: "disk_low" in run.log(), "a run that waits")
+        seen.append(len(run.of_type("training.progress")))
+        filler.unlink()
+
+    run = run_on(disk, tmp_path, fill_and_empty, disk_low_action="wait")
+    assert run.code == ExitCode.COMPLETED, run.log()
+    assert check_journal(run) == list(range(1, 401)) and seen[0] < 400
     codes = [entry.data.get("code") for entry in run.of_type("notification")]
     assert codes.count("disk_low") == codes.count("disk_space_again") == 1
 
 
 def test_a_waiting_run_saves_on_a_stop(tmp_path: Path, disk: Path) -> None:
-    run = start(tmp_path, disk, disk_low_action="wait")
-    run.wait_for("training.progress", count=3)
-    fill_up(disk)
-    wait_until(lambda: "disk_low" in run.log(), "a run that waits")
-    run.send(signal.SIGTERM)
-    assert run.wait() == ExitCode.STOPPED, run.log()
+    def fill_and_stop(run: RunFiles) -> None:
+        fill_up(disk)
+        wait_until(lambda: "disk_low" in run.log(), "a run that waits")
+        run.send(signal.SIGTERM)
+
+    run = run_on(disk, tmp_path, fill_and_stop, disk_low_action="wait")
+    assert run.code == ExitCode.STOPPED, run.log()
     report = run.report()
     assert report is not None and report.status == "stopped"
     assert check_journal(run)[-1] == run.newest_checkpoint().step
@@ -89,10 +94,8 @@ def test_a_script_that_frees_space_lets_the_run_continue(tmp_path: Path, disk: P
     script = tmp_path / "tidy.sh"
     script.write_text(f"#!/bin/sh\nrm {disk}/filler\n")
     script.chmod(0o755)
-    run = start(tmp_path, disk, disk_low_action="script", disk_low_script=str(script))
-    run.wait_for("training.progress", count=3)
-    fill_up(disk)
-    assert run.wait() == ExitCode.COMPLETED, run.log()
+    run = run_on(disk, tmp_path, lambda _: fill_up(disk), disk_low_action="script", disk_low_script=str(script))
+    assert run.code == ExitCode.COMPLETED, run.log()
     assert check_journal(run) == list(range(1, 401))
     codes = [entry.data.get("code") for entry in run.of_type("notification")]
     assert "script_completed" in codes and not (disk / "filler").exists()

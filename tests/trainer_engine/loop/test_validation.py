@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.helpers.models import tiny_model
 from tests.helpers.pictures import levels_apart
-from tests.helpers.tiny_run import HereRun, start_run, start_tiny_run, train_here, write_job
+from tests.helpers.tiny_run import HereRun, RunFiles, run_in_this_process, start_run, train_here, write_job
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.commands import Command
@@ -310,14 +310,17 @@ def test_a_request_for_images_without_prompts_is_answered_with_a_notification(op
 
 def test_a_stop_does_not_wait_for_the_image_in_progress(tmp_path: Path) -> None:
     drawing = {**DRAWING, "validation_num_inference_steps": 1000, "validation_resolution": "256x256", "validation_on_startup": True}
-    run = start_tiny_run(tmp_path, max_train_steps=10_000, **drawing)
-    count = 1
-    while run.wait_for("lifecycle.stage", count=count).extra["stage"]["key"] != "validation":
-        count += 1
-    moving = run.wait_for("lifecycle.stage", count=count + 1).extra["stage"]
-    assert moving["status"] == "running" and moving["progress"]["total"] == 1000 and moving["progress"]["eta_seconds"] is not None
-    run.request(Command.STOP)
-    assert run.wait() == ExitCode.STOPPED, run.log()
+
+    def stop(run: RunFiles) -> None:
+        count = 1
+        while run.wait_for("lifecycle.stage", count=count).extra["stage"]["key"] != "validation":
+            count += 1
+        moving = run.wait_for("lifecycle.stage", count=count + 1).extra["stage"]
+        assert moving["status"] == "running" and moving["progress"]["total"] == 1000 and moving["progress"]["eta_seconds"] is not None
+        run.request(Command.STOP)
+
+    run = run_in_this_process(write_job(tmp_path, max_train_steps=10_000, **drawing), stop)
+    assert run.code == ExitCode.STOPPED, run.log()
     assert run.of_type("validation.image") == []
     assert list((run.output_dir / "validation_images").glob("*")) == []
     (checkpoint,) = list_checkpoints(run.output_dir)

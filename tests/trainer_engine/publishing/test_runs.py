@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.object_store import ObjectServer, stubborn_server
-from tests.helpers.tiny_run import Listener, start_run, start_tiny_run, train_here, write_job
+from tests.helpers.tiny_run import Listener, RunFiles, run_in_this_process, start_run, train_here, write_job
 from tests.trainer_engine.loop.test_saving import After, run_of, with_callback
 from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode, NonFiniteLoss
 from trainer_engine.contract.events import ErrorEvent, Notification, ProgressEvent, Severity, StageEvent, StageKey
+from trainer_engine.publishing.uploads import Patience
 
 ENDLESS = 1_000_000
 DEAD = {"provider": "s3", "bucket": "trained", "endpoint_url": "http://127.0.0.1:9", "access_key": "k", "secret_key": "s"}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two attempts; ``test_uploads`` tests how long they are."""
+    monkeypatch.setattr(Patience, "pause", lambda *_, **__: 0.05)
 
 
 def codes(heard: Any) -> list[str]:
@@ -85,13 +91,16 @@ def test_unreachable_provider_is_a_warning_and_the_run_completes(tmp_path: Path)
 def test_training_continues_during_a_slow_upload(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
-        run = start_tiny_run(tmp_path, publishing_config=config, checkpoint_step_interval=2, max_train_steps=ENDLESS)
-        while not slow.asked:
-            time.sleep(0.02)
-            assert run.process.poll() is None, run.log()
-        run.wait_for("training.progress", count=len(run.of_type("training.progress")) + 5)
-        run.request(Command.STOP)
-        assert run.wait() == ExitCode.STOPPED
+
+        def stop(run: RunFiles) -> None:
+            while not slow.asked:
+                run.wait_for("training.progress", count=len(run.of_type("training.progress")) + 1)
+            run.wait_for("training.progress", count=len(run.of_type("training.progress")) + 5)
+            run.request(Command.STOP)
+
+        job = write_job(tmp_path, publishing_config=config, checkpoint_step_interval=2, max_train_steps=ENDLESS)
+        run = run_in_this_process(job, stop)
+        assert run.code == ExitCode.STOPPED
     assert not any(entry.data["code"] == "uploaded" for entry in run.of_type("notification"))
     left = [entry for entry in run.of_type("notification") if entry.data["code"] == "uploads_left"]
     assert len(left) == 1 and "checkpoint-2" in left[0].message
@@ -131,10 +140,13 @@ def test_checkpoint_removed_before_its_upload_is_a_warning(tmp_path: Path) -> No
 def test_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
-        run = start_tiny_run(tmp_path, publishing_config=config, max_train_steps=1)
-        run.wait_for("training.summary")
-        run.request(Command.STOP)
-        assert run.wait() == ExitCode.COMPLETED
+
+        def stop(run: RunFiles) -> None:
+            run.wait_for("training.summary")
+            run.request(Command.STOP)
+
+        run = run_in_this_process(write_job(tmp_path, publishing_config=config, max_train_steps=1), stop)
+        assert run.code == ExitCode.COMPLETED
     assert [entry.data["code"] for entry in run.of_type("notification")][-1] == "uploads_left"
 
 

@@ -26,6 +26,14 @@ QUICK = Patience(first_seconds=0.05, attempts=3, most_seconds=0.1, most_seconds_
 DEAD = {"provider": "s3", "bucket": "trained", "endpoint_url": "http://127.0.0.1:9", "access_key": "key-SECRET", "secret_key": "s-SECRET"}
 
 
+@pytest.mark.parametrize(("at_end", "limit"), [(False, 300.0), (True, 5.0)])
+def test_pauses_double_up_to_their_limit_and_differ_by_a_fifth(at_end: bool, limit: float) -> None:
+    for attempts in (1, 2, 3, 9, 50, 10_000):
+        usual = min(2.0 * 2 ** min(attempts - 1, 16), limit)
+        found = [Patience().pause(attempts, at_end=at_end) for _ in range(200)]
+        assert 0.8 * usual <= min(found) < 0.9 * usual and 1.1 * usual < max(found) <= 1.2 * usual
+
+
 def target_of(entry: dict[str, Any]) -> PublishTarget:
     targets, problems = parse_publishing(entry)
     assert problems == []

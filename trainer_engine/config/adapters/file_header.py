@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from trainer_engine.contract.files import open_regular, read_document
 
 USUAL_FILE = "pytorch_lora_weights.safetensors"
 SUFFIX = ".safetensors"
@@ -86,7 +88,7 @@ class AdapterHeader:
     def document(self, key: str) -> dict[str, object]:
         """Returns a metadata entry that is a JSON object, or an empty one if it is missing or invalid."""
         try:
-            found = json.loads(self.metadata.get(key) or "{}")
+            found = read_document(self.metadata.get(key) or "{}")
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -106,21 +108,21 @@ def find_adapter(path: Path) -> Path:
 def open_adapter(path: Path) -> AdapterHeader:
     """Reads the header of a file. Raises UnusableAdapter if it is not a complete safetensors file."""
     try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
             start = stream.read(9)
             wrong = _no_header(path, start, size)
             if wrong is not None:
                 raise wrong
             (length,) = struct.unpack("<Q", start[:8])
-            header = json.loads(start[8:] + stream.read(max(0, length - 1)))
+            header = read_document(start[8:] + stream.read(max(0, length - 1)))
         tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
         metadata = {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
     except OSError as error:
         raise UnusableAdapter("unreadable_file", f"{path} cannot be read: {error.strerror or error}.") from error
     except UnusableAdapter:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         message = f"{path.name} is not a safetensors file: its header cannot be understood."
         raise UnusableAdapter("not_safetensors", message, "give the .safetensors file of an adapter") from error
     end = max((tensor.end for tensor in tensors.values()), default=0)

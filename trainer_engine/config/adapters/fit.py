@@ -29,6 +29,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """Algorithm -> names of tensors that only it has."""
 MAX_LISTED = 3
 SAME = 1e-3
+LARGEST_ALPHA = 1e30
+"""No program writes a larger one; it would not fit into float32 with its rank."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,9 @@ def _alpha(fitting: FittingAdapter, module: str) -> float | None:
     alpha = pattern.get(name) if isinstance(pattern, dict) else None
     alpha = stated.get("lora_alpha") if alpha is None else alpha
     rank = header.tensors[keys["lora_A.weight"]].shape[:1]
-    return float(alpha) if isinstance(alpha, (int, float)) else float(rank[0]) if rank else None
+    if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and abs(alpha) < LARGEST_ALPHA:
+        return float(alpha)
+    return float(rank[0]) if rank else None
 
 
 def wanted_lora(layers: Mapping[str, Shape], modules: Iterable[str], rank: int, alpha: float, *, use_dora: bool) -> WantedAdapter:

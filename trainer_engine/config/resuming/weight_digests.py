@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer_engine.contract.files import sha256_of
+from trainer_engine.contract.files import open_regular, read_document, sha256_of
 
 WHOLE_BYTES = 32 << 20
 BLOCK_BYTES = 4096
@@ -36,7 +36,7 @@ def _digest(path: str, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> s
     if size <= WHOLE_BYTES:
         return sha256_of(Path(path))
     digest = hashlib.sha256(f"{size} bytes".encode())
-    with Path(path).open("rb") as stream:
+    with open_regular(path) as stream:
         for start, length in _blocks(stream, size, digest):
             stream.seek(start)
             digest.update(stream.read(length))
@@ -46,8 +46,8 @@ def _digest(path: str, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> s
 def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tuple[int, int]]:
     """Yields (start, length) of the blocks to hash in file order, after adding the table of tensors to the digest."""
     try:
-        table, data = _table(stream)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+        table, data = _table(stream, size)
+    except (ValueError, TypeError, KeyError, AttributeError, struct.error):
         step = max(BLOCK_BYTES, size // BLOCKS)
         yield from ((start, BLOCK_BYTES) for start in range(0, size, step))
         return
@@ -58,13 +58,14 @@ def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tupl
             yield data + start, max(0, min(BLOCK_BYTES, end - start))
 
 
-def _table(stream: BinaryIO) -> tuple[dict[str, dict[str, list[int]]], int]:
+def _table(stream: BinaryIO, size: int) -> tuple[dict[str, dict[str, list[int]]], int]:
     """Returns (the table of tensors in a safetensors file, offset of their data). Raises ValueError, TypeError or KeyError if malformed."""
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > LONGEST_HEADER_BYTES:
         raise ValueError("the header is too long")
-    header = json.loads(stream.read(length))
+    header = read_document(stream.read(length))
     table = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if not all(isinstance(number, int) for entry in table.values() for number in entry["data_offsets"]):
-        raise ValueError("the header does not say where tensors lie")
+    for begin, end in (entry["data_offsets"] for entry in table.values()):
+        if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= size):
+            raise ValueError("the header does not say where tensors lie")
     return table, 8 + length

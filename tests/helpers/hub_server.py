@@ -198,3 +198,24 @@ def broken_hub(answer: bytes) -> Iterator[HubServer]:
             yield HubServer(url=f"http://127.0.0.1:{server.server_address[1]}")
         finally:
             server.shutdown()
+
+
+class _NoAnswer(socketserver.StreamRequestHandler):
+    closing: threading.Event
+
+    def handle(self) -> None:
+        self.closing.wait()
+
+
+@contextmanager
+def silent_hub() -> Iterator[HubServer]:
+    """A server that accepts every connection and never answers."""
+    closing = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Handler", (_NoAnswer,), {"closing": closing})) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield HubServer(url=f"http://127.0.0.1:{server.server_address[1]}")
+        finally:
+            closing.set()
+            server.shutdown()

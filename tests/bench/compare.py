@@ -1,8 +1,8 @@
 """``python -m tests.bench.compare COMMIT SECTION ...``: the same benchmarks on this tree and on another commit, in turn.
 
-The commit is checked out into a temporary folder, and measured by its own benchmarks. Each round measures that commit and this tree in
-turn, so that a machine that drifts slows both. The table gives the median of each, and the ratio round by round; the rows that only one of
-the trees has follow it.
+The commit is checked out into a temporary folder, and measured by its own benchmarks. Each round measures both trees, in
+an order that changes from round to round, so that a machine that drifts slows both. The table gives the median of each, and the ratio round
+by round; the rows that only one of the trees has follow it.
 """
 
 from __future__ import annotations
@@ -91,12 +91,14 @@ def main() -> None:
     parser.add_argument("sections", nargs="+", metavar="SECTION")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    before, now = [], []
+    before: list[Figures] = []
+    now: list[Figures] = []
     with checkout(arguments.commit) as tree:
         for number in range(1, arguments.rounds + 1):
             print(f"round {number} of {arguments.rounds}", file=sys.stderr, flush=True)
-            before.append(measure(tree, arguments.sections))
-            now.append(measure(ROOT, arguments.sections))
+            turns = [(tree, before), (ROOT, now)]
+            for place, found in turns if number % 2 else reversed(turns):
+                found.append(measure(place, arguments.sections))
     print("\n".join(compared(before, now)))
 
 

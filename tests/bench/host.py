@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -119,5 +119,7 @@ def measure(table: Table, pair: Pair) -> None:
 
 
 def run(table: Table) -> None:
-    for make in (pixart, flux, *(partial(unet, network, kind) for network in (SDXL, SD1X) for kind in ("full", "lora"))):
+    unets = [partial(unet, network, kind) for network in (SDXL, SD1X) for kind in ("full", "lora")]
+    makers: list[Callable[[], Pair]] = [pixart, flux, *unets]
+    for make in makers:
         measure(table, make())

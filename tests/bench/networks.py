@@ -142,7 +142,8 @@ def make_network(network: Network, architecture: Architecture, device: torch.dev
         torch.manual_seed(0)
         torch.set_default_dtype(dtype)
         try:
-            return network.make(**architecture)
+            made: nn.Module = network.make(**architecture)
+            return made
         finally:
             torch.set_default_dtype(before)
 

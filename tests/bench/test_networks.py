@@ -14,6 +14,7 @@ from tests.bench.host import operators_of
 from tests.bench.network_loops import Setting, bare_loss, bare_steps, engine_steps, flops_of_a_step, in_dtype, make_batch, make_family
 from tests.bench.networks import SD1X, SDXL, WAN, Network, parameters_of
 from tests.bench.table import Table
+from tests.trainer_engine.families.test_host_work import Operators
 from trainer_engine.config.families import find_spec
 from trainer_engine.objectives.build import make_objective
 
@@ -28,6 +29,9 @@ SHALLOW: dict[str, dict[str, Any]] = {
 DEEPER: dict[str, dict[str, Any]] = {"sd1x": {"layers_per_block": 2}, "sdxl": {"layers_per_block": 2}, "wan": {"num_layers": 3}}
 MOST_ADDED = 24
 """Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""
+
+WAITING = {"aten._local_scalar_dense.default", "aten.lift_fresh.default", "aten.nonzero.default"}
+"""Operators behind ``item()``, ``torch.tensor(...)`` and masks as indices. The step's one read, a ``tolist()``, is none of these."""
 
 
 def small(network: Network) -> dict[str, Any]:
@@ -86,6 +90,16 @@ def test_what_the_engine_adds_to_a_step_does_not_grow_with_the_network(network: 
             work(1)
         added.append(operators_of(engine) - operators_of(bare))
     assert added[0] == added[1] <= MOST_ADDED
+
+
+@NETWORKS
+@pytest.mark.parametrize("model_type", ["full", "lora"])
+def test_no_operator_of_a_step_waits_for_the_device_or_copies_numbers_to_it(network: Network, model_type: str) -> None:
+    engine, _ = engine_steps(network, small(network), setting(model_type))
+    engine(1)
+    with Operators() as seen:
+        engine(1)
+    assert len(seen.names) > 100 and not WAITING & set(seen.names)
 
 
 @NETWORKS

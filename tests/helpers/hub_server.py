@@ -165,12 +165,12 @@ def hub_server() -> Iterator[HubServer]:
 
 HANGS_UP = b""
 OTHER_ANSWERS = {
-    "error 500": b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno",
+    "error 500": b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno",
     "hangs up": HANGS_UP,
-    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+    "half an answer": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
     "no HTTP": b"SSH-2.0-OpenSSH_9.9\r\n",
-    "a login page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
-    "other JSON": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+    "a login page": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "other JSON": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
 }
 """What a server that is no working hub sends, by what it does; the connection is closed afterwards."""
 
@@ -197,4 +197,25 @@ def broken_hub(answer: bytes) -> Iterator[HubServer]:
         try:
             yield HubServer(url=f"http://127.0.0.1:{server.server_address[1]}")
         finally:
+            server.shutdown()
+
+
+class _NoAnswer(socketserver.StreamRequestHandler):
+    closing: threading.Event
+
+    def handle(self) -> None:
+        self.closing.wait()
+
+
+@contextmanager
+def silent_hub() -> Iterator[HubServer]:
+    """A server that accepts every connection and never answers."""
+    closing = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Handler", (_NoAnswer,), {"closing": closing})) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield HubServer(url=f"http://127.0.0.1:{server.server_address[1]}")
+        finally:
+            closing.set()
             server.shutdown()

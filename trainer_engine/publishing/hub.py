@@ -22,6 +22,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import Moved, Provider, ProviderError
+from trainer_engine.weights.hub_client import limit_waiting
 
 PERMANENT = frozenset((400, 401, 403, 404, 409, 413, 422))
 LOGIN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
@@ -32,6 +33,7 @@ class HubProvider(Provider):
 
     def __init__(self, target: PublishTarget) -> None:
         disable_progress_bars()
+        limit_waiting()
         self.target = target
         self.repository = target.bucket
         self.api = HfApi()

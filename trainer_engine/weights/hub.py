@@ -1,7 +1,6 @@
 """Finds the components of a base model: in a local folder, in the Hugging Face cache, or on the hub.
 
-huggingface_hub reads ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the token itself. Every failure becomes ModelUnavailable, which
-names the repository and says what to do.
+huggingface_hub reads ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the token itself.
 """
 
 from __future__ import annotations
@@ -13,19 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError belongs to the client that this hub uses
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
 from trainer_engine.config.model_files import HINT, unsafe_files
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.weights.hub_client import hub_errors
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 PART_FILES = ("*.safetensors", *DESCRIPTIONS)
@@ -108,7 +101,7 @@ def find_part(source: Source, name: str, *, bare: bool = False, with_weights: bo
 
 def find_file(source: Source, file: str) -> Path:
     """One file of a repository; downloads it if it is missing. Raises ModelUnavailable."""
-    with _hub_errors(source):
+    with hub_errors(source.name, source.revision):
         try:
             return Path(hf_hub_download(source.name, file, revision=source.revision))
         except RemoteEntryNotFoundError as error:
@@ -145,43 +138,8 @@ def _local_folder(source: Source) -> Path:
 
 def _download(source: Source, wanted: list[str]) -> Path:
     ignored = [pattern for pattern in OTHER_VARIANTS if not (source.variant and f".{source.variant}" in pattern)]
-    with _hub_errors(source):
+    with hub_errors(source.name, source.revision):
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=wanted, ignore_patterns=ignored))
-
-
-@contextmanager
-def _hub_errors(source: Source) -> Iterator[None]:
-    """Turn exceptions of the hub's client into ModelUnavailable with one sentence and one hint."""
-    repo, revision = source.name, source.revision
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ModelUnavailable(
-            f"The repository {repo} is gated.", hint=f"accept its conditions at huggingface.co/{repo}, then run: hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelUnavailable(
-            f"The repository {repo} does not exist, or is private.",
-            hint="check the name; for a private repository run: hf auth login; a local folder needs a path that exists",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelUnavailable(f"The repository {repo} has no revision {revision}.", hint="check --revision") from error
-    except HFValidationError as error:
-        raise ModelUnavailable(
-            f"{repo} is neither a repository id nor a folder that exists.", hint="write organisation/name, or the path of a folder"
-        ) from error
-    except (HTTPError, OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, (ConnectionError, TimeoutError)):
-            raise  # the disk's, such as "no space left"
-        raise ModelUnavailable(
-            f"The repository {repo} is not in the Hugging Face cache, and the hub could not be reached ({type(error).__name__}).",
-            hint="check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give the path of a local copy",
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelUnavailable(
-            f"The repository {repo} is not in the Hugging Face cache, and what answered is not the hub ({type(error).__name__}).",
-            hint="check HF_ENDPOINT, and whether a proxy answers in its place, or give the path of a local copy",
-        ) from error
 
 
 @contextmanager

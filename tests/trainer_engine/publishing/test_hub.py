@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
-from tests.helpers.hub_server import HANGS_UP, OTHER_ANSWERS, HubServer, broken_hub, hub_server
+from tests.helpers.hub_server import HANGS_UP, OTHER_ANSWERS, HubServer, broken_hub, hub_server, silent_hub
 from tests.helpers.tiny_run import start_run, write_job
 from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import verify
@@ -26,6 +29,21 @@ TROUBLES = {
     "a login page": NO_HUB,
     "other JSON": NO_HUB,
 }
+
+IMPATIENT = """
+import sys
+from pathlib import Path
+from trainer_engine.weights import hub_client
+hub_client.ANSWER_SECONDS = 0.5
+from trainer_engine.config.publishing import HUB, PublishTarget
+from trainer_engine.publishing.base import ProviderError
+from trainer_engine.publishing.hub import HubProvider
+try:
+    HubProvider(PublishTarget(HUB, sys.argv[1])).send(Path(sys.argv[2]), "", print)
+except ProviderError as error:
+    print(error.permanent, error.message)
+"""
+"""An upload whose requests wait for half a second; the time limit is no option."""
 
 
 @pytest.fixture
@@ -93,6 +111,14 @@ def test_upload_to_a_closed_port_can_be_repeated(tmp_path: Path, monkeypatch: py
     use(HubServer(url="http://127.0.0.1:9"), tmp_path, monkeypatch)
     outcome = done("send", PublishTarget(HUB, "me/flowers"), write_checkpoint(tmp_path, 5), "")
     assert UNREACHABLE in outcome.trouble and "(ConnectError)" in outcome.trouble and not outcome.permanent
+
+
+def test_upload_to_a_silent_hub_fails_after_a_time_and_can_be_repeated(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, 5)
+    with silent_hub() as silent:
+        command = [sys.executable, "-c", IMPATIENT, "me/flowers", str(folder)]
+        done = subprocess.run(command, env={**os.environ, **silent.variables}, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("False the hub's repository me/flowers could not be reached or broke off (ReadTimeout)."), done.stderr
 
 
 @pytest.mark.parametrize("behaviour", ["error 500", "hangs up"])

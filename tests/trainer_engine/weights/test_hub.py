@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hub_server import OTHER_ANSWERS, broken_hub
+from tests.helpers.hub_server import OTHER_ANSWERS, broken_hub, silent_hub
 from tests.helpers.models import tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
@@ -106,6 +106,15 @@ def test_error_names_a_repository_behind_a_broken_hub(behaviour: str, tmp_path: 
     is_other_server = behaviour in ("a login page", "other JSON")
     assert ("what answered is not the hub" in answer) is is_other_server
     assert "HF_ENDPOINT" in answer
+
+
+def test_error_names_a_repository_behind_a_silent_hub(tmp_path: Path) -> None:
+    code = LOOK.replace("try:", "from trainer_engine.weights import hub_client\nhub_client.ANSWER_SECONDS = 0.5\ntry:")
+    with silent_hub() as silent:
+        answer = look("some-org/some-model", code=code, HF_HOME=str(tmp_path), HF_ENDPOINT=silent.url)
+    assert answer.startswith(
+        "REFUSED The repository some-org/some-model is not in the Hugging Face cache, and the hub could not be reached"
+    )
 
 
 def test_gated_repository_has_a_hint(tmp_path: Path, hub: str) -> None:

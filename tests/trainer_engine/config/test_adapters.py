@@ -67,6 +67,17 @@ def test_every_half_precision_number_is_judged_as_torch_judges_it() -> None:
         assert finite.tolist() == found
 
 
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x580])
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "adapter.safetensors"
+    tensors = {"a.lora_A.weight": torch.ones(1)}
+    save_file(tensors, path, {"note": ""})
+    (shortest,) = struct.unpack("<Q", path.read_bytes()[:8])
+    save_file(tensors, path, {"note": "x" * (length - shortest)})
+    assert path.read_bytes()[:2] == bytes([0x80, length >> 8])
+    assert list(open_adapter(path).tensors) == ["a.lora_A.weight"]
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_an_alpha_of_any_type_is_read(tmp_path: Path, name: str) -> None:
     save_file({"alpha": torch.tensor(1.5, dtype=TYPES[name]), "list": torch.tensor([2.5], dtype=TYPES[name])}, tmp_path / "a")

@@ -14,7 +14,9 @@ USUAL_FILE = "pytorch_lora_weights.safetensors"
 SUFFIX = ".safetensors"
 LONGEST_HEADER_BYTES = 64 << 20
 PICKLES = (b"\x80", b"PK\x03\x04")
-"""First bytes of files that ``torch.save`` writes."""
+"""First bytes of files that ``torch.save`` writes. The length of a header may begin with the first of them too."""
+BRACE = b"{"
+"""First byte of a header."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,11 @@ def open_adapter(path: Path) -> AdapterHeader:
         with path.open("rb") as stream:
             size = path.stat().st_size
             start = stream.read(8)
-            wrong = _no_header(path, start, size)
+            wrong = _no_header(path, start, stream.read(1), size)
             if wrong is not None:
                 raise wrong
             (length,) = struct.unpack("<Q", start)
+            stream.seek(len(start))
             header = json.loads(stream.read(length))
         tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
         metadata = {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
@@ -130,8 +133,9 @@ def open_adapter(path: Path) -> AdapterHeader:
     return AdapterHeader(path, tensors, metadata)
 
 
-def _no_header(path: Path, start: bytes, size: int) -> UnusableAdapter | None:
-    if start.startswith(PICKLES):
+def _no_header(path: Path, start: bytes, first: bytes, size: int) -> UnusableAdapter | None:
+    """``start`` is the length of the header, ``first`` its first byte."""
+    if start.startswith(PICKLES) and first != BRACE:
         message = f"{path.name} is a pickle, PyTorch's own format, not a safetensors file. It is not opened: a pickle can run programs."
         return UnusableAdapter("not_safetensors", message, "give the .safetensors file, or convert it where you trust it")
     if len(start) < 8:

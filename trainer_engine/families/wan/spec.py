@@ -35,7 +35,8 @@ SPEC = FamilySpec(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
     prompts=PromptSpec(token_limit=512, text_encoders=("UMT5 XXL",)),
-    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
+    # diffusers has no decoder for taew2_1, whose latents have five dimensions.
+    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)
     ),

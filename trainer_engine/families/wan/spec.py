@@ -36,8 +36,8 @@ def shifts_of(flavours: Iterable[str]) -> Mapping[str, Mapping[str, float]]:
 SPEC = FamilySpec(
     name="wan",
     title="Wan",
-    description="Video transformer of 1.3 or 14 billion parameters with a UMT5 XXL text encoder; images are clips of one frame. Its schedule is "
-    "shifted by 3 at 480p; the one for 720p is flow_schedule_shift=5.",
+    description="Video transformer of 1.3 or 14 billion parameters with a UMT5 XXL text encoder; images are clips of one frame. "
+    "Its schedule is shifted by 3 at 480p; the one for 720p is flow_schedule_shift=5.",
     flavours=FLAVOURS,
     default_flavour="t2v-480p-1.3b-2.1",
     model_types=("full", "lora"),

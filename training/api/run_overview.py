@@ -88,7 +88,7 @@ def _clips(job: Job) -> SafeString:
     events = job.events.filter(type=EventType.IMAGE.value, payload__has_key="videos").order_by("-index")[:SHOWN_CLIPS]
     cells = (
         (
-            media.url(job.pk, event.index, len(event.payload["videos"]) - 1),
+            media.url(job.pk, event.index, len(media.attached(event.payload)) - 1),
             media.url(job.pk, event.index, 0),
             event.payload.get("title", ""),
         )

@@ -85,6 +85,7 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
         "optimizer steps": str(step),
     }
     samples = _samples(output_dir, [run.label for run in validation_adapter_runs(family.options.as_values())])
+    links = [f"![{path.stem}]({quote(os.path.relpath(path, output_dir))})" for path in samples]
     return "\n".join(
         [
             *head,
@@ -99,11 +100,7 @@ def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, m
             "",
             *_loading(family, base_model, multiplier),
             "",
-            *(
-                ["## Samples", "", *(f"![{path.stem}]({quote(os.path.relpath(path, output_dir))})" for path in samples), ""]
-                if samples
-                else []
-            ),
+            *(["## Samples", "", *links, ""] if links else []),
         ]
     )
 

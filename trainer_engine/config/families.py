@@ -90,6 +90,13 @@ class LatentSpec:
     """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""
     """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
+    previews_in_full: bool = False
+    """Whether the family's own autoencoder decodes previews, if there is no ``preview_decoder``."""
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether images can be shown while they are generated."""
+        return bool(self.preview_decoder) or self.previews_in_full
 
 
 @dataclass(frozen=True, kw_only=True)

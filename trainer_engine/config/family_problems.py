@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from trainer_engine import families
@@ -75,6 +75,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is None:
         return isinstance(value, (int, float) if hint is float else hint) and not (isinstance(value, bool) and hint in (int, float))
+    if origin is UnionType:
+        return any(_is_of(value, argument) for argument in arguments)
     if not isinstance(value, origin):
         return False
     if isinstance(value, Mapping):

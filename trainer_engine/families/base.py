@@ -14,6 +14,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, Protocol, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from trainer_engine.config.families import Component, FamilySpec, find_spec
@@ -276,6 +277,14 @@ class Family(ABC):
 
         ``on_step`` receives each step of the sampler, and may end the generation by raising.
         """
+
+    def preview(self, latents: Tensor) -> Image.Image:
+        """The image, or the first frame of a clip, that scaled latents (1, C, ...) show; for families whose ``LatentSpec`` says
+        ``previews_in_full``.
+
+        The family's own autoencoder decodes it, which ``generate`` has loaded.
+        """
+        raise NotImplementedError(f"{self.spec.title} has no previews by its own autoencoder")
 
     @abstractmethod
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:

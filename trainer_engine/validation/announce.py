@@ -14,7 +14,7 @@ from trainer_engine.media import attachments, write_picture
 from trainer_engine.runtime.events import EventSink
 from trainer_engine.validation.failures import SURVIVED
 from trainer_engine.validation.generate import SampledImage, ValidationImage
-from trainer_engine.validation.previews import PreviewDecoder, is_shown, no_previews
+from trainer_engine.validation.previews import Decoder, decoder_of, is_shown, no_previews
 
 BASE_MODEL = "base_model"
 FINISHED = "final"
@@ -57,10 +57,10 @@ class Announcer:
         """What shows the sampler's steps of one validation; None where they are not to be shown, or could not be."""
         if not self.options.validation_preview or self._previews_failed:
             return None
-        decoder = PreviewDecoder(self.family.spec.latents.preview_decoder, self.family.devices)
+        decoder = decoder_of(self.family)
         return lambda sampled: self._preview(decoder, sampled, global_step)
 
-    def _preview(self, decoder: PreviewDecoder, sampled: SampledImage, global_step: int) -> None:
+    def _preview(self, decoder: Decoder, sampled: SampledImage, global_step: int) -> None:
         """Show what there is of an image. Where it cannot be shown, the run says so once and goes on without previews."""
         image, taken = sampled.image, sampled.taken
         if self._previews_failed or not is_shown(taken.number, image.sampler_steps, self.options):
@@ -70,6 +70,6 @@ class Announcer:
             path = write_picture(self.media, f"{image.path.stem}_{taken.number}of{image.sampler_steps}", picture)
         except SURVIVED as error:
             self._previews_failed = True
-            self.sink.emit(no_previews(decoder.repository, error))
+            self.sink.emit(no_previews(decoder.name, error))
             return
         self.emit(dataclasses.replace(image, path=path), global_step, INTERMEDIARY, taken=taken)

@@ -1,6 +1,8 @@
-"""Latents as a picture at once, through a Tiny AutoEncoder (Boer Bohan, 2023: a distilled decoder of a few megabytes)."""
+"""Shows latents at once: through a Tiny AutoEncoder (Boer Bohan, 2023: a distilled decoder of a few megabytes), or the family's own."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from diffusers import AutoencoderTiny
@@ -10,6 +12,7 @@ from torch import Tensor
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import ErrorEvent, Severity
+from trainer_engine.families.base import Family
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.hub import Source, find_part
 from trainer_engine.weights.loading import load_diffusers
@@ -20,11 +23,33 @@ def is_shown(step: int, steps: int, options: ValidationOptions) -> bool:
     return options.validation_preview and (step == steps or (step - 1) % options.validation_preview_steps == 0)
 
 
+class Decoder(Protocol):
+    """Shows latents while they are sampled."""
+
+    name: str
+    """What decodes them, for messages."""
+
+    def decode(self, latents: Tensor) -> Image.Image:
+        """(1, C, ...) scaled latents -> an image."""
+
+
+class FullDecoder:
+    """A family's own autoencoder."""
+
+    name = "the autoencoder"
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def decode(self, latents: Tensor) -> Image.Image:
+        return self._family.preview(latents)
+
+
 class PreviewDecoder:
-    """Loaded at the first picture."""
+    """A Tiny AutoEncoder, loaded at the first picture."""
 
     def __init__(self, repository: str, devices: Devices) -> None:
-        self.repository = repository
+        self.name = self.repository = repository
         self._devices = devices
         self._decoder: AutoencoderTiny | None = None
 
@@ -52,13 +77,19 @@ class PreviewDecoder:
         return self._decoder
 
 
-def no_previews(repository: str, error: Exception) -> ErrorEvent:
+def decoder_of(family: Family) -> Decoder:
+    """The Tiny AutoEncoder of a family, or else its own autoencoder."""
+    repository = family.spec.latents.preview_decoder
+    return PreviewDecoder(repository, family.devices) if repository else FullDecoder(family)
+
+
+def no_previews(decoder: str, error: Exception) -> ErrorEvent:
     """What a run says when it goes on without them."""
     hint = error.hint if isinstance(error, ModelUnavailable) else ""
     return ErrorEvent(
         code="previews_failed",
         title="No previews",
-        message=f"Images are not previewed any more: {repository}: {error}",
+        message=f"Images are not previewed any more: {decoder}: {error}",
         hint=hint or "training and finished images go on; set validation_preview=false to be rid of this",
         severity=Severity.WARNING,
     )

@@ -12,12 +12,14 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from trainer_engine.config.webhooks import WebhookTarget
+from trainer_engine.contract.events import EventType
 from trainer_engine.contract.files import is_file, is_folder
-from training.api import report, representations
+from training.api import media, report, representations
 from training.api.report import CURVES_APPEAR, GRIDS_APPEAR
 from training.models import Delivery, Job, WebhookChannel, WebhookDelivery
 
 SHOWN_CHECKPOINTS = 5
+SHOWN_CLIPS = 6
 NOTHING = "–"
 
 
@@ -76,8 +78,23 @@ def curves(job: Job) -> SafeString:
 
 
 def grid(job: Job) -> SafeString:
+    """The grid, which shows the first frames of clips, and the newest clips."""
     alternative = "Every validation image: a row for each validation, a column for each prompt"
-    return _image(job, job.folder.grid, "training-job-grid", alternative, GRIDS_APPEAR)
+    return format_html("{}{}", _image(job, job.folder.grid, "training-job-grid", alternative, GRIDS_APPEAR), _clips(job))
+
+
+def _clips(job: Job) -> SafeString:
+    """The newest clips as animations, each with a link to its last file, which is the best one."""
+    events = job.events.filter(type=EventType.IMAGE.value, payload__has_key="videos").order_by("-index")[:SHOWN_CLIPS]
+    cells = (
+        (
+            media.url(job.pk, event.index, len(media.attached(event.payload)) - 1),
+            media.url(job.pk, event.index, 0),
+            event.payload.get("title", ""),
+        )
+        for event in events
+    )
+    return format_html_join("", '<a href="{}"><img class="run-clip" src="{}" alt="{}" loading="lazy"></a>', cells)
 
 
 def _image(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:

@@ -160,7 +160,7 @@ def _understand(
 
 def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
     """A warning if the decoder of previews is not available: the run would show none."""
-    if not options.validation.validation_preview or options.validation.validation_disable:
+    if not options.validation.validation_preview or options.validation.validation_disable or not spec.latents.preview_decoder:
         return
     found = base_model.check_access("validation_preview", spec.latents.preview_decoder, None, hub)
     if found is not None:

@@ -175,6 +175,7 @@ def change(tensors: Tensors, place: Path) -> dict[str, tuple[Callable[[Path], An
         "cut off in the header": (lambda path: path.write_bytes(whole[:2000]), "is cut off: it has 2,000 bytes", "again"),
         "cut off in the data": (lambda path: path.write_bytes(whole[:-100]), "is cut off", "again"),
         "pickle": (lambda path: path.write_bytes(b"\x80\x02}q\x00."), "is a pickle", ".safetensors"),
+        "long pickle": (lambda path: path.write_bytes(b"\x80\x02" + bytes(200)), "is a pickle", ".safetensors"),
         "zip": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "is a pickle", ".safetensors"),
         "page": (lambda path: path.write_bytes(b"<!DOCTYPE html><html>" + bytes(100)), "is not a safetensors file", ".safetensors"),
         "empty": (lambda path: path.write_bytes(b""), "it has 0 bytes", "copy it again"),

@@ -14,11 +14,12 @@ import pytest
 from trainer_engine.config.family_problems import all_family_problems
 
 NUMBERS = count()
-SPEC = """from trainer_engine.config.families import Component, FamilySpec, LatentSpec, PromptSpec, Role
+SPEC = """from trainer_engine.config.families import ClipSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec
 SPEC = FamilySpec(
     name="made_up", title="Made up", description="", flavours={"one": "a/b"}, default_flavour="one", model_types=("lora",),
     objective="epsilon", components={"unet": Component("unet", "unet.", Role.TRAINED)},
     prompts=PromptSpec(text_encoders=("CLIP",), token_limit=77), latents=LatentSpec(channels=4, scale_factor_px=8, alignment_px=64),
+    sampling=SamplingSpec(clips=None),
 )
 """
 
@@ -50,6 +51,11 @@ def test_a_complete_folder_has_no_problems(package: ModuleType) -> None:
     assert all_family_problems(package) == {}
 
 
+def test_a_folder_of_a_family_with_clips_has_no_problems(package: ModuleType) -> None:
+    write(package, SPEC.replace("clips=None", "clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16)"))
+    assert all_family_problems(package) == {}
+
+
 def test_a_missing_spec_and_a_missing_class_are_both_named(package: ModuleType) -> None:
     (Path(package.__path__[0]) / "made_up" / "family.py").unlink()
     found = all_family_problems(package)
@@ -69,6 +75,8 @@ def test_a_missing_spec_and_a_missing_class_are_both_named(package: ModuleType) 
         ('{"one": "a/b"}', '{"one": 1}', "SPEC.flavours is {'one': 1}, expected Mapping[str, str]"),
         ('default_flavour="one"', 'default_flavour="two"', "expected one of the flavours"),
         ('name="made_up"', 'name="other"', "expected the name of the folder"),
+        ("clips=None", "clips=4", "SPEC.sampling.clips is 4, expected trainer_engine.config.families.ClipSpec | None"),
+        ("clips=None", "clips=ClipSpec(stride='4', trained_frames=81, frames_per_second=16)", "clips.stride is '4', expected int"),
         ('("CLIP",)', "()", "another number of text_encoders"),
     ],
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from trainer_engine.config.adapters.validation_adapter import hub_file, label_of
+from trainer_engine.config.families import specs
 from trainer_engine.config.parse import check_options
 
 GIVEN = {"model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1}
@@ -40,11 +42,20 @@ def reported(family: str, **values: Any) -> list[tuple[str, str, str]]:
         (PIXART, {"validation_image_quality": 50}, ("validation_image_quality", "no_effect", "note")),
         (PIXART, {"validation_epoch_interval": 0}, ("validation_epoch_interval", "out_of_range", "error")),
         (PIXART, {"validate_after_step": -1}, ("validate_after_step", "out_of_range", "error")),
+        (PIXART, {"validation_preview": True}, None),
+        ("wan", {"validation_preview": True}, None),
         (PIXART, {"validation_image_format": "bmp"}, ("validation_image_format", "not_a_choice", "error")),
     ],
 )
 def test_a_value_without_effect_or_support_is_reported(family: str, values: dict[str, Any], said: tuple[str, str, str] | None) -> None:
     assert reported(family, **values) == ([said] if said else [])
+
+
+def test_previews_of_a_family_without_any_decoder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wan = specs()["wan"]
+    bare = replace(wan, latents=replace(wan.latents, previews_in_full=False))
+    monkeypatch.setattr("trainer_engine.config.rules.validation.find_spec", lambda name: bare)
+    assert reported("wan", validation_preview=True) == [("validation_preview", "no_decoder", "error")]
 
 
 def test_values_that_come_together_are_looked_at_together() -> None:

@@ -25,6 +25,7 @@ from tests.helpers.pictures import generate_images
 from tests.helpers.scoring import score_by_hand, tiny_clip
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.evaluation.clip_scores import ClipScorer
+from trainer_engine.media import write_picture
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from trainer_engine.tiny_models.text import make_tiny_clip
 
@@ -41,6 +42,16 @@ try:
 except ModelUnavailable as error:
     print("REFUSED", error.message, "|", error.hint)
 """
+
+
+def test_a_clip_has_the_score_of_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("#c03030", "#3030c0", "#30c030")]
+    gif, first, last = tmp_path / "clip.gif", tmp_path / "first.png", tmp_path / "last.png"
+    write_picture(tmp_path, "clip", frames)
+    frames[0].save(first)
+    frames[2].save(last)
+    of_clip, of_first, of_last = ClipScorer.load(str(tiny_clip()), CPU).scores([(file, "a cat") for file in (gif, first, last)])
+    assert of_clip == of_first != of_last
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

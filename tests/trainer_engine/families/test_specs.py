@@ -101,6 +101,16 @@ def test_numbers_are_those_of_the_model(spec: FamilySpec) -> None:
 
 
 @every_family
+def test_previews_have_one_decoder_and_clips_the_lengths_of_the_autoencoder(spec: FamilySpec) -> None:
+    family = family_of(spec)
+    assert spec.latents.has_previews
+    assert spec.latents.previews_in_full == (not spec.latents.preview_decoder) == (type(family).preview is not Family.preview)
+    pipeline = family.make_pipeline(network_of(spec))
+    stride = getattr(pipeline, "vae_scale_factor_temporal", None)
+    assert (spec.sampling.clips.stride if spec.sampling.clips else None) == stride
+
+
+@every_family
 def test_the_starting_adapter_file_is_right_and_finds_its_modules(spec: FamilySpec) -> None:
     config, problems = parse_lycoris(spec.adapters.lycoris_start, spec)
     assert config is not None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
 
-from tests.helpers.models import tiny_family
+from tests.helpers.models import tiny_family, tiny_model
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Severity
@@ -41,6 +42,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     build_preview_decoder().save_pretrained(folder)
     place_in_hub_cache(folder, "madebyollin/taesdxl", home)
     return home
+
+
+def levels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=int)
 
 
 def image_events(run: HereRun, kind: str) -> list[ImageEvent]:
@@ -124,6 +130,40 @@ def test_the_decoder_shows_what_the_autoencoder_shows(hub: Path) -> None:
         image = PreviewDecoder("madebyollin/taesdxl", family.devices).decode(latents[None])
         middle = torch.tensor(image.getpixel((32, 32))) / 127.5 - 1
         assert torch.allclose(middle, wanted, atol=0.1)
+
+
+WAN: dict[str, Any] = {
+    **DRAWING,
+    "model_family": "wan",
+    "validation_resolution": "96x64",
+    "validation_num_inference_steps": 3,
+    "validation_preview_steps": 2,
+}
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_wans_own_autoencoder_shows_the_first_frame_of_each_step(tmp_path: Path, frames: int) -> None:
+    run = train_here(tmp_path, model=str(tiny_model("wan")), validation_num_video_frames=frames, **WAN)
+    assert not run.heard.of(ErrorEvent)
+    shown, (finished,) = image_events(run, "intermediary"), image_events(run, "final")
+    assert [event.step_label for event in shown] == ["1/3", "3/3"]
+    assert [(len(event.images), event.videos) for event in shown] == [(1, [])] * 2
+    first, last = (levels(Path(event.images[0].file)) for event in shown)
+    assert first.shape == last.shape == (64, 96, 3)
+    assert np.abs(first - last).mean() > 1, "each step shows something else"
+    result = Path((finished.videos or finished.images)[0].file)
+    apart = np.abs(last - levels(result))
+    # The last step is the result itself; a GIF has 256 colours.
+    assert apart.max() == 0 if frames == 1 else apart.mean() < 12
+
+
+def test_previews_of_wan_change_neither_the_image_nor_the_training(tmp_path: Path) -> None:
+    model = str(tiny_model("wan"))
+    plain = train_here(tmp_path / "plain", model=model, **{**WAN, "validation_preview": False})
+    shown = train_here(tmp_path / "shown", model=model, **WAN)
+    assert all(content == shown.files()[name] for name, content in plain.files().items() if name.endswith(".safetensors"))
+    name = "validation_images/step_1_validation_0_96x64.png"
+    assert (plain.output_dir / name).read_bytes() == (shown.output_dir / name).read_bytes()
 
 
 def test_the_decoder_of_this_project_loads_as_the_real_one_does(tmp_path: Path) -> None:

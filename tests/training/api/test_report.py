@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from django.test import Client
 
 from tests.helpers.jobs import make_job
+from trainer_engine.contract.events import MEDIA_TYPES, ImageEvent, MediaFile, Notification
+from training.jobs import log
 from training.models import Checkpoint, Job, Status
 
 pytestmark = pytest.mark.django_db
@@ -98,6 +101,43 @@ def test_the_admin_shows_progress_checkpoints_and_both_pictures(home: Path, clie
     newest = page[page.index('<table class="run-checkpoints') :].split("</table>")[0]
     assert newest.count("<tr>") == 6 and newest.index("checkpoint-70") < newest.index("checkpoint-30")
     assert "checkpoint-20" not in newest and newest.count("deleted since") == 4 and "3.0" in newest
+
+
+def put_clip(job: Job, step: int, *endings: str) -> None:
+    """Log an event of a clip with one file for each ending."""
+    videos = [MediaFile(file=f"media/{step}{ending}", mime_type=MEDIA_TYPES[ending]) for ending in endings]
+    title = f'Validation (step 5/5): "{step}"'
+    event = ImageEvent(
+        title=title, step=5, global_step=step, resolution=(1, 1), validation_type="final", prompt="", step_label="", videos=videos
+    )
+    log.append(job.pk, [log.from_server(event)])
+
+
+def test_the_admin_plays_the_newest_clips_and_links_their_mp4_files(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    log.append(job.pk, [log.from_server(Notification(message="first"))])
+    put_clip(job, 0, ".gif")
+    for step in range(1, 7):
+        put_clip(job, step, ".gif", ".mp4")
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    links = re.findall(r'<a href="([^"]*)"><img class="run-clip" src="([^"]*)" alt="([^"]*)"', page)
+    start = f"/api/training/jobs/{job.pk}/media"
+    wanted = [(f"{start}/{place}/1", f"{start}/{place}/0", f"Validation (step 5/5): &quot;{place - 1}&quot;") for place in range(7, 1, -1)]
+    assert links == wanted
+
+
+def test_a_clip_without_an_mp4_file_links_its_gif(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    put_clip(job, 3, ".gif")
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    address = f"/api/training/jobs/{job.pk}/media/0/0"
+    assert f'<a href="{address}"><img class="run-clip" src="{address}"' in page
+
+
+def test_the_schema_names_every_type_of_media(home: Path, client: Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    (answers,) = [calls["get"]["responses"] for path, calls in paths.items() if "/media/" in path]
+    assert set(answers["200"]["content"]) == {*MEDIA_TYPES.values(), "application/octet-stream"}
 
 
 def test_the_admin_names_the_command_that_renders_pictures_of_an_old_run(home: Path, client: Client, tmp_path: Path) -> None:

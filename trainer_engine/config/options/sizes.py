@@ -8,8 +8,11 @@ import re
 MEGAPIXELS_BELOW = 128
 """A single number below this means megapixels."""
 MOST_MEGAPIXELS = 16
+"""A number between this and ``MEGAPIXELS_BELOW`` is refused: it is too large an area and too small an edge."""
 EDGE_MULTIPLE = 8
+"""Edges are multiples of a cell of the latents."""
 SMALLEST_PX, LARGEST_PX = 64, 8192
+"""Shortest and longest edge."""
 
 
 def parse_resolutions(text: str) -> list[tuple[int, int]]:

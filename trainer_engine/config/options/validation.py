@@ -137,7 +137,8 @@ class ValidationOptions(OptionGroup):
 
     validation_preview: bool = option(
         False,
-        "Show images while they are generated, as events of the type validation.image. The family's Tiny AutoEncoder decodes them.",
+        "Show images while they are generated, as events of the type validation.image. The family's Tiny AutoEncoder decodes them, or its "
+        "own autoencoder if it has none.",
     )
     validation_preview_steps: int = option(
         1, "Number of sampler steps between two previews. The first and the last step are always shown.", ge=1

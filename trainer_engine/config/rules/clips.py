@@ -8,7 +8,7 @@ from importlib.util import find_spec as find_module
 from trainer_engine.config.families import ClipSpec, find_spec
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Level, Problem
 
 FRAMES = "validation_num_video_frames"
 MP4_LIBRARY = "av"
@@ -62,7 +62,8 @@ def options_of_images_and_clips(values: Values) -> Iterator[Problem]:
 
 def clips_are_seen_whole(values: Values) -> Iterator[Problem]:
     """Notes on what does not see, or does not keep, a clip in full."""
-    if frames_of(values) == 1 or values["validation_disable"]:
+    refused = any(problem.level is Level.ERROR for problem in clips_are_the_familys(values))
+    if frames_of(values) == 1 or values["validation_disable"] or refused:
         return
     if values["evaluation_type"] == CLIP:
         message = "CLIP scores judge the first frame of a clip only."

@@ -113,8 +113,8 @@ def quality_has_an_effect(values: Values) -> Iterator[Problem]:
 
 def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
     family_spec = find_spec(str(values.get("model_family", "")))
-    if values["validation_preview"] and family_spec is not None and not family_spec.latents.preview_decoder:
-        message = f"{family_spec.title} has no Tiny AutoEncoder, so images cannot be shown while they are generated."
+    if values["validation_preview"] and family_spec is not None and not family_spec.latents.has_previews:
+        message = f"{family_spec.title} has no decoder for previews, so images cannot be shown while they are generated."
         yield Problem.error(
             "validation_preview", "no_decoder", message, got=True, expected="false", hint="finished images are still sent as events"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import WanPipeline
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -154,8 +155,18 @@ class Wan(Family):
                 output_type="latent",
                 callback_on_step_end=report,
             ).frames
-        frames: list[Image.Image] = pipeline.video_processor.postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0]
+        frames = self._decoded(latents)
         return frames if request.frames > 1 else frames[0]
+
+    def preview(self, latents: Tensor) -> Image.Image:
+        """The first latent frame is the first frame: the autoencoder decodes it without those that follow."""
+        with torch.autocast(self.devices.device.type, enabled=False):
+            return self._decoded(latents[:, :, :1])[0]
+
+    def _decoded(self, latents: Tensor) -> list[Image.Image]:
+        """The frames that scaled latents (1, C, f, h, w) show. Raises ImageNotFinite."""
+        frames: list[Image.Image] = VideoProcessor().postprocess_video(self.autoencoder.decode(latents), output_type="pil")[0]
+        return frames
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         def save_vae(target: Path) -> None:

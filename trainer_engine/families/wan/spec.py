@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from trainer_engine.config.families import (
@@ -23,10 +24,21 @@ FLAVOURS = MappingProxyType(
         "t2v-480p-14b-2.1": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     }
 )
+SHIFTS = MappingProxyType({"480p": 3.0, "720p": 5.0})
+"""Size in the name of a flavour -> shift of its published schedule."""
+
+
+def shifts_of(flavours: Iterable[str]) -> Mapping[str, Mapping[str, float]]:
+    """Flavour -> the default of ``flow_schedule_shift`` that its name implies; 480p if it names no size."""
+    sizes = {flavour: next((size for size in SHIFTS if size in flavour), "480p") for flavour in flavours}
+    return MappingProxyType({flavour: MappingProxyType({"flow_schedule_shift": SHIFTS[size]}) for flavour, size in sizes.items()})
+
+
 SPEC = FamilySpec(
     name="wan",
     title="Wan",
-    description="Video transformer of 1.3 or 14 billion parameters with a UMT5 XXL text encoder; images are clips of one frame.",
+    description="Video transformer of 1.3 or 14 billion parameters with a UMT5 XXL text encoder; images are clips of one frame. "
+    "Its schedule is shifted by 3 at 480p; the one for 720p is flow_schedule_shift=5.",
     flavours=FLAVOURS,
     default_flavour="t2v-480p-1.3b-2.1",
     model_types=("full", "lora"),
@@ -37,7 +49,8 @@ SPEC = FamilySpec(
     ),
     file_layouts=(FileLayout(title="Wan", mark="head.modulation"),),
     prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
-    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8),
+    # diffusers has no decoder for taew2_1, whose latents have five dimensions.
+    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)
     ),
@@ -65,7 +78,7 @@ SPEC = FamilySpec(
     ),
     aliases=("wan2.1",),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
-    # The shift of the published schedules: 3 at 480p.
-    defaults=MappingProxyType({"resolution": 480, "flow_schedule_shift": 3.0, "validation_guidance": 5.0}),
+    defaults=MappingProxyType({"resolution": 480, "validation_guidance": 5.0}),
+    flavour_defaults=shifts_of(FLAVOURS),
     parameters=MappingProxyType({"t2v-480p-1.3b-2.1": 1_418_996_800, "t2v-480p-14b-2.1": 14_288_491_584}),
 )

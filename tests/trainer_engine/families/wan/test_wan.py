@@ -18,6 +18,7 @@ from tests.helpers.tiny_run import train_here
 from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.wan.family import Wan
+from trainer_engine.families.wan.spec import SPEC, shifts_of
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices
 
@@ -42,6 +43,13 @@ def their_prompts(prompts: list[str]) -> Tensor:
 
 def fixed(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_shift_of_a_flavour_follows_the_size_in_its_name() -> None:
+    shifts = shifts_of(["t2v-480p-1.3b-2.1", "t2v-480p-14b-2.1", "i2v-14b-2.1-720p", "i2v-14b-2.1"])
+    assert [defaults["flow_schedule_shift"] for defaults in shifts.values()] == [3.0, 3.0, 5.0, 3.0]
+    assert {flavour: SPEC.defaults_of(flavour)["flow_schedule_shift"] for flavour in SPEC.flavours} == dict.fromkeys(SPEC.flavours, 3.0)
+    assert tiny_wan(flow_schedule_shift=5).options.objective.flow_schedule_shift == 5
 
 
 def test_prompts_equal_those_of_the_pipeline() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def spec_of(name: str) -> FamilySpec:
 
 
 def trainable_of(name: str, **values: Any) -> Any:
-    options = options_with(model_family=name, pretrained_model_name_or_path=str(tiny_model(name)), train_text_encoder=True, **values)
+    chosen = {"pretrained_model_name_or_path": str(tiny_model(name)), "train_text_encoder": True, **values}
+    options = options_with(model_family=name, **chosen)
     return make_trainable(load_family(options, resolve_devices(options, torch.device("cpu"))), None)
 
 
@@ -53,6 +55,15 @@ def test_the_names_and_numbers_are_those_of_the_engine(name: str) -> None:
     assert shapes == {key: tuple(weight.shape) for key, weight in network.named_parameters()}
     assert count_parameters(folder, spec) == sum(weight.numel() for weight in network.parameters())
     assert (module_names(folder, spec) or set()) <= {key for key, _ in network.named_modules()}
+
+
+def test_published_files_with_the_prefix_of_older_libraries_have_the_same_names(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model("sd1x"), tmp_path / "published"))
+    file = folder / "text_encoder/model.safetensors"
+    save_file({f"text_model.{key}": tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
+    assert tensor_shapes(folder, spec_of("sd1x")) == tensor_shapes(tiny_model("sd1x"), spec_of("sd1x"))
+    ours, theirs = (trainable_of("sd1x", pretrained_model_name_or_path=str(base)).network for base in (folder, tiny_model("sd1x")))
+    assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["sd1x", "sdxl"])

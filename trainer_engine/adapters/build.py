@@ -27,17 +27,15 @@ def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
 
     Raises ModelUnavailable, InvalidOptions, CheckpointUnusable.
     """
-    trainable = _make_full(family, checkpoint) if family.options.model.model_type == "full" else _make_loaded_adapter(family, checkpoint)
+    is_full = family.options.model.model_type == "full"
+    trainable = Full(family, family.load_network(checkpoint)) if is_full else _load_adapter(family, checkpoint)
     for parameter in family.unread_parameters(trainable.network):
         parameter.requires_grad_(False)
     return trainable
 
 
-def _make_full(family: Family, checkpoint: Path | None) -> Full:
-    return Full(family, family.load_network(checkpoint))
-
-
-def _make_loaded_adapter(family: Family, checkpoint: Path | None) -> AddedAdapter:
+def _load_adapter(family: Family, checkpoint: Path | None) -> AddedAdapter:
+    """The adapter on the base model, with the weights of the checkpoint, of ``init_lora`` or of a beginning."""
     options, adapter = family.options, _make_adapter(family)
     for parameter in adapter.parameters:
         parameter.data = parameter.data.to(family.devices.weights)

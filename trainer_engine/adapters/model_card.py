@@ -127,7 +127,7 @@ def modelspec(family: Family) -> dict[str, str]:
 def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
     """Markdown that shows how to load the adapter file."""
     if family.options.adapter.lora_format == "comfyui":
-        node = "a node that loads LoRAs for model and CLIP" if family.spec.trained_text_encoders else "a node that loads LoRAs (model only)"
+        node = "a node that loads LoRAs (model and CLIP)" if family.spec.trained_text_encoders else "a node that loads LoRAs (model only)"
         return [f"Put `{ADAPTER_FILE}` into ComfyUI's `models/loras` and choose it in {node}."]
     code = _how(family).format(
         network=_network(family),
@@ -139,9 +139,8 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
         config=LYCORIS_FILE,
         multiplier=multiplier,
     )
-    algorithms = _algorithms(family)
     by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines generate with all of them at every timestep."]
-    return ["```python", code, "```", *(by_timestep if "tlora" in algorithms else [])]
+    return ["```python", code, "```", *(by_timestep if "tlora" in _algorithms(family) else [])]
 
 
 def _network(family: Family) -> str:

@@ -1,7 +1,8 @@
-"""Estimates the activations that a transformer keeps for its backward pass, from the shapes of its linear layers."""
+"""Estimates the activations that a step keeps for its backward pass: of a transformer from the shapes of its linear layers."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,7 +11,14 @@ from dataclasses import dataclass
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.datasets.report import DatasetReport
+from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
+from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
+HIDDEN_PX = 1152
+"""Width of the transformers that the model without shapes was fitted to."""
+PATCH = 2
+"""Edge of the square of latents that one token stands for."""
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
@@ -37,6 +45,27 @@ class Tokens:
     """Tokens of the image and of its reference images."""
     prompt: int
     """Tokens of the prompts; 0 if the prompt is not part of the sequence of the image."""
+
+
+def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> int:
+    """Numbers that a step keeps for its backward pass, modelled from the number of ``parameters`` if there are no ``tensors``."""
+    cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
+    seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
+    image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
+    batch = options.run.train_batch_size
+    prompt_tokens = spec.tokens_of(options.model.model_flavour)
+    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
+    layers, of_text = split_layers(tensors or {}, spec)
+    if is_unet(layers):
+        inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch)
+        prompts = kept_numbers(of_text, Tokens(prompt_tokens * batch, 0), options, spec)
+        return kept_by_unet(layers, inputs, options, spec) + prompts
+    if tensors:
+        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
+    layer_number = layer_count(parameters)
+    width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
+    kept = layer_number + 40 if options.model.gradient_checkpointing else layer_number * 34
+    return (sequence.image + sequence.prompt) * width * kept
 
 
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:

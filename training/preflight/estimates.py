@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -18,28 +17,20 @@ from trainer_engine.config.precisions import PRECISIONS, compute_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
-from training.preflight.activations import Tokens, kept_numbers
-from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
+from training.preflight.activations import activation_numbers
 from training.preflight.weights import (
-    NUMBERS_A_WIDTH,
     Tensors,
     frozen_network_bytes,
-    layer_count,
     numbers_in,
-    split_layers,
     state_bytes,
     trained_weights,
     weight_bytes,
 )
 
-HIDDEN_PX = 1152
-"""Width of the transformers that the model without shapes was fitted to."""
 ERROR_SHARE = 0.35
 """Error of the modelled part in both directions, as a share of it."""
 HELD_ON_CPU = 2.2
 """On a CPU the C library keeps freed blocks, so the process may grow to this multiple of the memory in use."""
-PATCH = 2
-"""Edge of the square of latents that one token stands for."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +87,8 @@ def estimate_memory(
     state = 0 if OPTIMIZERS[options.optimizer.optimizer].is_paged else state_bytes(options, weights)
     counted = numbers_in(weights) * (2 * weight_bytes(options) + _average_bytes(options)) + state + frozen
     each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
-    activations = each * _activations(options, parameters, report, spec, tensors)
+    activations = each * activation_numbers(options, parameters, report, spec, tensors)
     return Memory(counted, activations, HELD_ON_CPU if on_cpu else 1.0)
-
-
-def _activations(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> int:
-    """Numbers that a step keeps for its backward pass."""
-    cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
-    seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
-    image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
-    batch = options.run.train_batch_size
-    prompt_tokens = spec.tokens_of(options.model.model_flavour)
-    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
-    layers, of_text = split_layers(tensors or {}, spec)
-    if is_unet(layers):
-        inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch)
-        prompts = kept_numbers(of_text, Tokens(prompt_tokens * batch, 0), options, spec)
-        return kept_by_unet(layers, inputs, options, spec) + prompts
-    if tensors:
-        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
-    layer_number = layer_count(parameters)
-    width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
-    kept = layer_number + 40 if options.model.gradient_checkpointing else layer_number * 34
-    return (sequence.image + sequence.prompt) * width * kept
 
 
 def _average_bytes(options: TrainingOptions) -> int:

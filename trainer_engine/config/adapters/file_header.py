@@ -17,7 +17,6 @@ SUFFIX = ".safetensors"
 LONGEST_HEADER_BYTES = 64 << 20
 PICKLES = (b"\x80", b"PK\x03\x04")
 """First bytes of files that ``torch.save`` writes. The length of a header may begin with the first of them too."""
-BRACE = b"{"
 """First byte of a header."""
 
 

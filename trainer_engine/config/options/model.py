@@ -51,8 +51,8 @@ class ModelOptions(OptionGroup):
     train_text_encoder: bool = option(
         False,
         "Train the text encoders together with the network: all of their weights with model_type=full, and with model_type=lora a standard "
-        "adapter on their attention. Captions are then encoded in every step. For the families that "
-        '"Families that can train their text encoders" lists.',
+        "adapter on their attention. Captions are then encoded in every step. Evaluations, validation images, the average of use_ema and "
+        "the result take the text encoders as they are trained. docs/options.md lists the families that can.",
     )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,

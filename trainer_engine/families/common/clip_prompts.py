@@ -94,19 +94,21 @@ class ClipFamily(Family):
         return self.join_states(states)
 
     def _encoder(self, name: str) -> ClipEncoder:
-        if name not in self._encoders:
+        encoder = self._encoders.get(name)  # another thread may let go of it at any time
+        if encoder is None:
             encoder = self.load_encoder(name, self.devices.text)
             self.place(encoder, self._precisions[name], part=name)
             self._encoders[name] = encoder
-        return self._encoders[name]
+        return encoder
 
     def _tokenizer(self, name: str) -> CLIPTokenizer:
-        if name not in self._tokenizers:
-            self._tokenizers[name] = self.load_tokenizer_of(name)
-        return self._tokenizers[name]
+        tokenizer = self._tokenizers.get(name)
+        if tokenizer is None:
+            self._tokenizers[name] = tokenizer = self.load_tokenizer_of(name)
+        return tokenizer
 
     def free_text_encoders(self) -> None:
-        """Drop the weights of the frozen text encoders."""
+        """Drop the weights of the frozen text encoders; trained ones belong to the network."""
         self._encoders, self._tokenizers = {}, {}
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:

@@ -112,4 +112,4 @@ def test_an_adapter_without_text_encoders_does_not_start_a_run_that_trains_them(
 
 def test_the_card_of_an_adapter_names_the_rate_and_the_node(tmp_path: Path) -> None:
     card = (trained(tmp_path, "sd1x", lora_format="comfyui", text_encoder_lr=1e-5).parent / "README.md").read_text()
-    assert "learning rate of the text encoders: 1e-05" in card and "for model and CLIP" in card
+    assert "learning rate of the text encoders: 1e-05" in card and "(model and CLIP)" in card

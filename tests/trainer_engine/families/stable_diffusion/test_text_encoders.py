@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.checkpointing.snapshot import as_it_is
 from trainer_engine.families.base import load_family
 from trainer_engine.families.common.unet import UNetFamily
 from trainer_engine.families.inputs import SampleFacts, StepInputs
@@ -140,3 +141,31 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(name: str, gradient_ch
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_gradients_of_an_adapter_equal_those_of_peft(name: str, gradient_checkpointing: bool) -> None:
     assert_equal_gradients(adapter_pair(name, gradient_checkpointing=gradient_checkpointing))
+
+
+@pytest.mark.parametrize("name", ["sd1x", "sdxl"])
+def test_a_checkpoint_restores_every_text_encoder_and_a_snapshot_writes_the_same_bytes(tmp_path: Path, name: str) -> None:
+    family = family_of(name)
+    trainable = make_trainable(family, None)
+    with torch.no_grad():
+        for weight in trainable.parameters:
+            weight.add_(0.01)
+    trainable.save(tmp_path / "saved")
+    trainable.snapshot(as_it_is)(tmp_path / "held")
+    files = [path.relative_to(tmp_path / "saved") for path in (tmp_path / "saved").rglob("*.*")]
+    assert {file.parts[0] for file in files} == {"unet", *ENCODERS[name]}
+    assert all((tmp_path / "saved" / file).read_bytes() == (tmp_path / "held" / file).read_bytes() for file in files)
+    again = make_trainable(family, tmp_path / "held")
+    ours, theirs = trainable.network.state_dict(), again.network.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert again.names == trainable.names
+
+
+def test_an_adapter_at_strength_zero_leaves_the_base_text_encoders() -> None:
+    """Images of the base model are made with its own text encoders, too."""
+    pair = adapter_pair("sd1x")
+    with torch.no_grad(), pair.ours.at_strength(0.0):
+        bare = our_loss(pair.family, pair.ours.network.eval())
+    with torch.no_grad():
+        assert bare.item() == pytest.approx(their_loss(pipeline_of("sd1x"), "epsilon", 0).item(), rel=1e-6)
+        assert bare.item() != pytest.approx(our_loss(pair.family, pair.ours.network).item(), rel=1e-4)

@@ -1,0 +1,129 @@
+"""``validate`` counts and checks trained text encoders as the engine trains them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from environments.paths import Home
+from environments.resolve.run import resolve_run
+from tests.helpers.models import options_with, tiny_model
+from tests.training.conftest import Training
+from trainer_engine.adapters.build import make_trainable
+from trainer_engine.config.families import FamilySpec, specs
+from trainer_engine.families.base import load_family
+from trainer_engine.runtime.devices import resolve_devices
+from training.preflight.adapter import adapted_layers
+from training.preflight.base_model import count_parameters, layer_shapes, module_names, tensor_shapes
+from training.preflight.run import examine_run
+from training.preflight.summary import PreflightReport
+from training.preflight.weights import frozen_network_bytes, numbers_in, split_layers, trained_weights
+
+LORA: Mapping[str, Any] = {"model_type": "lora", "lora_rank": 4, "lora_dropout": 0}
+
+
+def spec_of(name: str) -> FamilySpec:
+    return specs()[name].for_run(train_text_encoder=True)
+
+
+def trainable_of(name: str, **values: Any) -> Any:
+    chosen = {"pretrained_model_name_or_path": str(tiny_model(name)), "train_text_encoder": True, **values}
+    options = options_with(model_family=name, **chosen)
+    return make_trainable(load_family(options, resolve_devices(options, torch.device("cpu"))), None)
+
+
+def report_of(training: Training, name: str = "sdxl", **changes: Any) -> PreflightReport:
+    home = Home(training.home)
+    form = {name: value for name, value in training.form.items() if not name.startswith("__")}
+    sent = {"model_family": name, "pretrained_model_name_or_path": str(tiny_model(name)), "train_text_encoder": "true", **changes}
+    form |= {f"--{option}": str(value) for option, value in sent.items()}
+    return examine_run(resolve_run(home, {}, form), home, {"CUDA_VISIBLE_DEVICES": ""})
+
+
+@pytest.mark.parametrize("name", ["sd1x", "sd2x", "sdxl"])
+def test_the_names_and_numbers_are_those_of_the_engine(name: str) -> None:
+    network = trainable_of(name, gradient_checkpointing=False).network
+    folder, spec = tiny_model(name), spec_of(name)
+    shapes = tensor_shapes(folder, spec)
+    assert shapes == {key: tuple(weight.shape) for key, weight in network.named_parameters()}
+    assert count_parameters(folder, spec) == sum(weight.numel() for weight in network.parameters())
+    assert (module_names(folder, spec) or set()) <= {key for key, _ in network.named_modules()}
+
+
+def test_published_files_with_the_prefix_of_older_libraries_have_the_same_names(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model("sd1x"), tmp_path / "published"))
+    file = folder / "text_encoder/model.safetensors"
+    save_file({f"text_model.{key}": tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
+    assert tensor_shapes(folder, spec_of("sd1x")) == tensor_shapes(tiny_model("sd1x"), spec_of("sd1x"))
+    ours, theirs = (trainable_of("sd1x", pretrained_model_name_or_path=str(base)).network for base in (folder, tiny_model("sd1x")))
+    assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sd1x", "sdxl"])
+def test_the_adapted_layers_are_those_of_the_engine(name: str) -> None:
+    adapter: Any = trainable_of(name, **LORA)
+    options = options_with(model_family=name, train_text_encoder=True, **LORA)
+    tensors = tensor_shapes(tiny_model(name), spec_of(name)) or {}
+    layers = layer_shapes(tiny_model(name), spec_of(name)) or {}
+    assert set(adapted_layers(options, spec_of(name), layers)) == set(adapter.layers)
+    stored = sum(tensor.numel() for tensor in adapter.tensors().values())
+    assert numbers_in(trained_weights(options, spec_of(name), 0, tensors)) == stored
+
+
+def test_layers_are_split_into_those_of_the_network_and_of_text_encoders() -> None:
+    tensors = {"unet.down_blocks.0.w.weight": (4, 4, 3, 3), "text_encoder.fc.weight": (4, 4), "unet.bias": (4,)}
+    network, text = split_layers(tensors, spec_of("sd1x"))
+    assert network == {"down_blocks.0.w": (4, 4, 3, 3)} and text == {"text_encoder.fc": (4, 4)}
+    assert split_layers({"mid.weight": (2, 2)}, specs()["sd1x"]) == ({"mid": (2, 2)}, {})
+
+
+def test_frozen_text_encoders_under_an_adapter_are_not_quantised() -> None:
+    tensors = {"unet.w.weight": (100, 100), "text_encoder.w.weight": (10, 100)}
+    options = options_with(model_family="sd1x", base_model_precision="int8-quanto", train_text_encoder=True, **LORA)
+    assert frozen_network_bytes(options, spec_of("sd1x"), 11_000, tensors) == int(10_000 * 1.01 + 1_000 * 4)
+    assert frozen_network_bytes(options, specs()["sd1x"], 10_000, None) == int(10_000 * 1.01)
+
+
+def test_validate_counts_the_text_encoders_and_tokens_in_place_of_embeddings(training: Training) -> None:
+    frozen, trained = report_of(training, train_text_encoder="false"), report_of(training)
+    assert frozen.errors == trained.errors == []
+    own = sum(weight.numel() for name, weight in trainable_of("sdxl").network.named_parameters() if name.startswith("text_encoder"))
+    assert trained.understood["model"]["parameters"] - frozen.understood["model"]["parameters"] == own
+    assert trained.understood["memory"]["bytes"] > frozen.understood["memory"]["bytes"] + 16 * own
+    assert trained.understood["disk"]["checkpoint_bytes"] == frozen.understood["disk"]["checkpoint_bytes"] + 12 * own
+    assert trained.understood["disk"]["caches_bytes"] < frozen.understood["disk"]["caches_bytes"]
+
+
+def adapter_file(folder: Path, name: str = "sd1x", **values: Any) -> Path:
+    trainable_of(name, **{**LORA, **values}).write_result(folder, 1)
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+@pytest.mark.parametrize("lora_format", ["diffusers", "comfyui"])
+def test_validate_and_the_engine_take_an_adapter_of_text_encoders_to_start_from(training: Training, lora_format: str) -> None:
+    file = adapter_file(training.home / "adapter", lora_format=lora_format)
+    assert report_of(training, "sd1x", init_lora=file, **LORA).errors == []
+    (problem,) = report_of(training, "sd1x", init_lora=file, train_text_encoder="false", **LORA).errors
+    assert problem.option == "init_lora"
+
+
+def test_validate_refuses_an_adapter_that_lacks_the_text_encoder(training: Training) -> None:
+    file = adapter_file(training.home / "adapter")
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file({key: tensor for key, tensor in load_file(file).items() if key.startswith("unet.")}, file, metadata)
+    (problem,) = report_of(training, "sd1x", init_lora=file, **LORA).errors
+    assert problem.option == "init_lora" and "lacks 12 of the" in problem.message
+
+
+def test_validate_reports_targets_that_match_the_text_encoder_alone(training: Training) -> None:
+    (problem,) = report_of(training, "sd1x", peft_lora_target_modules='["q_proj"]', **LORA).errors
+    assert (problem.option, problem.code) == ("peft_lora_target_modules", "nothing_matched")
+    assert "self_attn" not in problem.expected

@@ -63,6 +63,14 @@ class UNetFamily(Family):
     def pipeline_prompts(self, request: GenerationRequest) -> dict[str, Tensor]:
         """The prompt and the negative prompt as arguments of the pipeline, on the device."""
 
+    def pipeline_settings(self) -> Mapping[str, Any]:
+        """Arguments of the pipeline that are no components, as its ``model_index.json`` keeps them."""
+        return {}
+
+    def image_arguments(self, request: GenerationRequest) -> dict[str, Any]:
+        """What the pipeline starts an image from: its size."""
+        return {"width": request.width, "height": request.height}
+
     @abstractmethod
     def text_parts(self) -> Mapping[str, CopiedPart]:
         """Text encoders and tokenizers of the pipeline that a run leaves."""
@@ -133,8 +141,7 @@ class UNetFamily(Family):
         with self.devices.autocast():
             latents = pipeline(
                 **self.pipeline_prompts(request),
-                width=request.width,
-                height=request.height,
+                **self.image_arguments(request),
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
                 guidance_rescale=request.guidance_rescale,
@@ -158,5 +165,6 @@ class UNetFamily(Family):
             scheduler=self.parts.make_scheduler(self.prediction_type),
             dtype=str(self.devices.weights).removeprefix("torch."),
             objective=self.prediction_type,
+            settings=self.pipeline_settings(),
         )
         write_pipeline(folder, plan, self.options)

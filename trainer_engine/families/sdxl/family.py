@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import SchedulerMixin, StableDiffusionXLPipeline
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import GenerationRequest
-from trainer_engine.families.common.clip_text import encode_clip
+from trainer_engine.families.common.clip_text import ClipEncoder, encode_clip
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.unet import UNetFamily
 from trainer_engine.families.inputs import Conditions, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.families.sdxl.components import SdxlComponents
-from trainer_engine.families.sdxl.spec import SPEC
+from trainer_engine.families.sdxl.options import SdxlOptions
+from trainer_engine.families.sdxl.spec import REFINERS, SPEC
 from trainer_engine.runtime.devices import Devices
 
 PENULTIMATE = 1
 """Layers before the last one whose states the network was trained with; ``clip_skip`` counts from there."""
-TextEncoders = tuple[CLIPTextModel, CLIPTokenizer, CLIPTextModelWithProjection, CLIPTokenizer]
+TextEncoders = tuple[tuple[ClipEncoder, CLIPTokenizer], ...]
+"""Encoders with their tokenizers; the last one projects."""
 
 
 class StableDiffusionXL(UNetFamily):
@@ -32,6 +36,8 @@ class StableDiffusionXL(UNetFamily):
     A prompt is ``{"embeds": (77, D1 + D2), "pooled": (P,)}``: the penultimate states of both encoders side by side, and the projected
     pooled prompt of the second. The network also embeds six numbers of each image, ``time_ids``: height and width of the file, top and left
     of the crop, height and width of what is trained, in pixels.
+
+    The refiner has the second encoder alone, and five time ids: an aesthetic score takes the place of the size in training.
     """
 
     spec = SPEC
@@ -39,6 +45,8 @@ class StableDiffusionXL(UNetFamily):
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
+        self.is_refiner = options.model.model_flavour in REFINERS
+        self.aesthetic_score = options.of_family(SdxlOptions).data_aesthetic_score
         self._text: TextEncoders | None = None
 
     def make_components(self) -> SdxlComponents:
@@ -47,26 +55,32 @@ class StableDiffusionXL(UNetFamily):
     # ---- prompts ----
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
-        names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-        weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
+        weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in self._text_folders())
         chosen = self.options.precision
         precisions = f"{chosen.text_encoder_1_precision} {chosen.text_encoder_2_precision}"
         return f"{weights} {self.devices.text} skip {self.options.model.clip_skip} {precisions}"
 
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        clip, tokenizer, open_clip, tokenizer_2 = self._text_encoders()
         skip = self.options.model.clip_skip + PENULTIMATE
-        first, _ = encode_clip(clip, tokenizer, prompts, skip=skip, normalize=False)
-        second, pooled = encode_clip(open_clip, tokenizer_2, prompts, skip=skip, normalize=False)
-        embeds = torch.cat([first, second], dim=-1)
+        outputs = [encode_clip(*text, prompts, skip=skip, normalize=False) for text in self._text_encoders()]
+        embeds, (_, pooled) = torch.cat([states for states, _ in outputs], dim=-1), outputs[-1]
         return [{"embeds": embed.clone(), "pooled": summary.clone()} for embed, summary in zip(embeds, pooled, strict=True)]
+
+    def _text_folders(self) -> tuple[str, ...]:
+        """Folders of the text encoders and tokenizers that prompts pass through."""
+        first = () if self.is_refiner else ("text_encoder", "tokenizer")
+        return (*first, "text_encoder_2", "tokenizer_2")
 
     def _text_encoders(self) -> TextEncoders:
         if self._text is None:
-            clip, open_clip = self.parts.load_clip(self.devices.text), self.parts.load_open_clip(self.devices.text)
-            self.place(clip, self.options.precision.text_encoder_1_precision, part="text_encoder")
-            self.place(open_clip, self.options.precision.text_encoder_2_precision, part="text_encoder_2")
-            self._text = clip, self.parts.load_tokenizer("tokenizer"), open_clip, self.parts.load_tokenizer("tokenizer_2")
+            chosen, found = self.options.precision, []
+            if not self.is_refiner:
+                clip = self.parts.load_clip(self.devices.text)
+                self.place(clip, chosen.text_encoder_1_precision, part="text_encoder")
+                found.append((clip, self.parts.load_tokenizer("tokenizer")))
+            open_clip = self.parts.load_open_clip(self.devices.text)
+            self.place(open_clip, chosen.text_encoder_2_precision, part="text_encoder_2")
+            self._text = (*found, (open_clip, self.parts.load_tokenizer("tokenizer_2")))
         return self._text
 
     def free_text_encoders(self) -> None:
@@ -75,11 +89,12 @@ class StableDiffusionXL(UNetFamily):
     # ---- the network ----
 
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
-        """``time_ids`` (B, 6)."""
-        return {"time_ids": torch.tensor([time_ids(sample) for sample in samples], dtype=torch.float32)}
+        """``time_ids`` (B, 6), or (B, 5) of a refiner."""
+        score = self.aesthetic_score if self.is_refiner else None
+        return {"time_ids": torch.tensor([time_ids(sample, score) for sample in samples], dtype=torch.float32)}
 
     def added_conditions(self, inputs: StepInputs, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """``text_embeds`` (B, P) and ``time_ids`` (B, 6)."""
+        """``text_embeds`` (B, P) and ``time_ids`` (B, 6 or 5)."""
         return {
             "text_embeds": inputs.prompts["pooled"].to(device, dtype),
             "time_ids": inputs.conditions["time_ids"].to(device, dtype),
@@ -89,19 +104,23 @@ class StableDiffusionXL(UNetFamily):
 
     @property
     def pipeline_name(self) -> str:
-        return "StableDiffusionXLPipeline"
+        return "StableDiffusionXLImg2ImgPipeline" if self.is_refiner else "StableDiffusionXLPipeline"
 
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin) -> StableDiffusionXLPipeline:
-        return StableDiffusionXLPipeline(
-            vae=self.vae(),
-            text_encoder=None,
-            text_encoder_2=None,
-            tokenizer=None,
-            tokenizer_2=None,
-            unet=unet,
-            scheduler=scheduler,
-            add_watermarker=False,
-        )
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin) -> Any:
+        no_text = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+        pipeline = getattr(diffusers, self.pipeline_name)
+        return pipeline(vae=self.vae(), unet=unet, scheduler=scheduler, add_watermarker=False, **no_text, **self.pipeline_settings())
+
+    def pipeline_settings(self) -> Mapping[str, Any]:
+        return {"requires_aesthetics_score": True} if self.is_refiner else {}
+
+    def image_arguments(self, request: GenerationRequest) -> dict[str, Any]:
+        """A refiner changes an image: it is given grey latents, of which the first step's noise leaves nothing."""
+        if not self.is_refiner:
+            return super().image_arguments(request)
+        cells, channels = self.spec.latents.scale_factor_px, self.spec.latents.channels
+        grey = torch.zeros(1, channels, request.height // cells, request.width // cells)
+        return {"image": grey, "strength": 1.0, "aesthetic_score": self.aesthetic_score}
 
     def pipeline_prompts(self, request: GenerationRequest) -> dict[str, Tensor]:
         batch = self.collate_prompts([request.prompt, request.negative])
@@ -123,20 +142,26 @@ class StableDiffusionXL(UNetFamily):
         def save_tokenizer(folder: Path) -> None:
             self.parts.load_tokenizer(folder.name).save_pretrained(folder)
 
-        find = self.parts.find
-        encoder, projecting = "CLIPTextModel", "CLIPTextModelWithProjection"
+        kinds = {
+            "text_encoder": ("CLIPTextModel", save_clip),
+            "text_encoder_2": ("CLIPTextModelWithProjection", save_open_clip),
+            "tokenizer": ("CLIPTokenizer", save_tokenizer),
+            "tokenizer_2": ("CLIPTokenizer", save_tokenizer),
+        }
         return {
-            "text_encoder": CopiedPart("transformers", encoder, find("text_encoder"), save_clip, is_text=True),
-            "text_encoder_2": CopiedPart("transformers", projecting, find("text_encoder_2"), save_open_clip, is_text=True),
-            "tokenizer": CopiedPart("transformers", "CLIPTokenizer", find("tokenizer"), save_tokenizer, is_text=True),
-            "tokenizer_2": CopiedPart("transformers", "CLIPTokenizer", find("tokenizer_2"), save_tokenizer, is_text=True),
+            name: CopiedPart("transformers", kinds[name][0], self.parts.find(name), kinds[name][1], is_text=True)
+            for name in self._text_folders()
         }
 
 
-def time_ids(sample: SampleFacts) -> list[float]:
-    """Height and width of the file, top and left of the crop, height and width of what is trained (Podell et al., section 2.2)."""
+def time_ids(sample: SampleFacts, aesthetic_score: float | None = None) -> list[float]:
+    """Height and width of the file, top and left of the crop, height and width of what is trained (Podell et al., section 2.2).
+
+    With an ``aesthetic_score``, as refiners take it, the score replaces the last two.
+    """
     (width, height), (left, top), (target_width, target_height) = sample.original_size, sample.crop_corner, sample.target_size
-    return [float(value) for value in (height, width, top, left, target_height, target_width)]
+    last = (target_height, target_width) if aesthetic_score is None else (aesthetic_score,)
+    return [float(value) for value in (height, width, top, left, *last)]
 
 
 FAMILY = StableDiffusionXL

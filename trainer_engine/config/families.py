@@ -157,6 +157,8 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    sees_image_sizes: bool = False
+    """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()
     """The layouts in which other programs keep its models in one file; empty if none of them can be loaded."""
     takes_references: frozenset[str] = frozenset()

@@ -13,7 +13,7 @@ from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
-from trainer_engine.datasets.findings import eval_images_trained_on, reference_problems, set_problems, unusable_folder
+from trainer_engine.datasets.findings import enlarged_images, eval_images_trained_on, reference_problems, set_problems, unusable_folder
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
@@ -44,7 +44,7 @@ def examine(
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
-        problems += report.problems
+        problems += [*report.problems, *enlarged_images(report, spec)]
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)

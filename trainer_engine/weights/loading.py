@@ -12,10 +12,10 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
-from trainer_engine.config.components import ComponentSource, component_source
+from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.one_file.contents import file_problem, network_problem
-from trainer_engine.config.one_file.header import read_header, schedule_stated_by
+from trainer_engine.config.one_file.header import read_header
 from trainer_engine.config.one_file.layout import component_prefix, layout_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
@@ -168,8 +168,7 @@ class PartFinder:
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule of the base model; with ``rescale_betas_zero_snr`` it ends in pure noise. Raises ModelUnavailable.
 
-        What a base model in one file states of its schedule overrides the configuration that completes it.
+        What a network in one file states of its schedule overrides the configuration.
         """
-        stated = schedule_stated_by(self.options.pretrained_model_name_or_path)
-        config = {**read_scheduler_config(self.find("scheduler")), **stated}
+        config = {**read_scheduler_config(self.find("scheduler")), **stated_by_network(self.options, self.spec)}
         return {**config, **ZERO_TERMINAL_SNR} if self.options.rescale_betas_zero_snr else config

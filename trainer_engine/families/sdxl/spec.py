@@ -34,6 +34,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
     sampling=unet_facts.SAMPLING,
     adapters=unet_facts.ADAPTERS,
+    sees_image_sizes=True,
     file_layouts=(
         unet_facts.file_layout(
             "Stable Diffusion XL",

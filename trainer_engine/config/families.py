@@ -110,7 +110,7 @@ class AdapterSpec:
     """Named set -> endings of the module names that a standard adapter is put on."""
     default_lora_target: str = ""
     lora_target_option: str = ""
-    """Name of the family's option that chooses one of ``lora_targets``; empty if the family has no such option."""
+    """Name of the option that chooses one of ``lora_targets``; empty if there is none for the family."""
     base_precisions: tuple[str, ...] = ()
     """Quantised types in which the frozen base weights may be kept."""
 

@@ -36,7 +36,7 @@ from training.preflight.disk_uses import download_use, run_uses
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems, network_problems
-from training.preflight.network import Shape, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
+from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
@@ -84,7 +84,7 @@ def examine_run(
     problems += network_problems(options, spec, tensors)
     problems += validation_adapter_problems(options, spec, layers, hub)
     problems += schedule_problems(options, spec, noise_schedule(options.model, spec, hub.cache))
-    problems += init_problems(options, spec, layers, saved)
+    problems += init_problems(options, spec, adaptable_layers(tensors) if tensors else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}

@@ -14,9 +14,6 @@ from safetensors import safe_open
 
 from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
 from trainer_engine.config.families import FamilySpec
-from trainer_engine.config.one_file.contents import file_problem, network_problem
-from trainer_engine.config.one_file.header import read_header
-from trainer_engine.config.one_file.layout import component_prefix, layout_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
@@ -128,25 +125,13 @@ class PartFinder:
     def search(self, name: str) -> Part:
         """Search a component; ``find`` caches the result. Raises ModelUnavailable."""
         place = component_source(self.options, self.spec, name)
-        if place.config is None:
-            return self._of_this_model(self._in_folder(place, name), place, name)
-        path, flavour = Path(place.name), self.options.model_flavour
-        problem = file_problem(place.option, path, self.spec, flavour)
-        if problem is not None:
-            raise ModelUnavailable(problem.message, hint=problem.hint)
-        layout = layout_of(self.spec.file_layouts, flavour or self.spec.default_flavour)
-        prefix = component_prefix(read_header(path).tensors, layout, name)
-        folder = self._in_folder(place.config, name, with_weights=False).folder
-        return Part(Source(place.name), folder, path, prefix)
-
-    def _of_this_model(self, part: Part, place: ComponentSource, name: str) -> Part:
-        """Refuses the network of another model, as the check before a run does."""
-        if self.spec.file_layouts and name in {component.folder for component in self.spec.trained.values()}:
-            with loading(part):
-                shapes = {key: tensor.shape for path in part.weights() for key, tensor in read_header(path).tensors.items()}
-            problem = network_problem(place.option, place.name, shapes, self.spec, self.options.model_flavour)
-            if problem is not None:
-                raise ModelUnavailable(problem.message, hint=problem.hint)
+        flavour = self.options.model_flavour
+        if place.config is not None:
+            prefix = one_file.prefix_in_file(place, self.spec, flavour)
+            return Part(Source(place.name), self._in_folder(place.config, name, with_weights=False).folder, Path(place.name), prefix)
+        part = self._in_folder(place, name)
+        if name in {component.folder for component in self.spec.trained.values()}:
+            one_file.refuse_other_network(part, place.option, self.spec, flavour)
         return part
 
     def _in_folder(self, place: ComponentSource, name: str, *, with_weights: bool = True) -> Part:

@@ -12,6 +12,7 @@ import diffusers
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.lycoris.algorithms import algorithms_in
+from trainer_engine.config.one_file.layout import SUFFIX
 from trainer_engine.config.prompt_library import file_name
 from trainer_engine.contract.events import MEDIA_TYPES
 from trainer_engine.contract.files import read_small_json
@@ -32,7 +33,7 @@ LYCORIS = """import torch
 from diffusers import {pipeline}
 from lycoris import create_lycoris_from_weights
 
-pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
 adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", {network})
 adapter.apply_to()"""
 CONFIGURED = """import json
@@ -42,7 +43,7 @@ from diffusers import {pipeline}
 from lycoris import LycorisNetwork, create_lycoris
 from safetensors.torch import load_file
 
-pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
 config = json.load(open("{config}"))
 LycorisNetwork.apply_preset(config.pop("apply_preset", {{}}))
 algo, dim, alpha = config.pop("algo"), config.pop("linear_dim", 4), config.pop("linear_alpha", 1)
@@ -52,7 +53,7 @@ adapter.apply_to()"""
 PIPELINE = """import torch
 from diffusers import {pipeline}
 
-pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
 pipeline.load_lora_weights(".", weight_name="{file}")"""
 PEFT = """import json
 
@@ -61,7 +62,7 @@ from diffusers import {pipeline}
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import safe_open
 
-pipeline = {pipeline}.from_pretrained({base}, torch_dtype=torch.{dtype})
+pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
 with safe_open("{file}", framework="pt") as file:
     config = json.loads(file.metadata()["lora_adapter_metadata"])
 {read}"""
@@ -132,6 +133,7 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
     code = _how(family).format(
         network=_network(family),
         pipeline=family.pipeline_name,
+        load="from_single_file" if base_model.endswith(SUFFIX) else "from_pretrained",
         base=json.dumps(base_model),
         dtype=str(family.devices.network).removeprefix("torch."),
         file=ADAPTER_FILE,

@@ -149,8 +149,13 @@ def noise_schedule(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
         config = read_small_json(found.folder / "scheduler_config.json") if found else None
     except OSError:
         config = None
-    stated = schedule_stated_by(model.pretrained_model_name_or_path)
-    return {**(config if isinstance(config, dict) else {}), **stated}
+    return {**(config if isinstance(config, dict) else {}), **stated_by_network(model, spec)}
+
+
+def stated_by_network(model: ModelOptions, spec: FamilySpec) -> dict[str, Any]:
+    """What the file of the network states of its noise schedule, in the keys of ``scheduler_config.json``; empty for one in a folder."""
+    source = component_source(model, spec, next(iter(spec.trained.values())).folder)
+    return schedule_stated_by(source.name)
 
 
 def prediction_type(model: ModelOptions, spec: FamilySpec, cache: Path) -> str | None:

@@ -139,7 +139,7 @@ class AdapterSpec:
     """Named set -> endings of the module names that a standard adapter is put on."""
     default_lora_target: str = ""
     lora_target_option: str = ""
-    """Name of the family's option that chooses one of ``lora_targets``; empty if the family has no such option."""
+    """Name of the option that chooses one of ``lora_targets``; empty if there is none for the family."""
     base_precisions: tuple[str, ...] = ()
     """Quantised types in which the frozen base weights may be kept."""
 
@@ -186,6 +186,8 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    sees_image_sizes: bool = False
+    """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()
     """The layouts in which other programs keep its models in one file; empty if none of them can be loaded."""
     takes_references: frozenset[str] = frozenset()

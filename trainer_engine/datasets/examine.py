@@ -16,6 +16,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
 from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.findings import (
+    enlarged_images,
     eval_images_trained_on,
     reference_problems,
     set_problems,
@@ -52,7 +53,7 @@ def examine(
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
-        problems += report.problems
+        problems += [*report.problems, *enlarged_images(report, spec)]
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)

@@ -17,6 +17,8 @@ from trainer_engine.datasets.sources.base import LeftOut, printable, reason_of
 
 MAX_LISTED = 10
 """Files named in a message."""
+ENLARGED = 1.01
+"""Scale above which an image counts as enlarged; less is rounding."""
 LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
 
 
@@ -129,3 +131,19 @@ def _named(samples: Sequence[Sample]) -> str:
 def _listed(names: Sequence[str]) -> str:
     shown = "; ".join(names[:MAX_LISTED])
     return f"{shown}; and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown
+
+
+def enlarged_images(report: SetReport, spec: FamilySpec) -> Iterator[Problem]:
+    """A warning if images are enlarged in a run of a network that is given the size of their files."""
+    factors = {sample.name: max(sample.resized[0] / sample.width, sample.resized[1] / sample.height) for sample in report.samples}
+    enlarged = {name: factor for name, factor in factors.items() if factor > ENLARGED}
+    if not enlarged or not spec.sees_image_sizes:
+        return
+    most = max(enlarged, key=lambda name: enlarged[name])
+    message = (
+        f"dataset {report.entry.id}: {len(enlarged)} of {len(factors)} images are smaller than they are trained, and are enlarged, most "
+        f"of all {printable(most)} ({enlarged[most]:.1f} times). {spec.title} is given the size of each file: it learns their blur as that "
+        "of small images, and shows little of it in larger ones."
+    )
+    hint = "minimum_image_size leaves small images out; a lower resolution enlarges fewer"
+    yield Problem.warning(report.entry.option("resolution"), "images_enlarged", message, got=len(enlarged), hint=hint)

@@ -12,11 +12,8 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
-from trainer_engine.config.components import ComponentSource, component_source
+from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
 from trainer_engine.config.families import FamilySpec
-from trainer_engine.config.one_file.contents import file_problem
-from trainer_engine.config.one_file.header import read_header, schedule_stated_by
-from trainer_engine.config.one_file.layout import component_prefix, layout_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
@@ -128,16 +125,14 @@ class PartFinder:
     def search(self, name: str) -> Part:
         """Search a component; ``find`` caches the result. Raises ModelUnavailable."""
         place = component_source(self.options, self.spec, name)
-        if place.config is None:
-            return self._in_folder(place, name)
-        path, flavour = Path(place.name), self.options.model_flavour
-        problem = file_problem(place.option, path, self.spec, flavour)
-        if problem is not None:
-            raise ModelUnavailable(problem.message, hint=problem.hint)
-        layout = layout_of(self.spec.file_layouts, flavour or self.spec.default_flavour)
-        prefix = component_prefix(read_header(path).tensors, layout, name)
-        folder = self._in_folder(place.config, name, with_weights=False).folder
-        return Part(Source(place.name), folder, path, prefix)
+        flavour = self.options.model_flavour
+        if place.config is not None:
+            prefix = one_file.prefix_in_file(place, self.spec, flavour)
+            return Part(Source(place.name), self._in_folder(place.config, name, with_weights=False).folder, Path(place.name), prefix)
+        part = self._in_folder(place, name)
+        if name in {component.folder for component in self.spec.trained.values()}:
+            one_file.refuse_other_network(part, place.option, self.spec, flavour)
+        return part
 
     def _in_folder(self, place: ComponentSource, name: str, *, with_weights: bool = True) -> Part:
         source = Source(place.name, place.revision, place.variant)
@@ -158,8 +153,7 @@ class PartFinder:
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule of the base model; with ``rescale_betas_zero_snr`` it ends in pure noise. Raises ModelUnavailable.
 
-        What a base model in one file states of its schedule overrides the configuration that completes it.
+        What a network in one file states of its schedule overrides the configuration.
         """
-        stated = schedule_stated_by(self.options.pretrained_model_name_or_path)
-        config = {**read_scheduler_config(self.find("scheduler")), **stated}
+        config = {**read_scheduler_config(self.find("scheduler")), **stated_by_network(self.options, self.spec)}
         return {**config, **ZERO_TERMINAL_SNR} if self.options.rescale_betas_zero_snr else config

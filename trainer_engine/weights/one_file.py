@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,12 @@ from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import safe_open
 from torch import Tensor
 
-from trainer_engine.config.one_file.layout import NETWORK_PREFIX
+from trainer_engine.config.components import ComponentSource
+from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.one_file.contents import file_problem, network_problem
+from trainer_engine.config.one_file.header import read_header
+from trainer_engine.config.one_file.layout import NETWORK_PREFIX, component_prefix, layout_of
+from trainer_engine.contract.errors import ModelUnavailable, Problem
 from trainer_engine.weights.hub import Part, loading, refuse_gaps
 
 BARE_UNET = "input_blocks.0.0.weight"
@@ -50,6 +56,29 @@ def load_clip(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
         encoder = create(cls, component_tensors(part), config=str(part.folder), torch_dtype=dtype, local_files_only=True)
     refuse_gaps(part, sorted(name for name, tensor in encoder.state_dict().items() if tensor.is_meta), [])
     return encoder
+
+
+def prefix_in_file(place: ComponentSource, spec: FamilySpec, flavour: str | None) -> str:
+    """Prefix of the keys of a component in a source that is one file.
+
+    Raises ModelUnavailable for the file of another model, in the words of the check before a run.
+    """
+    _refuse(file_problem(place.option, Path(place.name), spec, flavour))
+    layout = layout_of(spec.file_layouts, flavour or spec.default_flavour)
+    return component_prefix(read_header(Path(place.name)).tensors, layout, place.folder)
+
+
+def refuse_other_network(part: Part, option: str, spec: FamilySpec, flavour: str | None) -> None:
+    """Raise ModelUnavailable if a folder holds the network of another model, in the words of the check before a run."""
+    if spec.file_layouts:
+        with loading(part):
+            shapes = {key: tensor.shape for path in part.weights() for key, tensor in read_header(path).tensors.items()}
+        _refuse(network_problem(option, part.source.name, shapes, spec, flavour))
+
+
+def _refuse(problem: Problem | None) -> None:
+    if problem is not None:
+        raise ModelUnavailable(problem.message, hint=problem.hint)
 
 
 def component_tensors(part: Part) -> dict[str, Tensor]:

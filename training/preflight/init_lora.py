@@ -24,7 +24,7 @@ MOST_READ_BYTES = 128 << 20
 def init_problems(
     options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None, saved: SavedRun | None
 ) -> Iterator[Problem]:
-    """``layers`` maps the modules of the base model's network to (out, in); None skips the checks that need them.
+    """``layers`` maps the modules of the base model's network to (out, in, *kernel); None skips the checks that need them.
 
     ``saved`` is the checkpoint that the run resumes from, which wins over ``init_lora``.
     """

@@ -8,11 +8,12 @@ from pathlib import Path
 from trainer_engine.config.components import component_source, find_component, model_sources
 from trainer_engine.config.families import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
-from trainer_engine.config.one_file.contents import file_problem
+from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model
+from training.preflight.network import Shapes
 
 
 def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
@@ -29,6 +30,14 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
             yield from [problem] if problem else []
+
+
+def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
+    """Whether the network in a folder is that of another model. ``tensors``: its tensors -> shapes, or None if they are not known."""
+    source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)
+    if tensors and source.config is None:
+        problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
+        yield from [problem] if problem else []
 
 
 def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:

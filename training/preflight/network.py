@@ -65,6 +65,11 @@ def layer_shapes(tensors: Shapes) -> dict[str, Shape]:
     return {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith(".weight") and len(shape) == 2}
 
 
+def adaptable_layers(tensors: Shapes) -> dict[str, Shape]:
+    """Module name -> (out, in, *kernel) of the linear layers and convolutions."""
+    return {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith(".weight") and len(shape) > 1}
+
+
 def module_names(tensors: Shapes) -> set[str]:
     """Full names of the modules that hold weights, and of their parents."""
     paths = (name.split(".") for name in tensors)

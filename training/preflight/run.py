@@ -35,8 +35,8 @@ from training.preflight.disk import DiskUse, disk_answer, file_systems, free_byt
 from training.preflight.disk_uses import download_use, run_uses
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
-from training.preflight.model_files import model_problems
-from training.preflight.network import Shape, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
+from training.preflight.model_files import model_problems, network_problems
+from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
@@ -81,9 +81,10 @@ def examine_run(
     base = base_model.find_weights(sources[BASE], options.model.revision, hub)
     tensors = network_tensors(options.model, spec, hub.cache)
     layers = layer_shapes(tensors) if tensors else None
+    problems += network_problems(options, spec, tensors)
     problems += validation_adapter_problems(options, spec, layers, hub)
     problems += schedule_problems(options, spec, noise_schedule(options.model, spec, hub.cache))
-    problems += init_problems(options, spec, layers, saved)
+    problems += init_problems(options, spec, adaptable_layers(tensors) if tensors else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}

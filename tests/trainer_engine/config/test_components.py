@@ -41,7 +41,8 @@ def test_the_engine_and_the_identity_find_every_component_in_the_same_folder(fam
     options = options_of(family, **{VAE: str(vae), option: str(network), **encoder})
     parts = family_of(options).parts
     for name in specs()[family].base_folders:
-        assert parts.find(name).folder == find_component(component_source(options.model, specs()[family], name), NO_CACHE), name
+        found = find_component(component_source(options.model, specs()[family], name), NO_CACHE)
+        assert found is not None and parts.find(name).folder == found.folder, name
     assert parts.find(folder).folder == network / folder and parts.find("vae").folder == vae / "vae"
 
 

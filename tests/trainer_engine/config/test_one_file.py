@@ -211,6 +211,16 @@ def test_what_a_checkpoint_states_of_its_schedule_counts_for_engine_and_check(
     assert family.prediction_type == stated.get("prediction_type", "epsilon")
 
 
+def test_a_unet_in_one_file_states_its_schedule_and_a_base_model_without_its_unet_none(tmp_path: Path) -> None:
+    path = tmp_path / "unet.safetensors"
+    save_file({**original_unet(tiny_model("sd1x") / "unet"), "v_pred": torch.zeros(0)}, path)
+    alone = options_with(model_family="sd1x", **{BASE: str(tiny_model("sd1x")), UNET: str(path)}).model
+    assert noise_schedule(alone, specs()["sd1x"], NO_CACHE)["prediction_type"] == "v_prediction"
+    base = checkpoint("sd1x", tmp_path, v_pred=torch.zeros(0))
+    replaced = file_options(base, "sd1x", **{UNET: str(tiny_model("sd1x"))})
+    assert noise_schedule(replaced, specs()["sd1x"], NO_CACHE)["prediction_type"] == "epsilon"
+
+
 def test_a_velocity_checkpoint_in_one_file_is_not_trained_on_the_noise_unnoticed(tmp_path: Path) -> None:
     path, spec = checkpoint("sd1x", tmp_path, v_pred=torch.zeros(0), ztsnr=torch.zeros(0)), specs()["sd1x"]
     values = {"model_family": "sd1x", BASE: str(path), CONFIG: str(tiny_model("sd1x"))}

@@ -31,7 +31,7 @@ def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options
     typed = parse_options({**values, "num_train_epochs": 0, "train_batch_size": 1, **options})
     dataloader, problems = parse_dataloader(list(entries), typed)
     assert errors_in(problems) == []
-    spec = find_spec("pixart_sigma")
+    spec = find_spec(typed.model.model_family)
     assert spec is not None
     return examine(dataloader, typed, spec, index_dir=index_dir)
 
@@ -264,3 +264,16 @@ def test_pictures_beyond_the_limits_of_aspects_are_named(tmp_path: Path) -> None
     assert (note.code, note.level) == ("extreme_aspect", Level.NOTE)
     assert "narrow.png; wide.png" in note.message and "usual" not in note.message
     assert [sample.target for sample in only(report).samples] == [(64, 6400), (64, 64), (6400, 64)]
+
+
+def test_images_smaller_than_they_are_trained_are_counted_for_networks_that_see_sizes(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", large=(300, 300), exact=(128, 128), nearly=(127, 127), small=(64, 64), tiny=(40, 30))
+    fields = {"resolution": 128, "resolution_type": "pixel"}
+    report = report_of({**entry(folder), **fields}, model_family="sdxl")
+    (found,) = [problem for problem in report.problems if problem.code == "images_enlarged"]
+    assert found.level is Level.WARNING and found.option == "dataloader[0].resolution" and found.got == "2"
+    assert "dataset set: 2 of 5 images are smaller than they are trained" in found.message and "tiny.png (4.8 times)" in found.message
+    assert "minimum_image_size" in found.hint
+    only_large = report_of({**entry(folder), **fields, "minimum_image_size": 100}, model_family="sdxl")
+    assert "images_enlarged" not in {problem.code for problem in only_large.problems}
+    assert "images_enlarged" not in {problem.code for problem in report_of({**entry(folder), **fields}, model_family="sd1x").problems}

@@ -161,7 +161,10 @@ def test_a_run_from_a_file_equals_that_from_the_folder_and_resumes(model_type: s
     name = "pytorch_lora_weights.safetensors" if model_type == "lora" else "unet/diffusion_pytorch_model.safetensors"
     ours, theirs = (load_file(list_checkpoints(run.output_dir)[0].path / name) for run in (file, folder))
     assert ours.keys() == theirs.keys() and all(ours[key].equal(tensor) for key, tensor in theirs.items())
-    if model_type == "full":
+    if model_type == "lora":
+        card = (file.output_dir / "README.md").read_text()
+        assert f'StableDiffusionPipeline.from_single_file("{source["model"]}", torch_dtype' in card
+    else:
         result = StableDiffusionPipeline.from_pretrained(file.output_dir / "pipeline", safety_checker=None)
         theirs = load_file(tiny_model("sd1x") / "text_encoder/model.safetensors")
         saved = load_file(file.output_dir / "pipeline/text_encoder/model.safetensors")

@@ -166,10 +166,11 @@ def _same_modules(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[st
 
 def _targets(modules: Collection[str], layers: list[str]) -> list[str]:
     """Returns name endings that select exactly these modules, or else their full names if they are few, or else nothing."""
-    endings = sorted({re.sub(r"^.*?\.\d+\.", "", module) for module in modules})
-    chosen = {layer for layer in layers if any(layer == ending or layer.endswith(f".{ending}") for ending in endings)}
-    if chosen == set(modules):
-        return endings
+    for before in (r"^.*\.\d+\.", r"^.*?\.\d+\."):
+        endings = sorted({re.sub(before, "", module) for module in modules})
+        chosen = {layer for layer in layers if any(layer == ending or layer.endswith(f".{ending}") for ending in endings)}
+        if chosen == set(modules):
+            return endings
     return sorted(modules) if len(modules) <= 2 * MAX_LISTED else []
 
 
@@ -223,9 +224,10 @@ def wanted_lora(layers: Mapping[str, Shape], modules: Iterable[str], rank: int, 
     """Returns a standard adapter on ``modules``. ``layers``: module -> shape (out, in, ...)."""
     wanted = {}
     for module in modules:
-        out_features, in_features = layers[module][0], math.prod(layers[module][1:])
+        out_features, *rest = layers[module]
         magnitudes: Mapping[str, Shape | None] = {"dora_scale": (out_features,)} if use_dora else {}
-        wanted[module] = WantedModule({"lora_A.weight": (rank, in_features), "lora_B.weight": (out_features, rank), **magnitudes}, alpha)
+        second = (out_features, rank, *(1 for _ in rest[1:]))  # a convolution's first matrix has its kernel
+        wanted[module] = WantedModule({"lora_A.weight": (rank, *rest), "lora_B.weight": second, **magnitudes}, alpha)
     return standard_adapter(wanted)
 
 

@@ -43,7 +43,8 @@ text.
    are multiples of `aspect_bucket_alignment`. Aspect ratios below 0.01 or above 100 are trained at these limits; `validate` names such
    images.
 4. The image is scaled until it just covers the target. Only if `crop` is on and the image is larger than `maximum_image_size`, it is scaled
-   to `target_downsample_size` instead, or further if it would not cover the target.
+   to `target_downsample_size` instead, or further if it would not cover the target. Smaller images are enlarged; `validate` counts them for
+   networks that are given the sizes of files.
 5. `crop_style` selects the part that is kept. Even without `crop` some pixels are cut off along one edge, since edges are whole multiples.
    A random part depends only on the run's seed and the file's name.
 6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 from trainer_engine.config.adapters.file_header import UnusableAdapter
 from trainer_engine.config.components import BASE, NETWORKS, VAE
@@ -15,6 +16,7 @@ from trainer_engine.config.one_file.header import read_header
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout, layout_of
 from trainer_engine.contract.errors import Problem
 
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 ADAPTER_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lokr_w1", ".hada_w1_a", ".oft_blocks", ".dora_scale")
 CONTROL_MARKS = ("control_", "controlnet")
 OTHER_MODELS: Mapping[str, str] = MappingProxyType(
@@ -58,7 +60,7 @@ class Contents:
     layout: FileLayout | None = None
 
 
-def contents_of(shapes: Mapping[str, tuple[int, ...]]) -> Contents:
+def contents_of(shapes: Shapes) -> Contents:
     """``shapes``: key -> shape of every tensor in the file."""
     if any(mark in key for key in shapes for mark in ADAPTER_MARKS):
         return Contents(Kind.ADAPTER, "an adapter (LoRA or LyCORIS), not a model")
@@ -74,7 +76,7 @@ def contents_of(shapes: Mapping[str, tuple[int, ...]]) -> Contents:
     return _part_of(shapes, layouts)
 
 
-def _part_of(shapes: Mapping[str, tuple[int, ...]], layouts: list[tuple[str, FileLayout]]) -> Contents:
+def _part_of(shapes: Shapes, layouts: list[tuple[str, FileLayout]]) -> Contents:
     """What a file holds that is no complete checkpoint."""
     for family, layout in layouts:
         if layout.has_network(shapes):
@@ -105,6 +107,21 @@ def file_problem(option: str, path: Path, spec: FamilySpec, flavour: str | None)
     return _channel_problem(option, path, shapes, spec)
 
 
+def network_problem(option: str, source: str, shapes: Shapes, spec: FamilySpec, flavour: str | None) -> Problem | None:
+    """Why a network, in a file or a folder, is not that of a flavour, or None if it is or is not known. ``shapes``: tensor -> shape."""
+    wanted = layout_of(spec.file_layouts, flavour or spec.default_flavour)
+    if wanted is None or wanted.has_network(shapes):
+        return None
+    layouts = [(other.name, layout) for other in specs().values() for layout in other.file_layouts]
+    found = next(((family, layout) for family, layout in layouts if layout.has_network(shapes)), None)
+    if found is None:
+        return None
+    family, layout = found
+    message = f"{source} holds the network of {layout.title}; this run trains {wanted.title}."
+    hint = _hint(option, Contents(Kind.CHECKPOINT, "", family, layout), spec)
+    return Problem.error(option, "other_model", message, got=source, expected=_expected(option, spec), hint=hint)
+
+
 def _is_usable(option: str, contents: Contents, spec: FamilySpec, wanted: FileLayout | None) -> bool:
     if wanted is None:
         return option == VAE and contents.kind in (Kind.VAE, Kind.CHECKPOINT)
@@ -116,7 +133,7 @@ def _is_usable(option: str, contents: Contents, spec: FamilySpec, wanted: FileLa
     return is_known and contents.kind in (Kind.NETWORK, Kind.CHECKPOINT)
 
 
-def _channel_problem(option: str, path: Path, shapes: Mapping[str, tuple[int, ...]], spec: FamilySpec) -> Problem | None:
+def _channel_problem(option: str, path: Path, shapes: Shapes, spec: FamilySpec) -> Problem | None:
     """A problem if the network or the autoencoder has other latents than the family."""
     found = next((shapes[key][1] for key in (VAE_KEYS if option == VAE else INPUT_KEYS) if len(shapes.get(key, ())) == 4), None)
     if found is None or found == spec.latents.channels:
@@ -143,7 +160,7 @@ def _hint(option: str, contents: Contents, spec: FamilySpec) -> str:
     if contents.family and contents.family != spec.name:
         return f"set model_family={contents.family}, or use a model of {spec.title}"
     if contents.layout and contents.layout.flavours and contents.kind is Kind.CHECKPOINT:
-        return f"set model_flavour={min(contents.layout.flavours)}"
+        return f"set model_flavour={max(contents.layout.flavours)}"
     if contents.kind is Kind.NETWORK and option == BASE and spec.file_layouts:
         return f"set {NETWORKS[next(iter(spec.trained.values())).folder][0]} to it"
     return "leave model_flavour out" if contents.family == spec.name else ""

@@ -31,6 +31,11 @@ class AdapterOptions(OptionGroup):
         'Layers of the network that get a standard adapter: a JSON list of module-name endings, such as ["to_q", "to_v"]. '
         "Empty: the default layers of the family.",
     )
+    unet_lora_target: Literal["attention", "attention+ffs", "attention+convs", "all"] = option(
+        "attention",
+        "Layers of a UNet that get a standard adapter. attention: the projections of attention. +ffs: the feed-forward layers too. +convs: "
+        "the convolutions of residual blocks and of changes of resolution too. all: both, and the projections around the transformers.",
+    )
     lora_format: Literal["diffusers", "comfyui"] = option(
         "diffusers",
         "Key names in the saved adapter. diffusers: the names that the library that trained it loads. comfyui: the names that ComfyUI "
@@ -47,7 +52,7 @@ class AdapterOptions(OptionGroup):
     )
 
 
-STANDARD_ALONE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "use_dora", "peft_lora_target_modules")
+STANDARD_ALONE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "use_dora", "peft_lora_target_modules", "unet_lora_target")
 """Options that only a standard adapter reads."""
 LYCORIS_ALONE = ("init_lokr_norm",)
 """Options that only a LyCORIS adapter reads."""

@@ -18,11 +18,13 @@ from trainer_engine.config.adapters.validation_adapter import (
     parse_validation_adapter,
     strength_problems,
 )
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.contract.errors import Problem
 
+UNET_TARGET = "unet_lora_target"
 ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 
 
@@ -44,6 +46,18 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     except ValueError as error:
         got = values["peft_lora_target_modules"]
         yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
+
+
+def unet_targets_are_used(values: Values) -> Iterator[Problem]:
+    """Notes ``unet_lora_target`` where another option or another kind of network decides."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if values.get("model_type") != "lora" or family_spec is None or values[UNET_TARGET] == REGISTRY[UNET_TARGET].default:
+        return
+    if family_spec.adapters.lora_target_option != UNET_TARGET:
+        yield Problem.note(UNET_TARGET, "no_effect", f"The network of {family_spec.title} is no UNet.", got=values[UNET_TARGET])
+    elif values["peft_lora_target_modules"] and values["lora_type"] == "standard":
+        message = f"peft_lora_target_modules overrides it: {UNET_TARGET} has no effect."
+        yield Problem.note(UNET_TARGET, "no_effect", message, got=values[UNET_TARGET])
 
 
 def options_have_a_validation_adapter(values: Values) -> Iterator[Problem]:
@@ -87,6 +101,7 @@ def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     adapter_options_fit_together,
+    unet_targets_are_used,
     options_have_a_validation_adapter,
     validation_adapter_is_shown,
     validation_adapters_are_valid,

@@ -45,7 +45,7 @@ class ClipFamily(Family):
     @property
     @abstractmethod
     def clip_outputs(self) -> Mapping[str, ClipOutput]:
-        """What the network reads of each text encoder, by the encoder's name, in the order of the options of their precisions."""
+        """What the network reads of each text encoder, by the encoder's name."""
 
     @abstractmethod
     def load_encoder(self, name: str, dtype: torch.dtype) -> ClipEncoder:
@@ -75,7 +75,8 @@ class ClipFamily(Family):
     @property
     def _precisions(self) -> dict[str, str]:
         chosen = self.options.precision
-        return dict(zip(self.clip_outputs, (chosen.text_encoder_1_precision, chosen.text_encoder_2_precision), strict=False))
+        by_name = {"text_encoder": chosen.text_encoder_1_precision, "text_encoder_2": chosen.text_encoder_2_precision}
+        return {name: by_name[name] for name in self.clip_outputs}
 
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         tokens = {name: tokenize(self._tokenizer(name), prompts) for name in self.clip_outputs}

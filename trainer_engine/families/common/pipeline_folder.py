@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import diffusers
 from diffusers import SchedulerMixin
@@ -70,6 +71,8 @@ class PipelinePlan:
     scheduler: SchedulerMixin
     dtype: str
     objective: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the pipeline that are no components."""
 
 
 def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -> None:
@@ -78,7 +81,7 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
     Raises ModelUnavailable where the base model's other parts have gone.
     """
     with_text = options.checkpointing.save_text_encoder or bool(plan.spec.trained_text_encoders)
-    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__}
+    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__, **plan.settings}
     with whole_folder(folder) as staging:
         for subfolder, trained in plan.trained.items():
             index[subfolder] = [trained.library, trained.cls]

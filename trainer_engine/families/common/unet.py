@@ -68,6 +68,14 @@ class UNetFamily(ClipFamily):
     def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
         """The prompt and the negative prompt, encoded in this order, as arguments of the pipeline."""
 
+    def pipeline_settings(self) -> Mapping[str, Any]:
+        """Arguments of the pipeline that are no components, as its ``model_index.json`` keeps them."""
+        return {}
+
+    def image_arguments(self, request: GenerationRequest) -> dict[str, Any]:
+        """What the pipeline starts an image from: its size."""
+        return {"width": request.width, "height": request.height}
+
     @abstractmethod
     def text_parts(self) -> Mapping[str, CopiedPart]:
         """Text encoders and tokenizers of the pipeline that a run leaves."""
@@ -138,8 +146,7 @@ class UNetFamily(ClipFamily):
                 batch = self.encode_live({name: getattr(pipeline, name) for name in self.spec.trained_text_encoders}, batch)
             latents = pipeline(
                 **self.pipeline_prompts({name: tensor.to(self.devices.device) for name, tensor in batch.items()}),
-                width=request.width,
-                height=request.height,
+                **self.image_arguments(request),
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
                 guidance_rescale=request.guidance_rescale,
@@ -163,5 +170,6 @@ class UNetFamily(ClipFamily):
             scheduler=self.parts.make_scheduler(self.prediction_type),
             dtype=str(self.devices.weights).removeprefix("torch."),
             objective=self.prediction_type,
+            settings=self.pipeline_settings(),
         )
         write_pipeline(folder, plan, self.options)

@@ -34,6 +34,16 @@ MODULE_CLASSES = (
     *("Downsample2D", "Upsample2D", "TimestepEmbedding", "GEGLU", "Linear", "Conv2d"),
 )
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
+LORA_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "attention": ATTENTION,
+        "attention+ffs": (*ATTENTION, *FEED_FORWARD),
+        "attention+convs": (*ATTENTION, *CONVOLUTIONS),
+        "all": (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS, "proj_in", "proj_out", "time_emb_proj"),
+    }
+)
 LYCORIS_START: Mapping[str, Any] = MappingProxyType(
     {
         "algo": "lokr",
@@ -64,7 +74,8 @@ SAMPLING = SamplingSpec(
 ADAPTERS = AdapterSpec(
     module_classes=MODULE_CLASSES,
     lycoris_start=LYCORIS_START,
-    lora_targets=MappingProxyType({"attention": ATTENTION}),
+    lora_targets=LORA_TARGETS,
     default_lora_target="attention",
+    lora_target_option="unet_lora_target",
     base_precisions=("int8-quanto", "int4-quanto"),
 )

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import SchedulerMixin, StableDiffusionXLPipeline
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from trainer_engine.config.families import tokenizer_of
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.families.base import GenerationRequest
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.unet import UNetFamily
 from trainer_engine.families.inputs import Conditions, PromptBatch, SampleFacts, StepInputs
 from trainer_engine.families.sdxl.components import SdxlComponents
-from trainer_engine.families.sdxl.spec import SPEC
+from trainer_engine.families.sdxl.options import SdxlOptions
+from trainer_engine.families.sdxl.spec import REFINERS, SPEC
+from trainer_engine.runtime.devices import Devices
 
 
 class StableDiffusionXL(UNetFamily):
@@ -25,10 +31,17 @@ class StableDiffusionXL(UNetFamily):
     A prompt is ``{"embeds": (77, D1 + D2), "pooled": (P,)}``: the penultimate states of both encoders side by side, and the projected
     pooled prompt of the second. The network also embeds six numbers of each image, ``time_ids``: height and width of the file, top and left
     of the crop, height and width of what is trained, in pixels.
+
+    The refiner has the second encoder alone, and five time ids: an aesthetic score takes the place of the size in training.
     """
 
     spec = SPEC
     parts: SdxlComponents
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.is_refiner = options.model.model_flavour in REFINERS
+        self.aesthetic_score = options.of_family(SdxlOptions).data_aesthetic_score
 
     def make_components(self) -> SdxlComponents:
         return SdxlComponents(self.options.model, self.spec)
@@ -38,10 +51,8 @@ class StableDiffusionXL(UNetFamily):
     @property
     def clip_outputs(self) -> Mapping[str, ClipOutput]:
         skip = self.options.model.clip_skip
-        return {
-            "text_encoder": ClipOutput(skip, penultimate=True),
-            "text_encoder_2": ClipOutput(skip, penultimate=True, pooled=True),
-        }
+        second = {"text_encoder_2": ClipOutput(skip, penultimate=True, pooled=True)}
+        return second if self.is_refiner else {"text_encoder": ClipOutput(skip, penultimate=True), **second}
 
     def load_encoder(self, name: str, dtype: torch.dtype) -> ClipEncoder:
         return self.parts.load_clip(dtype) if name == "text_encoder" else self.parts.load_open_clip(dtype)
@@ -50,17 +61,17 @@ class StableDiffusionXL(UNetFamily):
         return self.parts.load_tokenizer(tokenizer_of(name))
 
     def join_states(self, states: Mapping[str, ClipStates]) -> PromptBatch:
-        first, second = states["text_encoder"], states["text_encoder_2"]
-        return {"embeds": torch.cat([first.states, second.states], dim=-1), "pooled": second.first}
+        return {"embeds": torch.cat([found.states for found in states.values()], dim=-1), "pooled": states["text_encoder_2"].first}
 
     # ---- the network ----
 
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
-        """``time_ids`` (B, 6)."""
-        return {"time_ids": torch.tensor([time_ids(sample) for sample in samples], dtype=torch.float32)}
+        """``time_ids`` (B, 6), or (B, 5) of a refiner."""
+        score = self.aesthetic_score if self.is_refiner else None
+        return {"time_ids": torch.tensor([time_ids(sample, score) for sample in samples], dtype=torch.float32)}
 
     def added_conditions(self, inputs: StepInputs, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """``text_embeds`` (B, P) and ``time_ids`` (B, 6)."""
+        """``text_embeds`` (B, P) and ``time_ids`` (B, 6 or 5)."""
         return {
             "text_embeds": inputs.prompts["pooled"].to(device, dtype),
             "time_ids": inputs.conditions["time_ids"].to(device, dtype),
@@ -70,19 +81,24 @@ class StableDiffusionXL(UNetFamily):
 
     @property
     def pipeline_name(self) -> str:
-        return "StableDiffusionXLPipeline"
+        return "StableDiffusionXLImg2ImgPipeline" if self.is_refiner else "StableDiffusionXLPipeline"
 
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> StableDiffusionXLPipeline:
-        return StableDiffusionXLPipeline(
-            vae=self.vae(),
-            text_encoder=encoders.get("text_encoder"),
-            text_encoder_2=encoders.get("text_encoder_2"),
-            tokenizer=None,
-            tokenizer_2=None,
-            unet=unet,
-            scheduler=scheduler,
-            add_watermarker=False,
-        )
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> Any:
+        no_text = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+        parts = {**no_text, **encoders, **self.pipeline_settings()}
+        pipeline = getattr(diffusers, self.pipeline_name)
+        return pipeline(vae=self.vae(), unet=unet, scheduler=scheduler, add_watermarker=False, **parts)
+
+    def pipeline_settings(self) -> Mapping[str, Any]:
+        return {"requires_aesthetics_score": True} if self.is_refiner else {}
+
+    def image_arguments(self, request: GenerationRequest) -> dict[str, Any]:
+        """A refiner changes an image: it is given grey latents, of which the first step's noise leaves nothing."""
+        if not self.is_refiner:
+            return super().image_arguments(request)
+        cells, channels = self.spec.latents.scale_factor_px, self.spec.latents.channels
+        grey = torch.zeros(1, channels, request.height // cells, request.width // cells)
+        return {"image": grey, "strength": 1.0, "aesthetic_score": self.aesthetic_score}
 
     def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
         embeds, pooled = batch["embeds"], batch["pooled"]
@@ -103,20 +119,26 @@ class StableDiffusionXL(UNetFamily):
         def save_tokenizer(folder: Path) -> None:
             self.parts.load_tokenizer(folder.name).save_pretrained(folder)
 
-        find = self.parts.find
-        encoder, projecting = "CLIPTextModel", "CLIPTextModelWithProjection"
+        kinds = {
+            "text_encoder": ("CLIPTextModel", save_clip),
+            "text_encoder_2": ("CLIPTextModelWithProjection", save_open_clip),
+            "tokenizer": ("CLIPTokenizer", save_tokenizer),
+            "tokenizer_2": ("CLIPTokenizer", save_tokenizer),
+        }
         return {
-            "text_encoder": CopiedPart("transformers", encoder, find("text_encoder"), save_clip, is_text=True),
-            "text_encoder_2": CopiedPart("transformers", projecting, find("text_encoder_2"), save_open_clip, is_text=True),
-            "tokenizer": CopiedPart("transformers", "CLIPTokenizer", find("tokenizer"), save_tokenizer, is_text=True),
-            "tokenizer_2": CopiedPart("transformers", "CLIPTokenizer", find("tokenizer_2"), save_tokenizer, is_text=True),
+            name: CopiedPart("transformers", kinds[name][0], self.parts.find(name), kinds[name][1], is_text=True)
+            for name in (*self.clip_outputs, *map(tokenizer_of, self.clip_outputs))
         }
 
 
-def time_ids(sample: SampleFacts) -> list[float]:
-    """Height and width of the file, top and left of the crop, height and width of what is trained (Podell et al., section 2.2)."""
+def time_ids(sample: SampleFacts, aesthetic_score: float | None = None) -> list[float]:
+    """Height and width of the file, top and left of the crop, height and width of what is trained (Podell et al., section 2.2).
+
+    With an ``aesthetic_score``, as refiners take it, the score replaces the last two.
+    """
     (width, height), (left, top), (target_width, target_height) = sample.original_size, sample.crop_corner, sample.target_size
-    return [float(value) for value in (height, width, top, left, target_height, target_width)]
+    last = (target_height, target_width) if aesthetic_score is None else (aesthetic_score,)
+    return [float(value) for value in (height, width, top, left, *last)]
 
 
 FAMILY = StableDiffusionXL

@@ -11,8 +11,13 @@ FLAVOURS = MappingProxyType(
     {
         "base-1.0": "stabilityai/stable-diffusion-xl-base-1.0",
         "base-0.9": "stabilityai/stable-diffusion-xl-base-0.9",
+        "refiner-1.0": "stabilityai/stable-diffusion-xl-refiner-1.0",
+        "refiner-0.9": "stabilityai/stable-diffusion-xl-refiner-0.9",
     }
 )
+REFINERS = frozenset({"refiner-1.0", "refiner-0.9"})
+"""Flavours without the first text encoder, whose network knows the aesthetic score of an image in place of its size in training."""
+REFINER_TITLE = "Stable Diffusion XL refiner"
 SPEC = FamilySpec(
     name="sdxl",
     title="Stable Diffusion XL",
@@ -36,16 +41,18 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
     sampling=unet_facts.SAMPLING,
     adapters=unet_facts.ADAPTERS,
+    sees_image_sizes=True,
     file_layouts=(
         unet_facts.file_layout(
             "Stable Diffusion XL",
             2048,
             {"text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1.model."},
         ),
+        unet_facts.file_layout(REFINER_TITLE, 1280, {"text_encoder_2": "conditioner.embedders.0.model."}, *REFINERS),
     ),
     aliases=("stable-diffusion-xl",),
-    architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-xl-v1-base")),
-    licenses=MappingProxyType({"base-1.0": MappingProxyType({"license": "openrail++"})}),
+    architectures=MappingProxyType({name: f"stable-diffusion-xl-v1-{'refiner' if name in REFINERS else 'base'}" for name in FLAVOURS}),
+    licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
-    parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 2_567_463_684)),
+    parameters=MappingProxyType({name: 2_259_526_660 if name in REFINERS else 2_567_463_684 for name in FLAVOURS}),
 )

@@ -1,0 +1,45 @@
+"""Options of the Stable Diffusion XL family, and the rules between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.contract.errors import Problem
+from trainer_engine.families.sdxl.spec import REFINERS
+
+SCORE = "data_aesthetic_score"
+
+
+class SdxlOptions(OptionGroup):
+    """Options of Stable Diffusion XL alone."""
+
+    data_aesthetic_score: float = option(
+        7.0,
+        "Flavours refiner-1.0 and refiner-0.9: the aesthetic score that every image is trained with, and that validation images ask for. "
+        "The refiner was trained on images with scores from 0 to 10.",
+        ge=0,
+        le=10,
+    )
+
+
+def refiner_options_make_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A score that is not used, trained text encoders, and what the validation images of a refiner show."""
+    is_refiner = values.get("model_flavour") in REFINERS
+    if not is_refiner and values[SCORE] != SdxlOptions.model_fields[SCORE].default:
+        message = f"Only the refiner is given an aesthetic score: {SCORE} has no effect."
+        yield Problem.note(SCORE, "no_effect", message, got=values[SCORE], expected=f"model_flavour={max(REFINERS)}")
+    if is_refiner and values["train_text_encoder"]:
+        message = "The text encoder of a refiner is not trained: only that of the base is."
+        yield Problem.error("train_text_encoder", "not_for_flavour", message, got=True, expected="False, or a base flavour")
+    if is_refiner and not values["validation_disable"]:
+        message = (
+            "Validation images of a refiner begin with noise, from which it was not trained to start: they show what changes, not how "
+            "well it refines the images of another model."
+        )
+        yield Problem.note("validation_disable", "begins_with_noise", message, got=False)
+
+
+GROUP = SdxlOptions
+RULES = (refiner_options_make_sense,)

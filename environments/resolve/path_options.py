@@ -60,7 +60,12 @@ DATASET = MappingProxyType(
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
-        **{name: PathRule(Kind[kind.upper()], must_exist=True) for name, kind in table_paths().items()},
+        **{
+            name: PathRule(Kind.FOLDER, must_exist=False, writing=True)
+            if kind == "cache"
+            else PathRule(Kind[kind.upper()], must_exist=True)
+            for name, kind in table_paths().items()
+        },
     }
 )
 """Fields of a dataset entry that hold paths."""

@@ -18,7 +18,8 @@ from trainer_engine.config.option import OptionGroup, OptionSpec, option, spec_o
 from trainer_engine.datasets import captions, sources
 
 Declared = TypeVar("Declared", bound="TableEntry")
-PathKind = Literal["file", "folder", "any"]
+PathKind = Literal["file", "folder", "any", "cache"]
+"""What must exist at a path that a run reads. ``cache`` is a folder that it writes, and that need not exist."""
 SOURCES_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 """Sources of the format that are not implemented yet. One that gets a file leaves this list by itself, as those below do."""
 CAPTIONS_LATER = ("parquet", "csv", "huggingface", "webshart")
@@ -37,8 +38,7 @@ class TableEntry:
     fields: type[OptionGroup] | None = None
     """Further fields of a dataset with this value, declared like options; None without any."""
     paths: Mapping[str, PathKind] = field(default_factory=lambda: MappingProxyType({}))
-    """Those of ``fields`` that are paths on this machine, each with what must exist there. They are resolved like all paths, and the
-    server's path rule applies to them."""
+    """Those of ``fields`` that are paths on this machine. They are resolved like all paths, and the server's path rule applies to them."""
     synonyms: tuple[str, ...] = ()
     """Other spellings of the name."""
 
@@ -99,7 +99,7 @@ def fields_of(entry: TableEntry) -> Mapping[str, OptionSpec]:
 
 @cache
 def table_paths() -> Mapping[str, PathKind]:
-    """Returns the fields of all sources and caption strategies that are paths, each with what must exist there."""
+    """Returns the fields of all sources and caption strategies that are paths, each with its kind."""
     entries: Sequence[TableEntry] = (*source_specs().values(), *caption_specs().values())
     return MappingProxyType({name: kind for entry in entries for name, kind in entry.paths.items()})
 

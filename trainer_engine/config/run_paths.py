@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
-from trainer_engine.config.dataset_tables import table_paths
+from trainer_engine.config.dataset_tables import FOLDER_FIELD, table_paths
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
@@ -39,6 +39,7 @@ def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> 
         wanted["logging_dir"] = Path(options.run.output_dir, options.reporting.logging_dir)
     for images in _image_sets(dataloader):
         wanted[images.option("cache_dir_vae")] = Path(str(images.cache_dir_vae))
+        wanted |= _own_paths(images, written=True)
     for text in dataloader.text_sets if dataloader else ():
         wanted[text.option("cache_dir")] = Path(str(text.cache_dir))
     return wanted
@@ -50,13 +51,19 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     named = {name: Path(str(values[name])) for name in READ if values.get(name)}
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
     for images in _image_sets(dataloader):
-        paths = {"instance_data_dir": images.instance_data_dir, **{name: images.own_fields.get(name) for name in table_paths()}}
-        named |= {images.option(name): Path(path) for name, path in paths.items() if path}
+        named |= {images.option(FOLDER_FIELD): Path(images.instance_data_dir)} if images.instance_data_dir else {}
+        named |= _own_paths(images, written=False)
     return {name: path for name, path in named.items() if path.is_absolute()}
 
 
 def _image_sets(dataloader: Dataloader | None) -> tuple[ImageSet | ReferenceSet, ...]:
     return (*dataloader.sets_of_images, *dataloader.reference_sets) if dataloader else ()
+
+
+def _own_paths(images: ImageSet | ReferenceSet, *, written: bool) -> dict[str, Path]:
+    """Returns the paths in the fields that the source and the caption strategy of a dataset declare, by field."""
+    names = [name for name, kind in table_paths().items() if (kind == "cache") is written]
+    return {images.option(name): Path(images.own_fields[name]) for name in names if images.own_fields.get(name)}
 
 
 def place_problems(rule: PlaceRule, options: TrainingOptions, dataloader: Dataloader | None) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from trainer_engine.caches.decoding import sample_pixels
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.datasets.docs import page
-from trainer_engine.config.datasets.names import later
+from trainer_engine.config.datasets.names import are_datasets, later
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.parse import parse_options
@@ -65,9 +65,9 @@ def cached_files(place: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
 
 
-def report_of(entry: dict[str, Any], family: str = "pixart_sigma") -> DatasetReport:
+def report_of(*entries: dict[str, Any], family: str = "pixart_sigma") -> DatasetReport:
     options = parse_options(tiny_options(Path("/out"), model="nobody/nothing", model_family=family, train_batch_size=1))
-    dataloader, problems = parse_dataloader([entry], options)
+    dataloader, problems = parse_dataloader(list(entries), options)
     assert errors_in(problems) == []
     spec = find_spec(family)
     assert spec is not None
@@ -77,6 +77,8 @@ def report_of(entry: dict[str, Any], family: str = "pixart_sigma") -> DatasetRep
 def test_a_new_file_is_a_new_choice_with_its_fields_and_help() -> None:
     assert "parquet" in REGISTRY["caption_strategy"].choices and "parquet" not in REGISTRY["caption_strategy"].later
     assert not {"parquet", "caption_column"} & later().keys()
+    assert are_datasets([{"type": "zip", "archive": "a.zip", "caption_column": "text"}])
+    assert not are_datasets([{"id": "a", "archive": "notes.txt"}]), "a source's own word does not make a document a datasets file"
     text = page()
     assert "zip: a zip archive on this machine." in text and "## Further fields of sets with `zip`" in text
     assert "- `archive`: Path of the zip archive. (must be given; text)" in text
@@ -192,6 +194,23 @@ def test_members_that_cannot_be_used_are_left_out_with_their_reason(tmp_path: Pa
     assert [sample.name for sample in below.samples] == ["good.png"]
 
 
+@pytest.mark.parametrize("kind", ["reference_strict", "reference_loose"])
+def test_references_and_eval_images_lie_in_archives_as_well(tmp_path: Path, kind: str) -> None:
+    [images, _] = tiny_datasets(tmp_path)
+    archive = str(packed(tmp_path, tmp_path / "images"))
+    partners = {"id": "refs", "type": "zip", "archive": archive, "conditioning_type": kind, "cache_dir_vae": "/cache/refs"}
+    held_out = {"id": "held", "type": "zip", "archive": archive, "dataset_type": "eval", "cache_dir_vae": "/cache/held"}
+    report = report_of({**images, "conditioning_data": "refs"}, partners, held_out, family="odd")
+    assert errors_in(report.problems) == []
+    for sample in report.sets[0].samples:
+        [(_, reference)] = sample.references
+        assert (reference.name, reference.location) == (sample.name, f"{archive}/{sample.name}")
+    assert len(report.sets[0].samples) == len(report.eval_sets[0].samples) == 8
+    few = {**partners, "archive": str(packed(tmp_path, tmp_path / "images" / "wide", "wide.zip"))}
+    codes = {problem.code for problem in errors_in(report_of({**images, "conditioning_data": "refs"}, few, family="odd").problems)}
+    assert "missing_reference" in codes
+
+
 def hashed(place: Path) -> list[bytes]:
     """The lines about members of archives in the file of content hashes."""
     return [line for line in (place / "cache/vae/hashes.jsonl").read_bytes().splitlines() if b"images.zip/" in line]
@@ -228,7 +247,7 @@ def run_of_clips(place: Path, **options: Any) -> HereRun:
 
 def test_clips_are_measured_and_loaded_with_all_their_frames(tmp_path: Path) -> None:
     entry = clips(tmp_path)[0]
-    [found] = report_of(entry, "odd_clips").sets
+    [found] = report_of(entry, family="odd_clips").sets
     assert list(found.buckets) == ["1 (64x64) of 5 frames"]
     sample = found.samples[0]
     assert (sample.frames, sample.frame_rate, sample.target) == (5, 10.0, (64, 64))
@@ -255,5 +274,5 @@ def test_a_model_of_images_names_clips_and_leaves_them_out(tmp_path: Path) -> No
     [found] = report_of(entry).sets
     assert [sample.name for sample in found.samples] == ["still.png"]
     assert {file.reason for file in found.left_out} == {".anim files hold a clip, on which this model is not trained"}
-    [both] = report_of(entry, "odd_clips").sets
+    [both] = report_of(entry, family="odd_clips").sets
     assert list(both.buckets) == ["1 (64x64)", "1 (64x64) of 5 frames"]

@@ -30,6 +30,14 @@ The option `data_backend_config` names a JSON file with a list of datasets, each
 Every text may contain `{model_family}`, `{output_dir}` and `{id}`. `disabled` (or `disable`) skips an entry. Booleans may be written as
 text.
 
+## Where files and captions come from
+
+`type` chooses the source of a set's files, `caption_strategy` where its captions come from; each may have further fields, which are listed
+below. A file is known by its name within the set. A set that moves to another folder or source, and keeps its names and its cache folders,
+keeps the order of its samples, its checkpoints and its cached latents and embeddings: these depend on the contents of files, never on
+where they lie. Each source, caption strategy and kind of media is a file of its own:
+[new-dataset-source.md](new-dataset-source.md) shows how to add one.
+
 ## How an image becomes a sample
 
 1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and

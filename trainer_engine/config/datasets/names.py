@@ -63,9 +63,14 @@ def specs(dataset_type: str) -> Mapping[str, OptionSpec]:
 @cache
 def allowed(dataset_type: str) -> frozenset[str]:
     """Returns the names that an entry of this kind may use, including aliases."""
-    own = {name: spec for entry in table_entries(dataset_type) for name, spec in fields_of(entry).items()}
-    aliases = {alias for spec in (*specs(dataset_type).values(), *own.values()) for alias in spec.aliases}
-    return COMMON | aliases | own.keys() | (set(SETS[dataset_type].model_fields) - {"position", "own_fields"})
+    own = [spec for entry in table_entries(dataset_type) for spec in fields_of(entry).values()]
+    return _of_every_source(dataset_type) | {name for spec in own for name in (spec.name, *spec.aliases)}
+
+
+def _of_every_source(dataset_type: str) -> frozenset[str]:
+    """Returns the names that an entry of this kind may use whatever its source and caption strategy."""
+    aliases = {alias for spec in specs(dataset_type).values() for alias in spec.aliases}
+    return COMMON | aliases | (set(SETS[dataset_type].model_fields) - {"position", "own_fields"})
 
 
 @cache
@@ -77,12 +82,18 @@ def table_entries(dataset_type: str) -> tuple[TableEntry, ...]:
 
 
 @cache
-def later() -> Mapping[str, Any]:
-    """Returns the fields of the format that are not implemented yet, each with the format's default, or None without one."""
+def _listed() -> Mapping[str, Any]:
+    """Returns the fields of the format without code here, each with the format's default, or None without one."""
     text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
     listed: dict[str, Any] = json.loads(text)
+    return MappingProxyType(listed)
+
+
+@cache
+def later() -> Mapping[str, Any]:
+    """Returns the fields of the format that are not implemented yet: those that no source and no caption strategy declares either."""
     declared = frozenset[str]().union(*(allowed(kind) for kind in SETS))
-    return MappingProxyType({name: default for name, default in listed.items() if name not in declared})
+    return MappingProxyType({name: default for name, default in _listed().items() if name not in declared})
 
 
 @cache
@@ -103,7 +114,8 @@ EVERYDAY = frozenset(
 
 @cache
 def _distinctive_names() -> frozenset[str]:
-    return known_names() - EVERYDAY
+    """Returns names that only datasets have. What a source declares is not among them: it may be a word of other documents."""
+    return frozenset(_listed()).union(*(_of_every_source(kind) for kind in SETS)) - EVERYDAY
 
 
 def is_like_a_dataset(entry: object) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 CUT_OFF = """
 import importlib.util, sys
@@ -48,11 +50,12 @@ class Result:
     """Where the image goes, or the first frame of a clip."""
 
 
-def run_without_project(program: str, *arguments: str, place: Path) -> str:
-    """The output of a program in a process that cannot import this project. ``place`` is its folder."""
+def run_without_project(program: str, *arguments: str, place: Path, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The output of a program in a process that cannot import this project. ``place`` is its folder, ``variables`` go over this one's."""
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     command = [sys.executable, "-I", "-S", "-c", CUT_OFF.format(libraries=libraries) + program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place, timeout=300, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.helpers.fresh_process import run_without_project
 from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.models import tiny_model
 from tests.helpers.pictures import generate_images
@@ -23,7 +21,7 @@ from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 SPEC = find_spec("flux")
 STRANGER = """
-import sys, torch
+import torch
 from diffusers import FluxKontextPipeline
 from lycoris import create_lycoris_from_weights
 from safetensors.torch import load_file
@@ -48,7 +46,6 @@ adapter.restore()
 assert len(adapter.loras) == 30
 assert with_adapter != plain
 assert image() == plain
-assert "trainer_engine" not in sys.modules
 print("drew with the adapter")
 """
 
@@ -138,11 +135,8 @@ def test_the_walkthrough_from_nothing_to_an_adapter_that_is_used(shell: Shell, s
 
 def use_it(output: Path) -> None:
     """A script that knows diffusers, peft and lycoris alone."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STRANGER, str(output), str(tiny_model("flux", flavour="kontext"))]
-    used = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=output)
-    assert used.returncode == 0, used.stderr
-    assert "drew with the adapter" in used.stdout
+    said = run_without_project(STRANGER, str(output), str(tiny_model("flux", flavour="kontext")), place=output)
+    assert "drew with the adapter" in said
 
 
 def test_a_second_run_reports_to_wandb_without_a_network(shell: Shell, server: LiveServer, place: Path) -> None:

@@ -10,9 +10,10 @@ from trainer_engine.contract.events import MEDIA_TYPES
 from trainer_engine.contract.files import is_file
 from training.models import Job
 
-ATTACHMENTS = ("images", "videos")
+VIDEOS = "videos"
+ATTACHMENTS = ("images", VIDEOS)
 LARGEST_INLINE_BYTES = 8 * 1024 * 1024
-"""A larger file, such as a long clip, is a link also where media are inline."""
+"""A larger file of a clip is a link also where media are inline."""
 UNKNOWN_TYPE = "application/octet-stream"
 
 
@@ -47,7 +48,7 @@ def data_uri(path: Path, mime_type: str) -> str:
 def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
     """The payload with ``src`` instead of file names: a data URI, a link, or an empty text if the file is gone.
 
-    Files above ``LARGEST_INLINE_BYTES`` are links without ``as_links`` too.
+    Files of clips above ``LARGEST_INLINE_BYTES`` are links without ``as_links`` too.
     """
     place = 0
     result = dict(payload)
@@ -56,20 +57,24 @@ def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> d
             continue
         entries = []
         for entry in attached({key: payload[key]}):
-            entries.append(_shown_entry(job, index, place, entry, as_links=as_links))
+            largest = 0 if as_links else LARGEST_INLINE_BYTES if key == VIDEOS else None
+            entries.append(_shown_entry(job, index, place, entry, largest))
             place += 1
         result[key] = entries
     return result
 
 
-def _shown_entry(job: Job, index: int, place: int, entry: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
+def _shown_entry(job: Job, index: int, place: int, entry: dict[str, Any], largest: int | None) -> dict[str, Any]:
+    """``largest``: most bytes that are shown inline; None for any number, 0 for a link without a look at the file."""
     mime_type, link = str(entry.get("mime_type", "image/png")), url(job.pk, index, place)
-    if as_links:
+    if largest == 0:
         return {"src": link, "mime_type": mime_type}
     path = locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
     try:
-        inline = path is not None and path.stat().st_size <= LARGEST_INLINE_BYTES
-        return {"src": data_uri(path, mime_type) if path and inline else link if path else "", "mime_type": mime_type}
+        if path is None:
+            return {"src": "", "mime_type": mime_type}
+        is_inline = largest is None or path.stat().st_size <= largest
+        return {"src": data_uri(path, mime_type) if is_inline else link, "mime_type": mime_type}
     except OSError:
         return {"src": "", "mime_type": mime_type}
 

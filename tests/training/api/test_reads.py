@@ -214,6 +214,17 @@ def test_a_large_clip_is_a_link_where_media_are_inline(api: Training, tmp_path: 
     assert b"".join(api.client.get(gif["src"]).streaming_content) == b"GIF89a+++"
 
 
+def test_a_large_image_stays_inline(api: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.api.media.LARGEST_INLINE_BYTES", 8)
+    job = make_job(tmp_path, Status.RUNNING)
+    (job.folder.create().media / "a.png").write_bytes(PIXEL)
+    about: dict[str, Any] = {"resolution": (1, 1), "validation_type": "final", "prompt": "p", "step_label": "5/5"}
+    event = ImageEvent(step=5, global_step=5, images=[MediaFile(file="media/a.png")], **about)
+    log.append(job.pk, [log.from_server(event)])
+    (image,) = api.get("/events").json()["events"][0]["images"]
+    assert image["src"] == f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+
+
 def test_the_log_is_text(api: Training, tmp_path: Path) -> None:
     job = finished(tmp_path)
     answer = api.get(f"/jobs/{job.pk}/log", accept="*/*")

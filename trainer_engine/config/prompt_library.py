@@ -49,6 +49,11 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object as a list of its members, including duplicate keys."""
 
 
+def names_prompts(values: Mapping[str, Any]) -> bool:
+    """Whether an option names prompts for validation images. ``values``: every option by its canonical name."""
+    return bool(values["validation_prompt"] or values["user_prompt_library"]) or values["validation_prompt_library"] != "false"
+
+
 def parse_prompt_library(text: str) -> tuple[list[LibraryPrompt], list[Problem]]:
     """Returns the prompts of a library in order, and every problem with it, including keys without effect."""
     try:

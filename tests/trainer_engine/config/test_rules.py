@@ -44,7 +44,6 @@ def problems_of(family: str = "flux", **values: Any) -> list[Problem]:
             {"lr_scheduler": "polynomial", "learning_rate": 1e-4, "lr_end": 9e-5},
             ("lr_end", "not_below_peak", ERROR),
         ),
-        ("wan", {"validation_preview": True}, {"validation_preview": False}, ("validation_preview", "no_decoder", ERROR)),
         ("flux", {"lr_warmup_steps": 101}, {"lr_warmup_steps": 100}, ("lr_warmup_steps", "longer_than_run", NOTE)),
         (
             "flux",

@@ -27,6 +27,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "OFT": ("oft_blocks",),
 }
 """Algorithm -> names of tensors that only it has."""
+BEFORE_LAST_NUMBER, BEFORE_FIRST_NUMBER = re.compile(r"^.*\.\d+\."), re.compile(r"^.*?\.\d+\.")
+"""What comes before the name of a layer in its block: ``blocks.0.`` in ``blocks.0.attn.to_q``."""
 MAX_LISTED = 3
 SAME = 1e-3
 LARGEST_ALPHA = 1e30
@@ -166,8 +168,8 @@ def _same_modules(header: AdapterHeader, wanted: WantedAdapter, keys: Mapping[st
 
 def _targets(modules: Collection[str], layers: list[str]) -> list[str]:
     """Returns name endings that select exactly these modules, or else their full names if they are few, or else nothing."""
-    for before in (r"^.*\.\d+\.", r"^.*?\.\d+\."):
-        endings = sorted({re.sub(before, "", module) for module in modules})
+    for before in (BEFORE_LAST_NUMBER, BEFORE_FIRST_NUMBER):
+        endings = sorted({before.sub("", module) for module in modules})
         chosen = {layer for layer in layers if any(layer == ending or layer.endswith(f".{ending}") for ending in endings)}
         if chosen == set(modules):
             return endings

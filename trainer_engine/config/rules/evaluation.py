@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
+from trainer_engine.config.prompt_library import names_prompts
 from trainer_engine.contract.errors import Problem
 
 INTERVALS = ("eval_steps_interval", "eval_epoch_interval")
 MODEL = "pretrained_evaluation_model_name_or_path"
-BRINGING_PROMPTS = ("validation_prompt", "user_prompt_library")
 
 
 def evaluations_fit_the_run(values: Values) -> Iterator[Problem]:
@@ -60,8 +60,7 @@ def scoring_has_images(values: Values) -> Iterator[Problem]:
 
 def nothing_to_score(values: Values, *, captions: bool) -> Iterator[Problem]:
     """Notes that no validation image can be scored. ``captions``: whether captions of datasets become validation prompts."""
-    named = any(values[name] for name in BRINGING_PROMPTS) or values["validation_prompt_library"] != "false"
-    if values["evaluation_type"] == CLIP and not values["validation_disable"] and not named and not captions:
+    if values["evaluation_type"] == CLIP and not values["validation_disable"] and not names_prompts(values) and not captions:
         message = "No validation image has a prompt to be scored against."
         hint = "set validation_prompt, validation_prompt_library or user_prompt_library"
         yield Problem.note("evaluation_type", "nothing_to_score", message, got=CLIP, hint=hint)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.prompt_library import names_prompts
 from trainer_engine.contract.errors import Problem
 from trainer_engine.families.sdxl.spec import REFINERS
 
@@ -33,12 +34,12 @@ def refiner_options_make_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
     if is_refiner and values["train_text_encoder"]:
         message = "The text encoder of a refiner is not trained: only that of the base is."
         yield Problem.error("train_text_encoder", "not_for_flavour", message, got=True, expected="False, or a base flavour")
-    if is_refiner and not values["validation_disable"]:
+    if is_refiner and not values["validation_disable"] and names_prompts(values):
         message = (
             "Validation images of a refiner begin with noise, from which it was not trained to start: they show what changes, not how "
             "well it refines the images of another model."
         )
-        yield Problem.note("validation_disable", "begins_with_noise", message, got=False)
+        yield Problem.note("validation_disable", "begins_with_noise", message, got=False, hint="compare images of one prompt and seed")
 
 
 GROUP = SdxlOptions

@@ -190,5 +190,15 @@ def test_the_score_is_noted_where_it_does_nothing_and_bounded() -> None:
     assert notes(data_aesthetic_score=5.0)["data_aesthetic_score"] == "no_effect"
     assert "data_aesthetic_score" not in notes(data_aesthetic_score=5.0, model_flavour=FLAVOUR)
     assert notes(data_aesthetic_score=11, model_flavour=FLAVOUR)["data_aesthetic_score"] == "out_of_range"
-    assert notes(model_flavour=FLAVOUR)["validation_disable"] == "begins_with_noise"
-    assert "validation_disable" not in notes(model_flavour=FLAVOUR, validation_disable=True)
+
+
+def test_validate_notes_what_the_images_of_a_refiner_show() -> None:
+    with_images = {"model_flavour": FLAVOUR, "validation_prompt": "a cat", "validation_disable": False}
+    assert notes(**with_images)["validation_disable"] == "begins_with_noise"
+    assert "validation_disable" not in notes(**{**with_images, "validation_prompt": ""})
+    assert "validation_disable" not in notes(**{**with_images, "validation_disable": True})
+
+
+def test_validate_refuses_to_train_the_text_encoder_of_a_refiner() -> None:
+    assert notes(model_flavour=FLAVOUR, train_text_encoder=True)["train_text_encoder"] == "not_for_flavour"
+    assert "train_text_encoder" not in notes(train_text_encoder=True)

@@ -1,7 +1,11 @@
-"""What a caption strategy offers, and how the captions of a dataset come from one. docs/new-dataset-source.md builds a new one."""
+"""What a caption strategy offers, and the strategies that take no file: the name of the image, and the instance prompt.
+
+A new strategy is a file in this folder: docs/new-dataset-source.md builds one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -40,3 +44,35 @@ def captions_of(entry: ImageSet, source: Source) -> CaptionsOf:
     if not entry.prepend_instance_prompt or not strategy.takes_prompt_in_front:
         return captions
     return lambda name: tuple(f"{prompt} {caption}" for prompt in entry.instance_prompt for caption in captions(name))
+
+
+def _from_names(entry: ImageSet, source: Source) -> CaptionsOf:
+    return lambda name: (from_file_name(name),)
+
+
+def from_file_name(name: str) -> str:
+    """Returns the file name without folders and suffix, with spaces for underscores.
+
+    Bytes that are not UTF-8 are dropped. Raises NoCaption if nothing is left.
+    """
+    stem = os.path.splitext(os.path.basename(name))[0]  # noqa: PTH119, PTH122 - text, for speed
+    caption = os.fsencode(stem).decode("utf-8", "ignore").replace("_", " ").strip()
+    if not caption:
+        raise NoCaption("its name contains no text for a caption")
+    return caption
+
+
+def _from_prompts(entry: ImageSet, source: Source) -> CaptionsOf:
+    return lambda name: entry.instance_prompt
+
+
+STRATEGIES = (
+    CaptionStrategy(name="filename", help="the name of the image file, with spaces for underscores.", prepare=_from_names),
+    CaptionStrategy(
+        name="instanceprompt",
+        help="instance_prompt, for every image.",
+        prepare=_from_prompts,
+        synonyms=("instance_prompt",),
+        takes_prompt_in_front=False,
+    ),
+)

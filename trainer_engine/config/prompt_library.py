@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
+from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in, shown
 from trainer_engine.contract.files import read_document
 
 OPTION = "user_prompt_library"
@@ -169,9 +168,9 @@ def _strength_problems(name: str, fields: Mapping[str, Any]) -> Iterator[Problem
         return
     if isinstance(strength, bool) or not isinstance(strength, (int, float)):
         yield Problem.error(name, "wrong_type", f"{STRENGTH} is {_kind(strength)}.", got=_kind(strength), expected="a number")
-    elif not (math.isfinite(strength) and abs(strength) <= STRONGEST):
+    elif not abs(strength) <= STRONGEST:
         expected = f"a number from -{STRONGEST:g} to {STRONGEST:g}"
-        yield Problem.error(name, "out_of_range", f"{STRENGTH}={strength:g} is out of range.", got=strength, expected=expected)
+        yield Problem.error(name, "out_of_range", f"{STRENGTH}={shown(strength)} is out of range.", got=strength, expected=expected)
 
 
 def unsafe_reason(shortname: str) -> str:

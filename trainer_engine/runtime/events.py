@@ -97,14 +97,34 @@ def _only_shows_progress(event: Event) -> bool:
 
 
 def _next_seq(descriptor: int) -> int:
-    """One more than the number of the last complete line. Cuts off a partial line."""
-    end = os.fstat(descriptor).st_size
+    """One more than the number of the last event. Cuts off what follows it: a partial line, or lines that a power failure damaged."""
+    size = end = os.fstat(descriptor).st_size
+    seq: int | None = None
+    while end and seq is None:
+        line, start, end = _last_line(descriptor, end)
+        seq = _seq_of(line)
+        end = start if seq is None else end
+    if end < size:
+        os.ftruncate(descriptor, end)
+    return 0 if seq is None else seq + 1
+
+
+def _last_line(descriptor: int, end: int) -> tuple[bytes, int, int]:
+    """(the last complete line before ``end``, its start, its end); an empty line at 0 if there is none."""
     tail, start = b"", end
     while start > 0 and tail.count(b"\n") < 2:
         length = min(BLOCK_BYTES, start)
         start -= length
         tail = os.pread(descriptor, length, start) + tail
     complete = tail[: tail.rfind(b"\n") + 1]
-    if len(complete) < len(tail):
-        os.ftruncate(descriptor, end - (len(tail) - len(complete)))
-    return decode(complete.splitlines()[-1]).seq + 1 if complete else 0
+    begin = complete.rfind(b"\n", 0, -1) + 1
+    return complete[begin:], start + begin, start + len(complete)
+
+
+def _seq_of(line: bytes) -> int | None:
+    """The number of an event; None if the line is not one."""
+    try:
+        seq: object = decode(line).seq
+    except ValueError:
+        return None
+    return seq if isinstance(seq, int) else None

@@ -52,6 +52,24 @@ def test_journal_cuts_off_a_partial_line(tmp_path: Path, rest: bytes) -> None:
     assert numbers(path) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [b"\0" * 300 + b"\n", b"{}\n", b"\xff\n" * 3, b"[" * 9000 + b"\n", b'{"seq":"x"}\n', b"\n\n", (b"x" * BLOCK_BYTES + b"\n") * 3 + b"{"],
+    ids=lambda content: repr(content[:9]),
+)
+@pytest.mark.parametrize("events", [0, 1, 3])
+def test_journal_cuts_off_lines_that_a_power_failure_damaged(tmp_path: Path, damage: bytes, events: int) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        for number in range(events):
+            journal.emit(note(f"event {number}"))
+    kept = path.read_bytes()
+    path.write_bytes(kept + damage)
+    with Journal(path) as journal:
+        journal.emit(note("next"))
+    assert path.read_bytes().startswith(kept) and numbers(path) == list(range(events + 1))
+
+
 def test_journal_with_only_a_partial_line_starts_from_zero(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"seq":0')

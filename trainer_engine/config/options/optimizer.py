@@ -59,7 +59,9 @@ class OptimizerOptions(OptionGroup):
     optimizer_beta1: float | None = option(None, "First beta. Give it together with optimizer_beta2.", ge=0, lt=1)
     optimizer_beta2: float | None = option(None, "Second beta. Give it together with optimizer_beta1.", ge=0, lt=1)
     optimizer_config: dict[str, float | bool | str | None] = option(
-        {}, "Arguments of the optimizer as key=value,key=value: weight_decay=0.01,eps=1e-8."
+        {},
+        "Arguments of the optimizer as key=value,key=value: weight_decay=0.01,eps=1e-8. Each once and within its range; none leaves an "
+        "argument to the optimizer.",
     )
 
     @property

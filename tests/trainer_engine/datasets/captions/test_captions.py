@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets.captions.base import NoCaption, captions_of
+from trainer_engine.datasets.captions.textfile import LONGEST_CAPTION_FILE_BYTES
 from trainer_engine.datasets.sources.base import open_source
 
 
@@ -107,3 +111,44 @@ def test_a_pipe_in_place_of_a_caption_blocks_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a_cat.txt")
     with pytest.raises(NoCaption, match="cannot be read: it is not a file"):
         captions(tmp_path, caption_strategy="textfile")
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\ufeff"), max_size=30)
+
+
+@given(st.lists(TEXT, max_size=4), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), st.booleans())
+def test_the_lines_of_any_text_come_back_in_every_encoding(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str, encoding: str, split: bool
+) -> None:
+    folder, text = tmp_path_factory.getbasetemp(), end.join(lines)
+    (folder / "any.txt").write_bytes(text.encode(encoding))
+    strategy = {"caption_strategy": "textfile", "disable_multiline_split": not split}
+    stripped = [line.strip() for line in re.split("\r\n|\r|\n", text)]
+    wanted = tuple(line for line in stripped if line) if split else ("\n".join(stripped).strip(),)
+    if any(wanted):
+        assert captions(folder, "any.png", **strategy) == wanted
+    else:
+        with pytest.raises(NoCaption, match="empty"):
+            captions(folder, "any.png", **strategy)
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_of_a_caption_file_break_its_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "bytes.txt").write_bytes(content)
+    try:
+        found = captions(folder, "bytes.png", caption_strategy="textfile")
+    except NoCaption as refusal:
+        assert str(refusal)
+    else:
+        assert found and all(line == line.strip() != "" and "\0" not in line for line in found)
+
+
+@pytest.mark.parametrize("size", [LONGEST_CAPTION_FILE_BYTES, LONGEST_CAPTION_FILE_BYTES + 1])
+def test_a_caption_file_is_limited_to_a_megabyte(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a_cat.txt").write_bytes(b"x" * size)
+    if size > LONGEST_CAPTION_FILE_BYTES:
+        with pytest.raises(NoCaption, match="larger than a megabyte"):
+            captions(tmp_path, caption_strategy="textfile")
+    else:
+        assert [len(one) for one in captions(tmp_path, caption_strategy="textfile")] == [size]

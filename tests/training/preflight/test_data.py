@@ -17,6 +17,7 @@ from tests.helpers.models import tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import tiny_datasets, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
+from training.preflight import data
 
 LORA: dict[str, Any] = {"model_type": "lora", "lora_rank": 2, "max_train_steps": 2, "caption_strategy": "textfile"}
 LONGER = {**LORA, "max_train_steps": 3}
@@ -27,17 +28,28 @@ def pictures(place: Path) -> list[Path]:
     return sorted((place / "images").rglob("*.bmp"))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A run of two steps on bitmaps, whose size in bytes follows from their size in pixels."""
-    tiny_datasets(tmp_path)
-    for path in sorted((tmp_path / "images").rglob("*.png")):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of two steps on bitmaps, whose size in bytes follows from their size in pixels, and a copy of it."""
+    place = tmp_path_factory.mktemp("trained") / "place"
+    place.mkdir()
+    tiny_datasets(place)
+    for path in sorted((place / "images").rglob("*.png")):
         Image.open(path).convert("RGB").save(path.with_suffix(".bmp"))
         path.unlink()
-    for path in pictures(tmp_path):
+    for path in pictures(place):
         path.with_suffix(".txt").write_text(f"a picture of {path.stem}")
-    train_here(tmp_path, **LORA)
-    return tmp_path
+    train_here(place, **LORA)
+    return place, Path(shutil.copytree(place, place.with_name("copy")))
+
+
+@pytest.fixture
+def place(trained: tuple[Path, Path]) -> Path:
+    """The folder of that run as it was when the run ended."""
+    place, copy = trained
+    shutil.rmtree(place)
+    shutil.copytree(copy, place)
+    return place
 
 
 def added(place: Path) -> dict[str, Any]:
@@ -110,6 +122,15 @@ def test_validate_refuses_changed_data_in_the_engine_s_words(place: Path, name: 
 
 def test_more_processes_are_another_layout(place: Path) -> None:
     assert "samples in a pass was 2 and is 4" in refusal(checked(place, **LONGER, num_processes=2)).message
+
+
+def test_images_that_nobody_has_hashed_are_left_to_the_run_above_a_limit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in pictures(place):
+        os.utime(path)
+    assert "contents_not_compared" not in codes(checked(place, **LONGER))
+    monkeypatch.setattr(data, "MOST_READ_BYTES", 0)
+    report = checked(place, **LONGER)
+    assert not report.errors and "contents_not_compared" in codes(report)
 
 
 def test_data_that_was_only_moved_or_touched_is_the_same(place: Path) -> None:

@@ -121,6 +121,23 @@ def test_preflight_asks_the_database_nothing(training: Training, django_assert_n
         assert not examine(training).errors
 
 
+def test_a_folder_that_holds_no_model_is_named_with_what_it_should_hold(training: Training) -> None:
+    (training.home / "holiday").mkdir()
+    (problem,) = [one for one in examine(training, pretrained_model_name_or_path="holiday").problems if one.code == "not_a_model"]
+    assert str(training.home / "holiday") in problem.message and "model_index.json" in problem.expected
+
+
+def test_a_run_that_would_be_logged_offline_is_told_where_the_log_lies(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(training.home))
+    monkeypatch.setenv("NETRC", str(training.home / "netrc"))
+    (note,) = [one for one in examine(training, report_to="wandb").problems if one.code == "logged_offline"]
+    assert note.level is Level.NOTE and str(training.home / "output/run") in note.message
+    form = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")} | {"report_to": "wandb"}
+    home = Home(training.home)
+    logged_in = run.examine_run(resolve_run(home, {}, form), home, {"CUDA_VISIBLE_DEVICES": "", "WANDB_API_KEY": "k" * 40})
+    assert "logged_offline" not in codes(logged_in)
+
+
 def test_weights_larger_than_the_memory_are_refused(training: Training) -> None:
     (training.home / "model" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     write_model(training.home / "huge")

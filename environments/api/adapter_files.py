@@ -14,7 +14,8 @@ from environments.api.views import ACTOR, NAMED, ConfigurationView
 from environments.errors import EnvironmentProblems
 from environments.files.adapter_file import checked, find_adapter_file
 from environments.home import current_home
-from trainer_engine.config.families import FamilySpec, find_spec
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_spec import FamilySpec
 
 EXAMPLE = {"algo": "lokr", "multiplier": 1, "linear_dim": 16, "linear_alpha": 1, "apply_preset": {"target_module": ["Attention"]}}
 ADAPTER_SHAPE = {

@@ -14,7 +14,8 @@ from environments.files.config_files import DATASETS_FILE
 from environments.files.datasets_file import OPTION, destination
 from environments.paths import Home
 from environments.resolve.checks import check_config
-from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
+from trainer_engine.config.families import find_spec, known_but_missing, specs
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.contract.errors import Problem
 

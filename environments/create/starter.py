@@ -9,7 +9,8 @@ from typing import Any
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
 from environments.files.adapter_file import own_path, uses_lycoris
 from environments.files.config_files import DATASETS_FILE
-from trainer_engine.config.families import FamilySpec, find_spec
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY
 
 LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})

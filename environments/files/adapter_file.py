@@ -11,7 +11,7 @@ from environments.files.config_files import LYCORIS_FILE, TextFile, read_text
 from environments.files.datasets_file import new_file
 from environments.files.json_text import BadJson, parse_json
 from environments.paths import Home, Kind, resolve
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import NOT_AN_ADAPTER, is_like_an_adapter, parse_lycoris
 from trainer_engine.contract.errors import Level, Problem, errors_in, limited
 

@@ -22,7 +22,8 @@ from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS,
 from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
-from trainer_engine.config.families import FamilySpec, find_spec
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.config.prompt_library import EXPECTED as LIBRARY_EXPECTED

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule, standard_adapter
 from trainer_engine.config.adapters.keys import METADATA_KEY, split_key
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.base import split

@@ -12,7 +12,8 @@ from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from trainer_engine import families
-from trainer_engine.config.families import SHARED, FamilySpec
+from trainer_engine.config.families import SHARED
+from trainer_engine.config.family_spec import FamilySpec
 
 
 def all_family_problems(package: ModuleType = families) -> dict[str, list[str]]:

@@ -12,7 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer_engine.config.adapters.keys import METADATA_KEY
-from trainer_engine.config.families import FamilySpec, find_spec
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import ModelUnavailable

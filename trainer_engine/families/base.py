@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer_engine.config.families import Component, FamilySpec, find_spec
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable

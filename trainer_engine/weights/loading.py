@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
 
 from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from trainer_engine.config.components import ComponentSource
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.header import read_header
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, component_prefix, layout_of

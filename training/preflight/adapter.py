@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.config.options import TrainingOptions

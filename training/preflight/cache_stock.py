@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.samples import Sample

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from environments.paths import Home
 from trainer_engine.config.destinations import parse_trackers
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.prompt_library import built_in_library, library_of

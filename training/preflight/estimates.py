@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, compute_precision

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import Shape, WantedAdapter, WantedModule, fit, wanted_lora
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.config.lycoris.fit import wanted_lycoris, wanted_module
 from trainer_engine.config.options import TrainingOptions

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.components import component_source, find_component, model_sources
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.components import component_source, find_component
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import component_prefix
 from trainer_engine.config.one_file.unet_names import diffusers_names
 from trainer_engine.config.options.model import ModelOptions

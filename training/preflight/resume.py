@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.components import prediction_type
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights, moved_sources
 from trainer_engine.config.resuming.choice import MORE_TO_TRAIN, NoSuchCheckpoint, SavedRun, choose, refuse_other_run, without_base

@@ -15,7 +15,7 @@ from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems

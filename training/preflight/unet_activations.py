@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 
 Layers = Mapping[str, tuple[int, ...]]

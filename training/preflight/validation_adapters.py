@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
 from trainer_engine.config.adapters.keys import keys_by_module, split_key
 from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterSource, hub_file, validation_adapter_runs
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_file, is_folder

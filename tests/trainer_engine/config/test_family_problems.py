@@ -75,7 +75,7 @@ def test_a_missing_spec_and_a_missing_class_are_both_named(package: ModuleType) 
         ('{"one": "a/b"}', '{"one": 1}', "SPEC.flavours is {'one': 1}, expected Mapping[str, str]"),
         ('default_flavour="one"', 'default_flavour="two"', "expected one of the flavours"),
         ('name="made_up"', 'name="other"', "expected the name of the folder"),
-        ("clips=None", "clips=4", "SPEC.sampling.clips is 4, expected trainer_engine.config.families.ClipSpec | None"),
+        ("clips=None", "clips=4", "SPEC.sampling.clips is 4, expected trainer_engine.config.family_spec.ClipSpec | None"),
         ("clips=None", "clips=ClipSpec(stride='4', trained_frames=81, frames_per_second=16)", "clips.stride is '4', expected int"),
         ('("CLIP",)', "()", "another number of text_encoders"),
     ],

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainer_engine.config.families import FamilySpec, specs
+from trainer_engine.config.families import specs
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level, Problem

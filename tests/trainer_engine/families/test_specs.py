@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from tests.helpers.models import tiny_model
-from trainer_engine.config.families import FORMAT_FAMILIES, FamilySpec, find_spec, specs
+from trainer_engine.config.families import FORMAT_FAMILIES, find_spec, specs
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.options.precision import QUANTISED

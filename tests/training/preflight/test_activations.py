@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with
-from trainer_engine.config.families import FamilySpec, specs
+from trainer_engine.config.families import specs
+from trainer_engine.config.family_spec import FamilySpec
 from training.preflight.activations import KEPT, Tokens, kept_numbers
 
 SHAPES = {

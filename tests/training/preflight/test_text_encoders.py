@@ -17,7 +17,8 @@ from environments.resolve.run import resolve_run
 from tests.helpers.models import options_with, tiny_model
 from tests.training.conftest import Training
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.config.families import FamilySpec, specs
+from trainer_engine.config.families import specs
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.families.base import load_family
 from trainer_engine.runtime.devices import resolve_devices
 from training.preflight.adapter import adapted_layers

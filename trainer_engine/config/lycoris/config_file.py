@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.algorithms import ALGORITHMS, MAPS, OPTION, WITHOUT_RANK, contradictions
 from trainer_engine.config.lycoris.module_patterns import pattern_problems
 from trainer_engine.contract.errors import Problem, errors_in

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from trainer_engine.config.adapters.file_header import UnusableAdapter
 from trainer_engine.config.components import BASE, NETWORKS, VAE
-from trainer_engine.config.families import FamilySpec, specs
+from trainer_engine.config.families import specs
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.header import read_header
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout, layout_of
 from trainer_engine.contract.errors import Problem

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.components import ComponentSource, component_source, find_component
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.resuming.weight_digests import weight_digest
 from trainer_engine.contract.files import LARGEST_LIST_BYTES, read_document, read_small

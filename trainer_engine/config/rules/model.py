@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer_engine.config.components import BASE, CONFIG, NETWORKS, T5
-from trainer_engine.config.families import FamilySpec, find_spec, known_but_missing, specs
+from trainer_engine.config.families import find_spec, known_but_missing, specs
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values

@@ -11,7 +11,7 @@ import diffusers
 from diffusers import SchedulerMixin
 from torch import nn
 
-from trainer_engine.config.families import FamilySpec
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.families.base import Family

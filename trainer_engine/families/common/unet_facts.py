@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.families import AdapterSpec, Component, Role, SamplingSpec
+from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
 
 UNET = Component("unet", "unet.", Role.TRAINED, comfyui_prefix="lora_unet_")

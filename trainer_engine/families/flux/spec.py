@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_spec import (
+    AdapterSpec,
+    Component,
+    FamilySpec,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+)
 from trainer_engine.config.one_file.layout import FileLayout
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from trainer_engine.config.families import (
+from trainer_engine.config.family_spec import (
     AdapterSpec,
     ClipSpec,
     Component,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.families import AdapterSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_spec import (
+    AdapterSpec,
+    Component,
+    FamilySpec,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+)
 
 SPEC = FamilySpec(
     name="odd",

@@ -1,0 +1,271 @@
+"""The torch-free facts of a model family: ``FamilySpec`` and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from trainer_engine.config.one_file.layout import FileLayout
+
+
+class Role(str, Enum):
+    """What a run does with the weights of a component."""
+
+    TRAINED = "trained"
+    """All of them are trained, or an adapter is trained on them."""
+    ON_REQUEST = "on_request"
+    """A text encoder that is trained, too, if the run sets ``train_text_encoder``. Otherwise it is frozen."""
+    FROZEN = "frozen"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a pipeline: a transformer, a ControlNet, a text encoder, an autoencoder."""
+
+    folder: str
+    """Subfolder of a pipeline, and of a full checkpoint for a trained component."""
+    state_dict_prefix: str
+    """Prefix of its keys in the adapter files of diffusers."""
+    role: Role = Role.FROZEN
+    comfyui_prefix: str = "diffusion_model."
+    """Prefix of its keys in the adapter files of ComfyUI. One that ends with an underscore is kohya's: the dots of a module's name become
+    underscores, and the matrices of a LoRA are called ``lora_down`` and ``lora_up``."""
+    lora_targets: tuple[str, ...] = ()
+    """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
+    file_prefix: str = ""
+    """Prefix that the names of its weights have in every kind of file, and that the module of today's libraries has no more."""
+    parameters: int = 0
+    """Number of its weights, for estimates; needed of a component with the role ``ON_REQUEST``."""
+
+
+def frozen_components(*folders: str) -> Mapping[str, Component]:
+    """Components that no run trains, named after their folders."""
+    return {folder: Component(folder, f"{folder}.") for folder in folders}
+
+
+OTHER_PREFIXES = ("unet.", "diffusion_model.")
+"""Prefixes that other programs put before the module names of the only trained component."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """The text encoders of a family and the prompts that they take."""
+
+    text_encoders: tuple[str, ...]
+    """Their usual names, one for each of ``text_encoder_folders``."""
+    token_limit: int
+    """Longest prompt, in tokens."""
+    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
+    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
+    """Subfolders of a pipeline that hold text encoders."""
+    t5_folder: str = ""
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
+    joins_sequence: bool = False
+    """Whether the tokens of the prompt are in one sequence with those of the image."""
+
+    @property
+    def tokenizer_folders(self) -> tuple[str, ...]:
+        """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
+        return tuple(map(tokenizer_of, self.text_encoder_folders))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """The latents of a family and the images that they stand for."""
+
+    channels: int
+    scale_factor_px: int
+    """Pixels per latent cell, each way."""
+    alignment_px: int
+    """Image edges are multiples of this."""
+    media: tuple[str, ...] = ("image",)
+    """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
+    preview_decoder: str = ""
+    """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
+    previews_in_full: bool = False
+    """Whether the family's own autoencoder decodes previews, if there is no ``preview_decoder``."""
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether images can be shown while they are generated."""
+        return bool(self.preview_decoder) or self.previews_in_full
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """The clips that a family generates."""
+
+    stride: int
+    """Frames of a latent frame: a clip has a multiple of these, and one frame more."""
+    trained_frames: int
+    """Frames of the longest clips that the published weights were trained on."""
+    frames_per_second: float
+    """Rate of the clips that the published weights were trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSpec:
+    """How validation images of a family are generated."""
+
+    samplers: tuple[str, ...] = ()
+    """Values of ``validation_noise_scheduler`` that this family can be sampled with."""
+    options: frozenset[str] = frozenset()
+    """Options of validation images that only some families' pipelines support, this one's included."""
+    multiple_px: int = 16
+    """Edges of a generated image are multiples of this: a latent cell times the network's patch."""
+    clips: ClipSpec | None = None
+    """None for a family that generates images only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """The modules that adapters are put on."""
+
+    module_classes: tuple[str, ...] = ()
+    """Class names of modules in the network that an adapter file may name."""
+    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Class name in files for older libraries -> the class names that are meant."""
+    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The adapter file that a new environment begins with."""
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Named set -> endings of the module names that a standard adapter is put on."""
+    default_lora_target: str = ""
+    lora_target_option: str = ""
+    """Name of the option that chooses one of ``lora_targets``; empty if there is none for the family."""
+    base_precisions: tuple[str, ...] = ()
+    """Quantised types in which the frozen base weights may be kept."""
+
+    def lora_target(self, values: Mapping[str, Any]) -> str:
+        """The name in ``lora_targets`` that the values of the options choose."""
+        return str(values[self.lora_target_option]) if self.lora_target_option else self.default_lora_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilySpec:
+    """The torch-free facts of one family."""
+
+    name: str
+    """The value of ``model_family``."""
+    title: str
+    description: str
+    flavours: Mapping[str, str]
+    """Flavour -> repository id on the hub."""
+    default_flavour: str
+    model_types: tuple[str, ...]
+    """Supported values of ``model_type``: ``full``, ``lora``."""
+    objective: str
+    """Training target of the published weights: ``epsilon``, ``flow_matching``."""
+    components: Mapping[str, Component]
+    """The networks by their names in a pipeline, the trained ones first."""
+    prompts: PromptSpec
+    latents: LatentSpec
+    sampling: SamplingSpec = SamplingSpec()
+    adapters: AdapterSpec = AdapterSpec()
+    aliases: tuple[str, ...] = ()
+    prediction_types: tuple[str, ...] = ()
+    """Supported values of ``prediction_type``."""
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Option defaults of this family. They override the registry's; the environment overrides them."""
+    flavour_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> option defaults that override the family's."""
+    parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> parameters of the trained components, for estimates."""
+    companion: str = ""
+    """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
+    architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
+    activation_share: float = 1.0
+    """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    sees_image_sizes: bool = False
+    """Whether the network is given the size of an image's file and the place of its crop."""
+    file_layouts: tuple[FileLayout, ...] = ()
+    """The layouts in which other programs keep its models in one file; empty if none of them can be loaded."""
+    takes_references: frozenset[str] = frozenset()
+    """Flavours that accept reference images."""
+    needs_references: frozenset[str] = frozenset()
+    """Flavours that need reference images."""
+
+    @property
+    def trained(self) -> Mapping[str, Component]:
+        """The components that a run trains, by name, text encoders last."""
+        found = ((name, component) for name, component in self.components.items() if component.role == Role.TRAINED)
+        return dict(sorted(found, key=lambda item: item[1].folder in self.prompts.text_encoder_folders))
+
+    @property
+    def base_folders(self) -> tuple[str, ...]:
+        """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
+        networks = (component.folder for component in self.components.values())
+        return (*networks, *self.prompts.tokenizer_folders, "scheduler")
+
+    @property
+    def trainable_text_encoders(self) -> Mapping[str, Component]:
+        """The text encoders that ``train_text_encoder`` trains, by name; empty if the family has none."""
+        return {name: component for name, component in self.components.items() if component.role == Role.ON_REQUEST}
+
+    @property
+    def trained_text_encoders(self) -> Mapping[str, Component]:
+        """The text encoders among the trained components."""
+        return {name: component for name, component in self.trained.items() if component.folder in self.prompts.text_encoder_folders}
+
+    def for_run(self, *, train_text_encoder: bool) -> FamilySpec:
+        """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components."""
+        if not train_text_encoder or not self.trainable_text_encoders:
+            return self
+        trained = {name: replace(component, role=Role.TRAINED) for name, component in self.trainable_text_encoders.items()}
+        more = sum(component.parameters for component in trained.values())
+        return replace(
+            self,
+            components=MappingProxyType({**self.components, **trained}),
+            parameters=MappingProxyType({flavour: number + more for flavour, number in self.parameters.items()}),
+        )
+
+    def module_prefix(self, name: str) -> str:
+        """Prefix of a trained component's module names in the network of a run; empty for the only one."""
+        return f"{name}." if len(self.trained) > 1 else ""
+
+    @property
+    def diffusers_prefixes(self) -> Mapping[str, str]:
+        """Prefix of module names in the network of a run -> prefix of their keys in the files of diffusers."""
+        return {self.module_prefix(name): one.state_dict_prefix + one.file_prefix for name, one in self.trained.items()}
+
+    @property
+    def comfyui_prefixes(self) -> Mapping[str, str]:
+        """Prefix of module names in the network of a run -> prefix of their keys in the files of ComfyUI."""
+        return {self.module_prefix(name): _comfyui_prefix(component) for name, component in self.trained.items()}
+
+    @property
+    def key_prefixes(self) -> Mapping[str, str]:
+        """Prefix of keys in any adapter file -> prefix of the module names that they stand for."""
+        plain = {self.module_prefix(name): component.state_dict_prefix for name, component in self.trained.items()}
+        stated = (*self.diffusers_prefixes.items(), *self.comfyui_prefixes.items(), *plain.items())
+        known = {in_file: in_network for in_network, in_file in reversed(stated)}
+        return {**known, **(dict.fromkeys(OTHER_PREFIXES, "") if len(self.trained) == 1 else {})}
+
+    def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
+        """Returns the option defaults of a flavour, including the family's."""
+        return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
+
+    def tokens_of(self, flavour: str | None) -> int:
+        """Returns the longest prompt of a flavour, in tokens."""
+        return self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
+
+    def repository(self, flavour: str | None) -> str:
+        """Returns the hub repository of a flavour. Raises KeyError if the family has no such flavour."""
+        return self.flavours[flavour or self.default_flavour]
+
+
+def _comfyui_prefix(component: Component) -> str:
+    """``comfyui_prefix`` and ``file_prefix``, whose dots become underscores behind a prefix of kohya."""
+    is_flat = component.comfyui_prefix.endswith("_")
+    return component.comfyui_prefix + (component.file_prefix.replace(".", "_") if is_flat else component.file_prefix)
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """Returns the tokenizer's subfolder for that of a text encoder: ``text_encoder_2`` -> ``tokenizer_2``."""
+    return text_encoder.replace("text_encoder", "tokenizer")

@@ -14,7 +14,7 @@ import pytest
 from trainer_engine.config.family_problems import all_family_problems
 
 NUMBERS = count()
-SPEC = """from trainer_engine.config.families import ClipSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec
+SPEC = """from trainer_engine.config.family_spec import ClipSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec
 SPEC = FamilySpec(
     name="made_up", title="Made up", description="", flavours={"one": "a/b"}, default_flavour="one", model_types=("lora",),
     objective="epsilon", components={"unet": Component("unet", "unet.", Role.TRAINED)},

@@ -11,6 +11,7 @@ from tests.trainer_engine.batches.test_sampler import sample
 from trainer_engine.config.resuming.choice import SavedRun, data_differences, is_same
 from trainer_engine.contract.checkpoint_files import SAMPLES_FILE
 from trainer_engine.datasets.samples import CropPlan, Reference, Sample, fingerprint
+from trainer_engine.datasets.sources.local import LocalSource
 
 ONE = replace(sample("cat.png"), references=(Reference("sketches", sample("cat-sketch.png")),))
 
@@ -42,7 +43,9 @@ def test_a_fingerprint_follows_what_decides_how_a_sample_is_trained(change: dict
     assert not is_same(of(ONE), of(replace(ONE, **change)))
 
 
-@pytest.mark.parametrize("change", [{"root": "/elsewhere"}, {"mtime_ns": 99}, {"remark": "a note"}, {"bucket": "renamed"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"source": LocalSource("/elsewhere")}, {"version": 99}, {"remark": "a note"}, {"bucket": "renamed"}], ids=str
+)
 def test_a_fingerprint_survives_a_copy_of_the_data(change: dict[str, Any]) -> None:
     assert of(ONE) == of(replace(ONE, **change))
 

@@ -22,7 +22,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.families.base import load_family
 from trainer_engine.runtime.devices import resolve_devices
 from training.preflight.adapter import adapted_layers
-from training.preflight.base_model import count_parameters, layer_shapes, module_names, tensor_shapes
+from training.preflight.network import Shapes, count_parameters, layer_shapes, module_names, network_tensors
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
 from training.preflight.weights import frozen_network_bytes, numbers_in, split_layers, trained_weights
@@ -32,6 +32,14 @@ LORA: Mapping[str, Any] = {"model_type": "lora", "lora_rank": 4, "lora_dropout":
 
 def spec_of(name: str) -> FamilySpec:
     return specs()[name].for_run(train_text_encoder=True)
+
+
+def tensors_of(name: str, folder: Path | None = None) -> Shapes:
+    """The tensors of the network and its text encoders, as ``validate`` reads them from a folder."""
+    options = options_with(model_family=name, pretrained_model_name_or_path=str(folder or tiny_model(name)), train_text_encoder=True)
+    found = network_tensors(options.model, spec_of(name), Path("/no/cache"))
+    assert found is not None
+    return found
 
 
 def trainable_of(name: str, **values: Any) -> Any:
@@ -51,18 +59,17 @@ def report_of(training: Training, name: str = "sdxl", **changes: Any) -> Preflig
 @pytest.mark.parametrize("name", ["sd1x", "sd2x", "sdxl"])
 def test_the_names_and_numbers_are_those_of_the_engine(name: str) -> None:
     network = trainable_of(name, gradient_checkpointing=False).network
-    folder, spec = tiny_model(name), spec_of(name)
-    shapes = tensor_shapes(folder, spec)
+    shapes = tensors_of(name)
     assert shapes == {key: tuple(weight.shape) for key, weight in network.named_parameters()}
-    assert count_parameters(folder, spec) == sum(weight.numel() for weight in network.parameters())
-    assert (module_names(folder, spec) or set()) <= {key for key, _ in network.named_modules()}
+    assert count_parameters(shapes) == sum(weight.numel() for weight in network.parameters())
+    assert module_names(shapes) <= {key for key, _ in network.named_modules()}
 
 
 def test_published_files_with_the_prefix_of_older_libraries_have_the_same_names(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model("sd1x"), tmp_path / "published"))
     file = folder / "text_encoder/model.safetensors"
     save_file({f"text_model.{key}": tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
-    assert tensor_shapes(folder, spec_of("sd1x")) == tensor_shapes(tiny_model("sd1x"), spec_of("sd1x"))
+    assert tensors_of("sd1x", folder) == tensors_of("sd1x")
     ours, theirs = (trainable_of("sd1x", pretrained_model_name_or_path=str(base)).network for base in (folder, tiny_model("sd1x")))
     assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
 
@@ -71,9 +78,8 @@ def test_published_files_with_the_prefix_of_older_libraries_have_the_same_names(
 def test_the_adapted_layers_are_those_of_the_engine(name: str) -> None:
     adapter: Any = trainable_of(name, **LORA)
     options = options_with(model_family=name, train_text_encoder=True, **LORA)
-    tensors = tensor_shapes(tiny_model(name), spec_of(name)) or {}
-    layers = layer_shapes(tiny_model(name), spec_of(name)) or {}
-    assert set(adapted_layers(options, spec_of(name), layers)) == set(adapter.layers)
+    tensors = tensors_of(name)
+    assert set(adapted_layers(options, spec_of(name), layer_shapes(tensors))) == set(adapter.layers)
     stored = sum(tensor.numel() for tensor in adapter.tensors().values())
     assert numbers_in(trained_weights(options, spec_of(name), 0, tensors)) == stored
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from trainer_engine.config.components import component_source, find_component
 from trainer_engine.config.family_spec import FamilySpec
-from trainer_engine.config.one_file.layout import component_prefix
+from trainer_engine.config.one_file.layout import FileLayout, component_prefix, layout_of
+from trainer_engine.config.one_file.text_names import transformers_shapes
 from trainer_engine.config.one_file.unet_names import diffusers_names
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.contract.files import UnreadableFile, open_regular, read_document
+from trainer_engine.contract.files import UnreadableFile, open_regular, read_document, read_small_json
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -25,7 +26,7 @@ BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, Attribu
 def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[str, Shape] | None:
     """Tensor -> shape of the trained components, by their names in the network of a run. ``cache`` is the hub's cache.
 
-    None if the weights are not on this machine or cannot be read. Trained text encoders in one file are left out.
+    None if the weights are not on this machine or cannot be read.
     """
     found: dict[str, Shape] = {}
     for name, component in spec.trained.items():
@@ -35,8 +36,11 @@ def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[
         try:
             if part.file is None:
                 shapes = _folder_shapes(part.folder)
+            elif name in spec.trained_text_encoders:
+                layout = layout_of(spec.file_layouts, model.model_flavour or spec.default_flavour)
+                shapes = _text_shapes(part.file, part.folder, layout)
             else:
-                shapes = {} if name in spec.trained_text_encoders else _named_shapes(part.file)
+                shapes = _network_shapes(part.file)
         except BROKEN_HEADER:
             return None
         found |= {spec.module_prefix(name) + tensor.removeprefix(component.file_prefix): shape for tensor, shape in shapes.items()}
@@ -47,12 +51,27 @@ def _folder_shapes(folder: Path) -> dict[str, Shape]:
     return {name: shape for path in sorted(folder.glob("*.safetensors"))[:MOST_SHARDS] for name, shape in shapes_in(path).items()}
 
 
-def _named_shapes(file: Path) -> dict[str, Shape]:
+def _network_shapes(file: Path) -> dict[str, Shape]:
     """The tensors of the network in one file, by their names in diffusers; empty if these are not known."""
     shapes = shapes_in(file)
-    prefix = component_prefix(shapes, None, "")
-    named = diffusers_names({key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)})
-    return dict(sorted(named.items()))  # as a folder of diffusers has them
+    return _sorted(diffusers_names(_without_prefix(shapes, component_prefix(shapes, None, ""))))
+
+
+def _text_shapes(file: Path, folder: Path, layout: FileLayout | None) -> dict[str, Shape]:
+    """The tensors of a text encoder in one file, by their names in transformers. ``folder`` holds its configuration."""
+    shapes, config = shapes_in(file), read_small_json(folder / "config.json")
+    own = _without_prefix(shapes, component_prefix(shapes, layout, folder.name))
+    has_projection = any("WithProjection" in name for name in config["architectures"])
+    return _sorted(transformers_shapes(own, layers=int(config["num_hidden_layers"]), has_projection=has_projection))
+
+
+def _without_prefix(shapes: Shapes, prefix: str) -> dict[str, Shape]:
+    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+
+
+def _sorted(shapes: Shapes) -> dict[str, Shape]:
+    """As a folder of diffusers has them."""
+    return dict(sorted(shapes.items()))
 
 
 def count_parameters(tensors: Shapes) -> int:

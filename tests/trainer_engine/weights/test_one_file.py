@@ -172,6 +172,22 @@ def test_a_run_from_a_file_equals_that_from_the_folder_and_resumes(model_type: s
         assert result("a cat", width=64, height=64, num_inference_steps=2).images[0].size == (64, 64)
 
 
+@pytest.mark.parametrize(("family", "model_type"), [("sd1x", "full"), ("sdxl", "lora")])
+def test_text_encoders_of_a_file_train_as_those_of_the_folder(family: str, model_type: str, tmp_path: Path) -> None:
+    in_one_file(family, tmp_path / "model.safetensors")
+    source = {"model": str(tmp_path / "model.safetensors"), "pretrained_config_name_or_path": str(tmp_path / "configuration")}
+    usual = {"model_family": family, "model_type": model_type, "lora_rank": 2, "max_train_steps": 2, "train_text_encoder": True}
+    file = train_here(tmp_path / "file", **usual, **source)
+    folder = train_here(tmp_path / "folder", **usual, model=str(tiny_model(family)))
+    ours, theirs = (list_checkpoints(run.output_dir)[0].path for run in (file, folder))
+    names = sorted(str(path.relative_to(theirs)) for path in theirs.rglob("*.safetensors") if path.parent.name != "optimizer")
+    assert names and all(
+        load_file(ours / name).keys() == load_file(theirs / name).keys()
+        and all(tensor.equal(load_file(ours / name)[key]) for key, tensor in load_file(theirs / name).items())
+        for name in names
+    )
+
+
 def test_an_adapter_of_a_run_from_a_file_is_exported(tmp_path: Path) -> None:
     in_one_file("sd1x", tmp_path / "model.safetensors")
     source = {"model": str(tmp_path / "model.safetensors"), "pretrained_config_name_or_path": str(tmp_path / "configuration")}

@@ -102,3 +102,13 @@ def test_an_adapter_in_place_of_the_base_model_is_named(training: Training) -> N
     report = examined(training, **{BASE: "lora.safetensors"})
     (found,) = [problem for problem in report.errors if problem.option == BASE]
     assert "lora.safetensors is an adapter" in found.message and "init_lora" in found.hint
+
+
+@pytest.mark.parametrize("model_type", ["full", "lora"])
+def test_text_encoders_in_the_file_count_as_those_of_the_folder(training: Training, model: Path, model_type: str) -> None:
+    usual = {"model_type": model_type, "lora_rank": "2", "train_text_encoder": "true"}
+    file = examined(training, **usual, **{BASE: str(model), CONFIG: str(model.parent / "configuration")})
+    folder = examined(training, **usual, **{BASE: str(tiny_model("sd1x"))})
+    assert file.errors == folder.errors == []
+    assert file.understood["model"]["parameters"] == folder.understood["model"]["parameters"]
+    assert file.understood["disk"]["checkpoint_bytes"] == folder.understood["disk"]["checkpoint_bytes"]

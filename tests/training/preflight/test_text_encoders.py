@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from environments.paths import Home
 from environments.resolve.run import resolve_run
 from tests.helpers.models import options_with, tiny_model
+from tests.helpers.one_file import SD1, SD2, SDXL, write_one_file
 from tests.training.conftest import Training
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
@@ -34,9 +35,10 @@ def spec_of(name: str) -> FamilySpec:
     return specs()[name].for_run(train_text_encoder=True)
 
 
-def tensors_of(name: str, folder: Path | None = None) -> Shapes:
-    """The tensors of the network and its text encoders, as ``validate`` reads them from a folder."""
-    options = options_with(model_family=name, pretrained_model_name_or_path=str(folder or tiny_model(name)), train_text_encoder=True)
+def tensors_of(name: str, base: Path | None = None, **values: Any) -> Shapes:
+    """The tensors of the network and its text encoders, as ``validate`` reads them from a folder or one file."""
+    source = {"pretrained_model_name_or_path": str(base or tiny_model(name)), **values}
+    options = options_with(model_family=name, train_text_encoder=True, **source)
     found = network_tensors(options.model, spec_of(name), Path("/no/cache"))
     assert found is not None
     return found
@@ -63,6 +65,15 @@ def test_the_names_and_numbers_are_those_of_the_engine(name: str) -> None:
     assert shapes == {key: tuple(weight.shape) for key, weight in network.named_parameters()}
     assert count_parameters(shapes) == sum(weight.numel() for weight in network.parameters())
     assert module_names(shapes) <= {key for key, _ in network.named_modules()}
+
+
+@pytest.mark.parametrize(("name", "encoders"), [("sd1x", SD1), ("sd2x", SD2), ("sdxl", SDXL)])
+def test_one_file_has_the_names_and_shapes_of_the_folder(name: str, encoders: Mapping[str, str], tmp_path: Path) -> None:
+    projections = {f"{prefix}text_projection": torch.zeros(3, 5) for prefix in encoders.values() if name == "sd2x"}
+    unread = {f"{prefix}transformer.resblocks.99.attn.in_proj_weight": torch.zeros(9, 3) for prefix in encoders.values()}
+    buffers = {f"{prefix}text_model.embeddings.position_ids": torch.zeros(1, 77) for prefix in encoders.values()}
+    file = write_one_file(tiny_model(name), tmp_path / "model.safetensors", encoders, **projections, **unread, **buffers)
+    assert tensors_of(name, file, pretrained_config_name_or_path=str(tiny_model(name))) == tensors_of(name)
 
 
 def test_published_files_with_the_prefix_of_older_libraries_have_the_same_names(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ ATTACHMENTS = ("images", VIDEOS)
 LARGEST_INLINE_BYTES = 8 * 1024 * 1024
 """A larger file of a clip is a link also where media are inline."""
 UNKNOWN_TYPE = "application/octet-stream"
+LARGEST_PART_BYTES = 4 * 1024 * 1024
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z", re.ASCII)
 
 
 def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
@@ -83,3 +86,17 @@ def served_type(entry: dict[str, Any]) -> str:
     """The content type that an entry's file is served with: one of the types that a run writes, or bytes without a type."""
     stated = str(entry.get("mime_type", "image/png"))
     return stated if stated in MEDIA_TYPES.values() else UNKNOWN_TYPE
+
+
+def part_of(header: str, size: int) -> tuple[int, int] | None:
+    """(first byte, byte behind the last) of the part of a file that a Range header asks for, cut to ``LARGEST_PART_BYTES``.
+
+    None means the whole file: for a header that asks for several parts, for none that the file has, or that is malformed. A server may
+    ignore such a header, and may answer with less than was asked for (RFC 9110, sections 14.2 and 15.3.7).
+    """
+    match = RANGE.match(header[:64])
+    if match is None or not (match[1] or match[2]):
+        return None
+    first = int(match[1]) if match[1] else max(0, size - int(match[2]))
+    behind = min(size, int(match[2]) + 1) if match[1] and match[2] else size
+    return (first, min(behind, first + LARGEST_PART_BYTES)) if first < behind else None

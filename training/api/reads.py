@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,10 @@ class JobLog(APIView):
 
 
 class JobMedia(APIView):
-    """An image or a clip of an event. The path comes from the event, never from the request."""
+    """An image or a clip of an event, or the part of it that a Range header asks for, as players do that seek.
+
+    The path comes from the event, never from the request.
+    """
 
     content_negotiation_class = FileNegotiation
 
@@ -213,6 +217,7 @@ class JobMedia(APIView):
         404,
         422,
         parameters=[schema.JOB_PATH, schema.EVENT_INDEX, schema.PLACE],
+        has_parts=True,
         media_types=(*dict.fromkeys(MEDIA_TYPES.values()), media.UNKNOWN_TYPE),
     )
     def get(self, request: Request, job_id: str, index: str, place: str) -> HttpResponseBase:
@@ -228,8 +233,17 @@ class JobMedia(APIView):
             stream = None
         if stream is None:
             raise NoSuchMedia(index)
-        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400"}
-        return FileResponse(stream, content_type=media.served_type(entry), headers=headers)
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400", "Accept-Ranges": "bytes"}
+        kind, size = media.served_type(entry), os.fstat(stream.fileno()).st_size
+        part = media.part_of(request.headers.get("Range", ""), size)
+        if part is None:
+            return FileResponse(stream, content_type=kind, headers=headers)
+        first, behind = part
+        with stream:
+            stream.seek(first)
+            content = stream.read(behind - first)
+        headers["Content-Range"] = f"bytes {first}-{behind - 1}/{size}"
+        return HttpResponse(content, status=206, content_type=kind, headers=headers)
 
 
 class NoSuchMedia(TrainingRefused):

@@ -50,6 +50,7 @@ MEDIA = OpenApiParameter("media", str, enum=["data", "url", ""], default="data",
 OUTPUT_DIR = OpenApiParameter("output_dir", str, description="Output folder of a job of this server; no other folder is read.")
 EVENT_INDEX = OpenApiParameter("index", INDEX, OpenApiParameter.PATH, description="Index of the event.")
 PLACE = OpenApiParameter("place", INDEX, OpenApiParameter.PATH, description="Which image of the event, from 0.")
+RANGE = OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="A part of the file, such as `bytes=0-1023`.")
 CHECKPOINT = OpenApiParameter("name", str, OpenApiParameter.PATH, description="`checkpoint-` and the step.")
 EXAMPLE = {"--max_train_steps": 200, "--num_train_epochs": 0}
 """The form that Swagger shows first; without it, Swagger fills in the default of every option."""
@@ -99,14 +100,17 @@ def described(
     parameters: list[OpenApiParameter] | None = None,
     refused: Any = serializers.RefusalSerializer,
     media_types: tuple[str, ...] = (JSON,),
+    has_parts: bool = False,
 ) -> Callable[[F], F]:
     """Tag, summary, answer and refusals of one call.
 
-    ``html`` adds the answer as a snippet, ``refused`` is the shape of 422, ``media_types`` are the types of the answer.
+    ``html`` adds the answer as a snippet, ``refused`` is the shape of 422, ``media_types`` are the types of the answer, and with
+    ``has_parts`` a Range header gets a part of it.
     """
     kinds = (JSON, HTML) if html else (JSON,)
     others = sorted({*EVERYWHERE, *errors} - {403, 422})
-    responses: dict[Any, Any] = {(200, kind): answer for kind in media_types}
+    statuses = (200, 206) if has_parts else (200,)
+    responses: dict[Any, Any] = {(status, kind): answer for status in statuses for kind in media_types}
     responses |= {(200, HTML): SNIPPET} if html else {}
     responses |= refusals((403,), serializers.RefusalSerializer) | refusals(others, serializers.RefusalSerializer, kinds)
     responses |= refusals((422,), refused, kinds) if 422 in errors else {}
@@ -116,5 +120,5 @@ def described(
         tags=["training"],
         request=request,
         responses=responses,
-        parameters=[*(parameters or []), FORMAT if html else NO_FORMAT],
+        parameters=[*(parameters or []), *([RANGE] if has_parts else []), FORMAT if html else NO_FORMAT],
     )

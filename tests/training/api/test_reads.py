@@ -198,6 +198,42 @@ def test_a_clip_is_shown_as_a_gif_and_an_mp4_file_with_their_types(api: Training
     assert {answer["X-Content-Type-Options"] for answer in answers} == {"nosniff"}
 
 
+@pytest.mark.parametrize(
+    ("asked", "first", "behind"),
+    [
+        ("bytes=0-", 0, 10),
+        ("bytes=0-0", 0, 1),
+        ("bytes=3-5", 3, 6),
+        ("bytes=8-99", 8, 10),
+        ("bytes=-4", 6, 10),
+        ("bytes=-99", 0, 10),
+    ],
+)
+def test_a_player_gets_the_part_of_a_clip_that_it_asks_for(api: Training, tmp_path: Path, asked: str, first: int, behind: int) -> None:
+    job = job_with_clip(tmp_path, {"a.mp4": b"0123456789"}, {"a.mp4": "video/mp4"})
+    answer = api.client.get(f"/api/training/jobs/{job.pk}/media/0/0", headers={"range": asked})
+    assert (answer.status_code, answer.content) == (206, b"0123456789"[first:behind])
+    assert answer["Content-Range"] == f"bytes {first}-{behind - 1}/10" and answer["Content-Length"] == str(behind - first)
+    assert (answer["Content-Type"], answer["X-Content-Type-Options"]) == ("video/mp4", "nosniff")
+
+
+@pytest.mark.parametrize(
+    "asked", ["", "bytes", "bytes=-", "bytes=5-3", "bytes=10-", "bytes=-0", "bytes=0-1,4-5", "rows=0-1", f"bytes=0-{'9' * 99}"]
+)
+def test_a_part_that_cannot_be_given_is_answered_with_the_whole_file(api: Training, tmp_path: Path, asked: str) -> None:
+    job = job_with_clip(tmp_path, {"a.mp4": b"0123456789"}, {"a.mp4": "video/mp4"})
+    answer = api.client.get(f"/api/training/jobs/{job.pk}/media/0/0", headers={"range": asked})
+    assert (answer.status_code, b"".join(answer.streaming_content)) == (200, b"0123456789")
+    assert answer["Accept-Ranges"] == "bytes" and "Content-Range" not in answer
+
+
+def test_one_answer_holds_a_few_megabytes_of_a_long_clip(api: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.api.media.LARGEST_PART_BYTES", 4)
+    job = job_with_clip(tmp_path, {"a.mp4": b"0123456789"}, {"a.mp4": "video/mp4"})
+    answer = api.client.get(f"/api/training/jobs/{job.pk}/media/0/0", headers={"range": "bytes=2-"})
+    assert (answer.content, answer["Content-Range"]) == (b"2345", "bytes 2-5/10")
+
+
 @pytest.mark.parametrize("stated", ["image/svg+xml", "text/html", "image/x-anything", "video/html", "image/png; charset=x", "VIDEO/MP4"])
 def test_a_type_that_no_run_writes_is_served_without_it(api: Training, tmp_path: Path, stated: str) -> None:
     job = job_with_clip(tmp_path, {"a.mp4": b"<script>"}, {"a.mp4": stated})

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from rest_framework.test import APIClient
 
 from environments import services
 from environments.create.plan import NewEnvironment
 from environments.models import Environment, Revision
+from tests.helpers.races import at_once
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def at_once(calls: list[Callable[[APIClient], Any]]) -> list[int]:
+def statuses_of(calls: list[Callable[[APIClient], Any]]) -> list[int]:
     """The status of each call, when all are made at the same moment."""
-    gate, statuses = threading.Barrier(len(calls)), [0] * len(calls)
-
-    def run(number: int) -> None:
-        client = APIClient()
-        gate.wait()
-        statuses[number] = calls[number](client).status_code
-        connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return statuses
+    return [answer.status_code for answer in at_once(*(partial(call, APIClient()) for call in calls))]
 
 
 def new(name: str = "demo") -> Environment:
@@ -52,7 +39,7 @@ def put(config: dict[str, Any], **changes: Any) -> Callable[[APIClient], Any]:
 
 def test_one_of_many_that_create_a_name_succeeds(home: Path) -> None:
     body = {"name": "demo", "model_family": "pixart_sigma", "model_type": "full"}
-    statuses = at_once([lambda client: client.post("/api/configs/environments", body, format="json")] * 6)
+    statuses = statuses_of([lambda client: client.post("/api/configs/environments", body, format="json")] * 6)
     assert sorted(statuses) == [200, *[409] * 5]
     assert Environment.objects.count() == 1
     assert list(Revision.objects.values_list("action", "number")) == [("created", 1)]
@@ -60,7 +47,7 @@ def test_one_of_many_that_create_a_name_succeeds(home: Path) -> None:
 
 def test_the_last_of_many_changes_stands_in_row_file_and_history(home: Path) -> None:
     config = new().config
-    assert at_once([put(config, seed=seed) for seed in range(6)]) == [200] * 6
+    assert statuses_of([put(config, seed=seed) for seed in range(6)]) == [200] * 6
     row = Environment.objects.get()
     newest = Revision.objects.order_by("-number").first()
     assert newest is not None and newest.config == row.config == on_disk(home)
@@ -74,7 +61,7 @@ def test_secrets_of_many_changes_belong_to_the_change_that_stands(home: Path) ->
     def hook(number: int) -> str:
         return json.dumps([{"webhook_type": "raw", "callback_url": "http://127.0.0.1:9/", "auth_token": f"word-{number}"}])
 
-    assert at_once([put(config, seed=number, webhook_config=hook(number)) for number in range(5)]) == [200] * 5
+    assert statuses_of([put(config, seed=number, webhook_config=hook(number)) for number in range(5)]) == [200] * 5
     stored = (home / "state/secrets/environments/demo.json").read_text()
     assert f"word-{on_disk(home)['seed']}" in stored and stored.count("word-") == 1
     assert "word-" not in json.dumps([on_disk(home), *Revision.objects.values_list("config", flat=True)])
@@ -82,7 +69,7 @@ def test_secrets_of_many_changes_belong_to_the_change_that_stands(home: Path) ->
 
 def test_one_environment_is_active_after_many_activations(home: Path) -> None:
     names = [new(f"env-{number}").name for number in range(4)]
-    assert at_once([lambda client, name=name: client.post(f"/api/configs/{name}/activate") for name in names * 2]) == [200] * 8
+    assert statuses_of([lambda client, name=name: client.post(f"/api/configs/{name}/activate") for name in names * 2]) == [200] * 8
     active = Environment.objects.get(is_active=True).name
     assert Revision.objects.filter(action="activated").order_by("-pk")[0].environment_name == active
 
@@ -91,7 +78,7 @@ def test_a_deletion_among_changes_leaves_all_or_nothing(home: Path) -> None:
     for _ in range(4):
         config = new().config
         calls = [put(config, seed=1), lambda client: client.delete("/api/configs/demo"), put(config, seed=2)]
-        statuses = at_once(calls)
+        statuses = statuses_of(calls)
         assert statuses[1] == 200 and set(statuses) <= {200, 404}
         assert not Environment.objects.exists() and not (home / "config/demo/config.json").exists()
         assert Revision.objects.order_by("-number")[0].action == "deleted"
@@ -101,7 +88,7 @@ def test_a_deletion_among_changes_leaves_all_or_nothing(home: Path) -> None:
 def test_an_activation_and_a_deletion_never_leave_an_active_environment_without_a_row(home: Path) -> None:
     for _ in range(4):
         new()
-        activated, deleted = at_once(
+        activated, deleted = statuses_of(
             [lambda client: client.post("/api/configs/demo/activate"), lambda client: client.delete("/api/configs/demo")]
         )
         assert (activated, deleted) in ((200, 409), (404, 200))
@@ -114,7 +101,7 @@ def test_an_activation_and_a_deletion_never_leave_an_active_environment_without_
 def test_readers_adopt_a_folder_made_by_hand_once(home: Path) -> None:
     (home / "config/mine").mkdir()
     (home / "config/mine/config.json").write_text('{"--model_family": "pixart_sigma", "--model_type": "full"}')
-    assert at_once([lambda client: client.get("/api/configs/mine")] * 6) == [200] * 6
+    assert statuses_of([lambda client: client.get("/api/configs/mine")] * 6) == [200] * 6
     assert list(Revision.objects.values_list("environment_name", "action")) == [("mine", "adopted")]
 
 
@@ -122,6 +109,6 @@ def test_readers_take_an_edit_by_hand_once(home: Path) -> None:
     new()
     path = home / "config/demo/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "--seed": 77}))
-    assert set(at_once([lambda client: client.get("/api/configs/demo")] * 6)) == {200}
+    assert set(statuses_of([lambda client: client.get("/api/configs/demo")] * 6)) == {200}
     assert Environment.objects.get().config["seed"] == 77
     assert Revision.objects.filter(action="hand_edited").count() == 1

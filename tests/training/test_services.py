@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from django_q.models import OrmQ
 
 from environments import services as environments
 from environments.create.plan import NewEnvironment
 from environments.models import Environment
 from tests.helpers.jobs import leased_job, make_job, start_fake
+from tests.helpers.races import at_once
 from tests.training.conftest import Training
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
@@ -26,27 +24,6 @@ from training.jobs.follower import Follower
 from training.models import ACTIVE, TERMINAL, Event, Job, Status
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def at_once(*calls: Callable[[], object]) -> list[Any]:
-    """What each call gives, or the exception that it raises, when all are made at the same moment."""
-    gate, results = threading.Barrier(len(calls)), [None] * len(calls)
-
-    def run(number: int) -> None:
-        gate.wait()
-        try:
-            results[number] = calls[number]()  # type: ignore[call-overload]
-        except Exception as error:  # noqa: BLE001 - it is the result
-            results[number] = error  # type: ignore[call-overload]
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def form(training: Training, **changes: Any) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tests.helpers.damage import places, with_value
 from trainer_engine.checkpointing.optimizer_state import all_finite, pack, pack_optimizer, unpack, unpack_optimizer
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.optim.optimizers import build_optimizer, start_training
@@ -33,25 +32,6 @@ def made(name: str) -> Optimizer:
     for weight in weights:
         weight.grad = torch.full_like(weight, 0.5)
     return optimizer
-
-
-def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to every value of a JSON document."""
-    yield path
-    steps = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for step, inner in steps:
-        yield from places(inner, (*path, step))
-
-
-def with_value(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    changed = copy.deepcopy(document)
-    node = changed
-    for step in path[:-1]:
-        node = node[step]
-    node[path[-1]] = value
-    return changed
 
 
 @pytest.mark.parametrize("name", ["torch-adamw", "torch-adafactor", "adamw_schedulefree", "prodigy", "optimi-ranger"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.damage import places, with_value
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, not_finite, open_adapter
 from trainer_engine.config.adapters.fit import fit, wanted_lora
 from trainer_engine.config.adapters.keys import MANGLED_PREFIXES, PEFT_PREFIX, keys_by_module, split_key
@@ -47,23 +46,6 @@ def examine(path: Path, alpha: float = RANK) -> None:
     header = open_adapter(path)
     list(not_finite(header))
     fit(header, wanted_lora(LAYERS, ADAPTED, RANK, alpha, use_dora=False), LAYERS)
-
-
-def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    for step, inner in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from places(inner, (*path, step))
-
-
-def with_value(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    changed = copy.deepcopy(document)
-    node = changed
-    for step in path[:-1]:
-        node = node[step]
-    node[path[-1]] = value
-    return changed
 
 
 def test_a_file_of_the_right_form_fits(tmp_path: Path) -> None:

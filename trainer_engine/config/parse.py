@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.options.gone import GONE, gone_problem, means_default
+from trainer_engine.config.options.hints import HINTS, hint_problem
 from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.config.options.values import parse_value, problem_with, shown_value
 from trainer_engine.config.rules.check import broken_rules
@@ -24,6 +25,8 @@ def _not_available(name: str, value: object) -> Problem | None:
     default = not_available()[name]
     if means_default(name, value, default):
         return None
+    if name in HINTS:
+        return hint_problem(name, value, default)
     expected = f"its default, {default!r}" if default is not None else "nothing"
     hint = "leave it out; it has no effect yet"
     return Problem.error(name, "not_available", f"{name} is not available yet.", got=value, expected=expected, hint=hint)
@@ -56,7 +59,8 @@ def _by_canonical_name(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Returns the typed values of the given options by canonical name, and the problems of each single value.
 
-    An option of the format that is not implemented yet is dropped if it has its default, and is a problem otherwise.
+    An option of the format that is not implemented yet is dropped if it has its default, or asks for what happens anyway, and is an
+    error otherwise.
     """
     typed: dict[str, Any] = {}
     suggestions, known = Suggestions(), [*REGISTRY, *not_available()]

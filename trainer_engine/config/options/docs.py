@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from trainer_engine.config.families import specs
 from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.options.hints import HINTS
 from trainer_engine.config.options.registry import GROUPS, REGISTRY, not_available
 
 HEAD = """# Options
@@ -17,6 +18,13 @@ This page is generated from the option registry by `python -m trainer_engine.con
 You can write an option with or without leading dashes, and its value as text or as a JSON type. `null` means the default; so does an empty
 string, unless the option takes text. Values override each other in this order: the default on this page, the default of the model family,
 the value in your environment, the value in your request.
+"""
+
+HINTS_HEAD = """
+## Not needed
+
+These options of the configuration format ask how to do something that this trainer does without being asked. They are accepted, with a
+note that says why they have no effect.
 """
 
 LATER_HEAD = """
@@ -81,7 +89,8 @@ def page() -> str:
             if spec.group == group:
                 lines += describe(spec)
     lines += family_defaults()
-    lines += [LATER_HEAD, ", ".join(f"`{name}`" for name in not_available()) + "."]
+    lines += [HINTS_HEAD, *(f"- `{name}`: {why}." for name, why in HINTS.items())]
+    lines += [LATER_HEAD, ", ".join(f"`{name}`" for name in not_available() if name not in HINTS) + "."]
     return "\n".join(lines) + "\n"
 
 

@@ -242,7 +242,7 @@ def _request(
         width=width,
         height=height,
         steps=image.sampler_steps,
-        guidance=validation.validation_guidance,
+        guidance=max(1.0, validation.validation_guidance),
         seed=image.seed,
         frames=validation.frames,
         references=subject.edit.read_references() if subject.edit else (),

@@ -50,7 +50,8 @@ def after_step(options: ValidationOptions, moment: TriggerState, *, asked: bool)
         return Trigger.ASKED
     epochs = options.validation_epoch_interval
     at_epoch = epochs is not None and moment.ends_epoch and moment.epoch % epochs == 0
-    at_interval = at_epoch or moment.step % options.validation_step_interval == 0
+    steps = options.validation_step_interval
+    at_interval = at_epoch or (steps > 0 and moment.step % steps == 0)
     begun = moment.step >= (options.validate_after_step or 0) and moment.epoch >= (options.validate_after_epoch or 0)
     return Trigger.INTERVAL if at_interval and begun else None
 

@@ -54,7 +54,7 @@ def _image_bytes(validation: ValidationOptions, steps: int) -> int:
     prompts = len(library_of(validation.user_prompt_library)) + (len(built_in_library(built_in)) if built_in else 0)
     prompts += bool(validation.validation_prompt) + (not validation.validation_disable_unconditional)
     pixels = sum(width * height for width, height in validation.resolutions)
-    times = steps // validation.validation_step_interval + 1
+    times = steps // (validation.validation_step_interval or steps + 1) + 1
     return int(times * prompts * validation.num_validation_images * validation.frames * pixels * BYTES_OF_PIXEL)
 
 

@@ -92,6 +92,14 @@ def test_processes_share_the_images_in_their_order_and_each_its_sizes(tmp_path: 
         assert all({image.resolution for image in part} == {(64, 64), (96, 64)} for part in parts)
 
 
+@pytest.mark.parametrize("guidance", [0, 0.5, 1])
+def test_a_guidance_of_one_or_less_means_no_guidance(tmp_path: Path, guidance: float) -> None:
+    few = {"validation_disable_unconditional": True, "validation_guidance": guidance}
+    (one,) = rendered(tmp_path / "one", **few)[1]
+    (other,) = rendered(tmp_path / "other", **few, validation_negative_prompt="a green square")[1]
+    assert one.path.read_bytes() == other.path.read_bytes()
+
+
 def test_a_label_distinguishes_images_of_the_average(tmp_path: Path) -> None:
     _, images = rendered(tmp_path, label="ema", validation_disable_unconditional=True)
     assert images[0].path.name == "step_5_validation_ema_0_64x64.png"

@@ -28,6 +28,8 @@ def scheduled(last: int = 12, **values: Any) -> list[int]:
     [
         ({"validation_step_interval": 5}, [5, 10]),
         ({"validation_step_interval": 100}, []),
+        ({"validation_step_interval": 0}, []),
+        ({"validation_step_interval": 0, "validation_epoch_interval": 2}, [8]),
         ({"validation_step_interval": 1, "validate_after_step": 10}, [10, 11, 12]),
         ({"validation_step_interval": 5, "validate_after_step": 6}, [10]),
         ({"validation_step_interval": 3, "validate_after_epoch": 2}, [6, 9, 12]),

@@ -24,7 +24,9 @@ class ValidationOptions(OptionGroup):
         json=True,
     )
     validation_negative_prompt: str = option("blurry, cropped, ugly", "Negative prompt: what the images are steered away from.")
-    validation_guidance: float = option(7.5, "Scale of classifier-free guidance. A family may have another default.", ge=1, le=30)
+    validation_guidance: float = option(
+        7.5, "Scale of classifier-free guidance; 1 or less: no guidance. A family may have another default.", ge=0, le=30
+    )
     validation_guidance_rescale: float = option(
         0.0,
         "How far guided predictions are rescaled to the contrast of unguided ones: 0 not at all, 1 completely. Only for families whose "
@@ -60,7 +62,9 @@ class ValidationOptions(OptionGroup):
     inference_scheduler_timestep_spacing: Literal["trailing", "leading", "linspace"] = option(
         "trailing", "How the sampler spaces the timesteps of a diffusion schedule. A family may have another default."
     )
-    validation_step_interval: int = option(100, "Validate every this many optimizer steps.", ge=1, aliases=("validation_steps",))
+    validation_step_interval: int = option(
+        100, "Validate every this many optimizer steps. 0: at no interval of steps.", ge=0, aliases=("validation_steps",)
+    )
     validation_epoch_interval: int | None = option(
         None, "Also validate at the end of every this many epochs. Empty: only by validation_step_interval.", ge=1
     )

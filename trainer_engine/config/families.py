@@ -40,12 +40,16 @@ def trained_folders() -> tuple[str, ...]:
 
 
 def find_spec(name: str) -> FamilySpec | None:
-    """Returns the spec of a family by its name or an alias, ignoring case, or None."""
-    wanted = name.strip().lower()
+    """Returns the spec of a family by its name or an alias, ignoring case and the kind of dash, or None."""
+    wanted = _plain(name)
     for spec in specs().values():
-        if wanted == spec.name or wanted in spec.aliases:
+        if wanted in map(_plain, (spec.name, *spec.aliases)):
             return spec
     return None
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
 
 
 FORMAT_FAMILIES = frozenset(
@@ -55,6 +59,7 @@ FORMAT_FAMILIES = frozenset(
         "auraflow",
         "boogu_image",
         "chroma",
+        "cosmos",
         "cosmos2image",
         "cosmos3",
         "deepfloyd",
@@ -66,8 +71,8 @@ FORMAT_FAMILIES = frozenset(
         "hunyuanvideo",
         "ideogram",
         "infinitetalk",
-        "kandinsky5-image",
-        "kandinsky5-video",
+        "kandinsky5_image",
+        "kandinsky5_video",
         "kolors",
         "krea2",
         "longcat_image",
@@ -100,4 +105,4 @@ FORMAT_FAMILIES = frozenset(
 
 def known_but_missing(name: str) -> bool:
     """Whether the format has this family but it is not implemented yet."""
-    return name.strip().lower() in FORMAT_FAMILIES and find_spec(name) is None
+    return _plain(name) in map(_plain, FORMAT_FAMILIES) and find_spec(name) is None

@@ -11,7 +11,7 @@ from trainer_engine.config.families import FORMAT_FAMILIES, find_spec, known_but
 from trainer_engine.config.parse import normalise
 
 
-@pytest.mark.parametrize("name", ["pixart_sigma", "PixArt", " pixart "])
+@pytest.mark.parametrize("name", ["pixart_sigma", "PixArt", " pixart ", "PixArt-Sigma"])
 def test_a_family_is_found_by_name_and_alias_in_any_case(name: str) -> None:
     spec = find_spec(name)
     assert spec is not None
@@ -19,7 +19,8 @@ def test_a_family_is_found_by_name_and_alias_in_any_case(name: str) -> None:
 
 
 def test_a_family_of_the_format_without_a_folder_is_known_but_missing() -> None:
-    assert known_but_missing("hunyuanvideo")
+    assert known_but_missing("hunyuanvideo") and known_but_missing("cosmos")
+    assert known_but_missing("kandinsky5-image") and known_but_missing("kandinsky5_video")
     assert not known_but_missing("pixart_sigma")
     assert not known_but_missing("nonsense")
 

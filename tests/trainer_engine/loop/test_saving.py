@@ -111,13 +111,14 @@ class SlowDisk:
     """Saves begin to write when they are let."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.may_write = threading.Event()
+        self.may_write, self.has_begun = threading.Event(), threading.Event()
         self.writing: list[str] = []
         real = checkpoints._write
 
         def write(staging: Path, content: checkpoints.Content) -> None:
             self.writing.append(content.name)
-            assert self.may_write.wait(30)
+            self.has_begun.set()
+            assert self.may_write.wait(300)
             real(staging, content)
 
         monkeypatch.setattr(checkpoints, "_write", write)
@@ -192,16 +193,17 @@ def test_a_second_save_that_is_due_waits_for_the_first(tmp_path: Path, monkeypat
     sink = Listener()
     trainer, _, _ = run_of(tmp_path, sink, max_train_steps=5, checkpoint_step_interval=2)
     disk = SlowDisk(monkeypatch)
-    seen: list[list[str]] = []
+    seen: list[str] = []
 
     def note(step: int) -> None:
-        seen.append(list(disk.writing))
         if step == 3:
+            assert disk.has_begun.wait(300)
+            seen.extend(disk.writing)
             threading.Timer(0.5, disk.may_write.set).start()
 
     with_callback(trainer, After(note))
     trainer.fit()
-    assert seen[2] == ["checkpoint-2"], "step 3 was taken while the first one was written"
+    assert seen == ["checkpoint-2"], "step 3 was taken while the first one was written"
     order = [(type(event), event.step) for event in sink.events if isinstance(event, (ProgressEvent, CheckpointEvent))]
     assert order.index((ProgressEvent, 4)) < order.index((CheckpointEvent, 2)) < order.index((ProgressEvent, 5))
     assert saved(sink) == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]

@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 LONGEST_HEADER_BYTES = 16 << 20
 MOST_SHARDS = 500
-BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, KeyError, AttributeError)
+BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, LookupError, AttributeError)
 
 
 def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[str, Shape] | None:

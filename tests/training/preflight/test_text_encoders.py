@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,29 @@ def test_one_file_has_the_names_and_shapes_of_the_folder(name: str, encoders: Ma
     buffers = {f"{prefix}text_model.embeddings.position_ids": torch.zeros(1, 77) for prefix in encoders.values()}
     file = write_one_file(tiny_model(name), tmp_path / "model.safetensors", encoders, **projections, **unread, **buffers)
     assert tensors_of(name, file, pretrained_config_name_or_path=str(tiny_model(name))) == tensors_of(name)
+
+
+@pytest.mark.parametrize("key", ["attn.in_proj_weight", "attn.in_proj_bias", "mlp.c_fc.weight"])
+@pytest.mark.parametrize("layer", ["0", "9" * 5000])
+def test_a_foreign_tensor_of_a_text_encoder_in_one_file_stops_no_validation(tmp_path: Path, key: str, layer: str) -> None:
+    odd = {f"cond_stage_model.model.transformer.resblocks.{layer}.{key}": torch.tensor(1.0)}
+    file = write_one_file(tiny_model("sd2x"), tmp_path / "model.safetensors", SD2, **odd)
+    source = {"pretrained_model_name_or_path": str(file), "pretrained_config_name_or_path": str(tiny_model("sd2x"))}
+    options = options_with(model_family="sd2x", train_text_encoder=True, **source)
+    found = network_tensors(options.model, spec_of("sd2x"), Path("/no/cache"))
+    assert found is None or found.keys() == tensors_of("sd2x").keys()
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"architectures": None, "num_hidden_layers": 2}, {"architectures": ["x"], "num_hidden_layers": {}}, [1]]
+)
+def test_a_foreign_configuration_of_a_text_encoder_stops_no_validation(tmp_path: Path, config: object) -> None:
+    pipeline = Path(shutil.copytree(tiny_model("sd1x"), tmp_path / "pipeline"))
+    file = write_one_file(pipeline, tmp_path / "model.safetensors", SD1)
+    (pipeline / "text_encoder/config.json").write_text(json.dumps(config))
+    source = {"pretrained_model_name_or_path": str(file), "pretrained_config_name_or_path": str(pipeline)}
+    options = options_with(model_family="sd1x", train_text_encoder=True, **source)
+    assert network_tensors(options.model, spec_of("sd1x"), Path("/no/cache")) is None
 
 
 def test_published_files_with_the_prefix_of_older_libraries_have_the_same_names(tmp_path: Path) -> None:

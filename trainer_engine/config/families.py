@@ -105,4 +105,4 @@ FORMAT_FAMILIES = frozenset(
 
 def known_but_missing(name: str) -> bool:
     """Whether the format has this family but it is not implemented yet."""
-    return _plain(name) in map(_plain, FORMAT_FAMILIES) and find_spec(name) is None
+    return _plain(name) in FORMAT_FAMILIES and find_spec(name) is None

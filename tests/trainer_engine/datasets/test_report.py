@@ -153,12 +153,13 @@ def test_a_folder_without_usable_images_is_reported_with_the_reasons(tmp_path: P
     assert "2 times: 40x40 is below minimum_image_size=64 pixels" in error.message
 
 
-def test_a_dataset_too_small_for_a_step_is_an_error(tmp_path: Path) -> None:
+def test_a_dataset_too_small_for_a_batch_is_kept_with_a_note(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", a=(64, 64), b=(64, 64), c=(64, 128))
-    [error] = errors_in(report_of(entry(folder), train_batch_size=2).problems)
-    assert error.code == "bucket_too_small"
-    assert errors_in(report_of(entry(folder), train_batch_size=2, allow_dataset_oversubscription=True).problems) == []
-    assert errors_in(report_of(entry(folder, repeats=1), train_batch_size=2).problems) == []
+    report = report_of(entry(folder), train_batch_size=2)
+    assert codes(report) == [("bucket_too_small", Level.NOTE)] and "1 image, seen 2 times" in report.problems[0].message
+    assert report.steps_per_epoch == 2
+    assert report_of(entry(folder, repeats=1), train_batch_size=2).problems == []
+    assert report_of(entry(folder), gradient_accumulation_steps=8).problems == []
 
 
 def test_a_set_with_probability_0_need_not_fill_a_step(tmp_path: Path) -> None:

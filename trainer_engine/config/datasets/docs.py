@@ -55,8 +55,10 @@ where they lie. Each source, caption strategy and kind of media is a file of its
    networks that are given the sizes of files.
 5. `crop_style` selects the part that is kept. Even without `crop` some pixels are cut off along one edge, since edges are whole multiples.
    A random part depends only on the run's seed and the file's name.
-6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
-   samples, counting each image `repeats` + 1 times. `allow_dataset_oversubscription` repeats the samples of smaller buckets instead.
+6. Images of one target size form a bucket. A bucket that holds fewer samples than a batch (`train_batch_size` x `num_processes`, counting
+   each image `repeats` + 1 times) is kept: its images are repeated until the batch is full, and `validate` says how often each is seen. A
+   bucket need not fill an optimizer step, since the batches of a step may come from different buckets. `allow_dataset_oversubscription`
+   makes every bucket of a set without `repeats` give at least a complete step.
 
 ## The order of samples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
@@ -28,6 +28,10 @@ class Effective:
     @property
     def samples(self) -> int:
         return self.batch * self.accumulation
+
+    def of_set(self, entry: ImageSet) -> Effective:
+        """Returns the same for a set, which may have a batch size of its own."""
+        return replace(self, train_batch_size=entry.train_batch_size or self.train_batch_size)
 
     @property
     def batch(self) -> int:

@@ -29,6 +29,7 @@ from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
@@ -133,7 +134,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     options, processes = run_context.options, run_context.processes
     run = options.run
     sampler = make_sampler(prepared.sources, options, processes.count)
-    state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
+    state = TrainState(run_steps(options, sampler.timeline), sampler.timeline)
     collator = Collator(
         builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
         objective=objective,

@@ -54,6 +54,8 @@ class Prepared:
     """Images that are evaluated on."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By dataset id: the fields that decide how its samples are trained."""
+    frequencies: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """By dataset id: the part of its samples' fingerprints that says how often they are seen."""
     dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     """By dataset id: samples that could not be encoded."""
 
@@ -74,12 +76,12 @@ class Prepared:
         return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
     def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        sampling = (source.passes, source.at_least, source.weight)
+        frequency = self.frequencies[source.id]
 
         def content_of(cache: str, sample: Sample) -> str:
             return self.latents[cache].contents.get(sample.name, "")
 
-        return {sample.name: fingerprint(source.id, sample, sampling, content_of) for sample in samples}
+        return {sample.name: fingerprint(source.id, sample, frequency, content_of) for sample in samples}
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
@@ -143,6 +145,7 @@ class Preparation:
             eval_prompts=lent,
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in trained},
+            frequencies={found.entry.id: found.frequency for found in trained},
             dropped={found.entry.id: _dropped(found, latents) for found in trained},
         )
 
@@ -226,7 +229,7 @@ class Preparation:
                 prompts,
                 CacheStore(Path(text.text_cache)),
                 seed=self.options.run.seed,
-                batch_size=self.options.data.text_encoder_batch_size,
+                batch_size=text.text_encoder_batch_size,
                 write_batch_size=text.write_batch_size,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
@@ -262,7 +265,7 @@ class Preparation:
                 seed=self.options.run.seed,
                 batch_size=entry.vae_batch_size,
                 write_batch_size=entry.write_batch_size,
-                workers=self.options.data.max_workers,
+                workers=entry.max_workers,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
             )

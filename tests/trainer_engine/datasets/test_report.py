@@ -94,6 +94,16 @@ def test_random_aspects_are_the_same_each_time(tmp_path: Path) -> None:
     assert {sample.crop.aspect for sample in first} == {0.5, 1, 2}
 
 
+def test_random_aspects_enlarge_an_image_no_more_than_it_may_be(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", **{f"p{number}": (100, 60) for number in range(30)})
+    fields = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2, 3]}
+    free, limited, square = (
+        {sample.crop.aspect for sample in only(report_of(entry(folder, **fields, **limit))).samples}
+        for limit in ({}, {"max_upscale_threshold": 0.3}, {"max_upscale_threshold": 0.0})
+    )
+    assert (free, limited, square) == ({0.5, 1, 2, 3}, {1, 2}, {1})
+
+
 def test_cropped_pictures_above_the_maximum_are_brought_to_the_downsample_size(tmp_path: Path) -> None:
     fields = {"maximum_image_size": 200, "target_downsample_size": 128}
     folder = paint(tmp_path / "set", large=(400, 800), small=(150, 300))
@@ -174,7 +184,7 @@ def test_epochs_are_counted_over_buckets_and_sets(tmp_path: Path) -> None:
     generate_images(tmp_path / "b", count=2)
     report = report_of(entry(folder), entry(tmp_path / "b", repeats=2), train_batch_size=2, allow_dataset_oversubscription=True)
     assert report.samples_per_epoch == 3 + 2 + 6
-    assert report.batches_per_epoch(2) == 2 + 1 + 3
+    assert report.batches_per_epoch == 2 + 1 + 3
     assert report.steps_per_epoch == 6
 
 

@@ -64,9 +64,9 @@ class Bucket:
         """Returns how often an image is seen in an epoch, on average, once the last batch is filled up."""
         return self.batches(batch_size) * batch_size / self.images
 
-    def is_raised(self, repeats: int) -> bool:
-        """Whether it gives more samples than its images and ``repeats`` ask for, because it is oversubscribed."""
-        return self.samples > self.images * (repeats + 1)
+    def is_short(self, repeats: int, batch_size: int) -> bool:
+        """Whether its images are repeated beyond ``repeats``: it does not fill a batch, or it is oversubscribed."""
+        return self.images * (repeats + 1) < max(batch_size, self.samples)
 
     @property
     def title(self) -> str:
@@ -105,7 +105,7 @@ def count_buckets(
 
 def short_buckets(entry: ImageSet, buckets: Sequence[Bucket], effective: Effective) -> Problem | None:
     """Returns a note about buckets that do not fill a batch: their images are repeated, and how often."""
-    short = [bucket for bucket in buckets if bucket.images * (entry.repeats + 1) < effective.batch or bucket.is_raised(entry.repeats)]
+    short = [bucket for bucket in buckets if bucket.is_short(entry.repeats, effective.batch)]
     if not short:
         return None
     short.sort(key=lambda bucket: bucket.times_seen(effective.batch), reverse=True)

@@ -1,21 +1,17 @@
-"""The report about the datasets of a run: samples, buckets and problems of each set, and a summary as JSON."""
+"""The report about the datasets of a run: samples, buckets and problems of each set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.config.datasets.fields import ALWAYS
 from trainer_engine.contract.errors import Problem
-from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
+from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import LeftOut, printable
+from trainer_engine.datasets.sources.base import LeftOut
 from trainer_engine.datasets.timeline import TimedSet, Timeline
-
-MOST_LISTED = 200
-"""Files listed in a summary."""
 
 
 @dataclass
@@ -58,30 +54,6 @@ class SetReport:
         scheduled = (self.entry.train_batch_size, *self.entry.gates)
         return usual if scheduled == (None, *ALWAYS) else (*usual, *scheduled)
 
-    def summary(self) -> dict[str, Any]:
-        batch_size = self.effective.batch
-        return {
-            "id": self.entry.id,
-            "folder": printable(self.entry.place),
-            "files": self.files,
-            "usable": len(self.samples),
-            "samples_per_epoch": self.samples_per_epoch,
-            "batches_per_epoch": self.batches_per_epoch,
-            "left_out_count": len(self.left_out),
-            "left_out": [{"path": printable(file.name), "reason": printable(file.reason)} for file in self.left_out[:MOST_LISTED]],
-            "buckets": [
-                {
-                    "aspect": bucket.aspect,
-                    "width": bucket.size[0],
-                    "height": bucket.size[1],
-                    "images": bucket.images,
-                    "samples": bucket.samples,
-                    "batches": bucket.batches(batch_size),
-                }
-                for bucket in self.counts
-            ],
-        }
-
 
 @dataclass
 class DatasetReport:
@@ -118,16 +90,3 @@ class DatasetReport:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch in which all sets are trained on."""
         return -(-self.batches_per_epoch // self.effective.accumulation)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the report as JSON."""
-        numbers = [SetNumbers(report.batches_per_epoch, report.entry.probability) for report in self.sets]
-        parts = shares(numbers, by_size=self.by_size)
-        return {
-            "samples_per_epoch": self.samples_per_epoch,
-            "batches_per_epoch": self.batches_per_epoch,
-            "steps_per_epoch": self.steps_per_epoch,
-            "samples_per_step": self.effective.samples,
-            "datasets": [{**report.summary(), "share": share.as_dict()} for report, share in zip(self.sets, parts, strict=True)],
-            "eval_datasets": [report.summary() for report in self.eval_sets],
-        }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,11 +20,13 @@ from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.summary import report_document
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
@@ -117,6 +121,8 @@ class Preparation:
     processes: Processes
     stages: Stages
     requests: ControlRequests
+    report_file: Path | None = None
+    """Where the report about the datasets is written; None for nowhere."""
 
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
@@ -164,6 +170,10 @@ class Preparation:
             )
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
+            if self.report_file and self.processes.is_first:
+                # A full disk below the run's journal costs no training; the server shows the report of validate instead.
+                with suppress(OSError):
+                    write_atomically(self.report_file, json.dumps(report_document(report, self.options)).encode("ascii"))
         for found in (*report.sets, *report.eval_sets):
             self._emit_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()

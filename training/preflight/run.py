@@ -26,6 +26,7 @@ from trainer_engine.contract.files import is_folder
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
+from trainer_engine.datasets.summary import summarise
 from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
@@ -123,7 +124,7 @@ def _understand(
     uses: Sequence[DiskUse],
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The numbers of the run, and the problems that follow from them on this machine."""
-    summary = report.summary()
+    summary = summarise(report)
     steps = run_steps(options, report.timeline)
     flavour = options.model.model_flavour or spec.default_flavour
     parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)

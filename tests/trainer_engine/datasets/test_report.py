@@ -18,6 +18,7 @@ from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, errors_in
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.summary import summarise
 
 
 def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options: Any) -> DatasetReport:
@@ -209,11 +210,19 @@ def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", a=(64, 64), b=(64, 128), c=(64, 128))
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as stream:
         stream.write(b"no picture")
-    summary = json.loads(json.dumps(report_of(entry(folder)).summary()))
+    summary = json.loads(json.dumps(summarise(report_of(entry(folder)))))
     [reported] = summary["datasets"]
     assert (reported["id"], reported["files"], reported["usable"], reported["left_out_count"]) == ("set", 4, 3, 1)
     assert reported["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, despite its name"}]
-    assert reported["buckets"][0] == {"aspect": 0.5, "width": 64, "height": 128, "images": 2, "samples": 2, "batches": 2}
+    assert reported["buckets"][0] == {
+        "aspect": 0.5,
+        "width": 64,
+        "height": 128,
+        "images": 2,
+        "samples": 2,
+        "batches": 2,
+        "times_seen": 1.0,
+    }
     assert summary["samples_per_epoch"] == sum(bucket["samples"] for bucket in reported["buckets"]) == 3
 
 
@@ -261,7 +270,7 @@ def test_the_report_has_the_share_of_each_set(tmp_path: Path, sampling: str, at_
     generate_images(tmp_path / "small", count=2)
     generate_images(tmp_path / "large", count=8)
     sets = [entry(tmp_path / "small", repeats=7), entry(tmp_path / "large", probability=4.0 if sampling == "uniform" else 2.0)]
-    small, large = report_of(*sets, data_backend_sampling=sampling).summary()["datasets"]
+    small, large = summarise(report_of(*sets, data_backend_sampling=sampling))["datasets"]
     assert small["share"]["at_start"] == pytest.approx(at_start)
     assert small["share"]["of_epoch"] + large["share"]["of_epoch"] == pytest.approx(1)
     assert small["share"]["of_epoch"] == pytest.approx(16 / 24)

@@ -89,7 +89,7 @@ and the order changes.
 ## Sets that begin late or end early
 
 `start_epoch` and `start_step` say from when on a set is trained on, `end_epoch` and `end_step` until when; epochs and optimizer steps count
-from 1. Both starts must be reached, and either end stops it. At least one set begins at once, and one must be left at every step of the run:
+from 1. Both starts must be reached, and either end stops it. At least one set begins at once, and one must be left at every step:
 `validate` and the engine refuse a run that outlasts its sets, and warn about a set that the run never reaches. Its conditioning sets and
 captions follow an image set; eval sets have no schedule.
 

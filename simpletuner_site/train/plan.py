@@ -20,6 +20,7 @@ from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
 from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.datasets.sources.base import printable
 from training.engine.command_line import process_count
 
@@ -47,7 +48,7 @@ def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home:
         return ExitCode.CONFIGURATION
     options = resolved.options
     assert options is not None
-    total = options.run.max_train_steps or options.run.num_train_epochs * sampler.steps_per_epoch
+    total = run_steps(options, sampler.timeline)
     wanted = steps or sampler.steps_per_epoch
     if wanted > total:
         console.print(f"[blue]·[/] the run ends after step {total}; later steps are those of a longer run", highlight=False)

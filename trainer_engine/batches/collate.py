@@ -48,10 +48,13 @@ class Collator:
     combine_references: bool = True
     """Whether samples come with their references of all conditioning sets, or with those of one set that is chosen for each batch."""
 
-    def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
-        """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0."""
+    def collate(self, step: int, number: int, batch: GlobalBatch, before: int) -> Batch:
+        """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0.
+
+        ``before``: samples of the step's earlier micro-batches, over all processes.
+        """
         mine = self.share.of(batch)
-        indices = [number * len(batch) + place for place in mine]
+        indices = [before + place for place in mine]
         items = [batch[place] for place in mine]
         samples = self.builder.build(
             items,
@@ -91,9 +94,9 @@ class Collator:
         choices = reference_choices(items[0].sample, combined=self.combine_references)
         return choices[random.Random(derived_seed(self.seed, step, number, "reference")).randrange(len(choices))]
 
-    def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
-        """Timesteps of all samples of a global batch, whichever process takes them."""
-        indices = range(number * len(batch), (number + 1) * len(batch))
+    def timesteps(self, step: int, batch: GlobalBatch, before: int) -> list[float]:
+        """Timesteps of all samples of a global batch, whichever process takes them, after ``before`` others of the step."""
+        indices = range(before, before + len(batch))
         return [float(t) for t in self._timesteps(step, indices, self.builder.token_count(batch[0]))]
 
     def caption(self, step: int, index: int, item: Item) -> str:

@@ -12,7 +12,7 @@ from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
 from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.findings import (
@@ -28,6 +28,7 @@ from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.schedule import schedule_problems
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
 
 
@@ -57,7 +58,11 @@ def examine(
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)
-    return DatasetReport(sets, effective, problems, eval_sets, by_size=options.data.data_backend_sampling == "auto-weighting")
+    by_size = options.data.data_backend_sampling == "auto-weighting"
+    found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed)
+    if not errors_in(problems):
+        problems += schedule_problems(options, found.timeline, dataloader.image_sets)
+    return found
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
@@ -80,10 +85,6 @@ class _Context:
     on_progress: Progress | None
     index_dir: Path | None
 
-    @property
-    def threads(self) -> int:
-        return min(self.options.data.max_workers, MOST_THREADS)
-
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
         captions = captions_of(entry, found.source)
@@ -95,7 +96,7 @@ class _Context:
             open_source(entry),
             media=self.media,
             index_dir=self.index_dir,
-            threads=self.threads,
+            threads=min(entry.max_workers, MOST_THREADS),
             choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
             on_progress=self.on_progress,
         )
@@ -117,7 +118,8 @@ def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Con
 
 
 def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _Context) -> SetReport:
-    report, options, effective = SetReport(entry), context.options, context.effective
+    options, effective = context.options, context.effective.of_set(entry)
+    report = SetReport(entry, effective)
     try:
         found = context.discover(entry)
     except (OSError, ValueError) as error:
@@ -130,7 +132,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     except (OSError, ValueError) as error:
         report.problems.append(unusable_captions(entry, error))
         return report
-    for outcome in _plan_all(planner, found, context.threads):
+    for outcome in _plan_all(planner, found, min(entry.max_workers, MOST_THREADS)):
         if isinstance(outcome, Sample):
             report.samples.append(outcome)
         else:

@@ -29,6 +29,8 @@ from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.contract.run import RunFolder
+from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
@@ -55,9 +57,14 @@ def assemble(run_context: RunContext) -> Trainer:
     family, objective = _load_family(run_context)
     scoring = make_scoring(run_context)
     saved = _find_checkpoint(run_context, family)  # before the caches, which may take hours: it may have to be refused
-    prepared = Preparation(run_context.options, family, run_context.processes, run_context.stages, run_context.requests).run(
-        run_context.dataloader
-    )
+    prepared = Preparation(
+        options=run_context.options,
+        family=family,
+        processes=run_context.processes,
+        stages=run_context.stages,
+        requests=run_context.requests,
+        report_file=RunFolder(run_context.media.parent).datasets,
+    ).run(run_context.dataloader)
     if saved:
         compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)
     with run_context.stages.stage(StageKey.PREPARE_MODELS):
@@ -133,7 +140,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     options, processes = run_context.options, run_context.processes
     run = options.run
     sampler = make_sampler(prepared.sources, options, processes.count)
-    state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
+    state = TrainState(run_steps(options, sampler.timeline), sampler.timeline)
     collator = Collator(
         builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
         objective=objective,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,11 +20,13 @@ from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.summary import report_document
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
@@ -54,6 +58,8 @@ class Prepared:
     """Images that are evaluated on."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By dataset id: the fields that decide how its samples are trained."""
+    frequencies: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """By dataset id: the part of its samples' fingerprints that says how often they are seen."""
     dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     """By dataset id: samples that could not be encoded."""
 
@@ -74,12 +80,12 @@ class Prepared:
         return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
     def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        sampling = (source.passes, source.at_least, source.weight)
+        frequency = self.frequencies[source.id]
 
         def content_of(cache: str, sample: Sample) -> str:
             return self.latents[cache].contents.get(sample.name, "")
 
-        return {sample.name: fingerprint(source.id, sample, sampling, content_of) for sample in samples}
+        return {sample.name: fingerprint(source.id, sample, frequency, content_of) for sample in samples}
 
 
 def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
@@ -115,6 +121,8 @@ class Preparation:
     processes: Processes
     stages: Stages
     requests: ControlRequests
+    report_file: Path | None = None
+    """Where the report about the datasets is written; None for nowhere."""
 
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
@@ -143,6 +151,7 @@ class Preparation:
             eval_prompts=lent,
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in trained},
+            frequencies={found.entry.id: found.frequency for found in trained},
             dropped={found.entry.id: _dropped(found, latents) for found in trained},
         )
 
@@ -161,6 +170,10 @@ class Preparation:
             )
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
+            if self.report_file and self.processes.is_first:
+                # A full disk below the run's journal costs no training; the server shows the report of validate instead.
+                with suppress(OSError):
+                    write_atomically(self.report_file, json.dumps(report_document(report, self.options)).encode("ascii"))
         for found in (*report.sets, *report.eval_sets):
             self._emit_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
@@ -226,7 +239,7 @@ class Preparation:
                 prompts,
                 CacheStore(Path(text.text_cache)),
                 seed=self.options.run.seed,
-                batch_size=self.options.data.text_encoder_batch_size,
+                batch_size=text.text_encoder_batch_size,
                 write_batch_size=text.write_batch_size,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
@@ -262,7 +275,7 @@ class Preparation:
                 seed=self.options.run.seed,
                 batch_size=entry.vae_batch_size,
                 write_batch_size=entry.write_batch_size,
-                workers=self.options.data.max_workers,
+                workers=entry.max_workers,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
             )

@@ -28,6 +28,12 @@ SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""
 
 
+def micro_batch_shares(batches: StepBatches) -> list[float]:
+    """How many of each micro-batch would make up the step, by which its mean loss is divided: every sample of a step counts the same."""
+    sizes = [len(batch.files) for batch in batches.passes]
+    return [sum(sizes) / size for size in sizes]
+
+
 @dataclass(kw_only=True)
 class Step:
     """Runs forward and backward on each micro-batch, reduces gradients across ranks, clips them and steps the optimizer."""
@@ -57,7 +63,7 @@ class Step:
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
         # reach the weights; the micro-batches of a step are queued without waiting.
         *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
-        loss = sum(pass_losses) / len(pass_losses)
+        loss = sum(loss / share for loss, share in zip(pass_losses, micro_batch_shares(batches), strict=True))
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
             self._clip(norm)
@@ -83,7 +89,7 @@ class Step:
         seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
         with nullcontext() if is_last else self.processes.without_exchange(self.network):
             loss = self.loss(batches.passes[number].to(self.devices.device))
-            self.scaler.scale(loss / len(batches.passes)).backward()
+            self.scaler.scale(loss / micro_batch_shares(batches)[number]).backward()
         return loss.detach()
 
     def loss(self, batch: Batch) -> Tensor:

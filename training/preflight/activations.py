@@ -52,7 +52,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
     image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
-    batch = options.run.train_batch_size
+    batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
     sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
     layers, of_text = split_layers(tensors or {}, spec)

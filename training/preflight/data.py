@@ -97,8 +97,7 @@ class _Contents:
 def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str, str]:
     """Name -> fingerprint of the samples that the engine would train on. Raises CheckpointUnusable."""
     entry = found.entry
-    trained = (entry.repeats + 1, found.at_least, entry.probability)
-    samples = {sample.name: fingerprint(entry.id, sample, trained, contents) for sample in found.samples}
+    samples = {sample.name: fingerprint(entry.id, sample, found.frequency, contents) for sample in found.samples}
     for name, was in left_out_of(saved, entry.id).items():
         if name in samples and is_same(samples[name], str(was)):
             del samples[name]

@@ -25,6 +25,8 @@ from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport
+from trainer_engine.datasets.schedule import run_steps, understood_length
+from trainer_engine.datasets.summary import summarise
 from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
@@ -122,9 +124,8 @@ def _understand(
     uses: Sequence[DiskUse],
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The numbers of the run, and the problems that follow from them on this machine."""
-    summary = report.summary()
-    per_epoch = max(1, report.steps_per_epoch)
-    steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
+    summary = summarise(report)
+    steps = run_steps(options, report.timeline)
     flavour = options.model.model_flavour or spec.default_flavour
     parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)
     memory = estimates.estimate_memory(options, parameters, report, spec, weights.tensors, on_cpu=not visible_gpus(variables))
@@ -143,8 +144,7 @@ def _understand(
             "weights": weights.source,
             "parameters": parameters,
         },
-        "steps": steps,
-        "epochs": -(-steps // per_epoch),
+        **understood_length(options, report.timeline),
         "batch_size": options.run.train_batch_size * report.effective.processes,
         "effective_batch_size": summary["samples_per_step"],
         "memory": with_copy(memory.as_dict(), disk["checkpoint"]),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.datasets.docs import page
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, allowed, known_names, later
 from trainer_engine.contract.errors import Level, Problem, errors_in
 
@@ -152,10 +153,8 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(cache_dir_vae="/x/{model_famly}"), "cache_dir_vae", "unknown_placeholder"),
         (images(crop_stile="random"), "crop_stile", "unknown_field"),
         (images(parquet={"path": "x"}), "parquet", "not_available"),
-        (images(train_batch_size=2), "train_batch_size", "not_available"),
         (images(is_regularisation_data=True), "is_regularisation_data", "not_available"),
         (images(vae_cache_disable=True), "vae_cache_disable", "not_available"),
-        (images(start_epoch=2), "start_epoch", "not_available"),
         (images(disable_vae_cache=True), "disable_vae_cache", "not_available"),
         (images(cache_dir="/x"), "cache_dir", "not_for_type"),
         (images(disabled="perhaps"), "disabled", "not_a_boolean"),
@@ -409,7 +408,7 @@ def test_limits_without_crop_get_a_note_that_they_have_no_effect() -> None:
 def test_every_field_of_the_format_is_either_declared_or_named_as_missing() -> None:
     declared = frozenset().union(*(allowed(kind) for kind in SETS))
     assert not declared & set(later())
-    assert known_names() == declared | set(later())
+    assert known_names() == declared | set(later()) | set(HINTS) | set(GONE)
 
 
 JSON = st.recursive(

@@ -24,6 +24,7 @@ from trainer_engine.contract.events import (
     StatusEvent,
     SummaryEvent,
 )
+from trainer_engine.datasets.timeline import TimedSet, Timeline
 from trainer_engine.loop.callbacks.memory import MemoryCallback, in_words
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.objectives.diffusion import Diffusion
@@ -256,7 +257,10 @@ def test_the_measured_peak_is_reported_beside_the_estimate(tmp_path: Path) -> No
     # A process that held more before, for an earlier test, need not grow: what it says is what it measured.
     assert summary.memory["peak_bytes"] >= 0
     assert summary.message.endswith(in_words(summary.memory))
-    state, watch = TrainState(total_steps=1, steps_per_epoch=1), MemoryCallback(torch.device("cpu"), 0, {})
+    state, watch = (
+        TrainState(total_steps=1, timeline=Timeline((TimedSet("a", (1,), 1.0),), 1, 0, by_size=True)),
+        MemoryCallback(torch.device("cpu"), 0, {}),
+    )
     watch.after_step(state, StepOutcome(1.0, (1.0,), 1.0, 1e-4, 1, taken=True))
     watch.after_training(state)
     assert "At its peak it took" in in_words(state.memory)

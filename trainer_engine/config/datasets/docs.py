@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from trainer_engine.config.dataset_tables import fields_of
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
 from trainer_engine.config.datasets.parse import INHERITED
 from trainer_engine.config.option import OptionSpec
@@ -55,8 +56,10 @@ where they lie. Each source, caption strategy and kind of media is a file of its
    networks that are given the sizes of files.
 5. `crop_style` selects the part that is kept. Even without `crop` some pixels are cut off along one edge, since edges are whole multiples.
    A random part depends only on the run's seed and the file's name.
-6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
-   samples, counting each image `repeats` + 1 times. `allow_dataset_oversubscription` repeats the samples of smaller buckets instead.
+6. Images of one target size form a bucket. A bucket that holds fewer samples than a batch (`train_batch_size` x `num_processes`, counting
+   each image `repeats` + 1 times) is kept: its images are repeated until the batch is full, and `validate` says how often each is seen. A
+   bucket need not fill an optimizer step, since the batches of a step may come from different buckets. `allow_dataset_oversubscription`
+   makes every bucket of a set without `repeats` give at least a complete step.
 
 ## The order of samples
 
@@ -82,6 +85,22 @@ processes that share a batch of one size, and a resumed run continues it. A chec
 from a checkpoint of an older version reports a warning and orders the rest of that epoch anew. `simpletuner plan --config FILE --steps N`
 prints the order without training. It only opens file headers: if training finds that an image's pixels are broken, it leaves the image out,
 and the order changes.
+
+## Sets that begin late or end early
+
+`start_epoch` and `start_step` say from when on a set is trained on, `end_epoch` and `end_step` until when; epochs and optimizer steps count
+from 1. Both starts must be reached, and either end stops it. At least one set begins at once, and one must be left at every step:
+`validate` and the engine refuse a run that outlasts its sets, and warn about a set that the run never reaches. Its conditioning sets and
+captions follow an image set; eval sets have no schedule.
+
+- In each epoch every sample of every set that is trained on is seen `repeats` + 1 times.
+- A set that begins within an epoch is seen completely in what is left of it: the epoch becomes longer.
+- A set that ends within an epoch takes its remaining batches away: the epoch becomes shorter.
+- Epochs may therefore differ in length. `num_train_epochs`, intervals in epochs, checkpoints and `validate` all count the real ones, and
+  `validate` lists them under `schedule`.
+
+`train_batch_size` gives a set batches of its own size. In an optimizer step with batches of different sizes every sample counts the same:
+each micro-batch is weighted by its number of samples.
 
 ## How images get references
 
@@ -153,6 +172,11 @@ def _lines() -> Iterator[str]:
             yield f"## Further fields of sets with `{entry.name}`\n"
             yield from map(describe, fields_of(entry).values())
             yield ""
+    yield "## Not needed\n"
+    yield "These fields of the format are accepted in every set, with a note that says why they have no effect:\n"
+    yield from (f"- `{name}`: {hint.reason}." for name, hint in HINTS.items())
+    yield from (f"- `{name}`: no longer part of the format; {instead}." for name, instead in GONE.items())
+    yield ""
     yield "## Known, not available yet\n"
     yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
     yield "The format also has these fields, but this trainer does not implement them yet. It accepts only their defaults:"

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SourceSpec, caption_specs, fields_of, source_specs
 from trainer_engine.config.datasets.fields import FileSet, option_name
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import (
     KIND,
     OF_IMAGES,
@@ -18,6 +19,7 @@ from trainer_engine.config.datasets.names import (
     allowed,
     known_names,
     later,
+    listed,
     specs,
     table_entries,
 )
@@ -122,14 +124,33 @@ def read_names(draft: EntryDraft) -> None:
             what = f"a dataset has no field {name[:100]!r}."
             # A value whose name resembles no field may belong to another file, so it is not repeated.
             draft.error(name[:100], "unknown_field", what, got=value if hint else None, expected="the name of a field", hint=hint)
+        elif name in HINTS or name in GONE:
+            _note_hint(draft, name, value)
         elif name in later():
             if not _is_default(value, later()[name]):
                 what = f"{name} is not available yet."
                 draft.error(name, "not_available", what, got=value, hint="leave it out; it has no effect yet")
-        elif not _is_default(value, None):
+        elif not _is_default(value, _default_elsewhere(name)):
             owner = next(kind for kind in SETS if name in allowed(kind))
             what = f"{name} has no effect on a set of type {draft.kind}."
             draft.error(name, "not_for_type", what, got=value, hint=f"it belongs to sets of type {owner}: remove it here")
+
+
+def _note_hint(draft: EntryDraft, name: str, value: object) -> None:
+    """Adds a note about a field that needs nothing, unless it has its default, or an error if it cannot have the value."""
+    if name in GONE:
+        draft.note(name, "gone", f"{name} is no longer part of the format, and has no effect: {GONE[name]}.", got=value)
+    elif not _is_default(value, listed()[name]):
+        try:
+            HINTS[name].check(value)
+            draft.note(name, "not_needed", f"{name} has no effect: {HINTS[name].reason}.", got=value)
+        except WrongValue as wrong:
+            draft.error(name, wrong.code, f"{name} {wrong}.", got=value, hint=wrong.hint)
+
+
+def _default_elsewhere(name: str) -> object:
+    """Returns the default of a field of other kinds of datasets; None if it has none, or a parser of its own."""
+    return next((specs(kind)[name].default for kind in SETS if name in specs(kind)), None)
 
 
 def _is_default(value: object, default: object) -> bool:

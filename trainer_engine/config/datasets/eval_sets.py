@@ -15,12 +15,14 @@ from trainer_engine.contract.errors import Problem
 
 OF_TRAINING = ("repeats", "probability")
 """Fields that set how often a set is trained on."""
+OF_SCHEDULES = ("start_epoch", "start_step", "end_epoch", "end_step", "train_batch_size")
+"""Fields that set when and in which batches a set is trained on."""
 OF_PAIRS = ("num_eval_images", "eval_dataset_id")
 """Options that also choose which pairs a validation generates if datasets have references."""
 
 
 def settle(draft: EntryDraft) -> None:
-    """Makes the crops of an eval set the same for every seed, and resets fields that have no effect on it."""
+    """Makes the crops of an eval set the same for every seed, and resets or refuses fields that have no effect on it."""
     draft.values["crop_style"] = eval_crop(draft.values["crop_style"])
     if draft.values["crop"] and draft.raw.get("crop_style") == "random":
         what = "eval images are cropped in the middle, so that the evaluation loss does not depend on the run's seed."
@@ -30,6 +32,9 @@ def settle(draft: EntryDraft) -> None:
         if draft.values[name] != default and name not in draft.reported:
             draft.note(name, "no_effect", f"it is never trained on: {name} has no effect.", got=draft.values[name])
             draft.values[name] = default
+    for name in OF_SCHEDULES:
+        if draft.values[name] != specs("eval")[name].default:
+            draft.error(name, "not_for_type", f"{name} has no effect on a set of type eval.", got=draft.values[name], hint="remove it")
 
 
 def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], evals: Sequence[EntryDraft]) -> Iterator[Problem]:

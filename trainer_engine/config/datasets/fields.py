@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -82,6 +82,36 @@ class FileSet(Entry):
         return {name: value for name, value in values.items() if name != FOLDER_FIELD or value}
 
 
+class Gates(NamedTuple):
+    """The epochs and optimizer steps, from 1, in which a set is trained on: both starts are reached, and no end is passed."""
+
+    start_epoch: int = 1
+    start_step: int = 0
+    end_epoch: int = 0
+    """The last one; 0 for no end."""
+    end_step: int = 0
+    """The last one; 0 for no end."""
+
+    def has_epoch(self, epoch: int) -> bool:
+        return self.start_epoch <= epoch and (not self.end_epoch or epoch <= self.end_epoch)
+
+    def has_step(self, step: int) -> bool:
+        return self.start_step <= step and (not self.end_step or step <= self.end_step)
+
+    @property
+    def step_cuts(self) -> tuple[int, ...]:
+        """Steps from which on the set is trained on, or no longer."""
+        return (*((self.start_step,) if self.start_step > 1 else ()), *((self.end_step + 1,) if self.end_step else ()))
+
+    @property
+    def epoch_cuts(self) -> tuple[int, ...]:
+        """Epochs from which on the set is trained on, or no longer."""
+        return (*((self.start_epoch,) if self.start_epoch > 1 else ()), *((self.end_epoch + 1,) if self.end_epoch else ()))
+
+
+ALWAYS = Gates()
+
+
 class ImageSet(FileSet):
     """A folder of images to train on, or, as an eval set, to evaluate on."""
 
@@ -132,6 +162,13 @@ class ImageSet(FileSet):
     )
     crop_aspect_buckets: tuple[AspectChoice, ...] = ()
     """The aspect ratios that crop_aspect=random and closest choose from."""
+    max_upscale_threshold: float | None = option(
+        None,
+        "Largest enlargement that crop_aspect=random may cause, as a fraction: 0.25 allows edges 1.25 times as long. Aspects that need "
+        "more are not chosen for an image; if none is left, it is cropped to a square. Empty: no limit.",
+        ge=0,
+        le=1,
+    )
     metadata_backend: Literal["discovery"] = option(
         "discovery",
         "Source of the image sizes. discovery: the headers of the files.",
@@ -145,12 +182,25 @@ class ImageSet(FileSet):
     max_num_samples: int | None = option(
         None, "Train on only this many of the files. The choice depends only on the dataset's id. Empty: all files.", ge=1
     )
+    train_batch_size: int | None = option(
+        None, "Number of samples of this set that each process takes at once. Empty: the option train_batch_size.", ge=1
+    )
+    start_epoch: int = option(1, "First epoch in which this set is trained on. start_step must be reached as well.", ge=0)
+    start_step: int = option(0, "First optimizer step in which this set is trained on. start_epoch must be reached as well.", ge=0)
+    end_epoch: int | None = option(None, "Last epoch in which this set is trained on. Empty or 0: the last of the run.", ge=0)
+    end_step: int | None = option(None, "Last optimizer step in which this set is trained on. Empty or 0: the last of the run.", ge=0)
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
+
+    @property
+    def gates(self) -> Gates:
+        """The epochs and steps in which this set is trained on."""
+        return Gates(self.start_epoch, self.start_step, self.end_epoch or 0, self.end_step or 0)
 
     @property
     def is_eval(self) -> bool:
@@ -210,6 +260,7 @@ class ReferenceSet(FileSet):
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
     def vae_cache(self) -> str:
@@ -228,6 +279,7 @@ class ReferenceSet(FileSet):
             "cache_dir_vae",
             "write_batch_size",
             "vae_batch_size",
+            "max_workers",
             "crop",
             "crop_style",
             "crop_aspect",
@@ -247,6 +299,7 @@ class TextSet(Entry):
     default: bool = option(False, "Cache the embeddings of image sets that name no text_embeds set, and of validation prompts, here.")
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")
     write_batch_size: int = option(128, "Number of embeddings that are computed before they are written together.", ge=1)
+    text_encoder_batch_size: int = option(1, "Number of captions that are encoded together for the cache.", ge=1)
 
     @property
     def text_cache(self) -> str:

@@ -20,7 +20,9 @@ from trainer_engine.contract.messages import Suggestions
 
 OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")
-INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", "write_batch_size", "vae_batch_size")
+CACHED = ("write_batch_size", "vae_batch_size", "max_workers")
+OF_TEXTS = ("write_batch_size", "text_encoder_batch_size")
+INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", *CACHED)
 MOST_ENTRIES = 1_000
 """Limit of entries in a file; each is compared with the others."""
 AUTOMATIC_TEXT_SET = "text-embeds"
@@ -125,6 +127,7 @@ def parse_dataloader(
     rules.references_have_partners([*images, *evals], references)
     rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
+    rules.something_begins_at_once(images)
     problems += [problem for draft in drafts for problem in draft.problems]
     problems += eval_sets.problems(context.values, images, evals)
     if not images and not any({"type", "dataset_type"} & draft.reported for draft in active):
@@ -185,7 +188,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
     reading.read_kind(draft)
     reading.read_names(draft)
     if draft.kind == "text_embeds":
-        reading.read_values(draft, {"cache_dir": context.text_folder(), "write_batch_size": context.values["write_batch_size"]})
+        reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
     elif draft.kind in OF_IMAGES:
         inherited = {name: context.values[name] for name in INHERITED}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
@@ -198,7 +201,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
-        inherited = {name: context.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
+        inherited = {name: context.values[name] for name in (*SIZED, *CACHED)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
     draft.values["dataset_type"] = draft.kind
@@ -220,7 +223,7 @@ def _with_default(
     ids = {entry.id for entry in (*found.sets_of_images, *found.reference_sets)}
     name = next(name for name in (AUTOMATIC_TEXT_SET, *(f"{AUTOMATIC_TEXT_SET}-{n}" for n in range(2, count + 3))) if name not in ids)
     made = TextSet(
-        position=count, id=name, default=True, cache_dir=context.text_folder(), write_batch_size=context.values["write_batch_size"]
+        position=count, id=name, default=True, cache_dir=context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}
     )
     if not texts and not errors_in(problems):
         message = f"The file has no text_embeds set: embeddings of captions are cached in {made.cache_dir}."

@@ -80,12 +80,29 @@ def instance_prompt_is_given(draft: EntryDraft) -> None:
         draft.error("instance_prompt", "missing", what, expected="text, or a list of texts")
 
 
+def schedule_has_room(draft: EntryDraft) -> None:
+    """Checks that a set ends no sooner than it begins."""
+    for unit in ("epoch", "step"):
+        start, end = draft.values[f"start_{unit}"], draft.values[f"end_{unit}"]
+        if end and end < start and not {f"start_{unit}", f"end_{unit}"} & draft.reported:
+            what = f"end_{unit}={end} is before start_{unit}={start}, so it would never be trained on."
+            draft.error(f"end_{unit}", "empty_range", what, got=end, expected=f"at least {start}, or empty for no end")
+
+
+def upscaling_is_of_random_aspects(draft: EntryDraft) -> None:
+    limit = draft.values["max_upscale_threshold"]
+    if limit is not None and not (draft.values["crop"] and draft.values["crop_aspect"] == "random"):
+        draft.note("max_upscale_threshold", "no_effect", "max_upscale_threshold has no effect without crop_aspect=random.", got=limit)
+
+
 IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     sizes_are_in_their_unit,
     limits_come_together,
     aspects_leave_a_range,
     aspect_choices_are_given,
     instance_prompt_is_given,
+    schedule_has_room,
+    upscaling_is_of_random_aspects,
 )
 
 
@@ -173,3 +190,13 @@ def something_is_trained(images: Sequence[EntryDraft]) -> None:
     if images and all(draft.values.get("probability") == 0 for draft in images):
         what = "every image set has probability 0, so there is nothing to train on."
         images[0].error("probability", "nothing_to_train", what, got=0, expected="one set with a probability above 0")
+
+
+def something_begins_at_once(images: Sequence[EntryDraft]) -> None:
+    """Checks that at least one set is trained on from the first step."""
+    trained = [draft for draft in images if draft.values.get("probability") != 0]
+    late = [draft for draft in trained if draft.values.get("start_epoch", 1) > 1 or draft.values.get("start_step", 0) > 1]
+    if trained and len(late) == len(trained):
+        name = "start_epoch" if trained[0].values.get("start_epoch", 1) > 1 else "start_step"
+        what = "no image set is trained on from the first step of the first epoch."
+        trained[0].error(name, "nothing_begins", what, got=trained[0].values[name], expected="one set without start_epoch and start_step")

@@ -21,6 +21,7 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "image_processing_batch_size": _WORKERS,
         "metadata_update_interval": "sizes of files are stored as soon as they are measured",
         "skip_file_discovery": "files that have not changed are not opened again",
+        "disable_bucket_pruning": "buckets smaller than a batch are always kept, and their images repeated",
         "set_grads_to_none": "gradients are always freed",
         "print_filenames": "files that cannot be used are named in the report of the datasets",
     }

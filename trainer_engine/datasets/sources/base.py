@@ -26,6 +26,8 @@ class FoundFile(NamedTuple):
     identifies the sample wherever something is random. Bytes that are not UTF-8 are lone surrogates."""
     size_bytes: int
     version: Version
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels, as it is shown, if the source or a table knows it. An image is then measured without being opened."""
 
 
 class LeftOut(NamedTuple):

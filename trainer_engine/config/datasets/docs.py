@@ -41,8 +41,9 @@ where they lie. Each source, caption strategy and kind of media is a file of its
 ## How an image becomes a sample
 
 1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and
-   files without a caption, and they are left out. A `.txt` file is UTF-8, or UTF-16 with a byte order mark. Only newlines end its lines;
-   other Unicode separators are part of a caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
+   files without a caption, and they are left out. A `.txt` file is UTF-8 or UTF-16, with or without a byte order mark, or Latin-1. Only
+   newlines end its lines; other Unicode separators are part of a caption. `max_num_samples` selects some of the files, always the same
+   ones for the same `id`.
 2. Images below `minimum_image_size` are left out. With `area` and `pixel_area` the area counts (for squares also the shorter edge), with
    `pixel` the shorter edge. The size is measured after the EXIF orientation is applied.
 3. The aspect ratio (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area`, a square of

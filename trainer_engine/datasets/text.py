@@ -8,6 +8,8 @@ WINDOWS = "cp1252"
 """Latin-1 with quotes and dashes in place of control characters."""
 OTHER_ALPHABET = re.compile(rb"[\x80-\xff]{4}")
 """Four letters in a row beyond ASCII: words of Western languages have fewer, those of other alphabets nearly always have them."""
+MOST_ACCENTS, LARGEST_SHARE = 3, 0.4
+"""Western text has fewer letters beyond ASCII than this share, unless it is as short as three of them."""
 CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 """Bytes that no text has."""
 
@@ -48,7 +50,8 @@ def _encoding(content: bytes) -> str:
 
 def _western(content: bytes) -> str | None:
     """Returns Latin-1 text, or None for bytes that are more likely another encoding or no text at all."""
-    if OTHER_ALPHABET.search(content):
+    beyond_ascii = sum(byte >= 0x80 for byte in content)
+    if OTHER_ALPHABET.search(content) or beyond_ascii > max(MOST_ACCENTS, LARGEST_SHARE * len(content)):
         return None
     if b"\0" in content:
         return content.decode("latin-1")

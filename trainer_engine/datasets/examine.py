@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
+from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
+from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.findings import (
     enlarged_images,
@@ -49,7 +51,9 @@ def examine(
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
+    changes, wrong = changes_of(dataloader, options.run.seed)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes)
+    problems += wrong
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
@@ -79,6 +83,8 @@ class _Context:
     effective: Effective
     on_progress: Progress | None
     index_dir: Path | None
+    changes: Mapping[str, CaptionChanges]
+    """By the id of an image set."""
 
     @property
     def threads(self) -> int:
@@ -130,11 +136,16 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     except (OSError, ValueError) as error:
         report.problems.append(unusable_captions(entry, error))
         return report
-    for outcome in _plan_all(planner, found, context.threads):
-        if isinstance(outcome, Sample):
-            report.samples.append(outcome)
-        else:
-            report.left_out.append(outcome)
+    changes = context.changes[entry.id]
+    try:
+        for outcome in changes.apply(_plan_all(planner, found, context.threads)):
+            if isinstance(outcome, Sample):
+                report.samples.append(outcome)
+            else:
+                report.left_out.append(outcome)
+    except (OSError, FilterFails) as error:
+        report.problems.append(changes.failure(error))
+        return report
     report.left_out.sort()
     if references:
         report.samples = _paired(report, references, context)
@@ -144,6 +155,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     rounding = options.data.aspect_bucket_rounding
     report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
     report.problems += set_problems(report, effective)
+    nothing_left = emptied(entry, changes.text_set, report.left_out, len(report.samples))
+    report.problems += [nothing_left] if nothing_left else []
     return report
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+NEWLINE = re.compile(r"\r\n|\r|\n")
+"""Line ends that editors write. Other Unicode separators (U+0085, U+2028, form feed) are part of a line."""
 WINDOWS = "cp1252"
 """Latin-1 with quotes and dashes in place of control characters."""
 OTHER_ALPHABET = re.compile(rb"[\x80-\xff]{4}")
@@ -27,9 +29,10 @@ def decode(content: bytes) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
-        text = _western(content) if encoding == "utf-8-sig" else None
-        if text is None:
+        western = _western(content) if encoding == "utf-8-sig" else None
+        if western is None:
             raise NotText("is neither UTF-8 nor Latin-1 text") from None
+        text = western
     if "\0" in text:
         raise NotText("contains zero bytes: it is UTF-16 without a byte order mark, or not text; save it as UTF-8")
     return text

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 
 from trainer_engine.config.dataset_tables import fields_of
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
+from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, CaptionShuffle
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
 from trainer_engine.config.datasets.parse import INHERITED
-from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.docs import as_text
 
 HEAD = """# Datasets
@@ -58,6 +58,22 @@ where they lie. Each source, caption strategy and kind of media is a file of its
    A random part depends only on the run's seed and the file's name.
 6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
    samples, counting each image `repeats` + 1 times. `allow_dataset_oversubscription` repeats the samples of smaller buckets instead.
+
+## Captions
+
+`caption_strategy` gives each file one or more alternative captions, of which one is used at a time: the lines of a text file, the columns
+of a table, the texts of `instance_prompt`. Then, in this order:
+
+1. `prepend_instance_prompt` puts each instance prompt in front.
+2. The entries of `caption_filter_list` of the set's `text_embeds` set are applied, one after the other. `s/find/replace/` replaces what the
+   regular expression `find` matches (Python's syntax; `\\1` is a group, `\\/` a slash; `s/find/replace/i` ignores case). Any other entry is
+   removed where it stands as it is written, and then, if it is a regular expression, what it matches. Spaces at both ends of a caption are
+   removed. A caption that becomes empty is no alternative any more, and a file without any is left out; `validate` names it, and an entry
+   that is not valid or takes too long.
+3. `caption_shuffle` adds variants with shuffled tags. They depend only on the caption and the seed, and each is cached.
+
+The cache holds the embeddings of these texts; so a changed filter encodes only the captions that it changes. `caption_dropout_probability`
+trains a sample with the empty prompt instead, whatever its captions are.
 
 ## The order of samples
 
@@ -110,9 +126,14 @@ profile is damaged or made for another kind of image, or the brightness is HDR (
 SPECIAL = {
     "conditioning_data": "Id of a conditioning set, or a list of ids. Each of them holds a partner of the same name for every image. "
     "Default: empty.",
+    "caption_filter_list": "What is removed from the captions of the sets that use this cache, and replaced in them: a list of texts, or "
+    "the path of a `.json` or `.txt` file with one on each line. See [Captions](#captions). Default: empty.",
     "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
     "crop_aspect_buckets": "The aspect ratios that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
+}
+OBJECTS: dict[str, tuple[str, type[OptionGroup]]] = {
+    "caption_shuffle": ("Variants of captions with shuffled tags, an object:", CaptionShuffle),
 }
 TITLES = {
     "image": "Fields of image sets",
@@ -148,6 +169,10 @@ def _lines() -> Iterator[str]:
                 yield describe(plain[name])
             elif name in SPECIAL:
                 yield f"- `{name}`: {SPECIAL[name]}"
+            elif name in OBJECTS:
+                what, group = OBJECTS[name]
+                yield f"- `{name}`: {what}"
+                yield from (f"  {describe(spec_of(key, name, info))}" for key, info in group.model_fields.items())
         yield ""
     for entry in table_entries("image"):
         if entry.fields:

@@ -220,14 +220,20 @@ def _plain(draft: EntryDraft, spec: OptionSpec, name: str) -> Any:
     except WrongValue as wrong:
         draft.error(name, wrong.code, f"{name} {_sentence(name, str(wrong))}.", got=value, expected=spec.expected, hint=wrong.hint)
         return None
-    if spec.name in PATHS and isinstance(parsed, str) and draft.locate is not None:
-        found = draft.locate(parsed, option_name(draft.position, name), spec.name)
-        if isinstance(found, Problem):
-            draft.reported.add(name)
-            draft.problems.append(found)
-            return None
-        return found
-    return parsed
+    return located(draft, name, parsed, spec.name) if spec.name in PATHS and isinstance(parsed, str) else parsed
+
+
+def located(draft: EntryDraft, name: str, path: str, field: str) -> str | None:
+    """Returns the absolute path of a file or folder, or None if it may not be used, which is reported.
+
+    ``name`` is the field as the entry spells it, ``field`` its canonical name.
+    """
+    found = draft.locate(path, option_name(draft.position, name), field) if draft.locate else path
+    if isinstance(found, Problem):
+        draft.reported.add(name)
+        draft.problems.append(found)
+        return None
+    return found
 
 
 def _sentence(name: str, reason: str) -> str:

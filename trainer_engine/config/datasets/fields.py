@@ -35,6 +35,17 @@ class AspectChoice(BaseModel):
     """Share of the images that get it with crop_aspect=random. The weights of a list add up to 1."""
 
 
+class CaptionShuffle(OptionGroup):
+    """How the tags of captions are shuffled. Each variant is one of a sample's alternative captions."""
+
+    enable: bool = option(False, "Shuffle the tags of captions.")
+    count: int = option(1, "Number of shuffled variants of each caption. The embedding of each is cached.", ge=1, le=100)
+    seed: int | None = option(None, "Seed of the variants. Empty: that of the run.", ge=0)
+    split_on: Literal["comma", "space", "period"] = option("comma", "What separates tags.")
+    position_start: int = option(0, "Number of tags that stay in front.", ge=0)
+    include_original: bool = option(True, "Keep the caption itself as an alternative.")
+
+
 class Entry(OptionGroup):
     """Fields that every dataset has."""
 
@@ -97,6 +108,8 @@ class ImageSet(FileSet):
     disable_multiline_split: bool = option(
         False, "Use a complete .txt file as one caption. Without it each line is one of several alternative captions."
     )
+    caption_shuffle: CaptionShuffle | None = None
+    """How the tags of captions are shuffled; None if they are not."""
     resolution: float = option(1024, "Training size. resolution_type gives its unit.", gt=0)
     resolution_type: Literal["area", "pixel", "pixel_area"] = option(
         "pixel_area",
@@ -245,6 +258,8 @@ class TextSet(Entry):
     type: Literal["local"] = option("local", "Storage of the cache. local: a folder on this machine.", later=SOURCES_LATER)
     dataset_type: Literal["text_embeds"] = "text_embeds"
     default: bool = option(False, "Cache the embeddings of image sets that name no text_embeds set, and of validation prompts, here.")
+    caption_filter_list: str | tuple[str, ...] = ()
+    """What is removed from captions and replaced in them: entries, or the path of a file of them."""
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")
     write_batch_size: int = option(128, "Number of embeddings that are computed before they are written together.", ge=1)
 

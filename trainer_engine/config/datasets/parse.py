@@ -10,9 +10,10 @@ from typing import Any
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
+import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
-from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.fields import CaptionShuffle, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
@@ -186,6 +187,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
     reading.read_names(draft)
     if draft.kind == "text_embeds":
         reading.read_values(draft, {"cache_dir": context.text_folder(), "write_batch_size": context.values["write_batch_size"]})
+        lists.read_filters(draft)
     elif draft.kind in OF_IMAGES:
         inherited = {name: context.values[name] for name in INHERITED}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
@@ -193,6 +195,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_prompts(draft, context.values["instance_prompt"])
         lists.read_aspects(draft)
         lists.read_references(draft)
+        draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         if draft.kind == "eval":

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from trainer_engine.contract.files import FileTooLarge
 from trainer_engine.datasets.captions.base import CaptionsOf, CaptionStrategy, NoCaption
 from trainer_engine.datasets.sources.base import Source, reason_of
-from trainer_engine.datasets.text import NotText, decode
+from trainer_engine.datasets.text import NEWLINE, NotText, decode
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20
-NEWLINE = re.compile(r"\r\n|\r|\n")
-"""Line ends that editors write. Other Unicode separators (U+0085, U+2028, form feed) are part of a caption."""
 
 
 def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:

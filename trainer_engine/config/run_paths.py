@@ -53,6 +53,7 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
     for images in _image_sets(dataloader):
         named |= {images.option(FOLDER_FIELD): Path(images.instance_data_dir)} if images.instance_data_dir else {}
+        named |= {images.option("parquet.path"): Path(images.parquet.path)} if images.parquet else {}
         named |= _own_paths(images, written=False)
     for text in dataloader.text_sets if dataloader else ():
         named |= {text.option(FILTERS): Path(text.caption_filter_list)} if isinstance(text.caption_filter_list, str) else {}

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainer_engine.config.datasets import Dataloader, ImageSet, TextSet
-from trainer_engine.config.datasets.fields import CaptionShuffle
 from trainer_engine.config.datasets.lists import FILTERS
+from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.caption_filter import CaptionFilter, FilterFails
 from trainer_engine.datasets.samples import Sample

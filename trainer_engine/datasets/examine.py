@@ -22,6 +22,7 @@ from trainer_engine.datasets.findings import (
     eval_images_trained_on,
     reference_problems,
     set_problems,
+    unsized_files,
     unusable_captions,
     unusable_place,
 )
@@ -31,6 +32,7 @@ from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.tables import FileSizes
 
 
 def examine(
@@ -96,13 +98,16 @@ class _Context:
         return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
-        """Raises OSError or ValueError if the place of the files cannot be used."""
+        """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
+        source = open_source(entry)
+        sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
+        choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
-            open_source(entry),
+            source,
             media=self.media,
             index_dir=self.index_dir,
             threads=self.threads,
-            choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
+            choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
         )
 
@@ -130,6 +135,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
         report.problems.append(unusable_place(entry, error))
         return report
     report.files = found.files
+    report.problems += unsized_files(entry, found)
     report.left_out += found.left_out
     try:
         planner = context.planner(entry, found)
@@ -169,6 +175,11 @@ def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Samp
     with ThreadPoolExecutor(max(1, min(threads, len(chunks)))) as pool:
         for outcomes in pool.map(lambda chunk: [planner.plan(image) for image in chunk], chunks):
             yield from outcomes
+
+
+def _all(files: list[FoundFile]) -> list[FoundFile]:
+    """Selects every file."""
+    return files
 
 
 def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:

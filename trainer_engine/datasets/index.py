@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,9 @@ class Discovery:
     """Sorted by name."""
     left_out: list[LeftOut]
     opened: int
-    """Number of files that had to be opened; the others were in the index."""
+    """Number of files that had to be opened; the others were in the index, or had their size in the listing."""
+    sized: int = 0
+    """Number of images whose size came with the listing."""
 
     @property
     def files(self) -> int:
@@ -88,7 +90,8 @@ def discover(
         known[name] = measured
     if index and (fresh or len(known) != len(files) - len(sized)):
         _write_index(index, {file.name: known[file.name] for file in files if file.name not in sized})
-    return _discovery(source, files, known | sized, listing.left_out, len(fresh))
+    found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
+    return replace(found, sized=len(sized))
 
 
 def _sized(files: Iterable[FoundFile]) -> dict[str, Measured]:

@@ -78,15 +78,8 @@ ContentOf = Callable[[str, Sample], str]
 SETTINGS = (
     *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
     *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets"),
-    *(
-        "caption_strategy",
-        "instance_prompt",
-        "prepend_instance_prompt",
-        "only_instance_prompt",
-        "disable_multiline_split",
-        "caption_shuffle",
-    ),
-    *("repeats", "probability", "max_num_samples", "conditioning_data"),
+    *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
+    *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 

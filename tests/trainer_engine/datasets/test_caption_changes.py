@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.checked_runs import checked, refusal
 from tests.helpers.tiny_run import tiny_datasets, tiny_options, train_here
 from trainer_engine.config.datasets import parse_dataloader
-from trainer_engine.config.datasets.fields import CaptionShuffle
+from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import errors_in

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 
 from trainer_engine.config.dataset_tables import fields_of
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, CaptionShuffle
+from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.datasets.parse import INHERITED
 from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.docs import as_text
@@ -41,9 +42,8 @@ where they lie. Each source, caption strategy and kind of media is a file of its
 ## How an image becomes a sample
 
 1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and
-   files without a caption, and they are left out. A `.txt` file is UTF-8 or UTF-16, with or without a byte order mark, or Latin-1. Only
-   newlines end its lines; other Unicode separators are part of a caption. `max_num_samples` selects some of the files, always the same
-   ones for the same `id`.
+   files without a caption, and they are left out. Only newlines end the lines of a `.txt` file; other Unicode separators are part of a
+   caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
 2. Images below `minimum_image_size` are left out. With `area` and `pixel_area` the area counts (for squares also the shorter edge), with
    `pixel` the shorter edge. The size is measured after the EXIF orientation is applied.
 3. The aspect ratio (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area`, a square of
@@ -60,6 +60,10 @@ where they lie. Each source, caption strategy and kind of media is a file of its
    samples, counting each image `repeats` + 1 times. `allow_dataset_oversubscription` repeats the samples of smaller buckets instead.
 
 ## Captions
+
+`.txt` files, tables and lists of filters are UTF-8 or UTF-16, with or without a byte order mark, or Latin-1. A table (`parquet`) has a row
+for each file, found by the file's name in the dataset with its folders; of several rows the last one counts. With
+`metadata_backend` `parquet` images whose size it holds are not opened before training; one of another size is then left out, and named.
 
 `caption_strategy` gives each file one or more alternative captions, of which one is used at a time: the lines of a text file, the columns
 of a table, the texts of `instance_prompt`. Then, in this order:
@@ -133,6 +137,7 @@ SPECIAL = {
     "`weight` whose weights add up to 1. Default: empty.",
 }
 OBJECTS: dict[str, tuple[str, type[OptionGroup]]] = {
+    "parquet": ("The table with captions or sizes of the files, an object:", TableFile),
     "caption_shuffle": ("Variants of captions with shuffled tags, an object:", CaptionShuffle),
 }
 TITLES = {

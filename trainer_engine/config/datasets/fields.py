@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
@@ -35,17 +36,6 @@ class AspectChoice(BaseModel):
     """Share of the images that get it with crop_aspect=random. The weights of a list add up to 1."""
 
 
-class CaptionShuffle(OptionGroup):
-    """How the tags of captions are shuffled. Each variant is one of a sample's alternative captions."""
-
-    enable: bool = option(False, "Shuffle the tags of captions.")
-    count: int = option(1, "Number of shuffled variants of each caption. The embedding of each is cached.", ge=1, le=100)
-    seed: int | None = option(None, "Seed of the variants. Empty: that of the run.", ge=0)
-    split_on: Literal["comma", "space", "period"] = option("comma", "What separates tags.")
-    position_start: int = option(0, "Number of tags that stay in front.", ge=0)
-    include_original: bool = option(True, "Keep the caption itself as an alternative.")
-
-
 class Entry(OptionGroup):
     """Fields that every dataset has."""
 
@@ -68,6 +58,8 @@ class FileSet(Entry):
 
     own_fields: dict[str, Any] = Field(default_factory=dict, exclude=True)
     """Values of the fields that the source and the caption strategy of this dataset declare, by name."""
+    parquet: TableFile | None = None
+    """The table with captions or sizes of the files."""
 
     @property
     def source(self) -> SourceSpec:
@@ -145,11 +137,11 @@ class ImageSet(FileSet):
     )
     crop_aspect_buckets: tuple[AspectChoice, ...] = ()
     """The aspect ratios that crop_aspect=random and closest choose from."""
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "parquet"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("huggingface", "webshart"),
     )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
@@ -214,11 +206,11 @@ class ReferenceSet(FileSet):
         "Shape of the crop, for reference_loose. square: a square. preserve: the aspect ratio of the reference.",
         later=("random", "closest"),
     )
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "parquet"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("huggingface", "webshart"),
     )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)

@@ -13,8 +13,9 @@ import trainer_engine.config.datasets.lists as lists
 import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
-from trainer_engine.config.datasets.fields import CaptionShuffle, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
+from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.messages import Suggestions
@@ -83,6 +84,11 @@ class EntryContext:
     @property
     def family(self) -> str:
         return str(self.values["model_family"] or "")
+
+    @property
+    def table_columns(self) -> Mapping[str, Any]:
+        """The options that name columns of tables, by their keys in ``parquet``."""
+        return {"caption_column": self.values["parquet_caption_column"], "filename_column": self.values["parquet_filename_column"]}
 
     @property
     def cache_root(self) -> str:
@@ -196,6 +202,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_aspects(draft)
         lists.read_references(draft)
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
+        objects.read_table(draft, context.table_columns)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         if draft.kind == "eval":
@@ -204,6 +211,8 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         inherited = {name: context.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
+        objects.read_table(draft, context.table_columns)
+        rules.table_is_given(draft)
     draft.values["dataset_type"] = draft.kind
 
 

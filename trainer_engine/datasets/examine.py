@@ -17,6 +17,7 @@ from trainer_engine.datasets.buckets import Effective, count_buckets, fill_bucke
 from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
 from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
@@ -34,6 +35,8 @@ from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
 from trainer_engine.datasets.tables import FileSizes
 
+NO_PRIVATE_NETWORK = Reach()
+
 
 def examine(
     dataloader: Dataloader,
@@ -43,10 +46,12 @@ def examine(
     on_progress: Progress | None = None,
     index_dir: Path | None = None,
     processes: int | None = None,
+    reach: Reach = NO_PRIVATE_NETWORK,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
-    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
+    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
+    connected to.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
@@ -54,7 +59,7 @@ def examine(
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach)
     problems += wrong
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
@@ -87,6 +92,7 @@ class _Context:
     index_dir: Path | None
     changes: Mapping[str, CaptionChanges]
     """By the id of an image set."""
+    reach: Reach
 
     @property
     def threads(self) -> int:
@@ -99,7 +105,7 @@ class _Context:
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
         """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
-        source = open_source(entry)
+        source = open_source(entry).reached_by(self.reach)
         sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(

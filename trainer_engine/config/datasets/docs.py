@@ -39,6 +39,16 @@ keeps the order of its samples, its checkpoints and its cached latents and embed
 where they lie. Each source, caption strategy and kind of media is a file of its own:
 [new-dataset-source.md](new-dataset-source.md) shows how to add one.
 
+### Buckets
+
+`type` `aws` reads a bucket of S3, or of a service with its protocol (`aws_endpoint_url`), and needs `pip install 'simpletuner[aws]'`. Names
+are those of the objects below `aws_data_prefix`; an object's ETag and size are its version. Measuring an image takes one or two requests for
+16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
+Captions of `textfile` lie beside the objects. Caches stay on this machine. Requests are signed with the keys of the entry, or not at all:
+the keys of the account are never used. The server shows and stores keys as `***` ([security.md](security.md)); without a
+private-network setting it reads only public services and this machine. A request that fails is sent four times in all. An object that is
+gone, or replaced, after it was listed is named once and left out.
+
 ## How an image becomes a sample
 
 1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and

@@ -25,7 +25,7 @@ from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.messages import Suggestions
+from trainer_engine.contract.messages import HIDDEN, Suggestions
 
 Locate = Callable[[str, str, str], "str | Problem"]
 """(path as written, name for problems, field) -> its absolute path, or the problem with it."""
@@ -155,7 +155,8 @@ def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
             draft.values[name] = _value(draft, spec, inherited.get(name, spec.default))
     if has_source:
         own = _own_fields(draft)
-        draft.values["own_fields"] = {name: _value(draft, spec, spec.default) for name, spec in own.items()}
+        draft.values["own_fields"] = {name: _value(draft, spec, inherited.get(name, spec.default)) for name, spec in own.items()}
+        _refuse_hidden(draft)
         _refuse_others(draft, own.keys() | ({FOLDER_FIELD} if has_folder else set()))
 
 
@@ -182,6 +183,14 @@ def _own_fields(draft: EntryDraft) -> Mapping[str, OptionSpec]:
     """Returns the fields that the source and the caption strategy of an entry declare."""
     strategy = caption_specs().get(draft.values.get("caption_strategy", ""))
     return {**fields_of(_source_of(draft)), **(fields_of(strategy) if strategy else {})}
+
+
+def _refuse_hidden(draft: EntryDraft) -> None:
+    """Reports a ``***`` for which no secret is stored."""
+    for name in _source_of(draft).secrets:
+        if draft.raw.get(name) == HIDDEN:
+            what = f"{HIDDEN} stands for a stored secret, but none is stored for {name} at this address."
+            draft.error(name, "hidden_value", what, hint="send the value itself")
 
 
 def _refuse_others(draft: EntryDraft, own: Container[str]) -> None:

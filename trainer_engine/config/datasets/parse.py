@@ -22,7 +22,8 @@ from trainer_engine.contract.messages import Suggestions
 
 OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")
-INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", "write_batch_size", "vae_batch_size")
+OF_FILES = ("write_batch_size", "vae_batch_size", "aws_max_pool_connections")
+INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", *OF_FILES)
 MOST_ENTRIES = 1_000
 """Limit of entries in a file; each is compared with the others."""
 AUTOMATIC_TEXT_SET = "text-embeds"
@@ -208,7 +209,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
-        inherited = {name: context.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
+        inherited = {name: context.values[name] for name in (*SIZED, *OF_FILES)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
         objects.read_table(draft, context.table_columns)

@@ -42,6 +42,9 @@ class DataOptions(OptionGroup):
     caption_dropout_probability: float = option(
         0.1, "Probability that a sample is trained with the empty prompt instead of its caption.", ge=0, le=1
     )
+    aws_max_pool_connections: int = option(
+        128, "Largest number of connections to a service at once, for datasets of type aws that set none.", ge=1, le=1_000
+    )
     cache_dir: str | None = option(None, "Root folder of caches that have no folder of their own. Empty: <output_dir>/cache.")
     cache_dir_vae: str | None = option(
         None, "Folder of cached latents; each image set without a cache_dir_vae uses <cache_dir_vae>/<dataset id>. Empty: below cache_dir."

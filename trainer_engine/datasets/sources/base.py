@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
+from trainer_engine.datasets.egress import Reach
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
@@ -71,6 +72,10 @@ class Source(ABC):
     def identity(self) -> str:
         """Names the place among all others on this machine. The measurements of its files are cached under it."""
         return self.place
+
+    def reached_by(self, reach: Reach) -> Source:
+        """Returns the source with the machines that it may connect to. One that connects to none is returned as it is."""
+        return self
 
     @abstractmethod
     def list_files(self, suffixes: Suffixes) -> Listing:

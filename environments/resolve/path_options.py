@@ -60,6 +60,8 @@ DATASET = MappingProxyType(
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "caption_filter_list": PathRule(Kind.FILE, must_exist=True),
+        "parquet": PathRule(Kind.FILE, must_exist=True),
         **{
             name: PathRule(Kind.FOLDER, must_exist=False, writing=True)
             if kind == "cache"

@@ -20,6 +20,7 @@ from environments.resolve.hooks import resolve_scripts
 from environments.resolve.json_options import publishing_file, read_json_option
 from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository, resolve_weights
 from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
+from environments.secrets.datasets import revealed
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.families import find_spec
@@ -169,6 +170,8 @@ def _read_datasets(
     document, problems = read_document(file, home)
     if problems:
         return None, problems
+
+    document = revealed(document, file.path, home)
 
     def locate(text: str, option: str, field_name: str) -> str | Problem:
         rule = DATASET[field_name]

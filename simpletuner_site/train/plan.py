@@ -19,6 +19,7 @@ from simpletuner_site.train.report import print_problem
 from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.datasets.sources.base import printable
@@ -61,7 +62,7 @@ def sampler_of(resolved: ResolvedRun) -> Sampler:
     if options is None or spec is None or dataloader is None or resolved.errors:
         raise NothingToPlan(resolved.errors)
     processes = process_count(options)
-    report = examine(dataloader, options, spec, processes=processes)
+    report = examine(dataloader, options, spec, processes=processes, reach=Reach(private=True))
     sources = [data_source(found, found.samples) for found in trained_sets(report)]
     problems = errors_in(report.problems)
     if not problems and not any(source.samples for source in sources):

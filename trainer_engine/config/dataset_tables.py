@@ -51,6 +51,12 @@ class SourceSpec(TableEntry):
     """The field that says where the files lie. Problems of the place name it."""
     place_noun: str = "folder"
     """What that place is, for messages."""
+    secrets: tuple[str, ...] = ()
+    """Those of ``fields`` that are hidden wherever a dataset is stored or shown."""
+    addresses: tuple[str, ...] = ()
+    """Those of ``fields`` that are URLs, in which passwords are hidden."""
+    places: tuple[str, ...] = ()
+    """Fields that, with the addresses, identify the machine that the secrets are for (``config/secrets.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,16 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
+from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
+from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
     reference_problems,
     set_problems,
+    unsized_files,
     unusable_captions,
     unusable_place,
 )
@@ -30,6 +34,9 @@ from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.schedule import schedule_problems
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.tables import FileSizes
+
+NO_PRIVATE_NETWORK = Reach()
 
 
 def examine(
@@ -40,17 +47,21 @@ def examine(
     on_progress: Progress | None = None,
     index_dir: Path | None = None,
     processes: int | None = None,
+    reach: Reach = NO_PRIVATE_NETWORK,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
-    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
+    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
+    connected to.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
+    changes, wrong = changes_of(dataloader, options.run.seed)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach)
+    problems += wrong
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
@@ -84,6 +95,9 @@ class _Context:
     effective: Effective
     on_progress: Progress | None
     index_dir: Path | None
+    changes: Mapping[str, CaptionChanges]
+    """By the id of an image set."""
+    reach: Reach
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
@@ -91,13 +105,16 @@ class _Context:
         return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
-        """Raises OSError or ValueError if the place of the files cannot be used."""
+        """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
+        source = open_source(entry).reached_by(self.reach)
+        sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
+        choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
-            open_source(entry),
+            source,
             media=self.media,
             index_dir=self.index_dir,
             threads=min(entry.max_workers, MOST_THREADS),
-            choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
+            choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
         )
 
@@ -126,17 +143,23 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
         report.problems.append(unusable_place(entry, error))
         return report
     report.files = found.files
+    report.problems += unsized_files(entry, found)
     report.left_out += found.left_out
     try:
         planner = context.planner(entry, found)
     except (OSError, ValueError) as error:
         report.problems.append(unusable_captions(entry, error))
         return report
-    for outcome in _plan_all(planner, found, min(entry.max_workers, MOST_THREADS)):
-        if isinstance(outcome, Sample):
-            report.samples.append(outcome)
-        else:
-            report.left_out.append(outcome)
+    changes = context.changes[entry.id]
+    try:
+        for outcome in changes.apply(_plan_all(planner, found, min(entry.max_workers, MOST_THREADS))):
+            if isinstance(outcome, Sample):
+                report.samples.append(outcome)
+            else:
+                report.left_out.append(outcome)
+    except (OSError, FilterFails) as error:
+        report.problems.append(changes.failure(error))
+        return report
     report.left_out.sort()
     if references:
         report.samples = _paired(report, references, context)
@@ -146,6 +169,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     rounding = options.data.aspect_bucket_rounding
     report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
     report.problems += set_problems(report, effective)
+    nothing_left = emptied(entry, changes.text_set, report.left_out, len(report.samples))
+    report.problems += [nothing_left] if nothing_left else []
     return report
 
 
@@ -158,6 +183,11 @@ def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Samp
     with ThreadPoolExecutor(max(1, min(threads, len(chunks)))) as pool:
         for outcomes in pool.map(lambda chunk: [planner.plan(image) for image in chunk], chunks):
             yield from outcomes
+
+
+def _all(files: list[FoundFile]) -> list[FoundFile]:
+    """Selects every file."""
+    return files
 
 
 def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:

@@ -11,9 +11,11 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import Effective, short_buckets
+from trainer_engine.datasets.index import Discovery
 from trainer_engine.datasets.report import SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import LeftOut, printable, reason_of
+from trainer_engine.datasets.tables import UnusableTable
 
 MAX_LISTED = 10
 """Files named in a message."""
@@ -23,7 +25,10 @@ LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
 
 
 def unusable_place(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
-    """Returns the problem of a dataset whose files cannot be listed."""
+    """Returns the problem of a dataset whose files cannot be listed, or the table of whose sizes cannot be read."""
+    if isinstance(error, UnusableTable):
+        message = f"dataset {entry.id}: metadata_backend=parquet finds no sizes: {error}."
+        return Problem.error(entry.option("parquet"), "unreadable_table", message)
     place, noun = printable(entry.place), entry.source.place_noun
     codes: dict[type[Exception], tuple[str, str]] = {
         FileNotFoundError: ("missing_folder", "does not exist"),
@@ -32,6 +37,14 @@ def unusable_place(entry: ImageSet | ReferenceSet, error: OSError | ValueError) 
     code, what = codes.get(type(error), ("unreadable_folder", f"cannot be read: {_reason(error)}"))
     message = f"dataset {entry.id}: the {noun} {place} {what}."
     return Problem.error(entry.place_option, code, message, got=place, expected=f"a {noun} of images")
+
+
+def unsized_files(entry: ImageSet, found: Discovery) -> Iterator[Problem]:
+    """Yields a note if the table of sizes lacks some of the files."""
+    missing = found.files - found.sized
+    if entry.metadata_backend == "parquet" and missing:
+        message = f"dataset {entry.id}: the table in parquet has no size for {missing} of {found.files} files; these are opened."
+        yield Problem.note(entry.option("parquet"), "sizes_missing", message, got=missing)
 
 
 def unusable_captions(entry: ImageSet, error: OSError | ValueError) -> Problem:

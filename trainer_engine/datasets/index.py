@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,9 @@ class Discovery:
     """Sorted by name."""
     left_out: list[LeftOut]
     opened: int
-    """Number of files that had to be opened; the others were in the index."""
+    """Number of files that had to be opened; the others were in the index, or had their size in the listing."""
+    sized: int = 0
+    """Number of images whose size came with the listing."""
 
     @property
     def files(self) -> int:
@@ -82,12 +84,20 @@ def discover(
     files = choose(listing.files) if choose else listing.files
     index = index_dir / _index_name(source) if index_dir else None
     known = _read_index(index) if index else {}
-    fresh = [file for file in files if known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
+    sized = _sized(files)
+    fresh = [file for file in files if file.name not in sized and known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
     for name, measured in _measure_all(source, fresh, threads, on_progress or _silent):
         known[name] = measured
-    if index and (fresh or len(known) != len(files)):
-        _write_index(index, {file.name: known[file.name] for file in files})
-    return _discovery(source, files, known, listing.left_out, len(fresh))
+    if index and (fresh or len(known) != len(files) - len(sized)):
+        _write_index(index, {file.name: known[file.name] for file in files if file.name not in sized})
+    found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
+    return replace(found, sized=len(sized))
+
+
+def _sized(files: Iterable[FoundFile]) -> dict[str, Measured]:
+    """Returns the measurements of images whose size came with the listing. They are not cached: the next listing has them again."""
+    sized = ((file, file.size) for file in files if file.size and not medium_of(file.name).is_clip)
+    return {file.name: (file.size_bytes, file.version, *size, "") for file, size in sized}
 
 
 def _silent(label: str, current: int, total: int) -> None:
@@ -118,7 +128,7 @@ def _measure_all(source: Source, files: list[FoundFile], threads: int, on_progre
 
 
 def _measure(source: Source, file: FoundFile) -> tuple[str, Measured]:
-    name, size_bytes, version = file
+    name, size_bytes, version, _ = file
     try:
         (width, height), remark, frames, frame_rate = medium_of(name).measure(SourceFile(source, name, size_bytes))
     except BrokenImage as broken:

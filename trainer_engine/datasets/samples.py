@@ -79,7 +79,7 @@ SETTINGS = (
     *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
     *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
-    *("repeats", "probability", "max_num_samples", "conditioning_data", "train_batch_size"),
+    *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "train_batch_size"),
     *("start_epoch", "start_step", "end_epoch", "end_step"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""

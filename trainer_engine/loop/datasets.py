@@ -23,6 +23,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
@@ -32,6 +33,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import private_networks_are_open
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
 from trainer_engine.validation.names import name_after
@@ -166,6 +168,7 @@ class Preparation:
                     on_progress=lambda _label, done, total: advance(done, total),
                     index_dir=root / "index",
                     processes=self.processes.count,
+                    reach=Reach(private=private_networks_are_open()),
                 )
             )
             if errors_in(report.problems):

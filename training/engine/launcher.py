@@ -10,6 +10,7 @@ from typing import Any
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.components import model_sources
+from trainer_engine.config.datasets.secrets import hide_datasets
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
@@ -63,12 +64,14 @@ class Launch:
     options: Mapping[str, Any]
     """Resolved values by option name. Secrets in them are hidden before anything is written."""
     datasets: list[dict[str, Any]]
+    """The entries of the dataloader file. Secrets in them are hidden before anything is written."""
     memory_estimate: dict[str, int]
     settings: LaunchSettings
     scripts: HookRule
     places: PlaceRule
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Option -> its full text, for the options that hold secrets. They reach the engine in its environment, never in a file."""
+    """Option -> its full text, for the options that hold secrets, and the same for the datasets. They reach the engine in its
+    environment, never in a file."""
     opens_private_networks: bool = False
     """Whether the run may reach private networks even if this process's environment does not allow it."""
 
@@ -78,7 +81,7 @@ class Launch:
             job_id=self.job_id,
             environment=self.environment,
             options={name: value for name, value in hide_options(self.options).items() if name not in SERVER_ONLY},
-            datasets=self.datasets,
+            datasets=hide_datasets(self.datasets),
             memory_estimate=self.memory_estimate,
             scripts=self.scripts,
             places=self.places,

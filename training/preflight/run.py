@@ -23,6 +23,7 @@ from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
@@ -45,6 +46,7 @@ from training.preflight.resume import find_saved_run, other_run_problems, progre
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
+from training.webhooks.egress import private_networks_are_open
 
 CPU_INFO = Path("/proc/cpuinfo")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
@@ -91,7 +93,8 @@ def examine_run(
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
-    report = examine(resolved.dataloader, options, spec, processes=process_count(options))
+    reach = Reach(private=private_networks_are_open())
+    report = examine(resolved.dataloader, options, spec, processes=process_count(options), reach=reach)
     problems += report.problems
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [

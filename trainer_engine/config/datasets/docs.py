@@ -9,8 +9,9 @@ from trainer_engine.config.dataset_tables import fields_of
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
 from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.datasets.parse import INHERITED
-from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.docs import as_text
 
 HEAD = """# Datasets
@@ -39,11 +40,21 @@ keeps the order of its samples, its checkpoints and its cached latents and embed
 where they lie. Each source, caption strategy and kind of media is a file of its own:
 [new-dataset-source.md](new-dataset-source.md) shows how to add one.
 
+### Buckets
+
+`type` `aws` reads a bucket of S3, or of a service with its protocol (`aws_endpoint_url`), and needs `pip install 'simpletuner[aws]'`. Names
+are those of the objects below `aws_data_prefix`; an object's ETag and size are its version. Measuring an image takes one or two requests
+of 16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
+Captions of `textfile` lie beside the objects. Caches stay on this machine. Requests are signed with the keys of the entry, or not at all:
+the keys of the account are never used. The server shows and stores keys as `***` ([security.md](security.md)); without a
+private-network setting it reads only public services and this machine. A request that fails is sent four times in all. An object that is
+gone, or replaced, after it was listed is named once and left out.
+
 ## How an image becomes a sample
 
 1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and
-   files without a caption, and they are left out. A `.txt` file is UTF-8, or UTF-16 with a byte order mark. Only newlines end its lines;
-   other Unicode separators are part of a caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
+   files without a caption, and they are left out. Only newlines end the lines of a `.txt` file; other Unicode separators are part of a
+   caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
 2. Images below `minimum_image_size` are left out. With `area` and `pixel_area` the area counts (for squares also the shorter edge), with
    `pixel` the shorter edge. The size is measured after the EXIF orientation is applied.
 3. The aspect ratio (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area`, a square of
@@ -60,6 +71,26 @@ where they lie. Each source, caption strategy and kind of media is a file of its
    each image `repeats` + 1 times) is kept: its images are repeated until the batch is full, and `validate` says how often each is seen. A
    bucket need not fill an optimizer step, since the batches of a step may come from different buckets. `allow_dataset_oversubscription`
    makes every bucket of a set without `repeats` give at least a complete step.
+
+## Captions
+
+`.txt` files, tables and lists of filters are UTF-8 or UTF-16, with or without a byte order mark, or Latin-1. A table (`parquet`) has a row
+for each file, found by the file's name in the dataset with its folders; of several rows the last one counts. With
+`metadata_backend` `parquet` images whose size it holds are not opened before training; one of another size is then left out, and named.
+
+`caption_strategy` gives each file one or more alternative captions, of which one is used at a time: the lines of a text file, the columns
+of a table, the texts of `instance_prompt`. Then, in this order:
+
+1. `prepend_instance_prompt` puts each instance prompt in front.
+2. The entries of `caption_filter_list` of the set's `text_embeds` set are applied, one after the other. `s/find/replace/` replaces what the
+   regular expression `find` matches (Python's syntax; `\\1` is a group, `\\/` a slash; `s/find/replace/i` ignores case). Any other entry is
+   removed where it stands as it is written, and then, if it is a regular expression, what it matches. Spaces at both ends of a caption are
+   removed. A caption that becomes empty is no alternative any more, and a file without any is left out; `validate` names it, and an entry
+   that is not valid or takes too long.
+3. `caption_shuffle` adds variants with shuffled tags. They depend only on the caption and the seed, and each is cached.
+
+The cache holds the embeddings of these texts; so a changed filter encodes only the captions that it changes. `caption_dropout_probability`
+trains a sample with the empty prompt instead, whatever its captions are.
 
 ## The order of samples
 
@@ -128,9 +159,15 @@ profile is damaged or made for another kind of image, or the brightness is HDR (
 SPECIAL = {
     "conditioning_data": "Id of a conditioning set, or a list of ids. Each of them holds a partner of the same name for every image. "
     "Default: empty.",
+    "caption_filter_list": "What is removed from the captions of the sets that use this cache, and replaced in them: a list of texts, or "
+    "the path of a `.json` or `.txt` file with one on each line. See [Captions](#captions). Default: empty.",
     "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
     "crop_aspect_buckets": "The aspect ratios that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
+}
+OBJECTS: dict[str, tuple[str, type[OptionGroup]]] = {
+    "parquet": ("The table with captions or sizes of the files, an object:", TableFile),
+    "caption_shuffle": ("Variants of captions with shuffled tags, an object:", CaptionShuffle),
 }
 TITLES = {
     "image": "Fields of image sets",
@@ -166,6 +203,10 @@ def _lines() -> Iterator[str]:
                 yield describe(plain[name])
             elif name in SPECIAL:
                 yield f"- `{name}`: {SPECIAL[name]}"
+            elif name in OBJECTS:
+                what, group = OBJECTS[name]
+                yield f"- `{name}`: {what}"
+                yield from (f"  {describe(spec_of(key, name, info))}" for key, info in group.model_fields.items())
         yield ""
     for entry in table_entries("image"):
         if entry.fields:

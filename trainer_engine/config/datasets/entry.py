@@ -27,7 +27,7 @@ from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.messages import Suggestions
+from trainer_engine.contract.messages import HIDDEN, Suggestions
 
 Locate = Callable[[str, str, str], "str | Problem"]
 """(path as written, name for problems, field) -> its absolute path, or the problem with it."""
@@ -176,7 +176,8 @@ def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
             draft.values[name] = _value(draft, spec, inherited.get(name, spec.default))
     if has_source:
         own = _own_fields(draft)
-        draft.values["own_fields"] = {name: _value(draft, spec, spec.default) for name, spec in own.items()}
+        draft.values["own_fields"] = {name: _value(draft, spec, inherited.get(name, spec.default)) for name, spec in own.items()}
+        _refuse_hidden(draft)
         _refuse_others(draft, own.keys() | ({FOLDER_FIELD} if has_folder else set()))
 
 
@@ -203,6 +204,14 @@ def _own_fields(draft: EntryDraft) -> Mapping[str, OptionSpec]:
     """Returns the fields that the source and the caption strategy of an entry declare."""
     strategy = caption_specs().get(draft.values.get("caption_strategy", ""))
     return {**fields_of(_source_of(draft)), **(fields_of(strategy) if strategy else {})}
+
+
+def _refuse_hidden(draft: EntryDraft) -> None:
+    """Reports a ``***`` for which no secret is stored."""
+    for name in _source_of(draft).secrets:
+        if draft.raw.get(name) == HIDDEN:
+            what = f"{HIDDEN} stands for a stored secret, but none is stored for {name} at this address."
+            draft.error(name, "hidden_value", what, hint="send the value itself")
 
 
 def _refuse_others(draft: EntryDraft, own: Container[str]) -> None:
@@ -241,14 +250,20 @@ def _plain(draft: EntryDraft, spec: OptionSpec, name: str) -> Any:
     except WrongValue as wrong:
         draft.error(name, wrong.code, f"{name} {_sentence(name, str(wrong))}.", got=value, expected=spec.expected, hint=wrong.hint)
         return None
-    if spec.name in PATHS and isinstance(parsed, str) and draft.locate is not None:
-        found = draft.locate(parsed, option_name(draft.position, name), spec.name)
-        if isinstance(found, Problem):
-            draft.reported.add(name)
-            draft.problems.append(found)
-            return None
-        return found
-    return parsed
+    return located(draft, name, parsed, spec.name) if spec.name in PATHS and isinstance(parsed, str) else parsed
+
+
+def located(draft: EntryDraft, name: str, path: str, field: str) -> str | None:
+    """Returns the absolute path of a file or folder, or None if it may not be used, which is reported.
+
+    ``name`` is the field as the entry spells it, ``field`` its canonical name.
+    """
+    found = draft.locate(path, option_name(draft.position, name), field) if draft.locate else path
+    if isinstance(found, Problem):
+        draft.reported.add(name)
+        draft.problems.append(found)
+        return None
+    return found
 
 
 def _sentence(name: str, reason: str) -> str:

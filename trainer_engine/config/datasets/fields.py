@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
@@ -57,6 +58,8 @@ class FileSet(Entry):
 
     own_fields: dict[str, Any] = Field(default_factory=dict, exclude=True)
     """Values of the fields that the source and the caption strategy of this dataset declare, by name."""
+    parquet: TableFile | None = None
+    """The table with captions or sizes of the files."""
 
     @property
     def source(self) -> SourceSpec:
@@ -127,6 +130,8 @@ class ImageSet(FileSet):
     disable_multiline_split: bool = option(
         False, "Use a complete .txt file as one caption. Without it each line is one of several alternative captions."
     )
+    caption_shuffle: CaptionShuffle | None = None
+    """How the tags of captions are shuffled; None if they are not."""
     resolution: float = option(1024, "Training size. resolution_type gives its unit.", gt=0)
     resolution_type: Literal["area", "pixel", "pixel_area"] = option(
         "pixel_area",
@@ -169,11 +174,11 @@ class ImageSet(FileSet):
         ge=0,
         le=1,
     )
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "parquet"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("huggingface", "webshart"),
     )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
@@ -251,11 +256,11 @@ class ReferenceSet(FileSet):
         "Shape of the crop, for reference_loose. square: a square. preserve: the aspect ratio of the reference.",
         later=("random", "closest"),
     )
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "parquet"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("huggingface", "webshart"),
     )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
@@ -297,6 +302,8 @@ class TextSet(Entry):
     type: Literal["local"] = option("local", "Storage of the cache. local: a folder on this machine.", later=SOURCES_LATER)
     dataset_type: Literal["text_embeds"] = "text_embeds"
     default: bool = option(False, "Cache the embeddings of image sets that name no text_embeds set, and of validation prompts, here.")
+    caption_filter_list: str | tuple[str, ...] = ()
+    """What is removed from captions and replaced in them: entries, or the path of a file of them."""
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")
     write_batch_size: int = option(128, "Number of embeddings that are computed before they are written together.", ge=1)
     text_encoder_batch_size: int = option(1, "Number of captions that are encoded together for the cache.", ge=1)

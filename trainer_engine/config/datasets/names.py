@@ -19,10 +19,13 @@ SETS: Mapping[str, type[Entry]] = MappingProxyType(
 )
 OF_IMAGES = ("image", "eval")
 """Values of ``dataset_type`` for sets of images with captions."""
-PLAIN = ("position", "dataset_type", "own_fields", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
+PLAIN = (
+    *("position", "dataset_type", "own_fields", "instance_prompt", "crop_aspect_buckets", "conditioning_data"),
+    *("caption_filter_list", "caption_shuffle", "parquet"),
+)
 """Fields with a parser of their own."""
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
-PATHS = frozenset({"instance_data_dir", "cache_dir_vae", "cache_dir", *table_paths()})
+PATHS = frozenset({"instance_data_dir", "cache_dir_vae", "cache_dir", "caption_filter_list", "parquet", *table_paths()})
 SWITCH = OptionSpec(
     name="disabled",
     group="",

@@ -10,17 +10,19 @@ from typing import Any
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
+import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
+from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.messages import Suggestions
 
 OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")
-CACHED = ("write_batch_size", "vae_batch_size", "max_workers")
+CACHED = ("write_batch_size", "vae_batch_size", "max_workers", "aws_max_pool_connections")
 OF_TEXTS = ("write_batch_size", "text_encoder_batch_size")
 INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", *CACHED)
 MOST_ENTRIES = 1_000
@@ -84,6 +86,11 @@ class EntryContext:
     @property
     def family(self) -> str:
         return str(self.values["model_family"] or "")
+
+    @property
+    def table_columns(self) -> Mapping[str, Any]:
+        """The options that name columns of tables, by their keys in ``parquet``."""
+        return {"caption_column": self.values["parquet_caption_column"], "filename_column": self.values["parquet_filename_column"]}
 
     @property
     def cache_root(self) -> str:
@@ -189,6 +196,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
     reading.read_names(draft)
     if draft.kind == "text_embeds":
         reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
+        lists.read_filters(draft)
     elif draft.kind in OF_IMAGES:
         inherited = {name: context.values[name] for name in INHERITED}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
@@ -196,6 +204,8 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_prompts(draft, context.values["instance_prompt"])
         lists.read_aspects(draft)
         lists.read_references(draft)
+        draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
+        objects.read_table(draft, context.table_columns)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         if draft.kind == "eval":
@@ -204,6 +214,8 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         inherited = {name: context.values[name] for name in (*SIZED, *CACHED)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
+        objects.read_table(draft, context.table_columns)
+        rules.table_is_given(draft)
     draft.values["dataset_type"] = draft.kind
 
 

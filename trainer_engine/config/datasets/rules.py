@@ -95,6 +95,30 @@ def upscaling_is_of_random_aspects(draft: EntryDraft) -> None:
         draft.note("max_upscale_threshold", "no_effect", "max_upscale_threshold has no effect without crop_aspect=random.", got=limit)
 
 
+def table_is_given(draft: EntryDraft) -> None:
+    """Checks that the table of captions or sizes is there, with the columns that are read."""
+    values, table = draft.values, draft.values["parquet"]
+    needed: dict[str, tuple[str, ...]] = {}
+    if values.get("caption_strategy") == "parquet":
+        needed["caption_strategy=parquet"] = ("caption_column",)
+    if values["metadata_backend"] == "parquet":
+        needed["metadata_backend=parquet"] = ("width_column", "height_column")
+    if any(field.startswith("parquet") for field in draft.reported):
+        return
+    if table is None:
+        if needed:
+            expected = 'an object: {"path": ..., "filename_column": ...}'
+            draft.error("parquet", "missing", f"{' and '.join(needed)} needs parquet.", expected=expected)
+        return
+    if not needed:
+        what = "its table is not read: neither caption_strategy nor metadata_backend is parquet."
+        draft.note("parquet", "no_effect", what, got=table.path)
+    for by, columns in needed.items():
+        for name in columns:
+            if not getattr(table, name):
+                draft.error(f"parquet.{name}", "missing", f"{by} needs parquet.{name}.", expected="the name of a column")
+
+
 IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     sizes_are_in_their_unit,
     limits_come_together,
@@ -103,6 +127,7 @@ IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     instance_prompt_is_given,
     schedule_has_room,
     upscaling_is_of_random_aspects,
+    table_is_given,
 )
 
 

@@ -35,8 +35,15 @@ class DataOptions(OptionGroup):
     )
     prepend_instance_prompt: bool = option(False, "Put instance_prompt and a space in front of each caption.")
     only_instance_prompt: bool = option(False, "Use instance_prompt instead of every caption.")
+    parquet_caption_column: str | None = option(None, "Column of the captions in tables whose parquet object names no caption_column.")
+    parquet_filename_column: str | None = option(
+        None, "Column of the names of files in tables whose parquet object names no filename_column."
+    )
     caption_dropout_probability: float = option(
         0.1, "Probability that a sample is trained with the empty prompt instead of its caption.", ge=0, le=1
+    )
+    aws_max_pool_connections: int = option(
+        128, "Largest number of connections to a service at once, for datasets of type aws that set none.", ge=1, le=1_000
     )
     cache_dir: str | None = option(None, "Root folder of caches that have no folder of their own. Empty: <output_dir>/cache.")
     cache_dir_vae: str | None = option(

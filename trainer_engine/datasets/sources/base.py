@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
+from trainer_engine.datasets.egress import Reach
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
@@ -26,6 +27,8 @@ class FoundFile(NamedTuple):
     identifies the sample wherever something is random. Bytes that are not UTF-8 are lone surrogates."""
     size_bytes: int
     version: Version
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels, as it is shown, if the source or a table knows it. An image is then measured without being opened."""
 
 
 class LeftOut(NamedTuple):
@@ -69,6 +72,10 @@ class Source(ABC):
     def identity(self) -> str:
         """Names the place among all others on this machine. The measurements of its files are cached under it."""
         return self.place
+
+    def reached_by(self, reach: Reach) -> Source:
+        """Returns the source with the machines that it may connect to. One that connects to none is returned as it is."""
+        return self
 
     @abstractmethod
     def list_files(self, suffixes: Suffixes) -> Listing:

@@ -22,6 +22,8 @@ class PathRule:
     must_exist: bool
     writing: bool = False
     """Whether a run writes there."""
+    or_repository: bool = False
+    """Whether the value may be a repository id of the hub instead."""
 
 
 LOCAL = MappingProxyType(
@@ -63,6 +65,8 @@ DATASET = MappingProxyType(
         **{
             name: PathRule(Kind.FOLDER, must_exist=False, writing=True)
             if kind == "cache"
+            else PathRule(Kind.ANY, must_exist=True, or_repository=True)
+            if kind == "repository"
             else PathRule(Kind[kind.upper()], must_exist=True)
             for name, kind in table_paths().items()
         },

@@ -12,7 +12,7 @@ from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import DatasetUnusable, Problem
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
 from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.findings import (
@@ -28,7 +28,7 @@ from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, kind_of, open_source
 
 
 def examine(
@@ -39,17 +39,19 @@ def examine(
     on_progress: Progress | None = None,
     index_dir: Path | None = None,
     processes: int | None = None,
+    fetches_later: bool = False,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
-    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
+    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``fetches_later``: whether a
+    dataset that is not on this machine yet is no error, since a run fetches it; its report says so and has no samples.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, fetches_later)
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
@@ -58,6 +60,21 @@ def examine(
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)
     return DatasetReport(sets, effective, problems, eval_sets, by_size=options.data.data_backend_sampling == "auto-weighting")
+
+
+def fetch_datasets(dataloader: Dataloader, fetching: Fetching) -> None:
+    """Downloads the files of datasets whose source needs that. Raises DatasetUnusable with the problems of all, DiskFull, Stopped."""
+    problems: list[Problem] = []
+    entries: tuple[ImageSet | ReferenceSet, ...] = (*dataloader.sets_of_images, *dataloader.reference_sets)
+    for entry in entries:
+        fetch = kind_of(entry).fetch
+        try:
+            if fetch:
+                fetch(entry, fetching)
+        except DatasetUnusable as error:
+            problems += error.problems
+    if problems:
+        raise DatasetUnusable(problems)
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
@@ -79,6 +96,7 @@ class _Context:
     effective: Effective
     on_progress: Progress | None
     index_dir: Path | None
+    fetches_later: bool
 
     @property
     def threads(self) -> int:
@@ -101,6 +119,22 @@ class _Context:
         )
 
 
+def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:
+    if context.fetches_later and isinstance(error, NotFetched):
+        report.not_fetched.append(entry)
+    else:
+        report.problems.append(unusable_place(entry, error))
+
+
+def _open_references(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> None:
+    """Adds what keeps the references of a set from being opened, if the set itself cannot be examined."""
+    for one in references:
+        try:
+            open_source(one)
+        except (OSError, ValueError) as error:
+            _add_unusable(report, one, error, context)
+
+
 def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
     """Returns the samples with their references, and adds the problems of references to the report."""
     pairings = []
@@ -108,7 +142,7 @@ def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Con
         try:
             found = context.discover(one)
         except (OSError, ValueError) as error:
-            report.problems.append(unusable_place(one, error))
+            _add_unusable(report, one, error, context)
             return report.samples
         pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry), found)))
     paired = pair(report.samples, pairings)
@@ -121,7 +155,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     try:
         found = context.discover(entry)
     except (OSError, ValueError) as error:
-        report.problems.append(unusable_place(entry, error))
+        _add_unusable(report, entry, error, context)
+        _open_references(report, references, context)
         return report
     report.files = found.files
     report.left_out += found.left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer_engine.config.datasets import ImageSet
+from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
 from trainer_engine.datasets.samples import Sample
@@ -28,6 +28,8 @@ class SetReport:
     """Bucket -> indices of its samples."""
     counts: list[Bucket] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    not_fetched: list[ImageSet | ReferenceSet] = field(default_factory=list)
+    """The set and its references, as far as a run has to fetch them before they can be examined."""
     at_least: int = 0
     """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
 

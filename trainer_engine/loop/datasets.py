@@ -20,9 +20,10 @@ from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, T
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
-from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.sources.base import Fetching
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
@@ -149,8 +150,10 @@ class Preparation:
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
         with self.stages.stage(StageKey.DATA_BACKEND) as advance:
-            report = self.processes.first_then_others(
-                lambda: examine(
+
+            def examined() -> DatasetReport:
+                fetch_datasets(dataloader, Fetching(advance, self.requests.raise_if_stopped))
+                return examine(
                     dataloader,
                     self.options,
                     self.family.spec,
@@ -158,7 +161,8 @@ class Preparation:
                     index_dir=root / "index",
                     processes=self.processes.count,
                 )
-            )
+
+            report = self.processes.first_then_others(examined)
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
         for found in (*report.sets, *report.eval_sets):

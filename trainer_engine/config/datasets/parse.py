@@ -195,12 +195,15 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_references(draft)
         for rule in rules.IMAGE_RULES:
             rule(draft)
+        reading.check_tables(draft)
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
         inherited = {name: context.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
+        rules.sizes_suit_the_source(draft)
+        reading.check_tables(draft)
     draft.values["dataset_type"] = draft.kind
 
 

@@ -132,11 +132,12 @@ class ImageSet(FileSet):
     )
     crop_aspect_buckets: tuple[AspectChoice, ...] = ()
     """The aspect ratios that crop_aspect=random and closest choose from."""
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "huggingface"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. huggingface: the columns width and height of a huggingface set, "
+        "where they are right.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("parquet", "webshart"),
     )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
@@ -201,11 +202,12 @@ class ReferenceSet(FileSet):
         "Shape of the crop, for reference_loose. square: a square. preserve: the aspect ratio of the reference.",
         later=("random", "closest"),
     )
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "huggingface"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. huggingface: the columns width and height of a huggingface set, "
+        "where they are right.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("parquet", "webshart"),
     )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)

@@ -175,7 +175,10 @@ def _read_datasets(
 
     def locate(text: str, option: str, field_name: str) -> str | Problem:
         rule = DATASET[field_name]
-        path = resolve(text, option, home=home, must_exist=rule.must_exist, kind=rule.kind, writing=rule.writing)
+        may_be_missing = rule.or_repository and is_repository(text)
+        path = resolve(text, option, home=home, must_exist=rule.must_exist and not may_be_missing, kind=rule.kind, writing=rule.writing)
+        if may_be_missing and isinstance(path, ResolvedPath) and not path.exists:
+            return text
         if isinstance(path, Problem):
             return path
         taken[option] = path

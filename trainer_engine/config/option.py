@@ -39,6 +39,7 @@ class _Extra:
     addresses: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     secret_paths: tuple[str, ...] = ()
+    shape: str = ""
 
 
 def option(
@@ -58,6 +59,7 @@ def option(
     addresses: tuple[str, ...] = (),
     places: tuple[str, ...] = (),
     secret_paths: tuple[str, ...] = (),
+    shape: str = "",
 ) -> Any:
     """Declares an option. A ``default`` of ``...`` makes it required.
 
@@ -70,9 +72,10 @@ def option(
     - ``addresses``: fields of that JSON that are URLs, in which passwords are hidden.
     - ``places``: fields that, with the addresses, identify the machine that the secrets are for (``config/secrets.py``).
     - ``secret_paths``: addresses of which only the host is shown.
+    - ``shape``: describes valid JSON for people, if a file is not accepted.
     """
     extra: Any = _Extra(  # pydantic expects JSON
-        aliases, choices, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths
+        aliases, choices, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths, shape
     )
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})
 
@@ -105,13 +108,15 @@ class OptionSpec:
     """Fields of its JSON that, with the addresses, identify the machine that the secrets are for."""
     secret_paths: tuple[str, ...] = ()
     """URLs in its JSON of which only the host is shown, since services put keys into the path."""
+    shape: str = ""
+    """A description of valid JSON, for people; empty: any, also in a file."""
 
     @property
     def expected(self) -> str:
         """Describes a valid value, for people."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        words = WORDS_OF_KINDS
+        words = {**WORDS_OF_KINDS, "json": self.shape or WORDS_OF_KINDS["json"]}
         signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
         limits = " and ".join(f"{signs[sign]} {limit:g}" for sign, limit in self.bounds.items())
         return f"{words[self.kind]} {limits}".strip()
@@ -172,4 +177,5 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         addresses=extra.addresses,
         places=extra.places,
         secret_paths=extra.secret_paths,
+        shape=extra.shape,
     )

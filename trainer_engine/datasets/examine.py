@@ -12,7 +12,7 @@ from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
 from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
 from trainer_engine.datasets.caption_filter import FilterFails
@@ -33,7 +33,7 @@ from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.schedule import schedule_problems
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, kind_of, open_source
 from trainer_engine.datasets.tables import FileSizes
 
 NO_PRIVATE_NETWORK = Reach()
@@ -48,11 +48,13 @@ def examine(
     index_dir: Path | None = None,
     processes: int | None = None,
     reach: Reach = NO_PRIVATE_NETWORK,
+    fetches_later: bool = False,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
-    connected to.
+    connected to. ``fetches_later``: whether a dataset that is not on this machine yet is no error, since a run fetches it; its report
+    says so and has no samples.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
@@ -60,7 +62,7 @@ def examine(
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach, fetches_later)
     problems += wrong
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
@@ -74,6 +76,21 @@ def examine(
     if not errors_in(problems):
         problems += schedule_problems(options, found.timeline, dataloader.image_sets)
     return found
+
+
+def fetch_datasets(dataloader: Dataloader, fetching: Fetching) -> None:
+    """Downloads the files of datasets whose source needs that. Raises DatasetUnusable with the problems of all, DiskFull, Stopped."""
+    problems: list[Problem] = []
+    entries: tuple[ImageSet | ReferenceSet, ...] = (*dataloader.sets_of_images, *dataloader.reference_sets)
+    for entry in entries:
+        fetch = kind_of(entry).fetch
+        try:
+            if fetch:
+                fetch(entry, fetching)
+        except DatasetUnusable as error:
+            problems += error.problems
+    if problems:
+        raise DatasetUnusable(problems)
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
@@ -98,6 +115,7 @@ class _Context:
     changes: Mapping[str, CaptionChanges]
     """By the id of an image set."""
     reach: Reach
+    fetches_later: bool
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
@@ -119,6 +137,22 @@ class _Context:
         )
 
 
+def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:
+    if context.fetches_later and isinstance(error, NotFetched):
+        report.not_fetched.append(entry)
+    else:
+        report.problems.append(unusable_place(entry, error))
+
+
+def _open_references(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> None:
+    """Adds what keeps the references of a set from being opened, if the set itself cannot be examined."""
+    for one in references:
+        try:
+            open_source(one)
+        except (OSError, ValueError) as error:
+            _add_unusable(report, one, error, context)
+
+
 def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
     """Returns the samples with their references, and adds the problems of references to the report."""
     pairings = []
@@ -126,7 +160,7 @@ def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Con
         try:
             found = context.discover(one)
         except (OSError, ValueError) as error:
-            report.problems.append(unusable_place(one, error))
+            _add_unusable(report, one, error, context)
             return report.samples
         pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry), found)))
     paired = pair(report.samples, pairings)
@@ -140,7 +174,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     try:
         found = context.discover(entry)
     except (OSError, ValueError) as error:
-        report.problems.append(unusable_place(entry, error))
+        _add_unusable(report, entry, error, context)
+        _open_references(report, references, context)
         return report
     report.files = found.files
     report.problems += unsized_files(entry, found)

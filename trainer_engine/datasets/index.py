@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.files import read_document
 from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version, reason_of
 
 VERSION = 2
 ROW_LENGTHS = (5, 7)
@@ -129,8 +129,14 @@ def _measure_all(source: Source, files: list[FoundFile], threads: int, on_progre
 
 def _measure(source: Source, file: FoundFile) -> tuple[str, Measured]:
     name, size_bytes, version, _ = file
+    known = source.known_size(name)
+    if known:
+        return name, (size_bytes, version, *known, "")
     try:
-        (width, height), remark, frames, frame_rate = medium_of(name).measure(SourceFile(source, name, size_bytes))
+        opened = SourceFile(source, name, size_bytes or source.size_of(name))
+        (width, height), remark, frames, frame_rate = medium_of(name).measure(opened)
+    except OSError as error:
+        return name, (size_bytes, version, 0, 0, f"it cannot be read: {reason_of(error)}")
     except BrokenImage as broken:
         return name, (size_bytes, version, 0, 0, broken.reason)
     return name, (size_bytes, version, width, height, remark, *(() if frame_rate is None else (frames, frame_rate)))

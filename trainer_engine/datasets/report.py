@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from trainer_engine.config.datasets import ImageSet
+from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.config.datasets.fields import ALWAYS
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Bucket, Effective
@@ -29,6 +29,8 @@ class SetReport:
     """Bucket -> indices of its samples."""
     counts: list[Bucket] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    not_fetched: list[ImageSet | ReferenceSet] = field(default_factory=list)
+    """The set and its references, as far as a run has to fetch them before they can be examined."""
     at_least: int = 0
     """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
 

@@ -24,9 +24,10 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.egress import Reach
-from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.sources.base import Fetching
 from trainer_engine.datasets.summary import report_document
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
@@ -160,8 +161,10 @@ class Preparation:
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
         with self.stages.stage(StageKey.DATA_BACKEND) as advance:
-            report = self.processes.first_then_others(
-                lambda: examine(
+
+            def examined() -> DatasetReport:
+                fetch_datasets(dataloader, Fetching(advance, self.requests.raise_if_stopped))
+                return examine(
                     dataloader,
                     self.options,
                     self.family.spec,
@@ -170,7 +173,8 @@ class Preparation:
                     processes=self.processes.count,
                     reach=Reach(private=private_networks_are_open()),
                 )
-            )
+
+            report = self.processes.first_then_others(examined)
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
             if self.report_file and self.processes.is_first:

@@ -35,7 +35,7 @@ def data_problems(
     saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
 ) -> Iterator[Problem]:
     """The problems that the engine would report once it has filled the caches."""
-    if errors_in(report.problems):
+    if errors_in(report.problems) or any(found.not_fetched for found in report.sets):
         return
     contents = _Contents.of(report, dataloader)
     trained = [found for found in report.sets if found.entry.is_trained]

@@ -42,6 +42,7 @@ from training.preflight.model_files import model_problems, network_problems
 from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
+from training.preflight.remote_data import is_incomplete, remote_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
@@ -94,8 +95,8 @@ def examine_run(
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
     reach = Reach(private=private_networks_are_open())
-    report = examine(resolved.dataloader, options, spec, processes=process_count(options), reach=reach)
-    problems += report.problems
+    report = examine(resolved.dataloader, options, spec, processes=process_count(options), reach=reach, fetches_later=True)
+    problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
         *cache_uses(options, spec, resolved.dataloader, report),
@@ -103,7 +104,7 @@ def examine_run(
     ]
     weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache))
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
-    problems += progress_problems(saved, options, understood["steps"]) if saved else []
+    problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 

@@ -102,7 +102,7 @@ def test_a_dataset_of_the_new_source_survives_being_written_and_read(tmp_path: P
         ({"type": "local", "instance_data_dir": "/data"}, "archive", "not_for_type"),
         ({"caption_strategy": "filename"}, "source", "not_for_type"),
         ({"type": "zipp"}, "type", "not_a_choice"),
-        ({"type": "huggingface"}, "type", "not_available"),
+        ({"type": "memory"}, "type", "not_available"),
         ({"dataset_type": "text_embeds"}, "type", "not_a_choice"),
         ({"archive": ["a.zip"]}, "archive", "not_text"),
     ],

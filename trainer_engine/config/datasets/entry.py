@@ -114,7 +114,7 @@ def read_kind(draft: EntryDraft) -> None:
 
 def read_names(draft: EntryDraft) -> None:
     """Reports fields that the format does not have, that are not implemented, or that belong to other kinds of datasets."""
-    names = allowed(draft.kind) if draft.kind else known_names()
+    names = allowed(draft.kind) | _without_effect(draft).keys() if draft.kind else known_names()
     for key, value in draft.raw.items():
         name = str(key)
         if name in names:
@@ -178,7 +178,30 @@ def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
         own = _own_fields(draft)
         draft.values["own_fields"] = {name: _value(draft, spec, inherited.get(name, spec.default)) for name, spec in own.items()}
         _refuse_hidden(draft)
-        _refuse_others(draft, own.keys() | ({FOLDER_FIELD} if has_folder else set()))
+        _refuse_others(draft, own.keys() | _note_without_effect(draft) | ({FOLDER_FIELD} if has_folder else set()))
+
+
+def check_tables(draft: EntryDraft) -> None:
+    """Runs the checks that the source and the caption strategy of an entry declare."""
+    for entry in (_source_of(draft), caption_specs().get(draft.values.get("caption_strategy", ""))):
+        if entry and entry.check:
+            entry.check(draft)
+
+
+def _without_effect(draft: EntryDraft) -> Mapping[str, str]:
+    """Returns the fields that the source of an entry does not need, each with the reason."""
+    return _source_of(draft).without_effect if issubclass(SETS[draft.kind], FileSet) else {}
+
+
+def _note_without_effect(draft: EntryDraft) -> set[str]:
+    """Adds a note for each given field that the source does not need, and returns the names of these fields."""
+    aliases = {alias: spec.name for spec in specs(draft.kind).values() for alias in spec.aliases}
+    reasons = _without_effect(draft)
+    for name, value in draft.raw.items():
+        reason = reasons.get(aliases.get(str(name), str(name)))
+        if reason and not _is_default(value, None):
+            draft.note(str(name), "no_effect", f"{name} has no effect: {reason}.", got=value)
+    return set(reasons)
 
 
 def _value(draft: EntryDraft, spec: OptionSpec, default: Any) -> Any:

@@ -174,11 +174,12 @@ class ImageSet(FileSet):
         ge=0,
         le=1,
     )
-    metadata_backend: Literal["discovery", "parquet"] = option(
+    metadata_backend: Literal["discovery", "parquet", "huggingface"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet. huggingface: the columns width "
+        "and height of a huggingface set, where they are right.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("huggingface", "webshart"),
+        later=("webshart",),
     )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
@@ -256,11 +257,12 @@ class ReferenceSet(FileSet):
         "Shape of the crop, for reference_loose. square: a square. preserve: the aspect ratio of the reference.",
         later=("random", "closest"),
     )
-    metadata_backend: Literal["discovery", "parquet"] = option(
+    metadata_backend: Literal["discovery", "parquet", "huggingface"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet. huggingface: the columns width "
+        "and height of a huggingface set, where they are right.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("huggingface", "webshart"),
+        later=("webshart",),
     )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)

@@ -208,6 +208,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         objects.read_table(draft, context.table_columns)
         for rule in rules.IMAGE_RULES:
             rule(draft)
+        reading.check_tables(draft)
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
@@ -216,6 +217,8 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         _convert_sizes(draft, context.values["resolution_type"])
         objects.read_table(draft, context.table_columns)
         rules.table_is_given(draft)
+        rules.sizes_suit_the_source(draft)
+        reading.check_tables(draft)
     draft.values["dataset_type"] = draft.kind
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trainer_engine.config.dataset_tables import caption_specs, source_specs
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.rules.data import SMALLEST_PIXEL_EDGE
 
@@ -119,6 +120,29 @@ def table_is_given(draft: EntryDraft) -> None:
                 draft.error(f"parquet.{name}", "missing", f"{by} needs parquet.{name}.", expected="the name of a column")
 
 
+def captions_suit_the_source(draft: EntryDraft) -> None:
+    """Refuses a caption strategy that can give no captions to files of this source."""
+    values = draft.values
+    name, source = values["caption_strategy"], source_specs().get(values["type"])
+    strategy = caption_specs().get(name)
+    if source is None or strategy is None or values["only_instance_prompt"]:
+        return
+    if (source.captions and name not in source.captions) or (strategy.sources and source.name not in strategy.sources):
+        fitting = [one.name for one in caption_specs().values() if not one.sources or source.name in one.sources]
+        fitting = [one for one in fitting if not source.captions or one in source.captions]
+        what = f"caption_strategy={name} gives no captions to files of type={source.name}."
+        hint = f"set caption_strategy to {' or '.join(fitting)}"
+        draft.error("caption_strategy", "not_for_source", what, got=name, expected=f"one of {', '.join(fitting)}", hint=hint)
+
+
+def sizes_suit_the_source(draft: EntryDraft) -> None:
+    """Refuses a ``metadata_backend`` that is named after a source, for sets of another source."""
+    backend, source = draft.values["metadata_backend"], draft.values["type"]
+    if backend in source_specs() and backend != source:
+        what = f"metadata_backend={backend} reads the sizes of sets with type={backend}; this one has type={source}."
+        draft.error("metadata_backend", "not_for_source", what, got=backend, expected="discovery", hint="leave metadata_backend out")
+
+
 IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     sizes_are_in_their_unit,
     limits_come_together,
@@ -128,6 +152,8 @@ IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     schedule_has_room,
     upscaling_is_of_random_aspects,
     table_is_given,
+    captions_suit_the_source,
+    sizes_suit_the_source,
 )
 
 

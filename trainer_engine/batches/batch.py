@@ -31,9 +31,9 @@ class SampleBatch:
     loss_weights: Tensor | None = None
     """(B,) factor of each sample's loss; None for 1."""
 
-    def with_noise(self, noise: Tensor, timesteps: Tensor, input_noise: Tensor | None = None) -> Batch:
+    def with_noise(self, noise: Tensor, timesteps: Tensor, input_noise: Tensor | None = None, *, toward_parent: bool = False) -> Batch:
         """The batch to train or evaluate on with this noise (B, C, ...) and these timesteps (B,)."""
-        return Batch(**vars(self), noise=noise, timesteps=timesteps, input_noise=input_noise)
+        return Batch(**vars(self), noise=noise, timesteps=timesteps, input_noise=input_noise, toward_parent=toward_parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class Batch(SampleBatch):
     """(B,)"""
     input_noise: Tensor | None = None
     """The noise in the input of the network, if it differs from the one that is learned (Ning et al., 2023, "Input Perturbation")."""
+    toward_parent: bool = False
+    """Whether an adapter is trained toward the prediction of the network without it, instead of the data."""
 
     def inputs(self, noisy_latents: Tensor) -> StepInputs:
         """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""

@@ -47,6 +47,8 @@ class Collator:
     """Options of the noise: offsets and perturbation."""
     combine_references: bool = True
     """Whether samples come with their references of all conditioning sets, or with those of one set that is chosen for each batch."""
+    parent_sets: frozenset[str] = frozenset()
+    """Ids of the datasets on which an adapter is trained toward the prediction of the network without it."""
 
     def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
         """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0."""
@@ -65,6 +67,7 @@ class Collator:
             noise=noise,
             timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape)),
             input_noise=self._perturbed(noise, step, indices),
+            toward_parent=items[0].source in self.parent_sets,
         )
 
     def _noise(self, step: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -27,6 +27,8 @@ class DataSource:
     """``probability`` of the dataset, above 0."""
     at_least: int = 0
     """Samples that a bucket gives in an epoch even where it has fewer; they are repeated for it."""
+    is_regularisation: bool = False
+    """Whether its samples keep an adapter close to the network without it."""
 
     @property
     def samples(self) -> int:

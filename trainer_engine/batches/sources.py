@@ -24,6 +24,7 @@ def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
         passes=found.entry.repeats + 1,
         weight=found.entry.probability,
         at_least=found.at_least,
+        is_regularisation=found.entry.is_regularisation_data,
     )
 
 

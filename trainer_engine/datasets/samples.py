@@ -79,7 +79,7 @@ SETTINGS = (
     *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
     *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets"),
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
-    *("repeats", "probability", "max_num_samples", "conditioning_data"),
+    *("repeats", "probability", "max_num_samples", "conditioning_data", "is_regularisation_data"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 
@@ -95,12 +95,17 @@ def reference_cache(set_id: str, reference_id: str) -> str:
     return f"{set_id} with {reference_id}"
 
 
-def fingerprint(set_id: str, sample: Sample, frequency: tuple[object, ...], content_of: ContentOf) -> str:
+def frequency(passes: int, at_least: int, weight: float, *, is_regularisation: bool) -> tuple[object, ...]:
+    """Returns the settings of a dataset that decide how often, and toward what, its samples are trained: a part of their fingerprints."""
+    return (passes, at_least, weight, *(("regularisation",) if is_regularisation else ()))
+
+
+def fingerprint(set_id: str, sample: Sample, trained: tuple[object, ...], content_of: ContentOf) -> str:
     """Returns a hash of geometry, captions and frequency, followed by a space and a hash of the contents of its files if known.
 
-    ``frequency`` are the settings that decide how often the sample is seen.
+    ``trained`` is what ``frequency`` returns.
     """
-    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, *frequency)
+    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, *trained)
     parts += (sample.frames, sample.frame_rate) if sample.frame_rate else ()
     contents = [content_of(set_id, sample)]
     for reference_id, reference in sample.references:

@@ -142,6 +142,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         share=Share(processes.rank, processes.count),
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
+        parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
@@ -160,6 +161,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         clipping=options.optimizer,
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
+        parent=None if options.model.model_type == "full" else trainable.base_model,
     )
     average = MovingAverage(network, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")

@@ -22,7 +22,7 @@ from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
-from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.samples import Sample, fingerprint, frequency, reference_cache, settings_of
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
@@ -74,7 +74,7 @@ class Prepared:
         return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
     def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        sampling = (source.passes, source.at_least, source.weight)
+        sampling = frequency(source.passes, source.at_least, source.weight, is_regularisation=source.is_regularisation)
 
         def content_of(cache: str, sample: Sample) -> str:
             return self.latents[cache].contents.get(sample.name, "")

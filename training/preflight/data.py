@@ -22,7 +22,7 @@ from trainer_engine.contract.errors import CheckpointUnusable, Problem, errors_i
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.report import DatasetReport, SetReport
-from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.samples import Sample, fingerprint, frequency, reference_cache, settings_of
 
 OPTION = "resume_from_checkpoint"
 MOST_READ_BYTES = 512 << 20
@@ -97,7 +97,7 @@ class _Contents:
 def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str, str]:
     """Name -> fingerprint of the samples that the engine would train on. Raises CheckpointUnusable."""
     entry = found.entry
-    trained = (entry.repeats + 1, found.at_least, entry.probability)
+    trained = frequency(entry.repeats + 1, found.at_least, entry.probability, is_regularisation=entry.is_regularisation_data)
     samples = {sample.name: fingerprint(entry.id, sample, trained, contents) for sample in found.samples}
     for name, was in left_out_of(saved, entry.id).items():
         if name in samples and is_same(samples[name], str(was)):

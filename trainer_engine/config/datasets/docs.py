@@ -98,6 +98,15 @@ image set, including `conditioning_data`. `repeats` and `probability` have no ef
 so that the evaluation loss is the same for every seed. The loss is measured on its first `num_eval_images` images, by name:
 [evaluation.md](evaluation.md). `validate` warns about eval images that are also trained on.
 
+## Prior preservation
+
+An adapter that learns a few images of one person soon shows that person everywhere. A set with `is_regularisation_data` (or
+`is_regularization_data`) keeps it from that: give it images of what should stay as it is, such as other people with captions of your own.
+On its batches the target of the loss is not the image, but what the base model predicts for the same noise, timestep, prompt and
+references, with the adapter switched off. `probability` and `repeats` decide how often that happens; such a step costs one more forward
+pass. A new adapter has no loss on these batches until it has learned something else. A full fine-tune has no base model beside it, so it
+trains on the images of such a set like on any other, and `validate` says so in a note.
+
 ## Pixels
 
 Images are read as 8-bit sRGB: only the first frame of an animation, transparency on white, deeper greyscale scaled to 8 bits. Colour

@@ -13,8 +13,8 @@ from trainer_engine.config.options.registry import REGISTRY
 from trainer_engine.config.rules.evaluation import nothing_to_score
 from trainer_engine.contract.errors import Problem
 
-OF_TRAINING = ("repeats", "probability")
-"""Fields that set how often a set is trained on."""
+OF_TRAINING = ("repeats", "probability", "is_regularisation_data")
+"""Fields that set how a set is trained on."""
 OF_PAIRS = ("num_eval_images", "eval_dataset_id")
 """Options that also choose which pairs a validation generates if datasets have references."""
 

@@ -145,6 +145,12 @@ class ImageSet(FileSet):
     max_num_samples: int | None = option(
         None, "Train on only this many of the files. The choice depends only on the dataset's id. Empty: all files.", ge=1
     )
+    is_regularisation_data: bool = option(
+        False,
+        "Use the set for prior preservation: on its samples an adapter learns the prediction of the base model instead of the image. A "
+        "full fine-tune trains on its images like on any other.",
+        aliases=("is_regularization_data",),
+    )
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )

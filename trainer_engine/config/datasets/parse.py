@@ -125,6 +125,7 @@ def parse_dataloader(
     rules.references_have_partners([*images, *evals], references)
     rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
+    rules.regularisation_has_an_effect(images, context.values["model_type"])
     problems += [problem for draft in drafts for problem in draft.problems]
     problems += eval_sets.problems(context.values, images, evals)
     if not images and not any({"type", "dataset_type"} & draft.reported for draft in active):

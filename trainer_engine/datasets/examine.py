@@ -23,7 +23,7 @@ from trainer_engine.datasets.findings import (
     unusable_captions,
     unusable_place,
 )
-from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -50,7 +50,7 @@ def examine(
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
     context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
-    reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
+    reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
@@ -93,7 +93,7 @@ class _Context:
         """Raises OSError or ValueError if the place of the files cannot be used."""
         return discover(
             open_source(entry),
-            media=self.media,
+            media=IMAGES if isinstance(entry, ReferenceSet) and entry.is_mask else self.media,
             index_dir=self.index_dir,
             threads=self.threads,
             choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
@@ -102,7 +102,7 @@ class _Context:
 
 
 def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
-    """Returns the samples with their references, and adds the problems of references to the report."""
+    """Returns the samples with their references and masks, and adds the problems of these to the report."""
     pairings = []
     for one in references:
         try:

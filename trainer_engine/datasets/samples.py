@@ -55,7 +55,9 @@ class Sample:
     random_name: str = ""
     """Name that places random crops if it is not the sample's own: a reference uses that of its image."""
     references: tuple[Reference, ...] = ()
-    """Its references, one of each conditioning set."""
+    """Its references, one of each conditioning set that the network looks at."""
+    mask: Reference | None = None
+    """The mask that weights its loss."""
     remark: str = ""
     """A note about the file for people, such as an unusable colour profile; empty if there is none."""
     frames: int = 1
@@ -91,7 +93,7 @@ def settings_of(entry: ImageSet) -> dict[str, Any]:
 
 
 def reference_cache(set_id: str, reference_id: str) -> str:
-    """Returns the name of the cache of a set's references. Their crops depend on both sets."""
+    """Returns the name of the cache of a set's references or masks. Their crops depend on both sets."""
     return f"{set_id} with {reference_id}"
 
 
@@ -111,6 +113,10 @@ def fingerprint(set_id: str, sample: Sample, trained: tuple[object, ...], conten
     for reference_id, reference in sample.references:
         parts += (reference_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
         contents.append(content_of(reference_cache(set_id, reference_id), reference))
+    if sample.mask is not None:
+        mask_id, mask = sample.mask
+        parts += ("mask", mask_id, mask.name, mask.size_bytes)
+        contents.append(content_of(reference_cache(set_id, mask_id), mask))
     shape = _short(repr(parts))
     return f"{shape} {_short(' '.join(contents))}" if all(contents) else shape
 

@@ -135,13 +135,14 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     sampler = make_sampler(prepared.sources, options, processes.count)
     state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
     collator = Collator(
-        builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
+        builder=_builder(family, prepared, run.seed),
         objective=objective,
         seed=run.seed,
         caption_dropout=options.data.caption_dropout_probability,
         share=Share(processes.rank, processes.count),
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
+        mask_probability=options.objective.masked_loss_probability,
         parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
@@ -182,6 +183,16 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         samples_file=samples_file,
         history=history,
         base=base,
+    )
+
+
+def _builder(family: Family, prepared: Prepared, seed: int) -> BatchBuilder:
+    return BatchBuilder(
+        family=family,
+        read_latents=prepared.read_latents,
+        read_prompt=prepared.read_prompt,
+        read_mask=prepared.read_mask,
+        crop_seed=seed,
     )
 
 

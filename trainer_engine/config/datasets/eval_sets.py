@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.datasets.fields import eval_crop
+from trainer_engine.config.datasets.masks import is_mask
 from trainer_engine.config.datasets.names import specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
@@ -32,10 +33,13 @@ def settle(draft: EntryDraft) -> None:
             draft.values[name] = default
 
 
-def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], evals: Sequence[EntryDraft]) -> Iterator[Problem]:
+def problems(
+    values: Mapping[str, Any], images: Sequence[EntryDraft], evals: Sequence[EntryDraft], references: Sequence[EntryDraft]
+) -> Iterator[Problem]:
     """Yields the problems of options of evaluation, given the eval sets in the file."""
     yield from _named_set_exists(values["eval_dataset_id"], images, evals)
-    paired = any(draft.values.get("conditioning_data") for draft in images)
+    masks = {draft.id for draft in references if is_mask(draft)}
+    paired = any(not masks.issuperset(draft.values.get("conditioning_data", ())) for draft in images)
     yield from nothing_to_score(values, captions=paired or bool(evals))
     if evals:
         return

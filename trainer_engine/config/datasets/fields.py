@@ -176,18 +176,19 @@ class ImageSet(FileSet):
 
 
 class ReferenceSet(FileSet):
-    """A folder of reference images. Each has the same name as its partner, the image that it is trained with.
+    """A folder of reference images or masks. Each has the same name as its partner, the image that it is trained with.
 
     Sizes always come from the partner's set.
     """
 
     dataset_type: Literal["conditioning"] = "conditioning"
     instance_data_dir: str = option(..., "Folder of the references, searched with all its subfolders.", aliases=("instance_data_root",))
-    conditioning_type: Literal["reference_strict", "reference_loose"] = option(
+    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"] = option(
         ...,
-        "How a reference relates to its partner. reference_strict: the same size, cropped at the same place. reference_loose: any size, "
-        "cropped by itself.",
-        later=("controlnet", "mask", "segmentation"),
+        "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
+        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. mask: its brightness weights the loss "
+        "at each place. segmentation: everything in it that is not black weights the loss in full.",
+        later=("controlnet",),
     )
     source_dataset_id: str | None = option(None, "Id of the image set that names this set in conditioning_data. Not required.")
     resolution: float = option(1024, "No effect: the partner's set decides.", gt=0)
@@ -218,8 +219,18 @@ class ReferenceSet(FileSet):
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
 
     @property
+    def is_mask(self) -> bool:
+        """Whether its files weight the loss, instead of being shown to the network."""
+        return self.conditioning_type in ("mask", "segmentation")
+
+    @property
+    def noun(self) -> str:
+        """What one of its files is called in messages."""
+        return "mask" if self.is_mask else "reference"
+
+    @property
     def vae_cache(self) -> str:
-        """Folder of the references' cached latents. Parsing always fills it in."""
+        """Folder of the references' cached latents, or of the masks at the size of latents. Parsing always fills it in."""
         assert self.cache_dir_vae is not None
         return self.cache_dir_vae
 

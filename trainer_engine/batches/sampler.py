@@ -35,6 +35,8 @@ class DataSource:
     """Samples of one of its batches over all processes; None for that of the run."""
     gates: Gates = ALWAYS
     """The epochs and steps in which it is trained on."""
+    is_regularisation: bool = False
+    """Whether its samples keep an adapter close to the network without it."""
 
     @property
     def samples(self) -> int:

@@ -28,6 +28,7 @@ def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
         at_least=found.at_least,
         batch=found.effective.batch,
         gates=found.entry.gates,
+        is_regularisation=found.entry.is_regularisation_data,
     )
 
 

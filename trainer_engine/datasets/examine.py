@@ -27,7 +27,7 @@ from trainer_engine.datasets.findings import (
     unusable_captions,
     unusable_place,
 )
-from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -64,7 +64,7 @@ def examine(
     changes, wrong = changes_of(dataloader, options.run.seed)
     context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach, fetches_later)
     problems += wrong
-    reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
+    reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
@@ -129,7 +129,7 @@ class _Context:
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
             source,
-            media=self.media,
+            media=IMAGES if isinstance(entry, ReferenceSet) and entry.is_mask else self.media,
             index_dir=self.index_dir,
             threads=min(entry.max_workers, MOST_THREADS),
             choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
@@ -154,7 +154,7 @@ def _open_references(report: SetReport, references: Sequence[ReferenceSet], cont
 
 
 def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
-    """Returns the samples with their references, and adds the problems of references to the report."""
+    """Returns the samples with their references and masks, and adds the problems of these to the report."""
     pairings = []
     for one in references:
         try:

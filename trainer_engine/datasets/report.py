@@ -51,8 +51,9 @@ class SetReport:
 
     @property
     def frequency(self) -> tuple[object, ...]:
-        """The settings that decide how often a sample is seen and when: part of its fingerprint in checkpoints."""
-        usual = (self.entry.repeats + 1, self.at_least, self.entry.probability)
+        """The settings that decide how often a sample is seen, when, and toward what: part of its fingerprint in checkpoints."""
+        usual: tuple[object, ...] = (self.entry.repeats + 1, self.at_least, self.entry.probability)
+        usual += ("regularisation",) if self.entry.is_regularisation_data else ()
         scheduled = (self.entry.train_batch_size, *self.entry.gates)
         return usual if scheduled == (None, *ALWAYS) else (*usual, *scheduled)
 

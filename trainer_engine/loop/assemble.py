@@ -142,13 +142,15 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     sampler = make_sampler(prepared.sources, options, processes.count)
     state = TrainState(run_steps(options, sampler.timeline), sampler.timeline)
     collator = Collator(
-        builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
+        builder=_builder(family, prepared, run.seed),
         objective=objective,
         seed=run.seed,
         caption_dropout=options.data.caption_dropout_probability,
         share=Share(processes.rank, processes.count),
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
+        mask_probability=options.objective.masked_loss_probability,
+        parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
@@ -167,6 +169,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         clipping=options.optimizer,
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
+        parent=None if options.model.model_type == "full" else trainable.base_model,
     )
     average = MovingAverage(network, run.ema_decay, run.ema_update_interval) if run.use_ema else None
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
@@ -187,6 +190,16 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         samples_file=samples_file,
         history=history,
         base=base,
+    )
+
+
+def _builder(family: Family, prepared: Prepared, seed: int) -> BatchBuilder:
+    return BatchBuilder(
+        family=family,
+        read_latents=prepared.read_latents,
+        read_prompt=prepared.read_prompt,
+        read_mask=prepared.read_mask,
+        crop_seed=seed,
     )
 
 

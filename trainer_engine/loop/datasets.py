@@ -16,6 +16,7 @@ from trainer_engine.batches.batch import reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
+from trainer_engine.caches.masks import MaskCache, cache_masks
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
@@ -49,6 +50,8 @@ class Prepared:
     sources: tuple[DataSource, ...]
     latents: Mapping[str, LatentCache]
     """By dataset id."""
+    masks: Mapping[str, MaskCache]
+    """By ``reference_cache`` of a dataset and its set of masks."""
     captions: Mapping[str, PromptCache]
     """By dataset id: where the embeddings of its captions are."""
     prompts: PromptCache
@@ -70,6 +73,11 @@ class Prepared:
         """(C, h, w)"""
         return self.latents[source].read(sample)
 
+    def read_mask(self, source: str, sample: Sample, size: tuple[int, int]) -> Tensor:
+        """(1, h, w) for a sample that has a mask."""
+        assert sample.mask is not None
+        return self.masks[reference_cache(source, sample.mask.set)].read(sample.mask.sample, size)
+
     def read_prompt(self, source: str, caption: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
         """The embedding of a caption; ``references`` are those that the text encoder looks at."""
         return (self.captions[source] if caption or references else self.prompts).read(caption, references)
@@ -86,25 +94,31 @@ class Prepared:
         frequency = self.frequencies[source.id]
 
         def content_of(cache: str, sample: Sample) -> str:
-            return self.latents[cache].contents.get(sample.name, "")
+            found = self.masks[cache] if cache in self.masks else self.latents[cache]
+            return found.contents.get(sample.name, "")
 
         return {sample.name: fingerprint(source.id, sample, frequency, content_of) for sample in samples}
 
 
-def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
-    """An image that cannot be encoded is left out, and so is one with such a reference."""
-    known = latents[found.entry.id].addresses
-    return [sample for sample in found.samples if sample.name in known and _has_references(found.entry.id, sample, latents)]
+CachesByName = Mapping[str, LatentCache | MaskCache]
+"""Caches of images, of references and of masks: by dataset id or ``reference_cache``."""
 
 
-def _dropped(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
-    usable = {sample.name for sample in _usable(found, latents)}
+def _usable(found: SetReport, caches: CachesByName) -> list[Sample]:
+    """An image that cannot be encoded is left out, and so is one with such a reference or an unreadable mask."""
+    known = caches[found.entry.id].addresses
+    return [sample for sample in found.samples if sample.name in known and _has_partners(found.entry.id, sample, caches)]
+
+
+def _dropped(found: SetReport, caches: CachesByName) -> list[Sample]:
+    usable = {sample.name for sample in _usable(found, caches)}
     return [sample for sample in found.samples if sample.name not in usable]
 
 
-def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> bool:
-    """Whether each of its references could be encoded."""
-    return all(one.sample.name in latents[reference_cache(set_id, one.set)].addresses for one in sample.references)
+def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:
+    """Whether each of its references could be encoded, and its mask be read."""
+    partners = (*sample.references, *([sample.mask] if sample.mask else []))
+    return all(one.sample.name in caches[reference_cache(set_id, one.set)].addresses for one in partners)
 
 
 def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
@@ -137,17 +151,20 @@ class Preparation:
         captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
         latents = self._cache_images([*trained, *evaluated], dataloader)
         self.family.free_encoders()
-        sources = tuple(data_source(found, _usable(found, latents)) for found in trained)
+        masks = self._cache_masks([*trained, *evaluated], dataloader)
+        caches: CachesByName = {**latents, **masks}
+        sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_references(set_id, sample, latents))
-        held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
+        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_partners(set_id, sample, caches))
+        held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, caches))
         copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
         if copies:
             self.stages.sink.emit(copies)
         return Prepared(
             sources=tuple(source for source in sources if source.samples),
             latents=latents,
+            masks=masks,
             captions=captions,
             prompts=prompts,
             edits=edits,
@@ -155,7 +172,7 @@ class Preparation:
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in trained},
             frequencies={found.entry.id: found.frequency for found in trained},
-            dropped={found.entry.id: _dropped(found, latents) for found in trained},
+            dropped={found.entry.id: _dropped(found, caches) for found in trained},
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
@@ -290,6 +307,34 @@ class Preparation:
         self.requests.raise_if_stopped()
         return cache
 
+    def _cache_masks(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, MaskCache]:
+        """By ``reference_cache`` of a set and its masks."""
+        made: dict[str, MaskCache] = {}
+        for found, masks in [(found, masks) for found in sets if (masks := dataloader.mask_of(found.entry))]:
+            samples = [sample.mask.sample for sample in found.samples if sample.mask]
+            with self.stages.stage(StageKey.VAE_CACHE, f"masks of {found.entry.id}") as advance:
+                made[reference_cache(found.entry.id, masks.id)] = cache = self._cache_mask_set(masks, samples, advance)
+            self._emit_left_out(masks.id, [(sample.name, reason) for sample, reason in cache.left_out])
+            if cache.empty:
+                self.stages.sink.emit(_empty_masks(masks, cache.empty))
+        return made
+
+    def _cache_mask_set(self, masks: ReferenceSet, samples: Sequence[Sample], advance: Advance) -> MaskCache:
+        cache = self.processes.first_then_others(
+            lambda: cache_masks(
+                samples,
+                CacheStore(Path(masks.vae_cache)),
+                seed=self.options.run.seed,
+                segments=masks.conditioning_type == "segmentation",
+                scale_factor_px=self.family.spec.latents.scale_factor_px,
+                workers=self.options.data.max_workers,
+                on_progress=advance,
+                should_stop=self.requests.stop_asked,
+            )
+        )
+        self.requests.raise_if_stopped()
+        return cache
+
     def _emit_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:
             return
@@ -297,3 +342,10 @@ class Preparation:
         more = f"; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
         message = f"Dataset {set_id}: {len(files)} files are left out: {named}{more}."
         self.stages.sink.emit(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))
+
+
+def _empty_masks(masks: ReferenceSet, samples: Sequence[Sample]) -> Notification:
+    named = "; ".join(sample.name for sample in samples[:MAX_LISTED])
+    more = f"; and {len(samples) - MAX_LISTED} more" if len(samples) > MAX_LISTED else ""
+    message = f"Dataset {masks.id}: {len(samples)} masks are all black, so nothing is learned from their images: {named}{more}."
+    return Notification(code="masks_empty", title="Empty masks", message=message, severity=Severity.WARNING)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import StepInputs
 from trainer_engine.loop.state import StepOutcome
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import seed_network
@@ -51,6 +52,8 @@ class Step:
     clipping: OptimizerOptions
     seed: int
     scaler: torch.amp.GradScaler
+    parent: Callable[[], AbstractContextManager[nn.Module]] | None = None
+    """Gives the frozen base without its adapter, for batches that are trained toward it; None in a full fine-tune."""
 
     def take(self, batches: StepBatches) -> StepOutcome:
         """Take one step. If the loss or a gradient is not finite, weights and optimizer state stay as they are."""
@@ -95,11 +98,23 @@ class Step:
     def loss(self, batch: Batch) -> Tensor:
         """Mean over the samples of a batch, float32."""
         noise = batch.noise if batch.input_noise is None else batch.input_noise
-        noisy = self.objective.add_noise(batch.latents, noise, batch.timesteps)
+        inputs = batch.inputs(self.objective.add_noise(batch.latents, noise, batch.timesteps))
+        if batch.toward_parent and self.parent is not None:
+            target = self._parent_prediction(self.parent, inputs)
+        else:
+            target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         with self.devices.autocast():
-            prediction = self.family.predict(self.network, batch.inputs(noisy))
-        target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
+            prediction = self.family.predict(self.network, inputs)
         return self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
+
+    def _parent_prediction(self, parent: Callable[[], AbstractContextManager[nn.Module]], inputs: StepInputs) -> Tensor:
+        """The prediction of the frozen base, float32 without a gradient.
+
+        It comes before the prediction that is trained, whose activations are not in memory yet. It has an autocast of its own, since a
+        weight that one converts without a gradient would be reused with a gradient.
+        """
+        with parent() as network, self.devices.autocast():
+            return self.family.predict(network, inputs).float()
 
     def _clip(self, norm: Tensor) -> None:
         limit = self.clipping.max_grad_norm

@@ -35,6 +35,10 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
         for number, one in enumerate(dataloader.references_of(entry)):
             references = (sample.references[number].sample for sample in found.samples if len(sample.references) > number)
             latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += [_latent_bytes(sample, spec) for sample in references]
+        masks = dataloader.mask_of(entry)
+        if masks is not None:
+            sizes = [_latent_bytes(sample.mask.sample, spec) // spec.latents.channels for sample in found.samples if sample.mask]
+            latents[masks.option("cache_dir_vae"), Path(masks.vae_cache)] += sizes
         text = dataloader.text_set_of(entry)
         captions = (caption for sample in found.samples for caption in sample.captions)
         prompts[text.option("cache_dir"), Path(text.text_cache)].update(captions)

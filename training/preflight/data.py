@@ -71,7 +71,7 @@ class _Contents:
         hashes = {}
         for found in report.sets:
             hashes[found.entry.id] = FileHashes(Path(found.entry.vae_cache, "hashes.jsonl"))
-            for one in dataloader.references_of(found.entry):
+            for one in dataloader.partners_of(found.entry):
                 hashes[reference_cache(found.entry.id, one.id)] = FileHashes(Path(one.vae_cache, "hashes.jsonl"))
         return cls(hashes)
 
@@ -111,7 +111,8 @@ def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str
 
 def _is_decodable(sample: Sample) -> bool:
     try:
-        for one in (sample, *(reference.sample for reference in sample.references)):
+        partners = (*sample.references, *([sample.mask] if sample.mask else []))
+        for one in (sample, *(partner.sample for partner in partners)):
             for _ in medium_of(one.name).frames(one.file):
                 pass
     except BrokenImage:

@@ -141,12 +141,35 @@ error if an image has no partner, or several with other suffixes, or, with `refe
 without an image is a warning. The option `conditioning_multidataset_sampling` decides whether a sample is trained with its references from
 all sets or with one at a time.
 
+## How masks weight the loss
+
+A conditioning set with `conditioning_type` `mask` or `segmentation` holds a mask for each image of the set that names it, found by name
+like a reference. A mask has the size of its image, and is scaled and cropped exactly like it, also at random. It is read as greyscale,
+without a colour profile; what is transparent is black. It is then averaged to the size of the latents, and never encoded by the
+autoencoder, so every family takes it. With `mask` the result is the weight of each place: white counts in full, black not at all, grey in
+part. With `segmentation` each place counts in full if any pixel behind it is not black.
+
+The loss of a sample is the sum of its weighted errors, divided by the sum of the weights. A small object therefore has as much influence
+as a large one, and a mask of one shade changes nothing. The option `masked_loss_probability` leaves the mask of some samples out, at random
+for each sample of a step; such a sample counts in full. An eval set with masks is measured over its masks. `validate` names images without
+a mask, and masks of another size. The engine names masks that are all black: nothing is learned from their images. For a clip the mask is
+one image, which applies to every frame. A set has one set of masks at most, and may have references as well.
+
 ## Eval sets
 
 A set of `dataset_type` `eval` is never trained on: it has no part in epochs, repeats and the order of samples. It takes the fields of an
 image set, including `conditioning_data`. `repeats` and `probability` have no effect, and `crop_style` `random` crops in the middle instead,
 so that the evaluation loss is the same for every seed. The loss is measured on its first `num_eval_images` images, by name:
 [evaluation.md](evaluation.md). `validate` warns about eval images that are also trained on.
+
+## Prior preservation
+
+An adapter that learns a few images of one person soon shows that person everywhere. A set with `is_regularisation_data` (or
+`is_regularization_data`) keeps it from that: give it images of what should stay as it is, such as other people with captions of your own.
+On its batches the target of the loss is not the image, but what the base model predicts for the same noise, timestep, prompt and
+references, with the adapter switched off. `probability` and `repeats` decide how often that happens; such a step costs one more forward
+pass. A new adapter has no loss on these batches until it has learned something else. A full fine-tune has no base model beside it, so it
+trains on the images of such a set like on any other, and `validate` says so in a note.
 
 ## Pixels
 

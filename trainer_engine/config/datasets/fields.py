@@ -195,6 +195,12 @@ class ImageSet(FileSet):
     start_step: int = option(0, "First optimizer step in which this set is trained on. start_epoch must be reached as well.", ge=0)
     end_epoch: int | None = option(None, "Last epoch in which this set is trained on. Empty or 0: the last of the run.", ge=0)
     end_step: int | None = option(None, "Last optimizer step in which this set is trained on. Empty or 0: the last of the run.", ge=0)
+    is_regularisation_data: bool = option(
+        False,
+        "Use the set for prior preservation: on its samples an adapter learns the prediction of the base model instead of the image. A "
+        "full fine-tune trains on its images like on any other.",
+        aliases=("is_regularization_data",),
+    )
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
@@ -226,18 +232,19 @@ class ImageSet(FileSet):
 
 
 class ReferenceSet(FileSet):
-    """A folder of reference images. Each has the same name as its partner, the image that it is trained with.
+    """A folder of reference images or masks. Each has the same name as its partner, the image that it is trained with.
 
     Sizes always come from the partner's set.
     """
 
     dataset_type: Literal["conditioning"] = "conditioning"
     instance_data_dir: str = option(..., "Folder of the references, searched with all its subfolders.", aliases=("instance_data_root",))
-    conditioning_type: Literal["reference_strict", "reference_loose"] = option(
+    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"] = option(
         ...,
-        "How a reference relates to its partner. reference_strict: the same size, cropped at the same place. reference_loose: any size, "
-        "cropped by itself.",
-        later=("controlnet", "mask", "segmentation"),
+        "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
+        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. mask: its brightness weights the loss "
+        "at each place. segmentation: everything in it that is not black weights the loss in full.",
+        later=("controlnet",),
     )
     source_dataset_id: str | None = option(None, "Id of the image set that names this set in conditioning_data. Not required.")
     resolution: float = option(1024, "No effect: the partner's set decides.", gt=0)
@@ -270,8 +277,18 @@ class ReferenceSet(FileSet):
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
+    def is_mask(self) -> bool:
+        """Whether its files weight the loss, instead of being shown to the network."""
+        return self.conditioning_type in ("mask", "segmentation")
+
+    @property
+    def noun(self) -> str:
+        """What one of its files is called in messages."""
+        return "mask" if self.is_mask else "reference"
+
+    @property
     def vae_cache(self) -> str:
-        """Folder of the references' cached latents. Parsing always fills it in."""
+        """Folder of the references' cached latents, or of the masks at the size of latents. Parsing always fills it in."""
         assert self.cache_dir_vae is not None
         return self.cache_dir_vae
 

@@ -10,6 +10,7 @@ from typing import Any
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
+import trainer_engine.config.datasets.masks as masks
 import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
@@ -57,7 +58,15 @@ class Dataloader:
         return next(named, self.default_text_set)
 
     def references_of(self, images: ImageSet) -> tuple[ReferenceSet, ...]:
-        """Returns the conditioning sets of an image set, in the order in which it names them."""
+        """Returns the sets whose files the network looks at with those of an image set, in the order in which it names them."""
+        return tuple(found for found in self.partners_of(images) if not found.is_mask)
+
+    def mask_of(self, images: ImageSet) -> ReferenceSet | None:
+        """Returns the set of masks that weight the loss on an image set, or None."""
+        return next((found for found in self.partners_of(images) if found.is_mask), None)
+
+    def partners_of(self, images: ImageSet) -> tuple[ReferenceSet, ...]:
+        """Returns the conditioning sets of an image set, references and masks, in the order in which it names them."""
         by_id = {found.id: found for found in self.reference_sets}
         return tuple(by_id[id] for id in images.conditioning_data if id in by_id)
 
@@ -135,8 +144,10 @@ def parse_dataloader(
     rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
     rules.something_begins_at_once(images)
+    rules.regularisation_has_an_effect(images, context.values["model_type"])
     problems += [problem for draft in drafts for problem in draft.problems]
-    problems += eval_sets.problems(context.values, images, evals)
+    problems += eval_sets.problems(context.values, images, evals, references)
+    problems += masks.problems(context.values, [*images, *evals], references)
     if not images and not any({"type", "dataset_type"} & draft.reported for draft in active):
         problems.append(_no_images(len(disabled)))
     found = Dataloader(

@@ -237,6 +237,19 @@ def _folder(path: Any) -> str:
     return os.path.normpath(path) if isinstance(path, str) and path else ""
 
 
+def regularisation_has_an_effect(images: Sequence[EntryDraft], model_type: str) -> None:
+    """Notes sets for prior preservation in a full fine-tune, and warns if an adapter has nothing else to learn from."""
+    chosen = [draft for draft in images if draft.values.get("is_regularisation_data")]
+    name = "is_regularisation_data"
+    if model_type == "full":
+        what = "a full fine-tune has no frozen base model beside it: it trains on the images of this set like on any other."
+        for draft in chosen:
+            draft.note(name, "trained_as_images", what, got=True)
+    elif chosen and len(chosen) == len(images):
+        what = "every image set is regularisation data: the adapter only learns to change nothing."
+        chosen[0].warning(name, "nothing_to_learn", what, got=True)
+
+
 def something_is_trained(images: Sequence[EntryDraft]) -> None:
     if images and all(draft.values.get("probability") == 0 for draft in images):
         what = "every image set has probability 0, so there is nothing to train on."

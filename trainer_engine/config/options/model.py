@@ -108,6 +108,12 @@ class ObjectiveOptions(OptionGroup):
         le=20,
     )
     use_soft_min_snr: bool = option(False, "Diffusion: use the smooth form of min-SNR weighting. Needs snr_gamma.")
+    masked_loss_probability: float = option(
+        1.0,
+        "Probability that the loss of a sample is weighted by its mask, if its dataset has masks. Without it all of the image counts.",
+        ge=0,
+        le=1,
+    )
     offset_noise: bool = option(
         False, "Diffusion: add to the noise of some samples a random constant for each latent channel, for darker and brighter images."
     )

@@ -151,6 +151,12 @@ class ImageSet(FileSet):
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+    )
 
     @property
     def is_eval(self) -> bool:
@@ -210,6 +216,12 @@ class ReferenceSet(FileSet):
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+    )
 
     @property
     def vae_cache(self) -> str:
@@ -228,6 +240,8 @@ class ReferenceSet(FileSet):
             "cache_dir_vae",
             "write_batch_size",
             "vae_batch_size",
+            "vae_cache_ondemand",
+            "vae_cache_disable",
             "crop",
             "crop_style",
             "crop_aspect",
@@ -247,6 +261,13 @@ class TextSet(Entry):
     default: bool = option(False, "Cache the embeddings of image sets that name no text_embeds set, and of validation prompts, here.")
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")
     write_batch_size: int = option(128, "Number of embeddings that are computed before they are written together.", ge=1)
+    text_cache_ondemand: bool = option(
+        False,
+        "Encode prompts of this set when they are first needed, and store their embeddings. Also on with the option of that name.",
+    )
+    text_cache_disable: bool = option(
+        False, "Encode the prompts of this set whenever they are needed, and store nothing. Also on with the option of that name."
+    )
 
     @property
     def text_cache(self) -> str:

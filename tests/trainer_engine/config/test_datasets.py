@@ -154,7 +154,6 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(parquet={"path": "x"}), "parquet", "not_available"),
         (images(train_batch_size=2), "train_batch_size", "not_available"),
         (images(is_regularisation_data=True), "is_regularisation_data", "not_available"),
-        (images(vae_cache_disable=True), "vae_cache_disable", "not_available"),
         (images(start_epoch=2), "start_epoch", "not_available"),
         (images(disable_vae_cache=True), "disable_vae_cache", "not_available"),
         (images(cache_dir="/x"), "cache_dir", "not_for_type"),

@@ -65,8 +65,9 @@ class DataOptions(OptionGroup):
         False, "Encode captions whenever a batch needs them, and never store embeddings. Entries that are in the cache are read."
     )
     compress_disk_cache: bool = option(
-        True,
-        "Compress cache entries from 64 KiB on, without loss, where that saves at least 15 percent. Entries of both kinds are always read.",
+        False,
+        "Compress cache entries from 64 KiB on, without loss, where that saves at least 15 percent. Reading and writing them takes longer. "
+        "Entries of both kinds are always read.",
     )
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
     dataloader_prefetch: bool = option(

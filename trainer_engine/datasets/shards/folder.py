@@ -119,7 +119,7 @@ class ShardFolder:
     def quarantine(self, place: Place) -> None:
         """Remembers that a record is damaged, so that no process reads it again; it stays in its shard until that is compacted."""
         with self._lock:
-            if self._places.get(place.row.address) is not place:
+            if self._places.get(place.row.address) != place:
                 return  # another thread was first
             spare = self._spare.get(place.row.address)
             if spare:

@@ -18,7 +18,7 @@ def trouble_with(latents: Tensor) -> str:
         return "its latents are not finite"
     if not bool(latents.any()):
         return "its latents are all zero"
-    deviation = float(latents.std())
+    deviation = float(latents.float().std())
     return f"its latents have a standard deviation of {deviation:.3g}" if deviation > LARGEST_DEVIATION else ""
 
 

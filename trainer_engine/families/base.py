@@ -95,6 +95,8 @@ class Family(ABC):
         self.options = options
         self.devices = devices
         self.spec = type(self).spec.for_run(train_text_encoder=options.model.train_text_encoder)
+        self.keeps_encoders = False
+        """Whether the run encodes while it trains, so that ``release_encoders`` leaves the encoders in memory."""
         self.report: Callable[[Notification], None] = lambda _: None
         """Receives notifications about weights that were loaded."""
 
@@ -115,7 +117,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the network expects.
+        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) on the CPU, scaled as the network expects, in the type that was computed in.
 
         Clips are (B, 3, T, H, W); only a family whose ``LatentSpec.media`` names such a medium receives them.
 
@@ -139,6 +141,11 @@ class Family(ABC):
     @abstractmethod
     def free_encoders(self) -> None:
         """Release the weights of every encoder; they are loaded again when they are needed."""
+
+    def release_encoders(self) -> None:
+        """``free_encoders``, unless the run encodes while it trains."""
+        if not self.keeps_encoders:
+            self.free_encoders()
 
     @abstractmethod
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer_engine.batches.batch import reference_choices
@@ -18,7 +19,7 @@ from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache, cache_masks
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
-from trainer_engine.caches.store import CacheStore
+from trainer_engine.caches.store import CacheStore, Encoded
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.atomic import write_atomically
@@ -153,6 +154,7 @@ class Preparation:
         self.family.free_encoders()
         masks = self._cache_masks([*trained, *evaluated], dataloader)
         caches: CachesByName = {**latents, **masks}
+        self._keep_encoders(latents.values(), [*captions.values(), prompts])
         sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
@@ -257,17 +259,21 @@ class Preparation:
         return {found.entry.id: made[dataloader.text_set_of(found.entry).id] for found in sets}, made[default.id]
 
     def _cache_text_set(self, text: TextSet, prompts: Sequence[Prompt], advance: Advance) -> PromptCache:
-        cache = self.processes.first_then_others(
-            lambda: cache_prompts(
-                self.family,
-                prompts,
-                CacheStore(Path(text.text_cache)),
-                seed=self.options.run.seed,
-                batch_size=text.text_encoder_batch_size,
-                write_batch_size=text.write_batch_size,
-                on_progress=advance,
-                should_stop=self.requests.stop_asked,
-            )
+        data = self.options.data
+        cache = cache_prompts(
+            self.family,
+            prompts,
+            CacheStore(Path(text.text_cache), compress=data.compress_disk_cache),
+            seed=self.options.run.seed,
+            batch_size=text.text_encoder_batch_size,
+            write_batch_size=text.write_batch_size,
+            when=Encoded.of(
+                on_demand=text.text_cache_ondemand or data.text_cache_ondemand,
+                disabled=text.text_cache_disable or data.text_cache_disable,
+            ),
+            ranks=self.processes,
+            on_progress=advance,
+            should_stop=self.requests.stop_asked,
         )
         self.requests.raise_if_stopped()
         return cache
@@ -291,18 +297,21 @@ class Preparation:
         return made
 
     def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
-        cache = self.processes.first_then_others(
-            lambda: cache_latents(
-                self.family,
-                samples,
-                CacheStore(Path(entry.vae_cache)),
-                seed=self.options.run.seed,
-                batch_size=entry.vae_batch_size,
-                write_batch_size=entry.write_batch_size,
-                workers=entry.max_workers,
-                on_progress=advance,
-                should_stop=self.requests.stop_asked,
-            )
+        data = self.options.data
+        cache = cache_latents(
+            self.family,
+            samples,
+            CacheStore(Path(entry.vae_cache), compress=data.compress_disk_cache),
+            seed=self.options.run.seed,
+            batch_size=entry.vae_batch_size,
+            write_batch_size=entry.write_batch_size,
+            workers=entry.max_workers,
+            when=Encoded.of(
+                on_demand=entry.vae_cache_ondemand or data.vae_cache_ondemand, disabled=entry.vae_cache_disable or data.vae_cache_disable
+            ),
+            ranks=self.processes,
+            on_progress=advance,
+            should_stop=self.requests.stop_asked,
         )
         self.requests.raise_if_stopped()
         return cache
@@ -327,13 +336,24 @@ class Preparation:
                 seed=self.options.run.seed,
                 segments=masks.conditioning_type == "segmentation",
                 scale_factor_px=self.family.spec.latents.scale_factor_px,
-                workers=self.options.data.max_workers,
+                workers=masks.max_workers,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
             )
         )
         self.requests.raise_if_stopped()
         return cache
+
+    def _keep_encoders(self, latents: Iterable[LatentCache], prompts: Iterable[PromptCache]) -> None:
+        """Load the encoders that training itself needs, before the network fills the memory, and keep them until the run ends."""
+        images = any(cache.when is not Encoded.AHEAD for cache in latents)
+        texts = any(cache.when is not Encoded.AHEAD for cache in prompts)
+        self.family.keeps_encoders = images or texts
+        if images:
+            edge = self.family.spec.latents.alignment_px
+            self.family.encode_images(torch.zeros(1, 3, edge, edge))
+        if texts:
+            self.family.encode_prompts([""], [[]])
 
     def _emit_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:

@@ -203,7 +203,7 @@ def _freeing(family: Family) -> Iterator[None]:
     try:
         yield
     finally:
-        family.free_encoders()
+        family.release_encoders()
 
 
 def _image_of(subject: Subject, options: TrainingOptions, step: int, label: str) -> ValidationImage:

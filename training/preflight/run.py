@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,12 @@ def examine_run(
     problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
-        *cache_uses(options, spec, resolved.dataloader, report),
+        *cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"),
         *download_use(sources[BASE], base, options, spec, hub),
     ]
-    weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache))
+    texts = any(text.text_cache_ondemand or text.text_cache_disable for text in resolved.dataloader.text_sets)
+    kept = texts or options.data.text_cache_ondemand or options.data.text_cache_disable
+    weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
@@ -116,6 +118,8 @@ class _Weights:
     tensors: dict[str, Shape] | None
     """Tensor -> shape of the trained components; None if it is not known."""
     encoder_bytes: int
+    keeps_encoders: bool = False
+    """Whether the text encoders stay in memory, because prompts are encoded while training."""
 
 
 def _understand(
@@ -133,6 +137,8 @@ def _understand(
     flavour = options.model.model_flavour or spec.default_flavour
     parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)
     memory = estimates.estimate_memory(options, parameters, report, spec, weights.tensors, on_cpu=not visible_gpus(variables))
+    if weights.keeps_encoders:
+        memory = replace(memory, counted=memory.counted + weights.encoder_bytes)
     disk = estimates.estimate_disk(options, parameters, spec, weights.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
     disks = file_systems([*run_uses(options, home, disk, steps), *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)

@@ -154,7 +154,6 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(cache_dir_vae="/x/{model_famly}"), "cache_dir_vae", "unknown_placeholder"),
         (images(crop_stile="random"), "crop_stile", "unknown_field"),
         (images(parquet={"path": "x"}), "parquet.filename_column", "missing"),
-        (images(vae_cache_disable=True), "vae_cache_disable", "not_available"),
         (images(disable_vae_cache=True), "disable_vae_cache", "not_available"),
         (images(cache_dir="/x"), "cache_dir", "not_for_type"),
         (images(disabled="perhaps"), "disabled", "not_a_boolean"),

@@ -45,7 +45,6 @@ def test_a_gone_option_that_asks_for_something_is_named_as_gone(name: str, value
         ("gradient_precision", "unmodified"),
         ("vae_enable_tiling", 0),
         ("same_network", "on"),
-        ("compress_disk_cache", 1),
     ],
 )
 def test_a_value_that_asks_for_nothing_is_accepted(name: str, value: Any) -> None:

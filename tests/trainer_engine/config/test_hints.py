@@ -12,7 +12,7 @@ from trainer_engine.config.options.registry import not_available
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level
 
-ASKED: dict[str, Any] = {"compress_disk_cache": False, "skip_file_discovery": ["vae", "text"], "metadata_update_interval": 65}
+ASKED: dict[str, Any] = {"skip_file_discovery": ["vae", "text"], "metadata_update_interval": 65}
 
 
 def asked(name: str) -> Any:
@@ -36,7 +36,7 @@ def test_a_hint_is_a_note_that_says_what_happens_anyway(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "code"),
     [
-        ("compress_disk_cache", "maybe", "not_a_boolean"),
+        ("set_grads_to_none", "maybe", "not_a_boolean"),
         ("offload_during_startup", [1], "not_a_boolean"),
         ("read_batch_size", "many", "not_a_number"),
         ("read_batch_size", True, "not_a_number"),

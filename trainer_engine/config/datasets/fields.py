@@ -207,6 +207,12 @@ class ImageSet(FileSet):
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+    )
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
@@ -274,6 +280,12 @@ class ReferenceSet(FileSet):
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+    )
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
@@ -304,6 +316,8 @@ class ReferenceSet(FileSet):
             "write_batch_size",
             "vae_batch_size",
             "max_workers",
+            "vae_cache_ondemand",
+            "vae_cache_disable",
             "crop",
             "crop_style",
             "crop_aspect",
@@ -326,6 +340,13 @@ class TextSet(Entry):
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")
     write_batch_size: int = option(128, "Number of embeddings that are computed before they are written together.", ge=1)
     text_encoder_batch_size: int = option(1, "Number of captions that are encoded together for the cache.", ge=1)
+    text_cache_ondemand: bool = option(
+        False,
+        "Encode prompts of this set when they are first needed, and store their embeddings. Also on with the option of that name.",
+    )
+    text_cache_disable: bool = option(
+        False, "Encode the prompts of this set whenever they are needed, and store nothing. Also on with the option of that name."
+    )
 
     @property
     def text_cache(self) -> str:

@@ -55,6 +55,27 @@ class DataOptions(OptionGroup):
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
     text_encoder_batch_size: int = option(1, "Number of captions that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False,
+        "Encode images when a batch first needs them instead of before training, and store their latents for the next time. Files are "
+        "still read once at the start, to leave out broken ones. The autoencoder stays in memory.",
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode images whenever a batch needs them, and never store latents. Entries that are in the cache are read."
+    )
+    text_cache_ondemand: bool = option(
+        False,
+        "Encode captions when a batch first needs them instead of before training, and store their embeddings for the next time. The text "
+        "encoders stay in memory.",
+    )
+    text_cache_disable: bool = option(
+        False, "Encode captions whenever a batch needs them, and never store embeddings. Entries that are in the cache are read."
+    )
+    compress_disk_cache: bool = option(
+        False,
+        "Compress cache entries from 64 KiB on, without loss, where that saves at least 15 percent. Reading and writing them takes longer. "
+        "Entries of both kinds are always read.",
+    )
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
     dataloader_prefetch: bool = option(
         True,

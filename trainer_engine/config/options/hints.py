@@ -12,7 +12,6 @@ SCANS = ("vae", "aspect", "text", "metadata")
 _WORKERS = "images are read ahead by as many threads as max_workers allows"
 HINTS: Mapping[str, str] = MappingProxyType(
     {
-        "compress_disk_cache": "entries of caches are never compressed, so that they are read where they lie",
         "offload_during_startup": "text encoders and autoencoder leave the memory before the network is loaded",
         "fully_unload_text_encoder": "text encoders leave the memory when the prompts are cached",
         "aspect_bucket_worker_count": "the headers of files are read by as many threads as the machine can use",

@@ -45,12 +45,12 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32 on the CPU: (mode - shift) x scale. The most likely latents, not a sample:
-        the cache holds what the image is. ``exact`` computes in float32."""
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) on the CPU: (mode - shift) x scale, in the type that was computed in. The most likely
+        latents, not a sample: the cache holds what the image is. ``exact`` computes in float32."""
         with self._computing, _computing_in(self.model, torch.float32 if exact else None) as vae:
             latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
             scaled: Tensor = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-            return scaled.cpu()
+            return scaled.to(vae.dtype).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

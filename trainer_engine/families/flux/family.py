@@ -34,7 +34,8 @@ class Flux(Family):
     """Black Forest Labs, 2024; Kontext: Labs et al., 2025, "FLUX.1 Kontext: Flow Matching for In-Context Image Generation and Editing".
 
     A prompt is ``{"embeds": (T, D), "pooled": (P,), "mask": (T,)}``: T5's states of all T tokens, padding included, because the network
-    attends to it; CLIP's pooled output; and 1 for tokens that are no padding.
+    attends to it; CLIP's pooled output; and 1 for tokens that are no padding. T5 sees its padding, so the states of padding depend on the
+    prompt, and only T5 could compute them again. With ``flux_attention_masked_training`` nothing attends to them: they are left out.
     """
 
     spec = SPEC
@@ -63,7 +64,8 @@ class Flux(Family):
         weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
         chosen = self.options.precision
         precisions = f"{chosen.text_encoder_1_precision} {chosen.text_encoder_2_precision}"
-        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}"
+        kept = " without padding" if self.own.flux_attention_masked_training else ""
+        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}{kept}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         return self.autoencoder.encode(pixels, exact=exact)
@@ -78,9 +80,10 @@ class Flux(Family):
         pooled = clip(short.input_ids).pooler_output.cpu()
         states = t5(long.input_ids)[0].cpu()
         masks = long.attention_mask.cpu()
+        lengths = masks.sum(dim=1).tolist() if self.own.flux_attention_masked_training else [self.token_limit] * len(states)
         return [
-            {"embeds": state.clone(), "pooled": summary.clone(), "mask": mask.clone()}
-            for state, summary, mask in zip(states, pooled, masks, strict=True)
+            {"embeds": state[:length].clone(), "pooled": summary.clone(), "mask": mask.clone()}
+            for state, length, summary, mask in zip(states, lengths, pooled, masks, strict=True)
         ]
 
     def _text_encoders(self) -> tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
@@ -99,8 +102,12 @@ class Flux(Family):
         free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """``embeds`` (B, T, D), ``pooled`` (B, P) and ``mask`` (B, T)."""
-        return {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("embeds", "pooled", "mask")}
+        """``embeds`` (B, T, D), zeros where padding was left out, ``pooled`` (B, P) and ``mask`` (B, T)."""
+        stacked = {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("pooled", "mask")}
+        embeds = prompts[0]["embeds"].new_zeros(*stacked["mask"].shape, prompts[0]["embeds"].shape[-1])
+        for row, prompt in enumerate(prompts):
+            embeds[row, : len(prompt["embeds"])] = prompt["embeds"]
+        return {"embeds": embeds, **stacked}
 
     # ---- the transformer ----
 

@@ -32,7 +32,10 @@ class ClipAutoencoder:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] -> (B, C, f, h, w) float32 on the CPU: (mode - mean) / standard deviation of the channel."""
+        """(B, 3, F, H, W) in [-1, 1] -> (B, C, f, h, w) on the CPU: (mode - mean) / standard deviation of the channel.
+
+        The latents have the type that was computed in; ``exact`` computes in float32.
+        """
         vae = self.model
         usual = vae.dtype
         try:
@@ -43,7 +46,7 @@ class ClipAutoencoder:
             vae.to(usual)
         mean, deviation = self._statistics(vae, latents)
         scaled: Tensor = (latents - mean) / deviation
-        return scaled.cpu()
+        return scaled.to(torch.float32 if exact else usual).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class _Extra:
     choices: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     json: bool = False
     secret: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ def option(
     choices: tuple[str, ...] = (),
     synonyms: Mapping[str, str] | None = None,
     later: tuple[str, ...] = (),
+    refused: Mapping[str, str] | None = None,
     json: bool = False,
     secret: tuple[str, ...] = (),
     addresses: tuple[str, ...] = (),
@@ -67,6 +69,7 @@ def option(
     - ``choices``: the values of a text whose choices are found when the program starts; others are a ``Literal``.
     - ``synonyms``: other spellings of its choices.
     - ``later``: choices of the format that are not implemented yet. They are refused with the code ``not_available``.
+    - ``refused``: choices of the format that will not be implemented -> why, and what to use instead.
     - ``json``: the text is JSON or the path of a JSON file. Lists and objects are accepted and kept as text.
     - ``secret``: fields of that JSON that are hidden.
     - ``addresses``: fields of that JSON that are URLs, in which passwords are hidden.
@@ -75,7 +78,7 @@ def option(
     - ``shape``: describes valid JSON for people, if a file is not accepted.
     """
     extra: Any = _Extra(  # pydantic expects JSON
-        aliases, choices, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths, shape
+        aliases, choices, dict(synonyms or {}), later, dict(refused or {}), json, secret, addresses, places, secret_paths, shape
     )
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})
 
@@ -100,6 +103,8 @@ class OptionSpec:
     bounds: Mapping[str, float]
     """``gt``, ``ge``, ``lt``, ``le`` -> number."""
     help: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Choices of the format that will not be implemented -> why, and what to use instead."""
     secret: tuple[str, ...] = ()
     """Fields of its JSON that are always hidden."""
     addresses: tuple[str, ...] = ()
@@ -169,6 +174,7 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         optional=optional,
         choices=choices or extra.choices,
         later=extra.later,
+        refused=extra.refused,
         synonyms=extra.synonyms,
         aliases=extra.aliases,
         bounds=bounds,

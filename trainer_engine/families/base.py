@@ -6,7 +6,6 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
@@ -28,7 +28,7 @@ from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedd
 from trainer_engine.media import Picture
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
-from trainer_engine.weights.quantization import Quantiser, exact_layers_message, is_quantised
+from trainer_engine.weights.quantization import exact_layers_message, is_quantised, quantiser
 
 
 class DiffusersNetwork(Protocol):
@@ -219,10 +219,11 @@ class Family(ABC):
         Layers that the quantised kernels do not take stay as they are, and are reported. ``in_autocast``: the module computes in
         ``devices.autocast``.
         """
+        precision = activated(precision, quantize_activations=self.options.precision.quantize_activations)
         if not is_quantised(precision):
             return module.to(self.devices.device)
-        how = (self.devices.autocast, self.devices.compute) if in_autocast else (nullcontext, None)
-        exact = Quantiser(precision, self.devices.device, self.options.precision.quantize_via == "cpu", *how).apply(module)
+        how = {"autocast": self.devices.autocast, "compute": self.devices.compute} if in_autocast else {}
+        exact = quantiser(precision, self.options, self.devices.device, **how).apply(module)
         if exact:
             self.report(
                 Notification(

@@ -52,6 +52,11 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None for other devices."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" and torch.version.cuda else None
+
+
 def resolve_devices(options: TrainingOptions, device: torch.device | None = None) -> Devices:
     """The devices of this process. ``device`` is the one that accelerate assigns; None selects ``best_device()``."""
     device = device or best_device()

@@ -72,7 +72,7 @@ def examine_run(
     problems += refused
     saved = None if errors_in(refused) else saved  # further differences add nothing
     problems += publishing_problems(options, home, hub)
-    problems += device_problems(options, expected_device(variables))
+    problems += device_problems(options, expected_device(variables), estimates.gpu_capability() if visible_gpus(variables) else None)
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     sources = model_sources(options.model, spec)

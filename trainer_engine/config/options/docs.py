@@ -59,6 +59,9 @@ def describe(spec: OptionSpec) -> Iterator[str]:
     if spec.later:
         yield ""
         yield "Known, not available yet: " + ", ".join(f"`{choice}`" for choice in spec.later) + "."
+    for choice, reason in spec.refused.items():
+        yield ""
+        yield f"Refused: `{choice}`: {reason}."
     yield ""
 
 

@@ -26,6 +26,7 @@ from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.options.precision import PrecisionOptions
 from trainer_engine.config.options.publishing import PublishingOptions, ReportingOptions
 from trainer_engine.config.options.run import DistributedOptions, RunOptions, ScheduleOptions
+from trainer_engine.config.options.sdnq import SdnqOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem
@@ -50,6 +51,7 @@ class TrainingOptions(BaseModel):
     optimizer: OptimizerOptions
     schedule: ScheduleOptions
     precision: PrecisionOptions
+    sdnq: SdnqOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions

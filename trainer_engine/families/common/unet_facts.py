@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
+from trainer_engine.config.precisions import ANY_FAMILY
 
 UNET = Component("unet", "unet.", Role.TRAINED, comfyui_prefix="lora_unet_")
 """ComfyUI and kohya's tools know the layers of these networks by the same flat keys."""
@@ -77,5 +78,5 @@ ADAPTERS = AdapterSpec(
     lora_targets=LORA_TARGETS,
     default_lora_target="attention",
     lora_target_option="unet_lora_target",
-    base_precisions=("int8-quanto", "int4-quanto"),
+    base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
@@ -63,7 +64,8 @@ class Flux(Family):
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
         chosen = self.options.precision
-        precisions = f"{chosen.text_encoder_1_precision} {chosen.text_encoder_2_precision}"
+        encoders = (chosen.text_encoder_1_precision, chosen.text_encoder_2_precision)
+        precisions = " ".join(weights_identity(precision, self.options) for precision in encoders)
         kept = " without padding" if self.own.flux_attention_masked_training else ""
         return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}{kept}"
 

@@ -17,6 +17,7 @@ from trainer_engine.config.family_spec import (
     frozen_components,
 )
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.precisions import ANY_FAMILY
 
 FLAVOURS = MappingProxyType(
     {
@@ -74,7 +75,7 @@ SPEC = FamilySpec(
             }
         ),
         default_lora_target="attention",
-        base_precisions=("int8-quanto", "int4-quanto"),
+        base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
     ),
     aliases=("wan2.1",),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),

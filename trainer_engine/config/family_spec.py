@@ -88,6 +88,8 @@ class LatentSpec:
     """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
     previews_in_full: bool = False
     """Whether the family's own autoencoder decodes previews, if there is no ``preview_decoder``."""
+    memory_options: frozenset[str] = frozenset({"vae_enable_tiling", "vae_enable_slicing", "vae_enable_patch_conv"})
+    """The options ``vae_enable_...`` that change how the autoencoder computes."""
 
     @property
     def has_previews(self) -> bool:

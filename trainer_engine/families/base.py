@@ -106,8 +106,14 @@ class Family(ABC):
     # ---- the encoders: used for the caches, then freed ----
 
     def image_fingerprint(self, hashes: FileHashes) -> str:
-        """Changes whenever the same pixels would give other latents: weights, configuration, number type."""
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+        """Changes whenever the same pixels would give other latents: weights, configuration, number type, tiles."""
+        tiles = " tiled" if self.tiles_images else ""
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}{tiles}"
+
+    @property
+    def tiles_images(self) -> bool:
+        """Whether the autoencoder takes large images in tiles, which changes their latents."""
+        return self.options.autoencoder.vae_enable_tiling and "vae_enable_tiling" in self.spec.latents.memory_options
 
     @abstractmethod
     def text_fingerprint(self, hashes: FileHashes) -> str:

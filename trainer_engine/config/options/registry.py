@@ -18,6 +18,7 @@ from trainer_engine import families
 from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.config.options.checkpointing import CheckpointingOptions
+from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.config.options.data import DataOptions
 from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
 from trainer_engine.config.options.hooks import HooksOptions
@@ -50,6 +51,7 @@ class TrainingOptions(BaseModel):
     optimizer: OptimizerOptions
     schedule: ScheduleOptions
     precision: PrecisionOptions
+    autoencoder: AutoencoderOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions

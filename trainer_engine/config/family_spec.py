@@ -66,6 +66,10 @@ class PromptSpec:
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
+    mask: str = ""
+    """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
+    mask_option: str = ""
+    """The option that turns the mask on; empty if it is always on."""
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
@@ -184,6 +188,8 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    repeated_blocks: tuple[str, ...] = ()
+    """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()

@@ -24,6 +24,7 @@ from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.common.computation import prepare_network
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
 from trainer_engine.runtime.devices import Devices
@@ -194,6 +195,8 @@ class Family(ABC):
             module.train().requires_grad_(self.options.model.model_type == "full")
             if self.options.model.gradient_checkpointing:
                 _enable_gradient_checkpointing(module)
+            if not is_text:
+                prepare_network(module, self.options)
             modules[name] = module
         return join(modules)
 

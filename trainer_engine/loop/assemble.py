@@ -46,7 +46,7 @@ from trainer_engine.objectives.build import FLOW_MATCHING, make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import build_optimizer, start_training
-from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.runtime.devices import gpu_capability, resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -79,7 +79,7 @@ def assemble(run_context: RunContext) -> Trainer:
 def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
     with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
         devices = resolve_devices(run_context.options, run_context.processes.device)
-        refused = list(device_problems(run_context.options, devices.device.type))
+        refused = list(device_problems(run_context.options, devices.device.type, gpu_capability(devices.device)))
         if refused:
             raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))

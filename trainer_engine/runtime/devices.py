@@ -94,6 +94,11 @@ def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torc
     return None if wanted == "default" else _dtype(PRECISIONS[wanted]), text, ()
 
 
+def gpu_capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of a GPU of NVIDIA; None for other devices."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" and torch.version.cuda else None
+
+
 def ran_out_of_memory(error: Exception) -> bool:
     """Whether an error means that memory ran out. PyTorch has an exception class for it on GPUs only."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

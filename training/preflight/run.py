@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
+from trainer_engine.config.attention import MECHANISMS
 from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -44,6 +46,7 @@ from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
 
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
 CPU_INFO = Path("/proc/cpuinfo")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -67,7 +70,7 @@ def examine_run(
     problems += refused
     saved = None if errors_in(refused) else saved  # further differences add nothing
     problems += publishing_problems(options, home, hub)
-    problems += device_problems(options, expected_device(variables))
+    problems += device_problems(options, expected_device(variables), gpu_capability(options, variables))
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     sources = model_sources(options.model, spec)
@@ -202,6 +205,17 @@ def expected_device(variables: Mapping[str, str], platform: str = sys.platform) 
     if visible_gpus(variables):
         return "cuda"
     return "mps" if platform == "darwin" else "cpu"
+
+
+def gpu_capability(options: TrainingOptions, variables: Mapping[str, str]) -> tuple[int, int] | None:
+    """The lowest compute capability of the GPUs here, from NVIDIA's own tool; None if nothing depends on it or it is unknown."""
+    if MECHANISMS[options.attention.attention_mechanism].capability == (0, 0) or not visible_gpus(variables):
+        return None
+    try:
+        asked = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=10, env=dict(variables), check=True)
+        return min((int(major), int(minor)) for major, minor in (line.split(".") for line in asked.stdout.split()))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> Iterator[Problem]:

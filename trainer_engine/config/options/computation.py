@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
+from trainer_engine.config.attention import DEFAULT, LATER, MECHANISMS, SYNONYMS
 from trainer_engine.config.option import OptionGroup, option
+
+if TYPE_CHECKING:
+    Mechanism = str
+else:
+    Mechanism = Literal[tuple(MECHANISMS)]
 
 
 class AutoencoderOptions(OptionGroup):
@@ -21,4 +29,36 @@ class AutoencoderOptions(OptionGroup):
     )
     vae_enable_temporal_roll: bool = option(
         False, "Take clips through the autoencoder some frames at a time, for the families whose autoencoder has a choice."
+    )
+
+
+class AttentionOptions(OptionGroup):
+    """How the layers of the trained network are computed. docs/speed.md says what to choose."""
+
+    attention_mechanism: Mechanism = option(
+        DEFAULT,
+        "How attention is computed, in training and in validation. diffusers: PyTorch chooses. native-...: one of PyTorch's own ways. "
+        "flash-attn..., xformers and sageattention...: the package of that name. ...-hub: a kernel of kernels-community on the Hugging "
+        "Face hub, loaded through the package kernels.",
+        synonyms=SYNONYMS,
+        later=LATER,
+    )
+    sageattention_usage: Literal["inference", "training", "training+inference"] = option(
+        "inference",
+        "Where a sageattention mechanism is used. inference: for validation images; training computes attention as usual. SageAttention "
+        "has no backward pass, so the others are refused.",
+    )
+    unet_attention_slice: bool = option(
+        False, "Compute the attention of a UNet for some heads at a time. This saves memory where no fused attention exists, and is slower."
+    )
+    enable_chunked_feed_forward: bool = option(
+        False, "Compute the feed-forward layers of the network for some tokens at a time. The numbers stay the same up to rounding."
+    )
+    feed_forward_chunk_size: int | None = option(
+        None, "Tokens of each sample that enable_chunked_feed_forward computes at a time. Empty: 1024.", ge=1
+    )
+    fuse_qkv_projections: bool = option(
+        False,
+        "Compute the projections of query, key and value that have the same input as one multiplication. Weights, adapters and files stay "
+        "as they are. Quantised layers are computed one by one.",
     )

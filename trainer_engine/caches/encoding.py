@@ -52,7 +52,7 @@ class BatchEncoder:
             height, width = pixels.shape[-2:]
             raise OutOfMemory(
                 f"One image of {width}x{height} does not fit into the device's memory while encoding: {error}",
-                hint="lower resolution, or free the device's memory",
+                hint="set vae_enable_patch_conv or vae_enable_tiling, lower resolution, or free the device's memory",
             ) from error
         self.largest = images // 2
         free_device_memory(self.family.devices.device)

@@ -24,6 +24,7 @@ from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.common.computation import prepare_network
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
 from trainer_engine.runtime.devices import Devices
@@ -108,8 +109,14 @@ class Family(ABC):
     # ---- the encoders: used for the caches, then freed ----
 
     def image_fingerprint(self, hashes: FileHashes) -> str:
-        """Changes whenever the same pixels would give other latents: weights, configuration, number type."""
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+        """Changes whenever the same pixels would give other latents: weights, configuration, number type, tiles."""
+        tiles = " tiled" if self.tiles_images else ""
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}{tiles}"
+
+    @property
+    def tiles_images(self) -> bool:
+        """Whether the autoencoder takes large images in tiles, which changes their latents."""
+        return self.options.autoencoder.vae_enable_tiling and "vae_enable_tiling" in self.spec.latents.memory_options
 
     @abstractmethod
     def text_fingerprint(self, hashes: FileHashes) -> str:
@@ -195,6 +202,8 @@ class Family(ABC):
             module.train().requires_grad_(self.options.model.model_type == "full")
             if self.options.model.gradient_checkpointing:
                 _enable_gradient_checkpointing(module)
+            if not is_text:
+                prepare_network(module, self.options)
             modules[name] = module
         return join(modules)
 

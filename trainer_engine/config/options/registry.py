@@ -18,6 +18,7 @@ from trainer_engine import families
 from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.config.options.checkpointing import CheckpointingOptions
+from trainer_engine.config.options.computation import AttentionOptions, AutoencoderOptions
 from trainer_engine.config.options.data import DataOptions
 from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
 from trainer_engine.config.options.hooks import HooksOptions
@@ -52,6 +53,8 @@ class TrainingOptions(BaseModel):
     schedule: ScheduleOptions
     precision: PrecisionOptions
     sdnq: SdnqOptions
+    autoencoder: AutoencoderOptions
+    attention: AttentionOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions

@@ -12,6 +12,7 @@ from trainer_engine.config.rules import (
     adapter,
     checkpointing,
     clips,
+    computation,
     data,
     evaluation,
     hooks,
@@ -25,7 +26,10 @@ from trainer_engine.config.rules import (
 )
 from trainer_engine.contract.errors import Problem
 
-GROUPS = (run, optimizer, data, model, precision, text_encoders, adapter, validation, clips, evaluation, checkpointing, hooks, publishing)
+GROUPS = (
+    *(run, optimizer, data, model, precision, computation, text_encoders, adapter),
+    *(validation, clips, evaluation, checkpointing, hooks, publishing),
+)
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 
 

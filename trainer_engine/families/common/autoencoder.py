@@ -10,6 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from trainer_engine.config.options.computation import AutoencoderOptions
+from trainer_engine.families.common.autoencoder_memory import save_memory
+
 
 class ImageNotFinite(ValueError):
     """An image with NaN or infinite pixels; converted to 8 bits it would look like a black image."""
@@ -22,9 +25,10 @@ class Autoencoder:
     whose cache entry is damaged, in another type.
     """
 
-    def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device) -> None:
+    def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device, memory: AutoencoderOptions) -> None:
         self._load = load
         self._device = device
+        self._memory = memory
         self._vae: AutoencoderKL | None = None
         self._computing = threading.RLock()
 
@@ -33,6 +37,7 @@ class Autoencoder:
         vae = self._vae  # another thread may let go of it at any time
         if vae is None:
             vae = self._load().eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+            save_memory(vae, self._memory)
             self._vae = vae
         return vae
 

@@ -67,6 +67,7 @@ def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *fla
     return FileLayout(title=title, mark=mark, mark_width=prompt_width, prefixes=MappingProxyType(prefixes), flavours=frozenset(flavours))
 
 
+REPEATED_BLOCKS = ("BasicTransformerBlock",)
 SAMPLING = SamplingSpec(
     samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
     options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),

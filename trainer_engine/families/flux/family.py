@@ -46,7 +46,7 @@ class Flux(Family):
         super().__init__(options, devices)
         self.own = options.of_family(FluxOptions)
         self.parts = FluxParts(options.model)
-        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
 

@@ -64,7 +64,10 @@ SPEC = FamilySpec(
         text_encoder_folders=("text_encoder", "text_encoder_2"),
         t5_folder="text_encoder_2",
         joins_sequence=True,
+        mask="boolean",
+        mask_option="flux_attention_masked_training",
     ),
+    repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     latents=LatentSpec(
         alignment_px=64,
         channels=16,

@@ -45,7 +45,7 @@ class PixArtSigma(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = PixArtParts(options.model)
-        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----

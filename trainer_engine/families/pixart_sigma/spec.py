@@ -44,7 +44,9 @@ SPEC = FamilySpec(
         t5_folder="text_encoder",
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),
+        mask="additive",
     ),
+    repeated_blocks=("BasicTransformerBlock",),
     latents=LatentSpec(
         alignment_px=64,
         channels=4,

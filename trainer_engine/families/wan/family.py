@@ -45,7 +45,7 @@ class Wan(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = WanComponents(options.model)
-        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(devices.vae), devices.device)
+        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(devices.vae), devices.device, options.autoencoder)
         self._text: tuple[UMT5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----

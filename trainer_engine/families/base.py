@@ -26,6 +26,7 @@ from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
+from trainer_engine.memory.recompute import enable_checkpointing
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
 from trainer_engine.weights.quantization import Quantiser, exact_layers_message, is_quantised
@@ -186,8 +187,7 @@ class Family(ABC):
             precision = "no_change" if is_text else self.options.precision.base_model_precision
             self.place(module, precision, part=component.folder, in_autocast=True)
             module.train().requires_grad_(self.options.model.model_type == "full")
-            if self.options.model.gradient_checkpointing:
-                _enable_gradient_checkpointing(module)
+            enable_checkpointing(module, self.options, self.devices.device, is_network=not is_text)
             modules[name] = module
         return join(modules)
 
@@ -335,18 +335,6 @@ def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
     """The trained components by name, from the bare network that ``join`` made."""
     prefixes = {name: spec.module_prefix(name) for name in spec.trained}
     return {name: network.get_submodule(prefix.removesuffix(".")) for name, prefix in prefixes.items()}
-
-
-def _enable_gradient_checkpointing(module: nn.Module) -> None:
-    """diffusers and the versions of transformers name the method differently. With re-entrant checkpoints, frozen embeddings below an
-    adapter would cut its gradients off."""
-    model: Any = module
-    if hasattr(model, "enable_gradient_checkpointing"):
-        model.enable_gradient_checkpointing()
-    elif hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def unwrap(network: nn.Module) -> nn.Module:

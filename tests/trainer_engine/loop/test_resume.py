@@ -99,6 +99,8 @@ def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, op
         {"optimizer": "adamw_bf16", "mixed_precision": "bf16", "use_ema": True},
         {"optimizer": "torch-adamw", "mixed_precision": "bf16"},
         {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "gradient_checkpointing_interval": 2, "gradient_checkpointing_backend": "unsloth"},
+        {"model_type": "lora", "gradient_checkpointing_offload_attention": True},
         {"grad_clip_method": "value", "max_grad_norm": 0.001},
         {"max_grad_norm": 0},
         {"use_ema": True, "ema_update_interval": 4},

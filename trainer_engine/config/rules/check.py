@@ -15,6 +15,7 @@ from trainer_engine.config.rules import (
     data,
     evaluation,
     hooks,
+    memory,
     model,
     optimizer,
     publishing,
@@ -24,7 +25,7 @@ from trainer_engine.config.rules import (
 )
 from trainer_engine.contract.errors import Problem
 
-GROUPS = (run, optimizer, data, model, text_encoders, adapter, validation, clips, evaluation, checkpointing, hooks, publishing)
+GROUPS = (run, optimizer, data, model, text_encoders, adapter, validation, clips, evaluation, checkpointing, memory, hooks, publishing)
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 
 

@@ -26,6 +26,7 @@ from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
+from trainer_engine.memory.placement import encoder_groups, held_back, stream_weights, streamed_groups
 from trainer_engine.memory.recompute import enable_checkpointing
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
@@ -185,11 +186,25 @@ class Family(ABC):
             if module.dtype != self.devices.network:
                 module.to(self.devices.network)
             precision = "no_change" if is_text else self.options.precision.base_model_precision
-            self.place(module, precision, part=component.folder, in_autocast=True)
+            groups = [] if is_text else streamed_groups(module, self.options.memory)
+            with held_back(module, groups):
+                self.place(module, precision, part=component.folder, in_autocast=True)
             module.train().requires_grad_(self.options.model.model_type == "full")
             enable_checkpointing(module, self.options, self.devices.device, is_network=not is_text)
             modules[name] = module
         return join(modules)
+
+    def place_network(self, network: nn.Module) -> None:
+        """Moves a network with its adapter to the device, apart from frozen weights that wait in the memory of the host.
+
+        Raises InvalidOptions if they cannot wait there.
+        """
+        networks = [module for name, module in self.trained_modules(network).items() if name not in self.spec.trained_text_encoders]
+        groups = [group for module in networks for group in streamed_groups(module, self.options.memory)]
+        if groups:
+            stream_weights(network, groups, self.options.memory, self.devices.device, prefetch=self.options.memory.prefetches_network)
+        else:
+            network.to(self.devices.device)
 
     def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
         """Parameters in trained components, or in the adapter on them, that no prediction depends on. They are not trained.
@@ -213,7 +228,7 @@ class Family(ABC):
         ``devices.autocast``.
         """
         if not is_quantised(precision):
-            return module.to(self.devices.device)
+            return self._moved(module, is_network=in_autocast)
         how = (self.devices.autocast, self.devices.compute) if in_autocast else (nullcontext, None)
         exact = Quantiser(precision, self.devices.device, self.options.precision.quantize_via == "cpu", *how).apply(module)
         if exact:
@@ -226,6 +241,15 @@ class Family(ABC):
                     details={"part": part, "precision": precision, "layers": [asdict(one) for one in exact]},
                 )
             )
+        return self._moved(module, is_network=in_autocast)
+
+    def _moved(self, module: nn.Module, *, is_network: bool) -> nn.Module:
+        """A module on its device; the weights of a text encoder may wait in the memory of the host."""
+        memory = self.options.memory
+        if is_network or not memory.streams_encoders:
+            return module.to(self.devices.device)
+        module.requires_grad_(False)
+        stream_weights(module, encoder_groups(module, memory), memory, self.devices.device, prefetch=memory.prefetches_encoders)
         return module
 
     def adapter_targets(self, name: str) -> tuple[str, ...]:

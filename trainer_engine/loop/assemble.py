@@ -20,6 +20,7 @@ from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.model import ObjectiveOptions
+from trainer_engine.config.options.run import RunOptions
 from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
@@ -161,7 +162,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
     )
-    average = MovingAverage(network, run.ema_decay, run.ema_update_interval) if run.use_ema else None
+    average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
@@ -184,6 +185,19 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
 
 
 def _schedules(options: TrainingOptions, total_steps: int) -> tuple[Schedule, Schedule]:
+def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
+    if not run.use_ema:
+        return None
+    return MovingAverage(
+        network,
+        run.ema_decay,
+        run.ema_update_interval,
+        device=torch.device("cpu") if run.ema_on_host else None,
+        warmup_steps=run.ema_warmup_steps,
+        is_grouped=not run.ema_foreach_disable,
+    )
+
+
     """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak."""
     is_free = OPTIMIZERS[options.optimizer.optimizer].is_schedule_free
     chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule

@@ -109,6 +109,7 @@ def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, op
         {"prediction_type": "v_prediction"},
     ],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()),
+        {"use_ema": True, "ema_warmup_steps": 4, "ema_foreach_disable": True, "ema_device": "accelerator"},
 )
 def test_other_ways_to_train_resume_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
     assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))

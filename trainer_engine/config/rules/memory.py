@@ -81,10 +81,20 @@ def details_belong_to_their_option(values: Values) -> Iterator[Problem]:
             yield Problem.note(name, "no_effect", f"{name} has no effect without {' or '.join(owners)}.", got=values[name])
 
 
+def average_has_one_place(values: Values) -> Iterator[Problem]:
+    if values["ema_cpu_only"] and values["ema_device"] == "accelerator":
+        message = "ema_cpu_only keeps the average in the memory of the host, so that ema_device=accelerator has no effect."
+        yield Problem.note("ema_device", "no_effect", message, got="accelerator", hint="use ema_cpu_only=false")
+    if values["use_ema"] and values["max_train_steps"] and values["ema_warmup_steps"] >= values["max_train_steps"]:
+        message = f"The average is a copy of the weights for all {values['max_train_steps']} steps of the run."
+        yield Problem.note("ema_warmup_steps", "longer_than_run", message, got=values["ema_warmup_steps"], hint="use fewer steps")
+
+
 RULES: tuple[Rule, ...] = (
     stride_is_not_below_interval,
     checkpointing_options_have_an_effect,
     weights_are_streamed_in_one_way,
     streamed_weights_are_frozen,
     details_belong_to_their_option,
+    average_has_one_place,
 )

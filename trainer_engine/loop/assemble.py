@@ -28,6 +28,7 @@ from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
+from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.evaluation.runs import history_of
@@ -46,7 +47,8 @@ from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import FLOW_MATCHING, make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import build_optimizer, start_training
+from trainer_engine.optim.optimizers import start_training
+from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
@@ -81,6 +83,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
     with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
         devices = resolve_devices(run_context.options, run_context.processes.device)
         refused = list(device_problems(run_context.options, devices.device.type))
+        refused += process_problems(run_context.options.as_values(), run_context.processes.count)
         if refused:
             raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
@@ -147,18 +150,16 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
-    optimizer = build_optimizer(options.optimizer, *groups)
-    start_training(optimizer)
+    update = make_update(options.optimizer, groups, family.devices.device)
+    start_training(update.optimizer)
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
         network=processes.share_network(_compiled(network, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
-        parameters=trainable.parameters,
-        optimizer=optimizer,
+        update=update,
         schedules=_schedules(options, state.total_steps)[: len(groups)],
-        clipping=options.optimizer,
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
     )
@@ -171,7 +172,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         options=options,
         family=family,
         trainable=trainable,
-        optimizer=optimizer,
+        optimizer=update.optimizer,
         average=average,
         prepared=prepared,
         layout=sampler.sizes,
@@ -184,7 +185,6 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
 
 
-def _schedules(options: TrainingOptions, total_steps: int) -> tuple[Schedule, Schedule]:
 def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
     if not run.use_ema:
         return None
@@ -198,6 +198,7 @@ def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
     )
 
 
+def _schedules(options: TrainingOptions, total_steps: int) -> tuple[Schedule, Schedule]:
     """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak."""
     is_free = OPTIMIZERS[options.optimizer.optimizer].is_schedule_free
     chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule

@@ -32,6 +32,9 @@ class Transfers:
         target.copy_(source)
         return _no_wait
 
+    def finish(self) -> None:
+        """Blocks until the host may read what was copied to it."""
+
 
 class CudaTransfers(Transfers):
     """Copies on a stream of their own, so that they overlap with the computation."""
@@ -52,6 +55,9 @@ class CudaTransfers(Transfers):
             if tensor.is_cuda:
                 tensor.record_stream(self._stream)
         return lambda: torch.cuda.current_stream(self.device).wait_event(copied)
+
+    def finish(self) -> None:
+        self._stream.synchronize()
 
 
 def _no_wait() -> None:

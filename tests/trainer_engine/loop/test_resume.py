@@ -103,13 +103,16 @@ def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, op
         {"model_type": "lora", "gradient_checkpointing": True, "gradient_checkpointing_backend": "torch-ffn", "musubi_blocks_to_swap": 1},
         {"model_type": "lora", "gradient_checkpointing_offload_attention": True, "ramtorch": True},
         {"model_type": "lora", "enable_group_offload": True, "group_offload_type": "leaf_level", "group_offload_use_stream": True},
+        {"optimizer_cpu_offload_method": "torchao", "optimizer_offload_gradients": True, "gradient_accumulation_steps": 2},
+        {"optimizer": "optimi-adamw", "optimizer_release_gradients": True, "grad_clip_method": "value", "max_grad_norm": 0.01},
+        {"optimizer": "torch-sgd", "fuse_optimizer": True},
         {"grad_clip_method": "value", "max_grad_norm": 0.001},
         {"max_grad_norm": 0},
         {"use_ema": True, "ema_update_interval": 4},
+        {"use_ema": True, "ema_warmup_steps": 4, "ema_foreach_disable": True, "ema_device": "accelerator"},
         {"prediction_type": "v_prediction"},
     ],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()),
-        {"use_ema": True, "ema_warmup_steps": 4, "ema_foreach_disable": True, "ema_device": "accelerator"},
 )
 def test_other_ways_to_train_resume_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
     assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))

@@ -21,11 +21,27 @@ from trainer_engine.config.rules import (
     publishing,
     run,
     text_encoders,
+    updates,
     validation,
 )
 from trainer_engine.contract.errors import Problem
 
-GROUPS = (run, optimizer, data, model, text_encoders, adapter, validation, clips, evaluation, checkpointing, memory, hooks, publishing)
+GROUPS = (
+    run,
+    optimizer,
+    updates,
+    data,
+    model,
+    text_encoders,
+    adapter,
+    validation,
+    clips,
+    evaluation,
+    checkpointing,
+    memory,
+    hooks,
+    publishing,
+)
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 
 

@@ -22,6 +22,7 @@ from trainer_engine.config.options.computation import AttentionOptions, Autoenco
 from trainer_engine.config.options.data import DataOptions
 from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
 from trainer_engine.config.options.hooks import HooksOptions
+from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.config.options.model import ModelOptions, ObjectiveOptions
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.options.precision import PrecisionOptions
@@ -55,6 +56,7 @@ class TrainingOptions(BaseModel):
     sdnq: SdnqOptions
     autoencoder: AutoencoderOptions
     attention: AttentionOptions
+    memory: MemoryOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions

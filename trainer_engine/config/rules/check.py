@@ -16,18 +16,20 @@ from trainer_engine.config.rules import (
     data,
     evaluation,
     hooks,
+    memory,
     model,
     optimizer,
     precision,
     publishing,
     run,
     text_encoders,
+    updates,
     validation,
 )
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, optimizer, data, model, precision, computation, text_encoders, adapter),
+    *(run, optimizer, updates, data, model, precision, computation, memory, text_encoders, adapter),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

@@ -161,14 +161,18 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
     update = make_update(options.optimizer, groups, family.devices.device)
     start_training(update.optimizer)
+    may_skip = trainable.may_skip or options.distributed.find_unused_parameters
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(_compiled(network, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
+        network=processes.share_network(
+            _compiled(network, options.distributed.dynamo_backend),
+            may_skip=may_skip,
+        ),
         update=update,
-        schedules=_schedules(options, state.total_steps)[: len(groups)],
+        schedules=_schedules(options, state.total_steps, sampler.sizes.batch * sampler.sizes.accumulation)[: len(groups)],
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
         parent=None if options.model.model_type == "full" else trainable.base_model,
@@ -218,11 +222,15 @@ def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
     )
 
 
-def _schedules(options: TrainingOptions, total_steps: int) -> tuple[Schedule, Schedule]:
-    """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak."""
+def _schedules(options: TrainingOptions, total_steps: int, samples: int) -> tuple[Schedule, Schedule]:
+    """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak.
+
+    ``samples``: of one optimizer step, over all processes.
+    """
     is_free = OPTIMIZERS[options.optimizer.optimizer].is_schedule_free
     chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule
-    peaks = options.optimizer.learning_rate, options.optimizer.text_encoder_rate
+    factor = options.optimizer.rate_factor(samples)
+    peaks = options.optimizer.learning_rate * factor, options.optimizer.text_encoder_rate * factor
     return Schedule(chosen, peaks[0], total_steps), Schedule(chosen, peaks[1], total_steps)
 
 

@@ -76,6 +76,13 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
     )
 
 
+def prepare_arithmetic(options: TrainingOptions) -> None:
+    """Sets what PyTorch keeps for the whole process: its threads, and whether it multiplies float32 matrices in TF32."""
+    if options.distributed.torch_num_threads:
+        torch.set_num_threads(options.distributed.torch_num_threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not options.precision.disable_tf32
+
+
 def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype:
     """Frozen weights have the type of the arithmetic, unless ``base_model_default_dtype`` is fp32."""
     precision = options.precision

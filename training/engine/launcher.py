@@ -20,7 +20,7 @@ from trainer_engine.contract.hooks import HookRule
 from trainer_engine.contract.path_rule import PlaceRule
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training.engine import process
-from training.engine.command_line import launch_command
+from training.engine.command_line import ONE_MACHINE, Machines, launch_command
 from training.engine.process import EngineIdentity
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -35,10 +35,12 @@ class LaunchSettings:
     accelerate_config: str | None = None
     withheld: tuple[str, ...] = ()
     """Environment variables that hold keys for services which the run does not use; the engine does not get them."""
+    machines: Machines = ONE_MACHINE
 
     @classmethod
     def of(cls, options: TrainingOptions) -> LaunchSettings:
-        return cls(options.distributed.num_processes, options.distributed.accelerate_config, unused_keys(options))
+        spread = options.distributed
+        return cls(spread.num_processes, spread.accelerate_config, unused_keys(options), Machines.of(spread))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LaunchSettings:
@@ -47,6 +49,7 @@ class LaunchSettings:
             num_processes=int(values.get("num_processes", 1)),
             accelerate_config=values.get("accelerate_config"),
             withheld=tuple(values.get("withheld", ())),
+            machines=Machines(**values.get("machines", {})),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def start(folder: RunFolder, launch: Launch) -> EngineIdentity:
     """Prepare the run folder and start the engine. Raises OSError, and UnreadableAccelerateConfig before the engine starts."""
     prepare(folder, launch)
     settings = launch.settings
-    command, variables = launch_command(folder.path, settings.num_processes, settings.accelerate_config)
+    command, variables = launch_command(folder.path, settings.num_processes, settings.accelerate_config, machines=settings.machines)
     if launch.opens_private_networks:
         variables[PRIVATE_VARIABLE] = "1"
     return process.start(folder, command, variables | for_engine(launch.secrets), launch.scripts.variables, settings.withheld)

@@ -12,6 +12,7 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
+from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -227,6 +228,11 @@ def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[s
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
+    machines = options.distributed.num_machines
+    if machines > 1 and not private_networks_are_open():
+        message = "Machines of one run connect to each other in a private network, which this server does not reach."
+        hint = f"start the server with {PRIVATE_VARIABLE}=1"
+        yield Problem.error("num_machines", "private_network", message, got=machines, expected="1", hint=hint)
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
     if gpus and processes > gpus and not options.distributed.accelerate_config:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."

@@ -71,6 +71,11 @@ def test_every_step_is_an_event(tmp_path: Path) -> None:
     assert told[-1].eta_seconds == 0
 
 
+def test_a_scaled_rate_grows_with_the_samples_of_a_step(tmp_path: Path) -> None:
+    run = train_here(tmp_path, max_train_steps=2, learning_rate=1e-4, gradient_accumulation_steps=2, lr_scale=True)
+    assert [event.learning_rate for event in run.heard.of(ProgressEvent)] == pytest.approx([4e-4, 4e-4])
+
+
 def test_epochs_give_the_length(tmp_path: Path) -> None:
     run = train_here(tmp_path, max_train_steps=0, num_train_epochs=3)
     assert run.step == 12

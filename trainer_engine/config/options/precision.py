@@ -60,6 +60,9 @@ class PrecisionOptions(OptionGroup):
         "bf16",
         "Number type of frozen weights that are not quantised. bf16: as mixed_precision says. fp32: float32.",
     )
+    disable_tf32: bool = option(
+        False, "Multiply float32 matrices exactly on a GPU. Without it GPUs that can round their factors to TF32, which is faster."
+    )
     vae_dtype: Literal["bf16", "fp32", "fp16", "default"] = option(
         "bf16",
         "Number type in which the autoencoder computes on a GPU. default: the type of its weights. On a CPU it always computes in float32.",

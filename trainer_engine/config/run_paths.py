@@ -40,6 +40,8 @@ def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> 
     for images in _image_sets(dataloader):
         wanted[images.option("cache_dir_vae")] = Path(str(images.cache_dir_vae))
         wanted |= _own_paths(images, written=True)
+        if isinstance(images, ReferenceSet) and images.generated:
+            wanted[images.option(FOLDER_FIELD)] = Path(images.instance_data_dir)
     for text in dataloader.text_sets if dataloader else ():
         wanted[text.option("cache_dir")] = Path(str(text.cache_dir))
     return wanted

@@ -23,6 +23,7 @@ from trainer_engine.datasets.findings import (
     unusable_captions,
     unusable_place,
 )
+from trainer_engine.datasets.generated import discover_generated
 from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
@@ -101,12 +102,12 @@ class _Context:
         )
 
 
-def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
+def _paired(report: SetReport, images: Discovery, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
     """Returns the samples with their references and masks, and adds the problems of these to the report."""
     pairings = []
     for one in references:
         try:
-            found = context.discover(one)
+            found = discover_generated(images, one.generated) if one.generated else context.discover(one)
         except (OSError, ValueError) as error:
             report.problems.append(unusable_place(one, error))
             return report.samples
@@ -137,7 +138,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
             report.left_out.append(outcome)
     report.left_out.sort()
     if references:
-        report.samples = _paired(report, references, context)
+        report.samples = _paired(report, found, references, context)
     report.buckets = fill_buckets(report.samples)
     oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_eval
     report.at_least = effective.samples if oversubscribed else 0

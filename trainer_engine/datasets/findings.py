@@ -98,9 +98,8 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
         elif paired and flavour not in spec.takes_references:
             message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
-            yield Problem.error(
-                entry.option("conditioning_data"), "no_references", message, got=", ".join(entry.conditioning_data), hint=hint
-            )
+            option = entry.option("conditioning" if paired[0].generated else "conditioning_data")
+            yield Problem.error(option, "no_references", message, got=", ".join(one.id for one in paired), hint=hint)
 
 
 def eval_images_trained_on(sets: Sequence[SetReport], eval_sets: Sequence[SetReport]) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer_engine.batches.batch import reference_choices
+from trainer_engine.batches.batch import captions_of, reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
@@ -22,6 +22,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.generated import make_files
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, frequency, reference_cache, settings_of
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
@@ -112,12 +113,17 @@ def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:
     return all(one.sample.name in caches[reference_cache(set_id, one.set)].addresses for one in partners)
 
 
+def _shown_caption(sample: Sample) -> str:
+    """The caption of a sample that is shown with all of its references."""
+    return captions_of(sample, range(len(sample.references)))[0]
+
+
 def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
     def read() -> tuple[Tensor, ...]:
         return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
 
     seen = [one.sample for one in sample.references] if prompts.family.prompts_see_references else []
-    return Edit(name_after(sample.name), sample.captions[0], read, lambda text: prompts.read(text, seen))
+    return Edit(name_after(sample.name), _shown_caption(sample), read, lambda text: prompts.read(text, seen))
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ class Preparation:
         report = self._examine(dataloader)
         trained = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
+        self._generate([*trained, *evaluated])
         shown = self._shown_pairs(evaluated) or self._shown_pairs(trained)
         lent = lent_prompts(evaluated, self.options)
         captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
@@ -183,6 +190,20 @@ class Preparation:
         self.requests.raise_if_stopped()
         return report
 
+    def _generate(self, sets: Sequence[SetReport]) -> None:
+        """Makes the references and masks that are generated from images."""
+        for found in sets:
+            partners = (one for sample in found.samples for one in (*sample.references, *([sample.mask] if sample.mask else [])))
+            wanted = [one.sample for one in partners if one.sample.source.is_generated]
+            if wanted:
+                with self.stages.stage(StageKey.DATA_BACKEND, f"references of {found.entry.id}") as advance:
+                    self._make_files(wanted, advance)
+
+    def _make_files(self, wanted: Sequence[Sample], advance: Advance) -> None:
+        workers, should_stop = self.options.data.max_workers, self.requests.stop_asked
+        self.processes.first_then_others(lambda: make_files(wanted, workers=workers, on_progress=advance, should_stop=should_stop))
+        self.requests.raise_if_stopped()
+
     def _shown_pairs(self, sets: Sequence[SetReport]) -> list[tuple[str, Sample]]:
         """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
         validation = self.options.validation
@@ -199,7 +220,7 @@ class Preparation:
         """Every prompt that validations read."""
         validation, sees = self.options.validation, self.family.prompts_see_references
         negative = [validation.validation_negative_prompt] if lent or shown else []
-        pairs = [(sample.captions[0], tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
+        pairs = [(_shown_caption(sample), tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
         shared = [text for text in (validation.validation_prompt, *negative) if text is not None]
         return [
             *map(Prompt, texts_to_encode(self.options)),
@@ -214,12 +235,13 @@ class Preparation:
         combined = self.options.data.conditioning_multidataset_sampling == "combined"
         may_drop = self.options.data.caption_dropout_probability > 0
         for sample in samples:
-            if not (sample.references and self.family.prompts_see_references):
-                yield from map(Prompt, sample.captions)
-                continue
             for chosen in reference_choices(sample, combined=combined):
+                captions = captions_of(sample, chosen)
+                if not (sample.references and self.family.prompts_see_references):
+                    yield from map(Prompt, captions)
+                    continue
                 seen = tuple(sample.references[position].sample for position in chosen)
-                yield from (Prompt(text, seen) for text in (*sample.captions, *([""] if may_drop else [])))
+                yield from (Prompt(text, seen) for text in (*captions, *([""] if may_drop else [])))
 
     def _cache_texts(
         self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[Prompt]

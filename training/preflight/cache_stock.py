@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.datasets import Dataloader, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.report import DatasetReport
+from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from training.preflight.disk import DiskUse
 
@@ -22,7 +22,9 @@ BYTES_OF_TOKEN = 4096 * 2
 BYTES_OF_TOKEN_ID = 2 * 8
 """Of a prompt that is encoded in every step: its number and its mask."""
 ENTRY = ".safetensors"
-LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
+LATENTS, EMBEDDINGS, GENERATED = CACHED = ("latents", "text embeddings", "generated images")
+BYTES_OF_PIXEL = 3
+"""Upper bound for a pixel of a PNG in colour."""
 
 
 def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloader, report: DatasetReport) -> Iterator[DiskUse]:
@@ -32,6 +34,7 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
     for found in (*report.sets, *report.eval_sets):
         entry = found.entry
         latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += [_latent_bytes(sample, spec) for sample in found.samples]
+        yield from _generated_uses(found, dataloader.partners_of(entry))
         for number, one in enumerate(dataloader.references_of(entry)):
             references = (sample.references[number].sample for sample in found.samples if len(sample.references) > number)
             latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += [_latent_bytes(sample, spec) for sample in references]
@@ -49,6 +52,16 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
     each = min(spec.tokens_of(options.model.model_flavour), MOST_TOKENS) * of_token
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
+
+
+def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Iterator[DiskUse]:
+    """One use for each folder of generated images, with the files that it lacks at the size of an image without compression."""
+    pixels = sum(sample.width * sample.height for sample in found.samples)
+    for one in (one for one in partners if one.generated):
+        there = len(_entry_sizes(Path(one.instance_data_dir), ".png"))
+        share = max(0, len(found.samples) - there) / max(1, len(found.samples))
+        missing = int(pixels * BYTES_OF_PIXEL * share)
+        yield DiskUse(one.option("instance_data_dir"), Path(one.instance_data_dir), GENERATED, missing)
 
 
 def _latent_bytes(sample: Sample, spec: FamilySpec) -> int:
@@ -82,13 +95,13 @@ def _missing_latents(sizes: list[int], folder: Path) -> int:
     return missing
 
 
-def _entry_sizes(folder: Path) -> list[int]:
+def _entry_sizes(folder: Path, suffix: str = ENTRY) -> list[int]:
     """Bytes of each entry of a cache; empty without a folder."""
     sizes: list[int] = []
     try:
         shelves = [shelf.path for shelf in os.scandir(folder) if len(shelf.name) == 2 and shelf.is_dir()]
         for shelf in shelves:
-            sizes += [entry.stat().st_size for entry in os.scandir(shelf) if entry.name.endswith(ENTRY)]
+            sizes += [entry.stat().st_size for entry in os.scandir(shelf) if entry.name.endswith(suffix)]
     except OSError:
         return sizes
     return sizes

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
+from trainer_engine.config.datasets.generated import GeneratedReference
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
@@ -90,6 +91,8 @@ class ImageSet(FileSet):
     caption_strategy: str = caption_choice()
     conditioning_data: tuple[str, ...] = ()
     """Ids of the conditioning sets that hold a reference for each image of this set."""
+    conditioning: tuple[GeneratedReference, ...] = ()
+    """Conditioning sets that are generated from its images."""
     instance_prompt: tuple[str, ...] = ()
     """One or more prompts. A sample with several is trained with one of them at a time."""
     prepend_instance_prompt: bool = option(False, "Put instance_prompt and a space in front of each caption.")
@@ -158,6 +161,11 @@ class ImageSet(FileSet):
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
 
+    def as_entry(self) -> dict[str, Any]:
+        values = super().as_entry()
+        generated = [one.as_entry() for one in self.conditioning]
+        return {name: value for name, value in {**values, "conditioning": generated}.items() if name != "conditioning" or generated}
+
     @property
     def is_eval(self) -> bool:
         """Whether this is an eval set: evaluated on, never trained on."""
@@ -190,6 +198,8 @@ class ReferenceSet(FileSet):
         "at each place. segmentation: everything in it that is not black weights the loss in full.",
         later=("controlnet",),
     )
+    generated: GeneratedReference | None = Field(default=None, exclude=True)
+    """How its files are generated from the images of its partner's set; None for files that exist."""
     source_dataset_id: str | None = option(None, "Id of the image set that names this set in conditioning_data. Not required.")
     resolution: float = option(1024, "No effect: the partner's set decides.", gt=0)
     resolution_type: Literal["area", "pixel", "pixel_area"] = option("pixel_area", "No effect: the partner's set decides.")
@@ -217,6 +227,11 @@ class ReferenceSet(FileSet):
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+
+    def option(self, field: str) -> str:
+        """Returns the name of a field in problems; of a generated set in the entry that generates it."""
+        number = "" if self.generated is None else f"conditioning[{self.generated.number}]."
+        return super().option(f"{number}{field}")
 
     @property
     def is_mask(self) -> bool:

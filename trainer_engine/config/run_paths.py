@@ -10,6 +10,7 @@ from trainer_engine.config.dataset_tables import FOLDER_FIELD, table_paths
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.validation_inputs import parse_validation_inputs
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.path_rule import PlaceRule
 
@@ -52,6 +53,7 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     values = options.as_values()
     named = {name: Path(str(values[name])) for name in READ if values.get(name)}
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
+    named |= {one.place: Path(one.path) for one in parse_validation_inputs(values["validation_input"])[0]}
     for images in _image_sets(dataloader):
         named |= {images.option(FOLDER_FIELD): Path(images.instance_data_dir)} if images.instance_data_dir else {}
         named |= _own_paths(images, written=False)

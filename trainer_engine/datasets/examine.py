@@ -18,6 +18,7 @@ from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
+    no_pairs_to_show,
     reference_problems,
     set_problems,
     unusable_captions,
@@ -30,6 +31,7 @@ from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.validation_inputs import plan_inputs
 
 
 def examine(
@@ -58,7 +60,10 @@ def examine(
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)
-    return DatasetReport(sets, effective, problems, eval_sets, by_size=options.data.data_backend_sampling == "auto-weighting")
+    inputs, broken = plan_inputs(options, alignment)
+    problems += [*broken, *no_pairs_to_show(reports, options)]
+    by_size = options.data.data_backend_sampling == "auto-weighting"
+    return DatasetReport(sets, effective, problems, eval_sets, by_size, inputs)
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:

@@ -10,6 +10,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import LeftOut, printable
+from trainer_engine.datasets.validation_inputs import PlannedInput
 
 MOST_LISTED = 200
 """Files listed in a summary."""
@@ -76,6 +77,8 @@ class DatasetReport:
     """Sets to evaluate on."""
     by_size: bool = True
     """Whether ``data_backend_sampling`` takes the size of datasets into account."""
+    inputs: list[PlannedInput] = field(default_factory=list)
+    """Images that validations edit."""
 
     @property
     def samples_per_epoch(self) -> int:

@@ -18,21 +18,24 @@ from trainer_engine.caches.masks import MaskCache, cache_masks
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.parse import EntryContext
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.validation_inputs import OPTION as OF_INPUTS
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.generated import make_files
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, frequency, reference_cache, settings_of
+from trainer_engine.datasets.validation_inputs import PlannedInput
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
+from trainer_engine.loop.edits import edit_of_input, edit_of_pair, shown_caption
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
-from trainer_engine.validation.names import name_after
 
 MAX_LISTED = 20
 
@@ -113,19 +116,6 @@ def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:
     return all(one.sample.name in caches[reference_cache(set_id, one.set)].addresses for one in partners)
 
 
-def _shown_caption(sample: Sample) -> str:
-    """The caption of a sample that is shown with all of its references."""
-    return captions_of(sample, range(len(sample.references)))[0]
-
-
-def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
-    def read() -> tuple[Tensor, ...]:
-        return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
-
-    seen = [one.sample for one in sample.references] if prompts.family.prompts_see_references else []
-    return Edit(name_after(sample.name), _shown_caption(sample), read, lambda text: prompts.read(text, seen))
-
-
 @dataclass(frozen=True)
 class Preparation:
     """Looks at the datasets and fills the caches, one stage after another."""
@@ -142,17 +132,22 @@ class Preparation:
         trained = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
         self._generate([*trained, *evaluated])
-        shown = self._shown_pairs(evaluated) or self._shown_pairs(trained)
+        shown = self._shown_pairs(evaluated, report.inputs) or self._shown_pairs(trained, report.inputs)
         lent = lent_prompts(evaluated, self.options)
-        captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
+        captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent, report.inputs))
         latents = self._cache_images([*trained, *evaluated], dataloader)
+        inputs = self._cache_inputs(report.inputs)
         self.family.free_encoders()
         masks = self._cache_masks([*trained, *evaluated], dataloader)
+        seed = self.options.run.seed
         caches: CachesByName = {**latents, **masks}
         sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_partners(set_id, sample, caches))
+        pairs = tuple(
+            edit_of_pair(set_id, sample, latents, prompts, seed) for set_id, sample in shown if _has_partners(set_id, sample, caches)
+        )
+        own = [edit_of_input(one, inputs, prompts, seed) for one in report.inputs if inputs and one.sample.name in inputs.addresses]
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, caches))
         copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
         if copies:
@@ -163,7 +158,7 @@ class Preparation:
             masks=masks,
             captions=captions,
             prompts=prompts,
-            edits=edits,
+            edits=(*own, *pairs),
             eval_prompts=lent,
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in trained},
@@ -204,30 +199,36 @@ class Preparation:
         self.processes.first_then_others(lambda: make_files(wanted, workers=workers, on_progress=advance, should_stop=should_stop))
         self.requests.raise_if_stopped()
 
-    def _shown_pairs(self, sets: Sequence[SetReport]) -> list[tuple[str, Sample]]:
+    def _shown_pairs(self, sets: Sequence[SetReport], inputs: Sequence[PlannedInput]) -> list[tuple[str, Sample]]:
         """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
         validation = self.options.validation
-        chosen = [found for found in sets if validation.eval_dataset_id in (None, found.entry.id)]
-        if validation.validation_disable:
+        wanted = not inputs if validation.validation_using_datasets is None else validation.validation_using_datasets
+        if validation.validation_disable or not wanted:
             return []
+        lending = [found for found in sets if not found.entry.disable_validation]
+        chosen = [found for found in lending if validation.eval_dataset_id in (None, found.entry.id)]
         pairs = []
         for found in chosen:
             paired = sorted((sample for sample in found.samples if sample.references), key=lambda sample: sample.name)
             pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
         return pairs
 
-    def _shown_prompts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[Prompt]:
+    def _shown_prompts(
+        self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt], inputs: Sequence[PlannedInput]
+    ) -> list[Prompt]:
         """Every prompt that validations read."""
         validation, sees = self.options.validation, self.family.prompts_see_references
-        negative = [validation.validation_negative_prompt] if lent or shown else []
-        pairs = [(_shown_caption(sample), tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
+        negative = [validation.validation_negative_prompt] if lent or shown or inputs else []
+        edited = [(one.input.prompt, (one.sample,) if sees else ()) for one in inputs]
+        pairs = [(shown_caption(sample), tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
         shared = [text for text in (validation.validation_prompt, *negative) if text is not None]
         return [
             *map(Prompt, texts_to_encode(self.options)),
-            *(Prompt(caption, references) for caption, references in pairs),
+            *(Prompt(caption, references) for caption, references in (*pairs, *edited)),
             *(Prompt(prompt.text) for prompt in lent),
             *map(Prompt, negative),
             *(Prompt(text, references) for _, references in pairs if references for text in shared),
+            *(Prompt(text, references) for _, references in edited if references for text in negative),
         ]
 
     def _trained_prompts(self, samples: Sequence[Sample]) -> Iterator[Prompt]:
@@ -307,6 +308,27 @@ class Preparation:
             )
         )
         self.requests.raise_if_stopped()
+        return cache
+
+    def _cache_inputs(self, inputs: Sequence[PlannedInput]) -> LatentCache | None:
+        """Latents of the images that validations edit, if there are any."""
+        if not inputs:
+            return None
+        folder, data = EntryContext.of(self.options).latents_folder("validation_input"), self.options.data
+        cache = self.processes.first_then_others(
+            lambda: cache_latents(
+                self.family,
+                [one.sample for one in inputs],
+                CacheStore(Path(folder)),
+                seed=self.options.run.seed,
+                batch_size=data.vae_batch_size,
+                write_batch_size=data.write_batch_size,
+                workers=data.max_workers,
+                should_stop=self.requests.stop_asked,
+            )
+        )
+        self.requests.raise_if_stopped()
+        self._emit_left_out(OF_INPUTS, [(sample.location, reason) for sample, reason in cache.left_out])
         return cache
 
     def _cache_masks(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, MaskCache]:

@@ -148,6 +148,7 @@ class ImageSet(FileSet):
     max_num_samples: int | None = option(
         None, "Train on only this many of the files. The choice depends only on the dataset's id. Empty: all files.", ge=1
     )
+    disable_validation: bool = option(False, "Use none of its images and captions in validation images.")
     is_regularisation_data: bool = option(
         False,
         "Use the set for prior preservation: on its samples an adapter learns the prediction of the base model instead of the image. A "

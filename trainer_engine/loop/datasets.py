@@ -14,23 +14,21 @@ from trainer_engine.batches.batch import captions_of, reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
-from trainer_engine.caches.masks import MaskCache, cache_masks
+from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
-from trainer_engine.config.datasets.parse import EntryContext
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.validation_inputs import OPTION as OF_INPUTS
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
-from trainer_engine.contract.events import Notification, Severity, StageKey
+from trainer_engine.contract.events import StageKey
 from trainer_engine.datasets.examine import examine
-from trainer_engine.datasets.generated import make_files
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, frequency, reference_cache, settings_of
 from trainer_engine.datasets.validation_inputs import PlannedInput
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
+from trainer_engine.loop.conditioning import ConditioningFiles, emit_left_out
 from trainer_engine.loop.edits import edit_of_input, edit_of_pair, shown_caption
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
@@ -131,14 +129,15 @@ class Preparation:
         report = self._examine(dataloader)
         trained = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
-        self._generate([*trained, *evaluated])
+        made = ConditioningFiles(self.options, self.family, self.processes, self.stages, self.requests)
+        made.generate([*trained, *evaluated])
         shown = self._shown_pairs(evaluated, report.inputs) or self._shown_pairs(trained, report.inputs)
         lent = lent_prompts(evaluated, self.options)
         captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent, report.inputs))
         latents = self._cache_images([*trained, *evaluated], dataloader)
-        inputs = self._cache_inputs(report.inputs)
+        inputs = made.cache_inputs(report.inputs)
         self.family.free_encoders()
-        masks = self._cache_masks([*trained, *evaluated], dataloader)
+        masks = made.cache_masks([*trained, *evaluated], dataloader)
         seed = self.options.run.seed
         caches: CachesByName = {**latents, **masks}
         sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
@@ -181,23 +180,9 @@ class Preparation:
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
         for found in (*report.sets, *report.eval_sets):
-            self._emit_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
+            emit_left_out(self.stages.sink, found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
         return report
-
-    def _generate(self, sets: Sequence[SetReport]) -> None:
-        """Makes the references and masks that are generated from images."""
-        for found in sets:
-            partners = (one for sample in found.samples for one in (*sample.references, *([sample.mask] if sample.mask else [])))
-            wanted = [one.sample for one in partners if one.sample.source.is_generated]
-            if wanted:
-                with self.stages.stage(StageKey.DATA_BACKEND, f"references of {found.entry.id}") as advance:
-                    self._make_files(wanted, advance)
-
-    def _make_files(self, wanted: Sequence[Sample], advance: Advance) -> None:
-        workers, should_stop = self.options.data.max_workers, self.requests.stop_asked
-        self.processes.first_then_others(lambda: make_files(wanted, workers=workers, on_progress=advance, should_stop=should_stop))
-        self.requests.raise_if_stopped()
 
     def _shown_pairs(self, sets: Sequence[SetReport], inputs: Sequence[PlannedInput]) -> list[tuple[str, Sample]]:
         """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
@@ -290,7 +275,7 @@ class Preparation:
                 made[name] = self._cache_samples(entry, samples, advance_after(advance, before, total))
                 before += len(samples)
         for name, (entry, _) in wanted.items():
-            self._emit_left_out(entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
+            emit_left_out(self.stages.sink, entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
         return made
 
     def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
@@ -309,67 +294,3 @@ class Preparation:
         )
         self.requests.raise_if_stopped()
         return cache
-
-    def _cache_inputs(self, inputs: Sequence[PlannedInput]) -> LatentCache | None:
-        """Latents of the images that validations edit, if there are any."""
-        if not inputs:
-            return None
-        folder, data = EntryContext.of(self.options).latents_folder("validation_input"), self.options.data
-        cache = self.processes.first_then_others(
-            lambda: cache_latents(
-                self.family,
-                [one.sample for one in inputs],
-                CacheStore(Path(folder)),
-                seed=self.options.run.seed,
-                batch_size=data.vae_batch_size,
-                write_batch_size=data.write_batch_size,
-                workers=data.max_workers,
-                should_stop=self.requests.stop_asked,
-            )
-        )
-        self.requests.raise_if_stopped()
-        self._emit_left_out(OF_INPUTS, [(sample.location, reason) for sample, reason in cache.left_out])
-        return cache
-
-    def _cache_masks(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, MaskCache]:
-        """By ``reference_cache`` of a set and its masks."""
-        made: dict[str, MaskCache] = {}
-        for found, masks in [(found, masks) for found in sets if (masks := dataloader.mask_of(found.entry))]:
-            samples = [sample.mask.sample for sample in found.samples if sample.mask]
-            with self.stages.stage(StageKey.VAE_CACHE, f"masks of {found.entry.id}") as advance:
-                made[reference_cache(found.entry.id, masks.id)] = cache = self._cache_mask_set(masks, samples, advance)
-            self._emit_left_out(masks.id, [(sample.name, reason) for sample, reason in cache.left_out])
-            if cache.empty:
-                self.stages.sink.emit(_empty_masks(masks, cache.empty))
-        return made
-
-    def _cache_mask_set(self, masks: ReferenceSet, samples: Sequence[Sample], advance: Advance) -> MaskCache:
-        cache = self.processes.first_then_others(
-            lambda: cache_masks(
-                samples,
-                CacheStore(Path(masks.vae_cache)),
-                seed=self.options.run.seed,
-                segments=masks.conditioning_type == "segmentation",
-                scale_factor_px=self.family.spec.latents.scale_factor_px,
-                workers=self.options.data.max_workers,
-                on_progress=advance,
-                should_stop=self.requests.stop_asked,
-            )
-        )
-        self.requests.raise_if_stopped()
-        return cache
-
-    def _emit_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
-        if not files:
-            return
-        named = "; ".join(f"{name} ({reason})" for name, reason in files[:MAX_LISTED])
-        more = f"; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
-        message = f"Dataset {set_id}: {len(files)} files are left out: {named}{more}."
-        self.stages.sink.emit(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))
-
-
-def _empty_masks(masks: ReferenceSet, samples: Sequence[Sample]) -> Notification:
-    named = "; ".join(sample.name for sample in samples[:MAX_LISTED])
-    more = f"; and {len(samples) - MAX_LISTED} more" if len(samples) > MAX_LISTED else ""
-    message = f"Dataset {masks.id}: {len(samples)} masks are all black, so nothing is learned from their images: {named}{more}."
-    return Notification(code="masks_empty", title="Empty masks", message=message, severity=Severity.WARNING)

@@ -20,6 +20,7 @@ from environments.resolve.hooks import resolve_scripts
 from environments.resolve.json_options import publishing_file, read_json_option
 from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository, resolve_weights
 from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
+from environments.resolve.validation_inputs import resolve_validation_inputs
 from environments.secrets.datasets import revealed
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
@@ -31,6 +32,7 @@ from trainer_engine.config.prompt_library import EXPECTED as LIBRARY_EXPECTED
 from trainer_engine.config.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.config.publishing import OPTION as PUBLISHING
 from trainer_engine.config.resuming.choice import is_path
+from trainer_engine.config.validation_inputs import OPTION as INPUTS
 from trainer_engine.contract.errors import Problem, errors_in
 
 RESUME = "resume_from_checkpoint"
@@ -127,6 +129,10 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
         absolute[VALIDATION_ADAPTER] = validation_adapters.text
         taken |= validation_adapters.taken
         problems += validation_adapters.problems
+    if given.get(INPUTS):
+        absolute[INPUTS], inputs, wrong = resolve_validation_inputs(given[INPUTS], home)
+        taken |= inputs
+        problems += wrong
     checkpoint = _resolve_checkpoint(given.get(RESUME), home)
     if isinstance(checkpoint, Problem):
         problems.append(checkpoint)

@@ -93,6 +93,12 @@ def reference_choices(sample: Sample, *, combined: bool) -> list[tuple[int, ...]
 ReadMask = Callable[[str, Sample, tuple[int, int]], Tensor]
 
 
+def captions_of(sample: Sample, reference_set: Sequence[int]) -> tuple[str, ...]:
+    """The captions of a sample that is used with these of its references: those of its only reference, if that has some."""
+    own = sample.references[reference_set[0]].sample.captions if len(reference_set) == 1 else ()
+    return own or sample.captions
+
+
 class BatchFamily(Protocol):
     """The methods of ``Family`` that make batches."""
 

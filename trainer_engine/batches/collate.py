@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
+from trainer_engine.batches.batch import Batch, BatchBuilder, captions_of, reference_choices
 from trainer_engine.batches.sampler import GlobalBatch, Item
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
@@ -61,10 +61,11 @@ class Collator:
         mine = self.share.of(batch)
         indices = [before + place for place in mine]
         items = [batch[place] for place in mine]
+        chosen = self._reference_sets(step, number, items)
         samples = self.builder.build(
             items,
-            [self.caption(step, index, item) for index, item in zip(indices, items, strict=True)],
-            reference_sets=self._reference_sets(step, number, items),
+            [self.caption(step, index, item, chosen) for index, item in zip(indices, items, strict=True)],
+            reference_sets=chosen,
             generators=sample_generators(self.seed, step, indices, "condition"),
         )
         if samples.loss_mask is not None:
@@ -113,10 +114,10 @@ class Collator:
         indices = range(before, before + len(batch))
         return [float(t) for t in self._timesteps(step, indices, self.builder.token_count(batch[0]))]
 
-    def caption(self, step: int, index: int, item: Item) -> str:
-        """One of the sample's captions, or the empty prompt with the probability ``caption_dropout``."""
+    def caption(self, step: int, index: int, item: Item, reference_set: Sequence[int] = ()) -> str:
+        """One of the captions of a sample with these references, or the empty prompt with the probability ``caption_dropout``."""
         dice = random.Random(derived_seed(self.seed, step, index, "caption"))
         if dice.random() < self.caption_dropout:
             return ""
-        captions = item.sample.captions
+        captions = captions_of(item.sample, reference_set)
         return captions[dice.randrange(len(captions))]

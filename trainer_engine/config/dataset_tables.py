@@ -1,4 +1,4 @@
-"""The torch-free facts of each source and caption strategy: what a file in ``datasets/sources`` or ``datasets/captions`` declares.
+"""The torch-free facts of each source, caption strategy and generator, as the files in their folders of ``datasets`` declare them.
 
 Names, help and fields of the dataloader file derive from them. The modules are imported for that, also by the web process, so they
 import large libraries only inside the functions that need them.
@@ -15,7 +15,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trainer_engine.config.option import OptionGroup, OptionSpec, option, spec_of
-from trainer_engine.datasets import captions, sources
+from trainer_engine.datasets import captions, generators, sources
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets.entry import EntryDraft
@@ -27,13 +27,17 @@ repository id of the hub, or else the path of a file or folder."""
 SOURCES_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 """Sources of the format that are not implemented yet. One that gets a file leaves this list by itself, as those below do."""
 CAPTIONS_LATER = ("parquet", "csv", "huggingface", "webshart")
+GENERATORS_LATER = (
+    *("depth", "depth_map", "depth_midas", "segmentation", "semantic_segmentation", "optical_flow", "flow"),
+    *("sdr", "sdr_downsample", "logc3_sdr", "hdr_to_sdr", "i2v_first_frame"),
+)
 FOLDER_FIELD = "instance_data_dir"
 """The field of a dataset that names a folder. Sources with other places do not have it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableEntry:
-    """What a source and a caption strategy have in common."""
+    """What sources, caption strategies and generators have in common."""
 
     name: str
     """The value that chooses it."""
@@ -81,6 +85,11 @@ class CaptionSpec(TableEntry):
     """The sources whose files it has captions for; empty: all."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratorSpec(TableEntry):
+    """The facts of a generator of conditioning images. ``name`` is the value of ``type`` in ``conditioning``."""
+
+
 def modules_in(package: ModuleType) -> Iterator[ModuleType]:
     """Imports and yields the modules in the folders of a package, by name."""
     for found in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
@@ -97,6 +106,12 @@ def source_specs() -> Mapping[str, SourceSpec]:
 def caption_specs() -> Mapping[str, CaptionSpec]:
     """Returns the strategies that files in ``datasets/captions`` list as ``STRATEGIES``, by name. Raises TypeError for two of one name."""
     return _by_name(strategy for module in modules_in(captions) for strategy in getattr(module, "STRATEGIES", ()))
+
+
+@cache
+def generator_specs() -> Mapping[str, GeneratorSpec]:
+    """Returns the generators that files in ``datasets/generators`` list as ``GENERATORS``. Raises TypeError for two of one name."""
+    return _by_name(generator for module in modules_in(generators) for generator in getattr(module, "GENERATORS", ()))
 
 
 def _by_name(entries: Iterable[Declared]) -> Mapping[str, Declared]:
@@ -132,7 +147,12 @@ def caption_choice() -> Any:
     return _choice(caption_specs(), "filename", "Source of the captions.", CAPTIONS_LATER)
 
 
-def _choice(entries: Mapping[str, TableEntry], default: str, help: str, later: Sequence[str]) -> Any:
+def generator_choice() -> Any:
+    """Declares the field ``type`` of an entry of ``conditioning``, whose choices are the generators."""
+    return _choice(generator_specs(), ..., "What is made of each image.", GENERATORS_LATER)
+
+
+def _choice(entries: Mapping[str, TableEntry], default: Any, help: str, later: Sequence[str]) -> Any:
     ordered = sorted(entries.values(), key=lambda entry: (entry.name != default, entry.name))
     return option(
         default,

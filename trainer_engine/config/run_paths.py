@@ -11,6 +11,7 @@ from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.datasets.lists import FILTERS
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.validation_inputs import parse_validation_inputs
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.path_rule import PlaceRule
 
@@ -41,6 +42,8 @@ def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> 
     for images in _image_sets(dataloader):
         wanted[images.option("cache_dir_vae")] = Path(str(images.cache_dir_vae))
         wanted |= _own_paths(images, written=True)
+        if isinstance(images, ReferenceSet) and images.generated:
+            wanted[images.option(FOLDER_FIELD)] = Path(images.instance_data_dir)
     for text in dataloader.text_sets if dataloader else ():
         wanted[text.option("cache_dir")] = Path(str(text.cache_dir))
     return wanted
@@ -51,6 +54,7 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     values = options.as_values()
     named = {name: Path(str(values[name])) for name in READ if values.get(name)}
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
+    named |= {one.place: Path(one.path) for one in parse_validation_inputs(values["validation_input"])[0]}
     for images in _image_sets(dataloader):
         named |= {images.option(FOLDER_FIELD): Path(images.instance_data_dir)} if images.instance_data_dir else {}
         named |= {images.option("parquet.path"): Path(images.parquet.path)} if images.parquet else {}

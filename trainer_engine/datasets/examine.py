@@ -21,12 +21,14 @@ from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
+    no_pairs_to_show,
     reference_problems,
     set_problems,
     unsized_files,
     unusable_captions,
     unusable_place,
 )
+from trainer_engine.datasets.generated import discover_generated
 from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
@@ -35,6 +37,7 @@ from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.schedule import schedule_problems
 from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, kind_of, open_source
 from trainer_engine.datasets.tables import FileSizes
+from trainer_engine.datasets.validation_inputs import plan_inputs
 
 NO_PRIVATE_NETWORK = Reach()
 
@@ -71,9 +74,11 @@ def examine(
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)
+    inputs, broken = plan_inputs(options, alignment)
+    problems += [*broken, *no_pairs_to_show(reports, options)]
     by_size = options.data.data_backend_sampling == "auto-weighting"
-    found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed)
-    if not errors_in(problems):
+    found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed, inputs=inputs)
+    if sets and not errors_in(problems):
         problems += schedule_problems(options, found.timeline, dataloader.image_sets)
     return found
 
@@ -148,17 +153,18 @@ def _open_references(report: SetReport, references: Sequence[ReferenceSet], cont
     """Adds what keeps the references of a set from being opened, if the set itself cannot be examined."""
     for one in references:
         try:
-            open_source(one)
+            if not one.generated:
+                open_source(one)
         except (OSError, ValueError) as error:
             _add_unusable(report, one, error, context)
 
 
-def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
+def _paired(report: SetReport, images: Discovery, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
     """Returns the samples with their references and masks, and adds the problems of these to the report."""
     pairings = []
     for one in references:
         try:
-            found = context.discover(one)
+            found = discover_generated(images, one.generated) if one.generated else context.discover(one)
         except (OSError, ValueError) as error:
             _add_unusable(report, one, error, context)
             return report.samples
@@ -197,7 +203,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
         return report
     report.left_out.sort()
     if references:
-        report.samples = _paired(report, references, context)
+        report.samples = _paired(report, found, references, context)
     report.buckets = fill_buckets(report.samples)
     oversubscribed = options.data.allow_dataset_oversubscription and not entry.repeats and not entry.is_eval
     report.at_least = effective.samples if oversubscribed else 0

@@ -123,9 +123,16 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
         elif paired and flavour not in spec.takes_references:
             message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
-            yield Problem.error(
-                entry.option("conditioning_data"), "no_references", message, got=", ".join(entry.conditioning_data), hint=hint
-            )
+            option = entry.option("conditioning" if paired[0].generated else "conditioning_data")
+            yield Problem.error(option, "no_references", message, got=", ".join(one.id for one in paired), hint=hint)
+
+
+def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions) -> Iterator[Problem]:
+    """Yields an error if validations shall use the references of datasets, and no dataset lends any."""
+    shown = (found for found in sets if not found.entry.disable_validation and any(sample.references for sample in found.samples))
+    if options.validation.validation_using_datasets and not options.validation.validation_disable and not any(shown):
+        message = "No dataset has references that validations may use: each has none, or disable_validation."
+        yield Problem.error("validation_using_datasets", "no_pairs", message, got=True, expected="an image set with conditioning_data")
 
 
 def eval_images_trained_on(sets: Sequence[SetReport], eval_sets: Sequence[SetReport]) -> Iterator[Problem]:

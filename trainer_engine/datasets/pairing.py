@@ -45,6 +45,10 @@ class Pairing:
             self._by_stem.setdefault(os.path.splitext(file.name)[0], []).append(file)
         self._broken = {os.path.splitext(file.name)[0]: file for file in self.found.left_out}
 
+    @property
+    def _captions(self) -> tuple[str, ...]:
+        return self.references.generated.captions if self.references.generated else ()
+
     def reference_of(self, sample: Sample) -> Reference | None:
         """Returns the reference of a sample, or None if there is no usable one; ``problems`` reports the reason."""
         found = self._partners(sample.name)
@@ -80,7 +84,7 @@ class Pairing:
             name=file.name,
             size_bytes=file.size_bytes,
             version=file.version,
-            captions=(),
+            captions=self._captions,
             random_name=sample.name,
             references=(),
             remark=file.remark,
@@ -93,7 +97,7 @@ class Pairing:
         if isinstance(planned, LeftOut):
             self.unusable.append(f"{printable(file.name)} ({planned.reason})")
             return None
-        return replace(planned, captions=())
+        return replace(planned, captions=self._captions)
 
     def problems(self) -> Iterator[Problem]:
         images, option, noun = self.images, self.references.place_option, self.references.noun
@@ -116,7 +120,7 @@ class Pairing:
             message = f"{title}: {len(self.unusable)} {noun}s cannot be used: {_named(self.unusable)}."
             yield Problem.error(option, "broken_reference", message, hint="repair or replace them, or also remove the images")
         alone = sorted(printable(name) for name in self._by_name.keys() - self.used)
-        if alone:
+        if alone and self.references.generated is None:
             message = f"{title}: {len(alone)} {noun}s have no usable image in {images.id}: {_named(alone)}."
             yield Problem.warning(option, "unused_reference", message)
 

@@ -12,6 +12,7 @@ from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import LeftOut
 from trainer_engine.datasets.timeline import TimedSet, Timeline
+from trainer_engine.datasets.validation_inputs import PlannedInput
 
 
 @dataclass
@@ -73,6 +74,8 @@ class DatasetReport:
     """Whether ``data_backend_sampling`` takes the size of datasets into account."""
     seed: int = 0
     """The seed of the run."""
+    inputs: list[PlannedInput] = field(default_factory=list)
+    """Images that validations edit."""
 
     @cached_property
     def timeline(self) -> Timeline:

@@ -51,7 +51,7 @@ class Sample:
     bucket: str
     """``1.33 (1152x896)``. Samples of one bucket have the same target size."""
     captions: tuple[str, ...]
-    """Alternative captions; one is used at a time."""
+    """Alternative captions; one is used at a time. Those of a reference count instead of its image's, if it is the only one in use."""
     random_name: str = ""
     """Name that places random crops if it is not the sample's own: a reference uses that of its image."""
     references: tuple[Reference, ...] = ()
@@ -81,8 +81,8 @@ SETTINGS = (
     *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
     *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
-    *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "is_regularisation_data", "train_batch_size"),
-    *("start_epoch", "start_step", "end_epoch", "end_step"),
+    *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "conditioning", "is_regularisation_data"),
+    *("train_batch_size", "start_epoch", "start_step", "end_epoch", "end_step"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 
@@ -108,6 +108,7 @@ def fingerprint(set_id: str, sample: Sample, trained: tuple[object, ...], conten
     contents = [content_of(set_id, sample)]
     for reference_id, reference in sample.references:
         parts += (reference_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
+        parts += (reference.captions,) if reference.captions else ()
         contents.append(content_of(reference_cache(set_id, reference_id), reference))
     if sample.mask is not None:
         mask_id, mask = sample.mask

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
+from trainer_engine.batches.batch import Batch, BatchBuilder, captions_of, reference_choices
 from trainer_engine.batches.sampler import Item
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.base import Objective
@@ -62,7 +62,7 @@ class Measuring:
     def _batches(self, item: Item) -> Iterator[Batch]:
         """One batch of one image for each timestep; its noise is made when the batch is asked for."""
         choices = reference_choices(item.sample, combined=self.combine_references)
-        samples = [self.builder.build([item], [item.sample.captions[0]], reference_sets=chosen) for chosen in choices]
+        samples = [self.builder.build([item], [captions_of(item.sample, chosen)[0]], reference_sets=chosen) for chosen in choices]
         timesteps = self.objective.spread_timesteps(self.points)
         for point in range(self.points):
             sample = samples[point % len(samples)]

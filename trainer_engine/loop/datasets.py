@@ -13,33 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer_engine.batches.batch import reference_choices
+from trainer_engine.batches.batch import captions_of, reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
-from trainer_engine.caches.masks import MaskCache, cache_masks
+from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore, Encoded
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
-from trainer_engine.contract.events import Notification, Severity, StageKey
+from trainer_engine.contract.events import StageKey
 from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.sources.base import Fetching
 from trainer_engine.datasets.summary import report_document
+from trainer_engine.datasets.validation_inputs import PlannedInput
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
+from trainer_engine.loop.conditioning import ConditioningFiles, emit_left_out
+from trainer_engine.loop.edits import edit_of_input, edit_of_pair, shown_caption
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import private_networks_are_open
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
-from trainer_engine.validation.names import name_after
 
 MAX_LISTED = 20
 
@@ -122,14 +124,6 @@ def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:
     return all(one.sample.name in caches[reference_cache(set_id, one.set)].addresses for one in partners)
 
 
-def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
-    def read() -> tuple[Tensor, ...]:
-        return tuple(latents[reference_cache(set_id, one.set)].read(one.sample) for one in sample.references)
-
-    seen = [one.sample for one in sample.references] if prompts.family.prompts_see_references else []
-    return Edit(name_after(sample.name), sample.captions[0], read, lambda text: prompts.read(text, seen))
-
-
 @dataclass(frozen=True)
 class Preparation:
     """Looks at the datasets and fills the caches, one stage after another."""
@@ -147,18 +141,25 @@ class Preparation:
         report = self._examine(dataloader)
         trained = trained_sets(report)
         evaluated = evaluated_sets(report, self.options)
-        shown = self._shown_pairs(evaluated) or self._shown_pairs(trained)
+        made = ConditioningFiles(self.options, self.family, self.processes, self.stages, self.requests)
+        made.generate([*trained, *evaluated])
+        shown = self._shown_pairs(evaluated, report.inputs) or self._shown_pairs(trained, report.inputs)
         lent = lent_prompts(evaluated, self.options)
-        captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
+        captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent, report.inputs))
         latents = self._cache_images([*trained, *evaluated], dataloader)
+        inputs = made.cache_inputs(report.inputs)
         self.family.free_encoders()
-        masks = self._cache_masks([*trained, *evaluated], dataloader)
+        masks = made.cache_masks([*trained, *evaluated], dataloader)
+        seed = self.options.run.seed
         caches: CachesByName = {**latents, **masks}
         self._keep_encoders(latents.values(), [*captions.values(), prompts])
         sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_partners(set_id, sample, caches))
+        pairs = tuple(
+            edit_of_pair(set_id, sample, latents, prompts, seed) for set_id, sample in shown if _has_partners(set_id, sample, caches)
+        )
+        own = [edit_of_input(one, inputs, prompts, seed) for one in report.inputs if inputs and one.sample.name in inputs.addresses]
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, caches))
         copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
         if copies:
@@ -169,7 +170,7 @@ class Preparation:
             masks=masks,
             captions=captions,
             prompts=prompts,
-            edits=edits,
+            edits=(*own, *pairs),
             eval_prompts=lent,
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in trained},
@@ -201,34 +202,40 @@ class Preparation:
                 with suppress(OSError):
                     write_atomically(self.report_file, json.dumps(report_document(report, self.options)).encode("ascii"))
         for found in (*report.sets, *report.eval_sets):
-            self._emit_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
+            emit_left_out(self.stages.sink, found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
         return report
 
-    def _shown_pairs(self, sets: Sequence[SetReport]) -> list[tuple[str, Sample]]:
+    def _shown_pairs(self, sets: Sequence[SetReport], inputs: Sequence[PlannedInput]) -> list[tuple[str, Sample]]:
         """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
         validation = self.options.validation
-        chosen = [found for found in sets if validation.eval_dataset_id in (None, found.entry.id)]
-        if validation.validation_disable:
+        wanted = not inputs if validation.validation_using_datasets is None else validation.validation_using_datasets
+        if validation.validation_disable or not wanted:
             return []
+        lending = [found for found in sets if not found.entry.disable_validation]
+        chosen = [found for found in lending if validation.eval_dataset_id in (None, found.entry.id)]
         pairs = []
         for found in chosen:
             paired = sorted((sample for sample in found.samples if sample.references), key=lambda sample: sample.name)
             pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
         return pairs
 
-    def _shown_prompts(self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt]) -> list[Prompt]:
+    def _shown_prompts(
+        self, shown: Sequence[tuple[str, Sample]], lent: Sequence[ValidationPrompt], inputs: Sequence[PlannedInput]
+    ) -> list[Prompt]:
         """Every prompt that validations read."""
         validation, sees = self.options.validation, self.family.prompts_see_references
-        negative = [validation.validation_negative_prompt] if lent or shown else []
-        pairs = [(sample.captions[0], tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
+        negative = [validation.validation_negative_prompt] if lent or shown or inputs else []
+        edited = [(one.input.prompt, (one.sample,) if sees else ()) for one in inputs]
+        pairs = [(shown_caption(sample), tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
         shared = [text for text in (validation.validation_prompt, *negative) if text is not None]
         return [
             *map(Prompt, texts_to_encode(self.options)),
-            *(Prompt(caption, references) for caption, references in pairs),
+            *(Prompt(caption, references) for caption, references in (*pairs, *edited)),
             *(Prompt(prompt.text) for prompt in lent),
             *map(Prompt, negative),
             *(Prompt(text, references) for _, references in pairs if references for text in shared),
+            *(Prompt(text, references) for _, references in edited if references for text in negative),
         ]
 
     def _trained_prompts(self, samples: Sequence[Sample]) -> Iterator[Prompt]:
@@ -236,12 +243,13 @@ class Preparation:
         combined = self.options.data.conditioning_multidataset_sampling == "combined"
         may_drop = self.options.data.caption_dropout_probability > 0
         for sample in samples:
-            if not (sample.references and self.family.prompts_see_references):
-                yield from map(Prompt, sample.captions)
-                continue
             for chosen in reference_choices(sample, combined=combined):
+                captions = captions_of(sample, chosen)
+                if not (sample.references and self.family.prompts_see_references):
+                    yield from map(Prompt, captions)
+                    continue
                 seen = tuple(sample.references[position].sample for position in chosen)
-                yield from (Prompt(text, seen) for text in (*sample.captions, *([""] if may_drop else [])))
+                yield from (Prompt(text, seen) for text in (*captions, *([""] if may_drop else [])))
 
     def _cache_texts(
         self, dataloader: Dataloader, sets: Sequence[SetReport], shown: Sequence[Prompt]
@@ -293,7 +301,7 @@ class Preparation:
                 made[name] = self._cache_samples(entry, samples, advance_after(advance, before, total))
                 before += len(samples)
         for name, (entry, _) in wanted.items():
-            self._emit_left_out(entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
+            emit_left_out(self.stages.sink, entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
         return made
 
     def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
@@ -316,34 +324,6 @@ class Preparation:
         self.requests.raise_if_stopped()
         return cache
 
-    def _cache_masks(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, MaskCache]:
-        """By ``reference_cache`` of a set and its masks."""
-        made: dict[str, MaskCache] = {}
-        for found, masks in [(found, masks) for found in sets if (masks := dataloader.mask_of(found.entry))]:
-            samples = [sample.mask.sample for sample in found.samples if sample.mask]
-            with self.stages.stage(StageKey.VAE_CACHE, f"masks of {found.entry.id}") as advance:
-                made[reference_cache(found.entry.id, masks.id)] = cache = self._cache_mask_set(masks, samples, advance)
-            self._emit_left_out(masks.id, [(sample.name, reason) for sample, reason in cache.left_out])
-            if cache.empty:
-                self.stages.sink.emit(_empty_masks(masks, cache.empty))
-        return made
-
-    def _cache_mask_set(self, masks: ReferenceSet, samples: Sequence[Sample], advance: Advance) -> MaskCache:
-        cache = self.processes.first_then_others(
-            lambda: cache_masks(
-                samples,
-                CacheStore(Path(masks.vae_cache)),
-                seed=self.options.run.seed,
-                segments=masks.conditioning_type == "segmentation",
-                scale_factor_px=self.family.spec.latents.scale_factor_px,
-                workers=masks.max_workers,
-                on_progress=advance,
-                should_stop=self.requests.stop_asked,
-            )
-        )
-        self.requests.raise_if_stopped()
-        return cache
-
     def _keep_encoders(self, latents: Iterable[LatentCache], prompts: Iterable[PromptCache]) -> None:
         """Load the encoders that training itself needs, before the network fills the memory, and keep them until the run ends."""
         images = any(cache.when is not Encoded.AHEAD for cache in latents)
@@ -354,18 +334,3 @@ class Preparation:
             self.family.encode_images(torch.zeros(1, 3, edge, edge))
         if texts:
             self.family.encode_prompts([""], [[]])
-
-    def _emit_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
-        if not files:
-            return
-        named = "; ".join(f"{name} ({reason})" for name, reason in files[:MAX_LISTED])
-        more = f"; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
-        message = f"Dataset {set_id}: {len(files)} files are left out: {named}{more}."
-        self.stages.sink.emit(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))
-
-
-def _empty_masks(masks: ReferenceSet, samples: Sequence[Sample]) -> Notification:
-    named = "; ".join(sample.name for sample in samples[:MAX_LISTED])
-    more = f"; and {len(samples) - MAX_LISTED} more" if len(samples) > MAX_LISTED else ""
-    message = f"Dataset {masks.id}: {len(samples)} masks are all black, so nothing is learned from their images: {named}{more}."
-    return Notification(code="masks_empty", title="Empty masks", message=message, severity=Severity.WARNING)

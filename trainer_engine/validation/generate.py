@@ -25,9 +25,11 @@ from trainer_engine.media import CLIP_ENDING, ENDINGS, FRAMES_PER_SECOND, Pictur
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import SURVIVED, GenerationFailed, GenerationStopped
 from trainer_engine.validation.names import apart
+from trainer_engine.validation.stitch import stitched
 
 FOLDER = "validation_images"
 HIGHEST_SEED = 2**31
+NOWHERE = "none"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Edit:
     """Latents (C, h, w) of its references of every conditioning set."""
     read_prompt: Callable[[str], PromptEmbedding]
     """The embedding of a text, with its references if the text encoder looks at them."""
+    read_images: Callable[[], Sequence[Image.Image]] = tuple
+    """Its references as the network sees them."""
+    has_own_prompt: bool = False
+    """Whether it is generated with its caption only, and not with ``validation_prompt``."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def render(
             try:
                 with weights_for(subject.prompt):
                     request = _request(subject, image, family, read_prompt, options)
-                    picture = family.generate(pipeline, request, on_step=on_step)
+                    picture = _beside_inputs(family.generate(pipeline, request, on_step=on_step), subject, options)
                 written = _write(picture, image, family, options)
             except GenerationStopped:
                 break
@@ -176,6 +182,14 @@ def render(
     if not_finite is not None:
         raise not_finite
     return images
+
+
+def _beside_inputs(picture: Picture, subject: Subject, options: TrainingOptions) -> Picture:
+    """The picture together with its inputs, if ``validation_stitch_input_location`` says where."""
+    location = options.validation.validation_stitch_input_location
+    if location == NOWHERE or subject.edit is None:
+        return picture
+    return stitched(picture, subject.edit.read_images(), location)
 
 
 def _write(picture: Picture, image: ValidationImage, family: Family, options: TrainingOptions) -> ValidationImage:
@@ -281,7 +295,7 @@ def _part(plan: Sequence[Subject], which: int, of: int) -> Sequence[Subject]:
 def _prompts_of(edit: Edit, options: TrainingOptions) -> list[ValidationPrompt]:
     asked_for = options.validation.validation_prompt
     own = ValidationPrompt(edit.name, edit.caption)
-    return [ValidationPrompt(f"{PROMPT}_{edit.name}", asked_for), own] if asked_for else [own]
+    return [ValidationPrompt(f"{PROMPT}_{edit.name}", asked_for), own] if asked_for and not edit.has_own_prompt else [own]
 
 
 def first_seed(options: TrainingOptions) -> int:

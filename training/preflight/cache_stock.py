@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer_engine.config.datasets import Dataloader
+from trainer_engine.config.datasets import Dataloader, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.report import DatasetReport
+from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shards import older
 from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
@@ -22,7 +22,9 @@ MOST_TOKENS = 300
 BYTES_OF_TOKEN = 4096 * 2
 BYTES_OF_TOKEN_ID = 2 * 8
 """Of a prompt that is encoded in every step: its number and its mask."""
-LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
+LATENTS, EMBEDDINGS, GENERATED = CACHED = ("latents", "text embeddings", "generated images")
+BYTES_OF_PIXEL = 3
+"""Upper bound for a pixel of a PNG in colour."""
 
 
 def cache_uses(
@@ -38,6 +40,7 @@ def cache_uses(
         if not (entry.vae_cache_disable or data.vae_cache_disable):
             sizes = [_latent_bytes(sample, spec, number) for sample in found.samples]
             latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
+        yield from _generated_uses(found, dataloader.partners_of(entry))
         for place, one in enumerate(dataloader.references_of(entry)):
             if not (one.vae_cache_disable or data.vae_cache_disable):
                 references = (sample.references[place].sample for sample in found.samples if len(sample.references) > place)
@@ -60,6 +63,16 @@ def cache_uses(
     each = min(spec.tokens_of(options.model.model_flavour), MOST_TOKENS) * of_token
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
+
+
+def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Iterator[DiskUse]:
+    """One use for each folder of generated images, with the files that it lacks at the size of an image without compression."""
+    pixels = sum(sample.width * sample.height for sample in found.samples)
+    for one in (one for one in partners if one.generated):
+        there = sum(1 for _ in Path(one.instance_data_dir).rglob("*.png"))
+        share = max(0, len(found.samples) - there) / max(1, len(found.samples))
+        missing = int(pixels * BYTES_OF_PIXEL * share)
+        yield DiskUse(one.option("instance_data_dir"), Path(one.instance_data_dir), GENERATED, missing)
 
 
 def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:

@@ -113,6 +113,8 @@ def _is_decodable(sample: Sample) -> bool:
     try:
         partners = (*sample.references, *([sample.mask] if sample.mask else []))
         for one in (sample, *(partner.sample for partner in partners)):
+            if one.source.is_generated:
+                continue  # the engine makes it of the image
             for _ in medium_of(one.name).frames(one.file):
                 pass
     except BrokenImage:

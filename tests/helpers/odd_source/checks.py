@@ -19,7 +19,8 @@ from environments.resolve.run import resolve_run
 from tests.helpers.caches import entries_of, state_of
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
-from tests.helpers.tiny_run import HereRun, tiny_datasets, tiny_options, train_here
+from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
+from tests.trainer_engine.loop.test_saving import run_of
 from trainer_engine.caches.decoding import sample_pixels
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.datasets.docs import page
@@ -275,3 +276,29 @@ def test_a_model_of_images_names_clips_and_leaves_them_out(tmp_path: Path) -> No
     assert {file.reason for file in found.left_out} == {".anim files hold a clip, on which this model is not trained"}
     [both] = report_of(entry, family="odd_clips").sets
     assert list(both.buckets) == ["1 (64x64)", "1 (64x64) of 5 frames"]
+
+
+def test_one_mask_of_a_clip_applies_to_all_of_its_frames(tmp_path: Path) -> None:
+    [images, texts] = clips(tmp_path)
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        mask = Image.new("L", (96, 96))
+        mask.paste(255, (0, 0, 48, 96))
+        mask.save(tmp_path / "masks" / f"a_bar_{number}.png")
+    shutil.copy(tmp_path / "clips" / "a_bar_0.anim", tmp_path / "masks" / "a_bar_9.anim")
+    masks = {"id": "masks", "conditioning_type": "mask", "instance_data_dir": str(tmp_path / "masks")}
+    datasets = [{**images, "conditioning_data": "masks"}, masks, texts]
+    trainer, *_ = run_of(tmp_path, Listener(), datasets=datasets, model_family="odd_clips", model=str(tiny_model("odd")))
+    batch = trainer.loader.load(0).passes[0]
+    assert batch.loss_mask is not None and batch.latents.dim() == 5
+    assert batch.loss_mask.shape == (len(batch.latents), 1, 1, *batch.latents.shape[-2:])
+    assert torch.equal(batch.loss_mask[..., : batch.loss_mask.shape[-1] // 2].unique(), torch.ones(1))
+    assert torch.isfinite(trainer.step.loss(batch))
+
+
+def test_masks_are_generated_from_the_members_of_an_archive(tmp_path: Path) -> None:
+    datasets = in_archive(tmp_path)
+    datasets[0]["conditioning"] = {"type": "random_masks", "conditioning_type": "mask"}
+    run = train_here(tmp_path, datasets=datasets, max_train_steps=1)
+    made = list((tmp_path / "output/cache/conditioning_data/pictures_conditioning_random_masks").rglob("*.png"))
+    assert run.code == 0 and len(made) == 8

@@ -212,3 +212,23 @@ def test_a_reference_that_was_replaced_by_as_many_bytes_is_changed_data(tmp_path
     with pytest.raises(CheckpointUnusable) as refused:
         train_here(tmp_path, datasets=datasets, **longer)
     assert refused.value.message == problem.message
+
+
+def test_generated_references_that_were_deleted_are_no_change_of_the_data(tmp_path: Path) -> None:
+    images = tmp_path / "edits"
+    generate_images(images, count=2, size=(96, 96))
+    entries = [
+        {"id": "edits", "instance_data_dir": str(images), "cache_dir_vae": str(tmp_path / "vae"), "conditioning": {"type": "canny"}},
+        {"id": "texts", "dataset_type": "text_embeds", "cache_dir": str(tmp_path / "text")},
+    ]
+    options = {**LORA, "model_family": "flux", "model_flavour": "kontext", "model": str(tiny_model("flux", flavour="kontext"))}
+    kontext = {**options, "caption_strategy": "filename", "train_batch_size": 1, "validation_guidance": 2.5}
+    train_here(tmp_path, datasets=entries, **kontext)
+    made = tmp_path / "output/cache/conditioning_data"
+    assert len(list(made.rglob("*.png"))) == 2
+    shutil.rmtree(made)
+    resumed = {**kontext, "max_train_steps": 3, "resume_from_checkpoint": "latest"}
+    assert "data_changed" not in codes(checked(tmp_path, datasets=entries, **resumed))
+    assert not made.exists(), "validate generates nothing"
+    changed = [{**entries[0], "conditioning": {"type": "canny", "low_threshold": 10}}, entries[1]]
+    assert "data_changed" in codes(checked(tmp_path, datasets=changed, **resumed))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from trainer_engine.config.dataset_tables import fields_of
+from trainer_engine.config.dataset_tables import fields_of, generator_specs
+from trainer_engine.config.datasets.conditioning import common_fields
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
 from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
@@ -141,6 +142,25 @@ error if an image has no partner, or several with other suffixes, or, with `refe
 without an image is a warning. The option `conditioning_multidataset_sampling` decides whether a sample is trained with its references from
 all sets or with one at a time.
 
+## How references are generated
+
+An image set may have its references made of its own images: `conditioning` is an object, or a list of objects, each with a `type` and
+the fields of that type. Every object becomes a conditioning set of its own with the id `<id>_conditioning_<type>`, linked to its images;
+nothing else has to be written.
+
+```json
+{"id": "cats", "instance_data_dir": "/data/cats", "caption_strategy": "textfile",
+ "conditioning": [{"type": "superresolution", "downscale_factor": 4, "captions": ["make it sharp", "enlarge it"]},
+                  {"type": "canny", "low_threshold": 100, "high_threshold": 200}]}
+```
+
+The run makes the files before it caches latents, shows its progress in the stage `init_data_backend`, and can be stopped there; the next
+run continues. A file is a PNG of the size of its image in `<cache_dir>/conditioning_data/<id>`. Its name follows from the image's content,
+the generator and its fields: nothing is made twice, and changed fields give new files and new latents. A damaged file is made again when it
+is read. `validate` makes no file; it counts on each image having one of its size. `captions` (a text or a list) replace the captions of the
+images on samples whose only reference is of that set; with `conditioning_multidataset_sampling` `combined` and several references they are
+an error. A generated set may also be a mask (`conditioning_type` `mask`), such as `random_masks`.
+
 ## How masks weight the loss
 
 A conditioning set with `conditioning_type` `mask` or `segmentation` holds a mask for each image of the set that names it, found by name
@@ -184,6 +204,8 @@ SPECIAL = {
     "Default: empty.",
     "caption_filter_list": "What is removed from the captions of the sets that use this cache, and replaced in them: a list of texts, or "
     "the path of a `.json` or `.txt` file with one on each line. See [Captions](#captions). Default: empty.",
+    "conditioning": "An object, or a list of objects: conditioning sets that are generated from the images of this set, see below. "
+    "Default: empty.",
     "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
     "crop_aspect_buckets": "The aspect ratios that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
@@ -241,6 +263,15 @@ def _lines() -> Iterator[str]:
     yield from (f"- `{name}`: {hint.reason}." for name, hint in HINTS.items())
     yield from (f"- `{name}`: no longer part of the format; {instead}." for name, instead in GONE.items())
     yield ""
+    yield "## Fields of generated conditioning sets\n"
+    yield "Every object in `conditioning` may have these fields:\n"
+    yield from map(describe, common_fields().values())
+    yield "- `captions`: Captions instead of those of the images: false, a text, or a list of which each sample gets one. Default: empty."
+    yield "- `params`: An object with fields of the generator, which may also stand beside it. Default: empty.\n"
+    for generator in generator_specs().values():
+        yield f"With `type` `{generator.name}`, {generator.help}\n"
+        yield from map(describe, fields_of(generator).values())
+        yield ""
     yield "## Known, not available yet\n"
     yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
     yield "The format also has these fields, but this trainer does not implement them yet. It accepts only their defaults:"

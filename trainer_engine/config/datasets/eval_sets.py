@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.datasets.fields import eval_crop
-from trainer_engine.config.datasets.masks import is_mask
+from trainer_engine.config.datasets.masks import masks_of
 from trainer_engine.config.datasets.names import specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
@@ -43,8 +43,7 @@ def problems(
 ) -> Iterator[Problem]:
     """Yields the problems of options of evaluation, given the eval sets in the file."""
     yield from _named_set_exists(values["eval_dataset_id"], images, evals)
-    masks = {draft.id for draft in references if is_mask(draft)}
-    paired = any(not masks.issuperset(draft.values.get("conditioning_data", ())) for draft in images)
+    paired = any(masks_of(draft, references)[1] for draft in images)
     yield from nothing_to_score(values, captions=paired or bool(evals))
     if evals:
         return

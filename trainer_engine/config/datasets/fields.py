@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
+from trainer_engine.config.datasets.generated import GeneratedReference
 from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
@@ -123,6 +124,8 @@ class ImageSet(FileSet):
     caption_strategy: str = caption_choice()
     conditioning_data: tuple[str, ...] = ()
     """Ids of the conditioning sets that hold a reference for each image of this set."""
+    conditioning: tuple[GeneratedReference, ...] = ()
+    """Conditioning sets that are generated from its images."""
     instance_prompt: tuple[str, ...] = ()
     """One or more prompts. A sample with several is trained with one of them at a time."""
     prepend_instance_prompt: bool = option(False, "Put instance_prompt and a space in front of each caption.")
@@ -195,6 +198,7 @@ class ImageSet(FileSet):
     start_step: int = option(0, "First optimizer step in which this set is trained on. start_epoch must be reached as well.", ge=0)
     end_epoch: int | None = option(None, "Last epoch in which this set is trained on. Empty or 0: the last of the run.", ge=0)
     end_step: int | None = option(None, "Last optimizer step in which this set is trained on. Empty or 0: the last of the run.", ge=0)
+    disable_validation: bool = option(False, "Use none of its images and captions in validation images.")
     is_regularisation_data: bool = option(
         False,
         "Use the set for prior preservation: on its samples an adapter learns the prediction of the base model instead of the image. A "
@@ -219,6 +223,11 @@ class ImageSet(FileSet):
     def gates(self) -> Gates:
         """The epochs and steps in which this set is trained on."""
         return Gates(self.start_epoch, self.start_step, self.end_epoch or 0, self.end_step or 0)
+
+    def as_entry(self) -> dict[str, Any]:
+        values = super().as_entry()
+        generated = [one.as_entry() for one in self.conditioning]
+        return {name: value for name, value in {**values, "conditioning": generated}.items() if name != "conditioning" or generated}
 
     @property
     def is_eval(self) -> bool:
@@ -252,6 +261,8 @@ class ReferenceSet(FileSet):
         "at each place. segmentation: everything in it that is not black weights the loss in full.",
         later=("controlnet",),
     )
+    generated: GeneratedReference | None = Field(default=None, exclude=True)
+    """How its files are generated from the images of its partner's set; None for files that exist."""
     source_dataset_id: str | None = option(None, "Id of the image set that names this set in conditioning_data. Not required.")
     resolution: float = option(1024, "No effect: the partner's set decides.", gt=0)
     resolution_type: Literal["area", "pixel", "pixel_area"] = option("pixel_area", "No effect: the partner's set decides.")
@@ -287,6 +298,11 @@ class ReferenceSet(FileSet):
         False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
     )
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
+
+    def option(self, field: str) -> str:
+        """Returns the name of a field in problems; of a generated set in the entry that generates it."""
+        number = "" if self.generated is None else f"conditioning[{self.generated.number}]."
+        return super().option(f"{number}{field}")
 
     @property
     def is_mask(self) -> bool:

@@ -13,26 +13,31 @@ OPTION = "masked_loss_probability"
 MASKS = ("mask", "segmentation")
 
 
-def is_mask(draft: EntryDraft) -> bool:
-    """Whether the files of an entry weight the loss."""
-    return draft.values.get("conditioning_type") in MASKS
+def masks_of(draft: EntryDraft, references: Sequence[EntryDraft]) -> tuple[list[str], bool]:
+    """Returns the ids of the sets of masks of an image set, and whether it has other conditioning sets too."""
+    kinds = {one.id: one.values.get("conditioning_type") for one in references}
+    kinds |= {one.id_of(draft.id): one.conditioning_type for one in draft.values.get("conditioning", ())}
+    named = (*draft.values.get("conditioning_data", ()), *(one.id_of(draft.id) for one in draft.values.get("conditioning", ())))
+    masks = [id for id in dict.fromkeys(named) if kinds.get(id) in MASKS]
+    return masks, len(masks) < len(set(named))
 
 
 def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], references: Sequence[EntryDraft]) -> Iterator[Problem]:
     """Yields the problems of masks: several of one image set, fields without an effect on them, and an option without masks."""
-    masks = {draft.id: draft for draft in references if is_mask(draft)}
+    used: set[str] = set()
     for draft in images:
-        named = [name for name in draft.values.get("conditioning_data", ()) if name in masks]
+        named, _ = masks_of(draft, references)
+        used.update(named)
         if len(named) > 1:
             what = f"{' and '.join(named)} are both masks of its images."
             expected = "one set of masks for each image set"
             yield _of(draft, "conditioning_data", "several_masks", what, got=", ".join(named), expected=expected)
-    for draft in masks.values():
-        if draft.values.get("crop"):
+    for draft in references:
+        if draft.values.get("conditioning_type") in MASKS and draft.values.get("crop"):
             what = "crop has no effect: a mask is cropped at the place of its image."
             yield Problem.note(f"dataloader[{draft.position}].crop", "no_effect", f"{draft.title}: {what}", got=True)
-    if not masks and values[OPTION] != REGISTRY[OPTION].default:
-        message = f"There is no conditioning set of conditioning_type mask or segmentation: {OPTION} has no effect."
+    if not used and values[OPTION] != REGISTRY[OPTION].default:
+        message = f"No image set has masks (conditioning_type mask or segmentation): {OPTION} has no effect."
         yield Problem.note(OPTION, "no_masks", message, got=values[OPTION])
 
 

@@ -19,8 +19,10 @@ SETS: Mapping[str, type[Entry]] = MappingProxyType(
 )
 OF_IMAGES = ("image", "eval")
 """Values of ``dataset_type`` for sets of images with captions."""
+NOT_WRITTEN = ("position", "own_fields", "generated")
+"""Fields that parsing fills in."""
 PLAIN = (
-    *("position", "dataset_type", "own_fields", "instance_prompt", "crop_aspect_buckets", "conditioning_data"),
+    *(*NOT_WRITTEN, "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data", "conditioning"),
     *("caption_filter_list", "caption_shuffle", "parquet"),
 )
 """Fields with a parser of their own."""
@@ -74,7 +76,7 @@ def allowed(dataset_type: str) -> frozenset[str]:
 def _of_every_source(dataset_type: str) -> frozenset[str]:
     """Returns the names that an entry of this kind may use whatever its source and caption strategy."""
     aliases = {alias for spec in specs(dataset_type).values() for alias in spec.aliases}
-    return COMMON | aliases | (set(SETS[dataset_type].model_fields) - {"position", "own_fields"})
+    return COMMON | aliases | (set(SETS[dataset_type].model_fields) - set(NOT_WRITTEN))
 
 
 @cache

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+import trainer_engine.config.datasets.conditioning as conditioning
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
@@ -66,13 +67,15 @@ class Dataloader:
         return next((found for found in self.partners_of(images) if found.is_mask), None)
 
     def partners_of(self, images: ImageSet) -> tuple[ReferenceSet, ...]:
-        """Returns the conditioning sets of an image set, references and masks, in the order in which it names them."""
+        """Returns the conditioning sets of an image set, references and masks, in the order in which it names them; generated ones last."""
         by_id = {found.id: found for found in self.reference_sets}
-        return tuple(by_id[id] for id in images.conditioning_data if id in by_id)
+        ids = dict.fromkeys((*images.conditioning_data, *(one.id_of(images.id) for one in images.conditioning)))
+        return tuple(by_id[id] for id in ids if id in by_id)
 
     def as_document(self) -> list[dict[str, Any]]:
         """Returns the file with every default and placeholder filled in. Parsing it gives the same datasets in the same order."""
-        entries = sorted((*self.sets_of_images, *self.text_sets, *self.reference_sets), key=lambda entry: entry.position)
+        written = (one for one in self.reference_sets if one.generated is None)
+        entries = sorted((*self.sets_of_images, *self.text_sets, *written), key=lambda entry: entry.position)
         return [entry.as_entry() for entry in entries]
 
 
@@ -141,6 +144,8 @@ def parse_dataloader(
     evals = [draft for draft in active if draft.kind == "eval"]
     rules.text_sets_exist([*images, *evals], texts)
     rules.references_have_partners([*images, *evals], references)
+    conditioning.ids_are_free([*images, *evals], active)
+    conditioning.captions_are_of_one_reference([*images, *evals], context.values["conditioning_multidataset_sampling"])
     rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
     rules.something_begins_at_once(images)
@@ -156,6 +161,8 @@ def parse_dataloader(
         tuple(ReferenceSet.model_validate({"position": draft.position, **draft.values}) for draft in references if not draft.reported),
         tuple(ImageSet.model_validate({"position": draft.position, **draft.values}) for draft in evals if not draft.reported),
     )
+    made = tuple(conditioning.generated_sets(found.sets_of_images, context.latents_folder))
+    found = replace(found, reference_sets=(*found.reference_sets, *made))
     return _with_default(found, context, len(document), problems, texts)
 
 
@@ -217,6 +224,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_references(draft)
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
+        conditioning.read_conditioning(draft, context.cache_root)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         reading.check_tables(draft)

@@ -193,8 +193,11 @@ def references_have_partners(images: Sequence[EntryDraft], references: Sequence[
     known = {draft.id: draft for draft in references}
     named: set[str] = set()
     for draft in images:
+        generated = {one.id_of(draft.id) for one in draft.values.get("conditioning", ())}
         for wanted in draft.values.get("conditioning_data", ()):
             named.add(wanted)
+            if wanted in generated:
+                continue
             if wanted not in known:
                 what = f"there is no conditioning set {wanted!r}."
                 expected = f"one of {', '.join(sorted(known))}" if known else "the id of a conditioning set; the file has none"

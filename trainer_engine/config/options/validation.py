@@ -100,6 +100,21 @@ class ValidationOptions(OptionGroup):
         "none: the trained weights.",
     )
 
+    validation_using_datasets: bool | None = option(
+        None,
+        "Use the references of the first pairs of the datasets as inputs of the images, for networks that edit. Empty: if datasets have "
+        "references and validation_input is empty. false: generate from the prompts alone, or from validation_input.",
+    )
+    validation_input: str | None = option(
+        None,
+        "Images that every validation edits, for networks that edit: JSON, as text or in a file, of a list of {path, prompt} or {path, "
+        "prompt, shortname}.",
+        json=True,
+    )
+    validation_stitch_input_location: Literal["none", "left", "right", "top", "bottom"] = option(
+        "none", "Side of each image on which its inputs are shown in the same picture. none: the image alone."
+    )
+
     num_eval_images: int = option(
         4,
         "Number of images of each eval set to evaluate on, the first by name. The captions of up to 10 of them become validation prompts. "

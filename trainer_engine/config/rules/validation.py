@@ -10,6 +10,8 @@ from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.options.sizes import parse_resolutions
 from trainer_engine.config.prompt_library import DEFAULT, OPTION, built_in_library, parse_prompt_library, same_file_names
+from trainer_engine.config.validation_inputs import OPTION as INPUTS
+from trainer_engine.config.validation_inputs import parse_validation_inputs
 from trainer_engine.contract.errors import Problem, errors_in
 
 ASKING_FOR_SOMETHING = ("validation_guidance_rescale", "validation_guidance_real")
@@ -20,6 +22,7 @@ UNCONDITIONAL = "unconditional"
 PROMPT = "validation"
 AVERAGED = "ema"
 """Suffix of the shortname of images generated with the moving average."""
+USING_DATASETS, STITCH = "validation_using_datasets", "validation_stitch_input_location"
 STARTUP = "startup"
 """Suffix of the shortname of images generated at the start of a run; those of the base model have no suffix."""
 
@@ -120,7 +123,29 @@ def previews_have_a_decoder(values: Values) -> Iterator[Problem]:
         )
 
 
+def inputs_fit_the_flavour(values: Values) -> Iterator[Problem]:
+    """Checks the inputs of images, and that the network takes inputs."""
+    yield from parse_validation_inputs(values[INPUTS])[1]
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None:
+        return
+    flavour = values.get("model_flavour") or family_spec.default_flavour
+    location, default = values[STITCH], REGISTRY[STITCH].default
+    if location != default and values["evaluation_type"] != REGISTRY["evaluation_type"].default:
+        message = "evaluation_type judges the files of the images, which would show their inputs too."
+        yield Problem.error(STITCH, "stitched_scores", message, got=location, expected="none, or evaluation_type=none")
+    if flavour in family_spec.takes_references:
+        return
+    for name in (INPUTS, USING_DATASETS):
+        if values[name]:
+            message = f"{family_spec.title} {flavour} does not take images as inputs."
+            yield Problem.error(name, "not_for_family", message, got=values[name], hint="remove it, or choose another model")
+    if location != default:
+        yield Problem.note(STITCH, "no_effect", f"{family_spec.title} {flavour} takes no images as inputs.", got=location)
+
+
 RULES: tuple[Rule, ...] = (
+    inputs_fit_the_flavour,
     validation_sizes_are_sizes,
     previews_have_a_decoder,
     user_library_is_usable,

@@ -95,6 +95,8 @@ class Source(ABC):
 
     place: str
     """Where the files lie, for messages: a folder, an archive, an address. It contains no secret."""
+    is_generated = False
+    """Whether the engine makes the files from those of another source, so that they may not exist before a run starts."""
 
     @property
     def identity(self) -> str:

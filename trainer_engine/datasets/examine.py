@@ -24,12 +24,15 @@ from trainer_engine.datasets.findings import (
     unusable_place,
 )
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.datasets.schedule import schedule_problems
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, open_source
+from trainer_engine.datasets.texts import RememberedTexts
 
 
 def examine(
@@ -38,10 +41,10 @@ def examine(
     spec: FamilySpec,
     *,
     on_progress: Progress | None = None,
-    index_dir: Path | None = None,
+    index_dir: Path | Indexes | None = None,
     processes: int | None = None,
 ) -> DatasetReport:
-    """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
+    """Examines every dataset as training does. It writes nothing but the index of image sizes and captions, in ``index_dir``.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
 
@@ -50,8 +53,9 @@ def examine(
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
-    reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, Indexes.of(index_dir))
+    with MANY_OBJECTS.being_made():
+        reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
@@ -83,19 +87,27 @@ class _Context:
     media: tuple[str, ...]
     effective: Effective
     on_progress: Progress | None
-    index_dir: Path | None
+    indexes: Indexes
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
-        captions = captions_of(entry, found.source)
-        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
+        texts = self._texts(entry, found.source)
+        captions = captions_of(entry, texts or found.source)
+        rounding = self.options.data.aspect_bucket_rounding
+        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts)
+
+    def _texts(self, entry: ImageSet, source: Source) -> RememberedTexts | None:
+        """Returns the captions that are known already, if they are in files of this machine, of which asking for the version is quick."""
+        if not caption_specs()[entry.caption_strategy].reads_files or source.local_path("") is None:
+            return None
+        return RememberedTexts(source, self.indexes)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
         """Raises OSError or ValueError if the place of the files cannot be used."""
         return discover(
             open_source(entry),
             media=self.media,
-            index_dir=self.index_dir,
+            index_dir=self.indexes,
             threads=min(entry.max_workers, MOST_THREADS),
             choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
             on_progress=self.on_progress,
@@ -137,6 +149,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
             report.samples.append(outcome)
         else:
             report.left_out.append(outcome)
+    planner.save_texts()
     report.left_out.sort()
     if references:
         report.samples = _paired(report, references, context)

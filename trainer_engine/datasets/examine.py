@@ -97,8 +97,8 @@ class _Context:
         return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts)
 
     def _texts(self, entry: ImageSet, source: Source) -> RememberedTexts | None:
-        """Returns the captions that are known already, if they are in files of this machine, of which asking for the version is quick."""
-        if not caption_specs()[entry.caption_strategy].reads_files or source.local_path("") is None:
+        """Returns the captions that are known already, if they are in files of a source that is quick."""
+        if not caption_specs()[entry.caption_strategy].reads_files or not source.is_quick:
             return None
         return RememberedTexts(source, self.indexes)
 

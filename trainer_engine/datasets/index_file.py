@@ -34,6 +34,8 @@ class Indexes:
     """Sources with fewer files are examined anew each time, and nothing is written about them."""
     largest_bytes: int | None = None
     """Limit for all files in ``own`` together; the ones that were not written for the longest time are removed. None for no limit."""
+    folder_mode: int = 0o777
+    """Mode of ``own`` when it is made, which limits that of its files."""
 
     @classmethod
     def of(cls, place: Path | Indexes | None) -> Indexes:
@@ -59,7 +61,7 @@ class Indexes:
         content = json.dumps(document, separators=(",", ":")).encode("ascii")
         # A full or read-only disk only makes the next scan slower; files that must be written there report it.
         with suppress(OSError):
-            self.own.mkdir(parents=True, exist_ok=True)
+            self.own.mkdir(mode=self.folder_mode, parents=True, exist_ok=True)
             write_atomically(self.own / _name_of(kind, source), content)
             if self.largest_bytes is not None:
                 _prune(self.own, self.largest_bytes)

@@ -21,6 +21,7 @@ from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.run_paths import index_folder, place_problems, written_folders
+from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
 from trainer_engine.contract.run import RunFolder
@@ -112,7 +113,8 @@ def examine_run(
 def _indexes(options: TrainingOptions, home: Home) -> Indexes:
     """What is known of large datasets: to the server, and to earlier runs with these caches."""
     own = RunFolder(home.state / "runs" / "next").shared_index if is_folder(home.state) else None
-    return Indexes(own, (index_folder(options),), least_files=LEAST_INDEXED, largest_bytes=LARGEST_INDEX_BYTES)
+    limits = {"least_files": LEAST_INDEXED, "largest_bytes": LARGEST_INDEX_BYTES, "folder_mode": PRIVATE_FOLDER_MODE}
+    return Indexes(own, (index_folder(options),), **limits)
 
 
 @dataclass(frozen=True)

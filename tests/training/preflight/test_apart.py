@@ -110,6 +110,7 @@ def test_large_datasets_are_remembered_beside_the_runs(resolved: tuple[ResolvedR
     first = examine_run(*resolved)
     kinds = sorted(path.name.split("-")[0] for path in (home.state / "index").iterdir())
     assert kinds == ["images", "texts"]
+    assert {path.stat().st_mode & 0o077 for path in (home.state / "index", *(home.state / "index").iterdir())} == {0}
     assert by_text(examine_run(*resolved).problems) == by_text(first.problems)
 
 

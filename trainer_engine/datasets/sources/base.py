@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, NamedTuple, cast
 
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
@@ -64,6 +64,8 @@ class Source(ABC):
 
     place: str
     """Where the files lie, for messages: a folder, an archive, an address. It contains no secret."""
+    is_quick: ClassVar[bool] = False
+    """Whether ``stat`` takes microseconds, so that texts that were read before are recognised by their version."""
 
     @property
     def identity(self) -> str:

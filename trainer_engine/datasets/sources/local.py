@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from trainer_engine.contract.files import read_small, sha256_of
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes, reason_of
@@ -19,6 +19,7 @@ class LocalSource(Source):
     """The files in a folder and its subfolders."""
 
     place: str
+    is_quick: ClassVar[bool] = True
 
     @property
     def identity(self) -> str:

@@ -32,7 +32,7 @@ from training.errors import CannotStart, NoActiveJob
 from training.jobs import log, outcome, queue, secrets
 from training.jobs.queue import enqueue_next
 from training.models import ACTIVE, Job, Status
-from training.preflight.run import examine_run
+from training.preflight.apart import examine_run_apart
 from training.preflight.summary import PreflightReport
 from training.webhooks import outbox
 from training.webhooks.egress import webhook_problems
@@ -62,7 +62,7 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
     if environment is not None:
         stored, sent = (with_secrets(home, environment.name, values) for values in (stored, sent))
     resolved = resolve_run(home, stored, sent)
-    report = examine_run(resolved, home, waits_for={str(pk) for pk in queue.occupied().values_list("pk", flat=True)})
+    report = examine_run_apart(resolved, home, waits_for={str(pk) for pk in queue.occupied().values_list("pk", flat=True)})
     broken = (
         [
             Problem.error(problem["option"], problem["code"], problem["message"], hint=problem.get("hint", ""))

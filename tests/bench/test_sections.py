@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import compare, host, plan
+from tests.bench import compare, discovery, host, plan
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
@@ -40,6 +40,13 @@ def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
 def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:
     assert set(plan.measure(samples=400, buckets=4)) == {"first", "next", "bytes"}
     assert sum(len(bucket) for bucket in plan.source_of(400, 4).buckets) == 400
+
+
+def test_a_dataset_is_validated_twice_and_discovered_twice(tmp_path: Path) -> None:
+    table = Table()
+    discovery.measure(table, tmp_path, images=40, folders=3)
+    assert [row.aim for row in table.rows] == ["under 8 s", "under 2 s", "no larger", "", ""]
+    assert all("s of a processor" in row.value for row in table.rows if "memory" not in row.figure)
 
 
 def test_every_section_can_be_asked_for_by_its_name() -> None:

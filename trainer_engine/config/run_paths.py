@@ -49,6 +49,11 @@ def written_folders(options: TrainingOptions, dataloader: Dataloader | None) -> 
     return wanted
 
 
+def index_folder(options: TrainingOptions) -> Path:
+    """Returns the folder in which a run caches the sizes of images."""
+    return Path(options.data.cache_dir or Path(options.run.output_dir, "cache"), "index")
+
+
 def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict[str, Path]:
     """Returns the files and folders that the run reads, by option or dataset field."""
     values = options.as_values()

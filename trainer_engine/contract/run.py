@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "datasets.json"
 
     @property
+    def shared_index(self) -> Path:
+        """Sizes and captions of large datasets that the server measured, for the runs beside this one too."""
+        return self.path.parent.parent / "index"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
 

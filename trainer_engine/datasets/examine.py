@@ -30,13 +30,16 @@ from trainer_engine.datasets.findings import (
 )
 from trainer_engine.datasets.generated import discover_generated
 from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.datasets.schedule import schedule_problems
-from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, kind_of, open_source
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, Source, kind_of, open_source
 from trainer_engine.datasets.tables import FileSizes
+from trainer_engine.datasets.texts import RememberedTexts
 from trainer_engine.datasets.validation_inputs import plan_inputs
 
 NO_PRIVATE_NETWORK = Reach()
@@ -48,12 +51,12 @@ def examine(
     spec: FamilySpec,
     *,
     on_progress: Progress | None = None,
-    index_dir: Path | None = None,
+    index_dir: Path | Indexes | None = None,
     processes: int | None = None,
     reach: Reach = NO_PRIVATE_NETWORK,
     fetches_later: bool = False,
 ) -> DatasetReport:
-    """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
+    """Examines every dataset as training does. It writes nothing but the index of image sizes and captions, in ``index_dir``.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
     connected to. ``fetches_later``: whether a dataset that is not on this machine yet is no error, since a run fetches it; its report
@@ -65,9 +68,11 @@ def examine(
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach, fetches_later)
+    indexes = Indexes.of(index_dir)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, indexes, changes, reach, fetches_later)
     problems += wrong
-    reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
+    with MANY_OBJECTS.being_made():
+        reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
@@ -116,7 +121,7 @@ class _Context:
     media: tuple[str, ...]
     effective: Effective
     on_progress: Progress | None
-    index_dir: Path | None
+    indexes: Indexes
     changes: Mapping[str, CaptionChanges]
     """By the id of an image set."""
     reach: Reach
@@ -124,8 +129,16 @@ class _Context:
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
-        captions = captions_of(entry, found.source)
-        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
+        texts = self._texts(entry, found.source)
+        captions = captions_of(entry, texts or found.source)
+        rounding = self.options.data.aspect_bucket_rounding
+        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts)
+
+    def _texts(self, entry: ImageSet, source: Source) -> RememberedTexts | None:
+        """Returns the captions that are known already, if they are in files of a source that is quick."""
+        if not caption_specs()[entry.caption_strategy].reads_files or not source.is_quick:
+            return None
+        return RememberedTexts(source, self.indexes)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
         """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
@@ -135,7 +148,7 @@ class _Context:
         return discover(
             source,
             media=IMAGES if isinstance(entry, ReferenceSet) and entry.is_mask else self.media,
-            index_dir=self.index_dir,
+            index_dir=self.indexes,
             threads=min(entry.max_workers, MOST_THREADS),
             choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
@@ -201,6 +214,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     except (OSError, FilterFails) as error:
         report.problems.append(changes.failure(error))
         return report
+    planner.save_texts()
     report.left_out.sort()
     if references:
         report.samples = _paired(report, found, references, context)

@@ -5,24 +5,23 @@ An index caches measurements by name, size and version. Losing it only costs tim
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.files import read_document
+from trainer_engine.datasets.index_file import Indexes, Row
 from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version, reason_of
 
-VERSION = 2
-ROW_LENGTHS = (5, 7)
+KIND, VERSION = "images", 2
+_FILE = (int, int, str)
+ROWS = frozenset((int, version, *_FILE, *clip) for version in (int, str) for clip in ((), (int, float), (type(None), type(None))))
+"""Types of the values of a row. Images beside clips have no frames."""
 CHUNK_FILES = 128
 MOST_THREADS = 8
+LONGEST_EDGE = 1 << 31
 
 Progress = Callable[[str, int, int], None]
 """(label of the work, number done, total)"""
@@ -71,25 +70,26 @@ def discover(
     source: Source,
     *,
     media: Collection[str] = IMAGES,
-    index_dir: Path | None = None,
+    index_dir: Path | Indexes | None = None,
     threads: int = 8,
     choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
     on_progress: Progress | None = None,
 ) -> Discovery:
     """Measures every file of these media. Raises OSError if the source cannot be listed.
 
-    ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``; without it nothing is written.
+    ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``, a folder or several; without it nothing is
+    written.
     """
     listing = source.list_files(suffixes_of(media))
     files = choose(listing.files) if choose else listing.files
-    index = index_dir / _index_name(source) if index_dir else None
-    known = _read_index(index) if index else {}
+    indexes = Indexes.of(index_dir)
+    known = indexes.read(KIND, VERSION, source, _is_row)
     sized = _sized(files)
     fresh = [file for file in files if file.name not in sized and known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
     for name, measured in _measure_all(source, fresh, threads, on_progress or _silent):
         known[name] = measured
-    if index and (fresh or len(known) != len(files) - len(sized)):
-        _write_index(index, {file.name: known[file.name] for file in files if file.name not in sized})
+    if fresh or len(known) != len(files) - len(sized):
+        indexes.write(KIND, VERSION, source, {file.name: known[file.name] for file in files if file.name not in sized})
     found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
     return replace(found, sized=len(sized))
 
@@ -111,7 +111,7 @@ def _discovery(
     for name, *_ in files:
         measured = known[name]
         if measured[2]:
-            images.append(ImageFile(name, *measured))
+            images.append(ImageFile(name, *(measured if measured[-1] is not None else measured[:5])))
         else:
             broken.append(LeftOut(name, measured[4], broken=True))
     return Discovery(source, images, sorted(broken), opened)
@@ -142,34 +142,10 @@ def _measure(source: Source, file: FoundFile) -> tuple[str, Measured]:
     return name, (size_bytes, version, width, height, remark, *(() if frame_rate is None else (frames, frame_rate)))
 
 
-def _index_name(source: Source) -> str:
-    return f"images-{hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:24]}.json"
-
-
-def _read_index(path: Path) -> dict[str, Measured]:
-    """Returns the cached measurements, or none if the index is missing, damaged or of another version."""
-    try:
-        document = read_document(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(document, dict) or document.get("version") != VERSION or not isinstance(document.get("files"), dict):
-        return {}
-    return {name: tuple(row) for name, row in document["files"].items() if _is_row(row)}
-
-
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, list) or len(row) not in ROW_LENGTHS:
+def _is_row(row: Row) -> bool:
+    """Whether a row has the types of ``Measured`` and possible sizes: it may come from a folder that others can write to."""
+    kinds = tuple(map(type, row))
+    if kinds not in ROWS:
         return False
-    kinds = [type(value) for value in row]
-    return kinds[1] in (int, str) and [kinds[0], *kinds[2:5]] == [int, int, int, str] and kinds[5:] in ([], [int, float])
-
-
-def _write_index(path: Path, rows: dict[str, Measured]) -> None:
-    # Lone surrogates of undecodable names survive as \udcXX escapes.
-    content = json.dumps({"version": VERSION, "files": rows}, separators=(",", ":")).encode("ascii")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError:
-        # A full or read-only disk only makes the next scan slower; files that must be written there report it.
-        return
+    width, height, *clip = row[2:4] + tuple(value for value in row[5:] if value is not None)
+    return 0 <= width < LONGEST_EDGE and 0 <= height < LONGEST_EDGE and bool(width) is bool(height) and all(number > 0 for number in clip)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets import geometry
@@ -13,17 +15,41 @@ from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.index import ImageFile
 from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.datasets.sources.base import LeftOut, Source
+from trainer_engine.datasets.texts import RememberedTexts
+
+
+class Fitted(NamedTuple):
+    """What becomes of images of one size."""
+
+    reason: str
+    """Why they are left out; empty if they are not."""
+    target: Size
+    crop: CropPlan
+    bucket: str
+    resized: Size
 
 
 class Planner:
     """Applies the settings of a dataset to its files."""
 
-    def __init__(self, entry: ImageSet, source: Source, captions: CaptionsOf, *, alignment: int, rounding: int) -> None:
+    def __init__(
+        self,
+        entry: ImageSet,
+        source: Source,
+        captions: CaptionsOf,
+        *,
+        alignment: int,
+        rounding: int,
+        texts: RememberedTexts | None = None,
+    ) -> None:
+        """``texts``: where ``captions`` are read, if they are remembered."""
         self.entry = entry
         self.source = source
         self.captions = captions
+        self._texts = texts
         self.rounding = rounding
         self.square = entry.crop and entry.crop_aspect == "square"
+        self._is_random = entry.crop and entry.crop_aspect == "random"
         self._choices = [choice.aspect for choice in entry.crop_aspect_buckets]
         self._weights = [choice.weight for choice in entry.crop_aspect_buckets]
 
@@ -33,13 +59,12 @@ class Planner:
             return target, CropPlan(entry.crop_style, aspect), bucket_key(target, rounding)
 
         self._shape = shape
+        by_size = cache(lambda size: self._fitted(size, ""))  # the name matters for random aspects alone
+        self._fit: Callable[[Size, str], Fitted] = self._fitted if self._is_random else lambda size, name: by_size(size)
 
     def plan(self, file: ImageFile) -> Sample | LeftOut:
         """Returns the sample of a file, or why the file is left out."""
-        entry, size = self.entry, (file.width, file.height)
-        reason = geometry.too_small(size, entry.minimum_image_size, entry.resolution_type, square=self.square)
-        target, crop, bucket = self._shape(self.aspect(file.name, size))
-        reason = reason or self._out_of_range(geometry.aspect_of(target, self.rounding))
+        reason, target, crop, bucket, resized = self._fit((file.width, file.height), file.name)
         if reason:
             return LeftOut(file.name, reason, broken=False)
         try:
@@ -53,7 +78,7 @@ class Planner:
             version=file.version,
             width=file.width,
             height=file.height,
-            resized=self._resized(size, target),
+            resized=resized,
             target=target,
             crop=crop,
             bucket=bucket if file.frame_rate is None else clip_bucket(bucket, file.frames),
@@ -63,6 +88,18 @@ class Planner:
             frame_rate=file.frame_rate,
         )
 
+    def _fitted(self, size: Size, name: str) -> Fitted:
+        entry = self.entry
+        reason = geometry.too_small(size, entry.minimum_image_size, entry.resolution_type, square=self.square)
+        target, crop, bucket = self._shape(self.aspect(name, size))
+        reason = reason or self._out_of_range(geometry.aspect_of(target, self.rounding))
+        return Fitted(reason, target, crop, bucket, self._resized(size, target))
+
+    def save_texts(self) -> None:
+        """Remembers the captions that were read."""
+        if self._texts:
+            self._texts.save()
+
     def aspect(self, name: str, size: Size) -> float:
         """Returns width / height of the part of an image that is trained on."""
         own = geometry.aspect_of(size, self.rounding)
@@ -70,7 +107,7 @@ class Planner:
             return own
         if self.entry.crop_aspect == "closest":
             return geometry.closest_aspect(own, self._choices)
-        if self.entry.crop_aspect == "random":
+        if self._is_random:
             return self._random_aspect(name, size)
         return 1.0
 

@@ -66,7 +66,7 @@ def assemble(run_context: RunContext) -> Trainer:
         processes=run_context.processes,
         stages=run_context.stages,
         requests=run_context.requests,
-        report_file=RunFolder(run_context.media.parent).datasets,
+        run_folder=RunFolder(run_context.media.parent),
     ).run(run_context.dataloader)
     if saved:
         compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)

@@ -22,11 +22,14 @@ from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore, Encoded
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.run_paths import index_folder
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import StageKey
+from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine, fetch_datasets
+from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
 from trainer_engine.datasets.sources.base import Fetching
@@ -133,7 +136,7 @@ class Preparation:
     processes: Processes
     stages: Stages
     requests: ControlRequests
-    report_file: Path | None = None
+    run_folder: RunFolder | None = None
     """Where the report about the datasets is written; None for nowhere."""
 
     def run(self, dataloader: Dataloader) -> Prepared:
@@ -179,7 +182,7 @@ class Preparation:
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
-        root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
+        shared = (self.run_folder.shared_index,) if self.run_folder else ()
         with self.stages.stage(StageKey.DATA_BACKEND) as advance:
 
             def examined() -> DatasetReport:
@@ -189,7 +192,7 @@ class Preparation:
                     self.options,
                     self.family.spec,
                     on_progress=lambda _label, done, total: advance(done, total),
-                    index_dir=root / "index",
+                    index_dir=Indexes(index_folder(self.options), shared),
                     processes=self.processes.count,
                     reach=Reach(private=private_networks_are_open()),
                 )
@@ -197,10 +200,10 @@ class Preparation:
             report = self.processes.first_then_others(examined)
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
-            if self.report_file and self.processes.is_first:
+            if self.run_folder and self.processes.is_first:
                 # A full disk below the run's journal costs no training; the server shows the report of validate instead.
                 with suppress(OSError):
-                    write_atomically(self.report_file, json.dumps(report_document(report, self.options)).encode("ascii"))
+                    write_atomically(self.run_folder.datasets, json.dumps(report_document(report, self.options)).encode("ascii"))
         for found in (*report.sets, *report.eval_sets):
             emit_left_out(self.stages.sink, found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()

@@ -21,11 +21,14 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
-from trainer_engine.config.run_paths import place_problems, written_folders
+from trainer_engine.config.run_paths import index_folder, place_problems, written_folders
+from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
+from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
 from trainer_engine.datasets.summary import summarise
@@ -50,6 +53,9 @@ from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
 from training.webhooks.egress import private_networks_are_open
 
+LEAST_INDEXED = 1_000
+"""Images of a dataset from which on their sizes and captions are remembered."""
+LARGEST_INDEX_BYTES = 512 << 20
 CPU_INFO = Path("/proc/cpuinfo")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -95,8 +101,15 @@ def examine_run(
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
-    reach = Reach(private=private_networks_are_open())
-    report = examine(resolved.dataloader, options, spec, processes=process_count(options), reach=reach, fetches_later=True)
+    report = examine(
+        resolved.dataloader,
+        options,
+        spec,
+        index_dir=_indexes(options, home),
+        processes=process_count(options),
+        reach=Reach(private=private_networks_are_open()),
+        fetches_later=True,
+    )
     problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
@@ -109,6 +122,13 @@ def examine_run(
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
+
+
+def _indexes(options: TrainingOptions, home: Home) -> Indexes:
+    """What is known of large datasets: to the server, and to earlier runs with these caches."""
+    own = RunFolder(home.state / "runs" / "next").shared_index if is_folder(home.state) else None
+    limits = {"least_files": LEAST_INDEXED, "largest_bytes": LARGEST_INDEX_BYTES, "folder_mode": PRIVATE_FOLDER_MODE}
+    return Indexes(own, (index_folder(options),), **limits)
 
 
 @dataclass(frozen=True)

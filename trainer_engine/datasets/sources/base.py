@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, NamedTuple, cast
 
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.errors import Problem
@@ -97,6 +97,8 @@ class Source(ABC):
     """Where the files lie, for messages: a folder, an archive, an address. It contains no secret."""
     is_generated = False
     """Whether the engine makes the files from those of another source, so that they may not exist before a run starts."""
+    is_quick: ClassVar[bool] = False
+    """Whether ``stat`` takes microseconds, so that texts that were read before are recognised by their version."""
 
     @property
     def identity(self) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from trainer_engine.contract.files import read_small, sha256_of
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes, reason_of
@@ -19,6 +19,7 @@ class LocalSource(Source):
     """The files in a folder and its subfolders."""
 
     place: str
+    is_quick: ClassVar[bool] = True
 
     @property
     def identity(self) -> str:
@@ -46,7 +47,7 @@ class LocalSource(Source):
         return listing
 
     def stat(self, name: str) -> FoundFile:
-        status = os.stat(self.local_path(name))
+        status = os.stat(f"{self.place}/{name}")
         return FoundFile(name, status.st_size, status.st_mtime_ns)
 
     def open(self, name: str) -> BinaryIO:
@@ -71,11 +72,13 @@ def _list_folder(
 ) -> Iterator[str]:
     """Adds the files of one folder to the listing, and yields its subfolders that were not visited yet."""
     usable, refused = suffixes.usable, suffixes.refused
+    above = f"{folder}/" if folder else ""
     for entry in entries:
-        if entry.name.startswith("."):
+        base = entry.name
+        if base.startswith("."):
             continue
-        name = f"{folder}/{entry.name}" if folder else entry.name
-        suffix = os.path.splitext(entry.name)[1].lower()
+        name, dot = above + base, base.rfind(".")
+        suffix = base[dot:].lower() if dot > 0 else ""
         try:
             if entry.is_dir():
                 identity = _identity(entry.stat())
@@ -92,12 +95,12 @@ def _list_folder(
 
 
 def _add(entry: os.DirEntry[str], name: str, listing: Listing) -> None:
-    if not entry.is_file():
+    status = entry.stat() if entry.is_file() else None
+    if status is None:
         dangling = entry.is_symlink() and not os.path.exists(entry.path)
         reason = "it is a link to a missing file" if dangling else "it is not a file"
         listing.left_out.append(LeftOut(name, reason, broken=True))
         return
-    status = entry.stat()
     if status.st_size == 0:
         listing.left_out.append(LeftOut(name, "the file is empty (0 bytes)", broken=True))
         return

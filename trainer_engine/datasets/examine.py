@@ -27,12 +27,12 @@ from trainer_engine.datasets.findings import (
     unusable_captions,
     unusable_place,
 )
-from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, open_source
 from trainer_engine.datasets.tables import FileSizes
 
 NO_PRIVATE_NETWORK = Reach()
@@ -47,11 +47,13 @@ def examine(
     index_dir: Path | None = None,
     processes: int | None = None,
     reach: Reach = NO_PRIVATE_NETWORK,
+    should_stop: Callable[[], bool] | None = None,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
-    connected to.
+    connected to. ``should_stop``: sources first fetch what they do not have on this machine, until it says to stop; without it they fetch
+    nothing.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
@@ -59,7 +61,7 @@ def examine(
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach, should_stop)
     problems += wrong
     reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
@@ -93,6 +95,7 @@ class _Context:
     changes: Mapping[str, CaptionChanges]
     """By the id of an image set."""
     reach: Reach
+    should_stop: Callable[[], bool] | None
 
     @property
     def threads(self) -> int:
@@ -104,7 +107,7 @@ class _Context:
         return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
-        """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
+        """Raises OSError or ValueError if the place of the files cannot be used, UnusableSizes if the table of their sizes cannot."""
         source = open_source(entry).reached_by(self.reach)
         sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
@@ -115,6 +118,7 @@ class _Context:
             threads=self.threads,
             choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
+            should_stop=self.should_stop,
         )
 
 
@@ -140,7 +144,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     except (OSError, ValueError) as error:
         report.problems.append(unusable_place(entry, error))
         return report
-    report.files = found.files
+    report.files, report.pending = found.files, found.pending
     report.problems += unsized_files(entry, found)
     report.left_out += found.left_out
     try:

@@ -35,9 +35,9 @@ class HttpClient:
 
         Raises AddressRefused; OSError for a name, connection or answer that fails, with a text for people and without the query.
         """
+        port = _port(url)
         parts = urlsplit(url)
         host = parts.hostname or ""
-        port = _port(url)
         shown_host = host if port == PORTS[parts.scheme] else f"{host}:{port}"
         sent = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": "SimpleTuner", "Accept-Encoding": "identity", **headers}
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

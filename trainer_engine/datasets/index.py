@@ -17,15 +17,12 @@ from typing import Any, NamedTuple
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.files import read_document
 from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, Source, SourceFile, Version
 
 VERSION = 2
 ROW_LENGTHS = (5, 7)
 CHUNK_FILES = 128
 MOST_THREADS = 8
-
-Progress = Callable[[str, int, int], None]
-"""(label of the work, number done, total)"""
 
 
 class ImageFile(NamedTuple):
@@ -54,6 +51,8 @@ class Discovery:
     """Number of files that had to be opened; the others were in the index, or had their size in the listing."""
     sized: int = 0
     """Number of images whose size came with the listing."""
+    pending: int = 0
+    """Number of files that are fetched when a run starts."""
 
     @property
     def files(self) -> int:
@@ -75,12 +74,18 @@ def discover(
     threads: int = 8,
     choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
     on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Discovery:
     """Measures every file of these media. Raises OSError if the source cannot be listed.
 
+    With ``should_stop`` the source first fetches what it does not have on this machine, until that function says to stop.
+
     ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``; without it nothing is written.
     """
-    listing = source.list_files(suffixes_of(media))
+    suffixes = suffixes_of(media)
+    if should_stop:
+        source.fetch(suffixes, on_progress or _silent, should_stop)
+    listing = source.list_files(suffixes)
     files = choose(listing.files) if choose else listing.files
     index = index_dir / _index_name(source) if index_dir else None
     known = _read_index(index) if index else {}
@@ -91,7 +96,7 @@ def discover(
     if index and (fresh or len(known) != len(files) - len(sized)):
         _write_index(index, {file.name: known[file.name] for file in files if file.name not in sized})
     found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
-    return replace(found, sized=len(sized))
+    return replace(found, sized=len(sized), pending=listing.pending)
 
 
 def _sized(files: Iterable[FoundFile]) -> dict[str, Measured]:

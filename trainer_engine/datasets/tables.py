@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +38,26 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         yield from reader(path, tuple(columns))
     except OSError as error:
         raise UnusableTable(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Yields the values of these columns in each row of a CSV file, None for what a row lacks. Raises UnusableTable."""
+    try:
+        lines = io.StringIO(decode(read_small(path, LARGEST_JSON_BYTES)), newline="")
+    except NotText as error:
+        raise UnusableTable(f"{path} {error}") from None
+    except OSError as error:
+        raise UnusableTable(f"{path} cannot be read: {error.strerror or error}") from error
+    reader = csv.reader(lines, strict=True)
+    try:
+        head = [name.strip() for name in next(reader, [])]
+        _refuse_missing(path, columns, head)
+        places = [head.index(name) for name in columns]
+        for row in reader:
+            if row:
+                yield tuple(row[place] if place < len(row) else None for place in places)
+    except csv.Error as error:
+        raise UnusableTable(f"{path}: line {reader.line_num} is not CSV: {error}") from None
 
 
 def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -97,6 +119,10 @@ def _refuse_missing(path: Path, columns: Iterable[str], there: Iterable[str]) ->
         raise UnusableTable(f"{path} has no column {missing[0]!r}; it has {', '.join(known[:MOST_NAMED])}{more}")
 
 
+class UnusableSizes(UnusableTable):
+    """A table of sizes cannot be read."""
+
+
 class FileRows:
     """The rows of a table, by the file that each is about."""
 
@@ -128,9 +154,12 @@ class FileSizes:
     """The sizes of files in a table."""
 
     def __init__(self, table: TableFile) -> None:
-        """Raises UnusableTable."""
+        """Raises UnusableSizes."""
         assert table.width_column is not None and table.height_column is not None
-        self._rows = FileRows(table, (table.width_column, table.height_column))
+        try:
+            self._rows = FileRows(table, (table.width_column, table.height_column))
+        except UnusableTable as error:
+            raise UnusableSizes(str(error)) from error
 
     def of(self, name: str) -> tuple[int, int] | None:
         """Returns (width, height) of a file, or None if the table has no row for it, or one that holds no size."""

@@ -160,8 +160,10 @@ class Preparation:
                     index_dir=root / "index",
                     processes=self.processes.count,
                     reach=Reach(private=private_networks_are_open()),
+                    should_stop=self.requests.stop_asked,
                 )
             )
+            self.requests.raise_if_stopped()
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
         for found in (*report.sets, *report.eval_sets):

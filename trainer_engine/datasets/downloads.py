@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from trainer_engine.config.secrets import hidden_address
-from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.files import read_document, read_small
+from trainer_engine.datasets.dead_addresses import Failures, NoFile
 from trainer_engine.datasets.egress import AddressRefused, Reach
 from trainer_engine.datasets.http_client import HttpClient
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
+from trainer_engine.datasets.sources.addresses import Address, hash_of
 from trainer_engine.datasets.sources.base import Progress, SourceFile, Suffixes, reason_of
 from trainer_engine.datasets.sources.local import LocalSource
-
-if TYPE_CHECKING:
-    from trainer_engine.datasets.sources.csv import Address
 
 THREADS = 16
 ATTEMPTS, PAUSE_SECONDS = 3, 0.5
@@ -34,60 +28,8 @@ FILE_SECONDS = 300.0
 """A download that takes longer is given up, even if bytes arrive."""
 BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 """HTTP statuses after which an address is asked again."""
-REMEMBERED_SECONDS = 7 * 24 * 3600.0
-"""How long an address that has no file is not asked again, such as one that answers 404."""
-REMEMBERED_IF_BUSY_SECONDS = 3600.0
-FAILURES = ".addresses.json"
 PART = ".part-"
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
-LARGEST_RECORD_BYTES = 1 << 28
-
-
-class NoFile(Exception):
-    """An address gives no file that can be used. The message says why."""
-
-    def __init__(self, reason: str, *, for_now: bool = False) -> None:
-        super().__init__(reason)
-        self.for_now = for_now
-        """Whether it may give one a little later."""
-
-
-@dataclass
-class Failures:
-    """The addresses of a folder that gave no file, each with the reason and how long it counts. Kept in a file of the folder."""
-
-    folder: Path
-    _known: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Hash of an address -> (reason, end of its time in seconds since 1970)."""
-
-    @classmethod
-    def read(cls, folder: Path) -> Failures:
-        """A record that is missing or damaged is empty: its addresses are asked again."""
-        try:
-            document = read_document(read_small(folder / FAILURES, LARGEST_RECORD_BYTES))
-            known = {str(key): (str(reason), float(until)) for key, (reason, until) in document.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            known = {}
-        return cls(folder, known)
-
-    def reason(self, url: str) -> str:
-        """Returns why an address is not asked now, or an empty text."""
-        reason, until = self._known.get(_key(url), ("", 0.0))
-        return reason if time.time() < until else ""
-
-    def add(self, url: str, failure: NoFile) -> None:
-        until = time.time() + (REMEMBERED_IF_BUSY_SECONDS if failure.for_now else REMEMBERED_SECONDS)
-        self._known[_key(url)] = (str(failure), until)
-
-    def write(self) -> None:
-        """Raises OSError."""
-        now = time.time()
-        self._known = {key: found for key, found in self._known.items() if found[1] > now}
-        write_atomically(self.folder / FAILURES, json.dumps(self._known).encode())
-
-
-def _key(url: str) -> str:
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def download_all(
@@ -159,11 +101,11 @@ class _Download:
 
     def _try(self, address: Address) -> None:
         """Raises NoFile, and OSError if the file cannot be stored."""
-        part = self.folder / f"{PART}{_key(address.url)}{address.suffix}"
+        part = self.folder / f"{PART}{hash_of(address.url)}{address.suffix}"
         try:
             self._receive(address.url, part)
             suffix = address.suffix or self._suffix_of(part)
-            named = part.with_name(f"{PART}{_key(address.url)}{suffix}")
+            named = part.with_name(f"{PART}{hash_of(address.url)}{suffix}")
             part.replace(named)
             part = named
             self._measure(named)

@@ -18,6 +18,7 @@ from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, 
 from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.egress import Reach
+from trainer_engine.datasets.file_rows import FileSizes
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
@@ -33,7 +34,6 @@ from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, open_source
-from trainer_engine.datasets.tables import FileSizes
 
 NO_PRIVATE_NETWORK = Reach()
 

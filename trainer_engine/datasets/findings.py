@@ -11,11 +11,11 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import Effective, short_buckets
+from trainer_engine.datasets.file_rows import UnusableSizes
 from trainer_engine.datasets.index import Discovery
 from trainer_engine.datasets.report import SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import LeftOut, printable, reason_of
-from trainer_engine.datasets.tables import UnusableSizes
 
 MAX_LISTED = 10
 """Files named in a message."""

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 
 from trainer_engine.config.option import OptionGroup, option
-from trainer_engine.config.secrets import hidden_address
 from trainer_engine.contract.files import sha256_of
+from trainer_engine.datasets.dead_addresses import Failures
 from trainer_engine.datasets.egress import Reach
+from trainer_engine.datasets.sources.addresses import Address, named_addresses
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Progress, Source, SourceKind, Suffixes
 from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.datasets.tables import csv_rows
-
-LONGEST_PART_BYTES = 120
-"""Longest part of an address that becomes the name of a file or folder."""
-SHORT_HASH = 8
 
 
 class CsvFields(OptionGroup):
@@ -32,26 +26,6 @@ class CsvFields(OptionGroup):
     csv_url_column: str = option("url", "Column of the addresses.")
     csv_cache_dir: str = option(..., "Folder that files are downloaded into.")
     csv_hash_filenames: bool = option(True, "Name files by a hash of their address. Without it they are named by its path.")
-
-
-class Address(NamedTuple):
-    """A row of the file."""
-
-    url: str
-    stem: str
-    """Name of its file in the folder without the suffix."""
-    suffix: str
-    """The suffix of a medium in its path. Without one it is empty, and the content gives the suffix."""
-
-    @property
-    def key(self) -> str:
-        """The name of its file, or as much of it as is known before it is here."""
-        return self.stem + self.suffix
-
-    @property
-    def shown(self) -> str:
-        """The address without passwords."""
-        return hidden_address(self.url)
 
 
 @dataclass(frozen=True)
@@ -77,14 +51,9 @@ class CsvSource(Source):
         from trainer_engine.datasets.media.base import media_suffixes
 
         urls = dict.fromkeys(cell.strip() for (cell,) in csv_rows(Path(self.place), (self.url_column,)) if cell and cell.strip())
-        known = media_suffixes()
-        found = [_address(url, known, hash_names=self.hash_names) for url in urls]
-        count = Counter(one.key for one in found)
-        return [one if count[one.key] == 1 else one._replace(stem=f"{one.stem}-{_hash(one.url)[:SHORT_HASH]}") for one in found]
+        return named_addresses(urls, media_suffixes(), hash_names=self.hash_names)
 
     def list_files(self, suffixes: Suffixes) -> Listing:
-        from trainer_engine.datasets.downloads import Failures
-
         here = self._here(suffixes)
         failures = Failures.read(Path(self.folder))
         listing = Listing()
@@ -103,7 +72,7 @@ class CsvSource(Source):
         return listing
 
     def fetch(self, suffixes: Suffixes, on_progress: Progress, should_stop: Callable[[], bool]) -> None:
-        from trainer_engine.datasets.downloads import Failures, download_all
+        from trainer_engine.datasets.downloads import download_all
 
         here, failures = self._here(suffixes), Failures.read(Path(self.folder))
         refused = suffixes.refused
@@ -138,30 +107,6 @@ class CsvSource(Source):
         """Returns a function that gives the address of a file by its name, or an empty text."""
         known = {one.key: one.url for one in self.addresses}
         return lambda name: known.get(name) or known.get(os.path.splitext(name)[0], "")  # noqa: PTH122 - text, for speed
-
-
-def _address(url: str, known: Container[str], *, hash_names: bool) -> Address:
-    path = _path_of(url)
-    stem, suffix = os.path.splitext(path)  # noqa: PTH122 - text
-    suffix = suffix if suffix.lower() in known else ""
-    return Address(url, _hash(url) if hash_names or not suffix else stem, suffix)
-
-
-def _path_of(url: str) -> str:
-    """Returns the path of an address as the name of a file, or an empty text if it cannot be one."""
-    try:
-        parts = [unquote(part) for part in urlsplit(url).path.split("/") if part]
-    except ValueError:
-        return ""
-    fits = all(
-        part.isprintable() and not part.startswith(".") and not set("/\\") & set(part) and len(part.encode()) <= LONGEST_PART_BYTES
-        for part in parts
-    )
-    return "/".join(parts) if fits and parts else ""
-
-
-def _hash(url: str) -> str:
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _open(fields: CsvFields) -> CsvSource:

@@ -21,7 +21,8 @@ from trainer_engine.datasets import s3_client
 from trainer_engine.datasets.egress import AddressRefused, Reach
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.media.base import suffixes_of
-from trainer_engine.datasets.sources.aws import AwsSource, Bucket
+from trainer_engine.datasets.sources.aws import AwsSource
+from trainer_engine.datasets.sources.bucket import Bucket
 from trainer_engine.datasets.sources.ranged import FIRST_BYTES, RangedFile
 
 IMAGES = suffixes_of(("image",))

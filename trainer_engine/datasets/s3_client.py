@@ -25,7 +25,8 @@ LARGEST_ANSWER_BYTES = 16 << 20
 """Largest listing, and largest range that is asked for."""
 REQUEST_SECONDS = 120.0
 """A request that takes longer is given up, even if bytes arrive."""
-ATTEMPTS = 4
+LISTING_SECONDS = 600.0
+ATTEMPTS = 3
 RANGED, WHOLE = 206, 200
 
 
@@ -65,8 +66,11 @@ class S3Client:
 
     def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         """Yields (key, size in bytes, ETag) of each object below a prefix. Raises OSError."""
+        until = time.monotonic() + LISTING_SECONDS
         with _translated(self.bucket):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"it takes longer than {LISTING_SECONDS:.0f} s to list")
                 for found in page.get("Contents", ()):
                     yield found["Key"], int(found["Size"]), found["ETag"].strip('"')
 

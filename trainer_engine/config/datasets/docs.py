@@ -46,7 +46,7 @@ are those of the objects below `aws_data_prefix`; an object's ETag and size are 
 for 16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
 Captions of `textfile` lie beside the objects. Caches stay on this machine. Requests are signed with the keys of the entry, or not at all:
 the keys of the account are never used. The server shows and stores keys as `***` ([security.md](security.md)); without a
-private-network setting it reads only public services and this machine. A request that fails is sent four times in all. An object that is
+private-network setting it reads only public services and this machine. A request that fails is sent three times in all. An object that is
 gone, or replaced, after it was listed is named once and left out.
 
 ### Addresses

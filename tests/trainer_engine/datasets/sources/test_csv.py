@@ -283,6 +283,10 @@ def test_a_damaged_record_of_dead_addresses_asks_them_again(web: WebServer, tmp_
         ("http://10.0.0.1/1.png", "in a private network"),
         ("http://[fd00:ec2::254]/1.png", "credentials; that is never allowed"),
         ("http://0.0.0.0/1.png", "not the address of a single machine"),
+        ("http://2852039166/1.png", "credentials; that is never allowed"),
+        ("http://0xa9fea9fe/1.png", "credentials; that is never allowed"),
+        ("http://[::ffff:169.254.169.254]/1.png", "credentials; that is never allowed"),
+        ("http://user:pw@169.254.169.254/1.png", "credentials; that is never allowed"),
     ],
 )
 def test_an_address_that_is_not_of_the_public_web_is_not_asked(tmp_path: Path, url: str, reason: str) -> None:

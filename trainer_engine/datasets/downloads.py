@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from trainer_engine.config.addresses import AddressRefused, Reach
 from trainer_engine.config.secrets import hidden_address
 from trainer_engine.datasets.dead_addresses import Failures, NoFile
-from trainer_engine.datasets.egress import AddressRefused, Reach
 from trainer_engine.datasets.http_client import HttpClient
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.sources.addresses import Address, hash_of

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
@@ -17,7 +18,6 @@ from trainer_engine.datasets.buckets import Effective, count_buckets, fill_bucke
 from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
 from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.file_rows import FileSizes
 from trainer_engine.datasets.findings import (
     enlarged_images,

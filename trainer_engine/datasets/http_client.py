@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from trainer_engine.config.addresses import PORTS
-from trainer_engine.datasets.egress import AddressRefused, Reach
+from trainer_engine.config.addresses import PORTS, AddressRefused, Reach
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
 MOST_HOSTS = 32

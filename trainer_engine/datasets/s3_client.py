@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 from botocore.session import Session
 
-from trainer_engine.datasets.egress import AddressRefused, Reach
+from trainer_engine.config.addresses import AddressRefused, Reach
 from trainer_engine.datasets.http_client import HttpClient
 from trainer_engine.datasets.sources.bucket import Bucket
 

@@ -16,11 +16,11 @@ from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of

@@ -12,6 +12,7 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -23,7 +24,6 @@ from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus

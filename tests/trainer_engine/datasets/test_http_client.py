@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from trainer_engine.config.addresses import AddressRefused, Reach
 from trainer_engine.datasets import http_client
-from trainer_engine.datasets.egress import AddressRefused, Reach
 from trainer_engine.datasets.http_client import HttpClient
 
 HOSTS: list[tuple[str, str]] = []

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.option import OptionGroup, option
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes
 from trainer_engine.datasets.sources.bucket import Bucket
 from trainer_engine.datasets.sources.ranged import RangedFile

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
-from trainer_engine.datasets.egress import Reach
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet

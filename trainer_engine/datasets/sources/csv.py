@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.contract.files import sha256_of
 from trainer_engine.datasets.dead_addresses import Failures
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.sources.addresses import Address, named_addresses
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Progress, Source, SourceKind, Suffixes
 from trainer_engine.datasets.sources.local import LocalSource

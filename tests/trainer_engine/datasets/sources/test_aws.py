@@ -18,9 +18,9 @@ from PIL import Image
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.object_store import BUCKET, ObjectServer, object_server, stubborn_server
 from tests.helpers.tiny_run import tiny_datasets, train_here
+from trainer_engine.config.addresses import AddressRefused, Reach
 from trainer_engine.contract.events import Notification
 from trainer_engine.datasets import s3_client
-from trainer_engine.datasets.egress import AddressRefused, Reach
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.sources.aws import AwsSource

@@ -17,6 +17,7 @@ from environments.admin.actions import ObjectAction, add_object_action, find_obj
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
 from environments.errors import EnvironmentRefused
 from environments.models import Environment, Revision
+from environments.secrets.datasets import shown_text
 from trainer_engine.config.options.secrets import hide_options
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class RevisionAdmin(RevisionAdminBase):
 
     @admin.display(description="Datasets file")
     def datasets(self, revision: Revision) -> str:
-        return format_html("<pre>{}</pre>", revision.datasets_text or "none")
+        return format_html("<pre>{}</pre>", shown_text(revision.datasets_text) if revision.datasets_text else "none")
 
     @admin.display(description="Unusable config.json that this change replaced")
     def replaced(self, revision: Revision) -> str:

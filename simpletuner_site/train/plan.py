@@ -18,9 +18,10 @@ from simpletuner_site.train.command import UnreadableConfig, open_config
 from simpletuner_site.train.report import print_problem
 from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
+from trainer_engine.config.addresses import Reach
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.datasets.sources.base import printable
 from training.engine.command_line import process_count
@@ -64,12 +65,20 @@ def sampler_of(resolved: ResolvedRun) -> Sampler:
     processes = process_count(options)
     report = examine(dataloader, options, spec, processes=processes, reach=Reach(private=True))
     sources = [data_source(found, found.samples) for found in trained_sets(report)]
-    problems = errors_in(report.problems)
+    problems = [*errors_in(report.problems), *_pending(report)]
     if not problems and not any(source.samples for source in sources):
         problems = [Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")]
     if problems:
         raise NothingToPlan(problems)
     return make_sampler(sources, options, processes)
+
+
+def _pending(report: DatasetReport) -> Iterator[Problem]:
+    """Yields an error for each set with files that a run fetches first: the order of samples depends on them."""
+    for found in trained_sets(report):
+        if found.pending:
+            message = f"dataset {found.entry.id}: {found.pending} files are not here yet; a run fetches them, then orders its samples."
+            yield Problem.error(found.entry.place_option, "files_pending", message, got=found.pending, hint="start the run once")
 
 
 def lines(sampler: Sampler, steps: int, *, as_json: bool) -> Iterator[str]:

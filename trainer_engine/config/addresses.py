@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -19,6 +21,8 @@ METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", 
 
 HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 """The name or the address of a machine."""
+MOST_TRIED = 4
+"""How many addresses of one name are tried."""
 PORTS = {"http": 80, "https": 443}
 """Default port of each URL scheme."""
 
@@ -58,3 +62,30 @@ def closed_because(address: Address, *, private: bool, loopback: bool = True) ->
     if (inner.is_private or shared) and not private:
         return "in a private network; start the server with SIMPLETUNER_PRIVATE_WEBHOOKS=1 to allow these"
     return ""
+
+
+class AddressRefused(OSError):
+    """An address must not be connected to. The message says why; trying again is useless."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which machines sources may connect to. Link-local and metadata addresses are always closed."""
+
+    private: bool = False
+    """Whether private networks are open, which only the server's operator decides."""
+
+    def addresses(self, host: str, port: int) -> list[str]:
+        """Returns addresses of a host, in the order in which to try them.
+
+        Raises AddressRefused if any of them is closed, OSError if the name cannot be resolved.
+        """
+        try:
+            found = addresses_in(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except UnicodeError as error:
+            raise AddressRefused(f"{host[:80]!r} is no host name") from error
+        for address in found:
+            reason = closed_because(address, private=self.private)
+            if reason:
+                raise AddressRefused(f"{host} is {address}, {reason}")
+        return list(dict.fromkeys(map(str, found)))[:MOST_TRIED]

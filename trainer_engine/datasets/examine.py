@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
@@ -17,7 +18,7 @@ from trainer_engine.datasets.buckets import Effective, count_buckets, fill_bucke
 from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
 from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
-from trainer_engine.datasets.egress import Reach
+from trainer_engine.datasets.file_rows import FileSizes
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
@@ -29,7 +30,7 @@ from trainer_engine.datasets.findings import (
     unusable_place,
 )
 from trainer_engine.datasets.generated import discover_generated
-from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, discover
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
@@ -37,8 +38,7 @@ from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.datasets.schedule import schedule_problems
-from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, Source, kind_of, open_source
-from trainer_engine.datasets.tables import FileSizes
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, Progress, Source, kind_of, open_source
 from trainer_engine.datasets.texts import RememberedTexts
 from trainer_engine.datasets.validation_inputs import plan_inputs
 
@@ -55,12 +55,14 @@ def examine(
     processes: int | None = None,
     reach: Reach = NO_PRIVATE_NETWORK,
     fetches_later: bool = False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing but the index of image sizes and captions, in ``index_dir``.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
     connected to. ``fetches_later``: whether a dataset that is not on this machine yet is no error, since a run fetches it; its report
-    says so and has no samples.
+    says so and has no samples. ``should_stop``: sources first fetch what they do not have on this machine, until it says to stop;
+    without it they fetch nothing.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
@@ -69,7 +71,7 @@ def examine(
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, indexes, changes, reach, fetches_later)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, indexes, changes, reach, fetches_later, should_stop)
     problems += wrong
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
@@ -126,6 +128,7 @@ class _Context:
     """By the id of an image set."""
     reach: Reach
     fetches_later: bool
+    should_stop: Callable[[], bool] | None
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
@@ -141,7 +144,7 @@ class _Context:
         return RememberedTexts(source, self.indexes)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
-        """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
+        """Raises OSError or ValueError if the place of the files cannot be used, UnusableSizes if the table of their sizes cannot."""
         source = open_source(entry).reached_by(self.reach)
         sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
@@ -152,6 +155,7 @@ class _Context:
             threads=min(entry.max_workers, MOST_THREADS),
             choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
+            should_stop=self.should_stop,
         )
 
 
@@ -196,7 +200,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
         _add_unusable(report, entry, error, context)
         _open_references(report, references, context)
         return report
-    report.files = found.files
+    report.files, report.pending = found.files, found.pending
     report.problems += unsized_files(entry, found)
     report.left_out += found.left_out
     try:

@@ -11,11 +11,11 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import Effective, short_buckets
+from trainer_engine.datasets.file_rows import UnusableSizes
 from trainer_engine.datasets.index import Discovery
 from trainer_engine.datasets.report import SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import LeftOut, NotFetched, WrongField, printable, reason_of
-from trainer_engine.datasets.tables import UnusableTable
 
 MAX_LISTED = 10
 """Files named in a message."""
@@ -28,7 +28,7 @@ def unusable_place(entry: ImageSet | ReferenceSet, error: OSError | ValueError) 
     """Returns the problem of a dataset whose files cannot be listed, or the table of whose sizes cannot be read."""
     if isinstance(error, WrongField):
         return wrong_field(entry, error)
-    if isinstance(error, UnusableTable):
+    if isinstance(error, UnusableSizes):
         message = f"dataset {entry.id}: metadata_backend=parquet finds no sizes: {error}."
         return Problem.error(entry.option("parquet"), "unreadable_table", message)
     place, noun = printable(entry.place), entry.source.place_noun
@@ -73,7 +73,13 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     """Yields the problems of one examined dataset."""
     entry, option = report.entry, report.entry.place_option
     folder = printable(entry.place)
+    if report.pending:
+        message = f"dataset {entry.id}: {report.pending} of {report.files + report.pending} files are fetched when the run starts."
+        hint = "numbers of samples and steps count the files that are here" if report.files else "samples and steps are counted then"
+        yield Problem.note(option, "files_pending", message, got=report.pending, hint=hint)
     if not report.files:
+        if report.pending:
+            return
         message = f"dataset {entry.id}: there is no image file in {folder}."
         expected = f"a {entry.source.place_noun} with images, also in its subfolders"
         yield Problem.error(option, "no_images", message, got=folder, expected=expected)
@@ -85,11 +91,11 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
             message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named_files(files)}."
             yield make(option, code, message, hint="repair or remove them" if broken else "")
     yield from _remarks(entry, report.samples)
-    if not report.samples:
+    if not report.samples and not report.pending:
         what = "evaluated" if entry.is_eval else "trained"
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
         yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
-    elif entry.is_trained:
+    elif entry.is_trained and not report.pending:
         short = short_buckets(entry, report.counts, effective)
         if short:
             yield short

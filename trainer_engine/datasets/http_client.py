@@ -12,21 +12,25 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from trainer_engine.config.addresses import PORTS
-from trainer_engine.datasets.egress import AddressRefused, Reach
+from trainer_engine.config.addresses import PORTS, AddressRefused, Reach
 
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
+MOST_HOSTS = 32
+OTHERS = ""
+"""Stands for all hosts whose connections are not kept."""
 
 
 class HttpClient:
     """A pool of connections to the hosts that a reach allows. Safe for several threads.
 
-    Connections are pooled by the name of their host: two names at one address share none, since each has a certificate of its own.
+    Connections are kept by the name of their host: two names at one address share none, since each has a certificate of its own. Those to
+    further hosts than ``MOST_HOSTS`` are not kept.
     """
 
     def __init__(self, reach: Reach, most_connections: int) -> None:
         self.reach = reach
-        self._limits = httpx.Limits(max_connections=most_connections, max_keepalive_connections=most_connections)
+        self._most_connections = most_connections
+        self._certificates = httpx.create_ssl_context(trust_env=False)
         self._clients: dict[str, httpx.Client] = {}
 
     @contextmanager
@@ -35,9 +39,9 @@ class HttpClient:
 
         Raises AddressRefused; OSError for a name, connection or answer that fails, with a text for people and without the query.
         """
+        port = _port(url)
         parts = urlsplit(url)
         host = parts.hostname or ""
-        port = _port(url)
         shown_host = host if port == PORTS[parts.scheme] else f"{host}:{port}"
         sent = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": "SimpleTuner", "Accept-Encoding": "identity", **headers}
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -65,10 +69,19 @@ class HttpClient:
         raise ConnectionError(f"{host} has no address")
 
     def _client(self, host: str) -> httpx.Client:
-        if host not in self._clients:
-            timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-            self._clients.setdefault(host, httpx.Client(timeout=timeout, limits=self._limits, follow_redirects=False, trust_env=False))
-        return self._clients[host]
+        key = host if host in self._clients or len(self._clients) < MOST_HOSTS else OTHERS
+        if key not in self._clients:
+            self._clients.setdefault(key, self._new_client(0 if key == OTHERS else self._most_connections))
+        return self._clients[key]
+
+    def _new_client(self, kept: int) -> httpx.Client:
+        return httpx.Client(
+            timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=self._most_connections, max_keepalive_connections=kept),
+            verify=self._certificates,
+            follow_redirects=False,
+            trust_env=False,
+        )
 
     def close(self) -> None:
         """Closes every connection."""

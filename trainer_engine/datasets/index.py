@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from trainer_engine.datasets.index_file import Indexes, Row
 from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version, reason_of
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, Source, SourceFile, Version, reason_of
 
 KIND, VERSION = "images", 2
 _FILE = (int, int, str)
@@ -22,9 +22,6 @@ ROWS = frozenset((int, version, *_FILE, *clip) for version in (int, str) for cli
 CHUNK_FILES = 128
 MOST_THREADS = 8
 LONGEST_EDGE = 1 << 31
-
-Progress = Callable[[str, int, int], None]
-"""(label of the work, number done, total)"""
 
 
 class ImageFile(NamedTuple):
@@ -53,6 +50,8 @@ class Discovery:
     """Number of files that had to be opened; the others were in the index, or had their size in the listing."""
     sized: int = 0
     """Number of images whose size came with the listing."""
+    pending: int = 0
+    """Number of files that are fetched when a run starts."""
 
     @property
     def files(self) -> int:
@@ -74,13 +73,17 @@ def discover(
     threads: int = 8,
     choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
     on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Discovery:
     """Measures every file of these media. Raises OSError if the source cannot be listed.
 
     ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``, a folder or several; without it nothing is
-    written.
+    written. With ``should_stop`` the source first fetches what it does not have on this machine, until that function says to stop.
     """
-    listing = source.list_files(suffixes_of(media))
+    suffixes = suffixes_of(media)
+    if should_stop:
+        source.fetch(suffixes, on_progress or _silent, should_stop)
+    listing = source.list_files(suffixes)
     files = choose(listing.files) if choose else listing.files
     indexes = Indexes.of(index_dir)
     known = indexes.read(KIND, VERSION, source, _is_row)
@@ -91,7 +94,7 @@ def discover(
     if fresh or len(known) != len(files) - len(sized):
         indexes.write(KIND, VERSION, source, {file.name: known[file.name] for file in files if file.name not in sized})
     found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
-    return replace(found, sized=len(sized))
+    return replace(found, sized=len(sized), pending=listing.pending)
 
 
 def _sized(files: Iterable[FoundFile]) -> dict[str, Measured]:

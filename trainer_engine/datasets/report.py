@@ -24,6 +24,8 @@ class SetReport:
     """With the set's own ``train_batch_size``, if it has one."""
     files: int = 0
     """Number of files of the source that may hold samples."""
+    pending: int = 0
+    """Number of files that are fetched when a run starts."""
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     buckets: dict[str, list[int]] = field(default_factory=dict)

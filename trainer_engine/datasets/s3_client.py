@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSResponse
@@ -17,17 +17,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 from botocore.session import Session
 
-from trainer_engine.datasets.egress import AddressRefused, Reach
+from trainer_engine.config.addresses import AddressRefused, Reach
 from trainer_engine.datasets.http_client import HttpClient
-
-if TYPE_CHECKING:
-    from trainer_engine.datasets.sources.aws import Bucket
+from trainer_engine.datasets.sources.bucket import Bucket
 
 LARGEST_ANSWER_BYTES = 16 << 20
 """Largest listing, and largest range that is asked for."""
 REQUEST_SECONDS = 120.0
 """A request that takes longer is given up, even if bytes arrive."""
-ATTEMPTS = 4
+LISTING_SECONDS = 600.0
+ATTEMPTS = 3
 RANGED, WHOLE = 206, 200
 
 
@@ -45,7 +44,6 @@ class S3Client:
     def __init__(self, bucket: Bucket, reach: Reach) -> None:
         self.bucket = bucket.name
         self._http = HttpClient(reach, bucket.most_connections)
-        region = bucket.region if bucket.region != "auto" else "auto" if bucket.endpoint_url else "us-east-1"
         config = Config(
             retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
             # Compatible services reject the checksums that newer clients add, and have no host name for each bucket.
@@ -57,7 +55,7 @@ class S3Client:
         with _translated(self.bucket):
             self._client = Session().create_client(
                 "s3",
-                region_name=region,
+                region_name=bucket.region_name,
                 endpoint_url=bucket.endpoint_url or None,
                 aws_access_key_id=bucket.access_key or None,
                 aws_secret_access_key=bucket.secret_key or None,
@@ -68,8 +66,11 @@ class S3Client:
 
     def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         """Yields (key, size in bytes, ETag) of each object below a prefix. Raises OSError."""
+        until = time.monotonic() + LISTING_SECONDS
         with _translated(self.bucket):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"it takes longer than {LISTING_SECONDS:.0f} s to list")
                 for found in page.get("Contents", ()):
                     yield found["Key"], int(found["Size"]), found["ETag"].strip('"')
 

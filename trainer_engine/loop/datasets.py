@@ -20,6 +20,7 @@ from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore, Encoded
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.run_paths import index_folder
@@ -27,7 +28,6 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import StageKey
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -195,9 +195,11 @@ class Preparation:
                     index_dir=Indexes(index_folder(self.options), shared),
                     processes=self.processes.count,
                     reach=Reach(private=private_networks_are_open()),
+                    should_stop=self.requests.stop_asked,
                 )
 
             report = self.processes.first_then_others(examined)
+            self.requests.raise_if_stopped()
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
             if self.run_folder and self.processes.is_first:

@@ -12,7 +12,7 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
-from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.addresses import PRIVATE_VARIABLE, Reach
 from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -26,7 +26,6 @@ from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport

@@ -79,6 +79,24 @@ def attack_inner_addresses(target: Target) -> list[str]:
         return [f"{one} was reached" for one in dict.fromkeys(came)]
 
 
+def attack_inner_addresses_of_datasets(target: Target) -> list[str]:
+    """Buckets and files of datasets that lie at metadata and private services."""
+    if not is_isolated():
+        return []
+    texts = {"id": "t", "dataset_type": "text_embeds", "cache_dir": str(target.place / "t")}
+    rows = target.place / "inner.csv"
+    rows.write_text("\n".join(["url,caption", *(f"{address}.png,a cat" for address in ADDRESSES)]))
+    addresses = {"type": "csv", "csv_file": str(rows), "csv_cache_dir": str(target.place / "inner-files")}
+    addresses |= {"caption_strategy": "csv", "csv_caption_column": "caption"}
+    buckets = ({"type": "aws", "aws_bucket_name": "b", "aws_endpoint_url": address} for address in ADDRESSES)
+    with _inner_services() as came:
+        for number, place in enumerate((addresses, *buckets)):
+            file = target.place / f"inner-{number}.json"
+            file.write_text(json.dumps([{"id": "inner", "cache_dir_vae": str(target.place / "c"), **place}, texts]))
+            target.start_run("inner", data_backend_config=str(file), max_train_steps=1)
+        return [f"{one} was reached" for one in dict.fromkeys(came)]
+
+
 def attack_addresses_of_webhooks(target: Target) -> list[str]:
     """A failing target is reported to the others, and their posts contain only the host of its address."""
     with receiving() as good, receiving() as bad:

@@ -111,6 +111,17 @@ def test_a_configuration_that_is_refused_is_refused_by_the_plan(tmp_path: Path, 
     assert not (tmp_path / "output").exists() and not (tmp_path / "state").exists()
 
 
+def test_a_set_whose_files_are_not_here_yet_is_not_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, texts = tiny_datasets(tmp_path)
+    (tmp_path / "rows.csv").write_text("url,caption\nhttps://unreachable.example/1.png,a cat\n")
+    images = {"id": "web", "type": "csv", "csv_file": str(tmp_path / "rows.csv"), "csv_cache_dir": str(tmp_path / "files")}
+    images |= {"caption_strategy": "csv", "csv_caption_column": "caption"}
+    config = write_config(tmp_path, [images, texts])
+    assert main(["plan", "--config", str(config), "--home", str(tmp_path)]) == ExitCode.CONFIGURATION
+    captured = capsys.readouterr()
+    assert "1 files are not here yet" in " ".join((captured.out + captured.err).split())
+
+
 def test_planning_loads_no_torch(tmp_path: Path) -> None:
     config = write_config(tmp_path, tiny_datasets(tmp_path))
     script = (

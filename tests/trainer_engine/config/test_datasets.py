@@ -97,7 +97,7 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(id="x" * 300), "id", "not_a_name"),
         (images(id=["a"]), "id", "not_text"),
         (images(type="ftp"), "type", "not_a_choice"),
-        (images(type="aws", aws_bucket_name="b"), "type", "not_available"),
+        (images(type="webshart"), "type", "not_available"),
         (images(type="memory"), "type", "not_available"),
         (images(dataset_type="video"), "dataset_type", "not_available"),
         (images(dataset_type="video"), "dataset_type", "not_available"),

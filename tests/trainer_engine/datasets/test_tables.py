@@ -19,8 +19,9 @@ from trainer_engine.config.datasets.object_fields import TableFile
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import errors_in
 from trainer_engine.datasets.captions.base import NoCaption, captions_of
+from trainer_engine.datasets.file_rows import FileSizes
 from trainer_engine.datasets.sources.local import LocalSource
-from trainer_engine.datasets.tables import FileSizes, UnusableTable, rows_of
+from trainer_engine.datasets.tables import UnusableTable, rows_of
 
 FORMS = ("parquet", "jsonl", "json")
 

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from environments.models import Environment, Revision
 from simpletuner_site.train.command import launch_of as command_launch_of
 from simpletuner_site.train.command import open_config
+from tests.helpers.object_store import BUCKET, object_server
 from tests.training.conftest import Training
 from tests.training.engine.test_command_line import options
+from trainer_engine.config.datasets.secrets import STORED_AS
+from trainer_engine.config.secrets import VARIABLE
 from trainer_engine.contract.hooks import NOTHING
 from trainer_engine.contract.path_rule import EVERYWHERE
 from trainer_engine.contract.run import JobSpec, RunFolder
@@ -20,7 +24,7 @@ from training.engine.command_line import Machines
 from training.engine.launcher import LaunchSettings, unused_keys
 from training.engine.process import EngineIdentity
 from training.jobs.follower import launch_of as follower_launch_of
-from training.models import Job
+from training.models import Event, Job
 from training.preflight.run import examine_run
 
 LOCAL = {"pretrained_model_name_or_path": "/models/base"}
@@ -94,3 +98,32 @@ def test_the_server_and_the_command_line_write_the_same_job_file(training: Train
     assert by_server.model_copy(update=same) == by_command.model_copy(update=same)
     assert LaunchSettings.from_dict(job.launch) == launch.settings
     assert all(b"hunter2" not in folder.job_file.read_bytes() for folder in started)
+
+
+def test_keys_of_a_bucket_reach_the_engine_in_its_environment_alone(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+
+    def record_start(_folder: RunFolder, _command: object, variables: dict[str, str], *_: object) -> EngineIdentity:
+        given.append(variables)
+        return EngineIdentity(1, 0, "")
+
+    monkeypatch.setattr(process, "start", record_start)
+    file = training.home / "config/datasets.json"
+    [images, texts] = json.loads(file.read_text())
+    with object_server() as store:
+        for path in (training.home / "pictures").rglob("*.*"):
+            store.put(f"pictures/{path.name}", path.read_bytes())
+        del images["instance_data_dir"]
+        keys = {"aws_access_key_id": "canary-id", "aws_secret_access_key": "canary-key"}
+        images |= {"type": "aws", "aws_bucket_name": BUCKET, "aws_data_prefix": "pictures", "aws_endpoint_url": store.url, **keys}
+        file.write_text(json.dumps([images, texts]))
+        answer = training.start()
+    job = Job.objects.get(pk=answer["job_id"])
+    launcher.start(job.folder, follower_launch_of(job))
+    rows = [str(list(model.objects.values())) for model in (Job, Event, Environment, Revision)]
+    written = [path.read_text() for path in job.folder.path.rglob("*") if path.is_file()]
+    assert "canary" not in "".join([*rows, *written]) and "canary" not in json.dumps(answer)
+    job_file = JobSpec.read(job.folder)
+    assert job_file.datasets[0]["aws_secret_access_key"] == "***"
+    [stored] = json.loads(json.loads(given[0][VARIABLE])[STORED_AS])
+    assert {name: stored[name] for name in keys} == keys

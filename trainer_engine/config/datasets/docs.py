@@ -45,11 +45,22 @@ where they lie. Each source, caption strategy and kind of media is a file of its
 
 `type` `aws` reads a bucket of S3, or of a service with its protocol (`aws_endpoint_url`), and needs `pip install 'simpletuner[aws]'`. Names
 are those of the objects below `aws_data_prefix`; an object's ETag and size are its version. Measuring an image takes one or two requests
-of 16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
+for 16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
 Captions of `textfile` lie beside the objects. Caches stay on this machine. Requests are signed with the keys of the entry, or not at all:
 the keys of the account are never used. The server shows and stores keys as `***` ([security.md](security.md)); without a
-private-network setting it reads only public services and this machine. A request that fails is sent four times in all. An object that is
+private-network setting it reads only public services and this machine. A request that fails is sent three times in all. An object that is
 gone, or replaced, after it was listed is named once and left out.
+
+### Addresses
+
+`type` `csv` reads files at the addresses in a column of `csv_file` (`csv_url_column`), with captions of another column
+(`caption_strategy` `csv`, `csv_caption_column`). `validate` downloads nothing: it says how many files a run will fetch, and counts the
+samples of those that are here. A run fetches the others first, 16 at a time, each once, into `csv_cache_dir`; a file gets its name when it
+is complete and its header can be read. Only `http` and `https` addresses of public machines and of this one are asked, redirects are not
+followed, and a file has at most 256 MiB and five minutes. An address that is dead is named once and left out. It is asked again after a
+week, or after an hour if the server was busy or did not answer. With `csv_hash_filenames` files are named by a hash of their address, else
+by its path: `https://example.com/cats/1.png` is `cats/1.png`, as in a local folder. Nothing is removed from the folder, and a file there is
+never replaced: to fetch one again, remove it.
 
 ## How an image becomes a sample
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
 from trainer_engine.config.datasets.generated import GeneratedReference
-from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
+from trainer_engine.config.datasets.object_fields import AspectChoice, CaptionShuffle, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
@@ -24,17 +24,6 @@ DATASET_TYPES_LATER = (
 
 Group = TypeVar("Group", bound=OptionGroup)
 GroupClass = type[Group]
-
-
-class AspectChoice(BaseModel):
-    """One aspect ratio that crops may have."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    aspect: float
-    """Width / height."""
-    weight: float
-    """Share of the images that get it with crop_aspect=random. The weights of a list add up to 1."""
 
 
 class Entry(OptionGroup):

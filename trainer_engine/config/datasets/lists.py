@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from trainer_engine.config.datasets.entry import EntryDraft, fill, located
-from trainer_engine.config.datasets.fields import AspectChoice
+from trainer_engine.config.datasets.object_fields import AspectChoice
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.options.values import parse_float, parse_text
 

@@ -1,11 +1,24 @@
-"""Fields of dataset entries that are objects, with their keys declared like options."""
+"""Fields of dataset entries that are objects."""
 
 from __future__ import annotations
 
 import json
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from trainer_engine.config.option import OptionGroup, option
+
+
+class AspectChoice(BaseModel):
+    """One aspect ratio that crops may have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    aspect: float
+    """Width / height."""
+    weight: float
+    """Share of the images that get it with crop_aspect=random. The weights of a list add up to 1."""
 
 
 class CaptionShuffle(OptionGroup):

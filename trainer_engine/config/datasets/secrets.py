@@ -16,8 +16,6 @@ from trainer_engine.contract.files import read_document
 
 STORED_AS = "datasets"
 """Key of the entries with secrets among the secrets of a run, and of a datasets file."""
-NAMING = ("id", "aws_bucket_name")
-"""Fields that, with those of the secrets, say which stored entry is meant."""
 
 
 @cache
@@ -57,7 +55,8 @@ def reveal_datasets(document: object, stored: str) -> Any:
 def secrets_in(document: object) -> str:
     """Returns the entries that hold secrets, cut to what is needed to reveal them, as JSON; empty without any."""
     entries = document if isinstance(document, list) else []
-    names = {*NAMING, *spec().secret, *spec().addresses, *spec().places}
+    naming = {"id", *(source.place_field for source in source_specs().values() if source.secrets)}
+    names = naming.union(spec().secret, spec().addresses, spec().places)
     kept = [{name: value for name, value in entry.items() if name in names} for entry in entries if _holds_secrets(entry)]
     return json.dumps(kept, ensure_ascii=False) if kept else ""
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainer_engine.datasets.captions.base import CaptionsOf, CaptionStrategy, NoCaption
+from trainer_engine.datasets.file_rows import FileRows
 from trainer_engine.datasets.sources.base import Source
-from trainer_engine.datasets.tables import FileRows
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet

@@ -81,6 +81,12 @@ def _by_suffix() -> Mapping[str, Medium]:
     return MappingProxyType({suffix: medium for medium in media().values() for suffix in medium.suffixes})
 
 
+@cache
+def media_suffixes() -> frozenset[str]:
+    """Returns the suffixes of all media, and of related formats that cannot be read."""
+    return frozenset(_by_suffix()).union(*(medium.unsupported for medium in media().values()))
+
+
 def medium_of(name: str) -> Medium:
     """Returns the medium of a file by its suffix. Raises KeyError for a suffix that no medium has."""
     return _by_suffix()[name[name.rfind(".") :].lower()]

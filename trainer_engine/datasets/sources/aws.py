@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, cast
-from urllib.parse import urlsplit
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.option import OptionGroup, option
-from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes
+from trainer_engine.datasets.sources.bucket import Bucket
 from trainer_engine.datasets.sources.ranged import RangedFile
 
 if TYPE_CHECKING:
@@ -36,24 +36,6 @@ class AwsFields(OptionGroup):
     aws_secret_access_key: str | None = option(None, "Secret key that belongs to aws_access_key_id.")
     aws_session_token: str | None = option(None, "Token of temporary keys.")
     aws_max_pool_connections: int = option(128, "Largest number of connections to the service at once.", ge=1, le=1_000)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Where objects lie, and how they are asked for."""
-
-    name: str
-    endpoint_url: str = ""
-    region: str = "auto"
-    access_key: str = field(default="", repr=False, compare=False)
-    secret_key: str = field(default="", repr=False, compare=False)
-    session_token: str = field(default="", repr=False, compare=False)
-    most_connections: int = field(default=128, compare=False)
-
-    @property
-    def host(self) -> str:
-        """The service, as a part of addresses."""
-        return urlsplit(self.endpoint_url).netloc
 
 
 @dataclass(frozen=True)
@@ -165,15 +147,10 @@ def _open(fields: AwsFields) -> AwsSource:
     """Raises ValueError."""
     if importlib.util.find_spec(LIBRARY) is None:
         raise ValueError(f"type=aws needs {LIBRARY}: pip install 'simpletuner[aws]'")
-    if bool(fields.aws_access_key_id) != bool(fields.aws_secret_access_key):
-        raise ValueError("aws_access_key_id and aws_secret_access_key need each other")
-    endpoint = (fields.aws_endpoint_url or "").rstrip("/")
-    if endpoint and not _is_endpoint(endpoint):
-        raise ValueError("aws_endpoint_url is not a URL that begins with https:// or http:// and ends with its host, port or path")
     prefix = fields.aws_data_prefix.strip("/")
     bucket = Bucket(
         fields.aws_bucket_name,
-        endpoint_url=endpoint,
+        endpoint_url=(fields.aws_endpoint_url or "").rstrip("/"),
         region=fields.aws_region_name,
         access_key=fields.aws_access_key_id or "",
         secret_key=fields.aws_secret_access_key or "",
@@ -181,15 +158,6 @@ def _open(fields: AwsFields) -> AwsSource:
         most_connections=fields.aws_max_pool_connections,
     )
     return AwsSource(bucket, f"{prefix}/" if prefix else "")
-
-
-def _is_endpoint(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and parts.username is None
-    except ValueError:
-        return False
-    return fits and text.isascii() and text.isprintable() and not set(" ?#") & set(text)
 
 
 SOURCE = SourceKind(

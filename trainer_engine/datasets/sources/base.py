@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, NamedTuple, cast
 
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
-from trainer_engine.datasets.egress import Reach
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
 
 MOST_CHOICES = 20
 """Choices that a message names."""
+Progress = Callable[[str, int, int], None]
+"""(label of the work, number done, total)"""
 Version = int | str
 """Changes whenever the content of a file does: a modification time in ns, an ETag, a checksum. It says nothing about other files."""
 
@@ -50,6 +52,8 @@ class Listing:
     files: list[FoundFile] = field(default_factory=list)
     """Sorted by name, so that the order is the same on every machine."""
     left_out: list[LeftOut] = field(default_factory=list)
+    pending: int = 0
+    """Number of files that ``fetch`` has not fetched yet. They are in neither list."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,13 @@ class Source(ABC):
     def reached_by(self, reach: Reach) -> Source:
         """Returns the source with the machines that it may connect to. One that connects to none is returned as it is."""
         return self
+
+    def fetch(self, suffixes: Suffixes, on_progress: Progress, should_stop: Callable[[], bool]) -> None:
+        """Brings files to this machine that can only be read here, before a run lists them. ``validate`` never calls it.
+
+        Files that cannot be fetched are left out of the next listing. Raises OSError if nothing can be stored.
+        """
+        return
 
     @abstractmethod
     def list_files(self, suffixes: Suffixes) -> Listing:

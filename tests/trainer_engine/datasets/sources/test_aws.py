@@ -6,7 +6,9 @@ import io
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from PIL import Image
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.object_store import BUCKET, ObjectServer, object_server, stubborn_server
 from tests.helpers.tiny_run import tiny_datasets, train_here
+from trainer_engine.config.addresses import AddressRefused, Reach
 from trainer_engine.contract.events import Notification
 from trainer_engine.datasets import s3_client
-from trainer_engine.datasets.egress import AddressRefused, Reach
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.media.base import suffixes_of
-from trainer_engine.datasets.sources.aws import AwsSource, Bucket
+from trainer_engine.datasets.sources.aws import AwsSource
+from trainer_engine.datasets.sources.bucket import Bucket
 from trainer_engine.datasets.sources.ranged import FIRST_BYTES, RangedFile
 
 IMAGES = suffixes_of(("image",))
@@ -190,6 +193,32 @@ def test_a_failing_service_is_asked_again_and_then_named(monkeypatch: pytest.Mon
         port = closed.getsockname()[1]
     with pytest.raises(OSError, match="could not be reached: 127.0.0.1:"):
         AwsSource(Bucket("b", endpoint_url=f"http://127.0.0.1:{port}")).list_files(IMAGES)
+
+
+class _EndlessListing(BaseHTTPRequestHandler):
+    pages = 0
+
+    def do_GET(self) -> None:
+        type(self).pages += 1
+        content = f"""<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>true</IsTruncated>
+        <NextContinuationToken>{self.pages}</NextContinuationToken></ListBucketResult>""".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+def test_a_listing_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_client, "LISTING_SECONDS", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _EndlessListing) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        with pytest.raises(OSError, match="takes longer than"):
+            AwsSource(Bucket("b", endpoint_url=f"http://127.0.0.1:{http.server_address[1]}")).list_files(IMAGES)
+        http.shutdown()
+    assert _EndlessListing.pages > 1
 
 
 @pytest.mark.parametrize("address", ["http://169.254.169.254", "http://10.0.0.1:9000", "http://[fe80::1]", "http://0.0.0.0:80"])

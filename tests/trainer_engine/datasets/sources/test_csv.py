@@ -1,0 +1,474 @@
+"""Datasets of addresses, against a web server on loopback with every kind of failure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from PIL import Image
+
+from tests.helpers.checked_runs import checked, codes, refusal
+from tests.helpers.tiny_run import run_in_this_process, tiny_datasets, train_here, write_job
+from trainer_engine.contract.commands import Command
+from trainer_engine.contract.events import Notification
+from trainer_engine.datasets import downloads, http_client
+from trainer_engine.datasets.media.base import suffixes_of
+from trainer_engine.datasets.sources.csv import CsvSource
+
+IMAGES = suffixes_of(("image",))
+
+
+def picture(width: int = 20, height: int = 10, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(stream, kind)
+    return stream.getvalue()
+
+
+@dataclass
+class WebServer:
+    """Serves files by their path, and misbehaves at the paths in ``bad``."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        self.files.clear()
+        self.bad.clear()
+        self.asked.clear()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    web: WebServer
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.web.asked[path] += 1
+        how = self.web.bad.get(path, "")
+        if how == "once" and self.web.asked[path] > 1:
+            how = ""
+        content = self.web.files.get(path)
+        if how.startswith("redirect "):
+            self.answer(302, Location=how.removeprefix("redirect "))
+        elif how in ("500", "once"):
+            self.answer(503)
+        elif how == "html":
+            self.answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8")
+        elif how == "hidden html":
+            self.answer(200, b"<html>log in</html>", Content_Type="image/png")
+        elif how == "too short":
+            self.answer(200, (content or b"")[:50], Content_Length="5000")
+        elif how == "endless":
+            self.endless(b"x" * 65_536, 0)
+        elif how == "slow":
+            self.endless(b"x", 0.02)
+        elif how == "silent":
+            time.sleep(3)
+        elif content is None:
+            self.answer(404)
+        else:
+            self.answer(200, content, Content_Type="image/png")
+
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content_Length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def endless(self, block: bytes, pause: float) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(block)
+                time.sleep(pause)
+        except OSError:
+            return
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[WebServer]:
+    web = WebServer()
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": web})) as http:
+        http.daemon_threads = True
+        web.url = f"http://127.0.0.1:{http.server_address[1]}"
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield web
+        http.shutdown()
+
+
+@pytest.fixture
+def web(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> WebServer:
+    server.clear()
+    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.001)
+    return server
+
+
+def write_csv(place: Path, rows: list[tuple[str, ...]], head: tuple[str, ...] = ("url", "caption"), encoding: str = "utf-8") -> Path:
+    stream = io.StringIO()
+    csv.writer(stream).writerows([head, *rows])
+    (place / "addresses.csv").write_bytes(stream.getvalue().encode(encoding))
+    return place / "addresses.csv"
+
+
+def source(place: Path, *urls: str, hash_names: bool = False) -> CsvSource:
+    path = write_csv(place, [(url, "a cat") for url in urls])
+    return CsvSource(str(path), "url", str(place / "files"), hash_names)
+
+
+def fetch(one: CsvSource) -> None:
+    one.fetch(IMAGES, lambda *_: None, lambda: False)
+
+
+def reasons(one: CsvSource) -> dict[str, str]:
+    return {file.name: file.reason for file in one.list_files(IMAGES).left_out}
+
+
+def on_the_web(place: Path, web: WebServer, **fields: Any) -> list[dict[str, Any]]:
+    """The tiny datasets with their images on the web, under their names."""
+    images, texts = tiny_datasets(place)
+    folder, rows = place / "images", []
+    for path in sorted(folder.rglob("*.*")):
+        name = str(path.relative_to(folder))
+        web.files[f"/{name}"] = path.read_bytes()
+        rows.append((f"{web.url}/{name}", path.stem.replace("_", " ")))
+    write_csv(place, rows)
+    del images["instance_data_dir"]
+    images |= {"type": "csv", "csv_file": str(place / "addresses.csv"), "csv_cache_dir": str(place / "files")}
+    images |= {"caption_strategy": "csv", "csv_caption_column": "caption", "csv_hash_filenames": False}
+    return [{name: value for name, value in {**images, **fields}.items() if value is not None}, texts]
+
+
+def cached_files(place: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
+
+
+def test_files_are_downloaded_once_under_the_names_of_their_paths(web: WebServer, tmp_path: Path) -> None:
+    web.files |= {"/1.png": picture(), "/deep/2.PNG": picture(), "/b c.png": picture()}
+    one = source(tmp_path, f"{web.url}/1.png", f"{web.url}/deep/2.PNG?size=large#x", f"{web.url}/b%20c.png", f"{web.url}/1.png")
+    assert (one.list_files(IMAGES).pending, one.list_files(IMAGES).files) == (3, [])
+    fetch(one)
+    listing = one.list_files(IMAGES)
+    assert [file.name for file in listing.files] == ["1.png", "b c.png", "deep/2.PNG"] and listing.pending == 0
+    fetch(one)
+    assert set(web.asked.values()) == {1}
+    with one.open("deep/2.PNG") as stream:
+        assert stream.read() == web.files["/deep/2.PNG"]
+    assert sorted(path.name for path in (tmp_path / "files").iterdir()) == [".addresses.json", "1.png", "b c.png", "deep"]
+
+
+def test_hashed_names_depend_on_the_address_alone(web: WebServer, tmp_path: Path) -> None:
+    web.files |= {"/1.png": picture(), "/no-suffix": picture(kind="JPEG"), "/image.php": picture(kind="WEBP")}
+    one = source(tmp_path, f"{web.url}/1.png", f"{web.url}/no-suffix?id=7", f"{web.url}/image.php?id=8", hash_names=True)
+    fetch(one)
+    names = [file.name for file in one.list_files(IMAGES).files]
+    assert len(names) == 3 and sorted(name[64:] for name in names) == [".jpg", ".png", ".webp"]
+    other = source(tmp_path, f"{web.url}/image.php?id=8", hash_names=True)
+    assert {file.name for file in other.list_files(IMAGES).files} < set(names)
+    fetch(other)
+    assert set(web.asked.values()) == {1}
+
+
+def test_addresses_of_one_path_keep_files_of_their_own(web: WebServer, tmp_path: Path) -> None:
+    web.files["/1.png"] = picture()
+    one = source(tmp_path, f"{web.url}/1.png?a", f"{web.url}/1.png?b")
+    fetch(one)
+    names = [file.name for file in one.list_files(IMAGES).files]
+    assert len(set(names)) == 2 and all(name.startswith("1-") and name.endswith(".png") for name in names)
+    turned = source(tmp_path, f"{web.url}/1.png?b", f"{web.url}/1.png?a")
+    assert [file.name for file in turned.list_files(IMAGES).files] == names
+
+
+@pytest.mark.parametrize(
+    "path", ["/..%2f..%2fout.png", "/%2e%2e/out.png", "/.hidden.png", "/a%00b.png", "/a%5cb.png", "/" + "x" * 300 + ".png"]
+)
+def test_a_path_that_is_no_file_name_is_hashed(web: WebServer, tmp_path: Path, path: str) -> None:
+    web.files[unquote(path)] = picture()
+    one = source(tmp_path, f"{web.url}{path}")
+    fetch(one)
+    [file] = one.list_files(IMAGES).files
+    assert len(file.name) == 64 + 4 and not (tmp_path / "out.png").exists()
+    assert all(path.resolve().is_relative_to(tmp_path / "files") for path in (tmp_path / "files").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "asked"),
+    [
+        ("", "it answers HTTP 404", 1),
+        ("500", "it answers HTTP 503", 3),
+        ("html", "it is text/html, not an image", 1),
+        ("hidden html", "it is not an image, despite its name", 1),
+        ("too short", "could not be read", 3),
+        ("redirect http://169.254.169.254/latest/meta-data", "it leads to http://169.254.169.254/latest/meta-data: redirects are", 1),
+        ("redirect https://example.com/1.png?token=x", r"it leads to https://example.com/1.png?***: redirects are", 1),
+        ("endless", "it is larger than", 1),
+        ("slow", "it takes longer than", 3),
+        ("silent", "does not answer in time", 3),
+    ],
+)
+def test_a_dead_address_is_named_and_not_asked_again(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, reason: str, asked: int
+) -> None:
+    monkeypatch.setattr(downloads, "FILE_SECONDS", 0.3)
+    monkeypatch.setattr(downloads, "LARGEST_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(http_client, "READ_SECONDS", 0.5)
+    web.files["/good.png"] = picture()
+    if how:
+        web.bad["/1.png"], web.files["/1.png"] = how, picture(100, 100)
+    one = source(tmp_path, f"{web.url}/1.png", f"{web.url}/good.png")
+    fetch(one)
+    assert [file.name for file in one.list_files(IMAGES).files] == ["good.png"]
+    [(name, found)] = reasons(one).items()
+    assert name == f"{web.url}/1.png" and reason in found
+    assert web.asked["/1.png"] == asked
+    fetch(one)
+    assert web.asked["/1.png"] == asked and one.list_files(IMAGES).pending == 0
+    assert not list((tmp_path / "files").glob(".part-*"))
+
+
+def test_an_address_that_was_busy_is_asked_again_and_forgotten_in_time(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.bad["/1.png"], web.files["/1.png"] = "once", picture()
+    one = source(tmp_path, f"{web.url}/1.png", f"{web.url}/2.png")
+    fetch(one)
+    assert [file.name for file in one.list_files(IMAGES).files] == ["1.png"] and web.asked["/1.png"] == 2
+    web.files["/2.png"] = picture()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 6 * 24 * 3600)
+    fetch(one)
+    assert web.asked["/2.png"] == 1
+    monkeypatch.setattr(time, "time", lambda: now + 8 * 24 * 3600)
+    assert one.list_files(IMAGES).pending == 1
+    fetch(one)
+    assert len(one.list_files(IMAGES).files) == 2
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"a": 3}', b'{"a": ["x", "y"]}'])
+def test_a_damaged_record_of_dead_addresses_asks_them_again(web: WebServer, tmp_path: Path, record: bytes) -> None:
+    one = source(tmp_path, f"{web.url}/1.png")
+    fetch(one)
+    (tmp_path / "files/.addresses.json").write_bytes(record)
+    fetch(one)
+    assert web.asked["/1.png"] == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd.png", "not a web address"),
+        ("ftp://example.com/1.png", "not a web address"),
+        ("1.png", "not a web address"),
+        ("http://", "not a web address"),
+        ("http://[::1/1.png", "not a web address"),
+        ("http://host:99999/1.png", "not a web address"),
+        ("http://169.254.169.254/1.png", "credentials; that is never allowed"),
+        ("http://10.0.0.1/1.png", "in a private network"),
+        ("http://[fd00:ec2::254]/1.png", "credentials; that is never allowed"),
+        ("http://0.0.0.0/1.png", "not the address of a single machine"),
+        ("http://2852039166/1.png", "credentials; that is never allowed"),
+        ("http://0xa9fea9fe/1.png", "credentials; that is never allowed"),
+        ("http://[::ffff:169.254.169.254]/1.png", "credentials; that is never allowed"),
+        ("http://user:pw@169.254.169.254/1.png", "credentials; that is never allowed"),
+    ],
+)
+def test_an_address_that_is_not_of_the_public_web_is_not_asked(tmp_path: Path, url: str, reason: str) -> None:
+    one = source(tmp_path, url)
+    fetch(one)
+    assert [reason in found for found in reasons(one).values()] == [True]
+
+
+def test_a_name_that_changes_its_address_is_judged_at_the_connection(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["/1.png"] = picture()
+    port = urlsplit(web.url).port
+    looked_up, answers = list[str](), ["127.0.0.1", "10.9.8.7"]
+
+    real = socket.getaddrinfo
+
+    def resolve(host: str, *rest: Any, **named: Any) -> list[Any]:
+        if host != "rebinding.example":
+            return real(host, *rest, **named)
+        looked_up.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[len(looked_up) - 1], port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    one = source(tmp_path, f"http://rebinding.example:{port}/1.png")
+    fetch(one)
+    assert looked_up == ["rebinding.example"] and len(one.list_files(IMAGES).files) == 1
+    two = source(tmp_path, f"http://rebinding.example:{port}/2.png")
+    fetch(two)
+    assert "10.9.8.7, in a private network" in "".join(reasons(two).values())
+    assert web.asked["/2.png"] == 0
+
+
+def test_a_file_that_is_there_is_never_replaced(web: WebServer, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/1.png").write_bytes(picture(33, 33))
+    web.files["/1.png"] = picture()
+    fetch(source(tmp_path, f"{web.url}/1.png"))
+    assert (tmp_path / "files/1.png").read_bytes() == picture(33, 33) and web.asked["/1.png"] == 0
+
+
+def test_a_stop_ends_the_downloads_and_keeps_what_is_complete(web: WebServer, tmp_path: Path) -> None:
+    names = [f"/{number}.png" for number in range(200)]
+    web.files |= {name: picture() for name in names}
+    one, done = source(tmp_path, *(f"{web.url}{name}" for name in names)), list[int]()
+    one.fetch(IMAGES, lambda _label, count, _total: done.append(count), lambda: len(done) >= 20)
+    listing = one.list_files(IMAGES)
+    assert 20 <= len(listing.files) <= 60 and listing.pending == 200 - len(listing.files) and listing.left_out == []
+    fetch(one)
+    assert len(one.list_files(IMAGES).files) == 200 and max(web.asked.values()) <= 2
+
+
+def test_parts_of_a_killed_download_are_removed(web: WebServer, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/.part-abc.png").write_bytes(b"half")
+    web.files["/1.png"] = picture()
+    fetch(source(tmp_path, f"{web.url}/1.png"))
+    assert not (tmp_path / "files/.part-abc.png").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_captions_are_read_in_every_encoding_and_the_last_row_counts(web: WebServer, tmp_path: Path, encoding: str) -> None:
+    datasets = on_the_web(tmp_path, web)
+    with (tmp_path / "addresses.csv").open() as stream:
+        rows = [(row[0], "ein Käfer, grün") for row in list(csv.reader(stream))[1:]]
+    write_csv(tmp_path, [(rows[0][0], "old"), *rows], encoding=encoding)
+    train_here(tmp_path, datasets=datasets, max_train_steps=1)
+    report = checked(tmp_path, datasets=datasets)
+    assert report.errors == [] and report.understood["datasets"][0]["usable"] == 8
+    assert len(list((tmp_path / "cache/text").rglob("*.safetensors"))) == 2, "one caption and the empty prompt"
+
+
+def test_validate_downloads_nothing_and_says_what_a_run_fetches(web: WebServer, tmp_path: Path) -> None:
+    datasets = on_the_web(tmp_path, web)
+    report = checked(tmp_path, datasets=datasets)
+    assert report.errors == [] and not web.asked and not (tmp_path / "files").exists()
+    [note] = [problem for problem in report.problems if problem.code == "files_pending"]
+    assert "8 of 8 files are fetched when the run starts" in note.message
+    train_here(tmp_path, datasets=datasets, max_train_steps=1)
+    report = checked(tmp_path, datasets=datasets)
+    assert "files_pending" not in codes(report) and report.understood["datasets"][0]["usable"] == 8
+    assert set(web.asked.values()) == {1}
+
+
+def test_a_set_that_moves_to_the_web_trains_to_the_same_bytes_and_encodes_nothing_again(web: WebServer, tmp_path: Path) -> None:
+    local = train_here(tmp_path)
+    before, weights = cached_files(tmp_path), local.weights()
+    datasets = on_the_web(tmp_path, web)
+    shutil.rmtree(tmp_path / "images")
+    shutil.rmtree(tmp_path / "output")
+    moved = train_here(tmp_path, datasets=datasets)
+    assert before and cached_files(tmp_path) == before and moved.weights() == weights
+
+
+def test_a_run_resumes_after_its_set_moved_to_the_web(web: WebServer, tmp_path: Path) -> None:
+    straight = train_here(tmp_path / "straight")
+    train_here(tmp_path / "moved", stop_after=2)
+    resumed = train_here(tmp_path / "moved", datasets=on_the_web(tmp_path / "moved", web), resume_from_checkpoint="latest")
+    assert resumed.step == 4 and resumed.weights() == straight.weights()
+    assert [event.code for event in resumed.heard.of(Notification) if event.code == "data_changed"] == []
+
+
+def test_a_run_names_dead_addresses_once_and_trains_on_the_rest(web: WebServer, tmp_path: Path) -> None:
+    datasets = on_the_web(tmp_path, web)
+    gone = sorted(web.files)[0]
+    del web.files[gone]
+    run = train_here(tmp_path, datasets=datasets, train_batch_size=1)
+    [left_out] = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
+    assert run.step == 4 and "1 files are left out" in left_out.message and f"{gone} (it answers HTTP 404)" in left_out.message
+    report = checked(tmp_path, datasets=datasets, train_batch_size=1)
+    assert report.errors == [] and "files_broken" in codes(report)
+
+
+def test_a_run_that_is_stopped_while_it_downloads_ends_at_once(web: WebServer, tmp_path: Path) -> None:
+    datasets = on_the_web(tmp_path, web)
+    web.bad |= dict.fromkeys(web.files, "slow")
+    folder = write_job(tmp_path, datasets=datasets)
+
+    def stop(run: Any) -> None:
+        deadline = time.monotonic() + 60
+        while not web.asked and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run.request(Command.STOP)
+
+    started = time.monotonic()
+    ended = run_in_this_process(folder, stop)
+    assert ended.code == 10 and time.monotonic() - started < 90
+    report = ended.report()
+    assert report is not None and report.status == "stopped"
+
+
+def test_a_run_whose_every_address_is_dead_says_so(web: WebServer, tmp_path: Path) -> None:
+    datasets = on_the_web(tmp_path, web)
+    web.files.clear()
+    ended = run_in_this_process(write_job(tmp_path, datasets=datasets))
+    report = ended.report()
+    assert report is not None and report.error_code == "dataset_unusable" and "it answers HTTP 404" in report.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "option", "code", "words"),
+    [
+        ({"csv_file": None}, None, "csv_file", "missing", ""),
+        ({"csv_cache_dir": None}, None, "csv_cache_dir", "missing", ""),
+        ({"csv_caption_column": None}, None, "csv_caption_column", "missing", ""),
+        ({"csv_file": "gone.csv"}, None, "csv_file", "", ""),
+        ({"csv_url_column": "link"}, None, "csv_file", "unreadable_folder", "has no column 'link'; it has url, caption"),
+        ({"csv_caption_column": "text"}, None, "caption_strategy", "unreadable_captions", "has no column 'text'"),
+        ({}, b"", "csv_file", "unreadable_folder", "has no column 'url'"),
+        ({}, b"url,caption\n", "csv_file", "unreadable_folder", "has no address in its column 'url'"),
+        ({}, b"\x89PNG\r\n\x1a\n", "csv_file", "unreadable_folder", "neither UTF-8 nor Latin-1"),
+        ({}, b'url,caption\n"http://x/1.png', "csv_file", "unreadable_folder", "line 2 is not CSV"),
+        ({"csv_cache_dir": "/etc/files"}, None, "csv_cache_dir", "outside_roots", ""),
+    ],
+)
+def test_validate_names_what_is_wrong_with_a_csv_file(
+    web: WebServer, tmp_path: Path, fields: Any, content: bytes | None, option: str, code: str, words: str
+) -> None:
+    datasets = on_the_web(tmp_path, web, **fields)
+    if content is not None:
+        (tmp_path / "addresses.csv").write_bytes(content)
+    problem = refusal(checked(tmp_path, datasets=datasets))
+    assert problem.option == f"dataloader[0].{option}" and words in problem.message
+    assert problem.code == code or not code
+
+
+def test_captions_of_csv_need_a_set_of_addresses(web: WebServer, tmp_path: Path) -> None:
+    images, texts = tiny_datasets(tmp_path, caption_strategy="csv", csv_caption_column="caption")
+    problem = refusal(checked(tmp_path, datasets=[images, texts]))
+    assert problem.code == "unreadable_captions" and "it needs type=csv" in problem.message
+
+
+def test_rows_without_a_caption_are_named(web: WebServer, tmp_path: Path) -> None:
+    datasets = on_the_web(tmp_path, web)
+    lines = (tmp_path / "addresses.csv").read_text().splitlines()
+    (tmp_path / "addresses.csv").write_text("\n".join([*lines[:-1], lines[-1].split(",")[0], ",no address"]))
+    run = train_here(tmp_path, datasets=datasets, train_batch_size=1)
+    [left_out] = [event for event in run.heard.of(Notification) if event.code == "files_left_out"]
+    assert "its row in csv_file has no caption" in left_out.message
+
+
+def test_a_thousand_addresses_are_listed_without_a_request(tmp_path: Path) -> None:
+    one = source(tmp_path, *(f"https://unreachable.example/{number}.png" for number in range(1_000)))
+    assert one.list_files(IMAGES).pending == 1_000
+    assert not (tmp_path / "files").exists()

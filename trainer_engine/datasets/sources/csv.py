@@ -1,0 +1,128 @@
+"""Files at addresses that a CSV file lists. Each is downloaded once, into a folder of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer_engine.config.addresses import Reach
+from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.contract.files import sha256_of
+from trainer_engine.datasets.dead_addresses import Failures
+from trainer_engine.datasets.sources.addresses import Address, named_addresses
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Progress, Source, SourceKind, Suffixes
+from trainer_engine.datasets.sources.local import LocalSource
+from trainer_engine.datasets.tables import csv_rows
+
+
+class CsvFields(OptionGroup):
+    """Fields of datasets of addresses."""
+
+    csv_file: str = option(..., "CSV file with a row for each address. Its first line names the columns.")
+    csv_url_column: str = option("url", "Column of the addresses.")
+    csv_cache_dir: str = option(..., "Folder that files are downloaded into.")
+    csv_hash_filenames: bool = option(True, "Name files by a hash of their address. Without it they are named by its path.")
+
+
+@dataclass(frozen=True)
+class CsvSource(Source):
+    """The files at the addresses of a CSV file, as far as they have been downloaded."""
+
+    place: str
+    url_column: str
+    folder: str
+    hash_names: bool
+    reach: Reach = field(default=Reach(), compare=False)
+
+    @property
+    def identity(self) -> str:
+        return f"{os.path.realpath(self.folder)}!{os.path.realpath(self.place)}"
+
+    def reached_by(self, reach: Reach) -> Source:
+        return replace(self, reach=reach)
+
+    @cached_property
+    def addresses(self) -> Sequence[Address]:
+        """The addresses, each once, in the order of the file. Raises UnusableTable."""
+        from trainer_engine.datasets.media.base import media_suffixes
+
+        urls = dict.fromkeys(cell.strip() for (cell,) in csv_rows(Path(self.place), (self.url_column,)) if cell and cell.strip())
+        return named_addresses(urls, media_suffixes(), hash_names=self.hash_names)
+
+    def list_files(self, suffixes: Suffixes) -> Listing:
+        here = self._here(suffixes)
+        failures = Failures.read(Path(self.folder))
+        listing = Listing()
+        for address in self.addresses:
+            found = here.get(address.key)
+            if found:
+                listing.files.append(found)
+            elif address.suffix.lower() in suffixes.refused:
+                listing.left_out.append(LeftOut(address.shown, suffixes.refused[address.suffix.lower()], broken=True))
+            elif reason := failures.reason(address.url):
+                listing.left_out.append(LeftOut(address.shown, reason, broken=True))
+            else:
+                listing.pending += 1
+        listing.files.sort()
+        listing.left_out.sort()
+        return listing
+
+    def fetch(self, suffixes: Suffixes, on_progress: Progress, should_stop: Callable[[], bool]) -> None:
+        from trainer_engine.datasets.downloads import download_all
+
+        here, failures = self._here(suffixes), Failures.read(Path(self.folder))
+        refused = suffixes.refused
+        absent = [one for one in self.addresses if one.key not in here and one.suffix.lower() not in refused]
+        missing = [one for one in absent if not failures.reason(one.url)]
+        if missing:
+            download_all(missing, Path(self.folder), failures, self.reach, suffixes, on_progress, should_stop)
+
+    def _here(self, suffixes: Suffixes) -> dict[str, FoundFile]:
+        """Returns the files in the folder, by their names, and also by their names without suffixes."""
+        if not os.path.isdir(self.folder):  # noqa: PTH112 - text, as names are
+            return {}
+        files = LocalSource(self.folder).list_files(suffixes).files
+        return {**{os.path.splitext(file.name)[0]: file for file in files}, **{file.name: file for file in files}}  # noqa: PTH122
+
+    def stat(self, name: str) -> FoundFile:
+        return LocalSource(self.folder).stat(name)
+
+    def open(self, name: str) -> BinaryIO:
+        return LocalSource(self.folder).open(name)
+
+    def location(self, name: str) -> str:
+        return self.local_path(name)
+
+    def local_path(self, name: str) -> str:
+        return os.path.join(self.folder, name)  # noqa: PTH118 - text, for speed
+
+    def sha256(self, name: str) -> str:
+        return sha256_of(Path(self.local_path(name)))
+
+    def addresses_by_name(self) -> Callable[[str], str]:
+        """Returns a function that gives the address of a file by its name, or an empty text."""
+        known = {one.key: one.url for one in self.addresses}
+        return lambda name: known.get(name) or known.get(os.path.splitext(name)[0], "")  # noqa: PTH122 - text, for speed
+
+
+def _open(fields: CsvFields) -> CsvSource:
+    """Raises UnusableTable."""
+    found = CsvSource(fields.csv_file, fields.csv_url_column, fields.csv_cache_dir, fields.csv_hash_filenames)
+    if not found.addresses:
+        raise ValueError(f"{fields.csv_file} has no address in its column {fields.csv_url_column!r}")
+    return found
+
+
+SOURCE = SourceKind(
+    name="csv",
+    help="addresses in a CSV file, which are downloaded once.",
+    place_field="csv_file",
+    place_noun="file",
+    fields=CsvFields,
+    paths={"csv_file": "file", "csv_cache_dir": "cache"},
+    open=lambda entry: _open(entry.own(CsvFields)),
+)

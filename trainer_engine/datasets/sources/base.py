@@ -181,8 +181,9 @@ class SourceFile(NamedTuple):
 
 
 def reason_of(error: OSError) -> str:
-    """Returns the system's description of an error in lower case."""
-    return (error.strerror or str(error)).lower()
+    """Returns why something failed: the system's description in lower case, or the text of an error that names files and columns."""
+    text = error.strerror or str(error)
+    return text.lower() if error.errno and text == os.strerror(error.errno) else text
 
 
 def printable(name: str) -> str:

@@ -25,7 +25,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
 SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+\Z", re.ASCII)
 WORD = re.compile(r"[^A-Za-z0-9]+")
 METADATA = ("metadata.csv", "metadata.jsonl")
-OTHER_DATA = (".tar", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".zip", ".gz", ".zst", ".lance", ".h5", ".hdf5")
+OTHER_DATA = (".tar", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".gz", ".zst", ".lance", ".h5", ".hdf5")
 LONGEST_PATTERN, MOST_PATTERNS = 250, 200
 
 

@@ -86,6 +86,7 @@ class Table:
             self._open_file(),
             buffer_size=READ_BYTES,
             pre_buffer=False,
+            page_checksum_verification=True,
             thrift_string_size_limit=LARGEST_FOOTER_BYTES,
             thrift_container_size_limit=MOST_PARTS,
         )

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from trainer_engine.datasets.sources.base import WrongField
-from trainer_engine.datasets.sources.hub.card import read_card
-from trainer_engine.datasets.sources.hub.layout import ChosenFiles, choose_files, matching
+from trainer_engine.datasets.sources.hub.layout import ChosenFiles, choose_files, matching, read_card
 from trainer_engine.datasets.sources.hub.opening import converted_card, media_suffixes
 from trainer_engine.datasets.sources.hub.options import RowOptions
 

@@ -24,11 +24,15 @@ from trainer_engine.datasets.findings import (
     unusable_place,
 )
 from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, kind_of, open_source
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, MeasuredLater, NotFetched, kind_of, open_source
+
+MOST_MEASURED_BYTES = 2 << 30
+"""Limit of what ``validate`` reads to measure one dataset: some seconds."""
 
 
 def examine(
@@ -109,8 +113,12 @@ class _Context:
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
         """Raises OSError or ValueError if the place of the files cannot be used."""
+        source = open_source(entry)
+        if self.fetches_later and source.bytes_to_measure() > MOST_MEASURED_BYTES:
+            source.list_files(suffixes_of(self.media))  # raises for fields that do not fit
+            raise MeasuredLater("it is measured when a run starts")
         return discover(
-            open_source(entry),
+            source,
             media=self.media,
             index_dir=self.index_dir,
             threads=self.threads,
@@ -120,7 +128,9 @@ class _Context:
 
 
 def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:
-    if context.fetches_later and isinstance(error, NotFetched):
+    if isinstance(error, MeasuredLater):
+        report.measured_later.append(entry)
+    elif context.fetches_later and isinstance(error, NotFetched):
         report.not_fetched.append(entry)
     else:
         report.problems.append(unusable_place(entry, error))

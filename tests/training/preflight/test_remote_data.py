@@ -158,6 +158,23 @@ def test_a_folder_in_the_layout_of_the_hub_is_scanned_at_once(hub: DatasetHub, t
     assert hub.asked == []
 
 
+def test_a_large_set_is_measured_when_the_run_starts(hub: DatasetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_engine.datasets.examine.MOST_MEASURED_BYTES", 1_000)
+    write(tmp_path / "mine", shards(1, rows(8)))
+    write(tmp_path / "sized", shards(1, rows(8, width=[96] * 8, height=[96] * 8)))
+    report = validated(tmp_path, hub.url, dataset_name="mine")
+    assert report.errors == [] and ("dataset_name", "measured_at_start", Level.NOTE) in about_data(report)
+    assert refusal(validated(tmp_path, hub.url, dataset_name="mine", image_column="x")).code == "column_not_found"
+    sized = validated(tmp_path, hub.url, dataset_name="sized")
+    assert sized.understood["datasets"][0]["usable"] == 8
+
+
+def test_results_of_a_run_may_not_lie_in_its_data_set(hub: DatasetHub, tmp_path: Path) -> None:
+    write(tmp_path, {"data.parquet": shard(rows(4))})
+    report = validated(tmp_path, hub.url, dataset_name=str(tmp_path))
+    assert ("output_dir", "among_images") in [(problem.option, problem.code) for problem in report.errors]
+
+
 def test_a_path_must_exist_and_lie_in_the_roots(hub: DatasetHub, tmp_path: Path) -> None:
     place, outside = tmp_path / "home", tmp_path / "outside"
     place.mkdir()

@@ -53,9 +53,9 @@ where they lie. Each source, caption strategy and kind of media is a file of its
 ]
 ```
 
-- **Which files**: `configs` in the card (README.md) says it, or the names do: `data/train-00000-of-00002.parquet`, `train/0001.jpg`. Parquet
-  files are read, and folders of images, with `metadata.jsonl` or `metadata.csv` (a row for each `file_name`) in them. If a dataset has
-  another format, the copy in parquet that the hub keeps (`refs/convert/parquet`) is read. Programs of a repository are never run.
+- **Which files**: `configs` in the card (README.md) says it, or the names do: `data/train-00000-of-00002.parquet`, `train/0001.jpg`.
+  Parquet files are read, and folders of images, with `metadata.jsonl` or `metadata.csv` (a row for each `file_name`) in them. If a dataset
+  has another format, the copy in parquet that the hub keeps (`refs/convert/parquet`) is read. Programs of a repository are never run.
 - **Downloads**: a run downloads what is missing when it starts, into the hub's cache, and can be stopped meanwhile; the next run goes on.
   `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` count. `validate` examines what is in the cache. About anything else it asks the
   hub (repository, access, revision, split, columns) for a few seconds, and says that the rows are examined when the run starts.

@@ -62,6 +62,10 @@ class NotFetched(OSError):
     """The files are not on this machine yet. A run fetches them when it starts."""
 
 
+class MeasuredLater(NotFetched):
+    """Measuring the files takes too long for ``validate``. A run does it when it starts."""
+
+
 class WrongField(ValueError):
     """A field of a dataset does not fit what lies in its place, such as the name of a column that is not there."""
 
@@ -125,6 +129,10 @@ class Source(ABC):
     def known_size(self, name: str) -> tuple[int, int] | None:
         """Returns (width, height) in pixels of an image that need not be opened to be measured, otherwise None."""
         return None
+
+    def bytes_to_measure(self) -> int:
+        """Returns how many bytes must be read to measure all files, if reading headers is not enough; otherwise 0. Raises OSError."""
+        return 0
 
     def location(self, name: str) -> str:
         """Returns the place of a file, for messages and as the key of its content hash."""

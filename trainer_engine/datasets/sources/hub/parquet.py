@@ -27,6 +27,8 @@ MOST_ROWS = 50_000_000
 MOST_UNPACKED = 200
 """How many times larger than its compressed bytes a column of images may be. Images do not compress."""
 ROWS_AT_ONCE = 8_192
+MOST_OPEN = 16
+"""Files of a dataset that are open at once; it may have thousands."""
 READ_BYTES = 1 << 20
 
 
@@ -45,9 +47,19 @@ class Windows:
     """The windows that were read last, of all files of a dataset together. It is thread-safe."""
 
     largest: int = KEPT_BYTES
+    _open: OrderedDict[Table, None] = field(default_factory=OrderedDict)
     _kept: OrderedDict[tuple[object, int], Any] = field(default_factory=OrderedDict)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def left_open(self, table: Table) -> None:
+        """Notes that a file is open, and closes the one that was not read for longest."""
+        with self._lock:
+            self._open[table] = None
+            self._open.move_to_end(table)
+            closed = self._open.popitem(last=False)[0] if len(self._open) > MOST_OPEN else None
+        if closed:
+            closed.close()
 
     def get(self, key: tuple[object, int]) -> Any | None:
         with self._lock:
@@ -65,31 +77,25 @@ class Windows:
 
 
 class Table:
-    """One parquet file. It stays open, and methods may be called from several threads."""
+    """One parquet file. Methods may be called from several threads. It stays open only while cells are read one after another."""
 
     def __init__(self, open_file: Callable[[], BinaryIO], windows: Windows) -> None:
         """Raises OSError for a file that is not parquet."""
         self._windows = windows
         self._lock = threading.Lock()
-        self._cursor: tuple[int, int, Iterator[Any]] | None = None
+        self._cursor: _Cursor | None = None
         self._open_file = open_file
-        with reading():
-            self._file = self._opened()
-            self.schema = self._file.schema_arrow
-            self._metadata = self._file.metadata
+        with reading(), self._open_file() as stream:
+            file = _parquet_file(stream)
+            self.schema = file.schema_arrow
+            self._metadata = file.metadata
         self.rows: int = self._metadata.num_rows
         if not 0 <= self.rows <= MOST_ROWS:
             raise OSError(f"it says that it holds {self.rows} rows")
 
-    def _opened(self) -> Any:
-        return parquet.ParquetFile(
-            self._open_file(),
-            buffer_size=READ_BYTES,
-            pre_buffer=False,
-            page_checksum_verification=True,
-            thrift_string_size_limit=LARGEST_FOOTER_BYTES,
-            thrift_container_size_limit=MOST_PARTS,
-        )
+    def close(self) -> None:
+        """Closes the file, until a cell is read again."""
+        self._cursor = None
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -101,8 +107,10 @@ class Table:
 
     def read(self, leaves: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """Yields the rows in order, some thousands at once, with nothing but these columns or parts of columns. Raises OSError."""
-        with reading():
-            for batch in self._opened().iter_batches(batch_size=ROWS_AT_ONCE, columns=list(leaves), use_threads=False):
+        with reading(), self._open_file() as stream:
+            for batch in _parquet_file(stream, self._metadata).iter_batches(
+                batch_size=ROWS_AT_ONCE, columns=list(leaves), use_threads=False
+            ):
                 yield batch.to_pylist()
 
     def _column(self, group: int, leaf: str) -> Any | None:
@@ -149,18 +157,41 @@ class Table:
 
     def _read_window(self, leaf: str, group: int, number: int, size: int) -> Any:
         """Reads on from the last window if this one follows it, otherwise from the start of the row group."""
-        place = hash((leaf, group))
-        if self._cursor is None or self._cursor[0] != place or self._cursor[1] > number:
-            batches = self._file.iter_batches(batch_size=size, row_groups=[group], columns=[leaf], use_threads=False)
-            self._cursor = (place, 0, batches)
-        _, reached, batches = self._cursor
-        self._cursor = None
-        for batch in batches:
-            if reached == number:
-                self._cursor = (place, number + 1, batches)
+        cursor, self._cursor = self._cursor, None
+        if cursor is None or cursor.place != (leaf, group) or cursor.reached > number:
+            file = _parquet_file(self._open_file(), self._metadata)
+            cursor = _Cursor((leaf, group), file.iter_batches(batch_size=size, row_groups=[group], columns=[leaf], use_threads=False))
+        for batch in cursor.batches:
+            cursor.reached += 1
+            if cursor.reached > number:
+                self._cursor = cursor
+                self._windows.left_open(self)
                 return _values(batch, leaf)
-            reached += 1
         raise OSError("it has fewer rows than it says")
+
+
+@dataclass
+class _Cursor:
+    """Where the reading of a row group stands."""
+
+    place: tuple[str, int]
+    """Column and number of the row group."""
+    batches: Iterator[Any]
+    """The windows that follow. The file is closed with it."""
+    reached: int = 0
+    """Number of windows that were read."""
+
+
+def _parquet_file(stream: BinaryIO, metadata: Any = None) -> Any:
+    return parquet.ParquetFile(
+        stream,
+        metadata=metadata,
+        buffer_size=READ_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        thrift_string_size_limit=LARGEST_FOOTER_BYTES,
+        thrift_container_size_limit=MOST_PARTS,
+    )
 
 
 def _values(batch: Any, leaf: str) -> Any:

@@ -62,6 +62,16 @@ def test_what_is_kept_in_memory_is_bounded(contents: list[bytes], tmp_path: Path
     assert len(windows._kept) > 1
 
 
+def test_few_files_of_many_are_open_at_once(contents: list[bytes], tmp_path: Path) -> None:
+    file, windows = written(tmp_path, list(contents[:4])), Windows(largest=1)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    tables = [opened(file, windows) for _ in range(100)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+    for row in (0, 3, 1):
+        assert [bytes(table.cell("image.bytes", row)) for table in tables] == [contents[row]] * 100
+    assert len(os.listdir("/proc/self/fd")) <= before + reader.MOST_OPEN + 1  # noqa: PTH208
+
+
 def test_small_columns_are_read_without_the_images(contents: list[bytes], tmp_path: Path) -> None:
     file = written(tmp_path, list(contents))
     read = 0

@@ -115,7 +115,7 @@ def test_a_caption_has_an_end() -> None:
 
 
 def test_files_of_a_folder_have_no_columns() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="no columns"):
         captions_of(entry(), LocalSource("/data"))
 
 

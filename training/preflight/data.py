@@ -88,8 +88,8 @@ class _Contents:
         if self.read_bytes + sample.size_bytes > MOST_READ_BYTES:
             self.skipped += 1
             return ""
-        self.read_bytes += sample.size_bytes
         try:
+            self.read_bytes += sample.size_bytes or sample.source.size_of(sample.name)
             return sample.source.sha256(sample.name)
         except OSError:
             return ""

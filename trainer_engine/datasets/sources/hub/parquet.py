@@ -70,7 +70,7 @@ class Windows:
     def keep(self, key: tuple[object, int], window: Any) -> None:
         """Keeps a window, and forgets those that were not used for longest."""
         with self._lock:
-            self._bytes += window.nbytes
+            self._bytes += window.nbytes - (self._kept.pop(key).nbytes if key in self._kept else 0)
             self._kept[key] = window
             while self._bytes > self.largest and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
@@ -143,9 +143,10 @@ class Table:
                 window = self._windows.get(key)
                 if window is None:
                     window = self._read_window(leaf, group, number, size)
-                    self._windows.keep(key, window)
         with reading():
             value = window[inside]
+            if len(window) == 1 and window.nbytes > LARGEST_CELL_BYTES:
+                raise OSError(f"a cell of its column {leaf} is larger than {LARGEST_CELL_BYTES >> 20} MiB")
             return value.as_buffer() if hasattr(value, "as_buffer") else value.as_py()
 
     def _window_rows(self, group: int, leaf: str) -> int:
@@ -156,17 +157,22 @@ class Table:
         return max(1, min(rows, rows * WINDOW_BYTES // max(unpacked, 1), ROWS_AT_ONCE))
 
     def _read_window(self, leaf: str, group: int, number: int, size: int) -> Any:
-        """Reads on from the last window if this one follows it, otherwise from the start of the row group."""
+        """Reads on from the last window if this one follows it, otherwise from the start of the row group.
+
+        Windows on the way are kept too: several threads read the same part of a file, in no order.
+        """
         cursor, self._cursor = self._cursor, None
         if cursor is None or cursor.place != (leaf, group) or cursor.reached > number:
             file = _parquet_file(self._open_file(), self._metadata)
             cursor = _Cursor((leaf, group), file.iter_batches(batch_size=size, row_groups=[group], columns=[leaf], use_threads=False))
         for batch in cursor.batches:
+            window = _values(batch, leaf)
+            self._windows.keep(((id(self), leaf, group), cursor.reached), window)
             cursor.reached += 1
             if cursor.reached > number:
                 self._cursor = cursor
                 self._windows.left_open(self)
-                return _values(batch, leaf)
+                return window
         raise OSError("it has fewer rows than it says")
 
 
@@ -200,6 +206,4 @@ def _values(batch: Any, leaf: str) -> Any:
     values = batch.column(0)
     for step in leaf.removeprefix(name).split("."):
         values = values.flatten()[values.type.get_field_index(step)] if step else values
-    if values.nbytes > LARGEST_CELL_BYTES and len(values) == 1:
-        raise OSError(f"a cell of its column {leaf} is larger than {LARGEST_CELL_BYTES >> 20} MiB")
     return values

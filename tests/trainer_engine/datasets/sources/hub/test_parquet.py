@@ -62,6 +62,22 @@ def test_what_is_kept_in_memory_is_bounded(contents: list[bytes], tmp_path: Path
     assert len(windows._kept) > 1
 
 
+def test_readers_of_one_part_of_a_large_row_group_read_it_once(
+    contents: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 40_000)
+    file, opens = written(tmp_path, list(contents), group=COUNT), []
+
+    def counted() -> io.BufferedReader:
+        opens.append(1)
+        return file.open("rb")
+
+    table = Table(counted, Windows())
+    interleaved = [row for start in range(0, COUNT, 30) for row in (*range(start + 29, start - 1, -2), *range(start, start + 30, 2))]
+    assert [bytes(table.cell("image.bytes", row)) for row in interleaved] == [contents[row] for row in interleaved]
+    assert len(opens) == 2, "its footer, and its rows in one pass"
+
+
 def test_few_files_of_many_are_open_at_once(contents: list[bytes], tmp_path: Path) -> None:
     file, windows = written(tmp_path, list(contents[:4])), Windows(largest=1)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -140,7 +156,7 @@ def test_a_column_that_unpacks_to_far_more_is_refused(tmp_path: Path, monkeypatc
 def test_a_cell_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "WINDOW_BYTES", 1)
     monkeypatch.setattr(reader, "LARGEST_CELL_BYTES", 50_000)
-    table = opened(written(tmp_path, [os.urandom(1000), os.urandom(100_000)]))
-    assert len(table.cell("image.bytes", 0)) == 1000
+    table = opened(written(tmp_path, [os.urandom(1000), os.urandom(100_000), os.urandom(2000)]))
+    assert [len(table.cell("image.bytes", row)) for row in (0, 2)] == [1000, 2000]
     with pytest.raises(OSError, match="is larger than"):
         table.cell("image.bytes", 1)

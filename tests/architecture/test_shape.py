@@ -21,6 +21,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "simpletuner_site/demo/processes.py",  # a child's environment is its parent's and more
     "training/engine/process.py",  # the same, cut to an allow-list
     "trainer_engine/runtime/environment.py",  # the engine's reader
+    "trainer_engine/config/hub.py",  # the hub's settings, which its library reads by itself
     "environments/examples/external-validation/hosted_service.py",  # scripts of runs are processes of their own
     "environments/examples/external-validation/second_device.py",
 }

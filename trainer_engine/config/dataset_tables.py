@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from trainer_engine.config.option import OptionGroup, OptionSpec, option, spec_of
 from trainer_engine.datasets import captions, generators, sources
-
-if TYPE_CHECKING:
-    from trainer_engine.config.datasets.entry import EntryDraft
 
 Declared = TypeVar("Declared", bound="TableEntry")
 PathKind = Literal["file", "folder", "any", "cache", "repository"]
@@ -35,6 +32,19 @@ FOLDER_FIELD = "instance_data_dir"
 """The field of a dataset that names a folder. Sources with other places do not have it."""
 
 
+class CheckedEntry(Protocol):
+    """An entry of the dataloader file whose fields were read one by one."""
+
+    values: dict[str, Any]
+    """Its typed values; those of ``TableEntry.fields`` lie in ``own_fields``."""
+
+    def error(self, name: str, code: str, what: str, *, got: object = None, expected: str = "", hint: str = "") -> None:
+        """Adds the first error of a field."""
+
+    def note(self, name: str, code: str, what: str, *, got: object = None) -> None:
+        """Adds a note about a field."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableEntry:
     """What sources, caption strategies and generators have in common."""
@@ -49,7 +59,7 @@ class TableEntry:
     """Those of ``fields`` that are paths on this machine. They are resolved like all paths, and the server's path rule applies to them."""
     synonyms: tuple[str, ...] = ()
     """Other spellings of the name."""
-    check: Callable[[EntryDraft], None] | None = None
+    check: Callable[[CheckedEntry], None] | None = None
     """Reports problems of its fields with one another and with the dataset's; None if there can be none."""
 
 

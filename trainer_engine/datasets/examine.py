@@ -32,17 +32,30 @@ from trainer_engine.datasets.findings import (
 from trainer_engine.datasets.generated import discover_generated
 from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, discover
 from trainer_engine.datasets.index_file import Indexes
+from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.datasets.schedule import schedule_problems
-from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, Progress, Source, kind_of, open_source
+from trainer_engine.datasets.sources.base import (
+    Fetching,
+    FoundFile,
+    LeftOut,
+    MeasuredLater,
+    NotFetched,
+    Progress,
+    Source,
+    kind_of,
+    open_source,
+)
 from trainer_engine.datasets.texts import RememberedTexts
 from trainer_engine.datasets.validation_inputs import plan_inputs
 
 NO_PRIVATE_NETWORK = Reach()
+MOST_MEASURED_BYTES = 2 << 30
+"""Limit of what ``validate`` reads to measure one dataset: some seconds."""
 
 
 def examine(
@@ -146,6 +159,9 @@ class _Context:
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
         """Raises OSError or ValueError if the place of the files cannot be used, UnusableSizes if the table of their sizes cannot."""
         source = open_source(entry).reached_by(self.reach)
+        if self.fetches_later and source.bytes_to_measure() > MOST_MEASURED_BYTES:
+            source.list_files(suffixes_of(self.media))  # raises for fields that do not fit
+            raise MeasuredLater("it is measured when a run starts")
         sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
@@ -160,7 +176,9 @@ class _Context:
 
 
 def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:
-    if context.fetches_later and isinstance(error, NotFetched):
+    if isinstance(error, MeasuredLater):
+        report.measured_later.append(entry)
+    elif context.fetches_later and isinstance(error, NotFetched):
         report.not_fetched.append(entry)
     else:
         report.problems.append(unusable_place(entry, error))

@@ -34,6 +34,8 @@ class SetReport:
     problems: list[Problem] = field(default_factory=list)
     not_fetched: list[ImageSet | ReferenceSet] = field(default_factory=list)
     """The set and its references, as far as a run has to fetch them before they can be examined."""
+    measured_later: list[ImageSet | ReferenceSet] = field(default_factory=list)
+    """The set and its references, as far as measuring them takes too long before a run starts."""
     at_least: int = 0
     """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
 

@@ -23,6 +23,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from training.preflight.remote_data import is_incomplete
 
 OPTION = "resume_from_checkpoint"
 MOST_READ_BYTES = 512 << 20
@@ -35,7 +36,7 @@ def data_problems(
     saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
 ) -> Iterator[Problem]:
     """The problems that the engine would report once it has filled the caches."""
-    if errors_in(report.problems) or any(found.not_fetched for found in report.sets):
+    if errors_in(report.problems) or is_incomplete(report):
         return
     contents = _Contents.of(report, dataloader)
     trained = [found for found in report.sets if found.entry.is_trained]
@@ -87,8 +88,8 @@ class _Contents:
         if self.read_bytes + sample.size_bytes > MOST_READ_BYTES:
             self.skipped += 1
             return ""
-        self.read_bytes += sample.size_bytes
         try:
+            self.read_bytes += sample.size_bytes or sample.source.size_of(sample.name)
             return sample.source.sha256(sample.name)
         except OSError:
             return ""

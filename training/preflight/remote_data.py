@@ -24,8 +24,12 @@ def remote_problems(report: DatasetReport, variables: Mapping[str, str]) -> Iter
         if not errors_in(problems):
             message = f"dataset {entry.id}: {entry.place} is downloaded when the run starts. Its files are examined then."
             yield Problem.note(entry.place_option, "fetched_at_start", message, got=entry.place)
+    for found in (*report.sets, *report.eval_sets):
+        for entry in found.measured_later:
+            message = f"dataset {entry.id}: {entry.place} is large. Its images are measured when the run starts."
+            yield Problem.note(entry.place_option, "measured_at_start", message, got=entry.place)
 
 
 def is_incomplete(report: DatasetReport) -> bool:
-    """Whether the numbers of a report lack datasets that are fetched later."""
-    return any(found.not_fetched for found in (*report.sets, *report.eval_sets))
+    """Whether the numbers of a report lack datasets that are fetched or measured later."""
+    return any(found.not_fetched or found.measured_later for found in (*report.sets, *report.eval_sets))

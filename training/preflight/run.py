@@ -220,10 +220,8 @@ def _data_is_safe(options: TrainingOptions, dataloader: Dataloader | None) -> It
     """The images that a run generates must not lie among those that it reads: they would be trained on."""
     output_dir = Path(os.path.realpath(options.run.output_dir))
     for images in dataloader.sets_of_images if dataloader else ():
-        if images.instance_data_dir and output_dir.is_relative_to(os.path.realpath(images.instance_data_dir)):
-            message = (
-                f"output_dir lies in {images.instance_data_dir}, which dataset {images.id} reads: generated images would be trained on."
-            )
+        if Path(images.place).is_absolute() and output_dir.is_relative_to(os.path.realpath(images.place)):
+            message = f"output_dir lies in {images.place}, which dataset {images.id} reads: generated images would be trained on."
             yield Problem.error("output_dir", "among_images", message, got=str(output_dir), expected="a folder outside the images")
 
 

@@ -61,6 +61,36 @@ followed, and a file has at most 256 MiB and five minutes. An address that is de
 week, or after an hour if the server was busy or did not answer. With `csv_hash_filenames` files are named by a hash of their address, else
 by its path: `https://example.com/cats/1.png` is `cats/1.png`, as in a local folder. Nothing is removed from the folder, and a file there is
 never replaced: to fetch one again, remove it.
+## Datasets of the Hugging Face hub
+
+`type` `huggingface` reads a dataset of the hub, or a folder or a parquet file in its layout, without `datasets`:
+
+```json
+[
+  {"id": "domokun", "type": "huggingface", "dataset_name": "RareConcepts/Domokun", "metadata_backend": "huggingface",
+   "caption_strategy": "instanceprompt", "instance_prompt": "domokun", "resolution": 1024, "resolution_type": "pixel_area", "crop": true},
+  {"id": "photos", "type": "huggingface", "dataset_name": "owner/photos", "split": "train", "revision": "v1.0", "image_column": "image",
+   "caption_strategy": "huggingface",
+   "huggingface": {"caption_column": ["caption.short", "caption.long"],
+                   "filter_func": {"quality_thresholds": {"clear": 0.5}, "min_width": 512}}}
+]
+```
+
+- **Which files**: `configs` in the card (README.md) says it, or the names do: `data/train-00000-of-00002.parquet`, `train/0001.jpg`.
+  Parquet files are read, and folders of images, with `metadata.jsonl` or `metadata.csv` (a row for each `file_name`) in them. If a dataset
+  has another format, the copy in parquet that the hub keeps (`refs/convert/parquet`) is read. Programs of a repository are never run.
+- **Downloads**: a run downloads what is missing when it starts, into the hub's cache, and can be stopped meanwhile; the next run goes on.
+  `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` count. `validate` examines what is in the cache. About anything else it asks the
+  hub (repository, access, revision, split, columns) for a few seconds, and says that the rows are examined when the run starts.
+- **Rows** are read where they lie, in windows of 16 MB, of which 256 MB are kept. Row 17 of the first shard is the file
+  `train-00000/000017.jpg`: its image is an object of `bytes` or `path`, bytes, or the path of a file in the dataset. A branch is pinned to
+  its commit when a run starts, and a commit is part of a row's address. Latents depend on the content of images alone, so they stay valid.
+- **Sizes**: with `metadata_backend` `huggingface` and columns `width` and `height`, images need not be opened. The columns are first
+  compared with some images, and are not used if they are wrong. Without them every image is read once; the sizes are remembered.
+- **Captions**: `caption_strategy` is `huggingface` or `instanceprompt`. Each column, and each text of a list in a column, is one of several
+  alternative captions.
+- **References**: two sets may read two columns of the same rows: the set of images names the conditioning set in `conditioning_data`, and
+  each has its own `image_column`.
 
 ## How an image becomes a sample
 

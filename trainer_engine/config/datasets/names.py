@@ -118,10 +118,14 @@ EVERYDAY = frozenset(
 """Fields of the format that other kinds of documents have too."""
 
 
+COLUMNS = frozenset(("image_column", "video_column", "caption_column"))
+"""Fields of sources and caption strategies that only datasets have, although these declare them."""
+
+
 @cache
 def _distinctive_names() -> frozenset[str]:
-    """Returns names that only datasets have. What a source declares is not among them: it may be a word of other documents."""
-    return frozenset(listed()).union(*(_of_every_source(kind) for kind in SETS)) - EVERYDAY
+    """Returns names that only datasets have. Other fields of sources are not among them: they may be words of other documents."""
+    return (frozenset(listed()) | COLUMNS).union(*(_of_every_source(kind) for kind in SETS)) - EVERYDAY
 
 
 def is_like_a_dataset(entry: object) -> bool:

@@ -19,7 +19,7 @@ NAME = "huggingface"
 
 def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
     if not isinstance(source, ColumnSource):
-        raise TypeError(f"type={entry.type} has no columns")
+        raise ValueError(f"type={entry.type} has no columns")
     wanted = row_options(entry).caption_columns
     names = wanted or tuple(name for name in DEFAULT_CAPTIONS if name in source.columns())[:1]
     if not names:

@@ -69,6 +69,10 @@ class NotFetched(OSError):
     """The files are not on this machine yet. A run fetches them when it starts."""
 
 
+class MeasuredLater(NotFetched):
+    """Measuring the files takes too long for ``validate``. A run does it when it starts."""
+
+
 class WrongField(ValueError):
     """A field of a dataset does not fit what lies in its place, such as the name of a column that is not there."""
 
@@ -148,6 +152,10 @@ class Source(ABC):
         """Returns (width, height) in pixels of an image that need not be opened to be measured, otherwise None."""
         return None
 
+    def bytes_to_measure(self) -> int:
+        """Returns how many bytes must be read to measure all files, if reading headers is not enough; otherwise 0. Raises OSError."""
+        return 0
+
     def location(self, name: str) -> str:
         """Returns the place of a file, for messages and as the key of its content hash."""
         return f"{self.place}/{name}"
@@ -203,8 +211,9 @@ class SourceFile(NamedTuple):
 
 
 def reason_of(error: OSError) -> str:
-    """Returns the system's description of an error in lower case."""
-    return (error.strerror or str(error)).lower()
+    """Returns why something failed: the system's description in lower case, or the text of an error that names files and columns."""
+    text = error.strerror or str(error)
+    return text.lower() if error.errno and text == os.strerror(error.errno) else text
 
 
 def printable(name: str) -> str:

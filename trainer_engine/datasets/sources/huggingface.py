@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from trainer_engine.config.dataset_tables import CheckedEntry
 from trainer_engine.config.hub import HubSettings
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.sources.base import Fetching, Source, SourceKind
@@ -14,12 +15,11 @@ from trainer_engine.datasets.sources.hub.options import HubFields, OptionReader,
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
-    from trainer_engine.config.datasets.entry import EntryDraft
 
 NAME = "huggingface"
 
 
-def _check(draft: EntryDraft) -> None:
+def _check(draft: CheckedEntry) -> None:
     reader = OptionReader(draft.values["own_fields"])
     reader.read(trusts_sizes=False)
     for refusal in reader.refusals:
@@ -33,7 +33,7 @@ def _check(draft: EntryDraft) -> None:
 def _open(entry: ImageSet | ReferenceSet) -> Source:
     from trainer_engine.datasets.sources.hub.opening import open_rows
 
-    return open_rows(entry.place, row_options(entry), HubSettings.of(os.environ))
+    return open_rows(entry.place, row_options(entry), HubSettings.current())
 
 
 def _fetch(entry: ImageSet | ReferenceSet, fetching: Fetching) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.checked_runs import checked
+from tests.helpers.checked_runs import checked, codes
 from tests.helpers.dataset_hub import TOKEN, DatasetHub, dataset_hub, png, rows, shard, shards, speak_to, write
-from tests.helpers.tiny_run import HereRun, tiny_options, train_here
+from tests.helpers.tiny_run import HereRun, start_run, tiny_options, train_here, write_job
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.commands import Command
-from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
+from trainer_engine.contract.errors import DatasetUnusable, ExitCode, Problem, errors_in
 from trainer_engine.contract.events import Notification, StageEvent, StageKey
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.report import DatasetReport
@@ -364,3 +365,30 @@ def test_validate_scans_what_is_in_the_cache(hub: DatasetHub, tmp_path: Path) ->
     assert report.errors == []
     [found] = report.understood["datasets"]
     assert (found["folder"], found["usable"], found["files"]) == (REPO, 8, 8)
+
+
+def test_validate_of_a_resumed_run_compares_rows_up_to_a_limit(hub: DatasetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, stop_after=2)
+    given = {"datasets": datasets(tmp_path), "hf_home": tmp_path / "hf", "resume_from_checkpoint": "latest"}
+    assert not {"data_changed", "contents_not_compared"} & codes(checked(tmp_path, **given))
+    for hashes in (tmp_path / "cache").rglob("hashes.jsonl"):
+        hashes.unlink()
+    assert not {"data_changed", "contents_not_compared"} & codes(checked(tmp_path, **given))
+    monkeypatch.setattr("training.preflight.data.MOST_READ_BYTES", 1_000)
+    assert "contents_not_compared" in codes(checked(tmp_path, **given))
+
+
+def test_a_run_as_a_process_downloads_and_ends_at_once_if_it_is_stopped(hub: DatasetHub, tmp_path: Path) -> None:
+    variables = hub.variables(tmp_path / "hf")
+    done = start_run(write_job(tmp_path, datasets=datasets(tmp_path), max_train_steps=1), **variables)
+    assert done.wait() == 0, done.log()
+    assert (tmp_path / "hf/hub/datasets--owner--pictures/refs/main").read_text() == hub.repos[REPO].branches["main"]
+    shutil.rmtree(tmp_path / "output")
+    shutil.rmtree(tmp_path / "hf")
+    hub.failures = 1_000
+    stopped = start_run(write_job(tmp_path, "stopped", datasets=datasets(tmp_path), max_train_steps=1), **variables)
+    while not [path for path in hub.asked[-3:] if "/resolve/" in path] or hub.failures == 1_000:
+        assert stopped.is_alive(), stopped.log()
+        time.sleep(0.05)
+    stopped.request(Command.STOP)
+    assert stopped.wait() == ExitCode.STOPPED, stopped.log()

@@ -1,4 +1,4 @@
-"""What sources of rows offer besides files: columns, and the tables of text files."""
+"""What sources of rows offer with their files: the values of columns, and the tables of text files."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,11 +20,17 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from huggingface_hub.utils.tqdm import tqdm
 
-from trainer_engine.config.hub import HubSettings
+from trainer_engine.config.hub import (
+    HubSettings,
+    dataset_gated,
+    dataset_no_revision,
+    dataset_not_cached,
+    dataset_not_found,
+    dataset_not_reached,
+)
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, DiskFull, Problem
 from trainer_engine.datasets.sources.base import Fetching, NotFetched, WrongField
-from trainer_engine.datasets.sources.hub import refusals
 from trainer_engine.datasets.sources.hub.layout import ChosenFiles, OtherFormat, choose_files
 from trainer_engine.datasets.sources.hub.opening import chosen_in_cache, converted_card, media_suffixes, named_files
 from trainer_engine.datasets.sources.hub.options import RowOptions
@@ -54,26 +59,26 @@ def fetch(option: str, repository: str, options: RowOptions, fetching: Fetching)
 
     If the hub cannot be reached, a split that is in the cache is enough.
     """
-    hub = HubSettings.of(os.environ)
+    hub = HubSettings.current()
     if hub.is_offline:
-        _insist_on_cache(repository, options, hub, lambda reason: refusals.not_cached(option, repository, reason))
+        _insist_on_cache(repository, options, hub, lambda reason: dataset_not_cached(option, repository, reason))
         return
     limit_waiting()
     try:
         _Download(repository, options, hub, fetching).run()
     except GatedRepoError as error:
-        raise DatasetUnusable([refusals.gated(option, repository)]) from error
+        raise DatasetUnusable([dataset_gated(option, repository)]) from error
     except RevisionNotFoundError as error:
-        raise DatasetUnusable([refusals.no_revision(option, repository, options.revision)]) from error
+        raise DatasetUnusable([dataset_no_revision(option, repository, options.revision)]) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise DatasetUnusable([refusals.not_found(option, repository)]) from error
+        raise DatasetUnusable([dataset_not_found(option, repository)]) from error
     except TRANSIENT as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DiskFull(
                 f"The disk of the hub's cache ({hub.cache}) is full.", hint="free some space, or move it with HF_HOME"
             ) from error
         name = type(error).__name__
-        _insist_on_cache(repository, options, hub, lambda _: refusals.not_reached(option, repository, name))
+        _insist_on_cache(repository, options, hub, lambda _: dataset_not_reached(option, repository, name))
 
 
 def _insist_on_cache(repository: str, options: RowOptions, hub: HubSettings, refusal: Callable[[str], Problem]) -> None:

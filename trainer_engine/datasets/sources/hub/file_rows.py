@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO
 
@@ -26,12 +26,12 @@ class FileRowSource(ColumnSource):
     place: str
     snapshot: Snapshot
     options: RowOptions
-    files: tuple[str, ...]
-    metadata: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(compare=False)
+    metadata: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def identity(self) -> str:
-        return f"{self.place}@{self.snapshot.commit or self.snapshot.boundary}"
+        return f"{self.place}@{self.snapshot.commit}" if self.snapshot.commit else os.path.realpath(self.place)
 
     def list_files(self, suffixes: Suffixes) -> Listing:
         listing = Listing()

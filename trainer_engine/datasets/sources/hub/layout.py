@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from trainer_engine.datasets.sources.base import WrongField
 from trainer_engine.datasets.sources.hub.options import RowOptions
 
@@ -25,8 +27,10 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
 SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+\Z", re.ASCII)
 WORD = re.compile(r"[^A-Za-z0-9]+")
 METADATA = ("metadata.csv", "metadata.jsonl")
-OTHER_DATA = (".tar", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".zip", ".gz", ".zst", ".lance", ".h5", ".hdf5")
+OTHER_DATA = (".tar", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".gz", ".zst", ".lance", ".h5", ".hdf5")
 LONGEST_PATTERN, MOST_PATTERNS = 250, 200
+LARGEST_CARD_BYTES = 1 << 20
+FENCE = "---"
 
 
 class OtherFormat(WrongField):
@@ -174,3 +178,26 @@ def _keyword(name: str, *, by_file: bool) -> str:
             if words & set(keywords):
                 return split
     return ""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, with which a few hundred bytes can expand to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
+def read_card(content: bytes) -> Mapping[str, Any]:
+    """Returns the settings in a card; none if it has none, or if they cannot be read."""
+    text = content[:LARGEST_CARD_BYTES].decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    lines = text.split("\n")
+    if lines[0].strip() != FENCE or FENCE not in (line.rstrip() for line in lines[1:]):
+        return {}
+    end = next(number for number, line in enumerate(lines[1:], 1) if line.rstrip() == FENCE)
+    try:
+        document = yaml.load("\n".join(lines[1:end]), _PlainLoader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, Mapping) else {}

@@ -27,6 +27,8 @@ MOST_ROWS = 50_000_000
 MOST_UNPACKED = 200
 """How many times larger than its compressed bytes a column of images may be. Images do not compress."""
 ROWS_AT_ONCE = 8_192
+MOST_OPEN = 16
+"""Files of a dataset that are open at once; it may have thousands."""
 READ_BYTES = 1 << 20
 
 
@@ -45,9 +47,19 @@ class Windows:
     """The windows that were read last, of all files of a dataset together. It is thread-safe."""
 
     largest: int = KEPT_BYTES
+    _open: OrderedDict[Table, None] = field(default_factory=OrderedDict)
     _kept: OrderedDict[tuple[object, int], Any] = field(default_factory=OrderedDict)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def left_open(self, table: Table) -> None:
+        """Notes that a file is open, and closes the one that was not read for longest."""
+        with self._lock:
+            self._open[table] = None
+            self._open.move_to_end(table)
+            closed = self._open.popitem(last=False)[0] if len(self._open) > MOST_OPEN else None
+        if closed:
+            closed.close()
 
     def get(self, key: tuple[object, int]) -> Any | None:
         with self._lock:
@@ -58,37 +70,32 @@ class Windows:
     def keep(self, key: tuple[object, int], window: Any) -> None:
         """Keeps a window, and forgets those that were not used for longest."""
         with self._lock:
-            self._bytes += window.nbytes
+            self._bytes += window.nbytes - (self._kept.pop(key).nbytes if key in self._kept else 0)
             self._kept[key] = window
             while self._bytes > self.largest and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 class Table:
-    """One parquet file. It stays open, and methods may be called from several threads."""
+    """One parquet file. Methods may be called from several threads. It stays open only while cells are read one after another."""
 
     def __init__(self, open_file: Callable[[], BinaryIO], windows: Windows) -> None:
         """Raises OSError for a file that is not parquet."""
         self._windows = windows
         self._lock = threading.Lock()
-        self._cursor: tuple[int, int, Iterator[Any]] | None = None
+        self._cursor: _Cursor | None = None
         self._open_file = open_file
-        with reading():
-            self._file = self._opened()
-            self.schema = self._file.schema_arrow
-            self._metadata = self._file.metadata
+        with reading(), self._open_file() as stream:
+            file = _parquet_file(stream)
+            self.schema = file.schema_arrow
+            self._metadata = file.metadata
         self.rows: int = self._metadata.num_rows
         if not 0 <= self.rows <= MOST_ROWS:
             raise OSError(f"it says that it holds {self.rows} rows")
 
-    def _opened(self) -> Any:
-        return parquet.ParquetFile(
-            self._open_file(),
-            buffer_size=READ_BYTES,
-            pre_buffer=False,
-            thrift_string_size_limit=LARGEST_FOOTER_BYTES,
-            thrift_container_size_limit=MOST_PARTS,
-        )
+    def close(self) -> None:
+        """Closes the file, until a cell is read again."""
+        self._cursor = None
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -100,8 +107,10 @@ class Table:
 
     def read(self, leaves: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """Yields the rows in order, some thousands at once, with nothing but these columns or parts of columns. Raises OSError."""
-        with reading():
-            for batch in self._opened().iter_batches(batch_size=ROWS_AT_ONCE, columns=list(leaves), use_threads=False):
+        with reading(), self._open_file() as stream:
+            for batch in _parquet_file(stream, self._metadata).iter_batches(
+                batch_size=ROWS_AT_ONCE, columns=list(leaves), use_threads=False
+            ):
                 yield batch.to_pylist()
 
     def _column(self, group: int, leaf: str) -> Any | None:
@@ -134,9 +143,10 @@ class Table:
                 window = self._windows.get(key)
                 if window is None:
                     window = self._read_window(leaf, group, number, size)
-                    self._windows.keep(key, window)
         with reading():
             value = window[inside]
+            if len(window) == 1 and window.nbytes > LARGEST_CELL_BYTES:
+                raise OSError(f"a cell of its column {leaf} is larger than {LARGEST_CELL_BYTES >> 20} MiB")
             return value.as_buffer() if hasattr(value, "as_buffer") else value.as_py()
 
     def _window_rows(self, group: int, leaf: str) -> int:
@@ -147,19 +157,47 @@ class Table:
         return max(1, min(rows, rows * WINDOW_BYTES // max(unpacked, 1), ROWS_AT_ONCE))
 
     def _read_window(self, leaf: str, group: int, number: int, size: int) -> Any:
-        """Reads on from the last window if this one follows it, otherwise from the start of the row group."""
-        place = hash((leaf, group))
-        if self._cursor is None or self._cursor[0] != place or self._cursor[1] > number:
-            batches = self._file.iter_batches(batch_size=size, row_groups=[group], columns=[leaf], use_threads=False)
-            self._cursor = (place, 0, batches)
-        _, reached, batches = self._cursor
-        self._cursor = None
-        for batch in batches:
-            if reached == number:
-                self._cursor = (place, number + 1, batches)
-                return _values(batch, leaf)
-            reached += 1
+        """Reads on from the last window if this one follows it, otherwise from the start of the row group.
+
+        Windows on the way are kept too: several threads read the same part of a file, in no order.
+        """
+        cursor, self._cursor = self._cursor, None
+        if cursor is None or cursor.place != (leaf, group) or cursor.reached > number:
+            file = _parquet_file(self._open_file(), self._metadata)
+            cursor = _Cursor((leaf, group), file.iter_batches(batch_size=size, row_groups=[group], columns=[leaf], use_threads=False))
+        for batch in cursor.batches:
+            window = _values(batch, leaf)
+            self._windows.keep(((id(self), leaf, group), cursor.reached), window)
+            cursor.reached += 1
+            if cursor.reached > number:
+                self._cursor = cursor
+                self._windows.left_open(self)
+                return window
         raise OSError("it has fewer rows than it says")
+
+
+@dataclass
+class _Cursor:
+    """Where the reading of a row group stands."""
+
+    place: tuple[str, int]
+    """Column and number of the row group."""
+    batches: Iterator[Any]
+    """The windows that follow. The file is closed with it."""
+    reached: int = 0
+    """Number of windows that were read."""
+
+
+def _parquet_file(stream: BinaryIO, metadata: Any = None) -> Any:
+    return parquet.ParquetFile(
+        stream,
+        metadata=metadata,
+        buffer_size=READ_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        thrift_string_size_limit=LARGEST_FOOTER_BYTES,
+        thrift_container_size_limit=MOST_PARTS,
+    )
 
 
 def _values(batch: Any, leaf: str) -> Any:
@@ -168,6 +206,4 @@ def _values(batch: Any, leaf: str) -> Any:
     values = batch.column(0)
     for step in leaf.removeprefix(name).split("."):
         values = values.flatten()[values.type.get_field_index(step)] if step else values
-    if values.nbytes > LARGEST_CELL_BYTES and len(values) == 1:
-        raise OSError(f"a cell of its column {leaf} is larger than {LARGEST_CELL_BYTES >> 20} MiB")
     return values

@@ -11,14 +11,12 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from trainer_engine.config.hub import HubSettings
+from trainer_engine.config.hub import HubSettings, dataset_gated, dataset_no_revision, dataset_not_cached, dataset_not_found
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import read_document
 from trainer_engine.datasets.sources.base import WrongField
-from trainer_engine.datasets.sources.hub import refusals
-from trainer_engine.datasets.sources.hub.card import LARGEST_CARD_BYTES, read_card
 from trainer_engine.datasets.sources.hub.columns import root_of
-from trainer_engine.datasets.sources.hub.layout import ChosenFiles, OtherFormat, choose_files
+from trainer_engine.datasets.sources.hub.layout import LARGEST_CARD_BYTES, ChosenFiles, OtherFormat, choose_files, read_card
 from trainer_engine.datasets.sources.hub.opening import converted_card, media_suffixes
 from trainer_engine.datasets.sources.hub.options import OBJECT, RowOptions
 from trainer_engine.datasets.sources.hub.snapshot import CARD, CONVERTED, MAIN
@@ -98,7 +96,7 @@ def ask(entry: ImageSet | ReferenceSet, options: RowOptions, hub: HubSettings) -
 
     option, repository = entry.place_option, entry.place
     if hub.is_offline:
-        yield refusals.not_cached(option, repository, f"it is not in the cache ({hub.cache})")
+        yield dataset_not_cached(option, repository, f"it is not in the cache ({hub.cache})")
         return
     try:
         _check(HubAnswers(hub, repository), options, captions=_needs_captions(entry))
@@ -118,11 +116,11 @@ def _needs_captions(entry: ImageSet | ReferenceSet) -> bool:
 def _refused(option: str, repository: str, revision: str | None, error: urllib.error.HTTPError) -> Problem:
     code = error.headers.get("X-Error-Code", "")
     if code == "RevisionNotFound":
-        return refusals.no_revision(option, repository, revision)
+        return dataset_no_revision(option, repository, revision)
     if code == "GatedRepo" or error.code == 403:
-        return refusals.gated(option, repository)
+        return dataset_gated(option, repository)
     if error.code in (401, 404):
-        return refusals.not_found(option, repository)
+        return dataset_not_found(option, repository)
     message = f"The hub answered {error.code} when asked for the dataset {repository}."
     return Problem.note(option, "hub_not_reached", message, got=repository)
 

@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO
 
@@ -33,13 +33,14 @@ class RowSource(ColumnSource):
     place: str
     snapshot: Snapshot
     options: RowOptions
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(compare=False)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Names the rows by their column as well: two sets may read two columns of the same files."""
         parts = [self.options.column, *([repr(self.options.tile)] if self.options.tile else []), *(["sizes"] if self._sizes else [])]
-        return f"{self.place}@{self.snapshot.commit or self.snapshot.boundary}#{' '.join(parts)}"
+        place = f"{self.place}@{self.snapshot.commit}" if self.snapshot.commit else os.path.realpath(self.place)
+        return f"{place}#{' '.join(parts)}"
 
     def list_files(self, suffixes: Suffixes) -> Listing:
         listing = Listing(left_out=[LeftOut(name, reason, broken=True) for name, reason in self._broken.items()])
@@ -71,6 +72,11 @@ class RowSource(ColumnSource):
             for row in rows:
                 reasons = (condition(row[root]) for root, condition in roots)
                 yield column.suffix_of(row), next((reason for reason in reasons if reason), "")
+
+    def bytes_to_measure(self) -> int:
+        if self._sizes:
+            return 0
+        return sum(os.stat(self.snapshot.path(file)).st_size for file, _ in self._tables.values())  # noqa: PTH116
 
     def named_paths(self) -> Iterator[str]:
         """Yields the paths in rows of files that hold no bytes."""

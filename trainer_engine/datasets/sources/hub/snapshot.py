@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 from trainer_engine.config.hub import HubSettings
 from trainer_engine.contract.files import UnreadableFile, is_folder, open_regular, read_small, read_small_json, read_small_text
 from trainer_engine.datasets.sources.base import NotFetched, Version
-from trainer_engine.datasets.sources.hub.card import LARGEST_CARD_BYTES, read_card
+from trainer_engine.datasets.sources.hub.layout import LARGEST_CARD_BYTES, read_card
 
 MAIN = "main"
 CONVERTED = "refs/convert/parquet"

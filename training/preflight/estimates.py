@@ -18,6 +18,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
 from training.preflight.activations import activation_numbers
+from training.preflight.on_device import EstimatedRun, OnDevice, relieved
 from training.preflight.weights import (
     Tensors,
     frozen_network_bytes,
@@ -82,13 +83,25 @@ def estimate_memory(
     on_cpu: bool = False,
 ) -> Memory:
     """``tensors``: shapes of all tensors of the network; without them everything is modelled from its number of ``parameters``."""
-    weights = trained_weights(options, spec, parameters, tensors)
-    frozen = 0 if options.model.model_type == "full" else frozen_network_bytes(options, spec, parameters, tensors)
-    state = 0 if OPTIMIZERS[options.optimizer.optimizer].is_paged else state_bytes(options, weights)
-    counted = numbers_in(weights) * (2 * weight_bytes(options) + _average_bytes(options)) + state + frozen
+    held = step_memory(EstimatedRun(options=options, spec=spec, parameters=parameters, tensors=tensors), report)
+    return Memory(held.counted, held.activations, HELD_ON_CPU if on_cpu else 1.0)
+
+
+def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
+    """Returns what a training step keeps on the device. ``report`` gives the sizes of its batches."""
+    options, spec = run.options, run.spec
+    weights = trained_weights(options, spec, run.parameters, run.tensors)
+    numbers, is_full = numbers_in(weights), options.model.model_type == "full"
     each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
-    activations = each * activation_numbers(options, parameters, report, spec, tensors)
-    return Memory(counted, activations, HELD_ON_CPU if on_cpu else 1.0)
+    held = OnDevice(
+        weights=numbers * weight_bytes(options),
+        gradients=numbers * weight_bytes(options),
+        state=state_bytes(options, weights),
+        average=numbers * _average_bytes(options),
+        frozen=0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors),
+        activations=each * activation_numbers(options, run.parameters, report, spec, run.tensors),
+    )
+    return relieved(held, run)
 
 
 def _average_bytes(options: TrainingOptions) -> int:

@@ -1,0 +1,57 @@
+"""The memory of a step is a sum of named parts, and options that free memory change these parts alone."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from tests.helpers.models import options_with
+from trainer_engine.config.families import specs
+from trainer_engine.datasets.buckets import Effective
+from trainer_engine.datasets.report import DatasetReport
+from training.preflight.estimates import estimate_memory, step_memory
+from training.preflight.on_device import EstimatedRun, OnDevice, paged_state_leaves_the_device, relieved
+
+SPEC = specs()["pixart_sigma"]
+TENSORS = {"weight": (1000, 1000)}
+NUMBERS = 1_000_000
+NOTHING = DatasetReport([], Effective(1, 1, 1))
+HELD = OnDevice(weights=1, gradients=2, state=4, average=8, frozen=16, activations=32)
+
+
+def run(**values: Any) -> EstimatedRun:
+    return EstimatedRun(options=options_with(**values), spec=SPEC, parameters=NUMBERS, tensors=TENSORS)
+
+
+def test_the_parts_of_a_full_run_are_weights_gradients_state_and_average() -> None:
+    held = step_memory(run(optimizer="torch-adamw", use_ema=True), NOTHING)
+    assert (held.weights, held.gradients, held.state, held.average, held.frozen) == (4 * NUMBERS, 4 * NUMBERS, 8 * NUMBERS, 4 * NUMBERS, 0)
+
+
+def test_an_adapter_has_frozen_weights_of_its_own_type() -> None:
+    held = step_memory(run(model_type="lora", optimizer="torch-adamw", base_model_precision="int8-quanto"), NOTHING)
+    assert held.frozen == pytest.approx(1.01 * NUMBERS)
+    assert 0 < held.weights < NUMBERS
+
+
+def test_the_estimate_is_the_sum_of_the_parts_on_the_device() -> None:
+    chosen = run(optimizer="torch-adamw")
+    memory, held = estimate_memory(chosen.options, NUMBERS, NOTHING, SPEC, TENSORS), step_memory(chosen, NOTHING)
+    assert (memory.counted, memory.modelled) == (held.counted, held.activations)
+    assert HELD.counted == 31 and HELD.total == 63
+    assert replace(HELD, host=1000).total == 63
+
+
+def test_paged_state_moves_to_the_host_and_nothing_else_does() -> None:
+    plain = run(optimizer="torch-adamw")
+    optimizer = plain.options.optimizer.model_copy(update={"optimizer": "bnb-adamw-paged"})
+    paged = replace(plain, options=plain.options.model_copy(update={"optimizer": optimizer}))
+    assert paged_state_leaves_the_device(HELD, plain) == HELD
+    assert relieved(HELD, paged) == replace(HELD, state=0, host=HELD.state)
+
+
+def test_every_part_is_counted_once() -> None:
+    parts = [field.name for field in fields(OnDevice) if field.name != "host"]
+    assert OnDevice(**dict.fromkeys(parts, 1)).total == len(parts)

@@ -1,0 +1,75 @@
+"""What a training step keeps on its device, by what it is, and the options that keep some of it elsewhere.
+
+An option that moves or frees memory is one function in ``RELIEFS``. It takes the bytes as they are without it and returns them as they are
+with it; an option that only changes what a backward pass keeps belongs in ``activation_numbers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.optimizers import OPTIMIZERS
+from trainer_engine.config.options import TrainingOptions
+from training.preflight.weights import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatedRun:
+    """What is known of a run before it starts."""
+
+    options: TrainingOptions
+    spec: FamilySpec
+    parameters: int
+    """Weights of the trained components."""
+    tensors: Tensors | None
+    """Tensor -> shape of the trained components; None if it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDevice:
+    """Bytes at the largest moment of a training step. Everything but ``activations`` is counted from shapes."""
+
+    weights: int = 0
+    """Trained weights: the network, or the adapter on it."""
+    gradients: int = 0
+    state: int = 0
+    """State of the optimizer."""
+    average: int = 0
+    """Average of the trained weights (``use_ema``)."""
+    frozen: int = 0
+    """Base weights under an adapter, with the scales of a quantised type."""
+    activations: int = 0
+    """What the forward pass keeps for the backward pass."""
+    host: int = 0
+    """Bytes that a relief moved to the memory of the host. They are no part of ``counted``."""
+
+    @property
+    def counted(self) -> int:
+        return self.weights + self.gradients + self.state + self.average + self.frozen
+
+    @property
+    def total(self) -> int:
+        return self.counted + self.activations
+
+
+Relief = Callable[[OnDevice, EstimatedRun], OnDevice]
+
+
+def paged_state_leaves_the_device(held: OnDevice, run: EstimatedRun) -> OnDevice:
+    """bitsandbytes' paged optimizers keep their state in memory that the driver moves to the host."""
+    if not OPTIMIZERS[run.options.optimizer.optimizer].is_paged:
+        return held
+    return replace(held, state=0, host=held.host + held.state)
+
+
+RELIEFS: tuple[Relief, ...] = (paged_state_leaves_the_device,)
+"""Applied in this order, so that each sees what the ones before it left on the device."""
+
+
+def relieved(held: OnDevice, run: EstimatedRun) -> OnDevice:
+    """Returns what is left on the device with every option of ``RELIEFS``."""
+    for relief in RELIEFS:
+        held = relief(held, run)
+    return held

@@ -32,7 +32,7 @@ from training.preflight.adapter import adapter_problems
 from training.preflight.cache_stock import CACHED, cache_uses
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
-from training.preflight.disk_uses import download_use, run_uses
+from training.preflight.disk_uses import download_use, run_uses, weights_use
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems, network_problems
@@ -129,7 +129,8 @@ def _understand(
     parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)
     memory = estimates.estimate_memory(options, parameters, report, spec, weights.tensors, on_cpu=not visible_gpus(variables))
     disk = estimates.estimate_disk(options, parameters, spec, weights.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
-    disks = file_systems([*run_uses(options, home, disk, steps), *uses])
+    weights_on_disk = weights_use(options, spec, parameters, weights.tensors)
+    disks = file_systems([*run_uses(options, home, disk, steps), *weights_on_disk, *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)
     evaluation, notes = understood_evaluation(options, report, steps)

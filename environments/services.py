@@ -37,6 +37,7 @@ from environments.paths import Home
 from environments.resolve.changes import RunRecord, changes, to_store
 from environments.resolve.checks import CheckedConfig, check_config
 from environments.secrets import store
+from environments.secrets.datasets import keep_text, of_file
 from environments.secrets.store import holds_the_same, keep_secrets, with_secrets
 from environments.sync import (
     datasets_text,
@@ -164,12 +165,15 @@ def _write_datasets(row: Environment, config: Mapping[str, Any], text: str, home
     if isinstance(path, Problem):
         raise EnvironmentProblems.of([path])
     was_named = row.config.get(OPTION) == config.get(OPTION)
-    _write_own(path, OPTION, text, row.name, DATASETS_FILE, home, may_edit=was_named)
+    problem = replace_problem(path, OPTION, name=row.name, usual=DATASETS_FILE, home=home, may_edit=was_named)
+    if problem is not None:
+        raise EnvironmentProblems.of([problem])
+    write_own_text(path, keep_text(text, path, home), home=home, is_new=not path.exists())
 
 
-def _write_own(path: Path, option: str, text: str, name: str, usual: str, home: Home, *, may_edit: bool = False) -> None:
+def _write_own(path: Path, option: str, text: str, name: str, usual: str, home: Home) -> None:
     """Write a file that is new or belongs to the environment ``name``. Raises EnvironmentProblems for other files, and OSError."""
-    problem = replace_problem(path, option, name=name, usual=usual, home=home, may_edit=may_edit)
+    problem = replace_problem(path, option, name=name, usual=usual, home=home)
     if problem is not None:
         raise EnvironmentProblems.of([problem])
     write_own_text(path, text, home=home, is_new=not path.exists())
@@ -242,6 +246,7 @@ def delete_environment(name: str, *, actor: str) -> None:
         record(row, Action.DELETED, actor, home, replaced_text=broken)
         row.delete()
         store.forget(home, store.of_environment(name))
+        store.forget(home, of_file(own_datasets_file(name, home)))
         remove_files(home, name, CONFIG_FILE, *([LYCORIS_FILE] if uses_lycoris(row.config) else []), *_own_datasets_file(row, home))
 
 

@@ -21,6 +21,7 @@ from environments.files.json_text import BadJson, parse_json
 from environments.models import Action, Environment, Revision
 from environments.paths import Home
 from environments.resolve.checks import CheckedConfig, check_config
+from environments.secrets.datasets import shown_text
 from environments.secrets.store import keep_secrets
 from trainer_engine.config.datasets.names import are_datasets
 from trainer_engine.config.options.secrets import hide_options
@@ -67,7 +68,7 @@ def datasets_text(config: dict[str, object], home: Home) -> TextFile | None:
 
 
 def shown_datasets(row: Environment, home: Home) -> str | None:
-    """The text of an environment's datasets file; None if there is no file or it is not a datasets file.
+    """The text of an environment's datasets file with its secrets hidden; None if there is no file or it is not a datasets file.
 
     An option can name any file below a root, so a file outside the environment's folder is shown only if it holds datasets.
     """
@@ -75,9 +76,9 @@ def shown_datasets(row: Environment, home: Home) -> str | None:
     if file is None or file.text is None:
         return None
     if file.path == own_datasets_file(row.name, home):
-        return file.text
+        return shown_text(file.text)
     try:
-        return file.text if are_datasets(parse_json(file.text)) else None
+        return shown_text(file.text) if are_datasets(parse_json(file.text)) else None
     except BadJson:
         return None
 

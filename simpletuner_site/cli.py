@@ -79,6 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(plan)
     plan.set_defaults(run=run_plan)
 
+    check = commands.add_parser("check", help="say what stands in the way of any configuration of the format")
+    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="any config.json of the format")
+    check.add_argument("--datasets", type=Path, default=None, metavar="FILE", help="its datasets file (default: the one that it names)")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_home(check)
+    check.set_defaults(run=run_check)
+
     demo = commands.add_parser("demo", help="create a small model and images, and train through the API")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="output folder (default: demo-output)")
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
@@ -138,6 +145,12 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from simpletuner_site.train.plan import plan
 
     return plan(arguments.config, arguments.steps, as_json=arguments.json, home=arguments.home)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.train.check import check
+
+    return check(arguments.config, arguments.datasets, as_json=arguments.json, home=arguments.home)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
+from environments.api.compatibility import Compatibility
 from simpletuner_site.views import HealthView, HomePageView
 from training.urls import webhook_urlpatterns
 
@@ -19,6 +20,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/webhooks", include(webhook_urlpatterns)),
     # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.
     path("api/configs/webhooks", include((webhook_urlpatterns, "webhooks-of-the-format"))),
+    re_path(r"^api/options/compatibility/?$", Compatibility.as_view(), name="compatibility"),
     path("api/configs", include("environments.urls")),
     path("api/training", include("training.urls")),
 ]

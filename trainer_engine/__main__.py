@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.datasets.secrets import STORED_AS, reveal_datasets
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.config.run_paths import refuse_closed_places
@@ -128,8 +129,10 @@ def read_job(folder: RunFolder, secrets: Mapping[str, str] | None = None) -> tup
     if job.protocol != PROTOCOL:
         message = f"The job uses protocol {job.protocol}, this engine {PROTOCOL}."
         raise InvalidOptions([Problem.error("job", "other_protocol", message, hint="server and engine must be of one version")])
-    options = parse_options({**job.options, **(secrets or {})})
-    dataloader, problems = parse_dataloader(job.datasets, options)
+    known = dict(secrets or {})
+    datasets = reveal_datasets(job.datasets, known.pop(STORED_AS, ""))
+    options = parse_options({**job.options, **known})
+    dataloader, problems = parse_dataloader(datasets, options)
     if errors_in(problems):
         raise DatasetUnusable(errors_in(problems))
     refuse_closed_places(job.places, options, dataloader)

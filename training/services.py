@@ -20,6 +20,7 @@ from environments.models import Environment
 from environments.resolve.changes import RunRecord, is_one_off, laid_under
 from environments.resolve.run import resolve_run
 from environments.secrets.store import with_secrets
+from trainer_engine.config.datasets.secrets import hide_datasets
 from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
@@ -108,7 +109,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             number=queue.next_number(),
             environment=record.environment.name,
             options=hide_options(resolved.values),
-            datasets=resolved.datasets,
+            datasets=hide_datasets(resolved.datasets),
             launch=LaunchSettings.of(resolved.options).as_dict(),
             plan={**report.understood, **representations.files_behind(resolved.given)},
             output_dir=str(resolved.values["output_dir"]),
@@ -116,7 +117,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             idempotency_key=key or None,
         )
         targets = outbox.with_prefixes(report.webhooks, resolved.options)
-        secrets.keep(job, resolved.values, targets)
+        secrets.keep(job, resolved.values, resolved.datasets, targets)
         outbox.open_channels(job, targets, resolved.options.hooks.webhook_reporting_interval)
         log.append(job.pk, [log.status_event(Status.QUEUED, "The configuration was checked; the job waits for a worker.")])
         transaction.on_commit(enqueue_next)

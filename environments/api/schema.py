@@ -19,6 +19,8 @@ EVERYWHERE = (400, 403, 406)
 """Refusals of every call: an address with too many fields, the guard, and an ``Accept`` without a supported type."""
 WITH_BODY = (400, 413, 415, 422)
 
+SECOND_ADDRESSES = ("/api/configs/webhooks", "/api/configs/compatibility")
+
 NAME_SHAPE: dict[str, Any] = {"type": "string", "pattern": SCHEMA_PATTERN, "minLength": 1, "maxLength": LONGEST}
 NAME = OpenApiParameter("name", NAME_SHAPE, OpenApiParameter.PATH, description="Name of the environment.")
 CONFIG_TYPE = OpenApiParameter("config_type", str, enum=CONFIG_TYPES, default="model", description="Which kind of configuration to list.")
@@ -73,8 +75,8 @@ def without_last_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple
 
 
 def without_second_addresses(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
-    """Describe webhooks at one of their two addresses."""
-    return [endpoint for endpoint in endpoints if not endpoint[0].startswith("/api/configs/webhooks")]
+    """Describe calls with two addresses at one of them."""
+    return [endpoint for endpoint in endpoints if not endpoint[0].startswith(SECOND_ADDRESSES)]
 
 
 def without_security(result: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from trainer_engine.contract.errors import Problem
 LONGEST = 64
 PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 RESERVED = frozenset(
-    {"active", "examples", "templates", "environments", "webhooks", "dataloader", "lycoris", "import", "validate", "from-template"}
+    ["active", "compatibility", "dataloader", "environments", "examples", "from-template"]
+    + ["import", "lycoris", "templates", "validate", "webhooks"]
 )
 """Words of addresses that take the place of ``{name}``."""
 SCHEMA_PATTERN = rf"^(?!.*\.\.)(?!({'|'.join(sorted(RESERVED))})$)[A-Za-z0-9]([A-Za-z0-9._-]{{0,62}}[A-Za-z0-9_-])?$"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from environments.paths import Home, Kind, ResolvedPath, resolve
+from trainer_engine.config import hub
 from trainer_engine.config.components import BASE, NETWORKS, VAE
 from trainer_engine.config.dataset_tables import table_paths
 from trainer_engine.config.model_files import HINT, PICKLED
@@ -22,6 +22,8 @@ class PathRule:
     must_exist: bool
     writing: bool = False
     """Whether a run writes there."""
+    or_repository: bool = False
+    """Whether the value may be a repository id of the hub instead."""
 
 
 LOCAL = MappingProxyType(
@@ -61,9 +63,13 @@ DATASET = MappingProxyType(
         "instance_data_dir": PathRule(Kind.FOLDER, must_exist=True),
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "caption_filter_list": PathRule(Kind.FILE, must_exist=True),
+        "parquet": PathRule(Kind.FILE, must_exist=True),
         **{
             name: PathRule(Kind.FOLDER, must_exist=False, writing=True)
             if kind == "cache"
+            else PathRule(Kind.ANY, must_exist=True, or_repository=True)
+            if kind == "repository"
             else PathRule(Kind[kind.upper()], must_exist=True)
             for name, kind in table_paths().items()
         },
@@ -71,12 +77,10 @@ DATASET = MappingProxyType(
 )
 """Fields of a dataset entry that hold paths."""
 
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
-
 
 def is_repository(text: str) -> bool:
     """Whether the text can be a repository id: ``name`` or ``owner/name``. A name that ends like a file of weights is a path."""
-    return REPOSITORY.match(text) is not None and ".." not in text and "--" not in text and not text.endswith(SUFFIX)
+    return hub.is_repository(text) and not text.endswith(SUFFIX)
 
 
 def resolve_weights(text: str, name: str, home: Home, *, must_exist: bool = False) -> ResolvedPath | Problem:

@@ -20,6 +20,7 @@ from environments.resolve.hooks import resolve_scripts
 from environments.resolve.json_options import publishing_file, read_json_option
 from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository, resolve_weights
 from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
+from environments.secrets.datasets import revealed
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.families import find_spec
@@ -170,9 +171,14 @@ def _read_datasets(
     if problems:
         return None, problems
 
+    document = revealed(document, file.path, home)
+
     def locate(text: str, option: str, field_name: str) -> str | Problem:
         rule = DATASET[field_name]
-        path = resolve(text, option, home=home, must_exist=rule.must_exist, kind=rule.kind, writing=rule.writing)
+        may_be_missing = rule.or_repository and is_repository(text)
+        path = resolve(text, option, home=home, must_exist=rule.must_exist and not may_be_missing, kind=rule.kind, writing=rule.writing)
+        if may_be_missing and isinstance(path, ResolvedPath) and not path.exists:
+            return text
         if isinstance(path, Problem):
             return path
         taken[option] = path

@@ -22,7 +22,7 @@ from simpletuner_site.train.follow import follow, ignore_interrupts, note_interr
 from simpletuner_site.train.report import print_ending, print_problems
 from simpletuner_site.train.run_screen import RunScreen
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.options.secrets import secrets_of
+from trainer_engine.config.options.secrets import secrets_of_run
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.files import read_small
 from trainer_engine.contract.path_rule import EVERYWHERE
@@ -102,7 +102,7 @@ def launch_of(report: PreflightReport, options: TrainingOptions, place: Home, en
         settings=LaunchSettings.of(options),
         scripts=place.script_rule,
         places=EVERYWHERE,
-        secrets=secrets_of(resolved.values),
+        secrets=secrets_of_run(resolved.values, resolved.datasets),
         opens_private_networks=True,  # a user's own shell can reach every address; only a server closes private networks
     )
 

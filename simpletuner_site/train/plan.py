@@ -19,7 +19,9 @@ from simpletuner_site.train.report import print_problem
 from trainer_engine.batches.sampler import Item, Sampler
 from trainer_engine.batches.sources import data_source, make_sampler, trained_sets
 from trainer_engine.contract.errors import ExitCode, Problem, errors_in
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.datasets.sources.base import printable
 from training.engine.command_line import process_count
 
@@ -47,7 +49,7 @@ def plan(config: Path, steps: int | None = None, *, as_json: bool = False, home:
         return ExitCode.CONFIGURATION
     options = resolved.options
     assert options is not None
-    total = options.run.max_train_steps or options.run.num_train_epochs * sampler.steps_per_epoch
+    total = run_steps(options, sampler.timeline)
     wanted = steps or sampler.steps_per_epoch
     if wanted > total:
         console.print(f"[blue]·[/] the run ends after step {total}; later steps are those of a longer run", highlight=False)
@@ -60,7 +62,7 @@ def sampler_of(resolved: ResolvedRun) -> Sampler:
     if options is None or spec is None or dataloader is None or resolved.errors:
         raise NothingToPlan(resolved.errors)
     processes = process_count(options)
-    report = examine(dataloader, options, spec, processes=processes)
+    report = examine(dataloader, options, spec, processes=processes, reach=Reach(private=True))
     sources = [data_source(found, found.samples) for found in trained_sets(report)]
     problems = errors_in(report.problems)
     if not problems and not any(source.samples for source in sources):

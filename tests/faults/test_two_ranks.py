@@ -39,8 +39,9 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(runs: ServedRuns) ->
     runs.check_nothing_left(two)
 
 
-def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(runs: ServedRuns) -> None:
-    adapter = {"model_type": "lora", "lora_rank": 4, "lora_dropout": 0, "base_model_precision": "int8-quanto", "max_train_steps": 4}
+@pytest.mark.parametrize("precision", ["int8-quanto", "int8-torchao", "fp8-native"])
+def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(precision: str, runs: ServedRuns) -> None:
+    adapter = {"model_type": "lora", "lora_rank": 4, "lora_dropout": 0, "base_model_precision": precision, "max_train_steps": 4}
     one = runs.start("adapter-one", train_batch_size=4, **adapter)
     two = runs.start("adapter-two", train_batch_size=2, num_processes=2, **adapter)
     for job_id in (one, two):

@@ -105,7 +105,6 @@ BROKEN = [
     images("dataset_type", "not_available", dataset_type="video"),
     images("text_embeds", "", text_embeds="nobody"),
     images("repeats", "out_of_range", repeats=-1),
-    images("", "bucket_too_small", max_num_samples=1),
     images("", "", minimum_image_size=4000),
     data("dataloader", "", lambda datasets: {"not": "a list"}),
     data("dataloader", "", lambda datasets: []),

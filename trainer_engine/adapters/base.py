@@ -11,6 +11,7 @@ from torch import nn
 
 from trainer_engine.checkpointing.snapshot import Copy
 from trainer_engine.contract.checkpoint_files import ADAPTER_FILE, LYCORIS_FILE
+from trainer_engine.runtime.reproducibility import preserve_training_state
 
 __all__ = ["ADAPTER_FILE", "LYCORIS_FILE", "Trainable"]
 
@@ -75,6 +76,13 @@ class Trainable(ABC):
 
         Raises ModelUnavailable, DiskFull.
         """
+
+    @contextmanager
+    def base_model(self) -> Iterator[nn.Module]:
+        """The network without its adapter inside the block, for predictions: without gradients and dropout. Everything that the block
+        changes is restored, random states included."""
+        with preserve_training_state(self.network), self.at_strength(0.0):
+            yield self.network.eval()
 
     @contextmanager
     def at_strength(self, strength: float) -> Iterator[None]:

@@ -30,7 +30,7 @@ from trainer_engine.contract.errors import InvalidOptions, Problem
 
 CHILD = "lycoris"
 """Name of the adapter as a child of the network, so that its parameters are the network's."""
-QUANTISED_CLASSES = {"Linear": "QLinear"}
+QUANTISED_CLASSES = {"Linear": ("QLinear", "BnbLinear", "Float8Linear", "SdnqLinear", "TorchaoLinear")}
 """What layers are called once they have been quantised; an adapter file means them too."""
 LINEAR_PARTS = ("lokr_w1", "lokr_w1_a", "hada_w1_a", "diff", "diff_b")
 """Tensors into which files with ComfyUI's keys have the multiplier worked; of a LoRA it is in the alpha."""
@@ -166,11 +166,11 @@ def _create(network: nn.Module, config: LycorisConfig) -> LycorisNetwork:
 def _preset_for(network: nn.Module, config: LycorisConfig) -> dict[str, Any]:
     """The preset for the classes that the network's layers have by now."""
     there = {type(module).__name__ for module in network.modules()}
-    renamed = {old: new for old, new in QUANTISED_CLASSES.items() if new in there}
+    renamed = {old: sorted(there.intersection(names)) for old, names in QUANTISED_CLASSES.items()}
     preset = dict(config.preset)
-    preset["target_module"] = [*preset["target_module"], *(renamed[name] for name in preset["target_module"] if name in renamed)]
+    preset["target_module"] = [*preset["target_module"], *(new for name in preset["target_module"] for new in renamed.get(name, ()))]
     overrides = preset["module_algo_map"]
-    preset["module_algo_map"] = {**overrides, **{renamed[name]: overrides[name] for name in overrides if name in renamed}}
+    preset["module_algo_map"] = {**overrides, **{new: overrides[name] for name in overrides for new in renamed.get(name, ())}}
     return preset
 
 

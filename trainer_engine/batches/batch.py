@@ -31,9 +31,9 @@ class SampleBatch:
     loss_weights: Tensor | None = None
     """(B,) factor of each sample's loss; None for 1."""
 
-    def with_noise(self, noise: Tensor, timesteps: Tensor, input_noise: Tensor | None = None) -> Batch:
+    def with_noise(self, noise: Tensor, timesteps: Tensor, input_noise: Tensor | None = None, *, toward_parent: bool = False) -> Batch:
         """The batch to train or evaluate on with this noise (B, C, ...) and these timesteps (B,)."""
-        return Batch(**vars(self), noise=noise, timesteps=timesteps, input_noise=input_noise)
+        return Batch(**vars(self), noise=noise, timesteps=timesteps, input_noise=input_noise, toward_parent=toward_parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class Batch(SampleBatch):
     """(B,)"""
     input_noise: Tensor | None = None
     """The noise in the input of the network, if it differs from the one that is learned (Ning et al., 2023, "Input Perturbation")."""
+    toward_parent: bool = False
+    """Whether an adapter is trained toward the prediction of the network without it, instead of the data."""
 
     def inputs(self, noisy_latents: Tensor) -> StepInputs:
         """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""
@@ -88,6 +90,9 @@ def reference_choices(sample: Sample, *, combined: bool) -> list[tuple[int, ...]
     return [tuple(range(count))] if combined or count < 2 else [(position,) for position in range(count)]
 
 
+ReadMask = Callable[[str, Sample, tuple[int, int]], Tensor]
+
+
 class BatchFamily(Protocol):
     """The methods of ``Family`` that make batches."""
 
@@ -112,6 +117,8 @@ class BatchBuilder:
     """(dataset id, caption, references that the text encoder looks at) -> embedding."""
     crop_seed: int
     """The seed that placed random crops when the latents were cached."""
+    read_mask: ReadMask | None = None
+    """(dataset id, sample, (h, w)) -> (1, h, w), for samples that have a mask."""
 
     def build(
         self,
@@ -127,13 +134,23 @@ class BatchBuilder:
         the random conditions of the family; None gives their fixed values. Raises what reading a cache raises.
         """
         prompts = [self._prompt(item, caption, reference_sets) for item, caption in zip(items, captions, strict=True)]
+        latents = torch.stack([self.read_latents(item.source, item.sample) for item in items])
         return SampleBatch(
-            latents=torch.stack([self.read_latents(item.source, item.sample) for item in items]),
+            latents=latents,
             prompts=self.family.collate_prompts(prompts),
             files=tuple(item.sample.location for item in items),
             conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
             references=tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets),
+            loss_mask=self._masks(items, latents),
         )
+
+    def _masks(self, items: Sequence[Item], latents: Tensor) -> Tensor | None:
+        """(B, 1, ..., h, w): the masks of samples of one dataset, the same for every frame of a clip; None without masks."""
+        if self.read_mask is None or items[0].sample.mask is None:
+            return None
+        height, width = latents.shape[-2:]
+        masks = torch.stack([self.read_mask(item.source, item.sample, (height, width)) for item in items])
+        return masks.view(len(items), 1, *[1] * (latents.dim() - 4), height, width)
 
     def token_count(self, item: Item) -> int:
         """Tokens that the network makes of a sample."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
@@ -47,11 +48,18 @@ class Collator:
     """Options of the noise: offsets and perturbation."""
     combine_references: bool = True
     """Whether samples come with their references of all conditioning sets, or with those of one set that is chosen for each batch."""
+    mask_probability: float = 1.0
+    """Probability that the loss of a sample is weighted by its mask."""
+    parent_sets: frozenset[str] = frozenset()
+    """Ids of the datasets on which an adapter is trained toward the prediction of the network without it."""
 
-    def collate(self, step: int, number: int, batch: GlobalBatch) -> Batch:
-        """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0."""
+    def collate(self, step: int, number: int, batch: GlobalBatch, before: int) -> Batch:
+        """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0.
+
+        ``before``: samples of the step's earlier micro-batches, over all processes.
+        """
         mine = self.share.of(batch)
-        indices = [number * len(batch) + place for place in mine]
+        indices = [before + place for place in mine]
         items = [batch[place] for place in mine]
         samples = self.builder.build(
             items,
@@ -59,13 +67,22 @@ class Collator:
             reference_sets=self._reference_sets(step, number, items),
             generators=sample_generators(self.seed, step, indices, "condition"),
         )
+        if samples.loss_mask is not None:
+            samples = replace(samples, loss_mask=self._thinned(samples.loss_mask, step, indices))
         shape = samples.latents.shape[1:]
         noise = self._noise(step, indices, shape)
         return samples.with_noise(
             noise=noise,
             timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape)),
             input_noise=self._perturbed(noise, step, indices),
+            toward_parent=items[0].source in self.parent_sets,
         )
+
+    def _thinned(self, masks: Tensor, step: int, indices: Sequence[int]) -> Tensor:
+        """The masks (B, 1, ...), each replaced by ones unless it is used."""
+        dice = [random.Random(derived_seed(self.seed, step, index, "mask")).random() for index in indices]
+        used = torch.tensor([one < self.mask_probability for one in dice]).view(-1, *[1] * (masks.dim() - 1))
+        return torch.where(used, masks, 1.0)
 
     def _noise(self, step: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
         noise = sample_noise(sample_generators(self.seed, step, indices, "noise"), shape)
@@ -91,9 +108,9 @@ class Collator:
         choices = reference_choices(items[0].sample, combined=self.combine_references)
         return choices[random.Random(derived_seed(self.seed, step, number, "reference")).randrange(len(choices))]
 
-    def timesteps(self, step: int, number: int, batch: GlobalBatch) -> list[float]:
-        """Timesteps of all samples of a global batch, whichever process takes them."""
-        indices = range(number * len(batch), (number + 1) * len(batch))
+    def timesteps(self, step: int, batch: GlobalBatch, before: int) -> list[float]:
+        """Timesteps of all samples of a global batch, whichever process takes them, after ``before`` others of the step."""
+        indices = range(before, before + len(batch))
         return [float(t) for t in self._timesteps(step, indices, self.builder.token_count(batch[0]))]
 
     def caption(self, step: int, index: int, item: Item) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.collate import Collator
-from trainer_engine.batches.sampler import Sampler
+from trainer_engine.batches.sampler import GlobalBatch, Sampler
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class StepBatches:
     """Over all processes and passes."""
 
 
+def samples_before(plan: Sequence[GlobalBatch]) -> list[int]:
+    """For each micro-batch of a step, the samples of those before it."""
+    return list(accumulate(map(len, plan), initial=0))[:-1]
+
+
 class Loader:
     """The order and every random number follow from the step alone, so reading ahead changes nothing but the time."""
 
@@ -38,7 +44,8 @@ class Loader:
     def load(self, step: int) -> StepBatches:
         """What optimizer step ``step``, from 0, takes."""
         plan = self.sampler.step(step)
-        passes = tuple(self.collator.collate(step, number, batch) for number, batch in enumerate(plan))
+        counted = zip(plan, samples_before(plan), strict=True)
+        passes = tuple(self.collator.collate(step, number, batch, before) for number, (batch, before) in enumerate(counted))
         if self.pin:
             passes = tuple(batch.pinned() for batch in passes)
         return StepBatches(step, self.sampler.epoch_of(step), passes, sum(len(batch) for batch in plan))

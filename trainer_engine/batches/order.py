@@ -11,7 +11,7 @@ multiplications and divisions. Shuffles are stable sorts by 64 random bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -31,7 +31,7 @@ LOG_TERMS = 11
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Batches in the order in which they are taken."""
+    """Batches in the order in which they are taken: whole optimizer steps."""
 
     buckets: Integers
     """(batches,): the bucket that gives each batch."""
@@ -59,7 +59,7 @@ def interleave(sets: Sequence[SetBatches], *, by_size: bool) -> Integers:
     ``by_size``: the next batch is sampled from all that are left, each as likely as its set's weight. Else the next set is sampled by its
     weight from those that have something left, and then one of its batches, each as likely as the other.
     """
-    heaviest = max(one.weight for one in sets)
+    heaviest = max(one.weight for one in sets if sum(one.batches))
     times, owners, first = [], [], 0
     for one in sets:
         raw = np.random.PCG64(one.seed)
@@ -81,6 +81,44 @@ def numbered(buckets: Integers) -> Integers:
     numbers = np.empty(len(buckets), np.int32)
     numbers[by_bucket] = np.arange(len(buckets)) - starts
     return numbers
+
+
+class PhasedOrder:
+    """The order of an epoch in which the sets that are trained on may change. One phase follows the other."""
+
+    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
+        """``batches``: of each bucket of each set."""
+        self._left = [list(one) for one in batches]
+        self._owners = np.repeat(np.arange(len(batches)), [len(one) for one in batches])
+        self._taken: list[Integers] = [np.zeros(0, np.int32)]
+
+    def extend(self, turns: Mapping[int, tuple[float, int]], most: int, *, by_size: bool) -> tuple[int, bool]:
+        """Takes up to ``most`` of the batches that are left in the given sets: number -> (weight, seed).
+
+        Returns how many were taken, and whether these sets have none left.
+        """
+        sets = [
+            SetBatches(left if number in turns else [0] * len(left), *turns.get(number, (1.0, 0))) for number, left in enumerate(self._left)
+        ]
+        if not any(sum(one.batches) for one in sets):
+            return 0, True
+        found = interleave(sets, by_size=by_size)
+        taken = found[:most]
+        self._taken.append(taken)
+        counts = iter(np.bincount(taken, minlength=len(self._owners)).tolist())
+        self._left = [[batches - next(counts) for batches in left] for left in self._left]
+        return len(taken), len(taken) == len(found)
+
+    def in_steps_of(self, size: int, sets: Container[int]) -> tuple[Integers, Integers]:
+        """Returns the bucket of each batch, and which of its bucket's batches it is.
+
+        The last step of ``size`` batches is filled up with the epoch's first batches of ``sets``.
+        """
+        buckets = np.concatenate(self._taken)
+        numbers = numbered(buckets)
+        usable = np.array([number in sets for number in range(len(self._left))])[self._owners[buckets]]
+        again = np.resize(np.flatnonzero(usable), -len(buckets) % size)
+        return np.concatenate([buckets, buckets[again]]), np.concatenate([numbers, numbers[again]])
 
 
 def bucket_batches(size: int, count: int, batch: int, seed: int) -> Integers:

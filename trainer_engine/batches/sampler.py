@@ -1,7 +1,7 @@
 """Which samples make up each optimizer step. A pure function of (datasets, seed, step): nothing to save, nothing to restore.
 
-A batch holds samples of one bucket of one dataset. In an epoch every sample is seen ``repeats + 1`` times; the last batch of a bucket,
-and the last optimizer step of an epoch, are filled up with what was seen in that epoch.
+A batch holds samples of one bucket of one dataset. In an epoch every sample is seen ``repeats + 1`` times, unless its set ends within the
+epoch; the last batch of a bucket, and the last optimizer step of an epoch, are filled up with what was seen in that epoch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer_engine.batches.order import EpochOrder, Epochs, SetBatches, bucket_batches, interleave, numbered
+import numpy as np
+
+from trainer_engine.batches.order import EpochOrder, Epochs, bucket_batches
+from trainer_engine.config.datasets.fields import ALWAYS, Gates
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.timeline import TimedSet, Timeline
 from trainer_engine.runtime.seeds import derived_seed
 
 
@@ -27,6 +31,12 @@ class DataSource:
     """``probability`` of the dataset, above 0."""
     at_least: int = 0
     """Samples that a bucket gives in an epoch even where it has fewer; they are repeated for it."""
+    batch: int | None = None
+    """Samples of one of its batches over all processes; None for that of the run."""
+    gates: Gates = ALWAYS
+    """The epochs and steps in which it is trained on."""
+    is_regularisation: bool = False
+    """Whether its samples keep an adapter close to the network without it."""
 
     @property
     def samples(self) -> int:
@@ -42,7 +52,7 @@ class BatchSizes:
     """What one optimizer step takes over all processes."""
 
     batch: int
-    """Samples of one pass over all processes together."""
+    """Samples of one pass over all processes together, of sets that have no size of their own."""
     accumulation: int
     """Passes of one step."""
 
@@ -70,25 +80,41 @@ class Sampler:
         self.seed = seed
         self.by_size = by_size
         self._buckets = [(source, number) for source in self.sources for number in range(len(source.buckets))]
-        self.batches_per_epoch = sum(self._batches(source, bucket) for source in self.sources for bucket in source.buckets)
-        self.steps_per_epoch = -(-self.batches_per_epoch // sizes.accumulation)
+        timed = tuple(
+            TimedSet(source.id, tuple(self._batches(source, bucket) for bucket in source.buckets), source.weight, source.gates)
+            for source in self.sources
+        )
+        self.timeline = Timeline(timed, sizes.accumulation, seed, by_size)
         self._epochs = Epochs(self._plan_epoch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch in which all sets are trained on."""
+        return sum(sum(one.batches) for one in self.timeline.sets)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of the first epoch; others differ if sets begin or end."""
+        return self.timeline.steps_per_epoch
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, that optimizer step ``step`` (from 0) belongs to."""
-        return step // self.steps_per_epoch
+        return self.timeline.epoch_of(step)
 
     def step(self, step: int) -> tuple[GlobalBatch, ...]:
         """The global batches of an optimizer step, one for each pass."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        plan = self._epochs.plan(epoch)
-        if 2 * index >= self.steps_per_epoch:
+        epoch = self.timeline.epoch_of(step)
+        plan, index = self._epochs.plan(epoch), step - self.timeline.start_of(epoch)
+        if 2 * index >= self.timeline.length(epoch):
             self._epochs.prepare(epoch + 1)
         first = index * self.sizes.accumulation
-        return tuple(self._batch(plan, number % self.batches_per_epoch) for number in range(first, first + self.sizes.accumulation))
+        return tuple(self._batch(plan, number) for number in range(first, first + self.sizes.accumulation))
+
+    def _batch_size(self, source: DataSource) -> int:
+        return source.batch or self.sizes.batch
 
     def _batches(self, source: DataSource, bucket: Sequence[Sample]) -> int:
-        return -(-source.seen(bucket) // self.sizes.batch)
+        return -(-source.seen(bucket) // self._batch_size(source))
 
     def _batch(self, plan: EpochOrder, number: int) -> GlobalBatch:
         bucket = int(plan.buckets[number])
@@ -97,22 +123,17 @@ class Sampler:
         return tuple(Item(source.id, samples[index]) for index in plan.samples[bucket][plan.numbers[number]].tolist())
 
     def _plan_epoch(self, epoch: int) -> EpochOrder:
-        sets = [
-            SetBatches(
-                [self._batches(source, bucket) for bucket in source.buckets],
-                source.weight,
-                derived_seed(self.seed, "order", epoch, source.id),
-            )
-            for source in self.sources
-        ]
-        buckets = interleave(sets, by_size=self.by_size)
+        buckets, numbers = self.timeline.order(epoch)
+        used = frozenset(np.unique(buckets).tolist())
         samples = tuple(
             bucket_batches(
                 len(source.buckets[number]),
                 source.seen(source.buckets[number]),
-                self.sizes.batch,
+                self._batch_size(source),
                 derived_seed(self.seed, "bucket", epoch, source.id, number),
             )
-            for source, number in self._buckets
+            if place in used
+            else np.zeros((0, 1), np.int32)
+            for place, (source, number) in enumerate(self._buckets)
         )
-        return EpochOrder(buckets, numbered(buckets), samples)
+        return EpochOrder(buckets, numbers, samples)

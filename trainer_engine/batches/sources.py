@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Sampler
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import DatasetUnusable
 from trainer_engine.datasets.buckets import fill_buckets
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.schedule import schedule_problems
 
 
 def trained_sets(report: DatasetReport) -> list[SetReport]:
@@ -24,6 +26,9 @@ def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
         passes=found.entry.repeats + 1,
         weight=found.entry.probability,
         at_least=found.at_least,
+        batch=found.effective.batch,
+        gates=found.entry.gates,
+        is_regularisation=found.entry.is_regularisation_data,
     )
 
 
@@ -33,6 +38,10 @@ def batch_sizes(options: TrainingOptions, processes: int) -> BatchSizes:
 
 
 def make_sampler(sources: Sequence[DataSource], options: TrainingOptions, processes: int) -> Sampler:
-    """The order of a run's samples."""
+    """The order of a run's samples. Raises DatasetUnusable if no set is left before the run ends."""
     by_size = options.data.data_backend_sampling == "auto-weighting"
-    return Sampler(sources, batch_sizes(options, processes), options.run.seed, by_size=by_size)
+    sampler = Sampler(sources, batch_sizes(options, processes), options.run.seed, by_size=by_size)
+    problems = list(schedule_problems(options, sampler.timeline, ()))
+    if problems:
+        raise DatasetUnusable(problems)
+    return sampler

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,12 @@ class DecodedBatch:
     samples: list[Sample] = field(default_factory=list)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     broken: list[tuple[Sample, str]] = field(default_factory=list)
+    skipped: list[Sample] = field(default_factory=list)
+    """Samples that were not decoded, because somebody else has encoded them meanwhile."""
+
+    @property
+    def count(self) -> int:
+        return len(self.samples) + len(self.broken) + len(self.skipped)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -64,35 +69,41 @@ def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sam
     return [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 
 
-def decoded_batches(samples: Sequence[Sample], *, seed: int, batch_size: int, workers: int) -> Iterator[DecodedBatch]:
-    """Decode every sample once. Only a few batches are decoded ahead, which bounds the memory."""
+def decoded_batches(
+    batches: Iterable[list[Sample]], *, seed: int, workers: int, is_done: Callable[[Sample], bool] = lambda sample: False
+) -> Iterator[DecodedBatch]:
+    """Decode every sample once, except those that ``is_done``. Only a few batches are decoded ahead, which bounds the memory."""
 
-    def decode(sample: Sample) -> Tensor:
-        return sample_pixels(sample, seed)
+    def decode(sample: Sample) -> Tensor | None:
+        return None if is_done(sample) else sample_pixels(sample, seed)
 
-    waiting: deque[list[tuple[Sample, Future[Tensor]]]] = deque()
-    batches = iter(batches_by_size(samples, batch_size))
+    waiting: deque[list[tuple[Sample, Future[Tensor | None]]]] = deque()
+    left = iter(batches)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    ahead = BATCHES_AHEAD + -(-workers // batch_size)
     try:
-        for batch in islice(batches, ahead):
+        for batch in left:
             waiting.append([(sample, pool.submit(decode, sample)) for sample in batch])
+            if len(waiting) > BATCHES_AHEAD + -(-workers // len(batch)):
+                yield _collected(waiting.popleft())
         while waiting:
             yield _collected(waiting.popleft())
-            for batch in islice(batches, 1):
-                waiting.append([(sample, pool.submit(decode, sample)) for sample in batch])
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _collected(decoding: list[tuple[Sample, Future[Tensor]]]) -> DecodedBatch:
-    batch, pixels = DecodedBatch(), []
+def _collected(decoding: list[tuple[Sample, Future[Tensor | None]]]) -> DecodedBatch:
+    batch, found = DecodedBatch(), []
     for sample, future in decoding:
         try:
-            pixels.append(future.result())
-            batch.samples.append(sample)
+            pixels = future.result()
         except BrokenImage as error:
             batch.broken.append((sample, error.reason))
-    if pixels:
-        batch.pixels = torch.stack(pixels)
+            continue
+        if pixels is None:
+            batch.skipped.append(sample)
+        else:
+            found.append(pixels)
+            batch.samples.append(sample)
+    if found:
+        batch.pixels = torch.stack(found)
     return batch

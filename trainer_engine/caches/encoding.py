@@ -18,7 +18,7 @@ def trouble_with(latents: Tensor) -> str:
         return "its latents are not finite"
     if not bool(latents.any()):
         return "its latents are all zero"
-    deviation = float(latents.std())
+    deviation = float(latents.float().std())
     return f"its latents have a standard deviation of {deviation:.3g}" if deviation > LARGEST_DEVIATION else ""
 
 
@@ -52,7 +52,7 @@ class BatchEncoder:
             height, width = pixels.shape[-2:]
             raise OutOfMemory(
                 f"One image of {width}x{height} does not fit into the device's memory while encoding: {error}",
-                hint="lower resolution, or free the device's memory",
+                hint="set vae_enable_patch_conv or vae_enable_tiling, lower resolution, or free the device's memory",
             ) from error
         self.largest = images // 2
         free_device_memory(self.family.devices.device)

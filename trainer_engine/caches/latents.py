@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from torch import Tensor
 
-from trainer_engine.caches.decoding import decoded_batches, pixels_made_from, sample_pixels
+from trainer_engine.caches.decoding import DecodedBatch, batches_by_size, decoded_batches, pixels_made_from, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
-from trainer_engine.caches.store import CacheStore, InMemoryCache, address_of
+from trainer_engine.caches.ranks import ALONE, Ranks, Share, exchange
+from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_of, entries_of
 from trainer_engine.caches.writer import GroupWriter
+from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.families.base import Family
 from trainer_engine.runtime.stages import Advance
 
 THREADS_PER_CORE = 2
+REFRESHED_SECONDS = 1.0
+"""While entries are made, what other runs write is taken up this often."""
 
 
 class LatentCache:
     """The latents of the samples of one image set. ``read`` is fast and thread-safe."""
 
-    def __init__(self, family: Family, store: CacheStore, seed: int) -> None:
+    def __init__(self, family: Family, store: CacheStore, seed: int, when: Encoded = Encoded.AHEAD) -> None:
         self.family = family
         self.store = store
         self.seed = seed
+        self.when = when
         self.addresses: dict[str, str] = {}
         """Name of a sample -> address of its entry, for every usable sample."""
         self.contents: dict[str, str] = {}
@@ -34,39 +41,84 @@ class LatentCache:
         self.left_out: list[tuple[Sample, str]] = []
         """Samples that cannot be used, with the reason."""
         self.made = 0
+        """Entries that this process has computed."""
         self.reused = 0
         self.stopped = False
         """Whether ``should_stop`` ended the caching early."""
         self._fingerprint = family.image_fingerprint(store.hashes)
+        self.encoder = BatchEncoder(family)
         self._in_memory = InMemoryCache()
         self._encoding = threading.Lock()
+        self._refreshed = time.monotonic()
 
     def address(self, sample: Sample) -> str:
         """The address of the entry: it depends on the file's bytes, the geometry and the autoencoder. Raises OSError."""
-        self.contents[sample.name] = content = self.store.hashes.of_entry(sample.source, sample.name)
-        return address_of("latents", **pixels_made_from(sample, content, self.seed), encoder=self._fingerprint)
+        content = self._known_hash(sample) or self.store.hashes.of_entry(sample.source, sample.name)
+        self.contents[sample.name] = content
+        stored = {} if self.family.devices.vae == torch.float32 else {"stored": "as computed"}
+        return address_of("latents", **pixels_made_from(sample, content, self.seed), encoder=self._fingerprint, **stored)
+
+    def _known_hash(self, sample: Sample) -> str | None:
+        """Of the file as the scan found it, moments ago."""
+        return self.store.hashes.known(sample.location, sample.size_bytes, sample.version)
 
     def read(self, sample: Sample) -> Tensor:
-        """The scaled latents (C, h, w), float32 on the CPU. A missing or damaged entry is computed again, which loads the autoencoder.
+        """The scaled latents (C, h, w), float32 on the CPU. A missing or damaged entry is computed, which loads the autoencoder.
 
         Raises KeyError for a sample that was left out, BrokenImage if the image file is gone too.
         """
         address = self.addresses[sample.name]
         known = self._in_memory.get(address) or self.store.get(address)
-        return self._in_memory.keep(address, known or self._recompute(sample, address))["latents"]
+        return self._in_memory.keep(address, known or self._compute(sample, address))["latents"].float()
 
-    def _recompute(self, sample: Sample, address: str) -> dict[str, Tensor]:
+    def _compute(self, sample: Sample, address: str) -> dict[str, Tensor]:
+        """Encode one sample, alone, so that its latents do not depend on the order in which samples are read."""
         pixels = sample_pixels(sample, self.seed)
         with self._encoding:
-            latents = self.family.encode_images(pixels[None])[0]
-            self.family.free_encoders()
-        self.store.put(address, {"latents": latents})
+            [latents] = self.encoder.encode(pixels[None])
+            if self.when is Encoded.AHEAD:
+                self.family.free_encoders()
+        if isinstance(latents, str):
+            raise BrokenImage(sample.location, latents)
+        if self.when is not Encoded.NEVER_STORED:
+            self.store.put(address, {"latents": latents})
+        self.made += 1
         return {"latents": latents}
 
     def leave_out(self, sample: Sample, reason: str) -> None:
         """Exclude a sample from training."""
         self.addresses.pop(sample.name, None)
         self.left_out.append((sample, reason))
+
+    def take_stock(self, samples: Sequence[Sample], workers: int) -> list[Sample]:
+        """Compute the address of every sample and return the samples without an entry. Unreadable files are left out."""
+        self.hash_files(samples, workers)
+        missing: list[Sample] = []
+        for sample in samples:
+            try:
+                self.addresses[sample.name] = address = self.address(sample)
+            except OSError as error:
+                self.leave_out(sample, f"cannot be read: {error.strerror or error}")
+                continue
+            held = self.store.holds(address)
+            self.reused += held
+            if not held:
+                missing.append(sample)
+        return missing
+
+    def hash_files(self, samples: Sequence[Sample], workers: int) -> None:
+        """Hash, in threads, the files whose hash is not known. Files that cannot be read are passed over here."""
+        unknown = [sample for sample in samples if not self._known_hash(sample)]
+        with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
+            for future in [pool.submit(self.store.hashes.of_entry, sample.source, sample.name) for sample in unknown]:
+                future.exception()
+
+    def is_made_elsewhere(self, sample: Sample) -> bool:
+        """Whether another run has written the entry since the stock was taken."""
+        if time.monotonic() - self._refreshed > REFRESHED_SECONDS:
+            self._refreshed = time.monotonic()
+            self.store.refresh()
+        return self.store.holds(self.addresses[sample.name])
 
 
 def cache_latents(
@@ -78,57 +130,78 @@ def cache_latents(
     batch_size: int,
     write_batch_size: int,
     workers: int,
+    when: Encoded = Encoded.AHEAD,
+    ranks: Ranks = ALONE,
     on_progress: Advance = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> LatentCache:
     """Compute the missing latents of an image set; the autoencoder is loaded only if some are missing.
 
-    Call ``family.free_encoders`` after all caches are made. ``seed`` places random crops. ``workers`` threads decode. Entries are written
-    in groups of ``write_batch_size``, so that an interrupted run continues where it stopped. Images that cannot be read, and images whose
-    latents are unusable also in float32, are left out. Raises ModelUnavailable, DiskFull, OutOfMemory.
+    Every process of the run calls this, and each encodes its share. Call ``family.free_encoders`` after all caches are made. ``seed``
+    places random crops. ``workers`` threads decode. Entries are written in groups of ``write_batch_size``, so that an interrupted run
+    continues where it stopped. Images that cannot be read, and images whose latents are unusable also in float32, are left out. With
+    another ``when`` than ``AHEAD`` nothing is encoded; files without an entry are decoded once, so that broken ones are left out here too.
+    Raises ModelUnavailable, DiskFull, OutOfMemory.
     """
-    cache = LatentCache(family, store, seed)
+    cache = ranks.first_then_others(lambda: LatentCache(family, store, seed, when))
     workers = min(workers, THREADS_PER_CORE * (os.cpu_count() or 1))
-    missing = _take_stock(cache, samples, workers)
+    share = Share(ranks, [sample.name for sample in samples])
+    missing = _missing(cache, samples, share, workers, ranks)
+    if ranks.rank == 0 and when is not Encoded.NEVER_STORED:
+        store.note_use(cache.addresses.values(), **entries_of("latents", family))
+    mine = set(share.of([sample.name for sample in missing]))
     done = len(samples) - len(missing)
     on_progress(done, len(samples))
-    encoder = BatchEncoder(family)
     with GroupWriter(store, write_batch_size) as writer:
-        for batch in decoded_batches(missing, seed=seed, batch_size=batch_size, workers=workers):
+        batches = batches_by_size([sample for sample in missing if sample.name in mine], batch_size)
+        if batches and writer.others_write():
+            batches.reverse()  # from the other end: the two of them meet in the middle
+        for batch in decoded_batches(batches, seed=seed, workers=workers, is_done=cache.is_made_elsewhere):
             if should_stop():
                 cache.stopped = True
                 break
-            for sample, reason in batch.broken:
-                cache.leave_out(sample, reason)
-            for sample, result in zip(batch.samples, encoder.encode(batch.pixels), strict=True):
-                if isinstance(result, str):
-                    cache.leave_out(sample, result)
-                else:
-                    writer.add(cache.addresses[sample.name], {"latents": result})
-                    cache.made += 1
-            done += len(batch.samples) + len(batch.broken)
-            on_progress(done, len(samples))
+            _take(cache, batch, writer)
+            done += ranks.count * batch.count
+            on_progress(min(done, len(samples)), len(samples))
+    _agree(cache, samples, ranks)
     return cache
 
 
-def _take_stock(cache: LatentCache, samples: Sequence[Sample], workers: int) -> list[Sample]:
-    """Compute the address of every sample and return the samples without an entry. Unreadable files are left out."""
-
-    def look(sample: Sample) -> tuple[str, bool] | OSError:
-        try:
-            address = cache.address(sample)
-        except OSError as error:
-            return error
-        return address, cache.store.holds(address)
-
-    missing: list[Sample] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
-        for sample, found in zip(samples, pool.map(look, samples), strict=True):
-            if isinstance(found, OSError):
-                cache.leave_out(sample, f"cannot be read: {found.strerror or found}")
-                continue
-            cache.addresses[sample.name], held = found
-            cache.reused += held
-            if not held:
-                missing.append(sample)
+def _missing(cache: LatentCache, samples: Sequence[Sample], share: Share[str], workers: int, ranks: Ranks) -> list[Sample]:
+    """The samples without an entry. Each process reads the files of its share, and takes over the hashes of the others."""
+    if ranks.count > 1:
+        mine = set(share.mine)
+        cache.hash_files([sample for sample in samples if sample.name in mine], workers)
+        ranks.wait()
+        cache.store.hashes.reload()
+    missing = cache.take_stock(samples, workers)
+    ranks.wait()  # no process writes before all have seen the same entries
     return missing
+
+
+def _take(cache: LatentCache, batch: DecodedBatch, writer: GroupWriter) -> None:
+    """Encode and store a batch."""
+    for sample, reason in batch.broken:
+        cache.leave_out(sample, reason)
+    cache.reused += len(batch.skipped)
+    if cache.when is not Encoded.AHEAD or not batch.samples:
+        return
+    for sample, result in zip(batch.samples, cache.encoder.encode(batch.pixels), strict=True):
+        if isinstance(result, str):
+            cache.leave_out(sample, result)
+        else:
+            writer.add(cache.addresses[sample.name], {"latents": result})
+            cache.made += 1
+
+
+def _agree(cache: LatentCache, samples: Sequence[Sample], ranks: Ranks) -> None:
+    """Take over what the other processes have left out and made, so that all train on the same samples."""
+    known = {sample.name for sample, _ in cache.left_out}
+    found = exchange(ranks, [cache.stopped, [[sample.name, reason] for sample, reason in cache.left_out]])
+    elsewhere = {name: reason for _, left_out in found for name, reason in left_out if name not in known}
+    for sample in samples if elsewhere else ():
+        if sample.name in elsewhere:
+            cache.leave_out(sample, elsewhere[sample.name])
+    cache.stopped = any(stopped for stopped, _ in found)
+    if ranks.count > 1:
+        cache.store.refresh()

@@ -1,39 +1,42 @@
 """Stores tensors on disk, addressed by the inputs that they were computed from.
 
-An entry is one safetensors file (``entry_file``). Its address is the sha256 of a canonical JSON of everything that its content depends
-on, so an entry is never out of date. Several processes may read and write one store: the same address always means the same content.
+An entry is a safetensors text in a shard (``trainer_engine/datasets/shards``). Its address is the sha256 of a canonical JSON of everything
+that its content depends on, so an entry is never out of date. Several processes may read and write one store: the same address always
+means the same content.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
-import uuid
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer_engine.caches.entry_file import DAMAGE, encode, end_of, is_sound
-from trainer_engine.contract.atomic import means_full, sync_folder
+from trainer_engine.caches.packing import pack, unpack
+from trainer_engine.contract.atomic import means_full
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.datasets.shards import older
+from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
+from trainer_engine.datasets.shards.record import PACKED, PLAIN
+from trainer_engine.datasets.shards.uses import TOUCHED_SECONDS, note_use
+from trainer_engine.datasets.shards.writer import Entry, ShardWriter
+from trainer_engine.families.base import Family
 
 SCHEMA = 1
 """Increases when a change of the code changes the content of entries for the same inputs."""
-QUARANTINE = "set_aside"
-"""Folder for damaged entries."""
 
 MEMORY_BYTES = 1 << 30
 """The most that one process keeps of one cache in memory."""
-
-log = logging.getLogger(__name__)
 
 
 def address_of(kind: str, **made_from: Any) -> str:
@@ -42,75 +45,113 @@ def address_of(kind: str, **made_from: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-class CacheStore:
-    """A folder of entries. ``hashes`` caches the content hashes of the files that entries are computed from."""
+class Encoded(Enum):
+    """When the entries of a cache are computed."""
 
-    def __init__(self, folder: Path) -> None:
+    AHEAD = "ahead"
+    """Before training begins."""
+    ON_DEMAND = "on demand"
+    """When a batch needs one that is not there yet. It is stored for the next time."""
+    NEVER_STORED = "never stored"
+    """When a batch needs one. Entries that an earlier run left are read."""
+
+    @classmethod
+    def of(cls, *, on_demand: bool, disabled: bool) -> Encoded:
+        return cls.NEVER_STORED if disabled else cls.ON_DEMAND if on_demand else cls.AHEAD
+
+
+def entries_of(kind: str, family: Family) -> dict[str, str]:
+    """Facts about the entries that a run uses, for people who look at the cache."""
+    model = family.options.model
+    return {"kind": kind, "family": family.spec.name, "model": model.pretrained_model_name_or_path or model.model_flavour or ""}
+
+
+class CacheStore:
+    """A folder of entries. ``hashes`` caches the content hashes of the files that entries are computed from. Thread-safe."""
+
+    def __init__(self, folder: Path, *, compress: bool = False) -> None:
+        """``compress``: entries that get clearly smaller are stored compressed. Both kinds are always read."""
         self.folder = folder
         self.hashes = FileHashes(folder / "hashes.jsonl")
-
-    def path(self, address: str) -> Path:
-        return self.folder / address[:2] / f"{address}.safetensors"
+        self.compress = compress
+        self._shards = ShardFolder(folder / SHARDS)
+        self._writing = threading.RLock()
+        self._used: Path | None = None
+        self._touched = 0.0
 
     def holds(self, address: str) -> bool:
-        """Whether the entry exists and is as long as its header says; only ``get`` reads its content."""
-        try:
-            with self.path(address).open("rb") as stream:
-                return end_of(stream.read) == os.fstat(stream.fileno()).st_size
-        except (OSError, *DAMAGE):
-            return False
+        """Whether the entry is there, as far as the indexes say; only ``get`` reads its content."""
+        return bytes.fromhex(address) in self._shards or older.is_complete(older.entry_path(self.folder, address))
+
+    def refresh(self) -> None:
+        """Take up the entries that other processes have written since."""
+        self._shards.refresh()
 
     def get(self, address: str) -> dict[str, Tensor] | None:
-        """The entry; None if it is missing or damaged. A damaged file is quarantined, and the caller computes the entry again."""
-        path = self.path(address)
+        """The entry; None if it is missing or damaged. A damaged one is quarantined, and the caller computes it again."""
+        found = self._shards.read(bytes.fromhex(address))
+        if found is None:
+            return self._get_older(address)
+        row, content = found
+        self._touch()
+        return load(unpack(content) if row.coding == PACKED else content)
+
+    def _get_older(self, address: str) -> dict[str, Tensor] | None:
+        path = older.entry_path(self.folder, address)
+        content = older.read(path)
         try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+            return None if content is None else load(content)
+        except SafetensorError:
+            older.quarantine(path)
             return None
-        try:
-            if is_sound(content):
-                return load(content)
-        except (SafetensorError, *DAMAGE):
-            pass
-        self._quarantine(path)
-        return None
 
     def put(self, address: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write one entry atomically. Raises DiskFull."""
+        """Write one entry and sync it. Raises DiskFull."""
         self.put_all({address: tensors})
 
-    def put_all(self, entries: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write several entries, each atomically, with one sync of the folders. Raises DiskFull."""
+    def put_all(self, entries: Mapping[str, Mapping[str, Tensor]], writer: ShardWriter | None = None) -> None:
+        """Write several entries with one sync. Without ``writer`` a shard is locked for this call alone. Raises DiskFull."""
+        own = writer or self.writer()
         try:
-            for folder in {self._write(address, tensors) for address, tensors in entries.items()}:
-                sync_folder(folder)
+            with self._writing:
+                own.append(self._entry(address, tensors) for address, tensors in entries.items())
         except OSError as error:
             if means_full(error):
                 raise DiskFull(f"No space is left for the cache in {self.folder}.", hint="free some space, or set cache_dir") from error
             raise
-
-    def _write(self, address: str, tensors: Mapping[str, Tensor]) -> Path:
-        path = self.path(address)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{address}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(encode(tensors))
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
-        return path.parent
+            if writer is None:
+                own.close()
+        self.refresh()
 
-    def _quarantine(self, path: Path) -> None:
-        target = self.folder / QUARANTINE / f"{path.stem}.{uuid.uuid4().hex[:8]}"
-        target.parent.mkdir(exist_ok=True)
+    def writer(self) -> ShardWriter:
+        """A writer for ``put_all``, which keeps a shard to itself until it is closed."""
+        return ShardWriter(self.folder / SHARDS)
+
+    def _entry(self, address: str, tensors: Mapping[str, Tensor]) -> Entry:
+        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+        packed = pack(content, tensors) if self.compress else None
+        return Entry(bytes.fromhex(address), content, PLAIN) if packed is None else Entry(bytes.fromhex(address), packed, PACKED)
+
+    def note_use(self, addresses: Iterable[str], **facts: Any) -> None:
+        """Note that this run reads these entries, so that ``simpletuner cache gc`` knows when they were last used. Raises DiskFull."""
         try:
-            path.replace(target)
-        except FileNotFoundError:  # another process was first
+            self._used = note_use(self.folder, addresses, facts)
+        except OSError as error:
+            if means_full(error):
+                raise DiskFull(f"No space is left for the cache in {self.folder}.", hint="free some space, or set cache_dir") from error
+            raise
+        self._touched = time.monotonic()
+
+    def _touch(self) -> None:
+        """Renew the time of the run's list now and then, while entries are read."""
+        if self._used is None or time.monotonic() - self._touched < TOUCHED_SECONDS:
             return
-        log.warning("The cache entry %s was damaged; it was moved to %s and is computed again.", path.stem, target)
+        self._touched = time.monotonic()
+        try:
+            os.utime(self._used)
+        except OSError:  # the list was removed: the next start notes the use again
+            self._used = None
 
 
 class InMemoryCache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ PRIVATE_VARIABLE = "SIMPLETUNER_PRIVATE_WEBHOOKS"
 METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
 """Addresses of metadata services, at which clouds give out the machine's credentials."""
 
+HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
+"""The name or the address of a machine."""
 PORTS = {"http": 80, "https": 443}
 """Default port of each URL scheme."""
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trainer_engine.config.option import OptionGroup, OptionSpec, option, spec_of
 from trainer_engine.datasets import captions, sources
 
+if TYPE_CHECKING:
+    from trainer_engine.config.datasets.entry import EntryDraft
+
 Declared = TypeVar("Declared", bound="TableEntry")
-PathKind = Literal["file", "folder", "any", "cache"]
-"""What must exist at a path that a run reads. ``cache`` is a folder that it writes, and that need not exist."""
+PathKind = Literal["file", "folder", "any", "cache", "repository"]
+"""What must exist at a path that a run reads. ``cache`` is a folder that it writes, and that need not exist. ``repository`` is a
+repository id of the hub, or else the path of a file or folder."""
 SOURCES_LATER = ("csv", "aws", "huggingface", "webshart", "memory")
 """Sources of the format that are not implemented yet. One that gets a file leaves this list by itself, as those below do."""
 CAPTIONS_LATER = ("parquet", "csv", "huggingface", "webshart")
@@ -41,6 +45,8 @@ class TableEntry:
     """Those of ``fields`` that are paths on this machine. They are resolved like all paths, and the server's path rule applies to them."""
     synonyms: tuple[str, ...] = ()
     """Other spellings of the name."""
+    check: Callable[[EntryDraft], None] | None = None
+    """Reports problems of its fields with one another and with the dataset's; None if there can be none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +57,16 @@ class SourceSpec(TableEntry):
     """The field that says where the files lie. Problems of the place name it."""
     place_noun: str = "folder"
     """What that place is, for messages."""
+    secrets: tuple[str, ...] = ()
+    """Those of ``fields`` that are hidden wherever a dataset is stored or shown."""
+    addresses: tuple[str, ...] = ()
+    """Those of ``fields`` that are URLs, in which passwords are hidden."""
+    places: tuple[str, ...] = ()
+    """Fields that, with the addresses, identify the machine that the secrets are for (``config/secrets.py``)."""
+    captions: tuple[str, ...] = ()
+    """The caption strategies that suit its files; empty: all."""
+    without_effect: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Fields of other sources that configurations also give to this one -> why they are not needed. Each is a note."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +77,8 @@ class CaptionSpec(TableEntry):
     """Whether a caption takes a read of its own, so that several are read at once."""
     takes_prompt_in_front: bool = True
     """Whether ``prepend_instance_prompt`` puts the instance prompt in front of its captions."""
+    sources: tuple[str, ...] = ()
+    """The sources whose files it has captions for; empty: all."""
 
 
 def modules_in(package: ModuleType) -> Iterator[ModuleType]:

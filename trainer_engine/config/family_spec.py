@@ -66,6 +66,10 @@ class PromptSpec:
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
+    mask: str = ""
+    """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
+    mask_option: str = ""
+    """The option that turns the mask on; empty if it is always on."""
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
@@ -88,6 +92,8 @@ class LatentSpec:
     """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
     previews_in_full: bool = False
     """Whether the family's own autoencoder decodes previews, if there is no ``preview_decoder``."""
+    memory_options: frozenset[str] = frozenset({"vae_enable_tiling", "vae_enable_slicing", "vae_enable_patch_conv"})
+    """The options ``vae_enable_...`` that change how the autoencoder computes."""
 
     @property
     def has_previews(self) -> bool:
@@ -182,6 +188,8 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    repeated_blocks: tuple[str, ...] = ()
+    """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()

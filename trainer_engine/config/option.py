@@ -34,11 +34,13 @@ class _Extra:
     choices: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     json: bool = False
     secret: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     secret_paths: tuple[str, ...] = ()
+    shape: str = ""
 
 
 def option(
@@ -53,11 +55,13 @@ def option(
     choices: tuple[str, ...] = (),
     synonyms: Mapping[str, str] | None = None,
     later: tuple[str, ...] = (),
+    refused: Mapping[str, str] | None = None,
     json: bool = False,
     secret: tuple[str, ...] = (),
     addresses: tuple[str, ...] = (),
     places: tuple[str, ...] = (),
     secret_paths: tuple[str, ...] = (),
+    shape: str = "",
 ) -> Any:
     """Declares an option. A ``default`` of ``...`` makes it required.
 
@@ -65,14 +69,16 @@ def option(
     - ``choices``: the values of a text whose choices are found when the program starts; others are a ``Literal``.
     - ``synonyms``: other spellings of its choices.
     - ``later``: choices of the format that are not implemented yet. They are refused with the code ``not_available``.
+    - ``refused``: choices of the format that will not be implemented -> why, and what to use instead.
     - ``json``: the text is JSON or the path of a JSON file. Lists and objects are accepted and kept as text.
     - ``secret``: fields of that JSON that are hidden.
     - ``addresses``: fields of that JSON that are URLs, in which passwords are hidden.
     - ``places``: fields that, with the addresses, identify the machine that the secrets are for (``config/secrets.py``).
     - ``secret_paths``: addresses of which only the host is shown.
+    - ``shape``: describes valid JSON for people, if a file is not accepted.
     """
     extra: Any = _Extra(  # pydantic expects JSON
-        aliases, choices, dict(synonyms or {}), later, json, secret, addresses, places, secret_paths
+        aliases, choices, dict(synonyms or {}), later, dict(refused or {}), json, secret, addresses, places, secret_paths, shape
     )
     return Field(default, description=help, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra={EXTRA_KEY: extra})
 
@@ -97,6 +103,8 @@ class OptionSpec:
     bounds: Mapping[str, float]
     """``gt``, ``ge``, ``lt``, ``le`` -> number."""
     help: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Choices of the format that will not be implemented -> why, and what to use instead."""
     secret: tuple[str, ...] = ()
     """Fields of its JSON that are always hidden."""
     addresses: tuple[str, ...] = ()
@@ -105,13 +113,15 @@ class OptionSpec:
     """Fields of its JSON that, with the addresses, identify the machine that the secrets are for."""
     secret_paths: tuple[str, ...] = ()
     """URLs in its JSON of which only the host is shown, since services put keys into the path."""
+    shape: str = ""
+    """A description of valid JSON, for people; empty: any, also in a file."""
 
     @property
     def expected(self) -> str:
         """Describes a valid value, for people."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        words = WORDS_OF_KINDS
+        words = {**WORDS_OF_KINDS, "json": self.shape or WORDS_OF_KINDS["json"]}
         signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
         limits = " and ".join(f"{signs[sign]} {limit:g}" for sign, limit in self.bounds.items())
         return f"{words[self.kind]} {limits}".strip()
@@ -164,6 +174,7 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         optional=optional,
         choices=choices or extra.choices,
         later=extra.later,
+        refused=extra.refused,
         synonyms=extra.synonyms,
         aliases=extra.aliases,
         bounds=bounds,
@@ -172,4 +183,5 @@ def spec_of(name: str, group: str, info: FieldInfo) -> OptionSpec:
         addresses=extra.addresses,
         places=extra.places,
         secret_paths=extra.secret_paths,
+        shape=extra.shape,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.options.gone import GONE, gone_problem, means_default
 from trainer_engine.config.options.hints import HINTS, hint_problem
+from trainer_engine.config.options.refused import refusal_of
 from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.config.options.values import parse_value, problem_with, shown_value
 from trainer_engine.config.rules.check import broken_rules
@@ -28,8 +29,8 @@ def _not_available(name: str, value: object) -> Problem | None:
     if name in HINTS:
         return hint_problem(name, value, default)
     expected = f"its default, {default!r}" if default is not None else "nothing"
-    hint = "leave it out; it has no effect yet"
-    return Problem.error(name, "not_available", f"{name} is not available yet.", got=value, expected=expected, hint=hint)
+    message = f"{name} is not available: {refusal_of(name).about}."
+    return Problem.error(name, "not_available", message, got=value, expected=expected, hint="leave it out")
 
 
 def _mean_the_same(name: str, value: object, other: object) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, table_paths
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
+from trainer_engine.config.datasets.lists import FILTERS
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
@@ -52,7 +53,10 @@ def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
     for images in _image_sets(dataloader):
         named |= {images.option(FOLDER_FIELD): Path(images.instance_data_dir)} if images.instance_data_dir else {}
+        named |= {images.option("parquet.path"): Path(images.parquet.path)} if images.parquet else {}
         named |= _own_paths(images, written=False)
+    for text in dataloader.text_sets if dataloader else ():
+        named |= {text.option(FILTERS): Path(text.caption_filter_list)} if isinstance(text.caption_filter_list, str) else {}
     return {name: path for name, path in named.items() if path.is_absolute()}
 
 

@@ -4,6 +4,7 @@
 ``job.json``          written once by the web before the engine starts: resolved options and datasets, no secrets
 ``journal.jsonl``     appended by the engine (rank 0): one event a line, ``seq`` from 0 without gaps
 ``commands/``         one small file for each command, removed by the engine when it reads it
+``datasets.json``     what the engine found in the datasets, written once
 ``media/``            images that events name
 ``train.log``         stdout and stderr, for people; never parsed
 ``exit.json``         how the run ended, written last
@@ -53,6 +54,10 @@ class RunFolder:
     @property
     def media(self) -> Path:
         return self.path / "media"
+
+    @property
+    def datasets(self) -> Path:
+        return self.path / "datasets.json"
 
     @property
     def log(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
@@ -19,7 +19,7 @@ MAX_LISTED = 12
 
 @dataclass(frozen=True)
 class Effective:
-    """The number of samples that one optimizer step takes from a bucket, and its factors."""
+    """The number of samples that one optimizer step takes, and its factors."""
 
     train_batch_size: int
     accumulation: int
@@ -27,12 +27,22 @@ class Effective:
 
     @property
     def samples(self) -> int:
-        return self.train_batch_size * self.accumulation * self.processes
+        return self.batch * self.accumulation
 
-    def __str__(self) -> str:
-        parts = [f"train_batch_size {self.train_batch_size}", f"gradient_accumulation_steps {self.accumulation}"]
-        parts += [f"num_processes {self.processes}"] if self.processes > 1 else []
-        return f"{' x '.join(parts)} = {self.samples}"
+    def of_set(self, entry: ImageSet) -> Effective:
+        """Returns the same for a set, which may have a batch size of its own."""
+        return replace(self, train_batch_size=entry.train_batch_size or self.train_batch_size)
+
+    @property
+    def batch(self) -> int:
+        """Samples of one micro-batch over all processes."""
+        return self.train_batch_size * self.processes
+
+    @property
+    def batch_text(self) -> str:
+        if self.processes == 1:
+            return f"train_batch_size {self.train_batch_size}"
+        return f"train_batch_size {self.train_batch_size} x num_processes {self.processes} = {self.batch}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,14 @@ class Bucket:
     def batches(self, batch_size: int) -> int:
         """Returns the number of batches in an epoch; the last one is filled up."""
         return math.ceil(self.samples / batch_size)
+
+    def times_seen(self, batch_size: int) -> float:
+        """Returns how often an image is seen in an epoch, on average, once the last batch is filled up."""
+        return self.batches(batch_size) * batch_size / self.images
+
+    def is_short(self, repeats: int, batch_size: int) -> bool:
+        """Whether its images are repeated beyond ``repeats``: it does not fill a batch, or it is oversubscribed."""
+        return self.images * (repeats + 1) < max(batch_size, self.samples)
 
     @property
     def title(self) -> str:
@@ -86,39 +104,25 @@ def count_buckets(
 
 
 def short_buckets(entry: ImageSet, buckets: Sequence[Bucket], effective: Effective) -> Problem | None:
-    """Returns the error of a dataset with buckets too small for one optimizer step, with the smallest changes that fix it."""
-    short = [bucket for bucket in buckets if bucket.samples < effective.samples]
+    """Returns a note about buckets that do not fill a batch: their images are repeated, and how often."""
+    short = [bucket for bucket in buckets if bucket.is_short(entry.repeats, effective.batch)]
     if not short:
         return None
-    passes = f" x {entry.repeats + 1} passes" if entry.repeats else ""
+    short.sort(key=lambda bucket: bucket.times_seen(effective.batch), reverse=True)
     listed = "; ".join(
-        f"{bucket.title}: {bucket.images} images{passes}, {effective.samples - bucket.samples} short" for bucket in short[:MAX_LISTED]
+        f"{bucket.title}: {bucket.images} image{'s' if bucket.images > 1 else ''}, seen {bucket.times_seen(effective.batch):.3g} times"
+        for bucket in short[:MAX_LISTED]
     )
     more = f"; and {len(short) - MAX_LISTED} more" if len(short) > MAX_LISTED else ""
-    counted = f"{len(short)} of {len(buckets)} buckets hold fewer samples than one optimizer step takes"
-    message = f"dataset {entry.id}: {counted}. {listed}{more}."
-    return Problem.error(
+    counted = f"{len(short)} of {len(buckets)} buckets hold too few samples for a batch, so their images are repeated in each epoch"
+    return Problem.note(
         entry.option("repeats"),
         "bucket_too_small",
-        message,
+        f"dataset {entry.id}: {counted}. {listed}{more}.",
         got=entry.repeats,
-        expected=f"at least {effective.samples} samples in every bucket ({effective})",
-        hint=_smallest_changes(entry, short, effective),
+        expected=f"at least {effective.batch} samples in every bucket ({effective.batch_text})",
+        hint="a smaller train_batch_size repeats fewer images; crop_aspect square or closest makes fewer buckets",
     )
-
-
-def _smallest_changes(entry: ImageSet, short: Sequence[Bucket], effective: Effective) -> str:
-    smallest = min(short, key=lambda bucket: bucket.samples)
-    changes = [f"set repeats to {math.ceil(effective.samples / smallest.images) - 1}"]
-    a_batch = effective.train_batch_size * effective.processes
-    if effective.accumulation > 1 and smallest.samples >= a_batch:
-        changes.append(f"gradient_accumulation_steps to {smallest.samples // a_batch}")
-    elif smallest.samples >= effective.processes and effective.train_batch_size > 1:
-        also = " and gradient_accumulation_steps to 1" if effective.accumulation > 1 else ""
-        changes.append(f"train_batch_size to {smallest.samples // effective.processes}{also}")
-    if not entry.repeats:
-        changes.append("allow_dataset_oversubscription to true")
-    return ", or ".join(changes)
 
 
 class SetNumbers(NamedTuple):

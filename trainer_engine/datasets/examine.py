@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +12,31 @@ from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
+from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
+from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.findings import (
     enlarged_images,
     eval_images_trained_on,
     reference_problems,
     set_problems,
+    unsized_files,
     unusable_captions,
     unusable_place,
 )
-from trainer_engine.datasets.index import CHUNK_FILES, MOST_THREADS, Discovery, Progress, discover
+from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, Progress, discover
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, open_source
+from trainer_engine.datasets.schedule import schedule_problems
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, NotFetched, kind_of, open_source
+from trainer_engine.datasets.tables import FileSizes
+
+NO_PRIVATE_NETWORK = Reach()
 
 
 def examine(
@@ -39,25 +47,50 @@ def examine(
     on_progress: Progress | None = None,
     index_dir: Path | None = None,
     processes: int | None = None,
+    reach: Reach = NO_PRIVATE_NETWORK,
+    fetches_later: bool = False,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing, unless ``index_dir`` is a folder for the index of image sizes.
 
-    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``.
+    ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
+    connected to. ``fetches_later``: whether a dataset that is not on this machine yet is no error, since a run fetches it; its report
+    says so and has no samples.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
     sharing = processes or options.distributed.num_processes
     effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
     alignment, problems = _alignment(options, spec)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir)
-    reports = [_examine_set(entry, dataloader.references_of(entry), context) for entry in dataloader.sets_of_images]
+    changes, wrong = changes_of(dataloader, options.run.seed)
+    context = _Context(options, alignment, spec.latents.media, effective, on_progress, index_dir, changes, reach, fetches_later)
+    problems += wrong
+    reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
     problems += reference_problems(dataloader, options, spec)
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)
-    return DatasetReport(sets, effective, problems, eval_sets, by_size=options.data.data_backend_sampling == "auto-weighting")
+    by_size = options.data.data_backend_sampling == "auto-weighting"
+    found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed)
+    if not errors_in(problems):
+        problems += schedule_problems(options, found.timeline, dataloader.image_sets)
+    return found
+
+
+def fetch_datasets(dataloader: Dataloader, fetching: Fetching) -> None:
+    """Downloads the files of datasets whose source needs that. Raises DatasetUnusable with the problems of all, DiskFull, Stopped."""
+    problems: list[Problem] = []
+    entries: tuple[ImageSet | ReferenceSet, ...] = (*dataloader.sets_of_images, *dataloader.reference_sets)
+    for entry in entries:
+        fetch = kind_of(entry).fetch
+        try:
+            if fetch:
+                fetch(entry, fetching)
+        except DatasetUnusable as error:
+            problems += error.problems
+    if problems:
+        raise DatasetUnusable(problems)
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
@@ -79,10 +112,10 @@ class _Context:
     effective: Effective
     on_progress: Progress | None
     index_dir: Path | None
-
-    @property
-    def threads(self) -> int:
-        return min(self.options.data.max_workers, MOST_THREADS)
+    changes: Mapping[str, CaptionChanges]
+    """By the id of an image set."""
+    reach: Reach
+    fetches_later: bool
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
@@ -90,25 +123,44 @@ class _Context:
         return Planner(entry, found.source, captions, alignment=self.alignment, rounding=self.options.data.aspect_bucket_rounding)
 
     def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
-        """Raises OSError or ValueError if the place of the files cannot be used."""
+        """Raises OSError or ValueError if the place of the files cannot be used, UnusableTable if the table of their sizes cannot."""
+        source = open_source(entry).reached_by(self.reach)
+        sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
+        choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
-            open_source(entry),
-            media=self.media,
+            source,
+            media=IMAGES if isinstance(entry, ReferenceSet) and entry.is_mask else self.media,
             index_dir=self.index_dir,
-            threads=self.threads,
-            choose=_chooser(entry) if isinstance(entry, ImageSet) else None,
+            threads=min(entry.max_workers, MOST_THREADS),
+            choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
         )
 
 
+def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:
+    if context.fetches_later and isinstance(error, NotFetched):
+        report.not_fetched.append(entry)
+    else:
+        report.problems.append(unusable_place(entry, error))
+
+
+def _open_references(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> None:
+    """Adds what keeps the references of a set from being opened, if the set itself cannot be examined."""
+    for one in references:
+        try:
+            open_source(one)
+        except (OSError, ValueError) as error:
+            _add_unusable(report, one, error, context)
+
+
 def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Context) -> list[Sample]:
-    """Returns the samples with their references, and adds the problems of references to the report."""
+    """Returns the samples with their references and masks, and adds the problems of these to the report."""
     pairings = []
     for one in references:
         try:
             found = context.discover(one)
         except (OSError, ValueError) as error:
-            report.problems.append(unusable_place(one, error))
+            _add_unusable(report, one, error, context)
             return report.samples
         pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry), found)))
     paired = pair(report.samples, pairings)
@@ -117,24 +169,32 @@ def _paired(report: SetReport, references: Sequence[ReferenceSet], context: _Con
 
 
 def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _Context) -> SetReport:
-    report, options, effective = SetReport(entry), context.options, context.effective
+    options, effective = context.options, context.effective.of_set(entry)
+    report = SetReport(entry, effective)
     try:
         found = context.discover(entry)
     except (OSError, ValueError) as error:
-        report.problems.append(unusable_place(entry, error))
+        _add_unusable(report, entry, error, context)
+        _open_references(report, references, context)
         return report
     report.files = found.files
+    report.problems += unsized_files(entry, found)
     report.left_out += found.left_out
     try:
         planner = context.planner(entry, found)
     except (OSError, ValueError) as error:
         report.problems.append(unusable_captions(entry, error))
         return report
-    for outcome in _plan_all(planner, found, context.threads):
-        if isinstance(outcome, Sample):
-            report.samples.append(outcome)
-        else:
-            report.left_out.append(outcome)
+    changes = context.changes[entry.id]
+    try:
+        for outcome in changes.apply(_plan_all(planner, found, min(entry.max_workers, MOST_THREADS))):
+            if isinstance(outcome, Sample):
+                report.samples.append(outcome)
+            else:
+                report.left_out.append(outcome)
+    except (OSError, FilterFails) as error:
+        report.problems.append(changes.failure(error))
+        return report
     report.left_out.sort()
     if references:
         report.samples = _paired(report, references, context)
@@ -144,6 +204,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     rounding = options.data.aspect_bucket_rounding
     report.counts = count_buckets(report.samples, report.buckets, repeats=entry.repeats, rounding=rounding, at_least=report.at_least)
     report.problems += set_problems(report, effective)
+    nothing_left = emptied(entry, changes.text_set, report.left_out, len(report.samples))
+    report.problems += [nothing_left] if nothing_left else []
     return report
 
 
@@ -156,6 +218,11 @@ def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Samp
     with ThreadPoolExecutor(max(1, min(threads, len(chunks)))) as pool:
         for outcomes in pool.map(lambda chunk: [planner.plan(image) for image in chunk], chunks):
             yield from outcomes
+
+
+def _all(files: list[FoundFile]) -> list[FoundFile]:
+    """Selects every file."""
+    return files
 
 
 def _chooser(entry: ImageSet) -> Callable[[list[FoundFile]], list[FoundFile]]:

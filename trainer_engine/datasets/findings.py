@@ -11,9 +11,11 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import Effective, short_buckets
+from trainer_engine.datasets.index import Discovery
 from trainer_engine.datasets.report import SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import LeftOut, printable, reason_of
+from trainer_engine.datasets.sources.base import LeftOut, NotFetched, WrongField, printable, reason_of
+from trainer_engine.datasets.tables import UnusableTable
 
 MAX_LISTED = 10
 """Files named in a message."""
@@ -23,19 +25,42 @@ LIMITS = f"{geometry.SMALLEST_ASPECT:g} to {geometry.LARGEST_ASPECT:g}"
 
 
 def unusable_place(entry: ImageSet | ReferenceSet, error: OSError | ValueError) -> Problem:
-    """Returns the problem of a dataset whose files cannot be listed."""
+    """Returns the problem of a dataset whose files cannot be listed, or the table of whose sizes cannot be read."""
+    if isinstance(error, WrongField):
+        return wrong_field(entry, error)
+    if isinstance(error, UnusableTable):
+        message = f"dataset {entry.id}: metadata_backend=parquet finds no sizes: {error}."
+        return Problem.error(entry.option("parquet"), "unreadable_table", message)
     place, noun = printable(entry.place), entry.source.place_noun
     codes: dict[type[Exception], tuple[str, str]] = {
         FileNotFoundError: ("missing_folder", "does not exist"),
         NotADirectoryError: ("not_a_folder", "is not a folder"),
+        NotFetched: ("not_fetched", "is not on this machine: it is downloaded when a run starts"),
     }
     code, what = codes.get(type(error), ("unreadable_folder", f"cannot be read: {_reason(error)}"))
     message = f"dataset {entry.id}: the {noun} {place} {what}."
     return Problem.error(entry.place_option, code, message, got=place, expected=f"a {noun} of images")
 
 
+def wrong_field(entry: ImageSet | ReferenceSet, error: WrongField) -> Problem:
+    """Returns the problem of a field that does not fit what lies in the place of its dataset."""
+    value = entry.own_fields.get(error.field)
+    message = f"dataset {entry.id}: {error}."
+    return Problem.error(entry.option(error.field), error.code, message, got=value, expected=error.expected)
+
+
+def unsized_files(entry: ImageSet, found: Discovery) -> Iterator[Problem]:
+    """Yields a note if the table of sizes lacks some of the files."""
+    missing = found.files - found.sized
+    if entry.metadata_backend == "parquet" and missing:
+        message = f"dataset {entry.id}: the table in parquet has no size for {missing} of {found.files} files; these are opened."
+        yield Problem.note(entry.option("parquet"), "sizes_missing", message, got=missing)
+
+
 def unusable_captions(entry: ImageSet, error: OSError | ValueError) -> Problem:
     """Returns the problem of a dataset whose captions cannot be read at all."""
+    if isinstance(error, WrongField):
+        return wrong_field(entry, error)
     message = f"dataset {entry.id}: caption_strategy={entry.caption_strategy} finds no caption: {_reason(error)}."
     return Problem.error(entry.option("caption_strategy"), "unreadable_captions", message, got=entry.caption_strategy)
 

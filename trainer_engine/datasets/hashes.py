@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -25,11 +26,12 @@ class FileHashes:
 
     def of(self, path: Path) -> str:
         """Returns the sha256 of a file as 64 hexadecimal digits. Raises OSError if it cannot be read."""
-        named = _hash_in_hub_cache(path)
+        name = str(path.absolute())
+        named = _hash_in_hub_cache(name)
         if named:
             return named
-        status = path.stat()
-        return self._cached(str(path.absolute()), status.st_size, status.st_mtime_ns, lambda: sha256_of(path))
+        status = os.stat(name)  # noqa: PTH116
+        return self._cached(name, status.st_size, status.st_mtime_ns, lambda: sha256_of(path))
 
     def of_entry(self, source: Source, name: str) -> str:
         """Returns the sha256 of a file of a source, as ``of`` does. Raises OSError if it cannot be read."""
@@ -43,6 +45,11 @@ class FileHashes:
         """Returns the cached hash of a file with this size and version, or None. It neither reads nor writes a file."""
         known = self._known.get(location)
         return known[2] if known and known[:2] == (size, version) else None
+
+    def reload(self) -> None:
+        """Reads the hashes that other processes have added since."""
+        with self._lock:
+            self._known = _read_index(self.index)
 
     def _cached(self, key: str, size: int, version: Version, compute: Callable[[], str]) -> str:
         with self._lock:
@@ -62,11 +69,15 @@ class FileHashes:
                 stream.write(line.encode("utf-8", "surrogateescape"))
 
 
-def _hash_in_hub_cache(path: Path) -> str | None:
-    """Returns the sha256 in the name of a large file in the Hugging Face cache, so that gigabytes need not be read."""
-    target = path.resolve()
-    named = target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name)
-    return target.name if named else None
+def _hash_in_hub_cache(path: str) -> str | None:
+    """Returns the sha256 in the name of a large file in the Hugging Face cache, so that gigabytes need not be read.
+
+    Files of models are links into its folder ``blobs``. Other paths are not followed, which would take longer than reading their size.
+    """
+    target = os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
+    folder, name = os.path.split(target)
+    named = folder.endswith(f"{os.sep}blobs") and re.fullmatch(r"[0-9a-f]{64}", name)
+    return name if named else None
 
 
 def _read_index(index: Path) -> dict[str, tuple[int, Version, str]]:

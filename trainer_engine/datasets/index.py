@@ -10,14 +10,14 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.files import read_document
 from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version
+from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Source, SourceFile, Version, reason_of
 
 VERSION = 2
 ROW_LENGTHS = (5, 7)
@@ -51,7 +51,9 @@ class Discovery:
     """Sorted by name."""
     left_out: list[LeftOut]
     opened: int
-    """Number of files that had to be opened; the others were in the index."""
+    """Number of files that had to be opened; the others were in the index, or had their size in the listing."""
+    sized: int = 0
+    """Number of images whose size came with the listing."""
 
     @property
     def files(self) -> int:
@@ -82,12 +84,20 @@ def discover(
     files = choose(listing.files) if choose else listing.files
     index = index_dir / _index_name(source) if index_dir else None
     known = _read_index(index) if index else {}
-    fresh = [file for file in files if known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
+    sized = _sized(files)
+    fresh = [file for file in files if file.name not in sized and known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
     for name, measured in _measure_all(source, fresh, threads, on_progress or _silent):
         known[name] = measured
-    if index and (fresh or len(known) != len(files)):
-        _write_index(index, {file.name: known[file.name] for file in files})
-    return _discovery(source, files, known, listing.left_out, len(fresh))
+    if index and (fresh or len(known) != len(files) - len(sized)):
+        _write_index(index, {file.name: known[file.name] for file in files if file.name not in sized})
+    found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
+    return replace(found, sized=len(sized))
+
+
+def _sized(files: Iterable[FoundFile]) -> dict[str, Measured]:
+    """Returns the measurements of images whose size came with the listing. They are not cached: the next listing has them again."""
+    sized = ((file, file.size) for file in files if file.size and not medium_of(file.name).is_clip)
+    return {file.name: (file.size_bytes, file.version, *size, "") for file, size in sized}
 
 
 def _silent(label: str, current: int, total: int) -> None:
@@ -118,9 +128,15 @@ def _measure_all(source: Source, files: list[FoundFile], threads: int, on_progre
 
 
 def _measure(source: Source, file: FoundFile) -> tuple[str, Measured]:
-    name, size_bytes, version = file
+    name, size_bytes, version, _ = file
+    known = source.known_size(name)
+    if known:
+        return name, (size_bytes, version, *known, "")
     try:
-        (width, height), remark, frames, frame_rate = medium_of(name).measure(SourceFile(source, name, size_bytes))
+        opened = SourceFile(source, name, size_bytes or source.size_of(name))
+        (width, height), remark, frames, frame_rate = medium_of(name).measure(opened)
+    except OSError as error:
+        return name, (size_bytes, version, 0, 0, f"it cannot be read: {reason_of(error)}")
     except BrokenImage as broken:
         return name, (size_bytes, version, 0, 0, broken.reason)
     return name, (size_bytes, version, width, height, remark, *(() if frame_rate is None else (frames, frame_rate)))

@@ -1,4 +1,4 @@
-"""Finds the references of images by name, and for ``reference_strict`` checks that they have the same size."""
+"""Finds the references and masks of images by name, and checks the size of those that must have the size of their image."""
 
 # ruff: noqa: PTH122
 # Paths are text here, as in samples.py.
@@ -21,7 +21,7 @@ MakePlanner = Callable[[ImageSet], Planner]
 
 @dataclass
 class Pairing:
-    """The images of one set with their references of one conditioning set."""
+    """The images of one set with their references, or masks, of one conditioning set."""
 
     images: ImageSet
     references: ReferenceSet
@@ -33,7 +33,7 @@ class Pairing:
     ambiguous: list[str] = field(default_factory=list)
     """Images with several possible references, with their names."""
     unlike: list[str] = field(default_factory=list)
-    """Pairs of different sizes with ``reference_strict``, with both sizes."""
+    """Pairs of different sizes that must have the same one, with both sizes."""
     unusable: list[str] = field(default_factory=list)
     """References that cannot be read, with the reason."""
     used: set[str] = field(default_factory=set)
@@ -60,7 +60,7 @@ class Pairing:
                 self.missing.append(printable(sample.name))
             return None
         [file] = found
-        made = self._strict(sample, file) if self.references.conditioning_type == "reference_strict" else self._loose(file)
+        made = self._loose(file) if self.references.conditioning_type == "reference_loose" else self._strict(sample, file)
         return Reference(self.references.id, made) if made else None
 
     def _partners(self, name: str) -> list[ImageFile]:
@@ -96,43 +96,46 @@ class Pairing:
         return replace(planned, captions=())
 
     def problems(self) -> Iterator[Problem]:
-        images, option = self.images, self.references.place_option
+        images, option, noun = self.images, self.references.place_option, self.references.noun
         folder = printable(self.references.place)
         title = f"dataset {self.references.id}"
         if self.missing:
-            message = f"{title}: {len(self.missing)} images of {images.id} have no reference in {folder}: {_named(self.missing)}."
-            hint = "give each image a reference of the same name, or remove the image"
-            yield Problem.error(option, "missing_reference", message, got=folder, expected="a reference of the same name", hint=hint)
+            message = f"{title}: {len(self.missing)} images of {images.id} have no {noun} in {folder}: {_named(self.missing)}."
+            hint = f"give each image a {noun} of the same name, or remove the image"
+            yield Problem.error(option, "missing_reference", message, got=folder, expected=f"a {noun} of the same name", hint=hint)
         if self.ambiguous:
-            message = f"{title}: {len(self.ambiguous)} images of {images.id} have several references in {folder}: {_named(self.ambiguous)}."
+            message = f"{title}: {len(self.ambiguous)} images of {images.id} have several {noun}s in {folder}: {_named(self.ambiguous)}."
             hint = "keep one of them, or give it exactly the image's file name, including the suffix"
-            yield Problem.error(option, "several_references", message, got=folder, expected="one reference of the same name", hint=hint)
+            yield Problem.error(option, "several_references", message, got=folder, expected=f"one {noun} of the same name", hint=hint)
         if self.unlike:
-            message = f"{title}: {len(self.unlike)} references differ in size from their image: {_named(self.unlike)}."
-            hint = "use conditioning_type=reference_loose for references of any size"
+            message = f"{title}: {len(self.unlike)} {noun}s differ in size from their image: {_named(self.unlike)}."
+            scaled = "scale each mask to the size of its image"
+            hint = scaled if self.references.is_mask else "use conditioning_type=reference_loose for references of any size"
             yield Problem.error(option, "unlike_sizes", message, expected="the size of the image", hint=hint)
         if self.unusable:
-            message = f"{title}: {len(self.unusable)} references cannot be used: {_named(self.unusable)}."
+            message = f"{title}: {len(self.unusable)} {noun}s cannot be used: {_named(self.unusable)}."
             yield Problem.error(option, "broken_reference", message, hint="repair or replace them, or also remove the images")
         alone = sorted(printable(name) for name in self._by_name.keys() - self.used)
         if alone:
-            message = f"{title}: {len(alone)} references have no usable image in {images.id}: {_named(alone)}."
+            message = f"{title}: {len(alone)} {noun}s have no usable image in {images.id}: {_named(alone)}."
             yield Problem.warning(option, "unused_reference", message)
 
 
 def pair(samples: Sequence[Sample], pairings: Sequence[Pairing]) -> list[Sample]:
-    """Returns the samples that have a reference in every conditioning set, with these references.
+    """Returns the samples that have a reference in every conditioning set and a mask if there are masks, with these.
 
     Tensors of a batch are stacked, so images of one size with references of different sizes are in different buckets.
     """
     paired = []
     for sample in samples:
-        references = tuple(found for pairing in pairings if (found := pairing.reference_of(sample)))
-        if len(references) == len(pairings):
+        found = [(pairing, partner) for pairing in pairings if (partner := pairing.reference_of(sample))]
+        if len(found) == len(pairings):
+            references = tuple(partner for pairing, partner in found if not pairing.references.is_mask)
+            masks = [partner for pairing, partner in found if pairing.references.is_mask]
             sizes = [reference.sample.target for reference in references]
             other = [f"{width}x{height}" for width, height in sizes if (width, height) != sample.target]
             bucket = f"{sample.bucket} with {', '.join(other)}" if other else sample.bucket
-            paired.append(replace(sample, references=references, bucket=bucket))
+            paired.append(replace(sample, references=references, bucket=bucket, mask=masks[0] if masks else None))
     return paired
 
 

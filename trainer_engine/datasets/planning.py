@@ -71,8 +71,17 @@ class Planner:
         if self.entry.crop_aspect == "closest":
             return geometry.closest_aspect(own, self._choices)
         if self.entry.crop_aspect == "random":
-            return geometry.chosen_aspect(random_numbers(name, "aspect")[0], self._choices, self._weights)
+            return self._random_aspect(name, size)
         return 1.0
+
+    def _random_aspect(self, name: str, size: Size) -> float:
+        """Returns one of the choices that enlarge the image no more than it may be, or that of a square if there is none."""
+        choices, limit = list(zip(self._choices, self._weights, strict=True)), self.entry.max_upscale_threshold
+        if limit is not None:
+            choices = [one for one in choices if geometry.cover_scale(size, self._shape(one[0])[0]) <= 1 + limit]
+        if not choices:
+            return 1.0
+        return geometry.chosen_aspect(random_numbers(name, "aspect")[0], *zip(*choices, strict=True))
 
     def _resized(self, size: Size, target: Size) -> Size:
         entry = self.entry

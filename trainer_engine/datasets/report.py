@@ -1,18 +1,17 @@
-"""The report about the datasets of a run: samples, buckets and problems of each set, and a summary as JSON."""
+"""The report about the datasets of a run: samples, buckets and problems of each set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
-from trainer_engine.config.datasets import ImageSet
+from trainer_engine.config.datasets import ImageSet, ReferenceSet
+from trainer_engine.config.datasets.fields import ALWAYS
 from trainer_engine.contract.errors import Problem
-from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
+from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import LeftOut, printable
-
-MOST_LISTED = 200
-"""Files listed in a summary."""
+from trainer_engine.datasets.sources.base import LeftOut
+from trainer_engine.datasets.timeline import TimedSet, Timeline
 
 
 @dataclass
@@ -20,6 +19,8 @@ class SetReport:
     """The samples, buckets and problems of one dataset."""
 
     entry: ImageSet
+    effective: Effective
+    """With the set's own ``train_batch_size``, if it has one."""
     files: int = 0
     """Number of files of the source that may hold samples."""
     samples: list[Sample] = field(default_factory=list)
@@ -28,6 +29,8 @@ class SetReport:
     """Bucket -> indices of its samples."""
     counts: list[Bucket] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    not_fetched: list[ImageSet | ReferenceSet] = field(default_factory=list)
+    """The set and its references, as far as a run has to fetch them before they can be examined."""
     at_least: int = 0
     """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
 
@@ -36,31 +39,23 @@ class SetReport:
         """Samples in an epoch; 0 for a set that is not trained on."""
         return sum(bucket.samples for bucket in self.counts) if self.entry.is_trained else 0
 
-    def batches_per_epoch(self, batch_size: int) -> int:
-        return sum(bucket.batches(batch_size) for bucket in self.counts) if self.entry.is_trained else 0
+    @property
+    def batches_per_epoch(self) -> int:
+        return sum(bucket.batches(self.effective.batch) for bucket in self.counts) if self.entry.is_trained else 0
 
-    def summary(self, batch_size: int) -> dict[str, Any]:
-        return {
-            "id": self.entry.id,
-            "folder": printable(self.entry.place),
-            "files": self.files,
-            "usable": len(self.samples),
-            "samples_per_epoch": self.samples_per_epoch,
-            "batches_per_epoch": self.batches_per_epoch(batch_size),
-            "left_out_count": len(self.left_out),
-            "left_out": [{"path": printable(file.name), "reason": printable(file.reason)} for file in self.left_out[:MOST_LISTED]],
-            "buckets": [
-                {
-                    "aspect": bucket.aspect,
-                    "width": bucket.size[0],
-                    "height": bucket.size[1],
-                    "images": bucket.images,
-                    "samples": bucket.samples,
-                    "batches": bucket.batches(batch_size),
-                }
-                for bucket in self.counts
-            ],
-        }
+    @property
+    def timed(self) -> TimedSet:
+        """The set as a timeline sees it."""
+        batches = tuple(bucket.batches(self.effective.batch) for bucket in self.counts)
+        return TimedSet(self.entry.id, batches, self.entry.probability, self.entry.gates)
+
+    @property
+    def frequency(self) -> tuple[object, ...]:
+        """The settings that decide how often a sample is seen, when, and toward what: part of its fingerprint in checkpoints."""
+        usual: tuple[object, ...] = (self.entry.repeats + 1, self.at_least, self.entry.probability)
+        usual += ("regularisation",) if self.entry.is_regularisation_data else ()
+        scheduled = (self.entry.train_batch_size, *self.entry.gates)
+        return usual if scheduled == (None, *ALWAYS) else (*usual, *scheduled)
 
 
 @dataclass
@@ -76,31 +71,25 @@ class DatasetReport:
     """Sets to evaluate on."""
     by_size: bool = True
     """Whether ``data_backend_sampling`` takes the size of datasets into account."""
+    seed: int = 0
+    """The seed of the run."""
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The epochs of the run."""
+        timed = tuple(report.timed for report in self.sets if report.entry.is_trained and report.counts)
+        return Timeline(timed, self.effective.accumulation, self.seed, self.by_size)
 
     @property
     def samples_per_epoch(self) -> int:
         return sum(report.samples_per_epoch for report in self.sets)
 
-    def batches_per_epoch(self, train_batch_size: int) -> int:
-        """Returns the number of batches of this size; with several processes, pass the size over all of them."""
-        return sum(report.batches_per_epoch(train_batch_size) for report in self.sets)
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches over all processes."""
+        return sum(report.batches_per_epoch for report in self.sets)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
-        batches = self.batches_per_epoch(self.effective.train_batch_size * self.effective.processes)
-        return -(-batches // self.effective.accumulation)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the report as JSON."""
-        batch_size = self.effective.train_batch_size * self.effective.processes
-        numbers = [SetNumbers(report.batches_per_epoch(batch_size), report.entry.probability) for report in self.sets]
-        parts = shares(numbers, by_size=self.by_size)
-        return {
-            "samples_per_epoch": self.samples_per_epoch,
-            "batches_per_epoch": self.batches_per_epoch(batch_size),
-            "steps_per_epoch": self.steps_per_epoch,
-            "samples_per_step": self.effective.samples,
-            "datasets": [{**report.summary(batch_size), "share": share.as_dict()} for report, share in zip(self.sets, parts, strict=True)],
-            "eval_datasets": [report.summary(batch_size) for report in self.eval_sets],
-        }
+        """Optimizer steps in an epoch in which all sets are trained on."""
+        return -(-self.batches_per_epoch // self.effective.accumulation)

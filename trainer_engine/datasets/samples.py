@@ -55,7 +55,9 @@ class Sample:
     random_name: str = ""
     """Name that places random crops if it is not the sample's own: a reference uses that of its image."""
     references: tuple[Reference, ...] = ()
-    """Its references, one of each conditioning set."""
+    """Its references, one of each conditioning set that the network looks at."""
+    mask: Reference | None = None
+    """The mask that weights its loss."""
     remark: str = ""
     """A note about the file for people, such as an unusable colour profile; empty if there is none."""
     frames: int = 1
@@ -77,9 +79,10 @@ ContentOf = Callable[[str, Sample], str]
 """(cache, sample) -> sha256 of its file, or an empty string if unknown. ``cache`` is the id of an image set, or a ``reference_cache``."""
 SETTINGS = (
     *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
-    *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets"),
+    *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
-    *("repeats", "probability", "max_num_samples", "conditioning_data"),
+    *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "is_regularisation_data", "train_batch_size"),
+    *("start_epoch", "start_step", "end_epoch", "end_step"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 
@@ -91,21 +94,25 @@ def settings_of(entry: ImageSet) -> dict[str, Any]:
 
 
 def reference_cache(set_id: str, reference_id: str) -> str:
-    """Returns the name of the cache of a set's references. Their crops depend on both sets."""
+    """Returns the name of the cache of a set's references or masks. Their crops depend on both sets."""
     return f"{set_id} with {reference_id}"
 
 
-def fingerprint(set_id: str, sample: Sample, frequency: tuple[object, ...], content_of: ContentOf) -> str:
+def fingerprint(set_id: str, sample: Sample, trained: tuple[object, ...], content_of: ContentOf) -> str:
     """Returns a hash of geometry, captions and frequency, followed by a space and a hash of the contents of its files if known.
 
-    ``frequency`` are the settings that decide how often the sample is seen.
+    ``trained`` is the ``frequency`` of the report of its set.
     """
-    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, *frequency)
+    parts: tuple[object, ...] = (sample.size_bytes, sample.resized, sample.target, sample.crop, sample.captions, *trained)
     parts += (sample.frames, sample.frame_rate) if sample.frame_rate else ()
     contents = [content_of(set_id, sample)]
     for reference_id, reference in sample.references:
         parts += (reference_id, reference.name, reference.size_bytes, reference.resized, reference.target, reference.crop)
         contents.append(content_of(reference_cache(set_id, reference_id), reference))
+    if sample.mask is not None:
+        mask_id, mask = sample.mask
+        parts += ("mask", mask_id, mask.name, mask.size_bytes)
+        contents.append(content_of(reference_cache(set_id, mask_id), mask))
     shape = _short(repr(parts))
     return f"{shape} {_short(' '.join(contents))}" if all(contents) else shape
 

@@ -30,7 +30,7 @@ def lent_prompts(sets: Sequence[SetReport], options: TrainingOptions) -> tuple[V
     """Prompts of the validation, from captions and named after their files. Sets with references are validated with these instead."""
     if options.validation.validation_disable:
         return ()
-    captioned = [sample for found in sets if not found.entry.conditioning_data for sample in found.samples[:MOST_GENERATED]]
+    captioned = [sample for found in sets for sample in found.samples[:MOST_GENERATED] if not sample.references]
     return tuple(ValidationPrompt(name_after(sample.name), sample.captions[0]) for sample in captioned)
 
 

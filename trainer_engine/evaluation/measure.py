@@ -14,6 +14,7 @@ from trainer_engine.batches.batch import Batch, BatchBuilder, reference_choices
 from trainer_engine.batches.sampler import Item
 from trainer_engine.families.base import Family
 from trainer_engine.objectives.base import Objective
+from trainer_engine.objectives.losses import sample_means
 from trainer_engine.objectives.randomness import sample_noise, seed_network
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.seeds import derived_seed
@@ -25,7 +26,7 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """Mean squared error between prediction and target of each image at each timestep.
+    """Mean squared error between prediction and target of each image at each timestep, over the masked part if it has a mask.
 
     One image and one timestep at a time: the numbers do not depend on any batch size, nor on how many processes share the work.
     """
@@ -77,7 +78,7 @@ class Measuring:
         with self.family.devices.autocast():
             prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
-        return (prediction.float() - target.float()).square().mean()
+        return sample_means((prediction.float() - target.float()).square(), batch.loss_mask).mean()
 
 
 def _seed(name: str, point: int, purpose: str) -> int:

@@ -6,7 +6,6 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,17 +19,19 @@ from torch import Tensor, nn
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.common.computation import prepare_network
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
 from trainer_engine.memory.placement import encoder_groups, held_back, stream_weights, streamed_groups
 from trainer_engine.memory.recompute import enable_checkpointing
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
-from trainer_engine.weights.quantization import Quantiser, exact_layers_message, is_quantised
+from trainer_engine.weights.quantization import exact_layers_message, is_quantised, quantiser
 
 
 class DiffusersNetwork(Protocol):
@@ -97,6 +98,8 @@ class Family(ABC):
         self.options = options
         self.devices = devices
         self.spec = type(self).spec.for_run(train_text_encoder=options.model.train_text_encoder)
+        self.keeps_encoders = False
+        """Whether the run encodes while it trains, so that ``release_encoders`` leaves the encoders in memory."""
         self.report: Callable[[Notification], None] = lambda _: None
         """Receives notifications about weights that were loaded."""
 
@@ -108,8 +111,14 @@ class Family(ABC):
     # ---- the encoders: used for the caches, then freed ----
 
     def image_fingerprint(self, hashes: FileHashes) -> str:
-        """Changes whenever the same pixels would give other latents: weights, configuration, number type."""
-        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}"
+        """Changes whenever the same pixels would give other latents: weights, configuration, number type, tiles."""
+        tiles = " tiled" if self.tiles_images else ""
+        return f"{self.parts.find('vae').fingerprint(hashes)} mode {self.devices.vae or 'stored'}{tiles}"
+
+    @property
+    def tiles_images(self) -> bool:
+        """Whether the autoencoder takes large images in tiles, which changes their latents."""
+        return self.options.autoencoder.vae_enable_tiling and "vae_enable_tiling" in self.spec.latents.memory_options
 
     @abstractmethod
     def text_fingerprint(self, hashes: FileHashes) -> str:
@@ -117,7 +126,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) float32 on the CPU, scaled as the network expects.
+        """(B, 3, H, W) float32 in [-1, 1] -> (B, C, h, w) on the CPU, scaled as the network expects, in the type that was computed in.
 
         Clips are (B, 3, T, H, W); only a family whose ``LatentSpec.media`` names such a medium receives them.
 
@@ -141,6 +150,11 @@ class Family(ABC):
     @abstractmethod
     def free_encoders(self) -> None:
         """Release the weights of every encoder; they are loaded again when they are needed."""
+
+    def release_encoders(self) -> None:
+        """``free_encoders``, unless the run encodes while it trains."""
+        if not self.keeps_encoders:
+            self.free_encoders()
 
     @abstractmethod
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
@@ -191,6 +205,8 @@ class Family(ABC):
                 self.place(module, precision, part=component.folder, in_autocast=True)
             module.train().requires_grad_(self.options.model.model_type == "full")
             enable_checkpointing(module, self.options, self.devices.device, is_network=not is_text)
+            if not is_text:
+                prepare_network(module, self.options)
             modules[name] = module
         return join(modules)
 
@@ -227,10 +243,11 @@ class Family(ABC):
         Layers that the quantised kernels do not take stay as they are, and are reported. ``in_autocast``: the module computes in
         ``devices.autocast``.
         """
+        precision = activated(precision, quantize_activations=self.options.precision.quantize_activations)
         if not is_quantised(precision):
             return self._moved(module, is_network=in_autocast)
-        how = (self.devices.autocast, self.devices.compute) if in_autocast else (nullcontext, None)
-        exact = Quantiser(precision, self.devices.device, self.options.precision.quantize_via == "cpu", *how).apply(module)
+        how = {"autocast": self.devices.autocast, "compute": self.devices.compute} if in_autocast else {}
+        exact = quantiser(precision, self.options, self.devices.device, **how).apply(module)
         if exact:
             self.report(
                 Notification(

@@ -31,6 +31,8 @@ from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.contract.run import RunFolder
+from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
@@ -49,7 +51,7 @@ from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import start_training
 from trainer_engine.optim.updates import make_update
-from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.runtime.devices import capability_of, resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -58,9 +60,14 @@ def assemble(run_context: RunContext) -> Trainer:
     family, objective = _load_family(run_context)
     scoring = make_scoring(run_context)
     saved = _find_checkpoint(run_context, family)  # before the caches, which may take hours: it may have to be refused
-    prepared = Preparation(run_context.options, family, run_context.processes, run_context.stages, run_context.requests).run(
-        run_context.dataloader
-    )
+    prepared = Preparation(
+        options=run_context.options,
+        family=family,
+        processes=run_context.processes,
+        stages=run_context.stages,
+        requests=run_context.requests,
+        report_file=RunFolder(run_context.media.parent).datasets,
+    ).run(run_context.dataloader)
     if saved:
         compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)
     with run_context.stages.stage(StageKey.PREPARE_MODELS):
@@ -82,7 +89,7 @@ def assemble(run_context: RunContext) -> Trainer:
 def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
     with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
         devices = resolve_devices(run_context.options, run_context.processes.device)
-        refused = list(device_problems(run_context.options, devices.device.type))
+        refused = list(device_problems(run_context.options, devices.device.type, capability_of(devices.device)))
         refused += process_problems(run_context.options.as_values(), run_context.processes.count)
         if refused:
             raise InvalidOptions(refused)
@@ -137,31 +144,38 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     options, processes = run_context.options, run_context.processes
     run = options.run
     sampler = make_sampler(prepared.sources, options, processes.count)
-    state = TrainState(run.max_train_steps or run.num_train_epochs * sampler.steps_per_epoch, sampler.steps_per_epoch)
+    state = TrainState(run_steps(options, sampler.timeline), sampler.timeline)
     collator = Collator(
-        builder=BatchBuilder(family=family, read_latents=prepared.read_latents, read_prompt=prepared.read_prompt, crop_seed=run.seed),
+        builder=_builder(family, prepared, run.seed),
         objective=objective,
         seed=run.seed,
         caption_dropout=options.data.caption_dropout_probability,
         share=Share(processes.rank, processes.count),
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
+        mask_probability=options.objective.masked_loss_probability,
+        parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
     update = make_update(options.optimizer, groups, family.devices.device)
     start_training(update.optimizer)
+    may_skip = trainable.may_skip or options.distributed.find_unused_parameters
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(_compiled(network, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
+        network=processes.share_network(
+            _compiled(network, options.distributed.dynamo_backend),
+            may_skip=may_skip,
+        ),
         update=update,
-        schedules=_schedules(options, state.total_steps)[: len(groups)],
+        schedules=_schedules(options, state.total_steps, sampler.sizes.batch * sampler.sizes.accumulation)[: len(groups)],
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
+        parent=None if options.model.model_type == "full" else trainable.base_model,
     )
     average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
@@ -185,6 +199,16 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
 
 
+def _builder(family: Family, prepared: Prepared, seed: int) -> BatchBuilder:
+    return BatchBuilder(
+        family=family,
+        read_latents=prepared.read_latents,
+        read_prompt=prepared.read_prompt,
+        read_mask=prepared.read_mask,
+        crop_seed=seed,
+    )
+
+
 def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
     if not run.use_ema:
         return None
@@ -198,11 +222,15 @@ def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
     )
 
 
-def _schedules(options: TrainingOptions, total_steps: int) -> tuple[Schedule, Schedule]:
-    """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak."""
+def _schedules(options: TrainingOptions, total_steps: int, samples: int) -> tuple[Schedule, Schedule]:
+    """Of the network, and of trained text encoders. Schedule-free optimizers keep their warm-up and then stay at the peak.
+
+    ``samples``: of one optimizer step, over all processes.
+    """
     is_free = OPTIMIZERS[options.optimizer.optimizer].is_schedule_free
     chosen = options.schedule.model_copy(update={"lr_scheduler": "constant_with_warmup"}) if is_free else options.schedule
-    peaks = options.optimizer.learning_rate, options.optimizer.text_encoder_rate
+    factor = options.optimizer.rate_factor(samples)
+    peaks = options.optimizer.learning_rate * factor, options.optimizer.text_encoder_rate * factor
     return Schedule(chosen, peaks[0], total_steps), Schedule(chosen, peaks[1], total_steps)
 
 

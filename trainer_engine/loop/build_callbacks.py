@@ -86,7 +86,12 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
         [
             *([EmaCallback(parts.average)] if parts.average is not None else []),
             ProgressCallback(sink, processes.device),
-            MemoryCallback(processes.device, run_context.resident_at_start, run_context.memory_estimate),
+            MemoryCallback(
+                processes.device,
+                run_context.resident_at_start,
+                run_context.memory_estimate,
+                options.memory.accelerator_cache_clear_interval,
+            ),
             NonFiniteCallback(sink, parts.loader.sampler, parts.loader.collator),
             *([JournalCallback(run_context.journal_room)] if run_context.journal_room is not None else []),
             CommandsCallback(sink, run_context.requests, processes),

@@ -110,11 +110,12 @@ class RunComponents:
                 )
 
     def _training_state(self, state: TrainState) -> dict[str, Any]:
+        epoch = state.timeline.epoch_of(state.step)
         return {
             "version": 1,
             "step": state.step,
             "epoch": state.epoch,
-            "position": {"epoch": state.step // state.steps_per_epoch, "index": state.step % state.steps_per_epoch},
+            "position": {"epoch": epoch, "index": state.step - state.timeline.start_of(epoch)},
             "loss": state.loss,
             "schedule": {"name": self.options.schedule.lr_scheduler, "learning_rate": state.learning_rate},
             "identity": run_identity(self.options, self.family.spec, self.family.prediction_type),

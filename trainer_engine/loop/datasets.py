@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer_engine.batches.batch import reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.latents import LatentCache, cache_latents
+from trainer_engine.caches.masks import MaskCache, cache_masks
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
-from trainer_engine.caches.store import CacheStore
+from trainer_engine.caches.store import CacheStore, Encoded
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
-from trainer_engine.datasets.examine import examine
+from trainer_engine.datasets.egress import Reach
+from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.sources.base import Fetching
+from trainer_engine.datasets.summary import report_document
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.environment import private_networks_are_open
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
 from trainer_engine.validation.names import name_after
@@ -42,6 +51,8 @@ class Prepared:
     sources: tuple[DataSource, ...]
     latents: Mapping[str, LatentCache]
     """By dataset id."""
+    masks: Mapping[str, MaskCache]
+    """By ``reference_cache`` of a dataset and its set of masks."""
     captions: Mapping[str, PromptCache]
     """By dataset id: where the embeddings of its captions are."""
     prompts: PromptCache
@@ -54,12 +65,19 @@ class Prepared:
     """Images that are evaluated on."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By dataset id: the fields that decide how its samples are trained."""
+    frequencies: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """By dataset id: the part of its samples' fingerprints that says how often they are seen."""
     dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     """By dataset id: samples that could not be encoded."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
         return self.latents[source].read(sample)
+
+    def read_mask(self, source: str, sample: Sample, size: tuple[int, int]) -> Tensor:
+        """(1, h, w) for a sample that has a mask."""
+        assert sample.mask is not None
+        return self.masks[reference_cache(source, sample.mask.set)].read(sample.mask.sample, size)
 
     def read_prompt(self, source: str, caption: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
         """The embedding of a caption; ``references`` are those that the text encoder looks at."""
@@ -74,28 +92,34 @@ class Prepared:
         return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
 
     def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        sampling = (source.passes, source.at_least, source.weight)
+        frequency = self.frequencies[source.id]
 
         def content_of(cache: str, sample: Sample) -> str:
-            return self.latents[cache].contents.get(sample.name, "")
+            found = self.masks[cache] if cache in self.masks else self.latents[cache]
+            return found.contents.get(sample.name, "")
 
-        return {sample.name: fingerprint(source.id, sample, sampling, content_of) for sample in samples}
-
-
-def _usable(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
-    """An image that cannot be encoded is left out, and so is one with such a reference."""
-    known = latents[found.entry.id].addresses
-    return [sample for sample in found.samples if sample.name in known and _has_references(found.entry.id, sample, latents)]
+        return {sample.name: fingerprint(source.id, sample, frequency, content_of) for sample in samples}
 
 
-def _dropped(found: SetReport, latents: Mapping[str, LatentCache]) -> list[Sample]:
-    usable = {sample.name for sample in _usable(found, latents)}
+CachesByName = Mapping[str, LatentCache | MaskCache]
+"""Caches of images, of references and of masks: by dataset id or ``reference_cache``."""
+
+
+def _usable(found: SetReport, caches: CachesByName) -> list[Sample]:
+    """An image that cannot be encoded is left out, and so is one with such a reference or an unreadable mask."""
+    known = caches[found.entry.id].addresses
+    return [sample for sample in found.samples if sample.name in known and _has_partners(found.entry.id, sample, caches)]
+
+
+def _dropped(found: SetReport, caches: CachesByName) -> list[Sample]:
+    usable = {sample.name for sample in _usable(found, caches)}
     return [sample for sample in found.samples if sample.name not in usable]
 
 
-def _has_references(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]) -> bool:
-    """Whether each of its references could be encoded."""
-    return all(one.sample.name in latents[reference_cache(set_id, one.set)].addresses for one in sample.references)
+def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:
+    """Whether each of its references could be encoded, and its mask be read."""
+    partners = (*sample.references, *([sample.mask] if sample.mask else []))
+    return all(one.sample.name in caches[reference_cache(set_id, one.set)].addresses for one in partners)
 
 
 def _edit(set_id: str, sample: Sample, latents: Mapping[str, LatentCache], prompts: PromptCache) -> Edit:
@@ -115,6 +139,8 @@ class Preparation:
     processes: Processes
     stages: Stages
     requests: ControlRequests
+    report_file: Path | None = None
+    """Where the report about the datasets is written; None for nowhere."""
 
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
@@ -126,41 +152,54 @@ class Preparation:
         captions, prompts = self._cache_texts(dataloader, [*trained, *evaluated], self._shown_prompts(shown, lent))
         latents = self._cache_images([*trained, *evaluated], dataloader)
         self.family.free_encoders()
-        sources = tuple(data_source(found, _usable(found, latents)) for found in trained)
+        masks = self._cache_masks([*trained, *evaluated], dataloader)
+        caches: CachesByName = {**latents, **masks}
+        self._keep_encoders(latents.values(), [*captions.values(), prompts])
+        sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_references(set_id, sample, latents))
-        held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, latents))
+        edits = tuple(_edit(set_id, sample, latents, prompts) for set_id, sample in shown if _has_partners(set_id, sample, caches))
+        held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, caches))
         copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
         if copies:
             self.stages.sink.emit(copies)
         return Prepared(
             sources=tuple(source for source in sources if source.samples),
             latents=latents,
+            masks=masks,
             captions=captions,
             prompts=prompts,
             edits=edits,
             eval_prompts=lent,
             held_out=held_out,
             settings={found.entry.id: settings_of(found.entry) for found in trained},
-            dropped={found.entry.id: _dropped(found, latents) for found in trained},
+            frequencies={found.entry.id: found.frequency for found in trained},
+            dropped={found.entry.id: _dropped(found, caches) for found in trained},
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         root = Path(self.options.data.cache_dir or Path(self.options.run.output_dir, "cache"))
         with self.stages.stage(StageKey.DATA_BACKEND) as advance:
-            report = self.processes.first_then_others(
-                lambda: examine(
+
+            def examined() -> DatasetReport:
+                fetch_datasets(dataloader, Fetching(advance, self.requests.raise_if_stopped))
+                return examine(
                     dataloader,
                     self.options,
                     self.family.spec,
                     on_progress=lambda _label, done, total: advance(done, total),
                     index_dir=root / "index",
                     processes=self.processes.count,
+                    reach=Reach(private=private_networks_are_open()),
                 )
-            )
+
+            report = self.processes.first_then_others(examined)
             if errors_in(report.problems):
                 raise DatasetUnusable(errors_in(report.problems))
+            if self.report_file and self.processes.is_first:
+                # A full disk below the run's journal costs no training; the server shows the report of validate instead.
+                with suppress(OSError):
+                    write_atomically(self.report_file, json.dumps(report_document(report, self.options)).encode("ascii"))
         for found in (*report.sets, *report.eval_sets):
             self._emit_left_out(found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
@@ -220,17 +259,21 @@ class Preparation:
         return {found.entry.id: made[dataloader.text_set_of(found.entry).id] for found in sets}, made[default.id]
 
     def _cache_text_set(self, text: TextSet, prompts: Sequence[Prompt], advance: Advance) -> PromptCache:
-        cache = self.processes.first_then_others(
-            lambda: cache_prompts(
-                self.family,
-                prompts,
-                CacheStore(Path(text.text_cache)),
-                seed=self.options.run.seed,
-                batch_size=self.options.data.text_encoder_batch_size,
-                write_batch_size=text.write_batch_size,
-                on_progress=advance,
-                should_stop=self.requests.stop_asked,
-            )
+        data = self.options.data
+        cache = cache_prompts(
+            self.family,
+            prompts,
+            CacheStore(Path(text.text_cache), compress=data.compress_disk_cache),
+            seed=self.options.run.seed,
+            batch_size=text.text_encoder_batch_size,
+            write_batch_size=text.write_batch_size,
+            when=Encoded.of(
+                on_demand=text.text_cache_ondemand or data.text_cache_ondemand,
+                disabled=text.text_cache_disable or data.text_cache_disable,
+            ),
+            ranks=self.processes,
+            on_progress=advance,
+            should_stop=self.requests.stop_asked,
         )
         self.requests.raise_if_stopped()
         return cache
@@ -254,21 +297,63 @@ class Preparation:
         return made
 
     def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
+        data = self.options.data
+        cache = cache_latents(
+            self.family,
+            samples,
+            CacheStore(Path(entry.vae_cache), compress=data.compress_disk_cache),
+            seed=self.options.run.seed,
+            batch_size=entry.vae_batch_size,
+            write_batch_size=entry.write_batch_size,
+            workers=entry.max_workers,
+            when=Encoded.of(
+                on_demand=entry.vae_cache_ondemand or data.vae_cache_ondemand, disabled=entry.vae_cache_disable or data.vae_cache_disable
+            ),
+            ranks=self.processes,
+            on_progress=advance,
+            should_stop=self.requests.stop_asked,
+        )
+        self.requests.raise_if_stopped()
+        return cache
+
+    def _cache_masks(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, MaskCache]:
+        """By ``reference_cache`` of a set and its masks."""
+        made: dict[str, MaskCache] = {}
+        for found, masks in [(found, masks) for found in sets if (masks := dataloader.mask_of(found.entry))]:
+            samples = [sample.mask.sample for sample in found.samples if sample.mask]
+            with self.stages.stage(StageKey.VAE_CACHE, f"masks of {found.entry.id}") as advance:
+                made[reference_cache(found.entry.id, masks.id)] = cache = self._cache_mask_set(masks, samples, advance)
+            self._emit_left_out(masks.id, [(sample.name, reason) for sample, reason in cache.left_out])
+            if cache.empty:
+                self.stages.sink.emit(_empty_masks(masks, cache.empty))
+        return made
+
+    def _cache_mask_set(self, masks: ReferenceSet, samples: Sequence[Sample], advance: Advance) -> MaskCache:
         cache = self.processes.first_then_others(
-            lambda: cache_latents(
-                self.family,
+            lambda: cache_masks(
                 samples,
-                CacheStore(Path(entry.vae_cache)),
+                CacheStore(Path(masks.vae_cache)),
                 seed=self.options.run.seed,
-                batch_size=entry.vae_batch_size,
-                write_batch_size=entry.write_batch_size,
-                workers=self.options.data.max_workers,
+                segments=masks.conditioning_type == "segmentation",
+                scale_factor_px=self.family.spec.latents.scale_factor_px,
+                workers=masks.max_workers,
                 on_progress=advance,
                 should_stop=self.requests.stop_asked,
             )
         )
         self.requests.raise_if_stopped()
         return cache
+
+    def _keep_encoders(self, latents: Iterable[LatentCache], prompts: Iterable[PromptCache]) -> None:
+        """Load the encoders that training itself needs, before the network fills the memory, and keep them until the run ends."""
+        images = any(cache.when is not Encoded.AHEAD for cache in latents)
+        texts = any(cache.when is not Encoded.AHEAD for cache in prompts)
+        self.family.keeps_encoders = images or texts
+        if images:
+            edge = self.family.spec.latents.alignment_px
+            self.family.encode_images(torch.zeros(1, 3, edge, edge))
+        if texts:
+            self.family.encode_prompts([""], [[]])
 
     def _emit_left_out(self, set_id: str, files: Sequence[tuple[str, str]]) -> None:
         if not files:
@@ -277,3 +362,10 @@ class Preparation:
         more = f"; and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
         message = f"Dataset {set_id}: {len(files)} files are left out: {named}{more}."
         self.stages.sink.emit(Notification(code="files_left_out", title="Files left out", message=message, severity=Severity.WARNING))
+
+
+def _empty_masks(masks: ReferenceSet, samples: Sequence[Sample]) -> Notification:
+    named = "; ".join(sample.name for sample in samples[:MAX_LISTED])
+    more = f"; and {len(samples) - MAX_LISTED} more" if len(samples) > MAX_LISTED else ""
+    message = f"Dataset {masks.id}: {len(samples)} masks are all black, so nothing is learned from their images: {named}{more}."
+    return Notification(code="masks_empty", title="Empty masks", message=message, severity=Severity.WARNING)

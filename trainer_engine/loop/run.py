@@ -24,7 +24,7 @@ from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.report.background import render_in_background
 from trainer_engine.runtime.control import ControlRequests
-from trainer_engine.runtime.devices import out_of_memory_numbers, ran_out_of_memory
+from trainer_engine.runtime.devices import out_of_memory_numbers, prepare_arithmetic, ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import LaunchEnvironment
 from trainer_engine.runtime.events import EventSink, Journal
@@ -66,6 +66,7 @@ def train(
     cannot be written, ``disk_low_action`` applies. Raises EngineError, and Stopped if a stop is requested before training begins.
     """
     at_start = resident_bytes()
+    prepare_arithmetic(options)
     processes = Processes(environment)
     requests.raise_if_stopped()
     try:

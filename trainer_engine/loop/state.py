@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from trainer_engine.datasets.timeline import Timeline
+
 
 @dataclass(frozen=True)
 class StepOutcome:
@@ -35,7 +37,7 @@ class TrainState:
     """Changed by the trainer and its callbacks, read by all of them."""
 
     total_steps: int
-    steps_per_epoch: int
+    timeline: Timeline
     first_step: int = 0
     """Optimizer steps that were done when this process began."""
     step: int = 0
@@ -68,12 +70,12 @@ class TrainState:
     @property
     def epoch(self) -> int:
         """The epoch, from 1, of the last step done; 1 before the first."""
-        return max(0, self.step - 1) // self.steps_per_epoch + 1
+        return self.timeline.epoch_of(max(0, self.step - 1)) + 1
 
     @property
     def ends_epoch(self) -> bool:
         """Whether the last step done was the last of its epoch."""
-        return self.step % self.steps_per_epoch == 0
+        return self.step == self.timeline.start_of(self.timeline.epoch_of(self.step))
 
     @property
     def is_finished(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import StepInputs
 from trainer_engine.loop.state import StepOutcome
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import seed_network
@@ -24,6 +25,12 @@ from trainer_engine.runtime.seeds import derived_seed
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""
+
+
+def micro_batch_shares(batches: StepBatches) -> list[float]:
+    """How many of each micro-batch would make up the step, by which its mean loss is divided: every sample of a step counts the same."""
+    sizes = [len(batch.files) for batch in batches.passes]
+    return [sum(sizes) / size for size in sizes]
 
 
 @dataclass(kw_only=True)
@@ -41,6 +48,8 @@ class Step:
     """One for each parameter group of the optimizer: of the network, and of trained text encoders."""
     seed: int
     scaler: torch.amp.GradScaler
+    parent: Callable[[], AbstractContextManager[nn.Module]] | None = None
+    """Gives the frozen base without its adapter, for batches that are trained toward it; None in a full fine-tune."""
 
     def take(self, batches: StepBatches) -> StepOutcome:
         """Take one step. If the loss or a gradient is not finite, weights and optimizer state stay as they are."""
@@ -54,7 +63,7 @@ class Step:
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
         # reach the weights; the micro-batches of a step are queued without waiting.
         *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
-        loss = sum(pass_losses) / len(pass_losses)
+        loss = sum(loss / share for loss, share in zip(pass_losses, micro_batch_shares(batches), strict=True))
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
             self.update.apply(norm, learning_rates)
@@ -80,17 +89,29 @@ class Step:
         seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
         with nullcontext() if is_last else self.processes.without_exchange(self.network):
             loss = self.loss(batches.passes[number].to(self.devices.device))
-            self.scaler.scale(loss / len(batches.passes)).backward()
+            self.scaler.scale(loss / micro_batch_shares(batches)[number]).backward()
         return loss.detach()
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean over the samples of a batch, float32."""
         noise = batch.noise if batch.input_noise is None else batch.input_noise
-        noisy = self.objective.add_noise(batch.latents, noise, batch.timesteps)
+        inputs = batch.inputs(self.objective.add_noise(batch.latents, noise, batch.timesteps))
+        if batch.toward_parent and self.parent is not None:
+            target = self._parent_prediction(self.parent, inputs)
+        else:
+            target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         with self.devices.autocast():
-            prediction = self.family.predict(self.network, batch.inputs(noisy))
-        target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
+            prediction = self.family.predict(self.network, inputs)
         return self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
+
+    def _parent_prediction(self, parent: Callable[[], AbstractContextManager[nn.Module]], inputs: StepInputs) -> Tensor:
+        """The prediction of the frozen base, float32 without a gradient.
+
+        It comes before the prediction that is trained, whose activations are not in memory yet. It has an autocast of its own, since a
+        weight that one converts without a gradient would be reused with a gradient.
+        """
+        with parent() as network, self.devices.autocast():
+            return self.family.predict(network, inputs).float()
 
     def _update_scale(self, finite: bool, loss_is_finite: bool) -> bool:
         """Update the loss scale of float16; True if this step only found it too large."""

@@ -9,9 +9,9 @@ from typing import Any
 from diffusers import DDPMScheduler
 
 from trainer_engine.config.options.model import ObjectiveOptions
-from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.objectives.base import Objective
-from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, VPrediction
+from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, TimestepBias, VPrediction
 from trainer_engine.objectives.flow_matching import make_flow_matching
 from trainer_engine.objectives.losses import ErrorShape
 
@@ -28,10 +28,31 @@ def make_objective(prediction_type: str, scheduler_config: Mapping[str, Any], op
     if prediction_type == FLOW_MATCHING:
         objective = make_flow_matching(scheduler_config, options)
     elif prediction_type in DIFFUSION:
-        weighting = MinSnr(options.snr_gamma, options.use_soft_min_snr) if options.snr_gamma else None
-        objective = DIFFUSION[prediction_type](DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod, weighting)
+        alphas = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
+        objective = DIFFUSION[prediction_type](alphas, _weighting(options), _bias(options, len(alphas)))
     else:
         known = ", ".join(sorted([*DIFFUSION, FLOW_MATCHING]))
         raise ModelUnavailable(f"The base model predicts {prediction_type!r}; known here: {known}.", hint="set prediction_type")
     objective.shape = ErrorShape(options.loss_type, options.huber_c, options.huber_schedule)
     return objective
+
+
+def _weighting(options: ObjectiveOptions) -> MinSnr | None:
+    if not options.snr_gamma:
+        return None
+    return MinSnr(options.snr_gamma, options.use_soft_min_snr, options.snr_weight, options.soft_min_snr_sigma_data or 1.0)
+
+
+def _bias(options: ObjectiveOptions, count: int) -> TimestepBias | None:
+    """The sampling of a schedule with ``count`` timesteps; None for all alike. Raises InvalidOptions if the range lies beyond them."""
+    strategy, multiplier = options.timestep_bias_strategy, options.timestep_bias_multiplier
+    if strategy == "none" or multiplier == 1:
+        return None
+    if strategy == "range":
+        begin, end = options.timestep_bias_begin, options.timestep_bias_end
+        if end > count:
+            message = f"timestep_bias_end={end} lies beyond the noise schedule of the model, which has {count} timesteps."
+            raise InvalidOptions([Problem.error("timestep_bias_end", "out_of_range", message, got=end, expected=f"at most {count}")])
+        return TimestepBias(begin, end, multiplier)
+    width = max(1, round(options.timestep_bias_portion * count))
+    return TimestepBias(0, width, multiplier) if strategy == "earlier" else TimestepBias(count - width, count, multiplier)

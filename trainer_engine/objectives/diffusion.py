@@ -17,15 +17,39 @@ class MinSnr:
 
     gamma: float
     is_soft: bool = False
+    factor: float = 1.0
+    sigma_data: float = 1.0
+    """Standard deviation of the data, by which the soft form measures the signal: its SNR is sigma_data^2 alpha_t^2 / sigma_t^2."""
 
     def of(self, noise_to_signal: Tensor, offset: float) -> Tensor:
-        """min(SNR, gamma) / (SNR + offset), (B,); soft: SNR gamma / (SNR + gamma) instead of the minimum.
+        """factor min(SNR, gamma) / (SNR + offset), (B,); soft: SNR gamma / (SNR + gamma) instead of the minimum.
 
         Fraction and divisor are over the SNR, so that pure noise (SNR 0) gets the limit instead of 0 / 0.
         """
         inverse = noise_to_signal.square()
-        bounded = self.gamma / (inverse.reciprocal() + self.gamma) if self.is_soft else (self.gamma * inverse).clamp_max(1)
-        return bounded / (1 + offset * inverse) if offset else bounded
+        signal = inverse.reciprocal() * self.sigma_data**2
+        bounded = self.gamma * self.sigma_data**2 / (signal + self.gamma) if self.is_soft else (self.gamma * inverse).clamp_max(1)
+        weight = bounded / (1 + offset * inverse) if offset else bounded
+        return weight * self.factor if self.factor != 1 else weight
+
+
+@dataclass(frozen=True)
+class TimestepBias:
+    """Samples the timesteps ``begin`` to ``end`` - 1 ``multiplier`` times as often as the others."""
+
+    begin: int
+    end: int
+    multiplier: float
+
+    def index(self, share: float, count: int) -> int:
+        """The timestep of ``count`` at a uniform number in [0, 1): the inverse of the cumulative distribution."""
+        inside = (self.end - self.begin) * self.multiplier
+        place = share * (inside + count - (self.end - self.begin))
+        if place < self.begin:
+            return int(place)
+        if place < self.begin + inside:
+            return min(self.begin + int((place - self.begin) / self.multiplier), self.end - 1)
+        return min(self.end + int(place - self.begin - inside), count - 1)
 
 
 class Diffusion(Objective):
@@ -37,14 +61,18 @@ class Diffusion(Objective):
     snr_offset: float = 0.0
     """An error of what is predicted is one of the data times SNR + this."""
 
-    def __init__(self, alphas_cumprod: Tensor, weighting: MinSnr | None = None) -> None:
+    def __init__(self, alphas_cumprod: Tensor, weighting: MinSnr | None = None, bias: TimestepBias | None = None) -> None:
         self.weighting = weighting
+        self.bias = bias
         squared = alphas_cumprod.double()
         self.alphas = squared.sqrt().float()
         self.sigmas = (1 - squared).sqrt().float()
 
     def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
-        """Uniform over 0 .. T-1 for any number of tokens."""
+        """Uniform over 0 .. T-1 for any number of tokens, or by ``bias``."""
+        if self.bias is not None:
+            shares = [torch.rand(1, generator=generator, dtype=torch.float64).item() for generator in generators]
+            return torch.tensor([self.bias.index(share, len(self.alphas)) for share in shares])
         return torch.cat([torch.randint(len(self.alphas), (1,), generator=generator) for generator in generators])
 
     def spread_timesteps(self, count: int) -> Tensor:

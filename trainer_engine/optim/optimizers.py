@@ -93,7 +93,7 @@ def build_optimizer(options: OptimizerOptions, *groups: Iterable[nn.Parameter]) 
         raise InvalidOptions(problems)
     parts = [list(group) for group in groups]
     trained = [parameter for part in parts for parameter in part]
-    given = options.optimizer_config
+    given = options.arguments
     arguments: dict[str, Any] = dict(spec.defaults)
     arguments |= {name: spec.arguments[name].kind(value) for name, value in given.items() if value is not None}
     if spec.has_fused and "fused" not in given and not arguments.get("foreach") and can_fuse(trained):
@@ -102,10 +102,8 @@ def build_optimizer(options: OptimizerOptions, *groups: Iterable[nn.Parameter]) 
         arguments["fused"] = True
     if options.optimizer_release_gradients:
         arguments["gradient_release"] = True
-    if spec.betas is not None:
-        arguments["betas"] = spec.betas
-        if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:
-            arguments["betas"] = (options.optimizer_beta1, options.optimizer_beta2, *spec.betas[2:])
+    if options.betas is not None:
+        arguments["betas"] = options.betas
     try:
         grouped = trained if len(parts) == 1 else [{"params": part} for part in parts]
         return BUILDERS[spec.name](grouped, lr=options.learning_rate, **arguments)

@@ -52,6 +52,11 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None for other devices."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" and torch.version.cuda else None
+
+
 def resolve_devices(options: TrainingOptions, device: torch.device | None = None) -> Devices:
     """The devices of this process. ``device`` is the one that accelerate assigns; None selects ``best_device()``."""
     device = device or best_device()
@@ -69,6 +74,13 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
         text=text,
         notes=notes,
     )
+
+
+def prepare_arithmetic(options: TrainingOptions) -> None:
+    """Sets what PyTorch keeps for the whole process: its threads, and whether it multiplies float32 matrices in TF32."""
+    if options.distributed.torch_num_threads:
+        torch.set_num_threads(options.distributed.torch_num_threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not options.precision.disable_tf32
 
 
 def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.runtime.environment import LaunchEnvironment
+from trainer_engine.weights.quantised.layer import QuantisedLinear
 
 T = TypeVar("T")
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -63,6 +64,14 @@ class Processes:
         """
         if self.count == 1:
             return network
+        # Buffers of quantised layers may be tensors that no backend can send, and every rank has made the same ones.
+        held = [
+            f"{name}.{buffer}"
+            for name, layer in network.named_modules()
+            if isinstance(layer, QuantisedLinear)
+            for buffer, _ in layer.named_buffers(recurse=False)
+        ]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, held)
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
             network, device_ids=device_ids, gradient_as_bucket_view=True, forward_sync_buffers=False, find_unused_parameters=may_skip

@@ -9,10 +9,12 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor
 
+from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.autoencoder_memory import save_memory
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.hub import Source, find_part
 from trainer_engine.weights.loading import load_diffusers
@@ -48,9 +50,10 @@ class FullDecoder:
 class PreviewDecoder:
     """A Tiny AutoEncoder, loaded at the first picture."""
 
-    def __init__(self, repository: str, devices: Devices) -> None:
+    def __init__(self, repository: str, devices: Devices, memory: AutoencoderOptions) -> None:
         self.name = self.repository = repository
         self._devices = devices
+        self._memory = memory
         self._decoder: AutoencoderTiny | None = None
 
     @torch.no_grad()
@@ -73,6 +76,7 @@ class PreviewDecoder:
             if part is None:
                 raise ModelUnavailable(f"{self.repository} holds no Tiny AutoEncoder.", hint="look at its files on the hub")
             decoder = load_diffusers(AutoencoderTiny, part, None)
+            save_memory(decoder, self._memory)
             self._decoder = decoder.eval().requires_grad_(False).to(self._devices.device)
         return self._decoder
 
@@ -80,7 +84,7 @@ class PreviewDecoder:
 def decoder_of(family: Family) -> Decoder:
     """The Tiny AutoEncoder of a family, or else its own autoencoder."""
     repository = family.spec.latents.preview_decoder
-    return PreviewDecoder(repository, family.devices) if repository else FullDecoder(family)
+    return PreviewDecoder(repository, family.devices, family.options.autoencoder) if repository else FullDecoder(family)
 
 
 def no_previews(decoder: str, error: Exception) -> ErrorEvent:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-Layer = (nn.Linear, nn.Conv2d)
-"""Layer classes whose weights are quantised."""
 ROWS = (1, 2, 33)
 """Numbers of input rows: kernels handle one row, a few rows, and an incomplete block differently."""
 KERNEL_ERROR = 0.05
 """Largest relative error of a kernel against its dequantised weights in float32. bfloat16 alone causes 0.02 at most."""
-PACKED_STEP = 16
-"""How many weights of a row PyTorch's packed 8-bit kernel for bfloat16 reads at once."""
 SEED = 0
 
 
@@ -29,57 +26,47 @@ def shape_of(layer: nn.Linear | nn.Conv2d) -> str:
     return f"Conv2d {layer.in_channels} -> {layer.out_channels} {bias} in {dtype}, window {window}"
 
 
-def kernel_fault(layer: nn.Linear | nn.Conv2d, preset: str, device: torch.device, inputs: Sequence[torch.dtype]) -> str:
-    """Why a layer must not be tried at all; empty if it may be.
+@dataclass(frozen=True)
+class Trial:
+    """Compares a quantised layer with the layer that it replaces."""
 
-    NOTE: torch._weight_int8pack_mm, which quanto calls on a CPU for rows of a multiple of four bfloat16 numbers, reads 16 weights at a
-    time without checking the length of a row. Other lengths crash the process on some processors (AVX-512: aligned loads at unaligned
-    addresses) and give values of 1e12 on others.
-    """
-    if device.type != "cpu" or preset != "int8-quanto" or torch.bfloat16 not in inputs or not isinstance(layer, nn.Linear):
-        return ""
-    if layer.in_features % 4 or layer.in_features % PACKED_STEP == 0:
-        return ""
-    return f"the processor's 8-bit kernel for bfloat16 reads rows of a multiple of {PACKED_STEP}"
+    layer: nn.Linear | nn.Conv2d
+    """The original layer."""
+    parameters: Mapping[str, nn.Parameter]
+    """Its parameters before quantisation."""
+    inputs: Sequence[torch.dtype]
+    """Number types of the layer's inputs."""
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[None]]
 
+    def fault_of(self, quantised: nn.Module, rounded: Tensor) -> str:
+        """Describes what is wrong with a quantised layer; empty if nothing is. Raises the exceptions of the kernel.
 
-def fault_of(
-    quantised: nn.Module,
-    layer: nn.Linear | nn.Conv2d,
-    parameters: Mapping[str, nn.Parameter],
-    inputs: Sequence[torch.dtype],
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[None]],
-) -> str:
-    """Describes what is wrong with a quantised layer; empty if nothing is. Raises the exceptions of the kernel.
-
-    ``layer`` is the original layer and ``parameters`` are its parameters before quantisation. The output and the gradient of the input
-    are compared with those of the dequantised weights in float32, and the dequantised weights with the original ones.
-    """
-    quantised.requires_grad_(False)
-    with torch.no_grad():
-        rounded: Tensor = quantised.weight.dequantize()  # type: ignore[operator]  # a method of quanto's tensors
-        weight = parameters["weight"].to(rounded.device)
+        ``rounded``: its weights, dequantised. The output and the gradient of the input are compared with those of these weights in
+        float32, and these weights with the original ones.
+        """
+        quantised.requires_grad_(False)
+        weight = self.parameters["weight"].detach().to(rounded.device)
         if not _norm(rounded - weight) <= _norm(weight):
             return "the rounded weights are further from the exact ones than zeros"
-    bias = parameters["bias"].to(device).float() if "bias" in parameters else None
-    generator = torch.Generator().manual_seed(SEED)
-    for dtype in inputs:
-        for rows in ROWS:
-            x = torch.randn(_input_shape(layer, rows), generator=generator).to(device, dtype)
-            found, wanted = x.clone().requires_grad_(), x.float().requires_grad_()
-            with torch.enable_grad():
-                with autocast():
-                    answer = quantised(found)
-                exact = _forward(layer, wanted, rounded.float(), bias)
-                gradient = torch.randn(answer.shape, generator=generator).to(device, answer.dtype)
-                (ours_back,) = torch.autograd.grad(answer, found, gradient)
-                (exact_back,) = torch.autograd.grad(exact, wanted, gradient.float())
-            for what, ours, theirs in (("outputs", answer, exact), ("gradients", ours_back, exact_back)):
-                distance, size = _norm(ours.detach().float() - theirs.detach()), _norm(theirs.detach())
-                if not distance <= KERNEL_ERROR * size:
-                    return f"its {what} are off by {distance / size:.2g} times their size"
-    return ""
+        bias = self.parameters["bias"].to(self.device).float() if "bias" in self.parameters else None
+        generator = torch.Generator().manual_seed(SEED)
+        for dtype in self.inputs:
+            for rows in ROWS:
+                x = torch.randn(_input_shape(self.layer, rows), generator=generator).to(self.device, dtype)
+                found, wanted = x.clone().requires_grad_(), x.float().requires_grad_()
+                with torch.enable_grad():
+                    with self.autocast():
+                        answer = quantised(found)
+                    exact = _forward(self.layer, wanted, rounded.float(), bias)
+                    gradient = torch.randn(answer.shape, generator=generator).to(self.device, answer.dtype)
+                    (ours_back,) = torch.autograd.grad(answer, found, gradient)
+                    (exact_back,) = torch.autograd.grad(exact, wanted, gradient.float())
+                for what, ours, theirs in (("outputs", answer, exact), ("gradients", ours_back, exact_back)):
+                    distance, size = _norm(ours.detach().float() - theirs.detach()), _norm(theirs.detach())
+                    if not distance <= KERNEL_ERROR * size:
+                        return f"its {what} are off by {distance / size:.2g} times their size"
+        return ""
 
 
 def _norm(tensor: Tensor) -> float:

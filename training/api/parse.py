@@ -48,7 +48,7 @@ def _is_mark(name: str) -> bool:
 
 def whole_number(text: str | None, name: str, *, default: int, largest: int = LARGEST_INDEX, smallest: int = 0) -> int:
     """A whole number from a query parameter. Raises BadValue."""
-    if text is None or text == "":
+    if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and smallest <= int(text) <= largest):
         expected = f"a whole number from {smallest} to {largest}"

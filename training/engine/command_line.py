@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 
 import trainer_engine
+from trainer_engine.config.addresses import HOST
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.run import DistributedOptions
 from trainer_engine.contract.files import read_small_text
 from training.engine.process import ENGINE_MODULE, passed_environment
 
@@ -24,11 +26,28 @@ PROJECT_ROOT = Path(trainer_engine.__file__).resolve().parents[1]
 LARGEST_CONFIG_BYTES = 64 << 10
 LARGEST_NUMBER = 65_535
 """The limit for processes, machines and ports."""
-HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 
 
 class UnreadableAccelerateConfig(ValueError):
     """The file of ``accelerate_config`` is not a valid accelerate configuration; the message says why."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines that share a run, and which of them this is."""
+
+    count: int = 1
+    rank: int = 0
+    """Number of this machine; 0 is the one to which the others connect."""
+    main_ip: str = "127.0.0.1"
+    main_port: int = 29500
+
+    @classmethod
+    def of(cls, options: DistributedOptions) -> Machines:
+        return cls(options.num_machines, options.machine_rank, options.main_process_ip, options.main_process_port)
+
+
+ONE_MACHINE = Machines()
 
 
 @dataclass(frozen=True)
@@ -37,10 +56,8 @@ class AccelerateFile:
 
     use_cpu: bool
     processes: int
-    machines: int
-    machine_rank: int
-    main_ip: str
-    main_port: int
+    """Of all machines."""
+    machines: Machines
 
     @classmethod
     def read(cls, path: Path) -> AccelerateFile:
@@ -51,10 +68,12 @@ class AccelerateFile:
         return cls(
             use_cpu=document.get("use_cpu") is True,
             processes=_whole(document, "num_processes", 1, path),
-            machines=_whole(document, "num_machines", 1, path),
-            machine_rank=_whole(document, "machine_rank", 0, path),
-            main_ip=_host(document, path),
-            main_port=_whole(document, "main_process_port", 29500, path),
+            machines=Machines(
+                _whole(document, "num_machines", 1, path),
+                _whole(document, "machine_rank", 0, path),
+                _host(document, path),
+                _whole(document, "main_process_port", 29500, path),
+            ),
         )
 
 
@@ -111,11 +130,15 @@ def visible_gpus(variables: Mapping[str, str], devices: Path = Path("/dev")) -> 
 
 
 def launch_command(
-    run_dir: Path, num_processes: int = 1, accelerate_config: str | None = None, variables: Mapping[str, str] | None = None
+    run_dir: Path,
+    num_processes: int = 1,
+    accelerate_config: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    machines: Machines = ONE_MACHINE,
 ) -> tuple[list[str], dict[str, str]]:
     """The engine's command line and the environment variables to add to it, for ``process.start``.
 
-    ``accelerate_config`` wins over ``num_processes``. Raises UnreadableAccelerateConfig.
+    ``num_processes``: those of this machine. ``accelerate_config`` wins over it and over ``machines``. Raises UnreadableAccelerateConfig.
     """
     variables = passed_environment() if variables is None else variables
     search_path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), variables.get("PYTHONPATH", "")]))
@@ -123,21 +146,20 @@ def launch_command(
     engine = ["-m", ENGINE_MODULE, str(run_dir)]
     if accelerate_config:
         return _from_file(Path(accelerate_config), engine, extra)
-    if num_processes <= 1:
+    if num_processes <= 1 and machines.count <= 1:
         return [sys.executable, *engine], extra
     if visible_gpus(variables):
-        flags = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        return [*ACCELERATE, "--num_processes", str(num_processes), *flags, *engine], extra
-    return [*_torchrun(num_processes), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
+        return [*_accelerate(num_processes * machines.count, machines), *engine], extra
+    return [*_torchrun(num_processes, machines), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
 
 
 def process_count(options: TrainingOptions) -> int:
     """The number of processes that share a run: from accelerate's file, else ``num_processes``. An unreadable file is ignored."""
-    path = options.distributed.accelerate_config
+    path, here = options.distributed.accelerate_config, options.distributed.num_processes * options.distributed.num_machines
     try:
-        return AccelerateFile.read(Path(path)).processes if path else options.distributed.num_processes
+        return AccelerateFile.read(Path(path)).processes if path else here
     except UnreadableAccelerateConfig:
-        return options.distributed.num_processes
+        return here
 
 
 def _from_file(path: Path, engine: list[str], extra: dict[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -145,26 +167,28 @@ def _from_file(path: Path, engine: list[str], extra: dict[str, str]) -> tuple[li
     file = AccelerateFile.read(path)
     if file.use_cpu and file.processes > 1:
         # `accelerate launch` with use_cpu starts one process whatever it is asked for.
-        return [*_torchrun(file.processes, file), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
+        per_machine, rest = divmod(file.processes, max(1, file.machines.count))
+        if rest:
+            raise UnreadableAccelerateConfig(f"{file.processes} processes cannot be spread evenly over {file.machines.count} machines")
+        return [*_torchrun(per_machine, file.machines), *engine], extra | {"ACCELERATE_USE_CPU": "true"}
     if file.use_cpu:
         return [sys.executable, *engine], extra | {"ACCELERATE_USE_CPU": "true"}
     return [*ACCELERATE, "--config_file", str(path), *engine], extra
 
 
-def _torchrun(processes: int, file: AccelerateFile | None = None) -> list[str]:
+def _accelerate(processes: int, machines: Machines) -> list[str]:
+    """``processes``: of all machines."""
+    command = [*ACCELERATE, "--num_processes", str(processes), "--multi_gpu", "--num_machines", str(machines.count)]
+    if machines.count > 1:
+        command += ["--machine_rank", str(machines.rank)]
+        command += ["--main_process_ip", machines.main_ip, "--main_process_port", str(machines.main_port)]
+    return [*command, "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def _torchrun(processes: int, machines: Machines) -> list[str]:
+    """``processes``: of this machine."""
     command = [sys.executable, "-m", "torch.distributed.run"]
-    if file is None or file.machines <= 1:
+    if machines.count <= 1:
         return [*command, "--standalone", "--nproc_per_node", str(processes)]
-    if processes % file.machines:
-        raise UnreadableAccelerateConfig(f"{processes} processes cannot be spread evenly over {file.machines} machines")
-    hosts = [
-        "--nnodes",
-        str(file.machines),
-        "--node_rank",
-        str(file.machine_rank),
-        "--master_addr",
-        file.main_ip,
-        "--master_port",
-        str(file.main_port),
-    ]
-    return [*command, "--nproc_per_node", str(processes // file.machines), *hosts]
+    place = {"nnodes": machines.count, "node_rank": machines.rank, "master_addr": machines.main_ip, "master_port": machines.main_port}
+    return [*command, "--nproc_per_node", str(processes), *(text for name, value in place.items() for text in (f"--{name}", str(value)))]

@@ -10,6 +10,7 @@ from typing import Any
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.components import model_sources
+from trainer_engine.config.datasets.secrets import hide_datasets
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
@@ -19,7 +20,7 @@ from trainer_engine.contract.hooks import HookRule
 from trainer_engine.contract.path_rule import PlaceRule
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training.engine import process
-from training.engine.command_line import launch_command
+from training.engine.command_line import ONE_MACHINE, Machines, launch_command
 from training.engine.process import EngineIdentity
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -34,10 +35,12 @@ class LaunchSettings:
     accelerate_config: str | None = None
     withheld: tuple[str, ...] = ()
     """Environment variables that hold keys for services which the run does not use; the engine does not get them."""
+    machines: Machines = ONE_MACHINE
 
     @classmethod
     def of(cls, options: TrainingOptions) -> LaunchSettings:
-        return cls(options.distributed.num_processes, options.distributed.accelerate_config, unused_keys(options))
+        spread = options.distributed
+        return cls(spread.num_processes, spread.accelerate_config, unused_keys(options), Machines.of(spread))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LaunchSettings:
@@ -46,6 +49,7 @@ class LaunchSettings:
             num_processes=int(values.get("num_processes", 1)),
             accelerate_config=values.get("accelerate_config"),
             withheld=tuple(values.get("withheld", ())),
+            machines=Machines(**values.get("machines", {})),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,12 +67,14 @@ class Launch:
     options: Mapping[str, Any]
     """Resolved values by option name. Secrets in them are hidden before anything is written."""
     datasets: list[dict[str, Any]]
+    """The entries of the dataloader file. Secrets in them are hidden before anything is written."""
     memory_estimate: dict[str, int]
     settings: LaunchSettings
     scripts: HookRule
     places: PlaceRule
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Option -> its full text, for the options that hold secrets. They reach the engine in its environment, never in a file."""
+    """Option -> its full text, for the options that hold secrets, and the same for the datasets. They reach the engine in its
+    environment, never in a file."""
     opens_private_networks: bool = False
     """Whether the run may reach private networks even if this process's environment does not allow it."""
 
@@ -78,7 +84,7 @@ class Launch:
             job_id=self.job_id,
             environment=self.environment,
             options={name: value for name, value in hide_options(self.options).items() if name not in SERVER_ONLY},
-            datasets=self.datasets,
+            datasets=hide_datasets(self.datasets),
             memory_estimate=self.memory_estimate,
             scripts=self.scripts,
             places=self.places,
@@ -94,7 +100,7 @@ def start(folder: RunFolder, launch: Launch) -> EngineIdentity:
     """Prepare the run folder and start the engine. Raises OSError, and UnreadableAccelerateConfig before the engine starts."""
     prepare(folder, launch)
     settings = launch.settings
-    command, variables = launch_command(folder.path, settings.num_processes, settings.accelerate_config)
+    command, variables = launch_command(folder.path, settings.num_processes, settings.accelerate_config, machines=settings.machines)
     if launch.opens_private_networks:
         variables[PRIVATE_VARIABLE] = "1"
     return process.start(folder, command, variables | for_engine(launch.secrets), launch.scripts.variables, settings.withheld)

@@ -8,7 +8,7 @@ from typing import Any
 
 from environments.home import current_home
 from environments.secrets import store
-from trainer_engine.config.options.secrets import secrets_of
+from trainer_engine.config.options.secrets import secrets_of_run
 from trainer_engine.config.webhooks import WebhookTarget
 from training.models import Job
 
@@ -16,9 +16,9 @@ TARGETS = "webhook targets"
 """Key for the webhook targets as they were when the run was accepted, including those of a file."""
 
 
-def keep(job: Job, values: Mapping[str, Any], targets: Sequence[WebhookTarget]) -> None:
-    """Store the secrets of a job; ``values`` are its options with nothing hidden. Raises OSError."""
-    found = secrets_of(values)
+def keep(job: Job, values: Mapping[str, Any], datasets: Sequence[Mapping[str, Any]], targets: Sequence[WebhookTarget]) -> None:
+    """Store the secrets of a job; ``values`` and ``datasets`` are its options and datasets with nothing hidden. Raises OSError."""
+    found = secrets_of_run(values, datasets)
     if any(target.has_secrets for target in targets):
         found[TARGETS] = json.dumps([target.as_dict() for target in targets], ensure_ascii=False)
     store.write(current_home(), store.of_job(job.pk), found)

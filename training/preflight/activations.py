@@ -53,9 +53,9 @@ class Tokens:
 def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> int:
     """Numbers that a step keeps for its backward pass, modelled from the number of ``parameters`` if there are no ``tensors``."""
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
-    seen = cells * (1 + max((len(one.entry.conditioning_data) for one in report.sets), default=0))
+    seen = cells * (1 + max((len(one.samples[0].references) for one in report.sets if one.samples), default=0))
     image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
-    batch = options.run.train_batch_size
+    batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
     sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
     layers, of_text = split_layers(tensors or {}, spec)

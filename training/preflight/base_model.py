@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
 from trainer_engine.config import components
 from trainer_engine.config.families import trained_folders
+from trainer_engine.config.hub import HubSettings as HubSettings
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import is_file, read_small_text
+from trainer_engine.contract.files import is_file
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 ANSWER_SECONDS = 5.0
-TRUE = ("1", "on", "yes", "true")
-
-
-@dataclass(frozen=True)
-class HubSettings:
-    """The settings of the Hugging Face hub from the environment."""
-
-    cache: Path
-    endpoint: str
-    token: str
-    is_offline: bool
-
-    @classmethod
-    def of(cls, variables: Mapping[str, str]) -> HubSettings:
-        root = Path(
-            variables.get("HF_HOME") or Path(variables.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-        ).expanduser()
-        cache = Path(variables.get("HF_HUB_CACHE") or root / "hub").expanduser()
-        token_file = Path(variables.get("HF_TOKEN_PATH") or root / "token").expanduser()
-        try:
-            token = variables.get("HF_TOKEN") or read_small_text(token_file).strip()
-        except OSError:
-            token = ""
-        offline = variables.get("HF_HUB_OFFLINE", "").lower() in TRUE or variables.get("TRANSFORMERS_OFFLINE", "").lower() in TRUE
-        return cls(cache, (variables.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"), token, offline)
 
 
 def cached_snapshot(hub: HubSettings, repository: str, revision: str | None) -> Path | None:

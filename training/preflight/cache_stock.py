@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,30 +11,46 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.shards import older
+from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from training.preflight.disk import DiskUse
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, SHORT_BYTES = 4, 2
 HEADER_BYTES = 512
 """Upper bound for the header of an entry."""
 MOST_TOKENS = 300
 BYTES_OF_TOKEN = 4096 * 2
 BYTES_OF_TOKEN_ID = 2 * 8
 """Of a prompt that is encoded in every step: its number and its mask."""
-ENTRY = ".safetensors"
 LATENTS, EMBEDDINGS = CACHED = ("latents", "text embeddings")
 
 
-def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloader, report: DatasetReport) -> Iterator[DiskUse]:
+def cache_uses(
+    options: TrainingOptions, spec: FamilySpec, dataloader: Dataloader, report: DatasetReport, *, on_cpu: bool
+) -> Iterator[DiskUse]:
     """One use for each folder of latents or text embeddings that the run writes to."""
+    data = options.data
+    number = FLOAT32_BYTES if on_cpu or options.precision.vae_dtype in ("fp32", "default") else SHORT_BYTES
     latents: dict[tuple[str, Path], list[int]] = defaultdict(list)
     prompts: dict[tuple[str, Path], set[str]] = defaultdict(set)
     for found in (*report.sets, *report.eval_sets):
         entry = found.entry
-        latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += [_latent_bytes(sample, spec) for sample in found.samples]
-        for number, one in enumerate(dataloader.references_of(entry)):
-            references = (sample.references[number].sample for sample in found.samples if len(sample.references) > number)
-            latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += [_latent_bytes(sample, spec) for sample in references]
+        if not (entry.vae_cache_disable or data.vae_cache_disable):
+            sizes = [_latent_bytes(sample, spec, number) for sample in found.samples]
+            latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
+        for place, one in enumerate(dataloader.references_of(entry)):
+            if not (one.vae_cache_disable or data.vae_cache_disable):
+                references = (sample.references[place].sample for sample in found.samples if len(sample.references) > place)
+                sizes = [_latent_bytes(sample, spec, number) for sample in references]
+                latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += sizes
+        masks = dataloader.mask_of(entry)
+        if masks is not None:
+            shown = [sample.mask.sample for sample in found.samples if sample.mask]
+            sizes = [_latent_bytes(mask, spec, FLOAT32_BYTES) // spec.latents.channels for mask in shown]
+            latents[masks.option("cache_dir_vae"), Path(masks.vae_cache)] += sizes
         text = dataloader.text_set_of(entry)
+        if text.text_cache_disable or data.text_cache_disable:
+            continue
         captions = (caption for sample in found.samples for caption in sample.captions)
         prompts[text.option("cache_dir"), Path(text.text_cache)].update(captions)
     for (option, folder), sizes in latents.items():
@@ -47,15 +62,11 @@ def cache_uses(options: TrainingOptions, spec: FamilySpec, dataloader: Dataloade
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 
 
-def _latent_bytes(sample: Sample, spec: FamilySpec) -> int:
-    """Bytes of the latents of a sample; of a clip at most, since autoencoders of clips also shorten them."""
+def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
+    """Bytes of the latents of a sample, with ``number`` bytes each; of a clip at most, since autoencoders of clips also shorten them."""
     width, height = sample.target
     return (
-        sample.frames
-        * (width // spec.latents.scale_factor_px)
-        * (height // spec.latents.scale_factor_px)
-        * spec.latents.channels
-        * FLOAT32_BYTES
+        sample.frames * (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px) * spec.latents.channels * number
     )
 
 
@@ -79,12 +90,6 @@ def _missing_latents(sizes: list[int], folder: Path) -> int:
 
 
 def _entry_sizes(folder: Path) -> list[int]:
-    """Bytes of each entry of a cache; empty without a folder."""
-    sizes: list[int] = []
-    try:
-        shelves = [shelf.path for shelf in os.scandir(folder) if len(shelf.name) == 2 and shelf.is_dir()]
-        for shelf in shelves:
-            sizes += [entry.stat().st_size for entry in os.scandir(shelf) if entry.name.endswith(ENTRY)]
-    except OSError:
-        return sizes
-    return sizes
+    """Bytes of each entry of a cache; empty without a folder. Compressed entries count with the size that they have."""
+    shards = [place.row.length for place in ShardFolder(folder / SHARDS).places()]
+    return shards + [entry.stat().st_size for entry in older.entries_of(folder)]

@@ -35,7 +35,7 @@ def data_problems(
     saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
 ) -> Iterator[Problem]:
     """The problems that the engine would report once it has filled the caches."""
-    if errors_in(report.problems):
+    if errors_in(report.problems) or any(found.not_fetched for found in report.sets):
         return
     contents = _Contents.of(report, dataloader)
     trained = [found for found in report.sets if found.entry.is_trained]
@@ -71,7 +71,7 @@ class _Contents:
         hashes = {}
         for found in report.sets:
             hashes[found.entry.id] = FileHashes(Path(found.entry.vae_cache, "hashes.jsonl"))
-            for one in dataloader.references_of(found.entry):
+            for one in dataloader.partners_of(found.entry):
                 hashes[reference_cache(found.entry.id, one.id)] = FileHashes(Path(one.vae_cache, "hashes.jsonl"))
         return cls(hashes)
 
@@ -97,8 +97,7 @@ class _Contents:
 def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str, str]:
     """Name -> fingerprint of the samples that the engine would train on. Raises CheckpointUnusable."""
     entry = found.entry
-    trained = (entry.repeats + 1, found.at_least, entry.probability)
-    samples = {sample.name: fingerprint(entry.id, sample, trained, contents) for sample in found.samples}
+    samples = {sample.name: fingerprint(entry.id, sample, found.frequency, contents) for sample in found.samples}
     for name, was in left_out_of(saved, entry.id).items():
         if name in samples and is_same(samples[name], str(was)):
             del samples[name]
@@ -112,7 +111,8 @@ def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str
 
 def _is_decodable(sample: Sample) -> bool:
     try:
-        for one in (sample, *(reference.sample for reference in sample.references)):
+        partners = (*sample.references, *([sample.mask] if sample.mask else []))
+        for one in (sample, *(partner.sample for partner in partners)):
             for _ in medium_of(one.name).frames(one.file):
                 pass
     except BrokenImage:

@@ -150,12 +150,25 @@ def check_memory(memory: Memory, processes: int, variables: Mapping[str, str]) -
 
 def gpu_memory() -> int | None:
     """Returns the bytes of the smallest NVIDIA GPU; None if ``nvidia-smi`` does not report them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=5, check=True, text=True).stdout
-        return min(int(line) for line in answer.split()) * 1024**2
+        return min(int(line) for line in _of_gpus("memory.total")) * 1024**2
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """Returns the compute capability of the oldest NVIDIA GPU; None if ``nvidia-smi`` does not report it."""
+    try:
+        major, minor = min(tuple(int(number) for number in line.split(".")) for line in _of_gpus("compute_cap"))
+        return major, minor
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _of_gpus(what: str) -> list[str]:
+    """One answer of ``nvidia-smi`` for each GPU. Raises OSError and SubprocessError; an empty list if the tool is not there."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    return subprocess.run(command, capture_output=True, timeout=5, check=True, text=True).stdout.split()

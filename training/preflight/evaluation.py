@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 from trainer_engine.config.options import TrainingOptions
@@ -13,6 +13,8 @@ from trainer_engine.datasets.report import DatasetReport
 PASSES_A_SAMPLE = 3
 """Cost of a training step for one sample (forward and backward), in forward passes."""
 MOST_COUNTED = 100_000
+FINEST_EPOCH = 10_000
+"""Parts of an epoch that an interval is a whole number of."""
 COSTLY_SHARE = 0.25
 """Share of the run's time from which a note is given."""
 
@@ -49,16 +51,20 @@ def _evaluation_count(options: TrainingOptions, report: DatasetReport, steps: in
 
     Exact up to ``MOST_COUNTED``; above that, steps may count twice.
     """
-    per_epoch = max(1, report.steps_per_epoch)
+    timeline = report.timeline
     by_steps = (options.evaluation.eval_steps_interval, options.checkpointing.checkpoint_step_interval)
     by_epochs = (options.evaluation.eval_epoch_interval, options.checkpointing.checkpoint_epoch_interval)
-    lengths = [length for length in (*by_steps, *(epochs * per_epoch for epochs in by_epochs if epochs)) if length]
-    counts = [int(steps / max(1.0, length)) for length in lengths]
-    if sum(counts) > MOST_COUNTED:
-        return min(steps, sum(counts)) + 1
+    lengths = [length for length in by_steps if length]
+    intervals = [interval for epochs in by_epochs if (interval := Fraction(epochs or 0).limit_denominator(FINEST_EPOCH))]
+    counts = [steps // length for length in lengths]
+    epoch_counts = [int(timeline.passed(steps) // interval) for interval in intervals]
+    if sum(counts) + sum(epoch_counts) > MOST_COUNTED:
+        return min(steps, sum(counts) + sum(epoch_counts)) + 1
     found = {0, steps}
     for length, count in zip(lengths, counts, strict=True):
-        found.update(math.ceil(number * length) for number in range(1, count + 1))
+        found.update(number * length for number in range(1, count + 1))
+    for interval, count in zip(intervals, epoch_counts, strict=True):
+        found.update(timeline.steps_for(number * interval) for number in range(1, count + 1))
     return len(found)
 
 
@@ -67,9 +73,10 @@ def _notes(options: TrainingOptions, report: DatasetReport, steps: int, *, share
     if not evaluation.eval_steps_interval and not evaluation.eval_epoch_interval:
         message = "No evaluation interval is set: the eval sets are evaluated before the first step and at checkpoints only."
         yield Problem.note("eval_steps_interval", "no_interval", message, hint="set eval_steps_interval, or eval_epoch_interval")
-    length = (evaluation.eval_epoch_interval or 0) * max(1, report.steps_per_epoch)
+    interval = Fraction(evaluation.eval_epoch_interval or 0).limit_denominator(FINEST_EPOCH)
+    length = report.timeline.steps_for(interval)
     if options.run.max_train_steps and length > steps:
-        message = f"eval_epoch_interval={evaluation.eval_epoch_interval:g} is {length:g} steps, and the run has {steps}."
+        message = f"eval_epoch_interval={evaluation.eval_epoch_interval:g} is {length} steps, and the run has {steps}."
         yield Problem.note("eval_epoch_interval", "longer_than_run", message, got=evaluation.eval_epoch_interval)
     if share > COSTLY_SHARE:
         message = f"Evaluations take about {100 * share:.0f} % of the run's time: {text}."

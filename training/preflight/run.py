@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
+from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.components import BASE, model_sources, noise_schedule
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -23,8 +24,11 @@ from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.run_paths import place_problems, written_folders
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
+from trainer_engine.datasets.egress import Reach
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport
+from trainer_engine.datasets.schedule import run_steps, understood_length
+from trainer_engine.datasets.summary import summarise
 from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
@@ -39,10 +43,12 @@ from training.preflight.model_files import model_problems, network_problems
 from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
+from training.preflight.remote_data import is_incomplete, remote_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
+from training.webhooks.egress import private_networks_are_open
 
 CPU_INFO = Path("/proc/cpuinfo")
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
@@ -67,7 +73,7 @@ def examine_run(
     problems += refused
     saved = None if errors_in(refused) else saved  # further differences add nothing
     problems += publishing_problems(options, home, hub)
-    problems += device_problems(options, expected_device(variables))
+    problems += device_problems(options, expected_device(variables), estimates.gpu_capability() if visible_gpus(variables) else None)
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables)
     sources = model_sources(options.model, spec)
@@ -89,16 +95,19 @@ def examine_run(
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
-    report = examine(resolved.dataloader, options, spec, processes=process_count(options))
-    problems += report.problems
+    reach = Reach(private=private_networks_are_open())
+    report = examine(resolved.dataloader, options, spec, processes=process_count(options), reach=reach, fetches_later=True)
+    problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
-        *cache_uses(options, spec, resolved.dataloader, report),
+        *cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"),
         *download_use(sources[BASE], base, options, spec, hub),
     ]
-    weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache))
+    texts = any(text.text_cache_ondemand or text.text_cache_disable for text in resolved.dataloader.text_sets)
+    kept = texts or options.data.text_cache_ondemand or options.data.text_cache_disable
+    weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
-    problems += progress_problems(saved, options, understood["steps"]) if saved else []
+    problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 
@@ -110,6 +119,8 @@ class _Weights:
     tensors: dict[str, Shape] | None
     """Tensor -> shape of the trained components; None if it is not known."""
     encoder_bytes: int
+    keeps_encoders: bool = False
+    """Whether the text encoders stay in memory, because prompts are encoded while training."""
 
 
 def _understand(
@@ -122,12 +133,13 @@ def _understand(
     uses: Sequence[DiskUse],
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The numbers of the run, and the problems that follow from them on this machine."""
-    summary = report.summary()
-    per_epoch = max(1, report.steps_per_epoch)
-    steps = options.run.max_train_steps or options.run.num_train_epochs * per_epoch
+    summary = summarise(report)
+    steps = run_steps(options, report.timeline)
     flavour = options.model.model_flavour or spec.default_flavour
     parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)
     memory = estimates.estimate_memory(options, parameters, report, spec, weights.tensors, on_cpu=not visible_gpus(variables))
+    if weights.keeps_encoders:
+        memory = replace(memory, counted=memory.counted + weights.encoder_bytes)
     disk = estimates.estimate_disk(options, parameters, spec, weights.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
     weights_on_disk = weights_use(options, spec, parameters, weights.tensors)
     disks = file_systems([*run_uses(options, home, disk, steps), *weights_on_disk, *uses])
@@ -144,8 +156,7 @@ def _understand(
             "weights": weights.source,
             "parameters": parameters,
         },
-        "steps": steps,
-        "epochs": -(-steps // per_epoch),
+        **understood_length(options, report.timeline),
         "batch_size": options.run.train_batch_size * report.effective.processes,
         "effective_batch_size": summary["samples_per_step"],
         "memory": with_copy(memory.as_dict(), disk["checkpoint"]),
@@ -218,6 +229,11 @@ def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[s
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
+    machines = options.distributed.num_machines
+    if machines > 1 and not private_networks_are_open():
+        message = "Machines of one run connect to each other in a private network, which this server does not reach."
+        hint = f"start the server with {PRIVATE_VARIABLE}=1"
+        yield Problem.error("num_machines", "private_network", message, got=machines, expected="1", hint=hint)
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
     if gpus and processes > gpus and not options.distributed.accelerate_config:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."

@@ -75,7 +75,7 @@ def weight_bytes(options: TrainingOptions) -> int:
 
 def state_bytes(options: TrainingOptions, weights: Weights) -> int:
     """Bytes of the optimizer state after the first step."""
-    optimizer, each, settings = OPTIMIZERS[options.optimizer.optimizer], weight_bytes(options), options.optimizer.optimizer_config
+    optimizer, each, settings = OPTIMIZERS[options.optimizer.optimizer], weight_bytes(options), options.optimizer.arguments
     return sum(optimizer.state_bytes(shape, each, settings) * count for shape, count in weights.items())
 
 

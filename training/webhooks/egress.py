@@ -88,8 +88,13 @@ def _is_open(switch: str) -> bool:
     return bool(getattr(settings, switch)) if settings.configured else True
 
 
+def private_networks_are_open() -> bool:
+    """Whether the server, or the user's own shell, may reach private networks."""
+    return _is_open("WEBHOOKS_TO_PRIVATE")
+
+
 def _reason(address: Address) -> str:
-    return closed_because(address, private=_is_open("WEBHOOKS_TO_PRIVATE"), loopback=_is_open("WEBHOOKS_TO_LOOPBACK"))
+    return closed_because(address, private=private_networks_are_open(), loopback=_is_open("WEBHOOKS_TO_LOOPBACK"))
 
 
 def webhook_problems(targets: Iterable[WebhookTarget]) -> Iterator[Problem]:

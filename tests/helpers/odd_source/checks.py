@@ -16,11 +16,11 @@ from PIL import Image
 
 from environments.paths import Home
 from environments.resolve.run import resolve_run
+from tests.helpers.caches import entries_of, state_of
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, tiny_datasets, tiny_options, train_here
 from trainer_engine.caches.decoding import sample_pixels
-from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.datasets.docs import page
 from trainer_engine.config.datasets.names import are_datasets, later
@@ -56,13 +56,13 @@ def in_archive(place: Path, **fields: Any) -> list[dict[str, Any]]:
     images, texts = tiny_datasets(place)
     folder = place / "images"
     captions = {str(path.relative_to(folder)): path.stem.replace("_", " ") for path in folder.rglob("*.*")}
-    images |= {"type": "zip", "archive": str(packed(place, folder)), "caption_strategy": "parquet", "parquet": str(table(place, captions))}
+    images |= {"type": "zip", "archive": str(packed(place, folder)), "caption_strategy": "webshart", "source": str(table(place, captions))}
     del images["instance_data_dir"]
     return [{name: value for name, value in {**images, **fields}.items() if value is not None}, texts]
 
 
-def cached_files(place: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
+def cached_files(place: Path) -> dict[str, bytes]:
+    return state_of(place / "cache")
 
 
 def report_of(*entries: dict[str, Any], family: str = "pixart_sigma") -> DatasetReport:
@@ -75,9 +75,9 @@ def report_of(*entries: dict[str, Any], family: str = "pixart_sigma") -> Dataset
 
 
 def test_a_new_file_is_a_new_choice_with_its_fields_and_help() -> None:
-    assert "parquet" in REGISTRY["caption_strategy"].choices and "parquet" not in REGISTRY["caption_strategy"].later
-    assert not {"parquet", "caption_column"} & later().keys()
-    assert are_datasets([{"type": "zip", "archive": "a.zip", "caption_column": "text"}])
+    assert "webshart" in REGISTRY["caption_strategy"].choices and "webshart" not in REGISTRY["caption_strategy"].later
+    assert "source" not in later()
+    assert are_datasets([{"type": "zip", "archive": "a.zip", "minimum_image_size": 1}])
     assert not are_datasets([{"id": "a", "archive": "notes.txt"}]), "a source's own word does not make a document a datasets file"
     text = page()
     assert "zip: a zip archive on this machine." in text and "## Further fields of sets with `zip`" in text
@@ -97,12 +97,12 @@ def test_a_dataset_of_the_new_source_survives_being_written_and_read(tmp_path: P
     ("fields", "option", "code"),
     [
         ({"archive": None}, "archive", "missing"),
-        ({"parquet": None}, "parquet", "missing"),
+        ({"source": None}, "source", "missing"),
         ({"instance_data_dir": "/data"}, "instance_data_dir", "not_for_type"),
         ({"type": "local", "instance_data_dir": "/data"}, "archive", "not_for_type"),
-        ({"caption_strategy": "filename"}, "parquet", "not_for_type"),
+        ({"caption_strategy": "filename"}, "source", "not_for_type"),
         ({"type": "zipp"}, "type", "not_a_choice"),
-        ({"type": "huggingface"}, "type", "not_available"),
+        ({"type": "memory"}, "type", "not_available"),
         ({"dataset_type": "text_embeds"}, "type", "not_a_choice"),
         ({"archive": ["a.zip"]}, "archive", "not_text"),
     ],
@@ -170,7 +170,7 @@ def test_broken_archives_tables_and_members_are_each_named_once(tmp_path: Path) 
     [problem] = report_of({**images, "archive": str(tmp_path / "gone.zip")}).problems
     assert problem.code == "missing_folder"
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "rows.parquet").read_bytes()[:-20])
-    for field, value in (("parquet", str(tmp_path / "cut.parquet")), ("caption_column", "words"), ("parquet", str(tmp_path / "gone"))):
+    for field, value in (("source", str(tmp_path / "cut.parquet")), ("table_caption", "words"), ("source", str(tmp_path / "gone"))):
         [problem] = report_of({**images, field: value}).problems
         assert (problem.option, problem.code) == ("dataloader[0].caption_strategy", "unreadable_captions")
 
@@ -184,13 +184,13 @@ def test_members_that_cannot_be_used_are_left_out_with_their_reason(tmp_path: Pa
     (folder / "drawing.svg").write_text("<svg/>")
     (folder / "notes.txt").write_text("ignored")
     rows = table(tmp_path, {"good.png": "a square", "blank.png": " ", "broken.png": "x", "deep/good.png": "deep"})
-    entry = {"id": "zip", "type": "zip", "archive": str(packed(tmp_path, folder)), "caption_strategy": "parquet", "parquet": str(rows)}
+    entry = {"id": "zip", "type": "zip", "archive": str(packed(tmp_path, folder)), "caption_strategy": "webshart", "source": str(rows)}
     [found] = report_of({**entry, "resolution": 64}).sets
     assert [(sample.name, sample.captions) for sample in found.samples] == [("deep/good.png", ("deep",)), ("good.png", ("a square",))]
     reasons = {file.name: file.reason for file in found.left_out}
     assert sorted(reasons) == ["blank.png", "broken.png", "drawing.svg", "no_row.png"]
     assert reasons["no_row.png"] == "the table has no row for it" and reasons["broken.png"] == "it is not an image, despite its name"
-    [below] = report_of({**entry, "archive_folder": "deep", "caption_strategy": "filename", "parquet": None, "resolution": 64}).sets
+    [below] = report_of({**entry, "archive_folder": "deep", "caption_strategy": "filename", "source": None, "resolution": 64}).sets
     assert [sample.name for sample in below.samples] == ["good.png"]
 
 
@@ -263,9 +263,8 @@ def test_a_run_trains_on_clips_and_resumes_to_the_same_bytes(tmp_path: Path) -> 
     resumed = run_of_clips(tmp_path / "resumed")
     assert straight.code == resumed.code == 0 and resumed.step == 4
     assert straight.weights() == resumed.weights()
-    entries = list((tmp_path / "straight/cache/vae").rglob("*.safetensors"))
-    stored = CacheStore(tmp_path / "straight/cache/vae").get(entries[0].stem)
-    assert stored is not None and stored["latents"].shape == (16, 2, 8, 8) and torch.isfinite(stored["latents"]).all()
+    stored = next(iter(entries_of(tmp_path / "straight/cache/vae").values()))
+    assert stored["latents"].shape == (16, 2, 8, 8) and torch.isfinite(stored["latents"]).all()
 
 
 def test_a_model_of_images_names_clips_and_leaves_them_out(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
+from PIL import Image
 
 from tests.security.target import Target
 
@@ -38,4 +41,26 @@ def attack_patterns_of_an_adapter(target: Target) -> list[str]:
             except httpx.TransportError as error:
                 through.append(f"{pattern[:30]!r} in {next(iter(preset))}: {error!r}")
                 target.revive()
+    return through
+
+
+def attack_filters_of_captions(target: Target) -> list[str]:
+    """Entries of caption_filter_list are patterns, which are compared with every caption."""
+    through = []
+    folder = target.place / "captioned"
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    (folder / "a.txt").write_text("a" * 5_000 + "b")
+    images = {"id": "captioned", "instance_data_dir": str(folder), "cache_dir_vae": str(target.place / "c"), "caption_strategy": "textfile"}
+    for number, pattern in enumerate((HANG, *OTHERS)):
+        texts = {"id": "t", "dataset_type": "text_embeds", "cache_dir": str(target.place / "t"), "caption_filter_list": [f"s/{pattern}/x/"]}
+        file = target.place / f"filters-{number}.json"
+        file.write_text(json.dumps([images, texts]))
+        try:
+            with target.client(30) as client:
+                client.post("/api/training/validate", data=target.form("filtered", data_backend_config=str(file)))
+                client.get("/api/training/status", timeout=5)
+        except httpx.TransportError as error:
+            through.append(f"{pattern[:30]!r} in caption_filter_list: {error!r}")
+            target.revive()
     return through

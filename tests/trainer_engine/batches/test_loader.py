@@ -17,8 +17,9 @@ from torch import Tensor
 from tests.trainer_engine.batches.test_sampler import source
 from trainer_engine.batches.batch import Batch, BatchBuilder
 from trainer_engine.batches.collate import Collator, Share
-from trainer_engine.batches.loader import Loader
+from trainer_engine.batches.loader import Loader, samples_before
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Item, Sampler
+from trainer_engine.config.datasets.fields import Gates
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import CropPlan, Reference, Sample
 from trainer_engine.datasets.sources.local import LocalSource
@@ -167,7 +168,7 @@ def test_no_two_samples_of_a_step_get_the_same_noise() -> None:
 def test_every_process_knows_the_timesteps_of_the_whole_batch() -> None:
     found = loader(collator(1, 2))
     (batch,) = found.load(3).passes
-    timesteps = collator(0, 2).timesteps(3, 0, found.sampler.step(3)[0])
+    timesteps = collator(0, 2).timesteps(3, found.sampler.step(3)[0], 0)
     assert timesteps[2:] == batch.timesteps.tolist()
 
 
@@ -232,3 +233,30 @@ def test_no_thread_is_left_when_the_run_ends_early() -> None:
     while any(thread.name.startswith("batches") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def uneven_sources() -> tuple[DataSource, ...]:
+    return source("a", (9, 7)), replace(source("b", (6,)), batch=2, gates=Gates(start_step=2))
+
+
+def test_batches_of_different_sizes_share_no_random_number() -> None:
+    batches = loader(collator(), accumulation=3, sources=uneven_sources()).load(1)
+    sizes = [len(batch.files) for batch in batches.passes]
+    assert sorted(set(sizes)) == [2, 4] and batches.samples == sum(sizes)
+    noises = [noise for batch in batches.passes for noise in batch.noise]
+    assert len({noise.sum().item() for noise in noises}) == len(noises)
+
+
+def test_two_processes_take_together_what_one_takes_alone_of_each_size() -> None:
+    for step in range(4):
+        alone = loader(collator(), accumulation=3, sources=uneven_sources()).load(step).passes
+        halves = [loader(collator(rank, 2), accumulation=3, sources=uneven_sources()).load(step).passes for rank in (0, 1)]
+        for whole, first, second in zip(alone, *halves, strict=True):
+            assert whole.files == first.files + second.files
+            assert torch.equal(whole.noise, torch.cat([first.noise, second.noise]))
+
+
+def test_samples_before_a_micro_batch_are_counted() -> None:
+    plan = loader(collator(), accumulation=3, sources=uneven_sources()).sampler.step(1)
+    assert samples_before(plan) == [0, len(plan[0]), len(plan[0]) + len(plan[1])]
+    assert samples_before(()) == []

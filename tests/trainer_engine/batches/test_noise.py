@@ -16,7 +16,7 @@ ITEMS = Sampler((source(),), BatchSizes(8, 1), 1, by_size=True).step(0)[0]
 
 
 def batch_of(*, step: int = 0, rank: int = 0, processes: int = 1, **options: Any) -> Batch:
-    return collator(rank, processes, noise=ObjectiveOptions(**options)).collate(step, 0, ITEMS)
+    return collator(rank, processes, noise=ObjectiveOptions(**options)).collate(step, 0, ITEMS, 0)
 
 
 def offsets_of(batch: Batch) -> torch.Tensor:

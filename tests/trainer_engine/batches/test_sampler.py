@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_engine.batches.sampler import BatchSizes, DataSource, GlobalBatch, Sampler
+from trainer_engine.config.datasets.fields import ALWAYS, Gates
 from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.datasets.sources.local import LocalSource
 
@@ -118,3 +120,47 @@ def test_accumulation_takes_the_batches_in_the_same_order() -> None:
 
 def test_a_dataset_without_samples_is_no_dataset() -> None:
     assert sampler(source("a", (4,)), source("none", ())).batches_per_epoch == 2
+
+
+GATES = st.sampled_from([ALWAYS, Gates(start_epoch=2), Gates(start_step=6), Gates(start_epoch=2, end_epoch=3), Gates(end_epoch=2)])
+
+
+@given(
+    others=st.lists(
+        st.tuples(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 3), GATES), max_size=3
+    ),
+    accumulation=st.just(1) | st.integers(2, 3),
+    by_size=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_sets_with_batches_and_gates_of_their_own_are_seen_whole(
+    others: list[tuple[list[int], int, int, Gates]], accumulation: int, by_size: bool
+) -> None:
+    """Buckets hold whole batches here, so that nothing but the last step of an epoch is filled up."""
+    sets = [source("always", (4, 2), passes=2)]
+    for number, (batches, size, passes, gates) in enumerate(others):
+        one = source(f"set{number}", tuple(count * size for count in batches), passes=passes)
+        sets.append(replace(one, batch=size, gates=gates))
+    found = sampler(*sets, accumulation=accumulation, by_size=by_size)
+    for epoch in range(4):
+        start, length = found.timeline.start_of(epoch), found.timeline.length(epoch)
+        batches = [batch for step in range(start, start + length) for batch in found.step(step)]
+        wanted = sum(batch for one in found.timeline.sets if one.id in {batch[0].source for batch in batches} for batch in one.batches)
+        assert 0 <= len(batches) - wanted < accumulation
+        seen = counted(batches[:wanted])
+        for one in sets:
+            times = {seen[sample.name] for bucket in one.buckets for sample in bucket}
+            assert times == {one.passes} or (times == {0} and one.gates != ALWAYS)
+            assert all(len(batch) == (one.batch or 2) for batch in batches if batch[0].source == one.id)
+
+
+def test_a_gated_step_is_the_same_whenever_it_is_asked_for() -> None:
+    sets = (source("a", (9, 4)), replace(source("b", (6, 5)), gates=Gates(start_step=5, end_step=17), batch=3))
+    forwards, backwards = sampler(*sets, accumulation=2), sampler(*sets, accumulation=2)
+    there = {step: forwards.step(step) for step in range(40)}
+    assert {step: backwards.step(step) for step in reversed(range(40))} == there
+
+
+def test_a_gate_that_changes_nothing_changes_no_order() -> None:
+    plain, gated = source("a", (9, 4)), replace(source("a", (9, 4)), gates=Gates(start_step=1, end_step=10**9), batch=2)
+    assert epoch(sampler(plain, source("b", (5,)))) == epoch(sampler(gated, source("b", (5,))))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.helpers.caches import flip_entry
 from tests.helpers.models import tiny_family
 from tests.helpers.samples import sample_of
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
@@ -72,7 +73,7 @@ def test_damaged_embedding_is_recomputed(tmp_path: Path) -> None:
     wanted = cached(tiny_family(), PROMPTS, tmp_path).read("")["embeds"]
     family = tiny_family()
     cache = cached(family, PROMPTS, tmp_path)
-    cache.store.path(cache.address("")).unlink()
+    flip_entry(tmp_path, cache.address(""))
     assert torch.allclose(cache.read("")["embeds"], wanted, atol=1e-6)
     assert family._text is None
 
@@ -117,7 +118,7 @@ def test_an_embedding_that_sees_references_is_cached_by_text_and_pixels(tmp_path
     text = cache.read("a cat")["embeds"]
     assert torch.allclose(cache.read("a cat", (dark,))["embeds"], text - 1, atol=1e-5)
     assert torch.allclose(cache.read("a cat", (light,))["embeds"], text + 1, atol=1e-5)
-    cache.store.path(cache.address("a cat", (dark,))).unlink()
+    flip_entry(tmp_path / "cache", cache.address("a cat", (dark,)))
     again = PromptCache(family, cache.store, 1)
     assert torch.allclose(again.read("a cat", (dark,))["embeds"], text - 1, atol=1e-5)
     with pytest.raises(BrokenImage):

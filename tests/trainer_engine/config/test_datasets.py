@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.datasets.docs import page
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, allowed, known_names, later
 from trainer_engine.contract.errors import Level, Problem, errors_in
 
@@ -97,7 +98,7 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(id=["a"]), "id", "not_text"),
         (images(type="ftp"), "type", "not_a_choice"),
         (images(type="aws", aws_bucket_name="b"), "type", "not_available"),
-        (images(type="huggingface"), "type", "not_available"),
+        (images(type="memory"), "type", "not_available"),
         (images(dataset_type="video"), "dataset_type", "not_available"),
         (images(dataset_type="video"), "dataset_type", "not_available"),
         (images(dataset_type="audio"), "dataset_type", "not_available"),
@@ -130,14 +131,15 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(maximum_image_size=MISSING), "maximum_image_size", "incomplete"),
         (images(minimum_aspect_ratio=2, maximum_aspect_ratio=1), "minimum_aspect_ratio", "empty_range"),
         (images(caption_strategy="poetry"), "caption_strategy", "not_a_choice"),
-        (images(caption_strategy="parquet"), "caption_strategy", "not_available"),
+        (images(caption_strategy="parquet"), "parquet", "missing"),
         (images(caption_strategy=None), "caption_strategy", "not_available"),
         (images(caption_strategy="instanceprompt"), "instance_prompt", "missing"),
         (images(prepend_instance_prompt=True), "instance_prompt", "missing"),
         (images(only_instance_prompt="yes"), "instance_prompt", "missing"),
         (images(instance_prompt=["a cat", " "]), "instance_prompt", "missing"),
         (images(instance_prompt={"a": 1}), "instance_prompt", "not_text"),
-        (images(metadata_backend="parquet"), "metadata_backend", "not_available"),
+        (images(metadata_backend="parquet"), "parquet", "missing"),
+        (images(metadata_backend="webshart"), "metadata_backend", "not_available"),
         (images(repeats=-1), "repeats", "out_of_range"),
         (images(repeats=1.5), "repeats", "not_a_whole_number"),
         (images(probability="often"), "probability", "not_a_number"),
@@ -151,11 +153,7 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(cache_dir_vae="{env:HOME}/x"), "cache_dir_vae", "secret_placeholder"),
         (images(cache_dir_vae="/x/{model_famly}"), "cache_dir_vae", "unknown_placeholder"),
         (images(crop_stile="random"), "crop_stile", "unknown_field"),
-        (images(parquet={"path": "x"}), "parquet", "not_available"),
-        (images(train_batch_size=2), "train_batch_size", "not_available"),
-        (images(is_regularisation_data=True), "is_regularisation_data", "not_available"),
-        (images(vae_cache_disable=True), "vae_cache_disable", "not_available"),
-        (images(start_epoch=2), "start_epoch", "not_available"),
+        (images(parquet={"path": "x"}), "parquet.filename_column", "missing"),
         (images(disable_vae_cache=True), "disable_vae_cache", "not_available"),
         (images(cache_dir="/x"), "cache_dir", "not_for_type"),
         (images(disabled="perhaps"), "disabled", "not_a_boolean"),
@@ -190,7 +188,8 @@ def test_a_broken_dataset_is_refused_at_its_field(entry: dict[str, Any], field: 
         ([IMAGES, images(id="b"), TEXTS], "dataloader[1].cache_dir_vae", "shared_cache"),
         ([IMAGES, texts(resolution=512)], "dataloader[1].resolution", "not_for_type"),
         ([IMAGES, texts(default="x")], "dataloader[1].default", "not_a_boolean"),
-        ([IMAGES, texts(caption_filter_list=["a"])], "dataloader[1].caption_filter_list", "not_available"),
+        ([IMAGES, texts(caption_filter_list=["a", 3])], "dataloader[1].caption_filter_list", "not_text"),
+        ([IMAGES, texts(compress_cache=True)], "dataloader[1].compress_cache", "not_available"),
         ([IMAGES, texts(write_batch_size="many")], "dataloader[1].write_batch_size", "not_a_whole_number"),
         (
             [
@@ -409,7 +408,7 @@ def test_limits_without_crop_get_a_note_that_they_have_no_effect() -> None:
 def test_every_field_of_the_format_is_either_declared_or_named_as_missing() -> None:
     declared = frozenset().union(*(allowed(kind) for kind in SETS))
     assert not declared & set(later())
-    assert known_names() == declared | set(later())
+    assert known_names() == declared | set(later()) | set(HINTS) | set(GONE)
 
 
 JSON = st.recursive(

@@ -12,13 +12,18 @@ from trainer_engine.config.options.registry import not_available
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level
 
-ASKED: dict[str, Any] = {"compress_disk_cache": False, "skip_file_discovery": ["vae", "text"], "metadata_update_interval": 65}
+ASKED: dict[str, Any] = {
+    "skip_file_discovery": ["vae", "text"],
+    "metadata_update_interval": 65,
+    "vae_cache_scan_behaviour": "sync",
+    "training_scheduler_timestep_spacing": "leading",
+}
 
 
 def asked(name: str) -> Any:
     """A value that differs from the format's default."""
     default = not_available()[name]
-    return ASKED.get(name, True if default is False else 3)
+    return ASKED.get(name, not default if isinstance(default, bool) else 3)
 
 
 def test_every_hint_is_an_option_of_the_format_without_code() -> None:
@@ -36,12 +41,14 @@ def test_a_hint_is_a_note_that_says_what_happens_anyway(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "code"),
     [
-        ("compress_disk_cache", "maybe", "not_a_boolean"),
+        ("set_grads_to_none", "maybe", "not_a_boolean"),
         ("offload_during_startup", [1], "not_a_boolean"),
         ("read_batch_size", "many", "not_a_number"),
         ("read_batch_size", True, "not_a_number"),
         ("read_batch_size", -1, "not_a_number"),
         ("image_processing_batch_size", "１２", "not_a_number"),
+        ("vae_cache_scan_behaviour", "guess", "not_a_choice"),
+        ("training_scheduler_timestep_spacing", 3, "not_a_choice"),
         ("skip_file_discovery", "vae,everything", "not_a_choice"),
         ("skip_file_discovery", 7, "not_a_choice"),
         ("skip_file_discovery", [["vae"]], "not_a_choice"),

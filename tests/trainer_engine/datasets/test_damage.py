@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.trainer_engine.datasets.test_report import entry, only, report_of
+from trainer_engine.datasets.summary import summarise
 
 GOOD, BAD = 2_000, 200
 
@@ -50,4 +51,4 @@ def test_every_bad_file_of_a_large_folder_is_named(tmp_path: Path) -> None:
     assert all(file.reason for file in only(report).left_out)
     assert len(only(report).samples) == GOOD
     assert [problem.code for problem in report.problems] == ["files_broken"]
-    assert report.summary()["datasets"][0]["left_out_count"] == BAD
+    assert summarise(report)["datasets"][0]["left_out_count"] == BAD

@@ -8,6 +8,7 @@ from typing import Any
 from tests.helpers.pictures import generate_images
 from tests.trainer_engine.datasets.test_report import codes, entry, report_of
 from trainer_engine.contract.errors import Level
+from trainer_engine.datasets.summary import summarise
 
 
 def held_out(folder: Path, **fields: Any) -> dict[str, Any]:
@@ -20,10 +21,10 @@ def test_images_of_an_eval_set_are_examined_and_lengthen_no_epoch(tmp_path: Path
     report = report_of(entry(tmp_path / "set"), held_out(tmp_path / "other"), train_batch_size=4)
     assert [problem for problem in codes(report) if problem[1] is Level.ERROR] == []
     assert (report.samples_per_epoch, report.steps_per_epoch) == (6, 2)
-    [summary] = report.summary()["eval_datasets"]
+    [summary] = summarise(report)["eval_datasets"]
     assert (summary["id"], summary["usable"], summary["samples_per_epoch"]) == ("other", 2, 0)
     assert [bucket["images"] for bucket in summary["buckets"]] == [2]
-    assert len(report.summary()["datasets"]) == 1
+    assert len(summarise(report)["datasets"]) == 1
 
 
 def test_problems_of_an_eval_set_are_reported(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from trainer_engine.datasets.index import CHUNK_FILES, discover
+from trainer_engine.datasets.sources.base import Listing, Suffixes
 from trainer_engine.datasets.sources.local import LocalSource
 
 
@@ -112,3 +114,34 @@ def test_the_order_does_not_depend_on_threads(folder: Path) -> None:
 def test_an_empty_folder_is_empty(tmp_path: Path) -> None:
     found = discover(LocalSource(str(tmp_path)))
     assert (found.images, found.left_out, found.opened) == ([], [], 0)
+
+
+@dataclass(frozen=True)
+class _Sized(LocalSource):
+    """A folder whose listing knows some of the sizes."""
+
+    sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
+
+    def list_files(self, suffixes: Suffixes) -> Listing:
+        listing, known = super().list_files(suffixes), dict(self.sizes)
+        return Listing([file._replace(size=known.get(file.name)) for file in listing.files], listing.left_out)
+
+
+def test_an_image_whose_size_the_listing_knows_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    source = _Sized(str(folder), sizes=(("0.png", (7, 9)), ("bad.png", (5, 5))))
+    found = discover(source, index_dir=tmp_path / "index")
+    assert {image.name: (image.width, image.height) for image in found.images if image.name != "3.png"} == {
+        "0.png": (7, 9),
+        "1.png": (21, 10),
+        "2.png": (22, 10),
+        "bad.png": (5, 5),
+    }
+    assert found.opened == 3 and found.left_out == []
+    assert discover(source, index_dir=tmp_path / "index").opened == 0
+
+
+def test_a_size_of_a_listing_is_not_taken_for_a_measurement_later(folder: Path, tmp_path: Path) -> None:
+    discover(_Sized(str(folder), sizes=(("0.png", (7, 9)),)), index_dir=tmp_path / "index")
+    found = discover(LocalSource(str(folder)), index_dir=tmp_path / "index")
+    assert found.opened == 1 and found.images[0].width == 20
+    assert discover(_Sized(str(folder), sizes=(("0.png", (8, 8)),)), index_dir=tmp_path / "index").images[0].width == 8

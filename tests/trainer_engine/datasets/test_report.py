@@ -18,6 +18,7 @@ from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, errors_in
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.summary import summarise
 
 
 def report_of(*entries: dict[str, Any], index_dir: Path | None = None, **options: Any) -> DatasetReport:
@@ -94,6 +95,16 @@ def test_random_aspects_are_the_same_each_time(tmp_path: Path) -> None:
     assert {sample.crop.aspect for sample in first} == {0.5, 1, 2}
 
 
+def test_random_aspects_enlarge_an_image_no_more_than_it_may_be(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", **{f"p{number}": (100, 60) for number in range(30)})
+    fields = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2, 3]}
+    free, limited, square = (
+        {sample.crop.aspect for sample in only(report_of(entry(folder, **fields, **limit))).samples}
+        for limit in ({}, {"max_upscale_threshold": 0.3}, {"max_upscale_threshold": 0.0})
+    )
+    assert (free, limited, square) == ({0.5, 1, 2, 3}, {1, 2}, {1})
+
+
 def test_cropped_pictures_above_the_maximum_are_brought_to_the_downsample_size(tmp_path: Path) -> None:
     fields = {"maximum_image_size": 200, "target_downsample_size": 128}
     folder = paint(tmp_path / "set", large=(400, 800), small=(150, 300))
@@ -153,12 +164,13 @@ def test_a_folder_without_usable_images_is_reported_with_the_reasons(tmp_path: P
     assert "2 times: 40x40 is below minimum_image_size=64 pixels" in error.message
 
 
-def test_a_dataset_too_small_for_a_step_is_an_error(tmp_path: Path) -> None:
+def test_a_dataset_too_small_for_a_batch_is_kept_with_a_note(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", a=(64, 64), b=(64, 64), c=(64, 128))
-    [error] = errors_in(report_of(entry(folder), train_batch_size=2).problems)
-    assert error.code == "bucket_too_small"
-    assert errors_in(report_of(entry(folder), train_batch_size=2, allow_dataset_oversubscription=True).problems) == []
-    assert errors_in(report_of(entry(folder, repeats=1), train_batch_size=2).problems) == []
+    report = report_of(entry(folder), train_batch_size=2)
+    assert codes(report) == [("bucket_too_small", Level.NOTE)] and "1 image, seen 2 times" in report.problems[0].message
+    assert report.steps_per_epoch == 2
+    assert report_of(entry(folder, repeats=1), train_batch_size=2).problems == []
+    assert report_of(entry(folder), gradient_accumulation_steps=8).problems == []
 
 
 def test_a_set_with_probability_0_need_not_fill_a_step(tmp_path: Path) -> None:
@@ -173,7 +185,7 @@ def test_epochs_are_counted_over_buckets_and_sets(tmp_path: Path) -> None:
     generate_images(tmp_path / "b", count=2)
     report = report_of(entry(folder), entry(tmp_path / "b", repeats=2), train_batch_size=2, allow_dataset_oversubscription=True)
     assert report.samples_per_epoch == 3 + 2 + 6
-    assert report.batches_per_epoch(2) == 2 + 1 + 3
+    assert report.batches_per_epoch == 2 + 1 + 3
     assert report.steps_per_epoch == 6
 
 
@@ -198,11 +210,19 @@ def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:
     folder = paint(tmp_path / "set", a=(64, 64), b=(64, 128), c=(64, 128))
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as stream:
         stream.write(b"no picture")
-    summary = json.loads(json.dumps(report_of(entry(folder)).summary()))
+    summary = json.loads(json.dumps(summarise(report_of(entry(folder)))))
     [reported] = summary["datasets"]
     assert (reported["id"], reported["files"], reported["usable"], reported["left_out_count"]) == ("set", 4, 3, 1)
     assert reported["left_out"] == [{"path": "caf\\xe9.png", "reason": "it is not an image, despite its name"}]
-    assert reported["buckets"][0] == {"aspect": 0.5, "width": 64, "height": 128, "images": 2, "samples": 2, "batches": 2}
+    assert reported["buckets"][0] == {
+        "aspect": 0.5,
+        "width": 64,
+        "height": 128,
+        "images": 2,
+        "samples": 2,
+        "batches": 2,
+        "times_seen": 1.0,
+    }
     assert summary["samples_per_epoch"] == sum(bucket["samples"] for bucket in reported["buckets"]) == 3
 
 
@@ -250,7 +270,7 @@ def test_the_report_has_the_share_of_each_set(tmp_path: Path, sampling: str, at_
     generate_images(tmp_path / "small", count=2)
     generate_images(tmp_path / "large", count=8)
     sets = [entry(tmp_path / "small", repeats=7), entry(tmp_path / "large", probability=4.0 if sampling == "uniform" else 2.0)]
-    small, large = report_of(*sets, data_backend_sampling=sampling).summary()["datasets"]
+    small, large = summarise(report_of(*sets, data_backend_sampling=sampling))["datasets"]
     assert small["share"]["at_start"] == pytest.approx(at_start)
     assert small["share"]["of_epoch"] + large["share"]["of_epoch"] == pytest.approx(1)
     assert small["share"]["of_epoch"] == pytest.approx(16 / 24)

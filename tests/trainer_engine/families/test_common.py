@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from tests.helpers.models import tiny_pixart
+from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.families.common.autoencoder import Autoencoder
 
 
@@ -18,7 +19,7 @@ def in_bfloat16() -> AutoencoderKL:
 
 
 def test_images_are_decoded_rightly_while_another_thread_encodes_in_another_type() -> None:
-    autoencoder = Autoencoder(in_bfloat16, torch.device("cpu"))
+    autoencoder = Autoencoder(in_bfloat16, torch.device("cpu"), AutoencoderOptions())
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     wanted = autoencoder.decode(latents)
     found: list[Tensor] = []

@@ -37,7 +37,7 @@ def test_a_dataset_of_probability_zero_is_not_encoded(tmp_path: Path) -> None:
     never = {**pictures, "id": "never", "instance_data_dir": str(tmp_path / "others"), "cache_dir_vae": str(cache), "probability": 0}
     run = train_here(tmp_path, datasets=[pictures, never, texts])
     assert run.code is ExitCode.COMPLETED
-    assert not list(cache.rglob("*.safetensors"))
+    assert not cache.exists()
 
 
 def test_a_resumed_run_uses_the_optimizer_values_of_its_own_options(tmp_path: Path) -> None:

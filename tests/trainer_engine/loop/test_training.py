@@ -24,6 +24,7 @@ from trainer_engine.contract.events import (
     StatusEvent,
     SummaryEvent,
 )
+from trainer_engine.datasets.timeline import TimedSet, Timeline
 from trainer_engine.loop.callbacks.memory import MemoryCallback, in_words
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.objectives.diffusion import Diffusion
@@ -68,6 +69,11 @@ def test_every_step_is_an_event(tmp_path: Path) -> None:
         assert event.loss and event.grad_norm and math.isfinite(event.loss) and event.grad_norm > 0
         assert event.memory["resident"] > 10_000_000 and event.samples_per_second > 0 and event.total_steps == 5
     assert told[-1].eta_seconds == 0
+
+
+def test_a_scaled_rate_grows_with_the_samples_of_a_step(tmp_path: Path) -> None:
+    run = train_here(tmp_path, max_train_steps=2, learning_rate=1e-4, gradient_accumulation_steps=2, lr_scale=True)
+    assert [event.learning_rate for event in run.heard.of(ProgressEvent)] == pytest.approx([4e-4, 4e-4])
 
 
 def test_epochs_give_the_length(tmp_path: Path) -> None:
@@ -256,7 +262,10 @@ def test_the_measured_peak_is_reported_beside_the_estimate(tmp_path: Path) -> No
     # A process that held more before, for an earlier test, need not grow: what it says is what it measured.
     assert summary.memory["peak_bytes"] >= 0
     assert summary.message.endswith(in_words(summary.memory))
-    state, watch = TrainState(total_steps=1, steps_per_epoch=1), MemoryCallback(torch.device("cpu"), 0, {})
+    state, watch = (
+        TrainState(total_steps=1, timeline=Timeline((TimedSet("a", (1,), 1.0),), 1, 0, by_size=True)),
+        MemoryCallback(torch.device("cpu"), 0, {}),
+    )
     watch.after_step(state, StepOutcome(1.0, (1.0,), 1.0, 1e-4, 1, taken=True))
     watch.after_training(state)
     assert "At its peak it took" in in_words(state.memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def test_the_class_of_an_optimizer_takes_every_argument_of_the_table(name: str) 
 
 
 @pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - set(ON_A_CPU)))
-def test_validate_and_engine_name_a_missing_library(name: str) -> None:
+def test_validate_and_engine_name_a_missing_library(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bitsandbytes", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, module, None)
     _, problems = check_options({"model_family": "pixart_sigma", "model_type": "full", "optimizer": name})
     assert ("optimizer", "not_installed") in {(problem.option, problem.code) for problem in problems}
     with pytest.raises(InvalidOptions, match="bitsandbytes"):
@@ -321,3 +324,38 @@ def test_every_optimizer_moves_each_group_at_its_rate(name: str) -> None:
         optimizer.step()
     assert all(not torch.equal(weight, old) for weight, old in zip(moved, before[0], strict=True))
     assert all(torch.equal(weight, old) for weight, old in zip(kept, before[1], strict=True))
+
+
+def test_options_of_adam_are_arguments_where_the_optimizer_has_them() -> None:
+    chosen = options(optimizer="torch-adamw", adam_epsilon=1e-5, adam_weight_decay=0.0, adam_beta1=0.8)
+    group = build_optimizer(chosen, parameters()).param_groups[0]
+    assert (group["eps"], group["weight_decay"], group["betas"]) == (1e-5, 0.0, (0.8, 0.999))
+    lion = build_optimizer(options(optimizer="optimi-lion", adam_epsilon=1e-5, adam_beta2=0.9), parameters()).param_groups[0]
+    assert "eps" not in lion and tuple(lion[name] for name in ("beta1", "beta2")) == (0.9, 0.9)
+
+
+def test_the_options_of_the_optimizer_override_those_of_adam() -> None:
+    chosen = options(
+        optimizer="torch-adamw",
+        adam_epsilon=1e-5,
+        adam_weight_decay=0.5,
+        adam_beta1=0.8,
+        adam_beta2=0.9,
+        optimizer_beta1=0.7,
+        optimizer_beta2=0.6,
+        optimizer_config={"eps": 1e-4, "weight_decay": 0.25},
+    )
+    group = build_optimizer(chosen, parameters()).param_groups[0]
+    assert (group["eps"], group["weight_decay"], group["betas"]) == (1e-4, 0.25, (0.7, 0.6))
+
+
+def test_an_optimizer_without_betas_keeps_its_arguments() -> None:
+    assert options(optimizer="torch-sgd", adam_beta1=0.8).betas is None
+    build_optimizer(options(optimizer="torch-sgd", adam_beta1=0.8, adam_epsilon=1e-5), parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "factor"), [({}, 1.0), ({"lr_scale": True}, 16.0), ({"lr_scale_sqrt": True}, 4.0)], ids=["plain", "linear", "root"]
+)
+def test_the_rate_is_scaled_by_the_samples_of_a_step(values: dict[str, Any], factor: float) -> None:
+    assert options(**values).rate_factor(16) == factor

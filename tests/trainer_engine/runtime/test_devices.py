@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from tests.helpers.models import options_with
-from trainer_engine.runtime.devices import Devices, resolve_devices
+from trainer_engine.runtime.devices import Devices, prepare_arithmetic, resolve_devices
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -68,3 +70,28 @@ def test_autocast_converts_only_if_types_differ() -> None:
 def test_resolve_devices_defaults_to_the_best_device() -> None:
     wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_devices(options_with()).device.type == wanted
+
+
+@pytest.fixture
+def arithmetic() -> Iterator[None]:
+    """Puts back what PyTorch keeps for the process."""
+    threads, matrices, convolutions = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matrices, convolutions
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_run_decides_whether_matrices_are_rounded_to_tf32(exact: bool) -> None:
+    prepare_arithmetic(options_with(disable_tf32=exact))
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (not exact, not exact)
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_a_run_decides_how_many_threads_compute() -> None:
+    before = torch.get_num_threads()
+    prepare_arithmetic(options_with(torch_num_threads=0))
+    assert torch.get_num_threads() == before
+    prepare_arithmetic(options_with(torch_num_threads=3))
+    assert torch.get_num_threads() == 3

@@ -127,7 +127,7 @@ def test_the_decoder_shows_what_the_autoencoder_shows(hub: Path) -> None:
     colours = torch.tensor([[0.5, -0.5, 0.0], [-0.8, 0.2, 0.9]])
     pixels = colours.view(2, 3, 1, 1).repeat(1, 1, 64, 64)
     for wanted, latents in zip(colours, family.encode_images(pixels), strict=True):
-        image = PreviewDecoder("madebyollin/taesdxl", family.devices).decode(latents[None])
+        image = PreviewDecoder("madebyollin/taesdxl", family.devices, family.options.autoencoder).decode(latents[None])
         middle = torch.tensor(image.getpixel((32, 32))) / 127.5 - 1
         assert torch.allclose(middle, wanted, atol=0.1)
 

@@ -14,11 +14,11 @@ from optimum.quanto import QTensor
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from tests.helpers.models import tiny_family, tiny_pixart
+from tests.helpers.models import options_with, tiny_family, tiny_pixart
 from tests.helpers.tiny_run import run_tiny
 from trainer_engine.contract.events import Notification
-from trainer_engine.weights.layer_trial import fault_of
-from trainer_engine.weights.quantization import Quantiser
+from trainer_engine.weights.layer_trial import Trial
+from trainer_engine.weights.quantization import quantiser
 
 CPU = torch.device("cpu")
 ADAPTER = {"model_type": "lora", "lora_rank": 4, "base_model_precision": "int8-quanto"}
@@ -38,7 +38,7 @@ def is_quantised(layer: nn.Module) -> bool:
 def test_8_bit_layer_of_unusual_length_is_not_quantised_on_a_cpu_in_bfloat16(in_features: int) -> None:
     network = layers((in_features, 16), (32, 16), (in_features, 16))
     before = [layer.weight.detach().clone() for layer in network]
-    (exact,) = Quantiser("int8-quanto", CPU).apply(network)
+    (exact,) = quantiser("int8-quanto", options_with(), CPU).apply(network)
     assert [is_quantised(layer) for layer in network] == [False, True, False]
     assert torch.equal(network[0].weight, before[0]) and torch.equal(network[2].weight, before[2])
     assert (exact.count, exact.nbytes) == (2, 2 * 2 * 16 * in_features)
@@ -53,14 +53,14 @@ def test_module_computes_nearly_the_same_after_quantisation(preset: str, dtype: 
     x = torch.randn(2, 5, size[0], generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
         wanted = network(x).float()
-        Quantiser(preset, CPU).apply(network)
+        quantiser(preset, options_with(), CPU).apply(network)
         distance = (network(x).float() - wanted).norm() / wanted.norm()
     assert distance < {"int8-quanto": 0.03, "fp8-quanto": 0.06, "int4-quanto": 0.2, "int2-quanto": 0.8}[preset]
 
 
 def test_layer_that_the_kernel_refuses_is_not_quantised() -> None:
     network = layers((256, 6), (256, 32))
-    (exact,) = Quantiser("int4-quanto", CPU).apply(network)
+    (exact,) = quantiser("int4-quanto", options_with(), CPU).apply(network)
     assert [is_quantised(layer) for layer in network] == [False, True]
     assert exact.count == 1 and "RuntimeError" in exact.fault
     assert torch.isfinite(network[0](torch.ones(1, 256, dtype=torch.bfloat16))).all()
@@ -72,14 +72,14 @@ class Wrong(nn.Linear):
     def __init__(self, factor: float, rows: int) -> None:
         super().__init__(32, 16)
         self.factor, self.rows = factor, rows
-        self.weight.dequantize = lambda: self.weight.detach()  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * (self.factor if x.shape[-2] == self.rows else 1)
 
 
 def fault(layer: nn.Linear) -> str:
-    return fault_of(layer, layer, dict(layer.named_parameters()), [torch.float32], CPU, nullcontext)
+    trial = Trial(layer, dict(layer.named_parameters()), [torch.float32], CPU, nullcontext)
+    return trial.fault_of(layer, layer.weight.detach())
 
 
 @pytest.mark.parametrize(("factor", "rows"), [(1e12, 1), (1.2, 33), (float("nan"), 2), (-1.0, 1), (0.0, 1)])
@@ -91,14 +91,14 @@ def test_kernel_that_computes_wrong_values_is_detected(factor: float, rows: int)
 def test_convolutions_are_tried_and_zero_weights_are_no_fault() -> None:
     network = nn.Sequential(nn.Conv2d(4, 8, 2, stride=2), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Linear(16, 16))
     nn.init.zeros_(network[2].weight)
-    assert Quantiser("int8-quanto", CPU).apply(network) == []
+    assert quantiser("int8-quanto", options_with(), CPU).apply(network) == []
     assert all(is_quantised(layer) for layer in network)
 
 
 def test_quantisation_gives_the_same_bytes_each_time() -> None:
     def quantised() -> list[Tensor]:
         network = layers((32, 16), (24, 16), (32, 16))
-        Quantiser("int8-quanto", CPU).apply(network)
+        quantiser("int8-quanto", options_with(), CPU).apply(network)
         return [part for layer in network for part in ((layer.weight._data,) if is_quantised(layer) else (layer.weight,))]
 
     assert all(torch.equal(one, other) for one, other in zip(quantised(), quantised(), strict=True))

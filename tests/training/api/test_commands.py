@@ -68,7 +68,7 @@ def test_every_problem_is_reported_at_once_in_both_tongues(training: Training) -
         ("--max_train_steps", "-1"),
         ("--max_train_steps", "0"),
         ("--num_train_epochs", "3"),
-        ("--train_batch_size", "7"),
+        ("--train_batch_size", "0"),
         ("--output_dir", "/etc/here"),
         ("--output_dir", "config/datasets.json"),
         ("--pretrained_model_name_or_path", "nobody/no-such-model"),

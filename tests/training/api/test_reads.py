@@ -110,7 +110,18 @@ def test_events_are_numbered_without_gaps_and_read_in_pages(api: Training, tmp_p
 
 
 @pytest.mark.parametrize(
-    "query", ["since_index=-1", "since_index=x", "since_index=1.5", "since_index=99999999999999999999", "limit=0", "limit=x", "media=x"]
+    "query",
+    [
+        "since_index=-1",
+        "since_index=x",
+        "since_index=1.5",
+        "since_index=99999999999999999999",
+        "limit=0",
+        "limit=x",
+        "media=x",
+        "limit=",
+        "media=",
+    ],
 )
 def test_a_bad_number_is_named(api: Training, query: str) -> None:
     answer = api.get(f"/events?{query}")

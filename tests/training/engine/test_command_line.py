@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_engine import FakeEngine
+from tests.helpers.served_runs import HANGS_AFTER_SECONDS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
 from training.engine import process
-from training.engine.command_line import AccelerateFile, UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
+from training.engine.command_line import AccelerateFile, Machines, UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
 
 FAKE = Path(__file__).resolve().parents[2] / "helpers" / "fake_engine.py"
 RUN = Path("/runs/one")
@@ -28,7 +29,8 @@ def options(**values: Any) -> TrainingOptions:
 
 
 def command(chosen: TrainingOptions, variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    return launch_command(RUN, chosen.distributed.num_processes, chosen.distributed.accelerate_config, variables)
+    spread = chosen.distributed
+    return launch_command(RUN, spread.num_processes, spread.accelerate_config, variables, Machines.of(spread))
 
 
 def accelerate_file(folder: Path, **values: Any) -> str:
@@ -53,6 +55,28 @@ def test_several_gpus_are_accelerates() -> None:
     argv, extra = command(options(num_processes=2), {"CUDA_VISIBLE_DEVICES": "0,3"})
     assert argv[1:3] == ["-m", "accelerate.commands.launch"] and "--multi_gpu" in argv
     assert "ACCELERATE_USE_CPU" not in extra
+
+
+SECOND = {"num_machines": 3, "machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 29600}
+
+
+def test_each_machine_of_several_starts_its_own_ranks() -> None:
+    argv, _ = command(options(num_processes=2, **SECOND), {"CUDA_VISIBLE_DEVICES": ""})
+    for name, value in {"--nnodes": "3", "--node_rank": "1", "--master_addr": "10.0.0.1", "--master_port": "29600"}.items():
+        assert argv[argv.index(name) + 1] == value
+    assert argv[argv.index("--nproc_per_node") + 1] == "2" and "--standalone" not in argv
+    assert process_count(options(num_processes=2, **SECOND)) == 6
+
+
+def test_several_machines_with_gpus_are_accelerates() -> None:
+    argv, _ = command(options(num_processes=2, **SECOND), {"CUDA_VISIBLE_DEVICES": "0,1"})
+    expected = {"--num_processes": "6", "--num_machines": "3", "--machine_rank": "1", "--main_process_ip": "10.0.0.1"}
+    for name, value in {**expected, "--main_process_port": "29600"}.items():
+        assert argv[argv.index(name) + 1] == value
+
+
+def test_one_process_on_each_of_several_machines_is_still_distributed() -> None:
+    assert "torch.distributed.run" in command(options(**SECOND), {"CUDA_VISIBLE_DEVICES": ""})[0]
 
 
 def test_the_accelerate_file_says_how_many_share_a_step(tmp_path: Path) -> None:
@@ -186,16 +210,16 @@ def test_the_launcher_is_spared_while_its_ranks_are_asked_to_end(tmp_path: Path)
     folder = RunFolder(tmp_path / "run")
     launcher = start(folder)
     rank = subprocess.Popen([sys.executable, str(FAKE), "trainer_engine", str(folder.path), "completes", "10000"])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANGS_AFTER_SECONDS
     while folder.journal.exists() is False or folder.journal.read_bytes().count(b"training.progress") < 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)
     process.ask_to_end(launcher, folder)
-    assert rank.wait(10) == 10
+    assert rank.wait(HANGS_AFTER_SECONDS) == 10
     assert process.is_alive(launcher)
     process.kill(launcher, folder)
-    assert process.wait_until_gone(launcher, folder, seconds=5)
+    assert process.wait_until_gone(launcher, folder, seconds=HANGS_AFTER_SECONDS)
 
 
 def test_the_fake_engine_speaks_the_contract(tmp_path: Path) -> None:

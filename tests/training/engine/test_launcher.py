@@ -16,6 +16,7 @@ from trainer_engine.contract.hooks import NOTHING
 from trainer_engine.contract.path_rule import EVERYWHERE
 from trainer_engine.contract.run import JobSpec, RunFolder
 from training.engine import launcher, process
+from training.engine.command_line import Machines
 from training.engine.launcher import LaunchSettings, unused_keys
 from training.engine.process import EngineIdentity
 from training.jobs.follower import launch_of as follower_launch_of
@@ -57,8 +58,10 @@ def test_an_engine_is_started_without_what_is_withheld(tmp_path: Path, monkeypat
 
 
 def test_settings_survive_the_job_row() -> None:
-    settings = LaunchSettings.of(options(num_processes=3, accelerate_config="/etc/accelerate.yaml", **LOCAL))
-    assert settings == LaunchSettings(3, "/etc/accelerate.yaml", ("WANDB_API_KEY", *HUB))
+    spread = {"num_processes": 3, "num_machines": 2, "machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 29600}
+    settings = LaunchSettings.of(options(accelerate_config="/etc/accelerate.yaml", **spread, **LOCAL))
+    machines = Machines(2, 1, "10.0.0.1", 29600)
+    assert settings == LaunchSettings(3, "/etc/accelerate.yaml", ("WANDB_API_KEY", *HUB), machines)
     assert LaunchSettings.from_dict(json.loads(json.dumps(settings.as_dict()))) == settings
     assert LaunchSettings.from_dict({}) == LaunchSettings()
 

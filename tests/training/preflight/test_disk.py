@@ -16,6 +16,8 @@ from tests.helpers.small_disk import fill_up, small_file_system
 from tests.training.conftest import Training
 from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Level
+from trainer_engine.datasets.shards.folder import SHARDS
+from trainer_engine.datasets.shards.writer import Entry, ShardWriter
 from training.preflight import run
 from training.preflight.disk import DiskUse, FileSystem, file_systems
 from training.preflight.disk_uses import run_uses, weights_use
@@ -93,23 +95,44 @@ def test_a_cache_folder_of_a_set_is_looked_at(training: Training, full_disk: Pat
 
 
 def test_the_disk_estimate_leaves_out_cached_entries(training: Training) -> None:
+    """In shards, and in files of their own as older versions wrote them."""
     before = examine(training).understood["disk"]["caches_bytes"]
     text = training.home / "cache/text/ab"
     text.mkdir(parents=True)
-    for number in range(6):
-        (text / f"{number}.safetensors").write_bytes(bytes(100))
+    for number in range(2):
+        (text / f"{number:064x}.safetensors").write_bytes(bytes(100))
+    stored(training.home / "cache/text", [100] * 40)
     latents_alone = examine(training).understood["disk"]["caches_bytes"]
+    assert 0 < latents_alone < before
     datasets = json.loads((training.home / "config" / "datasets.json").read_text())
     datasets[0]["cache_dir_vae"] = "cache/vae"
     (training.home / "config" / "datasets.json").write_text(json.dumps(datasets))
+    images = 6
+    each = latents_alone // images
     vae = training.home / "cache/vae/cd"
     vae.mkdir(parents=True)
-    each = latents_alone // 6
-    for number in range(4):
-        (vae / f"{number}.safetensors").write_bytes(bytes(each + 200))
-    (vae / "of-another-resolution.safetensors").write_bytes(bytes(4 * each + 200))
-    assert before > latents_alone == 6 * each
+    (vae / f"{0:064x}.safetensors").write_bytes(bytes(each + 200))
+    stored(training.home / "cache/vae", [*[each + 80] * (images - 3), 4 * each + 80])
     assert examine(training).understood["disk"]["caches_bytes"] == 2 * each
+
+
+def stored(cache: Path, sizes: list[int]) -> None:
+    """Entries of these sizes in a shard."""
+    writer = ShardWriter(cache / SHARDS)
+    writer.append(Entry(number.to_bytes(32, "big"), bytes(size)) for number, size in enumerate(sizes))
+    writer.close()
+
+
+def test_caches_that_are_never_stored_need_no_disk(training: Training) -> None:
+    usual = examine(training).understood["disk"]["caches_bytes"]
+    texts = examine(training, vae_cache_disable=True).understood["disk"]["caches_bytes"]
+    assert usual > texts > 0
+    assert examine(training, vae_cache_disable=True, text_cache_disable=True).understood["disk"]["caches_bytes"] == 0
+
+
+def test_text_encoders_that_stay_count_in_the_memory_estimate(training: Training) -> None:
+    usual, kept = (examine(training, text_cache_ondemand=chosen).understood["memory"] for chosen in (False, True))
+    assert kept["low_bytes"] > usual["low_bytes"]
 
 
 def test_the_disk_of_the_state_folder_is_looked_at(training: Training, full_disk: Path) -> None:

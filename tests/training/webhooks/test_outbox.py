@@ -34,7 +34,7 @@ def receiver() -> Iterator[Receiver]:
 
 def job_with(home: Path, *targets: WebhookTarget) -> Job:
     job = make_job(home, Status.RUNNING)
-    secrets.keep(job, {}, targets)
+    secrets.keep(job, {}, [], targets)
     outbox.open_channels(job, targets)
     return job
 

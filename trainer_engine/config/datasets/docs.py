@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from trainer_engine.config.dataset_tables import fields_of
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.datasets.parse import INHERITED
-from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.docs import as_text
 
 HEAD = """# Datasets
@@ -38,11 +40,21 @@ keeps the order of its samples, its checkpoints and its cached latents and embed
 where they lie. Each source, caption strategy and kind of media is a file of its own:
 [new-dataset-source.md](new-dataset-source.md) shows how to add one.
 
+### Buckets
+
+`type` `aws` reads a bucket of S3, or of a service with its protocol (`aws_endpoint_url`), and needs `pip install 'simpletuner[aws]'`. Names
+are those of the objects below `aws_data_prefix`; an object's ETag and size are its version. Measuring an image takes one or two requests
+of 16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
+Captions of `textfile` lie beside the objects. Caches stay on this machine. Requests are signed with the keys of the entry, or not at all:
+the keys of the account are never used. The server shows and stores keys as `***` ([security.md](security.md)); without a
+private-network setting it reads only public services and this machine. A request that fails is sent four times in all. An object that is
+gone, or replaced, after it was listed is named once and left out.
+
 ## How an image becomes a sample
 
 1. Image files are found by their suffixes in the folder and all its subfolders; hidden files are skipped. `validate` names broken files and
-   files without a caption, and they are left out. A `.txt` file is UTF-8, or UTF-16 with a byte order mark. Only newlines end its lines;
-   other Unicode separators are part of a caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
+   files without a caption, and they are left out. Only newlines end the lines of a `.txt` file; other Unicode separators are part of a
+   caption. `max_num_samples` selects some of the files, always the same ones for the same `id`.
 2. Images below `minimum_image_size` are left out. With `area` and `pixel_area` the area counts (for squares also the shorter edge), with
    `pixel` the shorter edge. The size is measured after the EXIF orientation is applied.
 3. The aspect ratio (width / height, rounded to `aspect_bucket_rounding` decimals) gives the target size. With `area`, a square of
@@ -55,8 +67,30 @@ where they lie. Each source, caption strategy and kind of media is a file of its
    networks that are given the sizes of files.
 5. `crop_style` selects the part that is kept. Even without `crop` some pixels are cut off along one edge, since edges are whole multiples.
    A random part depends only on the run's seed and the file's name.
-6. Images of one target size form a bucket. Each bucket must hold `train_batch_size` x `gradient_accumulation_steps` x `num_processes`
-   samples, counting each image `repeats` + 1 times. `allow_dataset_oversubscription` repeats the samples of smaller buckets instead.
+6. Images of one target size form a bucket. A bucket that holds fewer samples than a batch (`train_batch_size` x `num_processes`, counting
+   each image `repeats` + 1 times) is kept: its images are repeated until the batch is full, and `validate` says how often each is seen. A
+   bucket need not fill an optimizer step, since the batches of a step may come from different buckets. `allow_dataset_oversubscription`
+   makes every bucket of a set without `repeats` give at least a complete step.
+
+## Captions
+
+`.txt` files, tables and lists of filters are UTF-8 or UTF-16, with or without a byte order mark, or Latin-1. A table (`parquet`) has a row
+for each file, found by the file's name in the dataset with its folders; of several rows the last one counts. With
+`metadata_backend` `parquet` images whose size it holds are not opened before training; one of another size is then left out, and named.
+
+`caption_strategy` gives each file one or more alternative captions, of which one is used at a time: the lines of a text file, the columns
+of a table, the texts of `instance_prompt`. Then, in this order:
+
+1. `prepend_instance_prompt` puts each instance prompt in front.
+2. The entries of `caption_filter_list` of the set's `text_embeds` set are applied, one after the other. `s/find/replace/` replaces what the
+   regular expression `find` matches (Python's syntax; `\\1` is a group, `\\/` a slash; `s/find/replace/i` ignores case). Any other entry is
+   removed where it stands as it is written, and then, if it is a regular expression, what it matches. Spaces at both ends of a caption are
+   removed. A caption that becomes empty is no alternative any more, and a file without any is left out; `validate` names it, and an entry
+   that is not valid or takes too long.
+3. `caption_shuffle` adds variants with shuffled tags. They depend only on the caption and the seed, and each is cached.
+
+The cache holds the embeddings of these texts; so a changed filter encodes only the captions that it changes. `caption_dropout_probability`
+trains a sample with the empty prompt instead, whatever its captions are.
 
 ## The order of samples
 
@@ -83,6 +117,22 @@ from a checkpoint of an older version reports a warning and orders the rest of t
 prints the order without training. It only opens file headers: if training finds that an image's pixels are broken, it leaves the image out,
 and the order changes.
 
+## Sets that begin late or end early
+
+`start_epoch` and `start_step` say from when on a set is trained on, `end_epoch` and `end_step` until when; epochs and optimizer steps count
+from 1. Both starts must be reached, and either end stops it. At least one set begins at once, and one must be left at every step:
+`validate` and the engine refuse a run that outlasts its sets, and warn about a set that the run never reaches. Its conditioning sets and
+captions follow an image set; eval sets have no schedule.
+
+- In each epoch every sample of every set that is trained on is seen `repeats` + 1 times.
+- A set that begins within an epoch is seen completely in what is left of it: the epoch becomes longer.
+- A set that ends within an epoch takes its remaining batches away: the epoch becomes shorter.
+- Epochs may therefore differ in length. `num_train_epochs`, intervals in epochs, checkpoints and `validate` all count the real ones, and
+  `validate` lists them under `schedule`.
+
+`train_batch_size` gives a set batches of its own size. In an optimizer step with batches of different sizes every sample counts the same:
+each micro-batch is weighted by its number of samples.
+
 ## How images get references
 
 An image set names sets of `dataset_type` `conditioning` in `conditioning_data`. An entry with a `conditioning_type` is a conditioning set,
@@ -91,12 +141,35 @@ error if an image has no partner, or several with other suffixes, or, with `refe
 without an image is a warning. The option `conditioning_multidataset_sampling` decides whether a sample is trained with its references from
 all sets or with one at a time.
 
+## How masks weight the loss
+
+A conditioning set with `conditioning_type` `mask` or `segmentation` holds a mask for each image of the set that names it, found by name
+like a reference. A mask has the size of its image, and is scaled and cropped exactly like it, also at random. It is read as greyscale,
+without a colour profile; what is transparent is black. It is then averaged to the size of the latents, and never encoded by the
+autoencoder, so every family takes it. With `mask` the result is the weight of each place: white counts in full, black not at all, grey in
+part. With `segmentation` each place counts in full if any pixel behind it is not black.
+
+The loss of a sample is the sum of its weighted errors, divided by the sum of the weights. A small object therefore has as much influence
+as a large one, and a mask of one shade changes nothing. The option `masked_loss_probability` leaves the mask of some samples out, at random
+for each sample of a step; such a sample counts in full. An eval set with masks is measured over its masks. `validate` names images without
+a mask, and masks of another size. The engine names masks that are all black: nothing is learned from their images. For a clip the mask is
+one image, which applies to every frame. A set has one set of masks at most, and may have references as well.
+
 ## Eval sets
 
 A set of `dataset_type` `eval` is never trained on: it has no part in epochs, repeats and the order of samples. It takes the fields of an
 image set, including `conditioning_data`. `repeats` and `probability` have no effect, and `crop_style` `random` crops in the middle instead,
 so that the evaluation loss is the same for every seed. The loss is measured on its first `num_eval_images` images, by name:
 [evaluation.md](evaluation.md). `validate` warns about eval images that are also trained on.
+
+## Prior preservation
+
+An adapter that learns a few images of one person soon shows that person everywhere. A set with `is_regularisation_data` (or
+`is_regularization_data`) keeps it from that: give it images of what should stay as it is, such as other people with captions of your own.
+On its batches the target of the loss is not the image, but what the base model predicts for the same noise, timestep, prompt and
+references, with the adapter switched off. `probability` and `repeats` decide how often that happens; such a step costs one more forward
+pass. A new adapter has no loss on these batches until it has learned something else. A full fine-tune has no base model beside it, so it
+trains on the images of such a set like on any other, and `validate` says so in a note.
 
 ## Pixels
 
@@ -109,9 +182,15 @@ profile is damaged or made for another kind of image, or the brightness is HDR (
 SPECIAL = {
     "conditioning_data": "Id of a conditioning set, or a list of ids. Each of them holds a partner of the same name for every image. "
     "Default: empty.",
+    "caption_filter_list": "What is removed from the captions of the sets that use this cache, and replaced in them: a list of texts, or "
+    "the path of a `.json` or `.txt` file with one on each line. See [Captions](#captions). Default: empty.",
     "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
     "crop_aspect_buckets": "The aspect ratios that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
+}
+OBJECTS: dict[str, tuple[str, type[OptionGroup]]] = {
+    "parquet": ("The table with captions or sizes of the files, an object:", TableFile),
+    "caption_shuffle": ("Variants of captions with shuffled tags, an object:", CaptionShuffle),
 }
 TITLES = {
     "image": "Fields of image sets",
@@ -147,12 +226,21 @@ def _lines() -> Iterator[str]:
                 yield describe(plain[name])
             elif name in SPECIAL:
                 yield f"- `{name}`: {SPECIAL[name]}"
+            elif name in OBJECTS:
+                what, group = OBJECTS[name]
+                yield f"- `{name}`: {what}"
+                yield from (f"  {describe(spec_of(key, name, info))}" for key, info in group.model_fields.items())
         yield ""
     for entry in table_entries("image"):
         if entry.fields:
             yield f"## Further fields of sets with `{entry.name}`\n"
             yield from map(describe, fields_of(entry).values())
             yield ""
+    yield "## Not needed\n"
+    yield "These fields of the format are accepted in every set, with a note that says why they have no effect:\n"
+    yield from (f"- `{name}`: {hint.reason}." for name, hint in HINTS.items())
+    yield from (f"- `{name}`: no longer part of the format; {instead}." for name, instead in GONE.items())
+    yield ""
     yield "## Known, not available yet\n"
     yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
     yield "The format also has these fields, but this trainer does not implement them yet. It accepts only their defaults:"

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SourceSpec, caption_specs, fields_of, source_specs
 from trainer_engine.config.datasets.fields import FileSet, option_name
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import (
     KIND,
     OF_IMAGES,
@@ -18,6 +19,7 @@ from trainer_engine.config.datasets.names import (
     allowed,
     known_names,
     later,
+    listed,
     specs,
     table_entries,
 )
@@ -25,7 +27,7 @@ from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.messages import Suggestions
+from trainer_engine.contract.messages import HIDDEN, Suggestions
 
 Locate = Callable[[str, str, str], "str | Problem"]
 """(path as written, name for problems, field) -> its absolute path, or the problem with it."""
@@ -112,7 +114,7 @@ def read_kind(draft: EntryDraft) -> None:
 
 def read_names(draft: EntryDraft) -> None:
     """Reports fields that the format does not have, that are not implemented, or that belong to other kinds of datasets."""
-    names = allowed(draft.kind) if draft.kind else known_names()
+    names = allowed(draft.kind) | _without_effect(draft).keys() if draft.kind else known_names()
     for key, value in draft.raw.items():
         name = str(key)
         if name in names:
@@ -122,14 +124,33 @@ def read_names(draft: EntryDraft) -> None:
             what = f"a dataset has no field {name[:100]!r}."
             # A value whose name resembles no field may belong to another file, so it is not repeated.
             draft.error(name[:100], "unknown_field", what, got=value if hint else None, expected="the name of a field", hint=hint)
+        elif name in HINTS or name in GONE:
+            _note_hint(draft, name, value)
         elif name in later():
             if not _is_default(value, later()[name]):
                 what = f"{name} is not available yet."
                 draft.error(name, "not_available", what, got=value, hint="leave it out; it has no effect yet")
-        elif not _is_default(value, None):
+        elif not _is_default(value, _default_elsewhere(name)):
             owner = next(kind for kind in SETS if name in allowed(kind))
             what = f"{name} has no effect on a set of type {draft.kind}."
             draft.error(name, "not_for_type", what, got=value, hint=f"it belongs to sets of type {owner}: remove it here")
+
+
+def _note_hint(draft: EntryDraft, name: str, value: object) -> None:
+    """Adds a note about a field that needs nothing, unless it has its default, or an error if it cannot have the value."""
+    if name in GONE:
+        draft.note(name, "gone", f"{name} is no longer part of the format, and has no effect: {GONE[name]}.", got=value)
+    elif not _is_default(value, listed()[name]):
+        try:
+            HINTS[name].check(value)
+            draft.note(name, "not_needed", f"{name} has no effect: {HINTS[name].reason}.", got=value)
+        except WrongValue as wrong:
+            draft.error(name, wrong.code, f"{name} {wrong}.", got=value, hint=wrong.hint)
+
+
+def _default_elsewhere(name: str) -> object:
+    """Returns the default of a field of other kinds of datasets; None if it has none, or a parser of its own."""
+    return next((specs(kind)[name].default for kind in SETS if name in specs(kind)), None)
 
 
 def _is_default(value: object, default: object) -> bool:
@@ -155,8 +176,32 @@ def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
             draft.values[name] = _value(draft, spec, inherited.get(name, spec.default))
     if has_source:
         own = _own_fields(draft)
-        draft.values["own_fields"] = {name: _value(draft, spec, spec.default) for name, spec in own.items()}
-        _refuse_others(draft, own.keys() | ({FOLDER_FIELD} if has_folder else set()))
+        draft.values["own_fields"] = {name: _value(draft, spec, inherited.get(name, spec.default)) for name, spec in own.items()}
+        _refuse_hidden(draft)
+        _refuse_others(draft, own.keys() | _note_without_effect(draft) | ({FOLDER_FIELD} if has_folder else set()))
+
+
+def check_tables(draft: EntryDraft) -> None:
+    """Runs the checks that the source and the caption strategy of an entry declare."""
+    for entry in (_source_of(draft), caption_specs().get(draft.values.get("caption_strategy", ""))):
+        if entry and entry.check:
+            entry.check(draft)
+
+
+def _without_effect(draft: EntryDraft) -> Mapping[str, str]:
+    """Returns the fields that the source of an entry does not need, each with the reason."""
+    return _source_of(draft).without_effect if issubclass(SETS[draft.kind], FileSet) else {}
+
+
+def _note_without_effect(draft: EntryDraft) -> set[str]:
+    """Adds a note for each given field that the source does not need, and returns the names of these fields."""
+    aliases = {alias: spec.name for spec in specs(draft.kind).values() for alias in spec.aliases}
+    reasons = _without_effect(draft)
+    for name, value in draft.raw.items():
+        reason = reasons.get(aliases.get(str(name), str(name)))
+        if reason and not _is_default(value, None):
+            draft.note(str(name), "no_effect", f"{name} has no effect: {reason}.", got=value)
+    return set(reasons)
 
 
 def _value(draft: EntryDraft, spec: OptionSpec, default: Any) -> Any:
@@ -182,6 +227,14 @@ def _own_fields(draft: EntryDraft) -> Mapping[str, OptionSpec]:
     """Returns the fields that the source and the caption strategy of an entry declare."""
     strategy = caption_specs().get(draft.values.get("caption_strategy", ""))
     return {**fields_of(_source_of(draft)), **(fields_of(strategy) if strategy else {})}
+
+
+def _refuse_hidden(draft: EntryDraft) -> None:
+    """Reports a ``***`` for which no secret is stored."""
+    for name in _source_of(draft).secrets:
+        if draft.raw.get(name) == HIDDEN:
+            what = f"{HIDDEN} stands for a stored secret, but none is stored for {name} at this address."
+            draft.error(name, "hidden_value", what, hint="send the value itself")
 
 
 def _refuse_others(draft: EntryDraft, own: Container[str]) -> None:
@@ -220,14 +273,20 @@ def _plain(draft: EntryDraft, spec: OptionSpec, name: str) -> Any:
     except WrongValue as wrong:
         draft.error(name, wrong.code, f"{name} {_sentence(name, str(wrong))}.", got=value, expected=spec.expected, hint=wrong.hint)
         return None
-    if spec.name in PATHS and isinstance(parsed, str) and draft.locate is not None:
-        found = draft.locate(parsed, option_name(draft.position, name), spec.name)
-        if isinstance(found, Problem):
-            draft.reported.add(name)
-            draft.problems.append(found)
-            return None
-        return found
-    return parsed
+    return located(draft, name, parsed, spec.name) if spec.name in PATHS and isinstance(parsed, str) else parsed
+
+
+def located(draft: EntryDraft, name: str, path: str, field: str) -> str | None:
+    """Returns the absolute path of a file or folder, or None if it may not be used, which is reported.
+
+    ``name`` is the field as the entry spells it, ``field`` its canonical name.
+    """
+    found = draft.locate(path, option_name(draft.position, name), field) if draft.locate else path
+    if isinstance(found, Problem):
+        draft.reported.add(name)
+        draft.problems.append(found)
+        return None
+    return found
 
 
 def _sentence(name: str, reason: str) -> str:

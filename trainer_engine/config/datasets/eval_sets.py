@@ -7,20 +7,23 @@ from typing import Any
 
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.datasets.fields import eval_crop
+from trainer_engine.config.datasets.masks import is_mask
 from trainer_engine.config.datasets.names import specs
 from trainer_engine.config.options.evaluation import EvaluationOptions
 from trainer_engine.config.options.registry import REGISTRY
 from trainer_engine.config.rules.evaluation import nothing_to_score
 from trainer_engine.contract.errors import Problem
 
-OF_TRAINING = ("repeats", "probability")
-"""Fields that set how often a set is trained on."""
+OF_TRAINING = ("repeats", "probability", "is_regularisation_data")
+"""Fields that set how a set is trained on."""
+OF_SCHEDULES = ("start_epoch", "start_step", "end_epoch", "end_step", "train_batch_size")
+"""Fields that set when and in which batches a set is trained on."""
 OF_PAIRS = ("num_eval_images", "eval_dataset_id")
 """Options that also choose which pairs a validation generates if datasets have references."""
 
 
 def settle(draft: EntryDraft) -> None:
-    """Makes the crops of an eval set the same for every seed, and resets fields that have no effect on it."""
+    """Makes the crops of an eval set the same for every seed, and resets or refuses fields that have no effect on it."""
     draft.values["crop_style"] = eval_crop(draft.values["crop_style"])
     if draft.values["crop"] and draft.raw.get("crop_style") == "random":
         what = "eval images are cropped in the middle, so that the evaluation loss does not depend on the run's seed."
@@ -30,12 +33,18 @@ def settle(draft: EntryDraft) -> None:
         if draft.values[name] != default and name not in draft.reported:
             draft.note(name, "no_effect", f"it is never trained on: {name} has no effect.", got=draft.values[name])
             draft.values[name] = default
+    for name in OF_SCHEDULES:
+        if draft.values[name] != specs("eval")[name].default:
+            draft.error(name, "not_for_type", f"{name} has no effect on a set of type eval.", got=draft.values[name], hint="remove it")
 
 
-def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], evals: Sequence[EntryDraft]) -> Iterator[Problem]:
+def problems(
+    values: Mapping[str, Any], images: Sequence[EntryDraft], evals: Sequence[EntryDraft], references: Sequence[EntryDraft]
+) -> Iterator[Problem]:
     """Yields the problems of options of evaluation, given the eval sets in the file."""
     yield from _named_set_exists(values["eval_dataset_id"], images, evals)
-    paired = any(draft.values.get("conditioning_data") for draft in images)
+    masks = {draft.id for draft in references if is_mask(draft)}
+    paired = any(not masks.issuperset(draft.values.get("conditioning_data", ())) for draft in images)
     yield from nothing_to_score(values, captions=paired or bool(evals))
     if evals:
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
@@ -57,6 +58,8 @@ class FileSet(Entry):
 
     own_fields: dict[str, Any] = Field(default_factory=dict, exclude=True)
     """Values of the fields that the source and the caption strategy of this dataset declare, by name."""
+    parquet: TableFile | None = None
+    """The table with captions or sizes of the files."""
 
     @property
     def source(self) -> SourceSpec:
@@ -82,6 +85,36 @@ class FileSet(Entry):
         return {name: value for name, value in values.items() if name != FOLDER_FIELD or value}
 
 
+class Gates(NamedTuple):
+    """The epochs and optimizer steps, from 1, in which a set is trained on: both starts are reached, and no end is passed."""
+
+    start_epoch: int = 1
+    start_step: int = 0
+    end_epoch: int = 0
+    """The last one; 0 for no end."""
+    end_step: int = 0
+    """The last one; 0 for no end."""
+
+    def has_epoch(self, epoch: int) -> bool:
+        return self.start_epoch <= epoch and (not self.end_epoch or epoch <= self.end_epoch)
+
+    def has_step(self, step: int) -> bool:
+        return self.start_step <= step and (not self.end_step or step <= self.end_step)
+
+    @property
+    def step_cuts(self) -> tuple[int, ...]:
+        """Steps from which on the set is trained on, or no longer."""
+        return (*((self.start_step,) if self.start_step > 1 else ()), *((self.end_step + 1,) if self.end_step else ()))
+
+    @property
+    def epoch_cuts(self) -> tuple[int, ...]:
+        """Epochs from which on the set is trained on, or no longer."""
+        return (*((self.start_epoch,) if self.start_epoch > 1 else ()), *((self.end_epoch + 1,) if self.end_epoch else ()))
+
+
+ALWAYS = Gates()
+
+
 class ImageSet(FileSet):
     """A folder of images to train on, or, as an eval set, to evaluate on."""
 
@@ -97,6 +130,8 @@ class ImageSet(FileSet):
     disable_multiline_split: bool = option(
         False, "Use a complete .txt file as one caption. Without it each line is one of several alternative captions."
     )
+    caption_shuffle: CaptionShuffle | None = None
+    """How the tags of captions are shuffled; None if they are not."""
     resolution: float = option(1024, "Training size. resolution_type gives its unit.", gt=0)
     resolution_type: Literal["area", "pixel", "pixel_area"] = option(
         "pixel_area",
@@ -132,11 +167,19 @@ class ImageSet(FileSet):
     )
     crop_aspect_buckets: tuple[AspectChoice, ...] = ()
     """The aspect ratios that crop_aspect=random and closest choose from."""
-    metadata_backend: Literal["discovery"] = option(
+    max_upscale_threshold: float | None = option(
+        None,
+        "Largest enlargement that crop_aspect=random may cause, as a fraction: 0.25 allows edges 1.25 times as long. Aspects that need "
+        "more are not chosen for an image; if none is left, it is cropped to a square. Empty: no limit.",
+        ge=0,
+        le=1,
+    )
+    metadata_backend: Literal["discovery", "parquet", "huggingface"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet. huggingface: the columns width "
+        "and height of a huggingface set, where they are right.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("webshart",),
     )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
@@ -145,12 +188,37 @@ class ImageSet(FileSet):
     max_num_samples: int | None = option(
         None, "Train on only this many of the files. The choice depends only on the dataset's id. Empty: all files.", ge=1
     )
+    train_batch_size: int | None = option(
+        None, "Number of samples of this set that each process takes at once. Empty: the option train_batch_size.", ge=1
+    )
+    start_epoch: int = option(1, "First epoch in which this set is trained on. start_step must be reached as well.", ge=0)
+    start_step: int = option(0, "First optimizer step in which this set is trained on. start_epoch must be reached as well.", ge=0)
+    end_epoch: int | None = option(None, "Last epoch in which this set is trained on. Empty or 0: the last of the run.", ge=0)
+    end_step: int | None = option(None, "Last optimizer step in which this set is trained on. Empty or 0: the last of the run.", ge=0)
+    is_regularisation_data: bool = option(
+        False,
+        "Use the set for prior preservation: on its samples an adapter learns the prediction of the base model instead of the image. A "
+        "full fine-tune trains on its images like on any other.",
+        aliases=("is_regularization_data",),
+    )
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+    )
+    max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
+
+    @property
+    def gates(self) -> Gates:
+        """The epochs and steps in which this set is trained on."""
+        return Gates(self.start_epoch, self.start_step, self.end_epoch or 0, self.end_step or 0)
 
     @property
     def is_eval(self) -> bool:
@@ -170,18 +238,19 @@ class ImageSet(FileSet):
 
 
 class ReferenceSet(FileSet):
-    """A folder of reference images. Each has the same name as its partner, the image that it is trained with.
+    """A folder of reference images or masks. Each has the same name as its partner, the image that it is trained with.
 
     Sizes always come from the partner's set.
     """
 
     dataset_type: Literal["conditioning"] = "conditioning"
     instance_data_dir: str = option(..., "Folder of the references, searched with all its subfolders.", aliases=("instance_data_root",))
-    conditioning_type: Literal["reference_strict", "reference_loose"] = option(
+    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"] = option(
         ...,
-        "How a reference relates to its partner. reference_strict: the same size, cropped at the same place. reference_loose: any size, "
-        "cropped by itself.",
-        later=("controlnet", "mask", "segmentation"),
+        "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
+        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. mask: its brightness weights the loss "
+        "at each place. segmentation: everything in it that is not black weights the loss in full.",
+        later=("controlnet",),
     )
     source_dataset_id: str | None = option(None, "Id of the image set that names this set in conditioning_data. Not required.")
     resolution: float = option(1024, "No effect: the partner's set decides.", gt=0)
@@ -201,19 +270,37 @@ class ReferenceSet(FileSet):
         "Shape of the crop, for reference_loose. square: a square. preserve: the aspect ratio of the reference.",
         later=("random", "closest"),
     )
-    metadata_backend: Literal["discovery"] = option(
+    metadata_backend: Literal["discovery", "parquet", "huggingface"] = option(
         "discovery",
-        "Source of the image sizes. discovery: the headers of the files.",
+        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet. huggingface: the columns width "
+        "and height of a huggingface set, where they are right.",
         synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("parquet", "huggingface", "webshart"),
+        later=("webshart",),
     )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+    )
+    max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether its files weight the loss, instead of being shown to the network."""
+        return self.conditioning_type in ("mask", "segmentation")
+
+    @property
+    def noun(self) -> str:
+        """What one of its files is called in messages."""
+        return "mask" if self.is_mask else "reference"
 
     @property
     def vae_cache(self) -> str:
-        """Folder of the references' cached latents. Parsing always fills it in."""
+        """Folder of the references' cached latents, or of the masks at the size of latents. Parsing always fills it in."""
         assert self.cache_dir_vae is not None
         return self.cache_dir_vae
 
@@ -228,6 +315,9 @@ class ReferenceSet(FileSet):
             "cache_dir_vae",
             "write_batch_size",
             "vae_batch_size",
+            "max_workers",
+            "vae_cache_ondemand",
+            "vae_cache_disable",
             "crop",
             "crop_style",
             "crop_aspect",
@@ -245,8 +335,18 @@ class TextSet(Entry):
     type: Literal["local"] = option("local", "Storage of the cache. local: a folder on this machine.", later=SOURCES_LATER)
     dataset_type: Literal["text_embeds"] = "text_embeds"
     default: bool = option(False, "Cache the embeddings of image sets that name no text_embeds set, and of validation prompts, here.")
+    caption_filter_list: str | tuple[str, ...] = ()
+    """What is removed from captions and replaced in them: entries, or the path of a file of them."""
     cache_dir: str | None = option(None, "Folder of the cached embeddings. Empty: <output_dir>/cache/text/<family>.")
     write_batch_size: int = option(128, "Number of embeddings that are computed before they are written together.", ge=1)
+    text_encoder_batch_size: int = option(1, "Number of captions that are encoded together for the cache.", ge=1)
+    text_cache_ondemand: bool = option(
+        False,
+        "Encode prompts of this set when they are first needed, and store their embeddings. Also on with the option of that name.",
+    )
+    text_cache_disable: bool = option(
+        False, "Encode the prompts of this set whenever they are needed, and store nothing. Also on with the option of that name."
+    )
 
     @property
     def text_cache(self) -> str:

@@ -1,16 +1,20 @@
-"""Reads the fields of an entry that hold lists: prompts, conditioning sets and aspect ratios."""
+"""Reads the fields of an entry that hold lists: prompts, conditioning sets, aspect ratios and caption filters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import PurePath
 
-from trainer_engine.config.datasets.entry import EntryDraft, fill
+from trainer_engine.config.datasets.entry import EntryDraft, fill, located
 from trainer_engine.config.datasets.fields import AspectChoice
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.options.values import parse_float, parse_text
 
 WEIGHT_TOLERANCE = 0.001
+FILTERS = "caption_filter_list"
+FILTER_FILES = (".json", ".txt")
+MOST_FILTERS, LONGEST_FILTER = 1_000, 1_000
 
 
 def read_prompts(draft: EntryDraft, inherited: str | None) -> None:
@@ -82,3 +86,35 @@ def _aspect(item: object, count: int) -> AspectChoice:
     if not 0.01 <= aspect <= 100 or not 0 <= share <= 1:
         raise WrongValue("is out of range", code="out_of_range")
     return AspectChoice(aspect=aspect, weight=share)
+
+
+def read_filters(draft: EntryDraft) -> None:
+    """Reads ``caption_filter_list``: a list of texts, or the path of a file of them, which is read when captions are."""
+    given = draft.raw.get(FILTERS)
+    draft.values[FILTERS] = ()
+    expected = 'a list of texts: ["a photo of ", "s/dog/cat/"], or the path of a .json or .txt file of them'
+    if given in (None, "", []):
+        return
+    if not isinstance(given, str):
+        try:
+            draft.values[FILTERS] = filters_in(given)
+        except WrongValue as wrong:
+            draft.error(FILTERS, wrong.code, f"{FILTERS} {wrong}.", got=type(given).__name__, expected=expected)
+        return
+    path = fill(draft, FILTERS, given.strip())
+    if path is not None and PurePath(path).suffix.lower() not in FILTER_FILES:
+        draft.error(FILTERS, "not_a_list", f"{FILTERS} names no .json or .txt file.", got=given, expected=expected)
+    elif path is not None:
+        draft.values[FILTERS] = located(draft, FILTERS, path, FILTERS) or ()
+
+
+def filters_in(document: object) -> tuple[str, ...]:
+    """Returns the entries of a list of caption filters. Raises WrongValue, whose message repeats none of them."""
+    if not isinstance(document, list):
+        raise WrongValue("is not a list", code="not_a_list")
+    if len(document) > MOST_FILTERS:
+        raise WrongValue(f"has {len(document)} entries; at most {MOST_FILTERS} are applied", code="too_many")
+    for number, item in enumerate(document, 1):
+        if not isinstance(item, str) or not 0 < len(item) <= LONGEST_FILTER:
+            raise WrongValue(f"has an entry that is no text of 1 to {LONGEST_FILTER} characters: number {number}", code="not_text")
+    return tuple(map(parse_text, document))

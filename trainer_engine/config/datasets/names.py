@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer_engine.config.dataset_tables import TableEntry, caption_specs, fields_of, source_specs, table_paths
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, Entry, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.option import OptionSpec, spec_of
 
 SETS: Mapping[str, type[Entry]] = MappingProxyType(
@@ -18,10 +19,13 @@ SETS: Mapping[str, type[Entry]] = MappingProxyType(
 )
 OF_IMAGES = ("image", "eval")
 """Values of ``dataset_type`` for sets of images with captions."""
-PLAIN = ("position", "dataset_type", "own_fields", "instance_prompt", "crop_aspect_buckets", "conditioning_data")
+PLAIN = (
+    *("position", "dataset_type", "own_fields", "instance_prompt", "crop_aspect_buckets", "conditioning_data"),
+    *("caption_filter_list", "caption_shuffle", "parquet"),
+)
 """Fields with a parser of their own."""
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})
-PATHS = frozenset({"instance_data_dir", "cache_dir_vae", "cache_dir", *table_paths()})
+PATHS = frozenset({"instance_data_dir", "cache_dir_vae", "cache_dir", "caption_filter_list", "parquet", *table_paths()})
 SWITCH = OptionSpec(
     name="disabled",
     group="",
@@ -82,8 +86,8 @@ def table_entries(dataset_type: str) -> tuple[TableEntry, ...]:
 
 
 @cache
-def _listed() -> Mapping[str, Any]:
-    """Returns the fields of the format without code here, each with the format's default, or None without one."""
+def listed() -> Mapping[str, Any]:
+    """Returns the fields of the format without code here, or that need none, each with the format's default, or None."""
     text = resources.files(__package__).joinpath("not_available.json").read_text(encoding="utf-8")
     listed: dict[str, Any] = json.loads(text)
     return MappingProxyType(listed)
@@ -92,14 +96,14 @@ def _listed() -> Mapping[str, Any]:
 @cache
 def later() -> Mapping[str, Any]:
     """Returns the fields of the format that are not implemented yet: those that no source and no caption strategy declares either."""
-    declared = frozenset[str]().union(*(allowed(kind) for kind in SETS))
-    return MappingProxyType({name: default for name, default in _listed().items() if name not in declared})
+    declared = frozenset[str](HINTS).union(GONE, *(allowed(kind) for kind in SETS))
+    return MappingProxyType({name: default for name, default in listed().items() if name not in declared})
 
 
 @cache
 def known_names() -> frozenset[str]:
     """Returns the names of all fields of the format."""
-    return frozenset(later()).union(*(allowed(kind) for kind in SETS))
+    return frozenset(later()).union(HINTS, GONE, *(allowed(kind) for kind in SETS))
 
 
 EVERYDAY = frozenset(
@@ -115,7 +119,7 @@ EVERYDAY = frozenset(
 @cache
 def _distinctive_names() -> frozenset[str]:
     """Returns names that only datasets have. What a source declares is not among them: it may be a word of other documents."""
-    return frozenset(_listed()).union(*(_of_every_source(kind) for kind in SETS)) - EVERYDAY
+    return frozenset(listed()).union(*(_of_every_source(kind) for kind in SETS)) - EVERYDAY
 
 
 def is_like_a_dataset(entry: object) -> bool:

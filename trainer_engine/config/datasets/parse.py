@@ -10,17 +10,22 @@ from typing import Any
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
+import trainer_engine.config.datasets.masks as masks
+import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
+from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.messages import Suggestions
 
 OPTION = "dataloader"
 SIZED = ("resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size")
-INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", "write_batch_size", "vae_batch_size")
+CACHED = ("write_batch_size", "vae_batch_size", "max_workers", "aws_max_pool_connections")
+OF_TEXTS = ("write_batch_size", "text_encoder_batch_size")
+INHERITED = (*SIZED, "caption_strategy", "prepend_instance_prompt", "only_instance_prompt", *CACHED)
 MOST_ENTRIES = 1_000
 """Limit of entries in a file; each is compared with the others."""
 AUTOMATIC_TEXT_SET = "text-embeds"
@@ -53,7 +58,15 @@ class Dataloader:
         return next(named, self.default_text_set)
 
     def references_of(self, images: ImageSet) -> tuple[ReferenceSet, ...]:
-        """Returns the conditioning sets of an image set, in the order in which it names them."""
+        """Returns the sets whose files the network looks at with those of an image set, in the order in which it names them."""
+        return tuple(found for found in self.partners_of(images) if not found.is_mask)
+
+    def mask_of(self, images: ImageSet) -> ReferenceSet | None:
+        """Returns the set of masks that weight the loss on an image set, or None."""
+        return next((found for found in self.partners_of(images) if found.is_mask), None)
+
+    def partners_of(self, images: ImageSet) -> tuple[ReferenceSet, ...]:
+        """Returns the conditioning sets of an image set, references and masks, in the order in which it names them."""
         by_id = {found.id: found for found in self.reference_sets}
         return tuple(by_id[id] for id in images.conditioning_data if id in by_id)
 
@@ -82,6 +95,11 @@ class EntryContext:
     @property
     def family(self) -> str:
         return str(self.values["model_family"] or "")
+
+    @property
+    def table_columns(self) -> Mapping[str, Any]:
+        """The options that name columns of tables, by their keys in ``parquet``."""
+        return {"caption_column": self.values["parquet_caption_column"], "filename_column": self.values["parquet_filename_column"]}
 
     @property
     def cache_root(self) -> str:
@@ -125,8 +143,11 @@ def parse_dataloader(
     rules.references_have_partners([*images, *evals], references)
     rules.caches_are_apart([*images, *evals, *references], texts)
     rules.something_is_trained(images)
+    rules.something_begins_at_once(images)
+    rules.regularisation_has_an_effect(images, context.values["model_type"])
     problems += [problem for draft in drafts for problem in draft.problems]
-    problems += eval_sets.problems(context.values, images, evals)
+    problems += eval_sets.problems(context.values, images, evals, references)
+    problems += masks.problems(context.values, [*images, *evals], references)
     if not images and not any({"type", "dataset_type"} & draft.reported for draft in active):
         problems.append(_no_images(len(disabled)))
     found = Dataloader(
@@ -185,7 +206,8 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
     reading.read_kind(draft)
     reading.read_names(draft)
     if draft.kind == "text_embeds":
-        reading.read_values(draft, {"cache_dir": context.text_folder(), "write_batch_size": context.values["write_batch_size"]})
+        reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
+        lists.read_filters(draft)
     elif draft.kind in OF_IMAGES:
         inherited = {name: context.values[name] for name in INHERITED}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
@@ -193,14 +215,21 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_prompts(draft, context.values["instance_prompt"])
         lists.read_aspects(draft)
         lists.read_references(draft)
+        draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
+        objects.read_table(draft, context.table_columns)
         for rule in rules.IMAGE_RULES:
             rule(draft)
+        reading.check_tables(draft)
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
-        inherited = {name: context.values[name] for name in (*SIZED, "write_batch_size", "vae_batch_size")}
+        inherited = {name: context.values[name] for name in (*SIZED, *CACHED)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
+        objects.read_table(draft, context.table_columns)
+        rules.table_is_given(draft)
+        rules.sizes_suit_the_source(draft)
+        reading.check_tables(draft)
     draft.values["dataset_type"] = draft.kind
 
 
@@ -220,7 +249,7 @@ def _with_default(
     ids = {entry.id for entry in (*found.sets_of_images, *found.reference_sets)}
     name = next(name for name in (AUTOMATIC_TEXT_SET, *(f"{AUTOMATIC_TEXT_SET}-{n}" for n in range(2, count + 3))) if name not in ids)
     made = TextSet(
-        position=count, id=name, default=True, cache_dir=context.text_folder(), write_batch_size=context.values["write_batch_size"]
+        position=count, id=name, default=True, cache_dir=context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}
     )
     if not texts and not errors_in(problems):
         message = f"The file has no text_embeds set: embeddings of captions are cached in {made.cache_dir}."

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trainer_engine.config.dataset_tables import caption_specs, source_specs
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.rules.data import SMALLEST_PIXEL_EDGE
 
@@ -80,12 +81,79 @@ def instance_prompt_is_given(draft: EntryDraft) -> None:
         draft.error("instance_prompt", "missing", what, expected="text, or a list of texts")
 
 
+def schedule_has_room(draft: EntryDraft) -> None:
+    """Checks that a set ends no sooner than it begins."""
+    for unit in ("epoch", "step"):
+        start, end = draft.values[f"start_{unit}"], draft.values[f"end_{unit}"]
+        if end and end < start and not {f"start_{unit}", f"end_{unit}"} & draft.reported:
+            what = f"end_{unit}={end} is before start_{unit}={start}, so it would never be trained on."
+            draft.error(f"end_{unit}", "empty_range", what, got=end, expected=f"at least {start}, or empty for no end")
+
+
+def upscaling_is_of_random_aspects(draft: EntryDraft) -> None:
+    limit = draft.values["max_upscale_threshold"]
+    if limit is not None and not (draft.values["crop"] and draft.values["crop_aspect"] == "random"):
+        draft.note("max_upscale_threshold", "no_effect", "max_upscale_threshold has no effect without crop_aspect=random.", got=limit)
+
+
+def table_is_given(draft: EntryDraft) -> None:
+    """Checks that the table of captions or sizes is there, with the columns that are read."""
+    values, table = draft.values, draft.values["parquet"]
+    needed: dict[str, tuple[str, ...]] = {}
+    if values.get("caption_strategy") == "parquet":
+        needed["caption_strategy=parquet"] = ("caption_column",)
+    if values["metadata_backend"] == "parquet":
+        needed["metadata_backend=parquet"] = ("width_column", "height_column")
+    if any(field.startswith("parquet") for field in draft.reported):
+        return
+    if table is None:
+        if needed:
+            expected = 'an object: {"path": ..., "filename_column": ...}'
+            draft.error("parquet", "missing", f"{' and '.join(needed)} needs parquet.", expected=expected)
+        return
+    if not needed:
+        what = "its table is not read: neither caption_strategy nor metadata_backend is parquet."
+        draft.note("parquet", "no_effect", what, got=table.path)
+    for by, columns in needed.items():
+        for name in columns:
+            if not getattr(table, name):
+                draft.error(f"parquet.{name}", "missing", f"{by} needs parquet.{name}.", expected="the name of a column")
+
+
+def captions_suit_the_source(draft: EntryDraft) -> None:
+    """Refuses a caption strategy that can give no captions to files of this source."""
+    values = draft.values
+    name, source = values["caption_strategy"], source_specs().get(values["type"])
+    strategy = caption_specs().get(name)
+    if source is None or strategy is None or values["only_instance_prompt"]:
+        return
+    if (source.captions and name not in source.captions) or (strategy.sources and source.name not in strategy.sources):
+        fitting = [one.name for one in caption_specs().values() if not one.sources or source.name in one.sources]
+        fitting = [one for one in fitting if not source.captions or one in source.captions]
+        what = f"caption_strategy={name} gives no captions to files of type={source.name}."
+        hint = f"set caption_strategy to {' or '.join(fitting)}"
+        draft.error("caption_strategy", "not_for_source", what, got=name, expected=f"one of {', '.join(fitting)}", hint=hint)
+
+
+def sizes_suit_the_source(draft: EntryDraft) -> None:
+    """Refuses a ``metadata_backend`` that is named after a source, for sets of another source."""
+    backend, source = draft.values["metadata_backend"], draft.values["type"]
+    if backend in source_specs() and backend != source:
+        what = f"metadata_backend={backend} reads the sizes of sets with type={backend}; this one has type={source}."
+        draft.error("metadata_backend", "not_for_source", what, got=backend, expected="discovery", hint="leave metadata_backend out")
+
+
 IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     sizes_are_in_their_unit,
     limits_come_together,
     aspects_leave_a_range,
     aspect_choices_are_given,
     instance_prompt_is_given,
+    schedule_has_room,
+    upscaling_is_of_random_aspects,
+    table_is_given,
+    captions_suit_the_source,
+    sizes_suit_the_source,
 )
 
 
@@ -169,7 +237,30 @@ def _folder(path: Any) -> str:
     return os.path.normpath(path) if isinstance(path, str) and path else ""
 
 
+def regularisation_has_an_effect(images: Sequence[EntryDraft], model_type: str) -> None:
+    """Notes sets for prior preservation in a full fine-tune, and warns if an adapter has nothing else to learn from."""
+    chosen = [draft for draft in images if draft.values.get("is_regularisation_data")]
+    name = "is_regularisation_data"
+    if model_type == "full":
+        what = "a full fine-tune has no frozen base model beside it: it trains on the images of this set like on any other."
+        for draft in chosen:
+            draft.note(name, "trained_as_images", what, got=True)
+    elif chosen and len(chosen) == len(images):
+        what = "every image set is regularisation data: the adapter only learns to change nothing."
+        chosen[0].warning(name, "nothing_to_learn", what, got=True)
+
+
 def something_is_trained(images: Sequence[EntryDraft]) -> None:
     if images and all(draft.values.get("probability") == 0 for draft in images):
         what = "every image set has probability 0, so there is nothing to train on."
         images[0].error("probability", "nothing_to_train", what, got=0, expected="one set with a probability above 0")
+
+
+def something_begins_at_once(images: Sequence[EntryDraft]) -> None:
+    """Checks that at least one set is trained on from the first step."""
+    trained = [draft for draft in images if draft.values.get("probability") != 0]
+    late = [draft for draft in trained if draft.values.get("start_epoch", 1) > 1 or draft.values.get("start_step", 0) > 1]
+    if trained and len(late) == len(trained):
+        name = "start_epoch" if trained[0].values.get("start_epoch", 1) > 1 else "start_step"
+        what = "no image set is trained on from the first step of the first epoch."
+        trained[0].error(name, "nothing_begins", what, got=trained[0].values[name], expected="one set without start_epoch and start_step")

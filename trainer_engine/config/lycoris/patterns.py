@@ -1,34 +1,27 @@
 """Matches patterns of users with the semantics of LyCORIS, without compiling them in this process.
 
-Python's ``re`` holds the GIL: a pattern with nested repeats stops every thread of a server, and even delays SIGTERM. A pattern without
-repeats is matched here in linear time. All others go to a helper process with limits for time and memory.
+A pattern without repeats is matched here in linear time. All others go to a helper process with limits for time and memory.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from trainer_engine.config.helper_process import MEMORY_BYTES, lines_of
 
 MATCHER = Path(__file__).with_name("pattern_matcher.py")
 CPU_SECONDS = 2
 """For all patterns of an adapter file together; ordinary ones take milliseconds."""
 WALL_SECONDS = 30.0
 """Only reached on an overloaded machine."""
-MEMORY_BYTES = 1024**3
 PLAIN_EXPRESSION = re.compile(r"[\w.-]*", re.ASCII)
 PLAIN_GLOB = re.compile(r"[^*?\[]*")
 MOST_MATCHED_HERE = 50
 """Limit of plain patterns matched in this process. If there are more, the helper matches them."""
-HELPERS = threading.BoundedSemaphore(2)
-"""Limits how many helper processes a server runs at the same time."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +65,10 @@ def _judged_by_helper(patterns: Sequence[str], names: Collection[str], as_globs:
         "cpu_seconds": CPU_SECONDS,
         "memory_bytes": MEMORY_BYTES,
     }
-    with HELPERS:
-        try:
-            lines = _lines_of_helper(json.dumps(request).encode("ascii"))
-        except OSError as error:
-            return {one: Verdict(trouble=f"it could not be examined ({error.strerror})") for one in patterns}
+    try:
+        lines = lines_of(MATCHER, json.dumps(request).encode("ascii"), wall_seconds=WALL_SECONDS)
+    except OSError as error:
+        return {one: Verdict(trouble=f"it could not be examined ({error.strerror})") for one in patterns}
     judged: dict[str, Verdict] = {}
     for pattern, line in zip(patterns, lines, strict=False):
         found = json.loads(line)
@@ -84,25 +76,3 @@ def _judged_by_helper(patterns: Sequence[str], names: Collection[str], as_globs:
     if len(judged) < len(patterns):
         judged[patterns[len(judged)]] = Verdict(is_slow=True)
     return judged
-
-
-def _lines_of_helper(request: bytes) -> list[bytes]:
-    """Returns the complete lines that the helper wrote before it ended. Raises OSError if it cannot be started."""
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", str(MATCHER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        start_new_session=True,
-    ) as helper:
-        try:
-            output, _ = helper.communicate(request, timeout=WALL_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(helper.pid, signal.SIGKILL)
-            output, _ = helper.communicate()
-        finally:
-            if helper.poll() is None:
-                os.killpg(helper.pid, signal.SIGKILL)
-    *lines, _ = output.split(b"\n")
-    return lines

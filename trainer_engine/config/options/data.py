@@ -35,8 +35,15 @@ class DataOptions(OptionGroup):
     )
     prepend_instance_prompt: bool = option(False, "Put instance_prompt and a space in front of each caption.")
     only_instance_prompt: bool = option(False, "Use instance_prompt instead of every caption.")
+    parquet_caption_column: str | None = option(None, "Column of the captions in tables whose parquet object names no caption_column.")
+    parquet_filename_column: str | None = option(
+        None, "Column of the names of files in tables whose parquet object names no filename_column."
+    )
     caption_dropout_probability: float = option(
         0.1, "Probability that a sample is trained with the empty prompt instead of its caption.", ge=0, le=1
+    )
+    aws_max_pool_connections: int = option(
+        128, "Largest number of connections to a service at once, for datasets of type aws that set none.", ge=1, le=1_000
     )
     cache_dir: str | None = option(None, "Root folder of caches that have no folder of their own. Empty: <output_dir>/cache.")
     cache_dir_vae: str | None = option(
@@ -48,6 +55,27 @@ class DataOptions(OptionGroup):
     write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
     vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
     text_encoder_batch_size: int = option(1, "Number of captions that are encoded together for the cache.", ge=1)
+    vae_cache_ondemand: bool = option(
+        False,
+        "Encode images when a batch first needs them instead of before training, and store their latents for the next time. Files are "
+        "still read once at the start, to leave out broken ones. The autoencoder stays in memory.",
+    )
+    vae_cache_disable: bool = option(
+        False, "Encode images whenever a batch needs them, and never store latents. Entries that are in the cache are read."
+    )
+    text_cache_ondemand: bool = option(
+        False,
+        "Encode captions when a batch first needs them instead of before training, and store their embeddings for the next time. The text "
+        "encoders stay in memory.",
+    )
+    text_cache_disable: bool = option(
+        False, "Encode captions whenever a batch needs them, and never store embeddings. Entries that are in the cache are read."
+    )
+    compress_disk_cache: bool = option(
+        False,
+        "Compress cache entries from 64 KiB on, without loss, where that saves at least 15 percent. Reading and writing them takes longer. "
+        "Entries of both kinds are always read.",
+    )
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
     dataloader_prefetch: bool = option(
         True,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from trainer_engine.config.families import specs
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.hints import HINTS
+from trainer_engine.config.options.refused import HEADINGS, Reason, refusal_of
 from trainer_engine.config.options.registry import GROUPS, REGISTRY, not_available
 
 HEAD = """# Options
@@ -28,10 +29,10 @@ note that says why they have no effect.
 """
 
 LATER_HEAD = """
-## Known, not available yet
+## Known, refused
 
-The configuration format also has these options, but this trainer does not implement them yet. It refuses a value instead of ignoring it,
-and accepts only the default of the format.
+The configuration format also has these options. A value is refused instead of being ignored; only the default of the format is accepted.
+`simpletuner check --config FILE` names all that stand in the way of a configuration.
 """
 
 
@@ -58,6 +59,9 @@ def describe(spec: OptionSpec) -> Iterator[str]:
     if spec.later:
         yield ""
         yield "Known, not available yet: " + ", ".join(f"`{choice}`" for choice in spec.later) + "."
+    for choice, reason in spec.refused.items():
+        yield ""
+        yield f"Refused: `{choice}`: {reason}."
     yield ""
 
 
@@ -80,6 +84,21 @@ def family_defaults() -> Iterator[str]:
     yield ""
 
 
+def refused() -> Iterator[str]:
+    """Yields the lines of the options that are refused, by the reason of the refusal and by what they are for."""
+    found: dict[Reason, dict[str, list[str]]] = {reason: {} for reason in Reason}
+    for name in not_available():
+        if name not in HINTS:
+            refusal = refusal_of(name)
+            found[refusal.reason].setdefault(refusal.about, []).append(f"`{name}`")
+    for reason, options in found.items():
+        if options:
+            yield f"### {HEADINGS[reason]}"
+            yield ""
+            yield from (f"- {', '.join(names)}: {about}." for about, names in sorted(options.items()))
+            yield ""
+
+
 def page() -> str:
     """Returns the complete page."""
     lines = [HEAD]
@@ -90,8 +109,7 @@ def page() -> str:
                 lines += describe(spec)
     lines += family_defaults()
     lines += [HINTS_HEAD, *(f"- `{name}`: {why}." for name, why in HINTS.items())]
-    lines += [LATER_HEAD, ", ".join(f"`{name}`" for name in not_available() if name not in HINTS) + "."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, LATER_HEAD, *refused()]) + "\n"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ GONE: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("use_dadapt_optimizer", "dadaptation_learning_rate"), "use optimizer=prodigy"),
         "ignore_final_epochs": "use num_train_epochs or max_train_steps to set when a run ends",
         "enable_xformers_memory_efficient_attention": "attention is always memory-efficient",
-        "allow_tf32": "TF32 is used if the GPU supports it",
+        "allow_tf32": "disable_tf32=true turns it off",
         "flux_schedule_shift": "use flow_schedule_shift",
         "flux_schedule_auto_shift": "use flow_schedule_auto_shift",
         "flow_matching_sigmoid_scale": "use flow_sigmoid_scale",
@@ -51,7 +51,6 @@ OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "context_parallel_size": ("0", "1"),
         "gradient_precision": ("unmodified",),
         "dynamo_mode": ("default",),
-        "torch_num_threads": ("0",),
     }
 )
 """Option that is not implemented -> values other than its default that also leave it off, such as an interval of 1."""

@@ -11,6 +11,9 @@ class MemoryOptions(OptionGroup):
     """What waits in the memory of the host, or is computed again, so that a run fits on its device. docs/memory-options.md says which
     option suits which GPU."""
 
+    accelerator_cache_clear_interval: int = option(
+        0, "Optimizer steps after which the allocator of a GPU gives back what it keeps for reuse, which makes it wait. 0: never.", ge=0
+    )
     gradient_checkpointing_interval: int | None = option(
         None,
         "Recompute every n-th block of the network. The others keep their activations, which takes memory and saves time. "

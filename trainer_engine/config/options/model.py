@@ -108,6 +108,31 @@ class ObjectiveOptions(OptionGroup):
         le=20,
     )
     use_soft_min_snr: bool = option(False, "Diffusion: use the smooth form of min-SNR weighting. Needs snr_gamma.")
+    snr_weight: float = option(1.0, "Diffusion: factor of the weights of snr_gamma.", gt=0, le=1000)
+    soft_min_snr_sigma_data: float | None = option(
+        None,
+        "Diffusion: standard deviation of the data, by which use_soft_min_snr measures the signal. Empty: 1, that of scaled latents.",
+        gt=0,
+        le=1000,
+    )
+    timestep_bias_strategy: Literal["none", "earlier", "later", "range"] = option(
+        "none",
+        "Diffusion: which timesteps are sampled more or less often, by timestep_bias_multiplier. earlier and later: the share "
+        "timestep_bias_portion with the least, or the most noise. range: timestep_bias_begin to timestep_bias_end.",
+        synonyms={"": "none", "null": "none"},
+    )
+    timestep_bias_multiplier: float = option(
+        1.0, "How many times as often timesteps of timestep_bias_strategy are sampled; below 1 more rarely.", gt=0, le=1000
+    )
+    timestep_bias_portion: float = option(0.25, "Share of the schedule that earlier and later change.", gt=0, le=1)
+    timestep_bias_begin: int = option(0, "First timestep that range changes.", ge=0, le=1000)
+    timestep_bias_end: int = option(1000, "Timestep before which range ends.", ge=1, le=1000)
+    masked_loss_probability: float = option(
+        1.0,
+        "Probability that the loss of a sample is weighted by its mask, if its dataset has masks. Without it all of the image counts.",
+        ge=0,
+        le=1,
+    )
     offset_noise: bool = option(
         False, "Diffusion: add to the noise of some samples a random constant for each latent channel, for darker and brighter images."
     )

@@ -63,6 +63,12 @@ class OptimizerOptions(OptionGroup):
         "Arguments of the optimizer as key=value,key=value: weight_decay=0.01,eps=1e-8. Each once and within its range; none leaves an "
         "argument to the optimizer.",
     )
+    adam_beta1: float | None = option(None, "First beta of optimizers of the Adam kind. optimizer_beta1 overrides it.", ge=0, lt=1)
+    adam_beta2: float | None = option(None, "Second beta of optimizers of the Adam kind. optimizer_beta2 overrides it.", ge=0, lt=1)
+    adam_epsilon: float | None = option(None, "Argument eps of the optimizer. optimizer_config overrides it.", ge=0, le=1)
+    adam_weight_decay: float | None = option(None, "Argument weight_decay of the optimizer. optimizer_config overrides it.", ge=0, le=1e9)
+    lr_scale: bool = option(False, "Multiply the learning rates by the number of samples in an optimizer step.")
+    lr_scale_sqrt: bool = option(False, "Multiply the learning rates by the square root of the number of samples in an optimizer step.")
     fuse_optimizer: bool = option(
         False,
         "Require the fused update, one operator for all weights, of torch-adamw, torch-adam, torch-sgd or torch-adagrad; the run is "
@@ -85,6 +91,27 @@ class OptimizerOptions(OptionGroup):
         False,
         "With optimizer_cpu_offload_method: move each gradient to the host as soon as the backward pass has it. Needs one process.",
     )
+
+    @property
+    def arguments(self) -> dict[str, float | bool | str | None]:
+        """Arguments of the optimizer, by the names of ``optimizer_config``; those of the Adam options where the optimizer has them."""
+        known = OPTIMIZERS[self.optimizer].arguments
+        named = {"eps": self.adam_epsilon, "weight_decay": self.adam_weight_decay}
+        return {**{name: value for name, value in named.items() if value is not None and name in known}, **self.optimizer_config}
+
+    @property
+    def betas(self) -> tuple[float, ...] | None:
+        """The betas of the optimizer; None if it has none."""
+        usual = OPTIMIZERS[self.optimizer].betas
+        if usual is None:
+            return None
+        adam = (self.adam_beta1, self.adam_beta2)
+        own = (self.optimizer_beta1, self.optimizer_beta2) if self.optimizer_beta1 is not None else adam
+        return (*(default if beta is None else beta for beta, default in zip(own, usual[:2], strict=True)), *usual[2:])
+
+    def rate_factor(self, samples: int) -> float:
+        """What multiplies the learning rates, for ``samples`` in an optimizer step over all processes."""
+        return float(samples) if self.lr_scale else samples**0.5 if self.lr_scale_sqrt else 1.0
 
     @property
     def text_encoder_rate(self) -> float:

@@ -7,31 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.config.precisions import LOADED, QUANTISED
 
-LATER = (
-    "int8-torchao",
-    "int8dq-torchao",
-    "int8dq-int4-torchao",
-    "int8-sdnq",
-    "uint8-sdnq",
-    "int16-sdnq",
-    "uint16-sdnq",
-    "fp16-sdnq",
-    "fp8-sdnq",
-    "int6-sdnq",
-    "int5-sdnq",
-    "uint5-sdnq",
-    "uint4-sdnq",
-    "uint3-sdnq",
-    "uint2-sdnq",
-    "nf4-bnb",
-    "int4-torchao",
-    "fp8uz-quanto",
-    "fp8-native",
-    "fp8-torchao",
-    "fp8wo-torchao",
-    "fp8-int4-torchao",
-    "fp8-transformerengine",
-)
+REFUSED = {
+    "fp8-transformerengine": "Transformer Engine has layers that it trains itself and no quantiser for frozen weights; use fp8-torchao, "
+    "which multiplies 8-bit floating-point numbers as well"
+}
 
 
 if TYPE_CHECKING:
@@ -59,22 +38,30 @@ class PrecisionOptions(OptionGroup):
         "The others quantise them to save memory. Trained weights follow mixed_precision and optimizer. A layer that a quantised kernel "
         "computes wrongly keeps its weights, and the run reports it.",
         synonyms=EMPTY,
-        later=LATER,
+        refused=REFUSED,
     )
-    quantize_via: Literal["accelerator", "cpu"] = option(
+    quantize_via: Literal["accelerator", "cpu", "pipeline"] = option(
         "accelerator",
-        "Where weights are quantised. accelerator: layer by layer on the device. cpu: on the CPU, before they move to the device.",
-        later=("pipeline",),
+        "Where weights are quantised. accelerator: layer by layer on the device, which never holds the whole network unquantised. cpu: on "
+        "the CPU, before they move to the device. pipeline: as accelerator, for types that the pipelines of diffusers can quantise to.",
+    )
+    quantize_activations: bool = option(
+        False,
+        "Round the inputs of layers, too, where the library multiplies rounded numbers: int8-torchao becomes int8dq-torchao, fp8wo-torchao "
+        "becomes fp8-torchao. Other types refuse it; those of SDNQ have sdnq_use_quantized_matmul.",
     )
     text_encoder_1_precision: EncoderPrecision = option(
-        "no_change", "Number type of the first text encoder's weights. no_change: not quantised.", synonyms=EMPTY, later=LATER
+        "no_change", "Number type of the first text encoder's weights. no_change: not quantised.", synonyms=EMPTY, refused=REFUSED
     )
     text_encoder_2_precision: EncoderPrecision = option(
-        "no_change", "Number type of the second text encoder's weights. no_change: not quantised.", synonyms=EMPTY, later=LATER
+        "no_change", "Number type of the second text encoder's weights. no_change: not quantised.", synonyms=EMPTY, refused=REFUSED
     )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
         "bf16",
         "Number type of frozen weights that are not quantised. bf16: as mixed_precision says. fp32: float32.",
+    )
+    disable_tf32: bool = option(
+        False, "Multiply float32 matrices exactly on a GPU. Without it GPUs that can round their factors to TF32, which is faster."
     )
     vae_dtype: Literal["bf16", "fp32", "fp16", "default"] = option(
         "bf16",

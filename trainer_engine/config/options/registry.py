@@ -18,6 +18,7 @@ from trainer_engine import families
 from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.config.options.checkpointing import CheckpointingOptions
+from trainer_engine.config.options.computation import AttentionOptions, AutoencoderOptions
 from trainer_engine.config.options.data import DataOptions
 from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
 from trainer_engine.config.options.hooks import HooksOptions
@@ -27,6 +28,7 @@ from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.options.precision import PrecisionOptions
 from trainer_engine.config.options.publishing import PublishingOptions, ReportingOptions
 from trainer_engine.config.options.run import DistributedOptions, RunOptions, ScheduleOptions
+from trainer_engine.config.options.sdnq import SdnqOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem
@@ -51,6 +53,9 @@ class TrainingOptions(BaseModel):
     optimizer: OptimizerOptions
     schedule: ScheduleOptions
     precision: PrecisionOptions
+    sdnq: SdnqOptions
+    autoencoder: AutoencoderOptions
+    attention: AttentionOptions
     memory: MemoryOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions

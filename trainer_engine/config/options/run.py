@@ -69,6 +69,14 @@ class DistributedOptions(OptionGroup):
     accelerate_config: str | None = option(
         None, "Path of a YAML configuration file of Accelerate, which sets processes, hosts and devices. Empty: num_processes decides."
     )
+    num_machines: int = option(1, "Machines that share the run. Start it on each, with the same options but machine_rank.", ge=1, le=1024)
+    machine_rank: int = option(0, "Number of this machine among num_machines. The first, 0, writes checkpoints and images.", ge=0, le=1023)
+    main_process_ip: str = option("127.0.0.1", "Address of machine 0, to which the others connect.")
+    main_process_port: int = option(29500, "Port of machine 0, to which the others connect.", ge=1, le=65_535)
+    find_unused_parameters: bool = option(
+        False, "Several processes: allow that a step leaves weights without a gradient, which takes a pass over all weights."
+    )
+    torch_num_threads: int = option(0, "Threads of a process for operators on the CPU. 0: as many as PyTorch chooses.", ge=0, le=1024)
     dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = option(
         "no",
         "Backend of torch.compile for the network. no: the network is not compiled.",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer_engine.config import secrets
+from trainer_engine.config.datasets.secrets import STORED_AS as DATASETS
+from trainer_engine.config.datasets.secrets import secrets_in
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.registry import REGISTRY, canonical_name
 from trainer_engine.contract.errors import Problem
@@ -43,6 +45,12 @@ def secrets_of(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in found.items() if secrets.hide(REGISTRY[name], text) != text}
 
 
+def secrets_of_run(values: Mapping[str, Any], datasets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the options of a run that contain secrets, as ``secrets_of``, and those of its datasets."""
+    text = secrets_in(list(datasets))
+    return {**secrets_of(values), **({DATASETS: text} if text else {})}
+
+
 def hidden_problems(values: Mapping[str, Any]) -> list[Problem]:
     """Returns a problem for each ``***`` without a stored secret. ``values`` are by canonical name."""
     return secrets.hidden_problems(REGISTRY, values)
@@ -53,5 +61,5 @@ def for_engine(stored: Stored) -> dict[str, str]:
 
     The engine removes the variable from its environment when it reads it.
     """
-    needed = {name: text for name, text in stored.items() if name in REGISTRY and name not in SERVER_ONLY}
+    needed = {name: text for name, text in stored.items() if (name in REGISTRY or name == DATASETS) and name not in SERVER_ONLY}
     return {secrets.VARIABLE: json.dumps(needed, ensure_ascii=False)} if needed else {}

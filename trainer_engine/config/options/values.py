@@ -96,13 +96,15 @@ def parse_choice(spec: OptionSpec, value: object) -> str:
     Raises WrongValue, with the code ``not_available`` for a choice of the format that is not implemented yet.
     """
     text = str(value).lower() if isinstance(value, bool) and "true" in spec.choices else parse_text(value).strip()
-    folded = {choice.lower().replace("_", "-"): choice for choice in (*spec.choices, *spec.later)}
+    folded = {choice.lower().replace("_", "-"): choice for choice in (*spec.choices, *spec.later, *spec.refused)}
     folded.update({word.lower().replace("_", "-"): choice for word, choice in spec.synonyms.items()})
     choice = folded.get(text.lower().replace("_", "-"))
     if choice in spec.choices:
         return str(choice)
     if choice in spec.later:
         raise WrongValue(f"{choice} is not available yet", code="not_available", hint=f"available: {', '.join(spec.choices)}")
+    if choice in spec.refused:
+        raise WrongValue(f"{choice} is not available", code="not_available", hint=spec.refused[str(choice)])
     raise WrongValue("is not one of the choices", code="not_a_choice", hint=Suggestions().nearest(text.lower(), spec.choices))
 
 

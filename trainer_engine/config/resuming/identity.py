@@ -12,6 +12,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.config.precisions import trained_precision
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.contract.errors import shown
 from trainer_engine.contract.files import read_small_json
 
@@ -45,7 +46,7 @@ def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, An
     adapter = options.adapter
     if options.model.model_type == "full":
         return {}
-    base = {"base_model_precision": options.precision.base_model_precision}
+    base = {"base_model_precision": weights_identity(options.precision.base_model_precision, options)}
     if adapter.lora_type == "lycoris":
         return {**base, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
     return {

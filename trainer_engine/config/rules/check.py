@@ -12,12 +12,14 @@ from trainer_engine.config.rules import (
     adapter,
     checkpointing,
     clips,
+    computation,
     data,
     evaluation,
     hooks,
     memory,
     model,
     optimizer,
+    precision,
     publishing,
     run,
     text_encoders,
@@ -27,20 +29,8 @@ from trainer_engine.config.rules import (
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    run,
-    optimizer,
-    updates,
-    data,
-    model,
-    text_encoders,
-    adapter,
-    validation,
-    clips,
-    evaluation,
-    checkpointing,
-    memory,
-    hooks,
-    publishing,
+    *(run, optimizer, updates, data, model, precision, computation, memory, text_encoders, adapter),
+    *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 

@@ -17,9 +17,10 @@ from trainer_engine.config.rules.noise_schedule import zero_snr_problem
 from trainer_engine.contract.errors import Problem
 
 SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*\Z", re.ASCII)
-SNR = ("snr_gamma", "use_soft_min_snr")
+SNR = ("snr_gamma", "use_soft_min_snr", "snr_weight", "soft_min_snr_sigma_data")
+BIAS = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("timestep_bias_"))
 OFFSET = ("noise_offset", "noise_offset_probability")
-DIFFUSION = (*SNR, "rescale_betas_zero_snr", "offset_noise", *OFFSET)
+DIFFUSION = (*SNR, *BIAS, "rescale_betas_zero_snr", "offset_noise", *OFFSET)
 HUBER = ("huber_c", "huber_schedule")
 BETA = ("flow_beta_schedule_alpha", "flow_beta_schedule_beta")
 FLOW = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("flow_"))
@@ -97,8 +98,12 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
     idle = dict.fromkeys(DIFFUSION if is_flow else FLOW, f"{family_spec.title} is trained by {'flow matching' if is_flow else 'diffusion'}")
     if values["loss_type"] == "l2":
         idle |= dict.fromkeys(HUBER, "loss_type is l2")
-    if values["use_soft_min_snr"] and not values["snr_gamma"]:
-        idle.setdefault("use_soft_min_snr", "snr_gamma is not set")
+    for name in () if values["snr_gamma"] else ("use_soft_min_snr", "snr_weight"):
+        idle.setdefault(name, "snr_gamma is not set")
+    if not values["use_soft_min_snr"]:
+        idle.setdefault("soft_min_snr_sigma_data", "use_soft_min_snr is off")
+    for name, reason in _idle_bias(values):
+        idle.setdefault(name, reason)
     if not values["offset_noise"]:
         idle = dict.fromkeys(OFFSET, "offset_noise is off") | idle
     if not values["input_perturbation"]:
@@ -111,6 +116,26 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
     if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
         message = "Timesteps cannot be sampled both uniformly and from a beta distribution."
         yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
+
+
+def _idle_bias(values: Values) -> Iterator[tuple[str, str]]:
+    """Yields (option, reason) for each option of the timestep bias that another one makes ineffective."""
+    strategy = values["timestep_bias_strategy"]
+    if strategy == "none":
+        yield from dict.fromkeys(BIAS, "timestep_bias_strategy is none").items()
+    elif strategy == "range":
+        yield "timestep_bias_portion", "timestep_bias_strategy=range has a begin and an end"
+    else:
+        yield from dict.fromkeys(("timestep_bias_begin", "timestep_bias_end"), f"timestep_bias_strategy={strategy} has a portion").items()
+    if strategy != "none" and values["timestep_bias_multiplier"] == 1:
+        yield "timestep_bias_strategy", "timestep_bias_multiplier is 1"
+
+
+def timestep_range_is_not_empty(values: Values) -> Iterator[Problem]:
+    begin, end = values["timestep_bias_begin"], values["timestep_bias_end"]
+    if values["timestep_bias_strategy"] == "range" and begin >= end:
+        message = f"timestep_bias_begin={begin} is not before timestep_bias_end={end}."
+        yield Problem.error("timestep_bias_begin", "empty_range", message, got=begin, expected=f"less than {end}")
 
 
 def zero_snr_needs_a_velocity(values: Values) -> Iterator[Problem]:
@@ -161,5 +186,6 @@ RULES: tuple[Rule, ...] = (
     options_of_other_families_do_nothing,
     quantised_weights_are_frozen,
     objective_options_have_an_effect,
+    timestep_range_is_not_empty,
     zero_snr_needs_a_velocity,
 )

@@ -15,6 +15,16 @@ SMALLEST_FACTOR = 0.1
 """A smaller ``learning_rate`` of an optimizer that finds the rate itself is probably meant as a rate."""
 
 
+OF_ADAM = {"adam_epsilon": "eps", "adam_weight_decay": "weight_decay"}
+"""Option -> the argument of ``optimizer_config`` that it stands for."""
+
+
+def rate_is_scaled_once(values: Values) -> Iterator[Problem]:
+    if values["lr_scale"] and values["lr_scale_sqrt"]:
+        message = "lr_scale and lr_scale_sqrt contradict each other."
+        yield Problem.error("lr_scale_sqrt", "two_scales", message, got=True, expected="one of the two")
+
+
 def betas_come_together(values: Values) -> Iterator[Problem]:
     for name, other in (("optimizer_beta1", "optimizer_beta2"), ("optimizer_beta2", "optimizer_beta1")):
         if values[name] is None and values[other] is not None:
@@ -78,8 +88,16 @@ def optimizer_options_have_an_effect(values: Values) -> Iterator[Problem]:
     chosen = OPTIMIZERS.get(values["optimizer"])
     if chosen is None:
         return
-    if chosen.betas is None and values["optimizer_beta1"] is not None:
-        yield Problem.note("optimizer_beta1", "no_effect", f"{chosen.name} has no betas.", got=values["optimizer_beta1"])
+    for name in ("optimizer_beta1", "adam_beta1", "adam_beta2"):
+        if chosen.betas is None and values[name] is not None:
+            yield Problem.note(name, "no_effect", f"{chosen.name} has no betas: {name} has no effect.", got=values[name])
+    for name, argument in OF_ADAM.items():
+        if values[name] is not None and argument not in chosen.arguments:
+            message = f"{chosen.name} has no argument {argument}: {name} has no effect."
+            yield Problem.note(name, "no_effect", message, got=values[name])
+        elif values[name] is not None and argument in values["optimizer_config"]:
+            message = f"optimizer_config sets {argument}: {name} has no effect."
+            yield Problem.note(name, "no_effect", message, got=values[name])
     if chosen.is_schedule_free and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
         message = f"{chosen.name} replaces the schedule: the learning rate stays at its peak after the warm-up."
         yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])
@@ -104,6 +122,7 @@ def optimizer_suits_the_machine(values: Values) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     betas_come_together,
+    rate_is_scaled_once,
     optimizer_takes_its_arguments,
     bfloat16_weights_need_bf16,
     clipping_is_gentle,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer_engine.config.addresses import HOST
 from trainer_engine.config.options.registry import Rule, Values
 from trainer_engine.contract.errors import Problem
+
+HERE = ("127.0.0.1", "localhost", "::1")
 
 
 def run_has_a_length(values: Values) -> Iterator[Problem]:
@@ -33,8 +36,22 @@ def floor_is_below_peak(values: Values) -> Iterator[Problem]:
         yield Problem.error("lr_end", "not_below_peak", message, got=floor, expected=f"less than {peak:g}")
 
 
+def machines_can_meet(values: Values) -> Iterator[Problem]:
+    count, rank, host = values["num_machines"], values["machine_rank"], values["main_process_ip"]
+    if rank >= count:
+        message = f"machine_rank={rank} is no machine of {count}, which are counted from 0."
+        yield Problem.error("machine_rank", "out_of_range", message, got=rank, expected=f"less than {count}")
+    if not HOST.fullmatch(host):
+        message = "main_process_ip is not the name or the address of a machine."
+        yield Problem.error("main_process_ip", "not_an_address", message, got=host, expected="an address such as 10.0.0.1")
+    elif count > 1 and rank > 0 and host in HERE:
+        message = f"main_process_ip={host} is this machine itself, and machine {rank} connects to machine 0."
+        yield Problem.error("main_process_ip", "not_machine_0", message, got=host, expected="the address of machine 0")
+
+
 RULES: tuple[Rule, ...] = (
     run_has_a_length,
     warmup_fits,
     floor_is_below_peak,
+    machines_can_meet,
 )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from trainer_engine.contract.files import FileTooLarge
 from trainer_engine.datasets.captions.base import CaptionsOf, CaptionStrategy, NoCaption
 from trainer_engine.datasets.sources.base import Source, reason_of
+from trainer_engine.datasets.text import NEWLINE, NotText, decode
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet
 
 LONGEST_CAPTION_FILE_BYTES = 1 << 20
-NEWLINE = re.compile(r"\r\n|\r|\n")
-"""Line ends that editors write. Other Unicode separators (U+0085, U+2028, form feed) are part of a caption."""
 
 
 def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
@@ -34,35 +32,15 @@ def from_text_file(source: Source, image_name: str, *, split: bool) -> tuple[str
         raise NoCaption("its .txt file is larger than a megabyte") from None
     except OSError as error:
         raise NoCaption(f"its .txt file cannot be read: {reason_of(error)}") from error
-    lines = [line.strip() for line in NEWLINE.split(_decode(content))]
+    try:
+        text = decode(content)
+    except NotText as error:
+        raise NoCaption(f"its .txt file {error}") from None
+    lines = [line.strip() for line in NEWLINE.split(text)]
     captions = tuple(line for line in lines if line) if split else ("\n".join(lines).strip(),)
     if not any(captions):
         raise NoCaption("its .txt file is empty")
     return captions
-
-
-def _decode(content: bytes) -> str:
-    """Decodes UTF-8, or UTF-16 with a byte order mark or a clear pattern of zero bytes. Raises NoCaption."""
-    try:
-        text = content.decode(_encoding(content))
-    except UnicodeDecodeError:
-        raise NoCaption("its .txt file is not UTF-8 text") from None
-    if "\0" in text:
-        raise NoCaption("its .txt file contains zero bytes: it is UTF-16 without a byte order mark, or not text; save it as UTF-8")
-    return text
-
-
-def _encoding(content: bytes) -> str:
-    """Returns the encoding. Text in which exactly every second byte is zero is UTF-16 of Western letters."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    even, odd = content[::2], content[1::2]
-    if len(even) == len(odd) > 0:
-        if not any(odd) and all(even):
-            return "utf-16-le"
-        if not any(even) and all(odd):
-            return "utf-16-be"
-    return "utf-8-sig"
 
 
 STRATEGIES = (

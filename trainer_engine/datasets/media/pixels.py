@@ -130,15 +130,15 @@ def open_rgb(file: SourceFile) -> Image.Image:
 
 def as_rgb(image: Image.Image, profile: bytes = b"", cicp: bytes = b"") -> Image.Image:
     """Converts an image to sRGB, with transparent parts on white."""
-    shown = as_srgb(_colours(image), profile, cicp)
-    if not _is_transparent(image):
+    shown = as_srgb(plain_colours(image), profile, cicp)
+    if not is_transparent(image):
         return shown
     opaque = Image.new("RGB", image.size, WHITE)
     opaque.paste(shown, mask=image.convert("RGBA").getchannel("A"))
     return opaque
 
 
-def _is_transparent(image: Image.Image) -> bool:
+def is_transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
@@ -149,12 +149,12 @@ def colour_mode(image: Image.Image) -> str:
     return "CMYK" if image.mode == "CMYK" else "RGB"
 
 
-def _colours(image: Image.Image) -> Image.Image:
+def plain_colours(image: Image.Image) -> Image.Image:
     """Returns the image without its transparency, with 8 bits per channel, in its own colour space."""
     mode = colour_mode(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
-    if mode == "RGB" and _is_transparent(image):
+    if mode == "RGB" and is_transparent(image):
         return image.convert("RGBA").convert("RGB")
     if image.mode == "La":
         return image.convert("LA").convert("L")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
+from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
+from trainer_engine.datasets.egress import Reach
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
 
+MOST_CHOICES = 20
+"""Choices that a message names."""
 Version = int | str
 """Changes whenever the content of a file does: a modification time in ns, an ETag, a checksum. It says nothing about other files."""
 
@@ -26,6 +30,8 @@ class FoundFile(NamedTuple):
     identifies the sample wherever something is random. Bytes that are not UTF-8 are lone surrogates."""
     size_bytes: int
     version: Version
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels, as it is shown, if the source or a table knows it. An image is then measured without being opened."""
 
 
 class LeftOut(NamedTuple):
@@ -55,6 +61,31 @@ class Suffixes:
     """Suffix -> why such a file is left out."""
 
 
+class NotFetched(OSError):
+    """The files are not on this machine yet. A run fetches them when it starts."""
+
+
+class WrongField(ValueError):
+    """A field of a dataset does not fit what lies in its place, such as the name of a column that is not there."""
+
+    def __init__(self, field: str, code: str, message: str, *, choices: Iterable[str] = ()) -> None:
+        named = sorted(choices)
+        listed = ", ".join(named[:MOST_CHOICES])
+        super().__init__(f"{message}; there is {listed}" if named else message)
+        self.field, self.code = field, code
+        self.expected = f"one of {listed}" if named else ""
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """What a source needs to download the files of a dataset."""
+
+    on_progress: Callable[[int, int], None]
+    """(bytes done, bytes in total)"""
+    raise_if_stopped: Callable[[], None]
+    """Called between pieces of a download. It raises Stopped if the run shall end."""
+
+
 class Source(ABC):
     """The files of one dataset, wherever they lie.
 
@@ -69,6 +100,10 @@ class Source(ABC):
     def identity(self) -> str:
         """Names the place among all others on this machine. The measurements of its files are cached under it."""
         return self.place
+
+    def reached_by(self, reach: Reach) -> Source:
+        """Returns the source with the machines that it may connect to. One that connects to none is returned as it is."""
+        return self
 
     @abstractmethod
     def list_files(self, suffixes: Suffixes) -> Listing:
@@ -90,6 +125,14 @@ class Source(ABC):
             raise FileTooLarge(largest)
         return content
 
+    def size_of(self, name: str) -> int:
+        """Returns the size of a file in bytes, if the listing has 0 because it would have to open each file. Raises OSError."""
+        return self.stat(name).size_bytes
+
+    def known_size(self, name: str) -> tuple[int, int] | None:
+        """Returns (width, height) in pixels of an image that need not be opened to be measured, otherwise None."""
+        return None
+
     def location(self, name: str) -> str:
         """Returns the place of a file, for messages and as the key of its content hash."""
         return f"{self.place}/{name}"
@@ -109,12 +152,23 @@ class SourceKind(SourceSpec):
     """The declaration of a source."""
 
     open: Callable[[ImageSet | ReferenceSet], Source]
-    """Makes the source of a dataset. Raises OSError or ValueError, whose text says why its place cannot be used."""
+    """Makes the source of a dataset. Raises OSError or ValueError, whose text says why its place cannot be used; NotFetched until
+    ``fetch`` has run."""
+    fetch: Callable[[ImageSet | ReferenceSet, Fetching], None] | None = None
+    """Downloads the files of a dataset, when a run starts; None if they are read where they lie. Raises DatasetUnusable, DiskFull."""
+    ask: Callable[[ImageSet | ReferenceSet, Mapping[str, str]], Iterable[Problem]] | None = None
+    """Yields the problems of a dataset that is not fetched yet, as far as its server answers in seconds, given the environment variables.
+    ``validate`` calls it."""
+
+
+def kind_of(entry: ImageSet | ReferenceSet) -> SourceKind:
+    """Returns the declaration of the source that ``type`` chooses."""
+    return cast(SourceKind, source_specs()[entry.type])
 
 
 def open_source(entry: ImageSet | ReferenceSet) -> Source:
     """Returns the source that ``type`` chooses. Raises OSError or ValueError if its place cannot be used."""
-    return cast(SourceKind, source_specs()[entry.type]).open(entry)
+    return kind_of(entry).open(entry)
 
 
 class SourceFile(NamedTuple):

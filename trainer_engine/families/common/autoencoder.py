@@ -10,6 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from trainer_engine.config.options.computation import AutoencoderOptions
+from trainer_engine.families.common.autoencoder_memory import save_memory
+
 
 class ImageNotFinite(ValueError):
     """An image with NaN or infinite pixels; converted to 8 bits it would look like a black image."""
@@ -22,9 +25,10 @@ class Autoencoder:
     whose cache entry is damaged, in another type.
     """
 
-    def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device) -> None:
+    def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device, memory: AutoencoderOptions) -> None:
         self._load = load
         self._device = device
+        self._memory = memory
         self._vae: AutoencoderKL | None = None
         self._computing = threading.RLock()
 
@@ -33,6 +37,7 @@ class Autoencoder:
         vae = self._vae  # another thread may let go of it at any time
         if vae is None:
             vae = self._load().eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+            save_memory(vae, self._memory)
             self._vae = vae
         return vae
 
@@ -45,12 +50,12 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32 on the CPU: (mode - shift) x scale. The most likely latents, not a sample:
-        the cache holds what the image is. ``exact`` computes in float32."""
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) on the CPU: (mode - shift) x scale, in the type that was computed in. The most likely
+        latents, not a sample: the cache holds what the image is. ``exact`` computes in float32."""
         with self._computing, _computing_in(self.model, torch.float32 if exact else None) as vae:
             latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
             scaled: Tensor = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-            return scaled.cpu()
+            return scaled.to(vae.dtype).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 
 from trainer_engine.config.family_spec import tokenizer_of
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, unwrap
 from trainer_engine.families.common.clip_text import (
@@ -70,7 +71,8 @@ class ClipFamily(Family):
             return "tokens " + " ".join(self.parts.find(tokenizer_of(name)).fingerprint(hashes) for name in self.clip_outputs)
         names = [part for name in self.clip_outputs for part in (name, tokenizer_of(name))]
         weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
-        return f"{weights} {self.devices.text} skip {self.options.model.clip_skip} {' '.join(self._precisions.values())}"
+        precisions = " ".join(weights_identity(precision, self.options) for precision in self._precisions.values())
+        return f"{weights} {self.devices.text} skip {self.options.model.clip_skip} {precisions}"
 
     @property
     def _precisions(self) -> dict[str, str]:

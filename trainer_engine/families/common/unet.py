@@ -54,7 +54,7 @@ class UNetFamily(ClipFamily):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = self.make_components()
-        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
 
     @abstractmethod
     def make_components(self) -> UNetComponents:

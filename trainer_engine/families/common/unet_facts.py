@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
+from trainer_engine.config.precisions import ANY_FAMILY
 
 UNET = Component("unet", "unet.", Role.TRAINED, comfyui_prefix="lora_unet_")
 """ComfyUI and kohya's tools know the layers of these networks by the same flat keys."""
@@ -66,6 +67,7 @@ def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *fla
     return FileLayout(title=title, mark=mark, mark_width=prompt_width, prefixes=MappingProxyType(prefixes), flavours=frozenset(flavours))
 
 
+REPEATED_BLOCKS = ("BasicTransformerBlock",)
 SAMPLING = SamplingSpec(
     samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
     options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),
@@ -77,5 +79,5 @@ ADAPTERS = AdapterSpec(
     lora_targets=LORA_TARGETS,
     default_lora_target="attention",
     lora_target_option="unet_lora_target",
-    base_precisions=("int8-quanto", "int4-quanto"),
+    base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
 )

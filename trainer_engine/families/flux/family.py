@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
@@ -34,7 +35,8 @@ class Flux(Family):
     """Black Forest Labs, 2024; Kontext: Labs et al., 2025, "FLUX.1 Kontext: Flow Matching for In-Context Image Generation and Editing".
 
     A prompt is ``{"embeds": (T, D), "pooled": (P,), "mask": (T,)}``: T5's states of all T tokens, padding included, because the network
-    attends to it; CLIP's pooled output; and 1 for tokens that are no padding.
+    attends to it; CLIP's pooled output; and 1 for tokens that are no padding. T5 sees its padding, so the states of padding depend on the
+    prompt, and only T5 could compute them again. With ``flux_attention_masked_training`` nothing attends to them: they are left out.
     """
 
     spec = SPEC
@@ -44,7 +46,7 @@ class Flux(Family):
         super().__init__(options, devices)
         self.own = options.of_family(FluxOptions)
         self.parts = FluxParts(options.model)
-        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
 
@@ -62,8 +64,10 @@ class Flux(Family):
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
         chosen = self.options.precision
-        precisions = f"{chosen.text_encoder_1_precision} {chosen.text_encoder_2_precision}"
-        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}"
+        encoders = (chosen.text_encoder_1_precision, chosen.text_encoder_2_precision)
+        precisions = " ".join(weights_identity(precision, self.options) for precision in encoders)
+        kept = " without padding" if self.own.flux_attention_masked_training else ""
+        return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}{kept}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         return self.autoencoder.encode(pixels, exact=exact)
@@ -78,9 +82,10 @@ class Flux(Family):
         pooled = clip(short.input_ids).pooler_output.cpu()
         states = t5(long.input_ids)[0].cpu()
         masks = long.attention_mask.cpu()
+        lengths = masks.sum(dim=1).tolist() if self.own.flux_attention_masked_training else [self.token_limit] * len(states)
         return [
-            {"embeds": state.clone(), "pooled": summary.clone(), "mask": mask.clone()}
-            for state, summary, mask in zip(states, pooled, masks, strict=True)
+            {"embeds": state[:length].clone(), "pooled": summary.clone(), "mask": mask.clone()}
+            for state, length, summary, mask in zip(states, lengths, pooled, masks, strict=True)
         ]
 
     def _text_encoders(self) -> tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
@@ -99,8 +104,12 @@ class Flux(Family):
         free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """``embeds`` (B, T, D), ``pooled`` (B, P) and ``mask`` (B, T)."""
-        return {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("embeds", "pooled", "mask")}
+        """``embeds`` (B, T, D), zeros where padding was left out, ``pooled`` (B, P) and ``mask`` (B, T)."""
+        stacked = {name: torch.stack([prompt[name] for prompt in prompts]) for name in ("pooled", "mask")}
+        embeds = prompts[0]["embeds"].new_zeros(*stacked["mask"].shape, prompts[0]["embeds"].shape[-1])
+        for row, prompt in enumerate(prompts):
+            embeds[row, : len(prompt["embeds"])] = prompt["embeds"]
+        return {"embeds": embeds, **stacked}
 
     # ---- the transformer ----
 

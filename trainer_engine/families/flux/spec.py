@@ -15,6 +15,7 @@ from trainer_engine.config.family_spec import (
     frozen_components,
 )
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.precisions import QUANTISED
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -63,7 +64,10 @@ SPEC = FamilySpec(
         text_encoder_folders=("text_encoder", "text_encoder_2"),
         t5_folder="text_encoder_2",
         joins_sequence=True,
+        mask="boolean",
+        mask_option="flux_attention_masked_training",
     ),
+    repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     latents=LatentSpec(
         alignment_px=64,
         channels=16,
@@ -106,7 +110,7 @@ SPEC = FamilySpec(
         ),
         default_lora_target="all",
         lora_target_option="flux_lora_target",
-        base_precisions=("int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"),
+        base_precisions=QUANTISED,
     ),
     aliases=("flux.1", "flux1"),
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),

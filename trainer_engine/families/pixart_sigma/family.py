@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
@@ -44,14 +45,15 @@ class PixArtSigma(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = PixArtParts(options.model)
-        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        precision = "".join(f" {chosen}" for chosen in (self.options.precision.text_encoder_1_precision,) if chosen != "no_change")
+        chosen = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
+        precision = "" if chosen == "no_change" else f" {chosen}"
         return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text}{precision}"
 
     def vae(self) -> AutoencoderKL:

@@ -14,6 +14,7 @@ from trainer_engine.config.family_spec import (
     SamplingSpec,
     frozen_components,
 )
+from trainer_engine.config.precisions import ANY_FAMILY
 
 SPEC = FamilySpec(
     name="pixart_sigma",
@@ -43,7 +44,9 @@ SPEC = FamilySpec(
         t5_folder="text_encoder",
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),
+        mask="additive",
     ),
+    repeated_blocks=("BasicTransformerBlock",),
     latents=LatentSpec(
         alignment_px=64,
         channels=4,
@@ -74,7 +77,7 @@ SPEC = FamilySpec(
         ),
         lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
         default_lora_target="all",
-        base_precisions=("int8-quanto", "int4-quanto"),
+        base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
     ),
     # Some of the published repositories hold the transformer alone; their authors keep everything else here.
     companion="PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",

@@ -33,6 +33,7 @@ SPEC = FamilySpec(
     prompts=PromptSpec(token_limit=77, text_encoders=("CLIP ViT-L/14",)),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,
+    repeated_blocks=unet_facts.REPEATED_BLOCKS,
     adapters=unet_facts.ADAPTERS,
     file_layouts=(unet_facts.file_layout("Stable Diffusion 1", 768, {"text_encoder": "cond_stage_model.transformer."}),),
     aliases=("sd15", "stable-diffusion-1"),

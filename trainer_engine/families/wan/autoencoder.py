@@ -8,15 +8,18 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.families.common.autoencoder import ImageNotFinite
+from trainer_engine.families.common.autoencoder_memory import save_memory
 
 
 class ClipAutoencoder:
     """Loaded when it is first needed."""
 
-    def __init__(self, load: Callable[[], AutoencoderKLWan], device: torch.device) -> None:
+    def __init__(self, load: Callable[[], AutoencoderKLWan], device: torch.device, memory: AutoencoderOptions) -> None:
         self._load = load
         self._device = device
+        self._memory = memory
         self._vae: AutoencoderKLWan | None = None
 
     @property
@@ -24,6 +27,7 @@ class ClipAutoencoder:
         vae = self._vae  # another thread may drop it at any time
         if vae is None:
             vae = self._load().eval().requires_grad_(False).to(self._device)
+            save_memory(vae, self._memory)
             self._vae = vae
         return vae
 
@@ -32,7 +36,10 @@ class ClipAutoencoder:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] -> (B, C, f, h, w) float32 on the CPU: (mode - mean) / standard deviation of the channel."""
+        """(B, 3, F, H, W) in [-1, 1] -> (B, C, f, h, w) on the CPU: (mode - mean) / standard deviation of the channel.
+
+        The latents have the type that was computed in; ``exact`` computes in float32.
+        """
         vae = self.model
         usual = vae.dtype
         try:
@@ -43,7 +50,7 @@ class ClipAutoencoder:
             vae.to(usual)
         mean, deviation = self._statistics(vae, latents)
         scaled: Tensor = (latents - mean) / deviation
-        return scaled.cpu()
+        return scaled.to(torch.float32 if exact else usual).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
@@ -44,14 +45,14 @@ class Wan(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = WanComponents(options.model)
-        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(devices.vae), devices.device)
+        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(devices.vae), devices.device, options.autoencoder)
         self._text: tuple[UMT5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        precision = self.options.precision.text_encoder_1_precision
+        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
         return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text} {precision}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:

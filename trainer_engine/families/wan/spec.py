@@ -17,6 +17,7 @@ from trainer_engine.config.family_spec import (
     frozen_components,
 )
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.precisions import ANY_FAMILY
 
 FLAVOURS = MappingProxyType(
     {
@@ -51,6 +52,7 @@ SPEC = FamilySpec(
     prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)
     ),
@@ -74,7 +76,7 @@ SPEC = FamilySpec(
             }
         ),
         default_lora_target="attention",
-        base_precisions=("int8-quanto", "int4-quanto"),
+        base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
     ),
     aliases=("wan2.1",),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),

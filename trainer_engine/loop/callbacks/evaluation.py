@@ -79,8 +79,8 @@ class EvaluationCallback(Callback):
             return True
         if not epochs:
             return False
-        length = Fraction(epochs).limit_denominator(FINEST_EPOCH) * state.steps_per_epoch
-        return length > 0 and state.step // length > (state.step - 1) // length
+        interval, passed = Fraction(epochs).limit_denominator(FINEST_EPOCH), state.timeline.passed
+        return interval > 0 and passed(state.step) // interval > passed(state.step - 1) // interval
 
     def _evaluate(self, state: TrainState) -> None:
         if not self.measuring.images or self.history.of_step(state.step) or state.step == self._failed_at:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from trainer_engine.families.base import free_device_memory
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.state import StepOutcome, TrainState
@@ -19,9 +20,13 @@ class MemoryCallback(Callback):
     """Resident bytes before anything of the run was loaded."""
     estimate: Mapping[str, int]
     """What the checks before the start expected: ``bytes``, ``low_bytes``, ``high_bytes``; empty where nobody did."""
+    clear_interval: int = 0
+    """Optimizer steps after which the GPU's allocator gives memory back that it keeps for reuse; 0 for never."""
     _highest: int = 0
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        if self.clear_interval and state.step % self.clear_interval == 0:
+            free_device_memory(self.device)
         if self.device.type != "cuda":
             self._highest = max(self._highest, resident_bytes())
 

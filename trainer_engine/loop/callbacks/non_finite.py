@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from trainer_engine.batches.collate import Collator
+from trainer_engine.batches.loader import samples_before
 from trainer_engine.batches.sampler import Sampler
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.contract.events import ErrorEvent, Severity
@@ -48,8 +49,9 @@ class NonFiniteCallback(Callback):
         """(file, timestep) of every sample of the passes that were not finite; of all passes where only the gradients were not."""
         broken = [number for number, loss in enumerate(outcome.pass_losses) if not math.isfinite(loss)]
         batches = self.sampler.step(step)
+        before = samples_before(batches)
         found = []
         for number in broken or range(len(batches)):
-            timesteps = self.collator.timesteps(step, number, batches[number])
+            timesteps = self.collator.timesteps(step, batches[number], before[number])
             found += [(item.sample.location, timestep) for item, timestep in zip(batches[number], timesteps, strict=True)]
         return found

@@ -24,13 +24,16 @@ class ProgressCallback(Callback):
     sink: EventSink
     device: torch.device
     _smoothed: float = 0.0
+    _samples: float = 0.0
+    """Samples of a step, smoothed like its time: the batches of datasets may differ in size."""
 
     def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
         seconds = max(state.seconds_per_step, 1e-9)
         first = state.step == state.first_step + 1
         self._smoothed = seconds if first else WEIGHT_OF_PAST * self._smoothed + (1 - WEIGHT_OF_PAST) * seconds
+        self._samples = outcome.samples if first else WEIGHT_OF_PAST * self._samples + (1 - WEIGHT_OF_PAST) * outcome.samples
         if state.step == state.first_step + 2:
-            self._smoothed = seconds  # the first step warms everything up, and tells nothing about the others
+            self._smoothed, self._samples = seconds, outcome.samples  # the first step warms everything up
         self.sink.emit(
             ProgressEvent(
                 step=state.step,
@@ -39,7 +42,7 @@ class ProgressCallback(Callback):
                 loss=outcome.loss,
                 learning_rate=outcome.learning_rate,
                 grad_norm=outcome.grad_norm,
-                samples_per_second=round(outcome.samples / self._smoothed, 3),
+                samples_per_second=round(self._samples / self._smoothed, 3),
                 seconds_per_step=round(seconds, 5),
                 eta_seconds=round(self._smoothed * (state.total_steps - state.step), 1),
                 memory=self._memory(),

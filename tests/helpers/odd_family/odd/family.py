@@ -36,7 +36,7 @@ class Odd(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = OddComponents(options.model)
-        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(None), devices.device)
+        self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(None), devices.device, options.autoencoder)
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         return self.parts.find("text_encoder").fingerprint(hashes)

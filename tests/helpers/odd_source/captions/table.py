@@ -1,4 +1,4 @@
-"""Captions in a parquet table: a row for each image. The format knows the names of the strategy and of its fields."""
+"""Captions in a table of its own: a row for each image. The format knows the names of the strategy and of its first field."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class TableFields(OptionGroup):
     """Fields of datasets with captions in a table."""
 
-    parquet: str = option(..., "Path of the parquet table.")
-    caption_column: str = option("caption", "Column of the captions: a text, or a list of alternatives.")
-    filename_column: str = option("filename", "Column of the names of the images.")
+    source: str = option(..., "Path of the table of captions.")
+    table_caption: str = option("caption", "Column of the captions: a text, or a list of alternatives.")
+    table_filename: str = option("filename", "Column of the names of the images.")
 
 
 def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
@@ -26,12 +26,12 @@ def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
 
     fields = entry.own(TableFields)
     try:
-        columns = pyarrow.parquet.read_table(fields.parquet, columns=[fields.filename_column, fields.caption_column]).to_pydict()
-        names, captions = columns[fields.filename_column], columns[fields.caption_column]
+        columns = pyarrow.parquet.read_table(fields.source, columns=[fields.table_filename, fields.table_caption]).to_pydict()
+        names, captions = columns[fields.table_filename], columns[fields.table_caption]
     except KeyError as error:
-        raise ValueError(f"{fields.parquet} has no column {error}") from error
+        raise ValueError(f"{fields.source} has no column {error}") from error
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{fields.parquet} is no parquet table: {error}") from error
+        raise ValueError(f"{fields.source} is no parquet table: {error}") from error
     rows = dict(zip(names, captions, strict=True))
 
     def captions_of(name: str) -> tuple[str, ...]:
@@ -47,5 +47,5 @@ def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
 
 
 STRATEGIES = (
-    CaptionStrategy(name="parquet", help="a column of a parquet table.", prepare=_prepare, fields=TableFields, paths={"parquet": "file"}),
+    CaptionStrategy(name="webshart", help="a column of its own table.", prepare=_prepare, fields=TableFields, paths={"source": "file"}),
 )

@@ -258,3 +258,22 @@ def test_the_kontext_result_names_its_own_pipeline(tmp_path: Path) -> None:
     family = tiny_flux("kontext")
     family.save_pipeline(tmp_path / "pipeline", family.load_network())
     assert isinstance(FluxKontextPipeline.from_pretrained(tmp_path / "pipeline"), FluxKontextPipeline)
+
+
+def test_states_of_padding_depend_on_the_prompt_and_are_stored() -> None:
+    """T5 attends to its padding, so the states of padding are no constants that could be stored once."""
+    one, other = tiny_flux().encode_prompts(["a red cat", "a big dog"])
+    length = int(one["mask"].sum())
+    assert length == int(other["mask"].sum()) and one["embeds"].shape == (512, 32)
+    assert not torch.allclose(one["embeds"][length:], other["embeds"][length:], rtol=1e-3)
+
+
+def test_masked_training_stores_the_states_of_real_tokens_alone(tmp_path: Path) -> None:
+    masked, plain = tiny_flux(flux_attention_masked_training=True), tiny_flux()
+    texts = ["a red cat", "", "a very long story of a very long snake"]
+    for ours, theirs in zip(masked.encode_prompts(texts), plain.encode_prompts(texts), strict=True):
+        length = int(theirs["mask"].sum())
+        assert torch.equal(ours["embeds"], theirs["embeds"][:length]) and length < 51
+        assert torch.equal(ours["pooled"], theirs["pooled"]) and torch.equal(ours["mask"], theirs["mask"])
+    hashes = FileHashes(tmp_path / "hashes")
+    assert masked.text_fingerprint(hashes) != plain.text_fingerprint(hashes)

@@ -152,3 +152,20 @@ def test_generating_with_one_reference_equals_the_pipeline_of_diffusers() -> Non
     ).images[0]
     # Weights that two libraries loaded lie in memory in two ways, and kernels round by that: a level of 255 at most.
     assert isinstance(ours, Image.Image) and levels_apart(ours, wanted) <= 1
+
+
+def test_padding_that_is_left_out_changes_no_bit_of_a_masked_loss_or_its_gradients() -> None:
+    """The output, too, of a prompt that is read with the states of its padding."""
+    family = tiny_flux(flux_attention_masked_training=True)
+    whole = tiny_flux().encode_prompts(["a red cat", ""])
+    cut = family.encode_prompts(["a red cat", ""])
+    found = []
+    for prompts in (whole, cut):
+        network = family.load_network()
+        batch = family.collate_prompts(prompts)
+        assert batch["embeds"].shape == (2, 512, 32)
+        inputs = StepInputs(noisy_latents=LATENTS, timesteps=torch.tensor([0.3, 0.7]), prompts=batch)
+        loss = mse_loss(family.predict(network, inputs), NOISE)
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)])
+    assert len(found[0]) > 20 and all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, start_run, train_here, with_held_out, write_job
 from tests.trainer_engine.families.stable_diffusion.test_text_encoders import ENCODERS, LORA, PIPELINES, pipeline_of
@@ -97,9 +98,9 @@ def test_progress_events_have_both_learning_rates_on_the_same_schedule(tmp_path:
 def test_the_cache_of_prompts_holds_tokens_alone(tmp_path: Path) -> None:
     """Embeddings that an earlier run with frozen encoders left in the same folder are not read."""
     frozen = run(tmp_path, "sd1x", train_text_encoder=False, max_train_steps=1)
-    before = set((tmp_path / "cache/text").rglob("*.safetensors"))
+    before = entries_of(tmp_path / "cache/text")
     trained = run(tmp_path, "sd1x", output_dir=str(tmp_path / "trained"), max_train_steps=1)
-    entries = [load_file(path) for path in (tmp_path / "cache/text").rglob("*.safetensors") if path not in before]
+    entries = [entry for address, entry in entries_of(tmp_path / "cache/text").items() if address not in before]
     assert frozen.code == trained.code == 0 and entries
     assert all(entry.keys() == {"text_encoder.input_ids", "text_encoder.attention_mask"} for entry in entries)
     assert {tensor.dtype for entry in entries for tensor in entry.values()} == {torch.int64}

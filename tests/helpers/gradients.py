@@ -1,0 +1,76 @@
+"""The loss and the gradients of a family's tiny network on a fixed batch, to compare ways of computing the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.helpers.models import options_with, tiny_model
+from trainer_engine.adapters.base import Trainable
+from trainer_engine.adapters.build import make_trainable
+from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.inputs import SampleFacts, StepInputs
+from trainer_engine.objectives.randomness import seed_network
+from trainer_engine.runtime.devices import resolve_devices
+
+FAMILIES = ("flux", "pixart_sigma", "sd1x", "sd2x", "sdxl", "wan")
+PROMPTS = ["A red circle on blue glass ", "two small stars"]
+LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian"}
+CPU = torch.device("cpu")
+
+
+def tiny(name: str, **values: Any) -> Family:
+    """The micro model of a family on the CPU, in float32, without gradient checkpointing unless ``values`` ask for it."""
+    usual = {"gradient_checkpointing": False, "model_family": name, "pretrained_model_name_or_path": str(tiny_model(name))}
+    options = options_with(**{**usual, **values})
+    return load_family(options, resolve_devices(options, CPU))
+
+
+def step_inputs(family: Family, *, height: int = 8, width: int = 12) -> StepInputs:
+    """Fixed noisy latents of that many cells, timesteps and prompts, a batch of two."""
+    channels, frames = family.spec.latents.channels, (1,) if family.spec.sampling.clips else ()
+    facts = SampleFacts(original_size=(640, 480), crop_corner=(16, 8), target_size=(8 * width, 8 * height))
+    sigmas = family.spec.objective == "flow_matching"
+    return StepInputs(
+        noisy_latents=torch.randn(2, channels, *frames, height, width, generator=torch.Generator().manual_seed(3)),
+        timesteps=torch.tensor([0.2, 0.9]) if sigmas else torch.tensor([30, 821]),
+        prompts=family.collate_prompts(family.encode_prompts(PROMPTS)),
+        conditions=family.conditions([facts, facts]),
+    )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward and backward pass gives."""
+
+    prediction: Tensor
+    gradients: dict[str, Tensor]
+
+    def is_close_to(self, other: Pass, *, rtol: float = 1e-4, atol: float = 1e-6) -> bool:
+        """Whether the predictions and every gradient agree."""
+        assert self.gradients.keys() == other.gradients.keys()
+        pairs = [(self.prediction, other.prediction), *((self.gradients[name], other.gradients[name]) for name in self.gradients)]
+        return all(torch.allclose(one, two, rtol=rtol, atol=atol) for one, two in pairs)
+
+
+def trainable_of(family: Family) -> Trainable:
+    """What the options train, with an adapter that is not zero."""
+    trainable = make_trainable(family, None)
+    with torch.no_grad():
+        for name, parameter in trainable.named_parameters:
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.02)
+    return trainable
+
+
+def one_pass(family: Family, trainable: Trainable, network: nn.Module | None = None, inputs: StepInputs | None = None) -> Pass:
+    """Forward and backward of the mean square of the prediction. ``network``: the wrapped one, if it is not the bare one."""
+    trainable.network.zero_grad()
+    seed_network(1, CPU)
+    prediction = family.predict(network or trainable.network, inputs or step_inputs(family))
+    prediction.float().square().mean().backward()
+    gradients = {name: one.grad.clone() for name, one in trainable.named_parameters if one.grad is not None}
+    return Pass(prediction.detach().clone(), gradients)

@@ -1,0 +1,167 @@
+"""Asks the hub about a dataset that is not in its cache, for ``validate``: a few small answers, each within seconds."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from trainer_engine.config.hub import HubSettings
+from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import read_document
+from trainer_engine.datasets.sources.base import WrongField
+from trainer_engine.datasets.sources.hub import refusals
+from trainer_engine.datasets.sources.hub.card import LARGEST_CARD_BYTES, read_card
+from trainer_engine.datasets.sources.hub.columns import root_of
+from trainer_engine.datasets.sources.hub.layout import ChosenFiles, OtherFormat, choose_files
+from trainer_engine.datasets.sources.hub.opening import converted_card, media_suffixes
+from trainer_engine.datasets.sources.hub.options import OBJECT, RowOptions
+from trainer_engine.datasets.sources.hub.snapshot import CARD, CONVERTED, MAIN
+
+if TYPE_CHECKING:
+    from trainer_engine.config.datasets import ImageSet, ReferenceSet
+
+ANSWER_SECONDS = 5.0
+LARGEST_ANSWER_BYTES = 64 << 20
+CHUNK_BYTES = 1 << 16
+FOOTER_BYTES, LARGEST_FOOTER_BYTES = 1 << 16, 8 << 20
+PARQUET = b"PAR1"
+FAILURES = (OSError, ValueError, HTTPException)
+"""What is raised if the hub does not answer, or if what answers is not the hub."""
+
+
+@dataclass(frozen=True)
+class HubAnswers:
+    """The hub's answers about one dataset."""
+
+    hub: HubSettings
+    repository: str
+
+    def files(self, revision: str) -> tuple[str, list[str]]:
+        """Returns the commit of a revision and its files. Raises HTTPError, and one of ``FAILURES``."""
+        answer = read_document(self._get(f"api/datasets/{self.repository}/revision/{quote(revision, safe='')}"))
+        siblings = answer.get("siblings") if isinstance(answer, dict) else None
+        if not isinstance(siblings, list):
+            raise ValueError("the answer lists no files")
+        return str(answer.get("sha") or revision), [
+            str(one["rfilename"]) for one in siblings if isinstance(one, dict) and "rfilename" in one
+        ]
+
+    def card(self, commit: str) -> Mapping[str, Any]:
+        return read_card(self._get(self._address(commit, CARD), largest=LARGEST_CARD_BYTES))
+
+    def schema(self, commit: str, name: str) -> Any:
+        """Returns the columns of a parquet file from its last bytes; None if they cannot be read."""
+        import pyarrow
+        from pyarrow import parquet
+
+        tail = self._get(self._address(commit, name), last_bytes=FOOTER_BYTES)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if FOOTER_BYTES < length <= LARGEST_FOOTER_BYTES:
+            tail = self._get(self._address(commit, name), last_bytes=length)
+        if tail[-4:] != PARQUET or length > len(tail):
+            return None
+        try:
+            return parquet.read_schema(pyarrow.BufferReader(PARQUET + tail[-length:]))
+        except pyarrow.ArrowException:
+            return None
+
+    def _address(self, commit: str, name: str) -> str:
+        return f"datasets/{self.repository}/resolve/{quote(commit, safe='')}/{quote(name)}"
+
+    def _get(self, path: str, *, last_bytes: int = 0, largest: int = LARGEST_ANSWER_BYTES) -> bytes:
+        request = urllib.request.Request(f"{self.hub.endpoint}/{path}")
+        if self.hub.token:
+            request.add_unredirected_header("Authorization", f"Bearer {self.hub.token}")  # other hosts serve the files
+        if last_bytes:
+            request.add_header("Range", f"bytes=-{last_bytes}")
+            largest = last_bytes
+        deadline, content = time.monotonic() + ANSWER_SECONDS, b""
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            while len(content) <= largest and (chunk := answer.read1(CHUNK_BYTES)):
+                content += chunk
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the answer takes too long")
+        if len(content) > largest:
+            raise ValueError("the answer is too long")
+        return content
+
+
+def ask(entry: ImageSet | ReferenceSet, options: RowOptions, hub: HubSettings) -> Iterator[Problem]:
+    """Yields the problems that the engine would have with the dataset, or a note if the hub does not answer."""
+    from trainer_engine.datasets.findings import wrong_field
+
+    option, repository = entry.place_option, entry.place
+    if hub.is_offline:
+        yield refusals.not_cached(option, repository, f"it is not in the cache ({hub.cache})")
+        return
+    try:
+        _check(HubAnswers(hub, repository), options, captions=_needs_captions(entry))
+    except WrongField as error:
+        yield wrong_field(entry, error)
+    except urllib.error.HTTPError as error:
+        yield _refused(option, repository, options.revision, error)
+    except FAILURES as error:
+        message = f"It is unknown whether the dataset {repository} can be downloaded: {hub.endpoint} does not answer ({error})."
+        yield Problem.note(option, "hub_not_reached", message, got=repository)
+
+
+def _needs_captions(entry: ImageSet | ReferenceSet) -> bool:
+    return getattr(entry, "caption_strategy", "") == OBJECT and not getattr(entry, "only_instance_prompt", False)
+
+
+def _refused(option: str, repository: str, revision: str | None, error: urllib.error.HTTPError) -> Problem:
+    code = error.headers.get("X-Error-Code", "")
+    if code == "RevisionNotFound":
+        return refusals.no_revision(option, repository, revision)
+    if code == "GatedRepo" or error.code == 403:
+        return refusals.gated(option, repository)
+    if error.code in (401, 404):
+        return refusals.not_found(option, repository)
+    message = f"The hub answered {error.code} when asked for the dataset {repository}."
+    return Problem.note(option, "hub_not_reached", message, got=repository)
+
+
+def _check(answers: HubAnswers, options: RowOptions, *, captions: bool) -> None:
+    """Raises WrongField, HTTPError, and one of ``FAILURES``."""
+    commit, files = answers.files(options.revision or MAIN)
+    card = answers.card(commit) if CARD in files else {}
+    try:
+        chosen = choose_files(files, card, options, media_suffixes())
+    except OtherFormat:
+        if options.revision:
+            raise
+        copy = _converted(answers, options)
+        if copy is None:
+            raise
+        commit, chosen = copy
+    schema = answers.schema(commit, chosen.tables[0]) if chosen.tables else None
+    if schema is None:
+        return
+    from trainer_engine.datasets.sources.hub.media_column import media_column
+
+    media_column(schema, options)
+    for path in options.caption_columns if captions else ():
+        root_of("caption_column", path, schema.names)
+    for path in _filtered(options):
+        root_of(OBJECT, path, schema.names)
+
+
+def _filtered(options: RowOptions) -> Sequence[str]:
+    return [path for path, _ in options.filter.conditions()]
+
+
+def _converted(answers: HubAnswers, options: RowOptions) -> tuple[str, ChosenFiles] | None:
+    """Returns the split in the hub's own copy in parquet, with its commit; None if there is no copy."""
+    try:
+        commit, files = answers.files(CONVERTED)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+    return commit, choose_files(files, converted_card(files), options, media_suffixes())

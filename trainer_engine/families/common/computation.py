@@ -1,0 +1,118 @@
+"""How the layers of a network of diffusers compute: the backend of attention, heads and tokens in parts, fused projections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor, nn
+
+from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.families.common.fused_projections import fuse_projections
+
+CHUNK_TOKENS = 1024
+
+
+def prepare_network(network: Any, options: TrainingOptions) -> None:
+    """Make a network compute as the options of attention say. Takes the network without an adapter, on its device."""
+    chosen = options.attention
+    mechanism = MECHANISMS[chosen.attention_mechanism]
+    if mechanism.backend and mechanism.trains:
+        use_backend(network, mechanism)
+    if chosen.unet_attention_slice and hasattr(network, "set_attention_slice"):
+        network.set_attention_slice("auto")
+    if chosen.enable_chunked_feed_forward:
+        chunk_feed_forward(network, chosen.feed_forward_chunk_size or CHUNK_TOKENS)
+    is_lycoris = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris"
+    if chosen.fuse_qkv_projections and not is_lycoris:
+        fuse_projections(network)
+
+
+class DispatchedProcessor:
+    """The attention of the transformer blocks of UNets and of PixArt, through the dispatcher of diffusers."""
+
+    _attention_backend: AttentionBackendName | None = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """(B, T, C), which attend to themselves or to (B, S, D) -> (B, T, C)."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
+            attention_mask = attention_mask.unflatten(0, (len(context), -1))
+        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
+        key = attn.to_k(context).unflatten(-1, (attn.heads, -1))
+        value = attn.to_v(context).unflatten(-1, (attn.heads, -1))
+        attended = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
+        output: Tensor = attn.to_out[1](attn.to_out[0](attended.flatten(2).to(query.dtype)))
+        return output
+
+
+def _is_plain(attn: nn.Module) -> bool:
+    """Whether ``DispatchedProcessor`` computes what the usual processor computes for this layer."""
+    absent = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross")
+    return (
+        isinstance(attn, Attention)
+        and type(attn.processor) is AttnProcessor2_0
+        and not any(getattr(attn, name, None) for name in absent)
+        and not attn.residual_connection
+        and attn.rescale_output_factor == 1
+    )
+
+
+def use_backend(network: Any, mechanism: AttentionMechanism) -> None:
+    """Compute every attention of a network with a backend of the dispatcher. May load a kernel from the hub."""
+    for attn in network.modules():
+        if _is_plain(attn):
+            attn.set_processor(DispatchedProcessor())
+    with attention_backend("native"):  # the network's method changes the default of the whole process; this block restores it
+        network.set_attention_backend(mechanism.backend)
+
+
+@contextmanager
+def sampling_attention(network: nn.Module, options: TrainingOptions) -> Iterator[None]:
+    """Attention as validation images are generated: with a mechanism that has no backward pass, which training leaves out."""
+    mechanism = MECHANISMS[options.attention.attention_mechanism]
+    if mechanism.trains:
+        yield
+        return
+    layers: list[Any] = [layer for layer in network.modules() if isinstance(layer, (Attention, AttentionModuleMixin))]
+    usual = [(layer.processor, getattr(layer.processor, "_attention_backend", None)) for layer in layers]
+    try:
+        use_backend(network, mechanism)
+        yield
+    finally:
+        for layer, (processor, backend) in zip(layers, usual, strict=True):
+            layer.set_processor(processor)
+            if hasattr(processor, "_attention_backend"):
+                processor._attention_backend = backend
+
+
+def chunk_feed_forward(network: nn.Module, tokens: int) -> None:
+    """Compute the feed-forward layers of a network for at most ``tokens`` of the tokens of each sample at a time."""
+    for layer in network.modules():
+        if isinstance(layer, FeedForward):
+            layer.forward = _in_chunks(layer.forward, tokens)
+
+
+def _in_chunks(forward: Callable[..., Tensor], tokens: int) -> Callable[..., Tensor]:
+    def compute(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, T, C) -> (B, T, C')."""
+        if hidden_states.shape[1] <= tokens:
+            return forward(hidden_states, *args, **kwargs)
+        return torch.cat([forward(chunk, *args, **kwargs) for chunk in hidden_states.split(tokens, dim=1)], dim=1)
+
+    return compute

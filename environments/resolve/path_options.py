@@ -32,6 +32,7 @@ LOCAL = MappingProxyType(
         "cache_dir": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir_vae": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "cache_dir_text": PathRule(Kind.FOLDER, must_exist=False, writing=True),
+        "group_offload_to_disk_path": PathRule(Kind.FOLDER, must_exist=False, writing=True),
         "data_backend_config": PathRule(Kind.FILE, must_exist=True),
         "lycoris_config": PathRule(Kind.FILE, must_exist=True),
         "init_lora": PathRule(Kind.ANY, must_exist=True),

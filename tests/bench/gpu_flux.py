@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -66,6 +66,8 @@ class Case:
     flavour: str = "dev"
     checkpointing: bool = True
     clip: str = "value"
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """Options that save memory."""
 
     @property
     def words(self) -> str:
@@ -137,6 +139,7 @@ def options_for(case: Case) -> TrainingOptions:
             "learning_rate": 1e-5,
             "max_grad_norm": 2.0,
             "grad_clip_method": case.clip,
+            **case.memory,
         }
     )
 

@@ -58,23 +58,33 @@ class Owner:
 
     module: Callable[[], nn.Module | None]
     name: str
+    is_buffer: bool = False
+    """Quantised layers may keep their weights as buffers."""
 
-    def read(self) -> nn.Parameter:
-        module = self.module()
-        found = None if module is None else module._parameters[self.name]
-        assert found is not None, f"the module of {self.name} is gone"
+    def read(self) -> Tensor:
+        found: Tensor | None = self._tensors()[self.name]
+        assert found is not None, f"{self.name} is gone"
         return found
 
-    def bind(self, weight: nn.Parameter) -> None:
+    def bind(self, weight: Tensor | None) -> None:
+        """Makes the weight that of the module. None takes it out for a while."""
+        self._tensors()[self.name] = weight
+
+    def _tensors(self) -> dict[str, Any]:
         module = self.module()
-        if module is not None:
-            module._parameters[self.name] = weight
+        if module is None:
+            return {}
+        return module._buffers if self.is_buffer else module._parameters
 
 
 def frozen_owners(module: nn.Module) -> list[Owner]:
-    """Every frozen weight of a module and of the modules in it."""
-    named = ((part, name, weight) for part in module.modules() for name, weight in part._parameters.items())
-    return [Owner(weakref.ref(part), name) for part, name, weight in named if weight is not None and not weight.requires_grad]
+    """Every frozen weight of a module and of the modules in it, and their buffers."""
+    found = []
+    for part in module.modules():
+        place = weakref.ref(part)
+        found += [Owner(place, name) for name, one in part._parameters.items() if one is not None and not one.requires_grad]
+        found += [Owner(place, name, is_buffer=True) for name, one in part._buffers.items() if one is not None]
+    return found
 
 
 @dataclass(eq=False)
@@ -84,8 +94,8 @@ class Unit:
     owners: Sequence[Owner]
     host: Tensor
     """The numbers, (bytes,) uint8, in the layout that they have on the device."""
-    _on_host: list[nn.Parameter] = field(default_factory=list)
-    _in_slots: dict[int, list[nn.Parameter]] = field(default_factory=dict)
+    _on_host: list[Tensor] = field(default_factory=list)
+    _in_slots: dict[int, list[Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, owners: Sequence[Owner], host_bytes: Callable[[int], Tensor]) -> Unit:
@@ -104,7 +114,7 @@ class Unit:
             view.copy_(plain)
             return view
 
-        unit._on_host = [_frozen(map_plain(tensor, move)) for tensor in held]
+        unit._on_host = [_frozen(owner, map_plain(tensor, move)) for owner, tensor in zip(owners, held, strict=True)]
         unit.unbind()
         return unit
 
@@ -112,10 +122,16 @@ class Unit:
         """Uses the memory ``slot`` of the device, which has this number, as the weights."""
         if number not in self._in_slots:
             self._in_slots[number] = [
-                _frozen(map_plain(weight.detach(), lambda plain: self.moved(plain, slot))) for weight in self._on_host
+                _frozen(owner, map_plain(weight.detach(), lambda plain: self.moved(plain, slot)))
+                for owner, weight in zip(self.owners, self._on_host, strict=True)
             ]
         for owner, weight in zip(self.owners, self._in_slots[number], strict=True):
             owner.bind(weight)
+
+    def take_out(self) -> None:
+        """Leaves the modules without these weights until they are bound again."""
+        for owner in self.owners:
+            owner.bind(None)
 
     def unbind(self) -> None:
         """Uses the memory of the host as the weights, for readers other than the forward pass."""
@@ -133,5 +149,5 @@ def _view(memory: Tensor, offset: int, like: Tensor) -> Tensor:
     return memory[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
+def _frozen(owner: Owner, tensor: Tensor) -> Tensor:
+    return tensor if owner.is_buffer else nn.Parameter(tensor, requires_grad=False)

@@ -55,12 +55,19 @@ def evenly(blocks: Sequence[nn.Module], count: int) -> list[nn.Module]:
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
     """The modules that hold frozen weights themselves. The one with the first weight stays: libraries ask it for the device."""
-    found = [part for part in module.modules() if any(not one.requires_grad for one in part.parameters(recurse=False))]
-    leaves = [part for part in found if not any(True for child in part.children() for _ in child.parameters())]
+    leaves = [part for part in module.modules() if _is_frozen_leaf(part)]
     first = next(module.parameters(), None)
     adapted = {part.base_layer: part for part in module.modules() if isinstance(getattr(part, "base_layer", None), nn.Module)}
     # NOTE: an adapter of PEFT around a layer may read the weight of the layer after the layer's own forward pass.
     return [adapted.get(leaf, leaf) for leaf in leaves if not any(one is first for one in leaf.parameters(recurse=False))]
+
+
+def _is_frozen_leaf(part: nn.Module) -> bool:
+    """Whether a module itself holds frozen weights, as parameters or, where it is quantised, as buffers, and nothing that is trained."""
+    own = list(part.parameters(recurse=False))
+    if any(one.requires_grad for one in own) or any(True for child in part.children() for _ in child.parameters()):
+        return False
+    return bool(own) or any(one.ndim > 1 for one in part.buffers(recurse=False))
 
 
 def _matching(module: nn.Module, patterns: Sequence[str], *, linear_only: bool) -> list[nn.Module]:
@@ -108,8 +115,12 @@ def stream_weights(network: nn.Module, groups: Groups, options: MemoryOptions, d
         raise InvalidOptions([Problem.error("base_model_precision", "cannot_be_streamed", message, expected="another precision")])
     units = make_units(groups, _host_bytes(options, transfers))
     streamed = {id(owner.read()) for _, unit in units for owner in unit.owners}
-    _move_rest(network, device, streamed)
-    ignored = [name for name, weight in network.named_parameters() if id(weight) in streamed]
+    ignored = [name for name, weight in (*network.named_parameters(), *network.named_buffers()) if id(weight) in streamed]
+    for _, unit in units:
+        unit.take_out()
+    network.to(device)
+    for _, unit in units:
+        unit.unbind()
     network._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]  # read by DistributedDataParallel
     return WeightStream(units, transfers, prefetch=prefetch)
 
@@ -118,17 +129,3 @@ def _host_bytes(options: MemoryOptions, transfers: Transfers) -> Callable[[int],
     if options.enable_group_offload and options.group_offload_to_disk_path:
         return DiskBytes(Path(options.group_offload_to_disk_path))
     return transfers.host_bytes
-
-
-def _move_rest(network: nn.Module, device: torch.device, streamed: set[int]) -> None:
-    for module in network.modules():
-        for name, weight in module._parameters.items():
-            if weight is None or id(weight) in streamed or weight.device == device:
-                continue
-            if weight.requires_grad:  # the optimizer and the adapter hold the parameter itself
-                weight.data = weight.data.to(device)
-            else:
-                module._parameters[name] = nn.Parameter(weight.detach().to(device), requires_grad=False)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.to(device)

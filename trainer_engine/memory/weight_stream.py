@@ -60,7 +60,7 @@ class WeightStream:
         for modules, unit in units:
             for module in modules:
                 module.register_forward_pre_hook(lambda *_, unit=unit: self._enter(unit), prepend=True)
-                module.register_forward_hook(lambda *_: self._leave(), always_call=True)
+                module.register_forward_hook(lambda *called, unit=unit: self._leave(unit, called[-1]), always_call=True)
 
     @property
     def resident(self) -> list[Unit]:
@@ -111,8 +111,16 @@ class WeightStream:
         hooks.__enter__()
         self._open.append(hooks)
 
-    def _leave(self) -> None:
+    def _leave(self, unit: Unit, output: Any) -> None:
+        """Some layers read their weights in the backward pass without saving them: the unit is there as soon as its gradient is."""
         self._open.pop().__exit__()
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        for one in outputs:
+            if isinstance(one, Tensor) and one.requires_grad:
+                one.register_hook(lambda _: self._use_backward(unit))
+
+    def _use_backward(self, unit: Unit) -> None:
+        self.use(unit)
 
     def _packing(self, outer: Any) -> Callable[[Tensor], Any]:
         """What is no streamed weight goes to the hooks around these, such as those of a checkpoint: PyTorch calls the innermost alone."""

@@ -12,11 +12,14 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.datasets.report import DatasetReport
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
 HIDDEN_PX = 1152
 """Width of the transformers that the model without shapes was fitted to."""
+KEPT_WIDTHS = 34
+"""What one layer keeps, as a multiple of its width and of the tokens (Korthikanti et al., 2022, section 4.1)."""
 PATCH = 2
 """Edge of the square of latents that one token stands for."""
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
@@ -64,8 +67,10 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
     layer_number = layer_count(parameters)
     width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
-    kept = layer_number + 40 if options.model.gradient_checkpointing else layer_number * 34
-    return (sequence.image + sequence.prompt) * width * kept
+    tokens = sequence.image + sequence.prompt
+    modelled = [BlockNumbers(tokens * width, tokens * width * KEPT_WIDTHS, tokens * width * 8, tokens * width * 10)] * layer_number
+    around = tokens * width * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
+    return int(kept_of_blocks(modelled, options)) + around
 
 
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
@@ -83,11 +88,16 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         if found and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE):
             blocks[found[1]][name] = shape[0] + shape[1]
     share = kept_share(options, spec)
-    kept = {block: share * _passed(layers, tokens) for block, layers in blocks.items()}
-    if not options.model.gradient_checkpointing or not kept:
-        return int(sum(kept.values()))
-    widths = [min(shapes[name][:2]) for layers in blocks.values() for name in list(layers)[:1]]
-    return int(2 * sum(widths) * (tokens.image + tokens.prompt) + max(kept.values()))
+    numbers = []
+    for layers in blocks.values():
+        width = min(shapes[next(iter(layers))][:2])
+        whole, feed_forward, attention = (share * _passed(_named(layers, pattern), tokens) for pattern in (None, FEED_FORWARD, ATTENTION))
+        numbers.append(BlockNumbers(2 * width * (tokens.image + tokens.prompt), whole, feed_forward, attention))
+    return int(kept_of_blocks(numbers, options))
+
+
+def _named(layers: Mapping[str, int], pattern: re.Pattern[str] | None) -> Mapping[str, int]:
+    return {name: size for name, size in layers.items() if pattern is None or pattern.search(f"{name}.")}
 
 
 def _passed(layers: Mapping[str, int], tokens: Tokens) -> int:

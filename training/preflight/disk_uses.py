@@ -14,6 +14,8 @@ from trainer_engine.config.prompt_library import built_in_library, library_of
 from trainer_engine.contract.run import RESERVED_BYTES
 from training.preflight.base_model import HubSettings
 from training.preflight.disk import OUTPUT, DiskUse
+from training.preflight.streamed import streamed_share
+from training.preflight.weights import Tensors, frozen_network_bytes
 
 BYTES_OF_STEP = 1500
 """Bytes of a line of the journal and its row in the database."""
@@ -35,6 +37,16 @@ def run_uses(options: TrainingOptions, home: Home, parts: Mapping[str, int], ste
         yield DiskUse("logging_dir", output_dir / options.reporting.logging_dir, "tracker files", images + TRACKED_BYTES_OF_STEP * steps)
     previews = images // options.validation.frames * _previews_of_an_image(options.validation)
     yield DiskUse("state", home.state, "the run's journal and previews", RESERVED_BYTES + BYTES_OF_STEP * steps + previews)
+
+
+def weights_use(options: TrainingOptions, spec: FamilySpec, parameters: int, tensors: Tensors | None) -> Iterator[DiskUse]:
+    """Frozen weights that wait on a disk. Nothing of them remains after the run."""
+    memory = options.memory
+    if memory.enable_group_offload and memory.group_offload_to_disk_path:
+        share = streamed_share(memory, parameters, tensors).share
+        number = int(share * frozen_network_bytes(options, spec, parameters, tensors))
+        folder = Path(memory.group_offload_to_disk_path)
+        yield DiskUse("group_offload_to_disk_path", folder, "weights that wait on the disk", number, number)
 
 
 def download_use(source: str, base: Path | None, options: TrainingOptions, spec: FamilySpec, hub: HubSettings) -> Iterator[DiskUse]:

@@ -38,7 +38,7 @@ from training.preflight.adapter import adapter_problems
 from training.preflight.cache_stock import CACHED, cache_uses
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
-from training.preflight.disk_uses import download_use, run_uses
+from training.preflight.disk_uses import download_use, run_uses, weights_use
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems, network_problems
@@ -160,7 +160,8 @@ def _understand(
     if weights.keeps_encoders:
         memory = replace(memory, counted=memory.counted + weights.encoder_bytes)
     disk = estimates.estimate_disk(options, parameters, spec, weights.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
-    disks = file_systems([*run_uses(options, home, disk, steps), *uses])
+    weights_on_disk = weights_use(options, spec, parameters, weights.tensors)
+    disks = file_systems([*run_uses(options, home, disk, steps), *weights_on_disk, *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)
     evaluation, notes = understood_evaluation(options, report, steps)

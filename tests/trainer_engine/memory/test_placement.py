@@ -128,7 +128,7 @@ QUANTISED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto"])
+@pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto", "int8-torchao", "nf4-bnb", "int8-sdnq", "uint4-sdnq"])
 @pytest.mark.parametrize("memory", QUANTISED, ids=["blocks", "layers"])
 def test_quantised_weights_are_streamed_too(precision: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False, "base_model_precision": precision}

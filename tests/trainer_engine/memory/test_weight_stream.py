@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -163,6 +163,56 @@ def test_a_weight_that_two_units_share_stays_where_it_is() -> None:
     units = make_units([[first], [second]], Transfers(CPU).host_bytes)
     assert [[owner.name for owner in unit.owners] for _, unit in units] == [["bias"]]
     assert first.weight is second.weight
+
+
+class Scaled(nn.Module):
+    """A layer that keeps its weights as a buffer, and reads them in the backward pass without saving them."""
+
+    def __init__(self, is_on_device: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.register_buffer("packed", torch.randn(8, 8))
+        self.is_on_device = is_on_device
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self
+
+        class Product(torch.autograd.Function):
+            @staticmethod
+            def forward(_context: object, x: Tensor) -> Tensor:
+                assert layer.is_on_device(layer.packed)
+                return x @ layer.packed
+
+            @staticmethod
+            def backward(_context: object, gradient: Tensor) -> Tensor:
+                assert layer.is_on_device(layer.packed)
+                return gradient @ layer.packed.t()
+
+        result: Tensor = Product.apply(x)
+        return torch.tanh(result)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_weights_that_no_one_saves_are_there_in_the_backward_pass(recomputed: bool, prefetch: bool) -> None:
+    def gradient(layers: nn.ModuleList) -> Tensor:
+        leaf = torch.linspace(-1, 1, 24).view(3, 8).requires_grad_()
+        x: Tensor = leaf
+        for layer in layers:
+            x = checkpoint(layer, x, use_reentrant=False) if recomputed else layer(x)
+        x.square().sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    def layers(is_on_device: Callable[[Tensor], bool]) -> nn.ModuleList:
+        torch.manual_seed(0)
+        return nn.ModuleList(Scaled(is_on_device) for _ in range(4))
+
+    slots: set[int] = set()
+    wanted, made = gradient(layers(lambda _: True)), layers(lambda one: one.untyped_storage().data_ptr() in slots)
+    stream, _ = streamed([[layer] for layer in made], prefetch=prefetch)
+    slots.update(stream._by_address)
+    for _ in range(3):
+        assert torch.equal(gradient(made), wanted)
 
 
 class Halves(Tensor):

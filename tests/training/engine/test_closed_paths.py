@@ -22,7 +22,7 @@ def problems(training: Training, **changes: object) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("folder", ["state/hooks", "state", "~/.config", str(SHIPPED_SCRIPTS), "~/.cache/huggingface/hub"])
-@pytest.mark.parametrize("option", ["output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text"])
+@pytest.mark.parametrize("option", ["output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text", "group_offload_to_disk_path"])
 def test_output_options_refuse_folders_of_programs_and_keys(training: Training, option: str, folder: str) -> None:
     found = [problem for problem in problems(training, **{f"--{option}": folder}) if problem["option"] == option]
     assert [problem["code"] for problem in found] == ["outside_roots"]

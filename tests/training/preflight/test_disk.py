@@ -14,12 +14,13 @@ from environments.resolve.run import resolve_run
 from tests.helpers.models import options_with
 from tests.helpers.small_disk import fill_up, small_file_system
 from tests.training.conftest import Training
+from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Level
 from trainer_engine.datasets.shards.folder import SHARDS
 from trainer_engine.datasets.shards.writer import Entry, ShardWriter
 from training.preflight import run
 from training.preflight.disk import DiskUse, FileSystem, file_systems
-from training.preflight.disk_uses import run_uses
+from training.preflight.disk_uses import run_uses, weights_use
 
 
 @pytest.fixture
@@ -66,6 +67,18 @@ def test_caches_on_a_disk_that_is_too_small_are_named(training: Training, full_d
     report = examine(training, **{option: str(full_disk / "caches")})
     assert any(str(full_disk) in message for message in disk_problems(report).values()), report.problems
     assert str(full_disk) in report.understood["disk"]["text"]
+
+
+def test_weights_that_wait_on_a_disk_need_its_space(tmp_path: Path) -> None:
+    tensors = {"proj_out.weight": (10, 10), "transformer_blocks.0.a.weight": (30, 10), "transformer_blocks.1.a.weight": (30, 10)}
+    chosen = {"model_type": "lora", "enable_group_offload": True, "group_offload_to_disk_path": str(tmp_path)}
+
+    def uses(**values: Any) -> list[DiskUse]:
+        return list(weights_use(options_with(**(chosen | values)), specs()["pixart_sigma"], 700, tensors))
+
+    what = "weights that wait on the disk"
+    assert uses() == [DiskUse("group_offload_to_disk_path", tmp_path, what, 4 * 600, 4 * 600)]
+    assert uses(group_offload_to_disk_path=None) == [] == uses(enable_group_offload=False)
 
 
 @pytest.mark.parametrize("place", [0, 1])

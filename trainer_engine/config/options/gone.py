@@ -26,7 +26,7 @@ GONE: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"), _OPTIMIZER),
         **dict.fromkeys(("use_dadapt_optimizer", "dadaptation_learning_rate"), "use optimizer=prodigy"),
         "ignore_final_epochs": "use num_train_epochs or max_train_steps to set when a run ends",
-        "enable_xformers_memory_efficient_attention": "attention is always memory-efficient",
+        "enable_xformers_memory_efficient_attention": "use attention_mechanism=xformers",
         "allow_tf32": "TF32 is used if the GPU supports it",
         "flux_schedule_shift": "use flow_schedule_shift",
         "flux_schedule_auto_shift": "use flow_schedule_auto_shift",
@@ -51,7 +51,6 @@ OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gradient_checkpointing_interval": ("0", "1"),
         "context_parallel_size": ("0", "1"),
         "gradient_precision": ("unmodified",),
-        "dynamo_mode": ("default",),
         "torch_num_threads": ("0",),
     }
 )

@@ -18,7 +18,7 @@ from trainer_engine.runtime.devices import resolve_devices
 
 FAMILIES = ("flux", "pixart_sigma", "sd1x", "sd2x", "sdxl", "wan")
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
-LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian"}
+LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}
 CPU = torch.device("cpu")
 
 
@@ -70,7 +70,7 @@ def one_pass(family: Family, trainable: Trainable, network: nn.Module | None = N
     """Forward and backward of the mean square of the prediction. ``network``: the wrapped one, if it is not the bare one."""
     trainable.network.zero_grad()
     seed_network(1, CPU)
-    prediction = family.predict(network or trainable.network, inputs or step_inputs(family))
+    prediction = family.predict(trainable.network if network is None else network, inputs or step_inputs(family))
     prediction.float().square().mean().backward()
     gradients = {name: one.grad.clone() for name, one in trainable.named_parameters if one.grad is not None}
     return Pass(prediction.detach().clone(), gradients)

@@ -41,6 +41,8 @@ class AttentionMechanism:
     """Kinds of attention masks that it takes."""
     trains: bool = True
     """Whether it has a backward pass. Without one it only generates validation images."""
+    needs_compilation: bool = False
+    """Whether it is only of use in a compiled network."""
     kernel: str = ""
     """Repository on the hub that its kernel is loaded from; empty for kernels of packages."""
 
@@ -90,7 +92,7 @@ ROWS = (
     Row(name="cudnn", backend="_native_cudnn", capability=AMPERE, is_short=True, masks=MASKS),
     Row(name="native-npu", backend="_native_npu", package="torch_npu", install="pip install torch_npu", devices=("npu",)),
     Row(name="native-xla", backend="_native_xla", package="torch_xla", install="pip install torch_xla", devices=("xla",)),
-    Row(name="flex", backend="flex", masks=MASKS),
+    Row(name="flex", backend="flex", masks=MASKS, needs_compilation=True),
     Row(name="xformers", backend="xformers", package="xformers", least="0.0.29", install="pip install 'xformers>=0.0.29'"),
     _flash("flash-attn", "flash", package="flash-attn", install="pip install 'flash-attn>=2.6.3'", least="2.6.3"),
     _flash("flash-attn-3", "_flash_3", package="flash-attn-3", install=FLASH_3, capability=HOPPER, trains=False),

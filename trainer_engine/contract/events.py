@@ -49,6 +49,7 @@ class StageKey(str, Enum):
     VAE_CACHE = "init_vae_cache"
     PREPARE_MODELS = "init_prepare_models"
     RESUME_CHECKPOINT = "init_resume_checkpoint"
+    COMPILE = "compile"
     BENCHMARK_BASE_MODEL = "benchmark_base_model"
     VALIDATION = "validation"
     CHECKPOINT_SAVE = "checkpoint_save"
@@ -67,6 +68,7 @@ STAGE_LABELS: dict[StageKey, str] = {
     StageKey.VAE_CACHE: "Caching image latents",
     StageKey.PREPARE_MODELS: "Preparing the model",
     StageKey.RESUME_CHECKPOINT: "Resuming from a checkpoint",
+    StageKey.COMPILE: "Compiling the first step",
     StageKey.BENCHMARK_BASE_MODEL: "Generating with the base model",
     StageKey.VALIDATION: "Validating",
     StageKey.CHECKPOINT_SAVE: "Saving a checkpoint",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -37,6 +35,7 @@ from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
+from trainer_engine.loop.compilation import CompilationWatch, compile_network
 from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.datasets import Preparation, Prepared
@@ -83,7 +82,10 @@ def assemble(run_context: RunContext) -> Trainer:
         is_here = is_of_this_run and parts.has_results() and publishing.is_settled(parts.state)
         return not run_context.processes.any_of([not is_here])[0]  # all of them go on, or none
 
-    return Trainer(parts.state, parts.loader, parts.step, callbacks(run_context, parts, publishing, scoring), is_complete)
+    trainer = Trainer(parts.state, parts.loader, parts.step, callbacks(run_context, parts, publishing, scoring), is_complete)
+    if run_context.options.distributed.dynamo_backend != "no":
+        trainer.around_step = CompilationWatch(run_context.options.distributed, run_context.stages).step
+    return trainer
 
 
 def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
@@ -167,10 +169,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(
-            _compiled(network, options.distributed.dynamo_backend),
-            may_skip=may_skip,
-        ),
+        network=processes.share_network(compile_network(network, options.distributed, family.spec), may_skip=may_skip),
         update=update,
         schedules=_schedules(options, state.total_steps, sampler.sizes.batch * sampler.sizes.accumulation)[: len(groups)],
         seed=run.seed,
@@ -232,10 +231,3 @@ def _schedules(options: TrainingOptions, total_steps: int, samples: int) -> tupl
     factor = options.optimizer.rate_factor(samples)
     peaks = options.optimizer.learning_rate * factor, options.optimizer.text_encoder_rate * factor
     return Schedule(chosen, peaks[0], total_steps), Schedule(chosen, peaks[1], total_steps)
-
-
-def _compiled(network: nn.Module, backend: str) -> nn.Module:
-    """The network, compiled at its first call; the bare one stays as it is for validation and saving."""
-    if backend == "no":
-        return network
-    return cast("nn.Module", torch.compile(network, backend=backend))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 from trainer_engine.batches.loader import Loader, StepBatches
@@ -24,6 +24,8 @@ class Trainer:
     callbacks: Callback
     has_results: Callable[[], bool]
     """Whether everything that a finished run leaves is there."""
+    around_step: Callable[[int], AbstractContextManager[None]] = lambda _step: nullcontext()
+    """A context for the step of that number, counted from 1."""
 
     def fit(self) -> None:
         try:
@@ -55,7 +57,8 @@ class Trainer:
 
     def _take(self, batches: StepBatches) -> StepOutcome:
         began = time.perf_counter()
-        outcome = self.step.take(batches)
+        with self.around_step(batches.step + 1):
+            outcome = self.step.take(batches)
         took = time.perf_counter() - began
         state = self.state
         state.seconds["step"] += took

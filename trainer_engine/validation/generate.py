@@ -19,7 +19,7 @@ from trainer_engine.config.rules.clips import writes_mp4
 from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep
 from trainer_engine.families.common.autoencoder import ImageNotFinite
-from trainer_engine.families.common.computation import sampling_attention
+from trainer_engine.families.common.computation import sampling_attention, uncompiled
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.media import CLIP_ENDING, ENDINGS, FRAMES_PER_SECOND, Picture, write_mp4, write_picture
 from trainer_engine.runtime.reproducibility import preserve_training_state
@@ -150,7 +150,7 @@ def render(
     plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
     not_finite: GenerationFailed | None = None
-    with preserve_training_state(network), _freeing(family), sampling_attention(network, options):
+    with preserve_training_state(network), _freeing(family), uncompiled(network, options), sampling_attention(network, options):
         network.eval()
         pipeline = _make_pipeline(family, network, options) if plan else None
         for number, subject in enumerate(plan):

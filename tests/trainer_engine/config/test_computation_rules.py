@@ -18,7 +18,8 @@ from trainer_engine.contract.errors import Level, Problem
 GIVEN = {"model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 100, "num_train_epochs": 0}
 OPTIONS = (
     *("attention_mechanism", "sageattention_usage", "unet_attention_slice", "enable_chunked_feed_forward"),
-    *("feed_forward_chunk_size", "fuse_qkv_projections"),
+    *("feed_forward_chunk_size", "fuse_qkv_projections", "dynamo_backend", "dynamo_mode", "dynamo_dynamic"),
+    *("dynamo_fullgraph", "dynamo_use_regional_compilation"),
 )
 FORMAT = [
     "diffusers",
@@ -192,3 +193,34 @@ def test_versions_are_compared_as_numbers(monkeypatch: pytest.MonkeyPatch, insta
 def test_a_cpu_run_takes_its_own_mechanisms_in_float32() -> None:
     for name in ("diffusers", "native", "native-math", "native-flash"):
         assert on("cpu", attention_mechanism=name) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "codes"),
+    [
+        ({"dynamo_use_regional_compilation": True}, [("dynamo_use_regional_compilation", "no_effect", Level.NOTE)]),
+        ({"dynamo_mode": "reduce-overhead"}, [("dynamo_mode", "no_effect", Level.NOTE)]),
+        ({"dynamo_mode": ""}, []),
+        ({"dynamo_mode": "fast"}, [("dynamo_mode", "not_a_choice", Level.ERROR)]),
+        ({**COMPILED, "dynamo_mode": "max-autotune", "dynamo_dynamic": True, "dynamo_fullgraph": True}, []),
+        ({"dynamo_backend": "eager", "dynamo_mode": "max-autotune"}, [("dynamo_mode", "no_effect", Level.NOTE)]),
+        ({"dynamo_backend": "tensorrt"}, [("dynamo_backend", "not_available", Level.ERROR)]),
+        ({**COMPILED, "base_model_precision": "int8-quanto"}, []),
+        (
+            {**COMPILED, "base_model_precision": "int8-quanto", "dynamo_use_regional_compilation": True},
+            [("dynamo_use_regional_compilation", "not_with_quanto", Level.ERROR)],
+        ),
+    ],
+)
+def test_options_of_compilation(values: dict[str, Any], codes: list[Any]) -> None:
+    assert [(problem.option, problem.code, problem.level) for problem in problems_of("sdxl", **values)] == codes
+
+
+@pytest.mark.parametrize(("device", "missing"), [("cpu", "a C++ compiler"), ("cuda", "a C compiler")])
+def test_a_missing_compiler_is_named_for_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, device: str, missing: str) -> None:
+    options = options_with(model_family="sdxl", **COMPILED)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (problem,) = [found for found in device_problems(options, device) if found.option == "dynamo_backend"]
+    assert (problem.code, problem.expected) == ("no_compiler", "no") and missing in problem.message
+    traced = options_with(model_family="sdxl", dynamo_backend="eager")
+    assert not [found for found in device_problems(traced, device) if found.option == "dynamo_backend"]

@@ -26,7 +26,7 @@ GONE: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"), _OPTIMIZER),
         **dict.fromkeys(("use_dadapt_optimizer", "dadaptation_learning_rate"), "use optimizer=prodigy"),
         "ignore_final_epochs": "use num_train_epochs or max_train_steps to set when a run ends",
-        "enable_xformers_memory_efficient_attention": "attention is always memory-efficient",
+        "enable_xformers_memory_efficient_attention": "use attention_mechanism=xformers",
         "allow_tf32": "disable_tf32=true turns it off",
         "flux_schedule_shift": "use flow_schedule_shift",
         "flux_schedule_auto_shift": "use flow_schedule_auto_shift",
@@ -50,7 +50,6 @@ OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "context_parallel_size": ("0", "1"),
         "gradient_precision": ("unmodified",),
-        "dynamo_mode": ("default",),
     }
 )
 """Option that is not implemented -> values other than its default that also leave it off, such as an interval of 1."""

@@ -79,6 +79,25 @@ class DistributedOptions(OptionGroup):
     torch_num_threads: int = option(0, "Threads of a process for operators on the CPU. 0: as many as PyTorch chooses.", ge=0, le=1024)
     dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = option(
         "no",
-        "Backend of torch.compile for the network. no: the network is not compiled.",
+        "Backend of torch.compile for the network. no: the network is not compiled. inductor: compiled to fast kernels; docs/speed.md says "
+        "what that needs. eager and aot_eager trace the network only, to find faults.",
         later=("aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt", "onnxrt", "tensorrt", "ipex", "tvm", "hpu_backend"),
+    )
+    dynamo_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = option(
+        None,
+        "What inductor optimizes for. Empty or default: short compilation and fast steps. reduce-overhead: fewer launches on a GPU by "
+        "CUDA graphs, for more memory. max-autotune: the fastest of several kernels; compilation takes long, and a resumed run may "
+        "choose others.",
+    )
+    dynamo_dynamic: bool = option(
+        False,
+        "Compile one graph for all sizes of images. Off: one graph for each size, each compiled when it first occurs. These are faster, "
+        "and a resumed run computes with the same ones.",
+    )
+    dynamo_fullgraph: bool = option(
+        False, "Refuse a network that cannot be compiled as one graph, instead of running parts of it without compilation."
+    )
+    dynamo_use_regional_compilation: bool = option(
+        False,
+        "Compile the repeated blocks of the network instead of all of it. They share their graphs, so compilation is many times shorter.",
     )

@@ -16,7 +16,9 @@ MECHANISM, SLICES = "attention_mechanism", "unet_attention_slice"
 CHUNKED, CHUNK = "enable_chunked_feed_forward", "feed_forward_chunk_size"
 FUSED = "fuse_qkv_projections"
 UNET = "unet"
-FLEX, INDUCTOR = "flex", "inductor"
+INDUCTOR, MODE, QUANTO = "inductor", "dynamo_mode", "-quanto"
+REGIONAL = "dynamo_use_regional_compilation"
+COMPILATION = (MODE, "dynamo_dynamic", "dynamo_fullgraph", REGIONAL)
 
 
 def autoencoder_options_have_an_effect(values: Values) -> Iterator[Problem]:
@@ -58,10 +60,11 @@ def attention_can_be_trained(values: Values) -> Iterator[Problem]:
 
 def flex_attention_is_compiled(values: Values) -> Iterator[Problem]:
     """Refuses flex attention in a network that is not compiled: it would hold every score of every head in memory."""
-    if values[MECHANISM] == FLEX and values["dynamo_backend"] != INDUCTOR:
+    mechanism = MECHANISMS.get(values[MECHANISM])
+    if mechanism is not None and mechanism.needs_compilation and values["dynamo_backend"] != INDUCTOR:
         message = "Flex attention is made for compiled networks: without compilation it keeps the scores of all heads in memory."
         expected = f"dynamo_backend={INDUCTOR}, or another mechanism"
-        yield Problem.error(MECHANISM, "needs_compilation", message, got=FLEX, expected=expected)
+        yield Problem.error(MECHANISM, "needs_compilation", message, got=mechanism.name, expected=expected)
 
 
 def attention_takes_the_masks_of_the_family(values: Values) -> Iterator[Problem]:
@@ -113,6 +116,29 @@ def _unfused(values: Values) -> Iterator[str]:
         yield f"Layers of {values['base_model_precision']} weights are computed one by one"
 
 
+def compilation_options_have_an_effect(values: Values) -> Iterator[Problem]:
+    """Notes options of compilation without it, and a mode of inductor for another backend."""
+    backend = values["dynamo_backend"]
+    for name in COMPILATION:
+        if values[name] != REGISTRY[name].default and backend == "no":
+            message, hint = f"dynamo_backend is no: {name} has no effect.", "set dynamo_backend=inductor to compile the network"
+            yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
+    if values[MODE] not in (None, "default") and backend not in ("no", INDUCTOR):
+        message = f"{MODE} is for {INDUCTOR}: with dynamo_backend={backend} it has no effect."
+        yield Problem.note(MODE, "no_effect", message, got=values[MODE])
+
+
+def quantised_weights_can_be_compiled(values: Values) -> Iterator[Problem]:
+    """Refuses regional compilation of weights that quanto holds.
+
+    A compiled region may then not return two views of one tensor, as the blocks of some networks do.
+    """
+    precision = values["base_model_precision"]
+    if values["dynamo_backend"] != "no" and values[REGIONAL] and precision.endswith(QUANTO):
+        message = f"The blocks of a network with {precision} weights cannot be compiled one by one."
+        yield Problem.error(REGIONAL, "not_with_quanto", message, got=True, expected="false, which compiles the complete network")
+
+
 RULES: tuple[Rule, ...] = (
     autoencoder_options_have_an_effect,
     attention_can_be_trained,
@@ -120,4 +146,6 @@ RULES: tuple[Rule, ...] = (
     attention_takes_the_masks_of_the_family,
     sliced_attention_is_of_unets,
     options_of_layers_have_an_effect,
+    compilation_options_have_an_effect,
+    quantised_weights_can_be_compiled,
 )

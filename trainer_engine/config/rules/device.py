@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from collections.abc import Iterator
+from importlib.util import find_spec as find_module
+from pathlib import Path
+from shutil import which
 
 from trainer_engine.config.attention import MECHANISMS
 from trainer_engine.config.optimizers import OPTIMIZERS
@@ -12,6 +17,7 @@ from trainer_engine.contract.errors import Problem
 
 WEIGHT_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 GPU = "cuda"
+INDUCTOR, CPP_COMPILER = "inductor", "clang++" if sys.platform == "darwin" else "g++"
 
 
 def device_problems(options: TrainingOptions, device: str, capability: tuple[int, int] | None = None) -> Iterator[Problem]:
@@ -29,6 +35,7 @@ def device_problems(options: TrainingOptions, device: str, capability: tuple[int
         if chosen in QUANTISED:
             yield from _weight_problems(name, chosen, device, capability)
     yield from _attention_problems(options, device, capability)
+    yield from _compiler_problems(options, device)
     optimizer = OPTIMIZERS[options.optimizer.optimizer]
     if optimizer.needs_gpu and device != GPU:
         message = f"optimizer={optimizer.name} needs a GPU; this run computes on {device}."
@@ -72,3 +79,20 @@ def _attention_problems(options: TrainingOptions, device: str, capability: tuple
         yield Problem.error(
             option, "needs_short_type", message, got=name, expected="mixed_precision=bf16, or attention_mechanism=diffusers"
         )
+
+
+def _compiler_problems(options: TrainingOptions, device: str) -> Iterator[Problem]:
+    """What the inductor lacks on this machine: it writes C++ for a CPU and Triton's language for a GPU, and C for the way there."""
+    backend = options.distributed.dynamo_backend
+    if backend != INDUCTOR:
+        return
+    lacked = [f"a C++ compiler ({CPP_COMPILER})"] if device == "cpu" and which(CPP_COMPILER) is None else []
+    if device == GPU:
+        lacked += ["the package triton"] if find_module("triton") is None else []
+        lacked += [] if which("gcc") or which("clang") else ["a C compiler (gcc or clang)"]
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        lacked.append("the header files of Python (Python.h)")
+    if lacked:
+        message = f"dynamo_backend={backend} compiles on this machine, which lacks {' and '.join(lacked)}."
+        hint = "on Debian and Ubuntu: apt install g++ python3-dev" + ("; pip install triton" if device == GPU else "")
+        yield Problem.error("dynamo_backend", "no_compiler", message, got=backend, expected="no", hint=hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -83,12 +83,32 @@ def use_backend(network: Any, mechanism: AttentionMechanism) -> None:
 
 
 @contextmanager
+def uncompiled(network: nn.Module, options: TrainingOptions) -> Iterator[None]:
+    """The bare network without compilation, for evaluations and validation images, whose sizes differ from those of training.
+
+    Flex attention, which is made for compiled networks, gives way to PyTorch's own.
+    """
+    if options.distributed.dynamo_backend == "no":
+        yield
+        return
+    needed = MECHANISMS[options.attention.attention_mechanism].needs_compilation
+    with torch.compiler.set_stance("force_eager"), _with_backend(network, MECHANISMS["native"]) if needed else nullcontext():
+        yield
+
+
+@contextmanager
 def sampling_attention(network: nn.Module, options: TrainingOptions) -> Iterator[None]:
     """Attention as validation images are generated: with a mechanism that has no backward pass, which training leaves out."""
     mechanism = MECHANISMS[options.attention.attention_mechanism]
     if mechanism.trains:
         yield
         return
+    with _with_backend(network, mechanism):
+        yield
+
+
+@contextmanager
+def _with_backend(network: nn.Module, mechanism: AttentionMechanism) -> Iterator[None]:
     layers: list[Any] = [layer for layer in network.modules() if isinstance(layer, (Attention, AttentionModuleMixin))]
     usual = [(layer.processor, getattr(layer.processor, "_attention_backend", None)) for layer in layers]
     try:

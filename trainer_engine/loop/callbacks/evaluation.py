@@ -15,6 +15,7 @@ from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import EVALUATION, ErrorEvent, Notification, Severity, StageKey, StatusEvent
 from trainer_engine.evaluation.history import Evaluation, History
 from trainer_engine.evaluation.measure import Measuring, mean, means
+from trainer_engine.families.common.computation import uncompiled
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
@@ -130,7 +131,7 @@ class EvaluationCallback(Callback):
         """(what this process measured, why it could not)."""
         network = self.measuring.network
         try:
-            with preserve_training_state(network), self.showing(), weights():
+            with preserve_training_state(network), uncompiled(network, self.options), self.showing(), weights():
                 network.eval()
                 return self.measuring.local_losses(on_image, self.requests.stop_asked), ""
         except (RuntimeError, MemoryError, OSError, EngineError) as error:

@@ -66,6 +66,10 @@ class PromptSpec:
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
+    pads_to_limit: bool = False
+    """Whether every prompt is padded to ``token_limit`` for the network."""
+    encoder_parameters: tuple[int, ...] = ()
+    """Weights of each of ``text_encoder_folders``; empty where they are not known."""
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:

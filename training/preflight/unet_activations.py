@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED
 
 Layers = Mapping[str, tuple[int, ...]]
 """Module name -> (out, in, *kernel)."""
@@ -33,7 +34,7 @@ Every layer keeps its input. A norm in front of it keeps one more tensor of that
 Attention keeps queries, keys and values; its result is the input of the next layer. A gated unit keeps the projection and the activated
 half of it. A shortcut shares its input with the first norm. Layers that see one vector a sample keep next to nothing.
 """
-KEPT_SHARE: Mapping[str, float] = {"full": 1.0, "standard": 0.85, "lycoris": 1.0}
+KEPT_SHARE: Mapping[str, float] = {"full": 1.0, "standard": 0.92, "lycoris": 1.0}
 """What is trained -> share of those numbers that is kept. Frozen linear layers keep no input; frozen convolutions and norms do."""
 
 
@@ -54,7 +55,10 @@ def is_unet(layers: Layers) -> bool:
 
 def kept_by_unet(layers: Layers, inputs: UnetInputs, options: TrainingOptions, spec: FamilySpec) -> int:
     """Returns the numbers (not bytes) that are alive when the backward pass of this run begins."""
-    share = KEPT_SHARE["full" if options.model.model_type == "full" else options.adapter.lora_type]
+    is_full, quantised = options.model.model_type == "full", options.precision.base_model_precision
+    share = KEPT_SHARE["full" if is_full else options.adapter.lora_type]
+    if options.model.gradient_checkpointing or (quantised in QUANTISED and PRECISIONS[quantised].library == "quanto"):
+        share = 1.0  # the inputs of units are kept whatever is trained, and quanto's layers keep their own
     numbers = unet_numbers(layers, inputs, gradient_checkpointing=options.model.gradient_checkpointing)
     return int(numbers * share * spec.activation_share)
 

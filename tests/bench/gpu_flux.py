@@ -29,6 +29,7 @@ from trainer_engine.loop.step import Step
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import build_optimizer
+from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
@@ -173,10 +174,8 @@ def engine_steps(subject: Subject, case: Case) -> tuple[Work, nn.Module]:
         devices=family.devices,
         processes=Processes(read_environment()),
         network=torch.compile(trainable.network, backend="inductor") if case.compiled else trainable.network,
-        parameters=trainable.parameters,
-        optimizer=build_optimizer(options.optimizer, trainable.parameters),
+        update=make_update(options.optimizer, [trainable.parameters], family.devices.device),
         schedules=(Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),),
-        clipping=options.optimizer,
         seed=options.run.seed,
         scaler=torch.amp.GradScaler(subject.device.type, enabled=False),
     )

@@ -25,6 +25,7 @@ from trainer_engine.loop.step import Step
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import build_optimizer
+from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
@@ -115,10 +116,8 @@ def engine_step(subject: Subject, network: nn.Module, options: TrainingOptions) 
         devices=devices,
         processes=Processes(read_environment()),
         network=compiled,
-        parameters=list(network.parameters()),
-        optimizer=build_optimizer(options.optimizer, network.parameters()),
+        update=make_update(options.optimizer, [list(network.parameters())], subject.device),
         schedules=(Schedule(options.schedule, options.optimizer.learning_rate, options.run.max_train_steps),),
-        clipping=options.optimizer,
         seed=options.run.seed,
         scaler=torch.amp.GradScaler(subject.device.type, enabled=False),
     )

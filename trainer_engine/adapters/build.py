@@ -62,7 +62,7 @@ def _make_adapter(family: Family) -> AddedAdapter:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derived_seed(options.run.seed, "adapter"))
         adapter = _attach(family, network, facts)
-    network.to(device)
+    family.place_network(network)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefixes = family.spec.comfyui_prefixes
     adapter.key_prefixes = family.spec.key_prefixes

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+GROUP = "group"
+"""Under this key, optimizers of optimi that update single weights keep the parameter group of each weight."""
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -48,7 +50,7 @@ def pack_optimizer(optimizer: Optimizer, names: Sequence[str]) -> tuple[Any, dic
     """(JSON, tensors by name). ``names`` are those of the parameters in the optimizer's order."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    by_name = {names[index]: values for index, values in state["state"].items()}
+    by_name = {names[index]: {key: value for key, value in values.items() if key != GROUP} for index, values in state["state"].items()}
     return {"state": pack(by_name, tensors, "state"), "groups": pack(state["param_groups"], tensors, "groups")}, tensors
 
 
@@ -79,6 +81,23 @@ def _unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mapp
     for group, values in zip(optimizer.param_groups, asked, strict=True):
         group.update(values)
     _restore_types(optimizer, kept)
+    if "gradient_release" in optimizer.defaults:
+        _count_steps(optimizer)
+
+
+def _count_steps(optimizer: Optimizer) -> None:
+    """optimi counts steps in each weight's state if gradients are released, and in the group otherwise; a run may change between them."""
+    released = optimizer.defaults["gradient_release"]
+    for group in optimizer.param_groups:
+        group["gradient_release"] = released
+        states = [optimizer.state[parameter] for parameter in group["params"] if optimizer.state.get(parameter)]
+        for state in states:
+            if released:
+                state.setdefault("step", torch.as_tensor(group.get("step", 0)).clone())
+            elif "step" in state:
+                group["step"], group["setup"] = state.pop("step"), True
+        for parameter in group["params"] if released else ():
+            optimizer.state[parameter][GROUP] = group
 
 
 def _is_number(value: object) -> bool:

@@ -59,6 +59,11 @@ class OptimizerSpec:
     package: str = ""
     """A library that is not a dependency of this project; empty where none is needed."""
 
+    @property
+    def can_release(self) -> bool:
+        """Whether it can update one weight during the backward pass, as all optimizers of optimi can."""
+        return self.has_kahan is not None
+
     def state_bytes(self, shape: Sequence[int], weight_bytes: int, settings: Mapping[str, Any]) -> int:
         """Bytes of state that one weight has after a step. ``settings`` is ``optimizer_config``; step counters are left out."""
         numbers = math.prod(shape)

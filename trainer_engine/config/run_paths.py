@@ -13,7 +13,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.path_rule import PlaceRule
 
-WRITTEN = ("output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text")
+WRITTEN = ("output_dir", "cache_dir", "cache_dir_vae", "cache_dir_text", "group_offload_to_disk_path")
 READ = (
     "pretrained_model_name_or_path",
     "pretrained_config_name_or_path",

@@ -26,6 +26,8 @@ from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.media import Picture
+from trainer_engine.memory.placement import encoder_groups, held_back, stream_weights, streamed_groups
+from trainer_engine.memory.recompute import enable_checkpointing
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
 from trainer_engine.weights.quantization import exact_layers_message, is_quantised, quantiser
@@ -184,12 +186,25 @@ class Family(ABC):
             if module.dtype != self.devices.network:
                 module.to(self.devices.network)
             precision = "no_change" if is_text else self.options.precision.base_model_precision
-            self.place(module, precision, part=component.folder, in_autocast=True)
+            groups = [] if is_text else streamed_groups(module, self.options.memory)
+            with held_back(module, groups):
+                self.place(module, precision, part=component.folder, in_autocast=True)
             module.train().requires_grad_(self.options.model.model_type == "full")
-            if self.options.model.gradient_checkpointing:
-                _enable_gradient_checkpointing(module)
+            enable_checkpointing(module, self.options, self.devices.device, is_network=not is_text)
             modules[name] = module
         return join(modules)
+
+    def place_network(self, network: nn.Module) -> None:
+        """Moves a network with its adapter to the device, apart from frozen weights that wait in the memory of the host.
+
+        Raises InvalidOptions if they cannot wait there.
+        """
+        networks = [module for name, module in self.trained_modules(network).items() if name not in self.spec.trained_text_encoders]
+        groups = [group for module in networks for group in streamed_groups(module, self.options.memory)]
+        if groups:
+            stream_weights(network, groups, self.options.memory, self.devices.device, prefetch=self.options.memory.prefetches_network)
+        else:
+            network.to(self.devices.device)
 
     def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
         """Parameters in trained components, or in the adapter on them, that no prediction depends on. They are not trained.
@@ -214,7 +229,7 @@ class Family(ABC):
         """
         precision = activated(precision, quantize_activations=self.options.precision.quantize_activations)
         if not is_quantised(precision):
-            return module.to(self.devices.device)
+            return self._moved(module, is_network=in_autocast)
         how = {"autocast": self.devices.autocast, "compute": self.devices.compute} if in_autocast else {}
         exact = quantiser(precision, self.options, self.devices.device, **how).apply(module)
         if exact:
@@ -227,6 +242,15 @@ class Family(ABC):
                     details={"part": part, "precision": precision, "layers": [asdict(one) for one in exact]},
                 )
             )
+        return self._moved(module, is_network=in_autocast)
+
+    def _moved(self, module: nn.Module, *, is_network: bool) -> nn.Module:
+        """A module on its device; the weights of a text encoder may wait in the memory of the host."""
+        memory = self.options.memory
+        if is_network or not memory.streams_encoders:
+            return module.to(self.devices.device)
+        module.requires_grad_(False)
+        stream_weights(module, encoder_groups(module, memory), memory, self.devices.device, prefetch=memory.prefetches_encoders)
         return module
 
     def adapter_targets(self, name: str) -> tuple[str, ...]:
@@ -336,18 +360,6 @@ def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
     """The trained components by name, from the bare network that ``join`` made."""
     prefixes = {name: spec.module_prefix(name) for name in spec.trained}
     return {name: network.get_submodule(prefix.removesuffix(".")) for name, prefix in prefixes.items()}
-
-
-def _enable_gradient_checkpointing(module: nn.Module) -> None:
-    """diffusers and the versions of transformers name the method differently. With re-entrant checkpoints, frozen embeddings below an
-    adapter would cut its gradients off."""
-    model: Any = module
-    if hasattr(model, "enable_gradient_checkpointing"):
-        model.enable_gradient_checkpointing()
-    elif hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def unwrap(network: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.model import ObjectiveOptions
+from trainer_engine.config.options.run import RunOptions
 from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
@@ -27,6 +28,7 @@ from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
+from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, StageKey
 from trainer_engine.evaluation.runs import history_of
@@ -45,7 +47,8 @@ from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.build import FLOW_MATCHING, make_objective
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import build_optimizer, start_training
+from trainer_engine.optim.optimizers import start_training
+from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.devices import capability_of, resolve_devices
 from trainer_engine.weights.hub import hub_cache
 
@@ -80,6 +83,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
     with run_context.stages.stage(StageKey.LOAD_BASE_MODEL):
         devices = resolve_devices(run_context.options, run_context.processes.device)
         refused = list(device_problems(run_context.options, devices.device.type, capability_of(devices.device)))
+        refused += process_problems(run_context.options.as_values(), run_context.processes.count)
         if refused:
             raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
@@ -146,22 +150,20 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
-    optimizer = build_optimizer(options.optimizer, *groups)
-    start_training(optimizer)
+    update = make_update(options.optimizer, groups, family.devices.device)
+    start_training(update.optimizer)
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
         network=processes.share_network(_compiled(network, options.distributed.dynamo_backend), may_skip=trainable.may_skip),
-        parameters=trainable.parameters,
-        optimizer=optimizer,
+        update=update,
         schedules=_schedules(options, state.total_steps)[: len(groups)],
-        clipping=options.optimizer,
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
     )
-    average = MovingAverage(network, run.ema_decay, run.ema_update_interval) if run.use_ema else None
+    average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
@@ -170,7 +172,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         options=options,
         family=family,
         trainable=trainable,
-        optimizer=optimizer,
+        optimizer=update.optimizer,
         average=average,
         prepared=prepared,
         layout=sampler.sizes,
@@ -180,6 +182,19 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         samples_file=samples_file,
         history=history,
         base=base,
+    )
+
+
+def _average_of(network: nn.Module, run: RunOptions) -> MovingAverage | None:
+    if not run.use_ema:
+        return None
+    return MovingAverage(
+        network,
+        run.ema_decay,
+        run.ema_update_interval,
+        device=torch.device("cpu") if run.ema_on_host else None,
+        warmup_steps=run.ema_warmup_steps,
+        is_grouped=not run.ema_foreach_disable,
     )
 
 

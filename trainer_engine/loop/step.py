@@ -9,17 +9,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
-from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.families.base import Family
 from trainer_engine.loop.state import StepOutcome
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.randomness import seed_network
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import set_learning_rates
+from trainer_engine.optim.updates import Update
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.seeds import derived_seed
@@ -38,33 +36,32 @@ class Step:
     processes: Processes
     network: nn.Module
     """The network as it is called: compiled, wrapped for data parallelism, or bare."""
-    parameters: Sequence[nn.Parameter]
-    optimizer: Optimizer
+    update: Update
     schedules: Sequence[Schedule]
     """One for each parameter group of the optimizer: of the network, and of trained text encoders."""
-    clipping: OptimizerOptions
     seed: int
     scaler: torch.amp.GradScaler
 
     def take(self, batches: StepBatches) -> StepOutcome:
         """Take one step. If the loss or a gradient is not finite, weights and optimizer state stay as they are."""
+        learning_rates = [schedule.at(batches.step + 1) for schedule in self.schedules]
+        self.update.begin(learning_rates)
         losses = torch.stack([self._pass(batches, number) for number in range(len(batches.passes))])
         losses = self.processes.sum(losses) / self.processes.count
         if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        learning_rates = [schedule.at(batches.step + 1) for schedule in self.schedules]
+            self.scaler.unscale_(self.update.optimizer)
+        norm = self.update.norm()
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
         # reach the weights; the micro-batches of a step are queued without waiting.
         *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
         loss = sum(pass_losses) / len(pass_losses)
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
-            self._clip(norm)
-            set_learning_rates(self.optimizer, learning_rates)
-            self.optimizer.step()
+            self.update.apply(norm, learning_rates)
+        else:
+            self.update.skip(loss, grad_norm)
         overflowed = self._update_scale(finite, math.isfinite(loss))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update.clear()
         return StepOutcome(
             loss,
             tuple(pass_losses),
@@ -94,15 +91,6 @@ class Step:
             prediction = self.family.predict(self.network, batch.inputs(noisy))
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         return self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
-
-    def _clip(self, norm: Tensor) -> None:
-        limit = self.clipping.max_grad_norm
-        if not limit:
-            return
-        if self.clipping.grad_clip_method == "norm":
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
-        else:
-            torch.nn.utils.clip_grad_value_(self.parameters, limit)
 
     def _update_scale(self, finite: bool, loss_is_finite: bool) -> bool:
         """Update the loss scale of float16; True if this step only found it too large."""

@@ -16,17 +16,32 @@ class MovingAverage:
     """An exponential moving average m of the trained weights w: m <- d m + (1 - d) w.
 
     In update n the decay is d = min(``decay``, (1 + n) / (10 + n)), so that the average soon forgets the first weights. The average is
-    kept in float32 on the device of the weights: at a decay of 0.995 rounding to bfloat16 would lose every update.
+    kept in float32: at a decay of 0.995 rounding to bfloat16 would lose every update.
     """
 
-    def __init__(self, network: nn.Module, decay: float, update_interval: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float,
+        update_interval: int,
+        *,
+        device: torch.device | None = None,
+        warmup_steps: int = 0,
+        is_grouped: bool = True,
+    ) -> None:
+        """``device``: where the average lies; None means with the weights. ``warmup_steps``: optimizer steps at the start in which it is a
+        copy of the weights. ``is_grouped``: updates many weights with one call.
+        """
         self.decay = decay
         self.update_interval = update_interval
+        self.warmup_steps = warmup_steps
+        self._is_grouped = is_grouped
+        self._device = device
         self.updates = 0
         self._network = network
         # NOTE: listed once, because a walk over the modules of a large network takes milliseconds of every step.
         self._weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        self._average = {name: weight.detach().float().clone() for name, weight in self._weights.items()}
+        self._average = {name: self._as_average(weight).clone() for name, weight in self._weights.items()}
         self._groups = [([self._average[name] for name in names], [self._weights[name] for name in names]) for names in self._name_groups()]
 
     def _name_groups(self) -> Iterator[list[str]]:
@@ -43,17 +58,36 @@ class MovingAverage:
         if names:
             yield names
 
+    def _as_average(self, weight: Tensor) -> Tensor:
+        """The weight in float32 where the average lies. It crosses in its own type, which may be shorter."""
+        return weight.detach().to(self._device or weight.device).float()
+
     def after_step(self, step: int) -> None:
-        """Updates the average if optimizer step ``step``, counted from 1, is a multiple of ``update_interval``."""
-        if step % self.update_interval == 0:
+        """Updates the average if optimizer step ``step``, counted from 1, is a multiple of ``update_interval``.
+
+        During the warm-up it becomes a copy of the weights in every step.
+        """
+        if step <= self.warmup_steps:
+            self._mirror()
+        elif step % self.update_interval == 0:
             self.update()
+
+    @torch.no_grad()
+    def _mirror(self) -> None:
+        for name, weight in self._weights.items():
+            self._average[name].copy_(weight)
 
     @torch.no_grad()
     def update(self) -> None:
         """Moves the average towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for averages, weights in self._groups:
-            torch._foreach_lerp_(averages, [weight.detach().float() for weight in weights], 1 - decay)
+            current = [self._as_average(weight) for weight in weights]
+            if self._is_grouped:
+                torch._foreach_lerp_(averages, current, 1 - decay)
+                continue
+            for average, weight in zip(averages, current, strict=True):
+                average.lerp_(weight, 1 - decay)
         self.updates += 1
 
     @contextmanager

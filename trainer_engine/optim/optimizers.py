@@ -98,6 +98,10 @@ def build_optimizer(options: OptimizerOptions, *groups: Iterable[nn.Parameter]) 
     arguments |= {name: spec.arguments[name].kind(value) for name, value in given.items() if value is not None}
     if spec.has_fused and "fused" not in given and not arguments.get("foreach") and can_fuse(trained):
         arguments["fused"] = True
+    if options.fuse_optimizer and "fused" in spec.arguments:
+        arguments["fused"] = True
+    if options.optimizer_release_gradients:
+        arguments["gradient_release"] = True
     if spec.betas is not None:
         arguments["betas"] = spec.betas
         if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:

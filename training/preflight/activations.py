@@ -16,11 +16,14 @@ from trainer_engine.config.precisions import PRECISIONS, QUANTISED
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
 HIDDEN_PX = 1152
 """Width of the transformers that the model without shapes was fitted to."""
+KEPT_WIDTHS = 34
+"""What one layer keeps, as a multiple of its width and of the tokens (Korthikanti et al., 2022, section 4.1)."""
 PATCH = 2
 """Edge of the square of latents that one token stands for."""
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
@@ -91,8 +94,10 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, tokens, options, spec)
     layer_number = layer_count(parameters)
     width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
-    kept = layer_number + 40 if options.model.gradient_checkpointing else layer_number * 34
-    return Kept((tokens.image + tokens.prompt * tokens.joined) * width * kept)
+    row = (tokens.image + tokens.prompt * tokens.joined) * width
+    modelled = [BlockNumbers(row, row * KEPT_WIDTHS, row * 8, row * 10)] * layer_number
+    around = row * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
+    return Kept(int(kept_of_blocks(modelled, options)) + around, row * KEPT_WIDTHS)
 
 
 def is_beside(options: TrainingOptions) -> bool:
@@ -142,17 +147,21 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             blocks[found[1]][name] = factor * (shape[0] + shape[1])
         elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
-    kept = {block: _passed(layers, tokens) for block, layers in blocks.items()}
-    if options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options):
-        for block, layers in blocks.items():  # the sums of weights and adapter
-            kept[block] += sum(math.prod(shapes[name]) for name in layers)
-    largest = max(kept.values(), default=0.0)
-    if not options.model.gradient_checkpointing or not kept:
-        return Kept(int(outside + sum(kept.values())), int(largest))
-    widths = [min(shapes[name][:2]) for layers in blocks.values() for name in list(layers)[:1]]
-    borders = BORDER * sum(widths) * (tokens.image + tokens.prompt * tokens.joined)
-    largest *= RECOMPUTED_BESIDE if beside else RECOMPUTED
-    return Kept(int(outside + borders + largest), int(largest))
+    adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
+    numbers = []
+    for layers in blocks.values():
+        width = min(shapes[next(iter(layers))][:2])
+        whole, feed_forward, attention = (_passed(_named(layers, pattern), tokens) for pattern in (None, FEED_FORWARD, ATTENTION))
+        if adds_weights:  # the sums of weights and adapter
+            whole += sum(math.prod(shapes[name]) for name in layers)
+        border = BORDER * width * (tokens.image + tokens.prompt * tokens.joined)
+        numbers.append(BlockNumbers(border, whole, feed_forward, attention))
+    kept = kept_of_blocks(numbers, options, RECOMPUTED_BESIDE if beside else RECOMPUTED)
+    return Kept(int(outside + kept), int(max((block.whole for block in numbers), default=0)))
+
+
+def _named(layers: Mapping[str, float], pattern: re.Pattern[str] | None) -> Mapping[str, float]:
+    return {name: size for name, size in layers.items() if pattern is None or pattern.search(f"{name}.")}
 
 
 def _passed(layers: Mapping[str, float], tokens: Tokens) -> float:

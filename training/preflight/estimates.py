@@ -84,7 +84,9 @@ def estimate_memory(
 ) -> Memory:
     """``tensors``: shapes of all tensors of the network; without them everything is modelled from its number of ``parameters``."""
     held = step_memory(EstimatedRun(options=options, spec=spec, parameters=parameters, tensors=tensors), report)
-    return Memory(held.counted, held.activations - held.freed, HELD_ON_CPU if on_cpu else 1.0)
+    if on_cpu:  # what leaves the device stays in the same memory
+        return Memory(held.counted + held.host, held.activations - held.freed, HELD_ON_CPU)
+    return Memory(held.counted, held.activations - held.freed)
 
 
 def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:

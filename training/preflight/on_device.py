@@ -6,13 +6,15 @@ with it; an option that only changes what a backward pass keeps belongs in ``act
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
-from training.preflight.weights import Tensors
+from training.preflight.streamed import streamed_share
+from training.preflight.weights import Tensors, trained_weights, weight_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,44 @@ def paged_state_leaves_the_device(held: OnDevice, run: EstimatedRun) -> OnDevice
     return replace(held, state=0, host=held.host + held.state)
 
 
-RELIEFS: tuple[Relief, ...] = (paged_state_leaves_the_device,)
+def average_leaves_the_device(held: OnDevice, run: EstimatedRun) -> OnDevice:
+    return replace(held, average=0, host=held.host + held.average) if run.options.run.ema_on_host else held
+
+
+def update_leaves_the_device(held: OnDevice, run: EstimatedRun) -> OnDevice:
+    """The host then has copies of the trained weights and their gradients, too."""
+    if run.options.optimizer.optimizer_cpu_offload_method == "none":
+        return held
+    return replace(held, state=0, host=held.host + held.state + held.weights + held.gradients)
+
+
+def gradients_exist_one_at_a_time(held: OnDevice, run: EstimatedRun) -> OnDevice:
+    optimizer = run.options.optimizer
+    if not (optimizer.optimizer_release_gradients or optimizer.optimizer_offload_gradients):
+        return held
+    shapes = trained_weights(run.options, run.spec, run.parameters, run.tensors)
+    largest = max(map(math.prod, shapes), default=0) * weight_bytes(run.options)
+    return replace(held, gradients=min(held.gradients, largest))
+
+
+def frozen_weights_wait_on_the_host(held: OnDevice, run: EstimatedRun) -> OnDevice:
+    """What is copied at once has room on the device, twice where the next piece is copied while one is in use."""
+    streamed = streamed_share(run.options.memory, run.parameters, run.tensors)
+    if run.options.model.model_type == "full" or not streamed.share:
+        return held
+    pieces = 2 if run.options.memory.prefetches_network else 1
+    moved = held.frozen * streamed.share
+    stays = held.frozen - moved + min(moved, pieces * held.frozen * streamed.largest)
+    return replace(held, frozen=int(stays), host=held.host + int(moved))
+
+
+RELIEFS: tuple[Relief, ...] = (
+    paged_state_leaves_the_device,
+    average_leaves_the_device,
+    update_leaves_the_device,
+    gradients_exist_one_at_a_time,
+    frozen_weights_wait_on_the_host,
+)
 """Applied in this order, so that each sees what the ones before it left on the device."""
 
 
@@ -74,4 +113,4 @@ def relieved(held: OnDevice, run: EstimatedRun) -> OnDevice:
     """Returns what is left on the device with every option of ``RELIEFS``."""
     for relief in RELIEFS:
         held = relief(held, run)
-    return held
+    return replace(held, freed=min(held.freed, held.gradients))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
 
 Layers = Mapping[str, tuple[int, ...]]
 """Module name -> (out, in, *kernel)."""
@@ -59,15 +60,17 @@ def kept_by_unet(layers: Layers, inputs: UnetInputs, options: TrainingOptions, s
     share = KEPT_SHARE["full" if is_full else options.adapter.lora_type]
     if options.model.gradient_checkpointing or (quantised in QUANTISED and PRECISIONS[quantised].library == "quanto"):
         share = 1.0  # the inputs of units are kept whatever is trained, and quanto's layers keep their own
-    numbers = unet_numbers(layers, inputs, gradient_checkpointing=options.model.gradient_checkpointing)
+    numbers = unet_numbers(layers, inputs, options)
     return int(numbers * share * spec.activation_share)
 
 
-def unet_numbers(layers: Layers, inputs: UnetInputs, *, gradient_checkpointing: bool) -> int:
+def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions) -> int:
     """As ``kept_by_unet``, if every weight is trained. Gradient checkpointing keeps the inputs of all units and one unit as a whole."""
     levels = _Levels(layers)
-    outside, borders = 0.0, 0
+    outside = 0.0
+    borders: dict[str, int] = {}
     units: dict[str, float] = defaultdict(float)
+    parts: dict[tuple[str, re.Pattern[str]], float] = defaultdict(float)
     for name, shape in layers.items():
         cells = inputs.prompt_tokens if PROMPT_SIDE.search(name) else math.ceil(inputs.cells / 4 ** levels.of(name))
         of_input, of_output = next((of_input, of_output) for pattern, of_input, of_output in KEPT if pattern.search(name))
@@ -76,12 +79,12 @@ def unet_numbers(layers: Layers, inputs: UnetInputs, *, gradient_checkpointing: 
         if unit is None:
             outside += kept
             continue
-        if unit[0] not in units:
-            borders += cells * shape[1]
+        borders.setdefault(unit[0], cells * shape[1])
         units[unit[0]] += kept
-    if gradient_checkpointing:
-        return int(outside + borders + max(units.values(), default=0))
-    return int(outside + sum(units.values()))
+        for pattern in (FEED_FORWARD, ATTENTION):
+            parts[unit[0], pattern] += kept if pattern.search(f"{name}.") else 0
+    blocks = [BlockNumbers(borders[unit], kept, parts[unit, FEED_FORWARD], parts[unit, ATTENTION]) for unit, kept in units.items()]
+    return int(outside + kept_of_blocks(blocks, options))
 
 
 class _Levels:

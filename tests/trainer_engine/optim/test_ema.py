@@ -157,3 +157,43 @@ def test_the_average_leaves_out_frozen_weights() -> None:
     net = network()
     net.bias.requires_grad_(False)
     assert list(MovingAverage(net, 0.9, 1).tensors()) == ["weight"]
+
+
+def test_the_average_copies_the_weights_during_the_warm_up() -> None:
+    net = network()
+    average = MovingAverage(net, decay=0.9, update_interval=2, warmup_steps=3)
+    for step in range(1, 4):
+        fill(net, float(step))
+        average.after_step(step)
+        assert average.updates == 0 and torch.equal(average.tensors()["weight"], net.weight)
+    fill(net, 13.0)
+    average.after_step(4)
+    # The first update keeps a tenth of what was there: of the last copy.
+    assert average.updates == 1 and average.tensors()["weight"][0, 0].item() == pytest.approx(0.1 * 3 + 0.9 * 13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_weight_at_a_time_gives_the_same_numbers(dtype: torch.dtype) -> None:
+    nets = network(dtype), network(dtype)
+    averages = MovingAverage(nets[0], 0.9, 1), MovingAverage(nets[1], 0.9, 1, is_grouped=False, device=torch.device("cpu"))
+    for step in range(1, 6):
+        for net, average in zip(nets, averages, strict=True):
+            fill(net, 0.1 * step)
+            average.after_step(step)
+    assert all(torch.equal(one, averages[1].tensors()[name]) for name, one in averages[0].tensors().items())
+
+
+def test_an_average_on_another_device_is_put_in_place_and_taken_out_again() -> None:
+    with torch.device("meta"):
+        elsewhere = nn.Linear(3, 2)
+    net = network()
+    average = MovingAverage(net, 0.9, 1, device=torch.device("meta"))
+    assert {tensor.device.type for tensor in average.tensors().values()} == {elsewhere.weight.device.type}
+    before = net.weight.clone()
+    average = MovingAverage(net, 0.9, 1, device=torch.device("cpu"), warmup_steps=1)
+    fill(net, 4.0)
+    average.after_step(1)
+    fill(net, 5.0)
+    with average.in_place():
+        assert torch.equal(net.weight, torch.full_like(before, 4.0))
+    assert torch.equal(net.weight, torch.full_like(before, 5.0))

@@ -22,7 +22,7 @@ HELD = OnDevice(weights=1, gradients=2, state=4, average=8, frozen=16, activatio
 
 
 def run(**values: Any) -> EstimatedRun:
-    return EstimatedRun(options=options_with(**values), spec=SPEC, parameters=NUMBERS, tensors=TENSORS)
+    return EstimatedRun(options=options_with(**{"ema_device": "accelerator", **values}), spec=SPEC, parameters=NUMBERS, tensors=TENSORS)
 
 
 def test_the_parts_of_a_full_run_are_weights_gradients_state_and_average() -> None:

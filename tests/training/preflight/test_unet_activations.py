@@ -90,7 +90,7 @@ def test_a_full_unet_keeps_what_the_estimate_says(
     saved = SavedTensors(network)
     forward(network, saved, batch, height, width)
     inputs = UnetInputs(batch * height * width, batch * PROMPT_TOKENS)
-    estimate = unet_numbers(layers_of(network, tmp_path), inputs, gradient_checkpointing=False)
+    estimate = unet_numbers(layers_of(network, tmp_path), inputs, options_with(gradient_checkpointing=False))
     assert estimate == pytest.approx(saved.numbers, rel=TOLERANCE)
 
 
@@ -109,7 +109,7 @@ def test_gradient_checkpointing_keeps_borders_and_the_largest_unit(make: Callabl
 
     network.enable_gradient_checkpointing(recomputed)
     forward(network, saved)
-    estimate = unet_numbers(layers_of(network, tmp_path), UnetInputs(32 * 32, PROMPT_TOKENS), gradient_checkpointing=True)
+    estimate = unet_numbers(layers_of(network, tmp_path), UnetInputs(32 * 32, PROMPT_TOKENS), options_with(gradient_checkpointing=True))
     assert estimate == pytest.approx(saved.numbers + largest, rel=2 * TOLERANCE)
 
 

@@ -48,7 +48,6 @@ GONE: Mapping[str, str] = MappingProxyType(
 
 OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "gradient_checkpointing_interval": ("0", "1"),
         "context_parallel_size": ("0", "1"),
         "gradient_precision": ("unmodified",),
         "dynamo_mode": ("default",),

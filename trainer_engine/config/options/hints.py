@@ -14,6 +14,10 @@ HINTS: Mapping[str, str] = MappingProxyType(
     {
         "compress_disk_cache": "entries of caches are never compressed, so that they are read where they lie",
         "offload_during_startup": "text encoders and autoencoder leave the memory before the network is loaded",
+        "offload_during_save": "checkpoints are written from a copy in the memory of the host and need none of the device",
+        "ramtorch_disable_sync_hooks": "copies and computation wait for each other on the device, without hooks",
+        "ramtorch_vae": "the autoencoder is only in memory while images are encoded or generated",
+        "group_offload_vae": "the autoencoder is only in memory while images are encoded or generated",
         "fully_unload_text_encoder": "text encoders leave the memory when the prompts are cached",
         "aspect_bucket_worker_count": "the headers of files are read by as many threads as the machine can use",
         "aspect_bucket_disable_rebuild": "buckets are formed once and not again in every epoch",

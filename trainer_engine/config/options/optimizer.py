@@ -63,6 +63,28 @@ class OptimizerOptions(OptionGroup):
         "Arguments of the optimizer as key=value,key=value: weight_decay=0.01,eps=1e-8. Each once and within its range; none leaves an "
         "argument to the optimizer.",
     )
+    fuse_optimizer: bool = option(
+        False,
+        "Require the fused update, one operator for all weights, of torch-adamw, torch-adam, torch-sgd or torch-adagrad; the run is "
+        "refused where PyTorch has none. torch-adamw and torch-adam take it anyway where they can.",
+    )
+    optimizer_release_gradients: bool = option(
+        False,
+        "Update each weight during the backward pass, as soon as its gradient is there, and free the gradient, so that all gradients never "
+        "take memory at once. For optimizers of optimi (optimi-* and adamw_bf16), one process, and without accumulation. Values of "
+        "gradients can be clipped, their norm cannot. A gradient that is not finite ends the run.",
+    )
+    optimizer_cpu_offload_method: Literal["none", "torchao"] = option(
+        "none",
+        "torchao: keep the state of the optimizer in the memory of the host and update the weights there, as the optimizer of that name in "
+        "torchao does; the package is not needed. Takes no memory of the device for the state and more time. For every optimizer but those "
+        "that need a GPU or are schedule-free.",
+        synonyms={"": "none", "null": "none", "cpu": "torchao"},
+    )
+    optimizer_offload_gradients: bool = option(
+        False,
+        "With optimizer_cpu_offload_method: move each gradient to the host as soon as the backward pass has it. Needs one process.",
+    )
 
     @property
     def text_encoder_rate(self) -> float:

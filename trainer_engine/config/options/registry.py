@@ -21,6 +21,7 @@ from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.config.options.data import DataOptions
 from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
 from trainer_engine.config.options.hooks import HooksOptions
+from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.config.options.model import ModelOptions, ObjectiveOptions
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.config.options.precision import PrecisionOptions
@@ -52,6 +53,7 @@ class TrainingOptions(BaseModel):
     schedule: ScheduleOptions
     precision: PrecisionOptions
     sdnq: SdnqOptions
+    memory: MemoryOptions
     checkpointing: CheckpointingOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions

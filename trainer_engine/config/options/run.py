@@ -27,9 +27,24 @@ class RunOptions(OptionGroup):
     use_ema: bool = option(False, "Keep an exponential moving average (EMA) of the trained weights.")
     ema_decay: float = option(0.995, "Decay of the EMA: the share of the average that each update keeps.", ge=0, le=0.9999)
     ema_update_interval: int = option(1, "Number of optimizer steps between two updates of the EMA.", ge=1)
+    ema_device: Literal["accelerator", "cpu"] = option(
+        "cpu",
+        "Where the EMA is kept, in float32. cpu: in the memory of the host; each update copies the trained weights there. accelerator: "
+        "with the trained weights, which is faster and takes the memory of the device.",
+    )
+    ema_cpu_only: bool = option(False, "Keep the EMA in the memory of the host whatever ema_device says.")
+    ema_foreach_disable: bool = option(False, "Update the EMA one weight at a time instead of many together. The numbers are the same.")
+    ema_warmup_steps: int = option(
+        0, "Optimizer steps at the start during which the EMA is a copy of the trained weights. Averaging begins after them.", ge=0
+    )
     i_know_what_i_am_doing: bool = option(
         False, "Resume even if the datasets or batch sizes differ from those of the checkpoint. The order of samples then starts anew."
     )
+
+    @property
+    def ema_on_host(self) -> bool:
+        """Whether the average of the weights lies in the memory of the host."""
+        return self.ema_cpu_only or self.ema_device == "cpu"
 
 
 class ScheduleOptions(OptionGroup):

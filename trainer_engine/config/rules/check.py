@@ -15,17 +15,35 @@ from trainer_engine.config.rules import (
     data,
     evaluation,
     hooks,
+    memory,
     model,
     optimizer,
     precision,
     publishing,
     run,
     text_encoders,
+    updates,
     validation,
 )
 from trainer_engine.contract.errors import Problem
 
-GROUPS = (run, optimizer, data, model, precision, text_encoders, adapter, validation, clips, evaluation, checkpointing, hooks, publishing)
+GROUPS = (
+    run,
+    optimizer,
+    updates,
+    data,
+    model,
+    precision,
+    text_encoders,
+    adapter,
+    validation,
+    clips,
+    evaluation,
+    checkpointing,
+    memory,
+    hooks,
+    publishing,
+)
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 
 

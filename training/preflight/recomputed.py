@@ -1,0 +1,46 @@
+"""What the blocks of a network keep for the backward pass, with the options that recompute some of it or move it to the host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer_engine.config.options import TrainingOptions
+
+FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context)\.")
+"""In the names of layers: the feed-forward part of a block."""
+ATTENTION = re.compile(r"\.attn\w*\.")
+
+
+@dataclass(frozen=True)
+class BlockNumbers:
+    """Numbers (not bytes) that one block keeps."""
+
+    input: float
+    """What is kept of a block that is recomputed."""
+    whole: float
+    """What is kept of a block that is not."""
+    feed_forward: float = 0
+    """Part of ``whole`` that belongs to the feed-forward layers."""
+    attention: float = 0
+
+
+def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, backward: float = 1.0) -> float:
+    """Returns the numbers on the device when the backward pass is at the block that keeps the most.
+
+    ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
+    """
+    memory = options.memory
+    kept, largest = 0.0, 0.0
+    inputs: list[float] = []
+    for index, block in enumerate(blocks):
+        chosen = options.model.gradient_checkpointing and memory.recomputes(index)
+        part = block.feed_forward if memory.recomputes_parts else block.whole
+        if chosen:
+            inputs.append(block.input)
+            largest = max(largest, part)
+        if not chosen or memory.recomputes_parts:
+            kept += block.whole - (part if chosen else 0) - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
+    on_device = max(inputs, default=0) if memory.offloads_inputs else sum(inputs)
+    return kept + on_device + largest * backward

@@ -46,7 +46,7 @@ KEPT: Mapping[tuple[str, str], float] = {
 
 The factors include what is kept between layers. ``make bench`` fitted them to runs whose allocator returns freed memory at once.
 """
-BESIDE = 1.31
+BESIDE = 1.2
 """The factor of layers beside which a LyCORIS adapter is computed: it keeps outputs of its own."""
 RECOMPUTED, RECOMPUTED_BESIDE = 1.2, 1.1
 """What the backward pass of a recomputed block needs beyond what the block keeps, as a factor; less where adapters keep the most."""

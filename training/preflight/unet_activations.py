@@ -35,7 +35,7 @@ Every layer keeps its input. A norm in front of it keeps one more tensor of that
 Attention keeps queries, keys and values; its result is the input of the next layer. A gated unit keeps the projection and the activated
 half of it. A shortcut shares its input with the first norm. Layers that see one vector a sample keep next to nothing.
 """
-KEPT_SHARE: Mapping[str, float] = {"full": 1.0, "standard": 0.92, "lycoris": 1.0}
+KEPT_SHARE: Mapping[str, float] = {"full": 1.0, "standard": 0.85, "lycoris": 1.0}
 """What is trained -> share of those numbers that is kept. Frozen linear layers keep no input; frozen convolutions and norms do."""
 
 

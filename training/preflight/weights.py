@@ -98,7 +98,11 @@ def frozen_network_bytes(options: TrainingOptions, spec: FamilySpec, parameters:
     of_text = counted or sum(component.parameters for component in spec.trained_text_encoders.values())
     if row is None or not _is_kept_quantised(options, row):
         return int(parameters * plain)
-    exact = of_text + sum(math.prod(shape) for name, shape in (tensors or {}).items() if not _is_quantised(name, shape, row, prefixes))
+    if tensors:
+        others = sum(math.prod(shape) for name, shape in tensors.items() if not _is_quantised(name, shape, row, prefixes))
+    else:
+        others = 0 if row.takes_convolutions else int((parameters - of_text) * spec.convolution_share)
+    exact = of_text + others
     return int((parameters - exact) * quantised_bytes(options, row) + exact * plain)
 
 
@@ -123,7 +127,7 @@ def _is_quantised(name: str, shape: Shape, row: Precision, of_text: tuple[str, .
     """Whether a tensor of the network is the weight of a layer that the library takes. Those of text encoders are counted apart."""
     if of_text and name.startswith(of_text):
         return True
-    return name.endswith(".weight") and (len(shape) == 2 or (len(shape) == 4 and row.takes_convolutions))
+    return name.rpartition(".")[2] == "weight" and (len(shape) == 2 or (len(shape) == 4 and row.takes_convolutions))
 
 
 Layers = dict[str, Shape]

@@ -44,6 +44,7 @@ SPEC = FamilySpec(
         t5_folder="text_encoder",
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),
+        encoder_parameters=(4_762_310_656,),
     ),
     latents=LatentSpec(
         alignment_px=64,

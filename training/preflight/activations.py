@@ -48,8 +48,8 @@ The factors include what is kept between layers. ``make bench`` fitted them to r
 """
 BESIDE = 1.2
 """The factor of layers beside which a LyCORIS adapter is computed: it keeps outputs of its own."""
-RECOMPUTED, RECOMPUTED_BESIDE = 1.2, 1.1
-"""What the backward pass of a recomputed block needs beyond what the block keeps, as a factor; less where adapters keep the most."""
+RECOMPUTED = 1.2
+"""What the backward pass of a recomputed block needs, as a multiple of what the block keeps."""
 BORDER = 1.5
 """What is kept between recomputed blocks, as a multiple of their inputs."""
 
@@ -156,8 +156,9 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             whole += sum(math.prod(shapes[name]) for name in layers)
         border = BORDER * width * (tokens.image + tokens.prompt * tokens.joined)
         numbers.append(BlockNumbers(border, whole, feed_forward, attention))
-    kept = kept_of_blocks(numbers, options, RECOMPUTED_BESIDE if beside else RECOMPUTED)
-    return Kept(int(outside + kept), int(max((block.whole for block in numbers), default=0)))
+    kept = kept_of_blocks(numbers, options, RECOMPUTED)
+    largest = max((block.whole for block in numbers), default=0) * (RECOMPUTED if options.model.gradient_checkpointing else 1)
+    return Kept(int(outside + kept), int(largest))
 
 
 def _named(layers: Mapping[str, float], pattern: re.Pattern[str] | None) -> Mapping[str, float]:

@@ -42,8 +42,8 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(runs: ServedRuns) ->
 @pytest.mark.parametrize("precision", ["int8-quanto", "int8-torchao", "fp8-native"])
 def test_two_ranks_train_an_adapter_on_a_quantised_base_as_one_does(precision: str, runs: ServedRuns) -> None:
     adapter = {"model_type": "lora", "lora_rank": 4, "lora_dropout": 0, "base_model_precision": precision, "max_train_steps": 4}
-    one = runs.start("adapter-one", train_batch_size=4, **adapter)
-    two = runs.start("adapter-two", train_batch_size=2, num_processes=2, **adapter)
+    one = runs.start(f"{precision}-one", train_batch_size=4, **adapter)
+    two = runs.start(f"{precision}-two", train_batch_size=2, num_processes=2, **adapter)
     for job_id in (one, two):
         assert runs.wait_for_end(job_id)["status"] == "completed", runs.log(job_id)
     torch.testing.assert_close(losses(runs, two), losses(runs, one), rtol=1e-4, atol=1e-6)

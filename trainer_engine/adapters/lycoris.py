@@ -27,6 +27,7 @@ from trainer_engine.config.lycoris.config_file import LycorisConfig
 from trainer_engine.config.lycoris.fit import wanted_lycoris
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.weights.quantised.layer import QuantisedLinear
 
 CHILD = "lycoris"
 """Name of the adapter as a child of the network, so that its parameters are the network's."""
@@ -64,6 +65,9 @@ class LycorisAdapter(AddedAdapter):
         refuse_large_ranks(
             f"{OPTION}.linear_dim", [(names[lora.org_module[0]], lora.org_module[0], int(lora.lora_dim)) for lora in limited]
         )
+        for lora in self.net.loras:
+            if isinstance(lora.org_module[0], QuantisedLinear):  # or a step would dequantise all weights and keep the sums
+                lora.bypass_mode = lora.is_quant = True
         self.net.apply_to()
         network.add_module(CHILD, self.net)
         fewer_ranks_in_noise(network, [lora for lora in self.net.loras if isinstance(lora, TLoraModule)], config, last_timestep)

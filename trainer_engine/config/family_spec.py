@@ -70,6 +70,10 @@ class PromptSpec:
     """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
     mask_option: str = ""
     """The option that turns the mask on; empty if it is always on."""
+    pads_to_limit: bool = False
+    """Whether every prompt is padded to ``token_limit`` for the network."""
+    encoder_parameters: tuple[int, ...] = ()
+    """Weights of each of ``text_encoder_folders``; empty where they are not known."""
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
@@ -184,6 +188,8 @@ class FamilySpec:
     """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
+    convolution_share: float = 0.0
+    """Share of these parameters that convolutions hold, for estimates: most libraries quantise linear layers alone."""
     activation_share: float = 1.0
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))

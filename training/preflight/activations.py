@@ -7,11 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED
+from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
+from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
@@ -27,17 +31,36 @@ PER_SAMPLE = ("norm", "adaln", "embed")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
 PROMPT_SIDE = ("add_", "context")
 """Parts of the names of layers that see only the tokens of the prompt."""
-KEPT: Mapping[tuple[str, bool], float] = {
-    ("full", False): 0.92,
-    ("standard", False): 0.62,
-    ("standard", True): 0.79,
-    ("lycoris", False): 0.70,
-    ("lycoris", True): 1.0,
+CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
+"""Layers of cross-attention that see the tokens of the prompt."""
+TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
+"""Layers outside of the blocks that see the tokens of the prompt."""
+KEPT: Mapping[tuple[str, str], float] = {
+    ("full", ""): 0.92,
+    ("standard", ""): 0.62,
+    ("standard", "quanto"): 0.79,
+    ("lycoris", ""): 0.70,
+    ("lycoris", "quanto"): 0.79,
 }
-"""(What is trained, whether the base is quantised) -> numbers kept, as a multiple of the inputs and outputs of all layers.
+"""(What is trained, library that keeps the inputs of frozen layers) -> numbers kept, as a multiple of all layers' inputs and outputs.
 
 The factors include what is kept between layers. ``make bench`` fitted them to runs whose allocator returns freed memory at once.
 """
+BESIDE = 1.2
+"""The factor of layers beside which a LyCORIS adapter is computed: it keeps outputs of its own."""
+RECOMPUTED = 1.2
+"""What the backward pass of a recomputed block needs, as a multiple of what the block keeps."""
+BORDER = 1.5
+"""What is kept between recomputed blocks, as a multiple of their inputs."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Numbers (not bytes) that live when the backward pass begins."""
+
+    total: int
+    block: int = 0
+    """Those of the largest block; the others are freed before the last gradients are computed."""
 
 
 @dataclass(frozen=True)
@@ -47,61 +70,106 @@ class Tokens:
     image: int
     """Tokens of the image and of its reference images."""
     prompt: int
-    """Tokens of the prompts; 0 if the prompt is not part of the sequence of the image."""
+    """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
+    joined: bool = True
+    """Whether prompts are part of the sequence of the image."""
 
 
-def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> int:
+def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> Kept:
     """Numbers that a step keeps for its backward pass, modelled from the number of ``parameters`` if there are no ``tensors``."""
     cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
     seen = cells * (1 + max((len(one.samples[0].references) for one in report.sets if one.samples), default=0))
     image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     prompt_tokens = spec.tokens_of(options.model.model_flavour)
-    sequence = Tokens(image_tokens * batch, prompt_tokens * batch if spec.prompts.joins_sequence else 0)
+    has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
+    tokens = Tokens(image_tokens * batch, prompt_tokens * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
         inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch)
         prompts = kept_numbers(of_text, Tokens(prompt_tokens * batch, 0), options, spec)
-        return kept_by_unet(layers, inputs, options, spec) + prompts
+        unet = kept_by_unet(layers, inputs, options, spec)
+        return Kept(unet + prompts.total, int(unet * (0.7 if options.model.gradient_checkpointing else 0.125)))
     if tensors:
-        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, sequence, options, spec)
+        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, tokens, options, spec)
     layer_number = layer_count(parameters)
     width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
-    tokens = sequence.image + sequence.prompt
-    modelled = [BlockNumbers(tokens * width, tokens * width * KEPT_WIDTHS, tokens * width * 8, tokens * width * 10)] * layer_number
-    around = tokens * width * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
-    return int(kept_of_blocks(modelled, options)) + around
+    row = (tokens.image + tokens.prompt * tokens.joined) * width
+    modelled = [BlockNumbers(row, row * KEPT_WIDTHS, row * 8, row * 10)] * layer_number
+    around = row * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
+    return Kept(int(kept_of_blocks(modelled, options)) + around, row * KEPT_WIDTHS)
+
+
+def is_beside(options: TrainingOptions) -> bool:
+    """Whether a LyCORIS adapter is computed beside the layers that it is on, rather than added to their weights."""
+    if options.precision.base_model_precision in QUANTISED:
+        return True
+    return _adapter_file(options).get("bypass_mode") is True
+
+
+def _adapter_file(options: TrainingOptions) -> Mapping[str, Any]:
+    try:
+        document = read_small_json(Path(options.adapter.lycoris_config))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, Mapping) else {}
+
+
+def _beside(shapes: Mapping[str, tuple[int, ...]], options: TrainingOptions) -> set[str]:
+    """The layers beside which an adapter is computed, as far as their names tell."""
+    if options.model.model_type == "full" or options.adapter.lora_type != "lycoris" or not is_beside(options):
+        return set()
+    preset = _adapter_file(options).get("apply_preset")
+    classes = preset.get("target_module") if isinstance(preset, Mapping) else None
+    named = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+    return {layer for name in named for layer in of_class(name, shapes)} if named else set(shapes)
 
 
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
     """Returns the factor of ``KEPT`` for this run."""
-    is_full = options.model.model_type == "full"
-    quantised = not is_full and options.precision.base_model_precision in QUANTISED
-    return KEPT["full" if is_full else options.adapter.lora_type, quantised] * spec.activation_share
+    if options.model.model_type == "full":
+        return KEPT["full", ""] * spec.activation_share
+    chosen, kind = options.precision.base_model_precision, options.adapter.lora_type
+    keeps_inputs = chosen in QUANTISED and PRECISIONS[chosen].library == "quanto" and not options.model.gradient_checkpointing
+    kind = "standard" if kind == "lycoris" and is_beside(options) else kind
+    return KEPT[kind, "quanto" if keeps_inputs else ""] * spec.activation_share
 
 
-def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> int:
-    """Returns the numbers (not bytes) that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
-    blocks: dict[str, dict[str, int]] = defaultdict(dict)
+def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> Kept:
+    """Returns the numbers that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
+    blocks: dict[str, dict[str, float]] = defaultdict(dict)
+    share, beside = kept_share(options, spec), _beside(shapes, options)
+    outside = 0
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
         if found and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE):
-            blocks[found[1]][name] = shape[0] + shape[1]
-    share = kept_share(options, spec)
+            factor = BESIDE * spec.activation_share if name in beside else share
+            blocks[found[1]][name] = factor * (shape[0] + shape[1])
+        elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
+            outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
+    adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
     numbers = []
     for layers in blocks.values():
         width = min(shapes[next(iter(layers))][:2])
-        whole, feed_forward, attention = (share * _passed(_named(layers, pattern), tokens) for pattern in (None, FEED_FORWARD, ATTENTION))
-        numbers.append(BlockNumbers(2 * width * (tokens.image + tokens.prompt), whole, feed_forward, attention))
-    return int(kept_of_blocks(numbers, options))
+        whole, feed_forward, attention = (_passed(_named(layers, pattern), tokens) for pattern in (None, FEED_FORWARD, ATTENTION))
+        if adds_weights:  # the sums of weights and adapter
+            whole += sum(math.prod(shapes[name]) for name in layers)
+        border = BORDER * width * (tokens.image + tokens.prompt * tokens.joined)
+        numbers.append(BlockNumbers(border, whole, feed_forward, attention))
+    kept = kept_of_blocks(numbers, options, RECOMPUTED)
+    largest = max((block.whole for block in numbers), default=0) * (RECOMPUTED if options.model.gradient_checkpointing else 1)
+    return Kept(int(outside + kept), int(largest))
 
 
-def _named(layers: Mapping[str, int], pattern: re.Pattern[str] | None) -> Mapping[str, int]:
+def _named(layers: Mapping[str, float], pattern: re.Pattern[str] | None) -> Mapping[str, float]:
     return {name: size for name, size in layers.items() if pattern is None or pattern.search(f"{name}.")}
 
 
-def _passed(layers: Mapping[str, int], tokens: Tokens) -> int:
+def _passed(layers: Mapping[str, float], tokens: Tokens) -> float:
     """Returns the numbers that go into and out of the layers of one block."""
+    if not tokens.joined:
+        crossing = {name for name in layers if tokens.prompt and CROSS_SIDE.search(name)}
+        return sum(size * (tokens.prompt if name in crossing else tokens.image) for name, size in layers.items())
     prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
     if not prompt_side or not tokens.prompt:
         return sum(layers.values()) * (tokens.image + tokens.prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -85,8 +85,8 @@ def estimate_memory(
     """``tensors``: shapes of all tensors of the network; without them everything is modelled from its number of ``parameters``."""
     held = step_memory(EstimatedRun(options=options, spec=spec, parameters=parameters, tensors=tensors), report)
     if on_cpu:  # what leaves the device stays in the same memory
-        return Memory(held.counted + held.host, held.activations, HELD_ON_CPU)
-    return Memory(held.counted, held.activations)
+        return Memory(held.counted + held.host, held.activations - held.freed, HELD_ON_CPU)
+    return Memory(held.counted, held.activations - held.freed)
 
 
 def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
@@ -95,15 +95,27 @@ def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
     weights = trained_weights(options, spec, run.parameters, run.tensors)
     numbers, is_full = numbers_in(weights), options.model.model_type == "full"
     each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
+    kept = activation_numbers(options, run.parameters, report, spec, run.tensors)
     held = OnDevice(
         weights=numbers * weight_bytes(options),
         gradients=numbers * weight_bytes(options),
         state=state_bytes(options, weights),
         average=numbers * _average_bytes(options),
         frozen=0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors),
-        activations=each * activation_numbers(options, run.parameters, report, spec, run.tensors),
+        activations=each * kept.total,
     )
+    held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block))
     return relieved(held, run)
+
+
+def _keeps_gradients(options: TrainingOptions, report: DatasetReport) -> bool:
+    """Whether gradients live during the forward pass: those of earlier micro-batches, or the buckets that ranks exchange."""
+    return options.run.gradient_accumulation_steps > 1 or report.effective.processes > 1
+
+
+def _freed(held: OnDevice, block: int) -> int:
+    """Bytes of activations that are freed while the gradients are computed, so that the two never need room at once."""
+    return min(held.gradients, max(0, held.activations - block))
 
 
 def _average_bytes(options: TrainingOptions) -> int:

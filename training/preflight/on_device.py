@@ -44,6 +44,8 @@ class OnDevice:
     """Base weights under an adapter, with the scales of a quantised type."""
     activations: int = 0
     """What the forward pass keeps for the backward pass."""
+    freed: int = 0
+    """Activations that are freed before as many bytes of gradients exist."""
     host: int = 0
     """Bytes that a relief moved to the memory of the host. They are no part of ``counted``."""
 
@@ -53,7 +55,7 @@ class OnDevice:
 
     @property
     def total(self) -> int:
-        return self.counted + self.activations
+        return self.counted + self.activations - self.freed
 
 
 Relief = Callable[[OnDevice, EstimatedRun], OnDevice]
@@ -111,4 +113,4 @@ def relieved(held: OnDevice, run: EstimatedRun) -> OnDevice:
     """Returns what is left on the device with every option of ``RELIEFS``."""
     for relief in RELIEFS:
         held = relief(held, run)
-    return held
+    return replace(held, freed=min(held.freed, held.gradients))

@@ -26,8 +26,11 @@ class BlockNumbers:
     attention: float = 0
 
 
-def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
-    """Returns the numbers on the device when the backward pass is at the block that keeps the most."""
+def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, backward: float = 1.0) -> float:
+    """Returns the numbers on the device when the backward pass is at the block that keeps the most.
+
+    ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
+    """
     memory = options.memory
     kept, largest = 0.0, 0.0
     inputs: list[float] = []
@@ -40,4 +43,4 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> 
         if not chosen or memory.recomputes_parts:
             kept += block.whole - (part if chosen else 0) - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
     on_device = max(inputs, default=0) if memory.offloads_inputs else sum(inputs)
-    return kept + on_device + largest
+    return kept + on_device + largest * backward

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
 
 Layers = Mapping[str, tuple[int, ...]]
@@ -55,7 +56,10 @@ def is_unet(layers: Layers) -> bool:
 
 def kept_by_unet(layers: Layers, inputs: UnetInputs, options: TrainingOptions, spec: FamilySpec) -> int:
     """Returns the numbers (not bytes) that are alive when the backward pass of this run begins."""
-    share = KEPT_SHARE["full" if options.model.model_type == "full" else options.adapter.lora_type]
+    is_full, quantised = options.model.model_type == "full", options.precision.base_model_precision
+    share = KEPT_SHARE["full" if is_full else options.adapter.lora_type]
+    if options.model.gradient_checkpointing or (quantised in QUANTISED and PRECISIONS[quantised].library == "quanto"):
+        share = 1.0  # the inputs of units are kept whatever is trained, and quanto's layers keep their own
     numbers = unet_numbers(layers, inputs, options)
     return int(numbers * share * spec.activation_share)
 

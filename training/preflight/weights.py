@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.precisions import PRECISIONS, QUANTISED, frozen_precision, trained_precision
+from trainer_engine.config.precisions import (
+    PRECISIONS,
+    QUANTISED,
+    SDNQ_BYTES,
+    Precision,
+    activated,
+    frozen_precision,
+    trained_precision,
+)
 from training.preflight.adapter import adapted_layers
 
 Shape = tuple[int, ...]
@@ -83,11 +91,43 @@ def frozen_network_bytes(options: TrainingOptions, spec: FamilySpec, parameters:
     """Bytes of the frozen weights under an adapter. Text encoders that are adapted, too, are not quantised."""
     precision = options.precision
     plain = frozen_precision(precision.mixed_precision, precision.base_model_default_dtype).weight_bytes
-    each = PRECISIONS[precision.base_model_precision].weight_bytes if precision.base_model_precision in QUANTISED else plain
+    name = activated(precision.base_model_precision, quantize_activations=precision.quantize_activations)
+    row = PRECISIONS[name] if name in QUANTISED else None
     prefixes = _text_prefixes(spec)
     counted = sum(math.prod(shape) for name, shape in (tensors or {}).items() if prefixes and name.startswith(prefixes))
     of_text = counted or sum(component.parameters for component in spec.trained_text_encoders.values())
-    return int((parameters - of_text) * each + of_text * plain)
+    if row is None or not _is_kept_quantised(options, row):
+        return int(parameters * plain)
+    if tensors:
+        others = sum(math.prod(shape) for name, shape in tensors.items() if not _is_quantised(name, shape, row, prefixes))
+    else:
+        others = 0 if row.takes_convolutions else int((parameters - of_text) * spec.convolution_share)
+    exact = of_text + others
+    return int((parameters - exact) * quantised_bytes(options, row) + exact * plain)
+
+
+def quantised_bytes(options: TrainingOptions, row: Precision) -> float:
+    """Bytes of one weight of this type with the settings of the run."""
+    chosen = options.sdnq
+    if row.library != "sdnq":
+        return row.weight_bytes
+    name = chosen.sdnq_weights_dtype or row.library_name
+    if not chosen.sdnq_group_size:
+        return SDNQ_BYTES[name]
+    bits = int("".join(filter(str.isdigit, name)))
+    scales = 2 if name.startswith("uint") else 1
+    return bits / 8 + (4 * scales / chosen.sdnq_group_size if chosen.sdnq_group_size > 0 else 0.01)
+
+
+def _is_kept_quantised(options: TrainingOptions, row: Precision) -> bool:
+    return row.library != "sdnq" or options.sdnq.sdnq_use_static_quantization is not False
+
+
+def _is_quantised(name: str, shape: Shape, row: Precision, of_text: tuple[str, ...]) -> bool:
+    """Whether a tensor of the network is the weight of a layer that the library takes. Those of text encoders are counted apart."""
+    if of_text and name.startswith(of_text):
+        return True
+    return name.rpartition(".")[2] == "weight" and (len(shape) == 2 or (len(shape) == 4 and row.takes_convolutions))
 
 
 Layers = dict[str, Shape]

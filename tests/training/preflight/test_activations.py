@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
-from training.preflight.activations import KEPT, Tokens, kept_numbers
+from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, Tokens, kept_numbers
 
 SHAPES = {
     "blocks.0.attn.to_q": (8, 8),
@@ -24,16 +26,16 @@ PIXART, FLUX = specs()["pixart_sigma"], specs()["flux"]
 
 
 def kept(tokens: Tokens, spec: FamilySpec = PIXART, **values: Any) -> int:
-    return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, **values}), spec)
+    return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, **values}), spec).total
 
 
 def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
     tokens = Tokens(image=10, prompt=4)
     wanted = 16 * 10 + 16 * 4 + 40 * 14
-    assert kept(tokens) == pytest.approx(KEPT["full", False] * wanted, abs=3)
-    assert kept(tokens, model_type="lora") == pytest.approx(KEPT["standard", False] * wanted, abs=3)
+    assert kept(tokens) == pytest.approx(KEPT["full", ""] * wanted, abs=3)
+    assert kept(tokens, model_type="lora") == pytest.approx(KEPT["standard", ""] * wanted, abs=3)
     quantised = kept(tokens, model_type="lora", base_model_precision="int8-quanto")
-    assert quantised == pytest.approx(KEPT["standard", True] * wanted, abs=3)
+    assert quantised == pytest.approx(KEPT["standard", "quanto"] * wanted, abs=3)
 
 
 def test_a_family_multiplies_the_estimate_by_its_share() -> None:
@@ -51,4 +53,32 @@ def test_twice_the_tokens_double_the_estimate() -> None:
 
 def test_gradient_checkpointing_keeps_one_block_and_the_inputs_of_the_others() -> None:
     tokens = Tokens(10, 4)
-    assert kept(tokens, gradient_checkpointing=True) == int(2 * (8 + 8) * 14 + KEPT["full", False] * 40 * 14)
+    wanted = BORDER * (8 + 8) * 14 + RECOMPUTED * KEPT["full", ""] * 40 * 14
+    assert kept(tokens, gradient_checkpointing=True) == pytest.approx(wanted, abs=1)
+
+
+def test_layers_of_other_libraries_than_quanto_keep_no_inputs() -> None:
+    tokens, adapter = Tokens(image=100, prompt=40), {"model_type": "lora"}
+    assert kept(tokens, **adapter, base_model_precision="int8-torchao") == kept(tokens, **adapter)
+    assert kept(tokens, **adapter, base_model_precision="int8-quanto") > kept(tokens, **adapter)
+
+
+def test_prompts_that_only_cross_attention_sees_count_in_its_keys_and_values() -> None:
+    shapes = {"blocks.0.attn2.to_q": (8, 8), "blocks.0.attn2.to_k": (8, 8), "blocks.0.ffn.net.0.proj": (32, 8)}
+    options = options_with(gradient_checkpointing=False)
+    apart = kept_numbers(shapes, Tokens(10, 100, joined=False), options, PIXART)
+    assert apart.total == pytest.approx(KEPT["full", ""] * (16 * 10 + 16 * 100 + 40 * 10), abs=1)
+
+
+def test_lycoris_counts_the_sums_of_weights_unless_it_is_computed_beside_the_layers(tmp_path: Path) -> None:
+    def counted(**document: Any) -> int:
+        path = tmp_path / "adapter.json"
+        path.write_text(json.dumps({"algo": "lokr", "apply_preset": {"target_module": ["Attention"]}, **document}))
+        options = {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(path)}
+        return kept(Tokens(image=10, prompt=4), **options)
+
+    wanted = 16 * 10 + 16 * 4 + 40 * 14
+    weights = 8 * 8 + 8 * 8 + 32 * 8
+    assert counted() == pytest.approx(KEPT["lycoris", ""] * wanted + weights, abs=3)
+    beside = BESIDE * (16 * 10 + 16 * 4) + KEPT["standard", ""] * 40 * 14
+    assert counted(bypass_mode=True) == pytest.approx(beside, abs=3)

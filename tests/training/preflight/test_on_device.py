@@ -53,5 +53,16 @@ def test_paged_state_moves_to_the_host_and_nothing_else_does() -> None:
 
 
 def test_every_part_is_counted_once() -> None:
-    parts = [field.name for field in fields(OnDevice) if field.name != "host"]
+    parts = [field.name for field in fields(OnDevice) if field.name not in ("freed", "host")]
     assert OnDevice(**dict.fromkeys(parts, 1)).total == len(parts)
+
+
+def test_activations_that_make_room_for_gradients_count_once() -> None:
+    assert replace(HELD, freed=2).total == HELD.total - 2
+    released = relieved(replace(HELD, freed=30), run(optimizer="torch-adamw"))
+    assert released.freed == HELD.gradients, "no more than there are gradients"
+
+
+def test_gradients_that_last_over_micro_batches_share_no_room_with_activations() -> None:
+    once, twice = (step_memory(run(optimizer="torch-adamw", gradient_accumulation_steps=steps), NOTHING) for steps in (1, 2))
+    assert twice.freed == 0 and once.counted == twice.counted

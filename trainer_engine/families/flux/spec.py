@@ -63,6 +63,7 @@ SPEC = FamilySpec(
         text_encoders=("CLIP L/14", "T5 XXL v1.1"),
         text_encoder_folders=("text_encoder", "text_encoder_2"),
         t5_folder="text_encoder_2",
+        encoder_parameters=(123_060_480, 4_762_310_656),
         joins_sequence=True,
         mask="boolean",
         mask_option="flux_attention_masked_training",

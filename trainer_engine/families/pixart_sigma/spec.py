@@ -45,6 +45,7 @@ SPEC = FamilySpec(
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),
         mask="additive",
+        encoder_parameters=(4_762_310_656,),
     ),
     repeated_blocks=("BasicTransformerBlock",),
     latents=LatentSpec(

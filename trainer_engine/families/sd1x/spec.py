@@ -40,5 +40,6 @@ SPEC = FamilySpec(
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v1")),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),
     defaults=MappingProxyType({"resolution": 512, "validation_guidance": 7.5}),
+    convolution_share=0.685,
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 859_520_964)),
 )

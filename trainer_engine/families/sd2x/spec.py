@@ -42,5 +42,6 @@ SPEC = FamilySpec(
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v2-768-v")),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 768, "validation_guidance": 7.5, "validation_guidance_rescale": 0.7}),
+    convolution_share=0.652,
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 865_910_724)),
 )

@@ -55,5 +55,6 @@ SPEC = FamilySpec(
     architectures=MappingProxyType({name: f"stable-diffusion-xl-v1-{'refiner' if name in REFINERS else 'base'}" for name in FLAVOURS}),
     licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
+    convolution_share=0.13,
     parameters=MappingProxyType({name: 2_259_526_660 if name in REFINERS else 2_567_463_684 for name in FLAVOURS}),
 )

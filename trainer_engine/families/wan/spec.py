@@ -49,7 +49,13 @@ SPEC = FamilySpec(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
     file_layouts=(FileLayout(title="Wan", mark="head.modulation"),),
-    prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
+    prompts=PromptSpec(
+        t5_folder="text_encoder",
+        token_limit=512,
+        text_encoders=("UMT5 XXL",),
+        pads_to_limit=True,
+        encoder_parameters=(5_680_910_336,),
+    ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     repeated_blocks=("WanTransformerBlock",),
@@ -79,6 +85,7 @@ SPEC = FamilySpec(
         base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
     ),
     aliases=("wan2.1",),
+    activation_share=1.3,
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
     defaults=MappingProxyType({"resolution": 480, "validation_guidance": 5.0}),
     flavour_defaults=shifts_of(FLAVOURS),

@@ -72,6 +72,13 @@ def test_only_the_adapter_learns(kind: str, preset: str, tmp_path: Path) -> None
     assert {parameter.dtype for parameter in trainable.parameters} == {torch.float32}
 
 
+@pytest.mark.parametrize("preset", ["int8-torchao", "int8-quanto"])
+def test_lycoris_computes_beside_quantised_layers(preset: str, tmp_path: Path) -> None:
+    """It would otherwise add the adapter to the dequantised weights of each layer, and keep the sums for the backward pass."""
+    trainable = make_trainable(tiny_family(**lycoris(tmp_path, **LOKR), base_model_precision=preset), None)
+    assert trainable.net.loras and all(lora.bypass_mode and lora.is_quant for lora in trainable.net.loras)
+
+
 @pytest.mark.parametrize("preset", TYPES)
 @pytest.mark.parametrize("kind", ["standard", "lycoris"])
 def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, preset: str, tmp_path: Path) -> None:

@@ -209,3 +209,11 @@ class QueueSerializer(serializers.Serializer[object]):
 
     running = JobRowSerializer(many=True)
     queued = JobRowSerializer(many=True)
+
+
+class DeletedJobSerializer(serializers.Serializer[object]):
+    """A job that is gone."""
+
+    message = serializers.CharField()
+    job_id = serializers.UUIDField()
+    output_dir = serializers.CharField(help_text="Checkpoints and results, which stay.")

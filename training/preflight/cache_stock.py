@@ -61,11 +61,7 @@ def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
     """Bytes of the latents of a sample, with ``number`` bytes each; of a clip at most, since autoencoders of clips also shorten them."""
     width, height = sample.target
     return (
-        sample.frames
-        * (width // spec.latents.scale_factor_px)
-        * (height // spec.latents.scale_factor_px)
-        * spec.latents.channels
-        * number
+        sample.frames * (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px) * spec.latents.channels * number
     )
 
 

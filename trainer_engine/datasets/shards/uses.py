@@ -17,6 +17,7 @@ from trainer_engine.contract.files import read_document
 
 USES, SUFFIX = "uses", ".use"
 ADDRESS_BYTES = 32
+LONGEST_HEAD = 1 << 16
 TOUCHED_SECONDS = 3600
 """A run that reads a cache renews the time of its list this often."""
 
@@ -43,6 +44,22 @@ def note_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     return path
+
+
+def use_heads(folder: Path) -> Iterator[tuple[float, Mapping[str, Any], int]]:
+    """(time of the last use, facts, number of entries) of each list, without reading the addresses. The newest comes first."""
+    found = []
+    for path in (folder / USES).glob(f"*{SUFFIX}"):
+        try:
+            with path.open("rb") as stream:
+                head = stream.readline(LONGEST_HEAD)
+                status = os.fstat(stream.fileno())
+            facts = read_document(head)
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict):
+            found.append((status.st_mtime, facts, (status.st_size - len(head)) // ADDRESS_BYTES))
+    return iter(sorted(found, key=lambda one: -one[0]))
 
 
 def use_lists(folder: Path) -> Iterator[UseList]:

@@ -66,6 +66,14 @@ class PromptSpec:
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
+    width: int = 4096
+    """Numbers in the state of one token, of all text encoders together."""
+    pooled: int = 0
+    """Numbers that are stored once for a prompt."""
+    stores_padding: bool = False
+    """Whether the states of padding are stored, because the network attends to them and they depend on the prompt."""
+    unpadded_option: str = ""
+    """Option with which they are not; empty if there is none."""
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.files import read_document
+from trainer_engine.contract.files import open_regular, read_document
 
 USES, SUFFIX = "uses", ".use"
 ADDRESS_BYTES = 32
@@ -51,7 +51,7 @@ def use_heads(folder: Path) -> Iterator[tuple[float, Mapping[str, Any], int]]:
     found = []
     for path in (folder / USES).glob(f"*{SUFFIX}"):
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 head = stream.readline(LONGEST_HEAD)
                 status = os.fstat(stream.fileno())
             facts = read_document(head)
@@ -66,7 +66,8 @@ def use_lists(folder: Path) -> Iterator[UseList]:
     """The lists of a cache. Damaged ones are passed over: their entries count from when they were written."""
     for path in sorted((folder / USES).glob(f"*{SUFFIX}")):
         try:
-            content, used = path.read_bytes(), path.stat().st_mtime
+            with open_regular(path) as stream:
+                content, used = stream.read(), os.fstat(stream.fileno()).st_mtime
             head, _, packed = content.partition(b"\n")
             facts = read_document(head)
         except (OSError, ValueError):

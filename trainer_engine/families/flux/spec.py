@@ -63,6 +63,9 @@ SPEC = FamilySpec(
         text_encoder_folders=("text_encoder", "text_encoder_2"),
         t5_folder="text_encoder_2",
         joins_sequence=True,
+        pooled=768,
+        stores_padding=True,
+        unpadded_option="flux_attention_masked_training",
     ),
     latents=LatentSpec(
         alignment_px=64,

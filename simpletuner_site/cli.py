@@ -12,6 +12,7 @@ from simpletuner_site import __version__
 
 DEFAULT_PORT = 8001
 EXIT_USAGE = 2
+MOST_AMOUNT = 1_000_000
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
@@ -91,12 +92,52 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
     demo.set_defaults(run=run_demo)
 
+    add_upkeep(commands)
     commands.add_parser("export", help="write a trained adapter for diffusers or ComfyUI, or merged into a pipeline")
 
     migrate = commands.add_parser("migrate", help="migrate the database (the server does so itself)")
     add_home(migrate)
     migrate.set_defaults(run=run_migrate)
     return parser
+
+
+def amount(text: str) -> float:
+    """An argparse type: a number from 0 to a million."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= MOST_AMOUNT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST_AMOUNT}")
+    return number
+
+
+def add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cache = commands.add_parser("cache", help="count, verify or clean the caches of latents and text embeddings")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    words = {
+        "stats": "print what caches hold",
+        "verify": "read every entry; damaged ones are computed again",
+        "gc": "remove entries that no run has used for long",
+    }
+    for name, help_text in words.items():
+        action = actions.add_parser(name, help=help_text)
+        action.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="caches (default: those of the home's jobs)")
+        action.add_argument("--json", action="store_true", help="print JSON")
+        add_home(action)
+        action.set_defaults(run=run_cache)
+        if name == "gc":
+            action.add_argument("--unused-days", type=amount, default=None, metavar="N", help="remove what no run used for N days")
+            action.add_argument("--keep-gb", type=amount, default=None, metavar="N", help="then the longest unused until N GB are left")
+            action.add_argument("--yes", action="store_true", help="remove it; without this only count")
+    prune = commands.add_parser("prune", help="thin and remove what ended runs left in state/; results and checkpoints stay")
+    prune.add_argument("--thin-events-days", type=amount, default=None, metavar="N", help="thin progress of runs that ended N days ago")
+    prune.add_argument("--keep-runs-days", type=amount, default=None, metavar="N", help="remove folders of runs that ended N days ago")
+    prune.add_argument("--keep-runs-gb", type=amount, default=None, metavar="N", help="remove the oldest ones until N GB are left")
+    prune.add_argument("--yes", action="store_true", help="do it; without this only count")
+    prune.add_argument("--json", action="store_true", help="print JSON")
+    add_home(prune)
+    prune.set_defaults(run=run_prune)
 
 
 def home_of(arguments: argparse.Namespace) -> Path:
@@ -157,6 +198,39 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from simpletuner_site.demo.walkthrough import run
 
     return run(arguments.output, keep=arguments.keep)
+
+
+def run_cache(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.environment import BadEnvironment
+    from simpletuner_site.upkeep import commands
+
+    try:
+        folders = commands.caches_of(home_of(arguments), arguments.folders)
+        if arguments.action == "stats":
+            return commands.show_caches(folders, as_json=arguments.json)
+        if arguments.action == "verify":
+            return commands.verify_caches(folders, as_json=arguments.json)
+        limits = {"unused_days": arguments.unused_days, "keep_gb": arguments.keep_gb}
+        return commands.clean_caches(folders, **limits, remove=arguments.yes, as_json=arguments.json)
+    except (BadEnvironment, OSError, ValueError) as error:
+        print(f"simpletuner cache: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def run_prune(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.environment import BadEnvironment
+    from simpletuner_site.server.boot import boot
+    from simpletuner_site.server.migrations_state import migrate_if_needed
+    from simpletuner_site.upkeep import commands
+
+    try:
+        boot(home_of(arguments))
+        migrate_if_needed()
+        names = ("thin_events_days", "keep_runs_days", "keep_runs_gb")
+        return commands.prune_runs({name: getattr(arguments, name) for name in names}, remove=arguments.yes, as_json=arguments.json)
+    except (BadEnvironment, OSError) as error:
+        print(f"simpletuner prune: {error}", file=sys.stderr)
+        return EXIT_USAGE
 
 
 def run_export(rest: Sequence[str]) -> int:

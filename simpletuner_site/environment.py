@@ -11,6 +11,11 @@
 ``SIMPLETUNER_HOOKS``           further folders of hooks, separated by colons, next to ``state/hooks``
 ``SIMPLETUNER_HOOKS_ENV``       variables that hooks get, separated by commas: ``REPLICATE_API_TOKEN``
 ``SIMPLETUNER_ALLOW_SCRIPTS``   ``1`` lets runs start every program: the same as ``--allow-scripts``
+``SIMPLETUNER_THIN_EVENTS_DAYS``  progress of runs that ended so many days ago is thinned; default: 30, 0: never
+``SIMPLETUNER_KEEP_RUNS_DAYS``  folders of runs that ended so many days ago are removed; default: 0, never
+``SIMPLETUNER_KEEP_RUNS_GB``    the oldest of them are removed above this size of ``state/runs``; default: 0, no limit
+``SIMPLETUNER_KEEP_CACHE_DAYS``  cache entries that no run used for so many days are removed; default: 0, never
+``SIMPLETUNER_KEEP_CACHE_GB``   the longest unused ones are removed above this size of all caches; default: 0, no limit
 ``DATABASE_URL``                a database instead of ``state/simpletuner.sqlite3``: ``postgres://…``
 ``REDIS_URL``                   broker of the task queue if several machines share one
 ==============================  =============================================================================
@@ -26,6 +31,8 @@ from pathlib import Path
 
 MOST_SLOTS = 64
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+PRUNE = ("thin_events_days", "keep_runs_days", "keep_runs_gb", "keep_cache_days", "keep_cache_gb")
+MOST_AMOUNT = 1_000_000
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -49,6 +56,8 @@ class ProcessEnvironment:
     hooks: tuple[Path, ...] = ()
     hooks_env: tuple[str, ...] = ()
     allow_scripts: bool = False
+    prune: tuple[tuple[str, float], ...] = ()
+    """Name of a field of ``PrunePolicy`` -> its value, for those that are set."""
     hub_folders: tuple[Path, ...] = ()
     """The folders in which the Hugging Face libraries keep tokens and models."""
 
@@ -70,6 +79,9 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         hooks=_folders(variables, "SIMPLETUNER_HOOKS"),
         hooks_env=_names(variables.get("SIMPLETUNER_HOOKS_ENV", "")),
         allow_scripts=_switch(variables, "SIMPLETUNER_ALLOW_SCRIPTS"),
+        prune=tuple(
+            (name, _amount(variables, f"SIMPLETUNER_{name.upper()}")) for name in PRUNE if f"SIMPLETUNER_{name.upper()}" in variables
+        ),
         hub_folders=_hub_folders(variables),
     )
 
@@ -109,6 +121,17 @@ def _switch(variables: Mapping[str, str], name: str) -> bool:
     if text not in ("", "0", "1", "true", "false"):
         raise BadEnvironment(f"{name} is {text!r}; it must be 1 or 0")
     return text in ("1", "true")
+
+
+def _amount(variables: Mapping[str, str], name: str) -> float:
+    text = variables[name].strip() or "0"
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= MOST_AMOUNT:
+        raise BadEnvironment(f"{name} is {text[:40]!r}; it must be a number from 0 to {MOST_AMOUNT}")
+    return number
 
 
 def _slots(text: str) -> int:

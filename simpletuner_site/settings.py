@@ -101,6 +101,8 @@ DATABASES = _databases()
 # django-q2 delivers a task again after `retry` seconds, even while it runs: a slice must end well before.
 FOLLOW_SLICE = timedelta(seconds=15)
 EXTRA_TASK_WORKERS = 2
+PRUNE: dict[str, float] = dict(PROCESS.prune)
+"""What is removed of ended runs, and when: fields of ``training.upkeep.prune.PrunePolicy``."""
 Q_CLUSTER: dict[str, Any] = {
     "name": "training",
     "label": "Tasks",

@@ -8,7 +8,7 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, 
 
 from environments.api.compatibility import Compatibility
 from simpletuner_site.views import HealthView, HomePageView
-from training.urls import webhook_urlpatterns
+from training.urls import cache_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
@@ -18,6 +18,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
     path("admin/", admin.site.urls),
     path("api/webhooks", include(webhook_urlpatterns)),
+    path("api/cache", include(cache_urlpatterns)),
     # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.
     path("api/configs/webhooks", include((webhook_urlpatterns, "webhooks-of-the-format"))),
     re_path(r"^api/options/compatibility/?$", Compatibility.as_view(), name="compatibility"),

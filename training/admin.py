@@ -19,6 +19,7 @@ from environments.models import Environment
 from training import services
 from training.api import representations, run_overview
 from training.models import Checkpoint, Event, Job
+from training.upkeep.deletion import JobIsActive, delete_job
 
 SHOWN_EVENTS = 50
 TIMES = ("started_at", "stop_requested_at", "finished_at")
@@ -69,7 +70,7 @@ class JobAdmin(ReadOnly, JobAdminBase):
     list_display = ("number", "environment", "status", "step", "checkpoint", "created_at", "finished_at", "log")
     list_filter = ("status", "environment")
     search_fields = ("id", "environment", "message")
-    actions = ("stop", "cancel")
+    actions = ("stop", "cancel", "delete_ended")
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
     readonly_fields = (
@@ -153,8 +154,19 @@ class JobAdmin(ReadOnly, JobAdminBase):
             if services.cancel_training(job):
                 messages.success(request, f"{job} was cancelled.")
 
+    @admin.action(description="Delete ended runs; results and checkpoints stay")
+    def delete_ended(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        for job in jobs:
+            try:
+                delete_job(job)
+            except JobIsActive as refused:
+                messages.error(request, str(refused.detail))
+            else:
+                messages.success(request, f"{job} was deleted. What it saved stays in {job.output_dir}.")
+
     def get_urls(self) -> list[URLPattern]:
         ends = [
+            path("<uuid:job_id>/delete-run/", self.admin_site.admin_view(self.delete_one), name="training_job_delete_run"),
             path("<uuid:job_id>/stop/", self.admin_site.admin_view(self.stop_one), name="training_job_stop"),
             path("<uuid:job_id>/cancel/", self.admin_site.admin_view(self.cancel_one), name="training_job_cancel"),
         ]
@@ -165,6 +177,11 @@ class JobAdmin(ReadOnly, JobAdminBase):
 
     def cancel_one(self, request: HttpRequest, job_id: str) -> HttpResponse:
         return self._end(request, job_id, self.cancel)
+
+    def delete_one(self, request: HttpRequest, job_id: str) -> HttpResponse:
+        self._end(request, job_id, self.delete_ended)
+        is_there = Job.objects.filter(pk=job_id).exists()
+        return redirect(reverse("admin:training_job_change", args=[job_id]) if is_there else reverse("admin:training_job_changelist"))
 
     def _end(self, request: HttpRequest, job_id: str, how: Callable[[HttpRequest, QuerySet[Job]], None]) -> HttpResponse:
         """Act on POST only: a link could be followed by accident."""

@@ -9,6 +9,8 @@ from training.jobs import leases, queue
 from training.jobs.follower import Follower
 from training.jobs.queue import enqueue_next
 from training.models import Job
+from training.upkeep import caches
+from training.upkeep.prune import PrunePolicy, prune
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,20 @@ def follow_job(job_id: str) -> str:
         return "not needed"
     _follow(Job.objects.get(pk=job_id), owner)
     return job_id
+
+
+def care_for_caches(task_id: str) -> str:
+    """Start the process that verifies or cleans caches, unless another worker has."""
+    return task_id if caches.run(task_id) else "not needed"
+
+
+def prune_ended_runs() -> str:
+    """Apply the policy for ended runs, and have caches cleaned if the policy limits them."""
+    policy = PrunePolicy.of_settings()
+    pruned = prune(policy, remove_now=True)
+    if policy.cleans_caches:
+        caches.begin(caches.gc_job(policy.keep_cache_days or None, policy.keep_cache_gb or None, remove_now=True))
+    return str(pruned)
 
 
 def _follow(job: Job, owner: str) -> None:

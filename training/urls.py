@@ -1,10 +1,10 @@
-"""Addresses below ``/api/training`` and ``/api/webhooks``; each answers with and without a slash at its end."""
+"""Addresses below ``/api/training``, ``/api/webhooks`` and ``/api/cache``; each answers with and without a slash at its end."""
 
 from __future__ import annotations
 
 from django.urls import re_path
 
-from training.api import commands, dataset_report, reads, report
+from training.api import caches, commands, dataset_report, reads, report
 from training.streams.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
 
@@ -38,6 +38,13 @@ webhook_urlpatterns = [
     re_path(r"^/?$", WebhookList.as_view(), name="webhooks"),
     re_path(rf"^/{NAME}/?$", StoredWebhook.as_view(), name="webhook"),
     re_path(rf"^/{NAME}/test/?$", WebhookTest.as_view(), name="webhook-test"),
+]
+
+cache_urlpatterns = [
+    re_path(r"^/?$", caches.CacheList.as_view(), name="caches"),
+    re_path(r"^/verify/?$", caches.CacheVerify.as_view(), name="cache-verify"),
+    re_path(r"^/gc/?$", caches.CacheGc.as_view(), name="cache-gc"),
+    re_path(r"^/tasks/(?P<task_id>[^/]+)/?$", caches.CacheTaskView.as_view(), name="cache-task"),
 ]
 
 STREAM = r"^api/training/events/stream/?$"

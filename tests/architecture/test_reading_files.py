@@ -26,6 +26,8 @@ OWN_FILES = {
     "trainer_engine/checkpointing/cgroups.py": "/proc and /sys",
     "trainer_engine/datasets/hashes.py": "the engine's cache",
     "trainer_engine/datasets/index.py": "the engine's cache",
+    "trainer_engine/datasets/shards/__main__.py": "state/upkeep",
+    "trainer_engine/datasets/shards/older.py": "the engine's cache",
     "trainer_engine/loop/callbacks/progress.py": "/proc",
     "trainer_engine/loop/restore.py": "checkpoints, of which every byte was verified",
     "trainer_engine/validation/gather.py": "images that the run made",
@@ -39,6 +41,8 @@ OWN_FILES = {
     "trainer_engine/tiny_models/hub_cache.py": "models of the tests",
     "training/engine/process.py": "/proc",
     "training/api/media.py": "images that a run made",
+    "training/upkeep/caches.py": "state/upkeep",
+    "training/upkeep/thinning.py": "the run folder",
     "training/preflight/run.py": "/proc/cpuinfo",
     "training/webhooks/messages.py": "images that a run made",
 }

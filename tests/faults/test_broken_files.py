@@ -63,8 +63,9 @@ def test_a_damaged_cache_entry_is_noticed_set_aside_and_made_again(runs: ServedR
     dice, damaged = random.Random(1), []
     for kind in ("vae", "text"):
         cache = runs.place / "cache" / kind
-        for address in dice.sample(sorted(entries_of(cache)), 3):
-            damaged.append((cache, address, entries_of(cache)[address]))
+        whole = entries_of(cache)
+        for address in dice.sample(sorted(whole), 3):
+            damaged.append((cache, address, whole[address]))
             flip_entry(cache, address, dice.uniform(0, 0.99))
     second = runs.start("cache-b", max_train_steps=8, resume_from_checkpoint="")
     assert runs.wait_for_end(second)["status"] == "completed", runs.log(second)

@@ -48,6 +48,8 @@ class LatentCache:
         self._fingerprint = family.image_fingerprint(store.hashes)
         self.encoder = BatchEncoder(family)
         self._in_memory = InMemoryCache()
+        self._shard = store.writer()
+        """Kept while the run trains, if entries are made on demand: choosing a shard anew for each would read its index each time."""
         self._encoding = threading.Lock()
         self._refreshed = time.monotonic()
 
@@ -81,7 +83,7 @@ class LatentCache:
         if isinstance(latents, str):
             raise BrokenImage(sample.location, latents)
         if self.when is not Encoded.NEVER_STORED:
-            self.store.put(address, {"latents": latents})
+            self.store.put_all({address: {"latents": latents}}, self._shard if self.when is Encoded.ON_DEMAND else None)
         self.made += 1
         return {"latents": latents}
 

@@ -49,6 +49,8 @@ class PromptCache:
         """Whether ``should_stop`` ended the caching early."""
         self._fingerprint = family.text_fingerprint(store.hashes)
         self._in_memory = InMemoryCache()
+        self._shard = store.writer()
+        """Kept while the run trains, if entries are made on demand: choosing a shard anew for each would read its index each time."""
         self._encoding = threading.Lock()
         self._refreshed = time.monotonic()
 
@@ -87,7 +89,7 @@ class PromptCache:
             if self.when is Encoded.AHEAD:
                 self.family.free_encoders()
         if self.when is not Encoded.NEVER_STORED:
-            self.store.put(address, embedding)
+            self.store.put_all({address: embedding}, self._shard if self.when is Encoded.ON_DEMAND else None)
         self.made += 1
         return embedding
 

@@ -74,6 +74,14 @@ class PromptSpec:
     """Whether every prompt is padded to ``token_limit`` for the network."""
     encoder_parameters: tuple[int, ...] = ()
     """Weights of each of ``text_encoder_folders``; empty where they are not known."""
+    width: int = 4096
+    """Numbers in the state of one token, of all text encoders together."""
+    pooled: int = 0
+    """Numbers that are stored once for a prompt."""
+    stores_padding: bool = False
+    """Whether the states of padding are stored, because the network attends to them and they depend on the prompt."""
+    unpadded_option: str = ""
+    """Option with which they are not; empty if there is none."""
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from training.api.renderers import FileNegotiation
 from training.errors import TrainingRefused
 from training.jobs import queue
 from training.models import Job
+from training.upkeep.deletion import delete_job
 
 JSON = "application/json"
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
@@ -176,6 +177,15 @@ class JobDetail(APIView):
     @schema.described("training_job", "State of one run", serializers.StatusSerializer, 404, parameters=[schema.JOB_PATH])
     def get(self, request: Request, job_id: str) -> Response:
         return Response(representations.job_status(parse.named_job(job_id)))
+
+    @schema.described(
+        "training_job_delete", "Delete a run that has ended", serializers.DeletedJobSerializer, 404, 409, parameters=[schema.JOB_PATH]
+    )
+    def delete(self, request: Request, job_id: str) -> Response:
+        """Its events, webhooks and run folder go. Checkpoints and results in ``output_dir`` stay, and so do caches."""
+        job = parse.named_job(job_id)
+        delete_job(job)
+        return Response({"message": f"Training job {job.pk} deleted", "job_id": str(job.pk), "output_dir": job.output_dir})
 
 
 class JobLog(APIView):

@@ -114,7 +114,8 @@ class StatusSerializer(serializers.Serializer[object]):
 
 
 class LogEventSerializer(serializers.Serializer[object]):
-    """One entry of a job's log; some types add ``stage``, ``checkpoint``, ``images`` or ``videos``."""
+    """One entry of a job's log; some types add ``stage``, ``checkpoint``, ``images`` or ``videos``. ``thinned`` says which progress events
+    before this one were removed, long after the run ended: ``count`` events with indexes from ``since_index`` on."""
 
     index = serializers.IntegerField()
     type = serializers.CharField()
@@ -129,6 +130,7 @@ class LogEventSerializer(serializers.Serializer[object]):
     checkpoint = serializers.DictField(required=False)
     images = serializers.ListField(child=serializers.DictField(), required=False)
     videos = serializers.ListField(child=serializers.DictField(), required=False)
+    thinned = serializers.DictField(child=serializers.IntegerField(), required=False)
 
 
 class EventPageSerializer(serializers.Serializer[object]):
@@ -209,3 +211,11 @@ class QueueSerializer(serializers.Serializer[object]):
 
     running = JobRowSerializer(many=True)
     queued = JobRowSerializer(many=True)
+
+
+class DeletedJobSerializer(serializers.Serializer[object]):
+    """A job that is gone."""
+
+    message = serializers.CharField()
+    job_id = serializers.UUIDField()
+    output_dir = serializers.CharField(help_text="Checkpoints and results, which stay.")

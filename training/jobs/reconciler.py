@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, connection
+from django_q.tasks import async_task
 
+from environments.home import current_home
 from training.engine import process
 from training.jobs import outcome, queue
 from training.jobs.queue import enqueue_follow, enqueue_next
 from training.models import TERMINAL, Job
 
 INTERVAL = timedelta(seconds=2)
+PRUNE_INTERVAL = timedelta(days=1)
+PRUNED = "pruned"
+"""File in ``state/`` whose time is that of the last pass over ended runs."""
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +46,19 @@ def _watch() -> None:
         pause.wait(INTERVAL.total_seconds())
 
 
+def prune_is_due() -> bool:
+    """Whether the last pass over ended runs was a day ago. Only one caller a day gets a yes; the first one a day after the first start."""
+    mark = current_home().state / PRUNED
+    try:
+        if time.time() - mark.stat().st_mtime < PRUNE_INTERVAL.total_seconds():
+            return False
+        mark.touch()
+    except FileNotFoundError:
+        mark.touch()
+        return False
+    return True
+
+
 def reconcile() -> int:
     """Have unattended runs followed, free the slots of ended ones, and start waiting jobs. Returns the number of unattended runs."""
     alone = queue.unattended()
@@ -47,5 +66,7 @@ def reconcile() -> int:
         enqueue_follow(job_id)
     for job in Job.objects.filter(status__in=TERMINAL, engine_pid__isnull=False):
         outcome.release_engine(job.pk, job.engine, job.folder)
+    if prune_is_due():
+        async_task("training.tasks.prune_ended_runs")
     enqueue_next()
     return len(alone)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader, ReferenceSet
+from trainer_engine.config.datasets.sizes import FLOAT32_BYTES, SHORT_BYTES, caption_bytes, latent_bytes, stores_padding
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -15,11 +16,10 @@ from trainer_engine.datasets.shards import older
 from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from training.preflight.disk import DiskUse
 
-FLOAT32_BYTES, SHORT_BYTES = 4, 2
 HEADER_BYTES = 512
 """Upper bound for the header of an entry."""
 MOST_TOKENS = 300
-BYTES_OF_TOKEN = 4096 * 2
+"""Upper bound for the tokens of a caption whose padding is not stored."""
 BYTES_OF_TOKEN_ID = 2 * 8
 """Of a prompt that is encoded in every step: its number and its mask."""
 LATENTS, EMBEDDINGS, GENERATED = CACHED = ("latents", "text embeddings", "generated images")
@@ -59,8 +59,10 @@ def cache_uses(
     for (option, folder), sizes in latents.items():
         missing = _missing_latents(sizes, folder)
         yield DiskUse(option, folder, LATENTS, missing, missing)
-    of_token = BYTES_OF_TOKEN_ID * len(spec.trained_text_encoders) or BYTES_OF_TOKEN
-    each = min(spec.tokens_of(options.model.model_flavour), MOST_TOKENS) * of_token
+    flavour, encoders = options.model.model_flavour, len(spec.trained_text_encoders)
+    unpadded = not stores_padding(spec, options.as_values())
+    each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, unpadded=unpadded, number=FLOAT32_BYTES if on_cpu else SHORT_BYTES)
+    each = spec.tokens_of(flavour) * BYTES_OF_TOKEN_ID * encoders if encoders else each
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 
@@ -76,11 +78,9 @@ def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Itera
 
 
 def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
-    """Bytes of the latents of a sample, with ``number`` bytes each; of a clip at most, since autoencoders of clips also shorten them."""
+    """Bytes of the latents of a sample, with ``number`` bytes each."""
     width, height = sample.target
-    return (
-        sample.frames * (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px) * spec.latents.channels * number
-    )
+    return latent_bytes(spec, width, height, frames=sample.frames, number=number)
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

@@ -160,7 +160,8 @@ def _images(edge: int, options: TrainingOptions) -> DatasetReport:
     dataloader, _ = parse_dataloader([{"id": "images", "type": "local", "instance_data_dir": "images"}], options)
     (entry,) = dataloader.sets_of_images
     bucket = Bucket(key="1.0", aspect=1.0, size=(edge, edge), images=1, samples=1)
-    return DatasetReport([SetReport(entry, counts=[bucket])], Effective(1, 1, 1))
+    alone = Effective(1, 1, 1)
+    return DatasetReport([SetReport(entry, alone, counts=[bucket])], alone)
 
 
 def _encoders() -> Iterator[str]:

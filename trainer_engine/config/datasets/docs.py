@@ -12,6 +12,8 @@ from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
 from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
 from trainer_engine.config.datasets.parse import INHERITED
+from trainer_engine.config.datasets.sizes import TYPICAL_TOKENS, size_rows
+from trainer_engine.config.families import specs as specs_of_families
 from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
 from trainer_engine.config.options.docs import as_text
 
@@ -240,6 +242,33 @@ profile is damaged or made for another kind of image, or the brightness is HDR (
 `validate` names the files in a note. Images of more than 134 megapixels are refused. Latents cached before this rule are computed again.
 """
 
+CACHES = f"""## Caches
+
+Latents and text embeddings are computed once, before training, and stored in the cache folders of the sets. The address of an entry is a
+hash of everything that its content depends on, so an entry is never out of date. Latents have the type that the autoencoder computes in,
+embeddings that of the text encoders: bfloat16 as a rule, float32 on a CPU.
+
+- Entries lie in shards of up to 1 GiB with an index each: `shards/*.shard` and `shards/*.index`. 100,000 latents of 1024 px are at most 200
+  files. A shard is appended to by one process at a time. An index that is missing or damaged is made again from its shard. Entries of older
+  versions, one safetensors file each, are read as before; new ones go to shards.
+- Each entry has a checksum. One that is damaged is reported in the log, remembered as such, and computed again. A run that is killed loses
+  at most the entries that are not synced yet (`write_batch_size`), and the next one goes on behind them.
+- Each process of a run encodes its share. Two runs may fill one cache at the same time: each takes over what the other has made. If memory
+  runs out while images are encoded, batches are halved and the run goes on.
+- `vae_cache_ondemand` and `text_cache_ondemand` encode when a batch first needs an entry, and store it. `vae_cache_disable` and
+  `text_cache_disable` store nothing. The encoders then stay in memory, which `validate` adds to its estimate of the text encoders. Samples
+  are encoded one by one, so that nothing depends on their order: on a CPU the weights equal those of a run with `vae_batch_size` 1 bit for
+  bit. Images without an entry are still decoded once at the start, so that broken ones are left out of the order of samples.
+- `compress_disk_cache` stores entries from 64 KiB on in fewer bytes, without loss: bfloat16 latents in about 72 percent, float32 latents
+  as they are. Reading and writing an entry then takes some milliseconds a megabyte longer.
+- `simpletuner cache stats | verify | gc` and `/api/cache` count, verify and clean caches: [upkeep.md](upkeep.md).
+
+Captions of {TYPICAL_TOKENS} tokens are assumed below. The states of padding are not stored, except where the network attends to them: those
+of CLIP, and those of T5 for Flux without `flux_attention_masked_training`. T5 attends to its padding, so these states depend on the
+caption, and only T5 could compute them again. A Flux caption therefore takes 4.2 MB, with masked training a tenth of it, and nothing with
+`text_cache_disable`.
+"""
+
 SPECIAL = {
     "conditioning_data": "Id of a conditioning set, or a list of ids. Each of them holds a partner of the same name for every image. "
     "Default: empty.",
@@ -280,6 +309,11 @@ def page() -> str:
 
 def _lines() -> Iterator[str]:
     yield HEAD
+    yield CACHES
+    yield "| GB for 100,000 of each | images of 1024 px, bfloat16 | float32 (CPU) | captions |"
+    yield "|---|---|---|---|"
+    yield from (f"| {' | '.join(row)} |" for row in size_rows(specs_of_families()))
+    yield ""
     for kind, title in TITLES.items():
         yield f"## {title}\n"
         yield f"`dataset_type` is `{kind}`" + (" (the default) or `eval`.\n" if kind == "image" else ".\n")

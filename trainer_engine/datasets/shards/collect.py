@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ def collect(
     keep_bytes: int | None = None,
     remove_now: bool = False,
     now: float | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Cleaning:
     """Removes entries of caches that no run has used for ``unused_days``, then the longest unused ones until ``keep_bytes`` are left.
 
     Without ``remove_now`` it only counts. Safe beside runs that read and write: shards with a writer are left alone, and a run that misses
-    an entry computes it again. Raises OSError, as for a full disk; nothing is lost then.
+    an entry computes it again. ``on_progress`` is called after each shard. Raises OSError, as for a full disk; nothing is lost then.
     """
     today = time.time() if now is None else now
     entries = sorted((entry for folder in folders for entry in stored_entries(folder)), key=lambda entry: entry.used)
@@ -63,7 +64,7 @@ def collect(
         if (is_old or is_too_much) and today - entry.used > YOUNG_SECONDS:
             gone.append(entry)
             left -= entry.bytes
-    busy = _remove(gone) if remove_now else []
+    busy = _remove(gone, on_progress) if remove_now else []
     for folder in folders if remove_now else ():
         _tidy(folder, unused_days, today)
     removed = len(gone) - len(busy)
@@ -72,7 +73,7 @@ def collect(
     return Cleaning(removed, removed_bytes, len(entries) - removed, total - removed_bytes, remove_now, len(busy))
 
 
-def _remove(gone: Iterable[Stored]) -> list[Stored]:
+def _remove(gone: Iterable[Stored], on_progress: Callable[[], None]) -> list[Stored]:
     """Removes entries. Returns those whose shard a run is writing to."""
     by_shard: Mapping[Path, list[Stored]] = defaultdict(list)
     for entry in gone:
@@ -84,6 +85,7 @@ def _remove(gone: Iterable[Stored]) -> list[Stored]:
     for shard, entries in by_shard.items():
         if not compact(shard, {entry.place.row.offset for entry in entries if entry.place}):
             busy += entries
+        on_progress()
     return busy
 
 

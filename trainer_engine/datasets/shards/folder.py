@@ -7,10 +7,10 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from trainer_engine.contract.files import open_regular
 from trainer_engine.datasets.shards.record import Row
 from trainer_engine.datasets.shards.shard import SHARD, Reading, mark_bad, read_content
 
@@ -38,7 +38,7 @@ class ShardFolder:
         self._places: dict[bytes, Place] = {}
         self._spare: dict[bytes, list[Place]] = {}
         """Further places of entries that two processes have made at the same time."""
-        self._open: OrderedDict[Path, FileIO] = OrderedDict()
+        self._open: OrderedDict[Path, BinaryIO] = OrderedDict()
         self._lock = threading.Lock()
         self._is_read = False
 
@@ -130,11 +130,11 @@ class ShardFolder:
         name, where = place.row.address.hex(), f"{place.shard}, byte {place.row.offset}"
         log.warning("The cache entry %s was damaged (%s); it is not read again, and is computed again.", name, where)
 
-    def _opened(self, shard: Path) -> FileIO:
+    def _opened(self, shard: Path) -> BinaryIO:
         """The open shard. One that is let go of is closed when no thread reads it any more."""
         stream = self._open.get(shard)
         if stream is None:
-            stream = FileIO(shard)  # noqa: SIM115 - closed when the last reference is gone
+            stream = open_regular(shard)  # closed when the last reference is gone
             with self._lock:
                 self._open[shard] = stream
                 while len(self._open) > MOST_OPEN:

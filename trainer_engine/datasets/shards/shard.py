@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer_engine.contract.atomic import write_atomically
+from trainer_engine.contract.files import open_regular
 from trainer_engine.datasets.shards.record import HEADER_BYTES, MAGIC, ROW_BYTES, Row, is_content, packed_row, read_header, rows_in
 
 SHARD, INDEX, BAD = ".shard", ".index", ".bad"
@@ -52,7 +53,7 @@ class Reading:
         rows = list(rows_in(index or b""))
         self.is_rebuilt = index is None or None in rows
         new = [row for row in rows if row is not None and row.offset >= self.end and row.end <= size]
-        with self.path.open("rb", buffering=0) as stream:
+        with open_regular(self.path) as stream:
             shard = stream.fileno()
             if self.is_rebuilt or not _is_seamless(new, self.end):
                 new = list(scan(shard, self.end, size))
@@ -130,7 +131,7 @@ def remove(shard: Path) -> None:
 def _read_from(path: Path, start: int) -> bytes | None:
     """A file from a byte on; None if there is no such file."""
     try:
-        with path.open("rb", buffering=0) as stream:
+        with open_regular(path) as stream:
             stream.seek(start)
             return stream.read()
     except FileNotFoundError:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from trainer_engine.datasets.shards import older
 from trainer_engine.datasets.shards.folder import SHARDS, Place, ShardFolder
-from trainer_engine.datasets.shards.shard import SHARD, is_sound
-from trainer_engine.datasets.shards.uses import USES, UseList, use_lists
+from trainer_engine.datasets.shards.record import ROW_BYTES
+from trainer_engine.datasets.shards.shard import INDEX, SHARD, is_sound
+from trainer_engine.datasets.shards.uses import USES, UseList, use_heads, use_lists
 from trainer_engine.datasets.shards.writer import locked, repair
 
 MARKS = (SHARDS, older.QUARANTINE, USES)
@@ -58,6 +59,23 @@ class CacheStats:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """What a cache holds as far as the sizes of its files say: quick enough to answer a request."""
+    entries = size = files = 0
+    for path in (folder / SHARDS).glob("*"):
+        status = path.stat()
+        files += 1
+        size += status.st_size
+        entries += status.st_size // ROW_BYTES if path.suffix == INDEX else 0
+    for entry in older.entries_of(folder):
+        entries, size, files = entries + 1, size + entry.stat().st_size, files + 1
+    uses = [
+        {**{name: str(facts.get(name, "")) for name in ("kind", "family", "model")}, "entries": count, "last_used": used}
+        for used, facts, count in use_heads(folder)
+    ]
+    return {"folder": str(folder), "entries": entries, "bytes": size, "files": files, "uses": uses}
 
 
 def stored_entries(folder: Path, lists: Sequence[UseList] | None = None) -> list[Stored]:

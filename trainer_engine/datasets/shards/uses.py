@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.contract.atomic import write_atomically
-from trainer_engine.contract.files import read_document
+from trainer_engine.contract.files import open_regular, read_document
 
 USES, SUFFIX = "uses", ".use"
 ADDRESS_BYTES = 32
+LONGEST_HEAD = 1 << 16
 TOUCHED_SECONDS = 3600
 """A run that reads a cache renews the time of its list this often."""
 
@@ -45,11 +46,28 @@ def note_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -
     return path
 
 
+def use_heads(folder: Path) -> Iterator[tuple[float, Mapping[str, Any], int]]:
+    """(time of the last use, facts, number of entries) of each list, without reading the addresses. The newest comes first."""
+    found = []
+    for path in (folder / USES).glob(f"*{SUFFIX}"):
+        try:
+            with open_regular(path) as stream:
+                head = stream.readline(LONGEST_HEAD)
+                status = os.fstat(stream.fileno())
+            facts = read_document(head)
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict):
+            found.append((status.st_mtime, facts, (status.st_size - len(head)) // ADDRESS_BYTES))
+    return iter(sorted(found, key=lambda one: -one[0]))
+
+
 def use_lists(folder: Path) -> Iterator[UseList]:
     """The lists of a cache. Damaged ones are passed over: their entries count from when they were written."""
     for path in sorted((folder / USES).glob(f"*{SUFFIX}")):
         try:
-            content, used = path.read_bytes(), path.stat().st_mtime
+            with open_regular(path) as stream:
+                content, used = stream.read(), os.fstat(stream.fileno()).st_mtime
             head, _, packed = content.partition(b"\n")
             facts = read_document(head)
         except (OSError, ValueError):

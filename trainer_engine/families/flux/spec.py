@@ -67,6 +67,9 @@ SPEC = FamilySpec(
         joins_sequence=True,
         mask="boolean",
         mask_option="flux_attention_masked_training",
+        pooled=768,
+        stores_padding=True,
+        unpadded_option="flux_attention_masked_training",
     ),
     repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     latents=LatentSpec(

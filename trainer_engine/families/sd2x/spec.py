@@ -32,7 +32,7 @@ SPEC = FamilySpec(
             "text_encoder": unet_facts.clip_component("text_encoder", "lora_te_", unet_facts.CLIP_H_PARAMETERS),
         }
     ),
-    prompts=PromptSpec(token_limit=77, text_encoders=("OpenCLIP ViT-H/14",)),
+    prompts=PromptSpec(token_limit=77, text_encoders=("OpenCLIP ViT-H/14",), width=1024, stores_padding=True),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,

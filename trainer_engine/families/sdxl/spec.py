@@ -36,7 +36,12 @@ SPEC = FamilySpec(
         }
     ),
     prompts=PromptSpec(
-        token_limit=77, text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"), text_encoder_folders=("text_encoder", "text_encoder_2")
+        token_limit=77,
+        text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"),
+        text_encoder_folders=("text_encoder", "text_encoder_2"),
+        width=2048,
+        pooled=1280,
+        stores_padding=True,
     ),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
     sampling=unet_facts.SAMPLING,

@@ -245,6 +245,14 @@ def test_a_reader_follows_entries_that_move_to_another_shard(folder: Path) -> No
     assert [number for number in range(10) if is_read(reader, number)] == list(range(9))
 
 
+def test_a_pipe_in_place_of_a_shard_or_an_index_stops_nobody(folder: Path) -> None:
+    written(folder, range(3))
+    os.mkfifo(folder / f"0000-pipe{SHARD}")
+    os.mkfifo(folder / f"0000-pipe{INDEX}")
+    assert all(is_read(ShardFolder(folder), number) for number in range(3))
+    assert len(ShardFolder(folder).places()) == 3
+
+
 def test_reading_on_takes_up_only_what_is_new(folder: Path) -> None:
     written(folder, range(3))
     reading = Reading(only(folder, SHARD))

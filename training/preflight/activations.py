@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.precisions import PRECISIONS, QUANTISED
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
@@ -157,8 +157,18 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         border = BORDER * width * (tokens.image + tokens.prompt * tokens.joined)
         numbers.append(BlockNumbers(border, whole, feed_forward, attention))
     kept = kept_of_blocks(numbers, options, RECOMPUTED)
+    if options.model.gradient_checkpointing and _rounds_inputs(options):
+        widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
+        kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
     largest = max((block.whole for block in numbers), default=0) * (RECOMPUTED if options.model.gradient_checkpointing else 1)
     return Kept(int(outside + kept), int(largest))
+
+
+def _rounds_inputs(options: TrainingOptions) -> bool:
+    """Whether frozen layers round their inputs: rounded copies of inputs and whole-number outputs live while a product is computed."""
+    precision = options.precision
+    chosen = activated(precision.base_model_precision, quantize_activations=precision.quantize_activations)
+    return options.model.model_type == "lora" and chosen in QUANTISED and PRECISIONS[chosen].with_activations == chosen
 
 
 def _named(layers: Mapping[str, float], pattern: re.Pattern[str] | None) -> Mapping[str, float]:

@@ -100,15 +100,7 @@ def examine_run(
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
-    report = examine(
-        resolved.dataloader,
-        options,
-        spec,
-        index_dir=_indexes(options, home),
-        processes=process_count(options),
-        reach=Reach(private=private_networks_are_open()),
-        fetches_later=True,
-    )
+    report = _examine_datasets(resolved.dataloader, options, spec, home)
     problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
@@ -121,6 +113,18 @@ def examine_run(
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
+
+
+def _examine_datasets(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec, home: Home) -> DatasetReport:
+    return examine(
+        dataloader,
+        options,
+        spec,
+        index_dir=_indexes(options, home),
+        processes=process_count(options),
+        reach=Reach(private=private_networks_are_open()),
+        fetches_later=True,
+    )
 
 
 def _indexes(options: TrainingOptions, home: Home) -> Indexes:

@@ -1,0 +1,115 @@
+"""Values that shipped configurations of the format ask for, one by one: each is accepted for the families that are here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer_engine.config.compatibility import check_compatibility
+
+FLUX: dict[str, Any] = {
+    "--model_family": "flux",
+    "--model_type": "lora",
+    "--lora_type": "standard",
+    "--data_backend_config": "multidatabackend.json",
+    "--output_dir": "output/x",
+    "--max_train_steps": 100,
+    "--mixed_precision": "bf16",
+}
+LYCORIS = {**FLUX, "--lora_type": "lycoris", "--lycoris_config": "lycoris_config.json"}
+FULL = {**FLUX, "--model_family": "pixart_sigma", "--model_type": "full", "--optimizer": "adamw_bf16"}
+SDXL = {**FLUX, "--model_family": "sdxl"}
+WAN = {**FLUX, "--model_family": "wan"}
+IMAGES = {"id": "images", "type": "local", "instance_data_dir": "pictures", "caption_strategy": "filename"}
+HUB = {
+    "id": "hub",
+    "type": "huggingface",
+    "dataset_name": "owner/pictures",
+    "metadata_backend": "huggingface",
+    "caption_strategy": "instanceprompt",
+    "instance_prompt": "a picture",
+}
+TEXT = {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"}
+
+OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (FULL, {"disable_bucket_pruning": True}),
+    (FLUX, {"vae_enable_tiling": True, "vae_enable_slicing": True}),
+    (WAN, {"vae_enable_tiling": True, "vae_enable_slicing": True, "vae_enable_temporal_roll": True, "vae_enable_patch_conv": True}),
+    (WAN, {"validation_num_video_frames": 17, "framerate": 16}),
+    *(
+        (LYCORIS, {"base_model_precision": name})
+        for name in ("int8-torchao", "int8-sdnq", "fp8wo-torchao", "fp8-torchao", "int8-quanto", "nf4-bnb", "int4-torchao")
+    ),
+    (FLUX, {"base_model_precision": "int8-sdnq", "sdnq_use_quantized_matmul": False, "sdnq_group_size": 0}),
+    (FLUX, {"base_model_precision": "int8-torchao", "quantize_via": "pipeline"}),
+    *(
+        (FLUX, {"attention_mechanism": name})
+        for name in ("diffusers", "flash-attn-3-hub", "flash-attn-varlen-hub", "native-efficient", "cudnn", "native-flash", "xformers")
+    ),
+    (FLUX, {"compress_disk_cache": False}),
+    (FLUX, {"dynamo_backend": "inductor", "dynamo_mode": "max-autotune", "dynamo_use_regional_compilation": True}),
+    (FLUX, {"offload_during_startup": True, "offload_during_save": True}),
+    (FLUX, {"musubi_blocks_to_swap": 8}),
+    (FULL, {"gradient_checkpointing_interval": 2}),
+    (FULL, {"gradient_checkpointing_interval": 1, "gradient_checkpointing_segment_stride": 2}),
+    (FLUX, {"gradient_checkpointing_backend": "unsloth"}),
+    (FLUX, {"ramtorch": True}),
+    (FLUX, {"enable_group_offload": True, "group_offload_type": "block_level", "group_offload_blocks_per_group": 1}),
+    (SDXL, {"validation_step_interval": 0, "validation_guidance": 0}),
+    (FLUX, {"vae_cache_disable": True}),
+    (FLUX, {"vae_cache_ondemand": True, "text_cache_ondemand": True}),
+    (FULL, {"fuse_qkv_projections": True}),
+    (FLUX, {"adam_weight_decay": 0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}),
+    (SDXL, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "training_scheduler_timestep_spacing": "trailing"}),
+    (SDXL, {"offset_noise": True, "noise_offset": 0.05, "input_perturbation": 0.1}),
+    (SDXL, {"timestep_bias_strategy": "later", "timestep_bias_multiplier": 2.0, "snr_gamma": 5, "snr_weight": 1.0}),
+    (SDXL, {"train_text_encoder": True, "text_encoder_lr": 1e-6}),
+    (FLUX, {"masked_loss_probability": 0.5}),
+    (FLUX, {"ema_device": "cpu", "ema_cpu_only": True, "ema_warmup_steps": 10, "use_ema": True}),
+    (FLUX, {"lr_scale": True}),
+    (FLUX, {"optimizer": "optimi-adamw", "optimizer_release_gradients": True, "gradient_accumulation_steps": 1}),
+    (FLUX, {"num_machines": 2, "machine_rank": 0, "main_process_ip": "10.0.0.1", "main_process_port": 29500, "same_network": True}),
+    (FLUX, {"skip_file_discovery": "vae aspect", "metadata_update_interval": 65, "aspect_bucket_worker_count": 4}),
+    (FLUX, {"keep_vae_loaded": True, "delete_model_after_load": True, "fully_unload_text_encoder": True, "torch_num_threads": 4}),
+]
+DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+    (FLUX, [HUB]),
+    (
+        FLUX,
+        [{**HUB, "caption_strategy": "huggingface", "huggingface": {"caption_column": "caption"}, "split": "train", "revision": "main"}],
+    ),
+    (FLUX, [{**HUB, "caption_strategy": "huggingface", "caption_column": "text", "image_column": "image"}]),
+    (FULL, [{**IMAGES, "start_epoch": 2, "end_epoch": 4, "train_batch_size": 1}, {**IMAGES, "id": "first", "instance_data_dir": "others"}]),
+    (FLUX, [{**IMAGES, "conditioning": [{"type": "superresolution", "conditioning_type": "reference_strict"}]}]),
+    (FLUX, [{**IMAGES, "conditioning": {"type": "canny", "params": {"low_threshold": 100, "high_threshold": 200}, "captions": False}}]),
+    (FLUX, [IMAGES, {**IMAGES, "id": "prior", "instance_data_dir": "others", "is_regularisation_data": True}]),
+    (
+        FLUX,
+        [{**IMAGES, "caption_strategy": "parquet", "parquet": {"path": "t.parquet", "filename_column": "id", "caption_column": "text"}}],
+    ),
+    (
+        FLUX,
+        [{**IMAGES, "skip_file_discovery": "vae", "hash_filenames": True, "preserve_data_backend_cache": True, "scan_for_errors": True}],
+    ),
+    (FLUX, [{**IMAGES, "vae_cache_ondemand": True, "max_workers": 4, "read_batch_size": 2, "disable_validation": True}]),
+]
+
+
+@pytest.mark.parametrize(("given", "asked"), OPTIONS, ids=lambda value: "+".join(value) if isinstance(value, dict) else None)
+def test_a_value_of_shipped_configurations_is_no_obstacle(given: dict[str, Any], asked: dict[str, Any]) -> None:
+    report = check_compatibility({**given, **{f"--{name}": value for name, value in asked.items()}}, [HUB, TEXT])
+    assert [str(one.problem) for one in report.obstacles] == []
+
+
+@pytest.mark.parametrize(("given", "datasets"), DATASETS)
+def test_a_datasets_file_of_shipped_configurations_is_no_obstacle(given: dict[str, Any], datasets: list[dict[str, Any]]) -> None:
+    assert [str(one.problem) for one in check_compatibility(given, [*datasets, TEXT]).obstacles] == []
+
+
+@pytest.mark.parametrize(
+    "family", ["ltxvideo2", "hunyuanvideo", "qwen_image", "z_image", "sd3", "hidream", "ace_step", "cosmos", "kandinsky5-video"]
+)
+def test_a_family_that_is_not_here_is_all_that_is_named(family: str) -> None:
+    given = {**FLUX, "--model_family": family, "--model_flavour": "own-flavour", "--vae_enable_tiling": True, "--musubi_blocks_to_swap": 4}
+    assert [one.problem.option for one in check_compatibility(given, [HUB, TEXT]).obstacles] == ["model_family"]

@@ -83,7 +83,7 @@ def assemble(run_context: RunContext) -> Trainer:
         return not run_context.processes.any_of([not is_here])[0]  # all of them go on, or none
 
     trainer = Trainer(parts.state, parts.loader, parts.step, callbacks(run_context, parts, publishing, scoring), is_complete)
-    if run_context.options.distributed.dynamo_backend != "no":
+    if run_context.options.is_compiled:
         trainer.around_step = CompilationWatch(run_context.options.distributed, run_context.stages).step
     return trainer
 
@@ -163,13 +163,14 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
     update = make_update(options.optimizer, groups, family.devices.device)
     start_training(update.optimizer)
+    called = compile_network(network, options.distributed, family.spec) if options.is_compiled else network
     may_skip = trainable.may_skip or options.distributed.find_unused_parameters
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(compile_network(network, options.distributed, family.spec), may_skip=may_skip),
+        network=processes.share_network(called, may_skip=may_skip),
         update=update,
         schedules=_schedules(options, state.total_steps, sampler.sizes.batch * sampler.sizes.accumulation)[: len(groups)],
         seed=run.seed,

@@ -276,7 +276,7 @@ class Preparation:
         cache = cache_prompts(
             self.family,
             prompts,
-            CacheStore(Path(text.text_cache), compress=data.compress_disk_cache),
+            CacheStore(Path(text.text_cache), compress=_chosen(text.compress_cache, data.compress_disk_cache)),
             seed=self.options.run.seed,
             batch_size=text.text_encoder_batch_size,
             write_batch_size=text.write_batch_size,
@@ -314,7 +314,7 @@ class Preparation:
         cache = cache_latents(
             self.family,
             samples,
-            CacheStore(Path(entry.vae_cache), compress=data.compress_disk_cache),
+            CacheStore(Path(entry.vae_cache), compress=_chosen(entry.compress_cache, data.compress_disk_cache)),
             seed=self.options.run.seed,
             batch_size=entry.vae_batch_size,
             write_batch_size=entry.write_batch_size,
@@ -339,3 +339,7 @@ class Preparation:
             self.family.encode_images(torch.zeros(1, 3, edge, edge))
         if texts:
             self.family.encode_prompts([""], [[]])
+
+
+def _chosen(of_the_set: bool | None, of_the_run: bool) -> bool:
+    return of_the_run if of_the_set is None else of_the_set

@@ -189,7 +189,7 @@ def test_a_broken_dataset_is_refused_at_its_field(entry: dict[str, Any], field: 
         ([IMAGES, texts(resolution=512)], "dataloader[1].resolution", "not_for_type"),
         ([IMAGES, texts(default="x")], "dataloader[1].default", "not_a_boolean"),
         ([IMAGES, texts(caption_filter_list=["a", 3])], "dataloader[1].caption_filter_list", "not_text"),
-        ([IMAGES, texts(compress_cache=True)], "dataloader[1].compress_cache", "not_available"),
+        ([IMAGES, texts(compress_cache="perhaps")], "dataloader[1].compress_cache", "not_a_boolean"),
         ([IMAGES, texts(write_batch_size="many")], "dataloader[1].write_batch_size", "not_a_whole_number"),
         (
             [

@@ -206,6 +206,7 @@ class ImageSet(FileSet):
     vae_cache_disable: bool = option(
         False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
     )
+    compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
@@ -286,6 +287,7 @@ class ReferenceSet(FileSet):
     vae_cache_disable: bool = option(
         False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
     )
+    compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     def option(self, field: str) -> str:
@@ -323,6 +325,7 @@ class ReferenceSet(FileSet):
             "max_workers",
             "vae_cache_ondemand",
             "vae_cache_disable",
+            "compress_cache",
             "crop",
             "crop_style",
             "crop_aspect",
@@ -352,6 +355,7 @@ class TextSet(Entry):
     text_cache_disable: bool = option(
         False, "Encode the prompts of this set whenever they are needed, and store nothing. Also on with the option of that name."
     )
+    compress_cache: bool | None = option(None, "Compress the embeddings of this set, without loss. Empty: compress_disk_cache.")
 
     @property
     def text_cache(self) -> str:

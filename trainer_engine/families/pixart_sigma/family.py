@@ -96,7 +96,7 @@ class PixArtSigma(Family):
         """``embeds`` (B, T, D) and ``mask`` (B, T), 1 for real tokens; T as short as the batch allows, and fixed for a compiled network."""
         embeds = [prompt["embeds"] for prompt in prompts]
         longest = max(len(embed) for embed in embeds)
-        compiled = self.options.distributed.dynamo_backend != "no"
+        compiled = self.options.is_compiled
         rounded = -(-longest // PROMPT_LENGTH_MULTIPLE) * PROMPT_LENGTH_MULTIPLE
         length = SPEC.prompts.token_limit if compiled else max(longest, min(rounded, SPEC.prompts.token_limit))
         padded, mask = embeds[0].new_zeros(len(embeds), length, embeds[0].shape[-1]), torch.zeros(len(embeds), length, dtype=torch.int64)

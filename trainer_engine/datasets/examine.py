@@ -98,7 +98,7 @@ def examine(
     problems += [*broken, *no_pairs_to_show(reports, options)]
     by_size = options.data.data_backend_sampling == "auto-weighting"
     found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed, inputs=inputs)
-    if sets and not errors_in(problems):
+    if sets and not errors_in(problems) and not found.is_incomplete:
         problems += schedule_problems(options, found.timeline, dataloader.image_sets)
     return found
 

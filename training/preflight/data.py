@@ -23,7 +23,6 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
-from training.preflight.remote_data import is_incomplete
 
 OPTION = "resume_from_checkpoint"
 MOST_READ_BYTES = 512 << 20
@@ -36,7 +35,7 @@ def data_problems(
     saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
 ) -> Iterator[Problem]:
     """The problems that the engine would report once it has filled the caches."""
-    if errors_in(report.problems) or is_incomplete(report):
+    if errors_in(report.problems) or report.is_incomplete:
         return
     contents = _Contents.of(report, dataloader)
     trained = [found for found in report.sets if found.entry.is_trained]

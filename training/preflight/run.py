@@ -45,7 +45,7 @@ from training.preflight.model_files import model_problems, network_problems
 from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
-from training.preflight.remote_data import is_incomplete, remote_problems
+from training.preflight.remote_data import remote_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
@@ -111,7 +111,7 @@ def examine_run(
     kept = texts or options.data.text_cache_ondemand or options.data.text_cache_disable
     weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
-    problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
+    problems += progress_problems(saved, options, understood["steps"]) if saved and not report.is_incomplete else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.helpers.caches import places_of, state_of
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.tiny_run import run_in_this_process, tiny_datasets, train_here, write_job
 from tests.helpers.web_server import WebServer, picture, serving
@@ -74,8 +75,8 @@ def on_the_web(place: Path, web: WebServer, **fields: Any) -> list[dict[str, Any
     return [{name: value for name, value in {**images, **fields}.items() if value is not None}, texts]
 
 
-def cached_files(place: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
+def cached_files(place: Path) -> dict[str, bytes]:
+    return state_of(place / "cache")
 
 
 def test_files_are_downloaded_once_under_the_names_of_their_paths(web: WebServer, tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_captions_are_read_in_every_encoding_and_the_last_row_counts(web: WebSer
     train_here(tmp_path, datasets=datasets, max_train_steps=1)
     report = checked(tmp_path, datasets=datasets)
     assert report.errors == [] and report.understood["datasets"][0]["usable"] == 8
-    assert len(list((tmp_path / "cache/text").rglob("*.safetensors"))) == 2, "one caption and the empty prompt"
+    assert len(places_of(tmp_path / "cache/text")) == 2, "one caption and the empty prompt"
 
 
 def test_validate_downloads_nothing_and_says_what_a_run_fetches(web: WebServer, tmp_path: Path) -> None:

@@ -273,9 +273,10 @@ class FamilySpec:
         """Returns the option defaults of a flavour, including the family's."""
         return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
 
-    def tokens_of(self, flavour: str | None) -> int:
-        """Returns the longest prompt of a flavour, in tokens."""
-        return self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
+    def tokens_of(self, flavour: str | None, asked: int | None = None) -> int:
+        """Returns the longest prompt of a flavour, in tokens. ``asked``: the option tokenizer_max_length, which T5 alone can follow."""
+        limit = self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
+        return min(asked, limit) if asked and self.prompts.t5_folder else limit
 
     def repository(self, flavour: str | None) -> str:
         """Returns the hub repository of a flavour. Raises KeyError if the family has no such flavour."""

@@ -110,6 +110,11 @@ class Family(ABC):
 
     # ---- the encoders: used for the caches, then freed ----
 
+    @property
+    def token_limit(self) -> int:
+        """The longest prompt in tokens; longer ones are cut off."""
+        return self.spec.tokens_of(self.options.model.model_flavour, self.options.model.tokenizer_max_length)
+
     def image_fingerprint(self, hashes: FileHashes) -> str:
         """Changes whenever the same pixels would give other latents: weights, configuration, number type, tiles."""
         tiles = " tiled" if self.tiles_images else ""

@@ -81,7 +81,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     seen = cells * (1 + max((len(one.samples[0].references) for one in report.sets if one.samples), default=0))
     image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
-    prompt_tokens = spec.tokens_of(options.model.model_flavour)
+    prompt_tokens = spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
     tokens = Tokens(image_tokens * batch, prompt_tokens * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
     layers, of_text = split_layers(tensors or {}, spec)

@@ -61,8 +61,9 @@ def cache_uses(
         yield DiskUse(option, folder, LATENTS, missing, missing)
     flavour, encoders = options.model.model_flavour, len(spec.trained_text_encoders)
     unpadded = not stores_padding(spec, options.as_values())
-    each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, unpadded=unpadded, number=FLOAT32_BYTES if on_cpu else SHORT_BYTES)
-    each = spec.tokens_of(flavour) * BYTES_OF_TOKEN_ID * encoders if encoders else each
+    limit, number = options.model.tokenizer_max_length, FLOAT32_BYTES if on_cpu else SHORT_BYTES
+    each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, limit=limit, unpadded=unpadded, number=number)
+    each = spec.tokens_of(flavour, limit) * BYTES_OF_TOKEN_ID * encoders if encoders else each
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 

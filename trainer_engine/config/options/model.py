@@ -48,6 +48,13 @@ class ModelOptions(OptionGroup):
     clip_skip: int = option(
         0, "Use the CLIP hidden state this many layers before the last, in training and in validation. 0: the last.", ge=0, le=11
     )
+    tokenizer_max_length: int | None = option(
+        None,
+        "Longest prompt in tokens, for families with T5: longer prompts are cut off there, in training and in validation. Empty: the limit "
+        "of the family, which is also the largest value with an effect.",
+        ge=1,
+        le=1024,
+    )
     train_text_encoder: bool = option(
         False,
         "Train the text encoders together with the network: all of their weights with model_type=full, and with model_type=lora a standard "

@@ -54,10 +54,6 @@ class Flux(Family):
     def flavour(self) -> str:
         return self.options.model.model_flavour or SPEC.default_flavour
 
-    @property
-    def token_limit(self) -> int:
-        return SPEC.tokens_of(self.flavour)
-
     # ---- encoders ----
 
     def text_fingerprint(self, hashes: FileHashes) -> str:

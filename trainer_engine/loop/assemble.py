@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from trainer_engine.adapters.assistant import Assistant, attach_assistant
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_validation_adapters
@@ -72,7 +73,9 @@ def assemble(run_context: RunContext) -> Trainer:
         compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)
     with run_context.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
+        assistant = _assistant(run_context, family, trainable.network)
         parts = _parts(run_context, family, objective, prepared, trainable)
+        parts.assistant = assistant
         parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
         if saved:
             restore(parts, saved, run_context.stages.sink)
@@ -137,6 +140,14 @@ def _validation_adapters(run_context: RunContext, family: Family, network: nn.Mo
     prefixes = family.spec.key_prefixes
     return run_context.processes.first_then_others(
         lambda: load_validation_adapters(network, runs, devices.device, devices.compute, prefixes)
+    )
+
+
+def _assistant(run_context: RunContext, family: Family, network: nn.Module) -> Assistant | None:
+    """Attach the assistant adapter, if the run has one."""
+    options, devices, spec = run_context.options, family.devices, family.spec
+    return run_context.processes.first_then_others(
+        lambda: attach_assistant(network, options, devices.device, devices.compute, spec.key_prefixes)
     )
 
 

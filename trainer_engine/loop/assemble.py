@@ -17,6 +17,7 @@ from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
 from trainer_engine.checkpointing.save import FixedFile
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.components import network_config
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
@@ -27,11 +28,12 @@ from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.distillation import distillation_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.contract.errors import InvalidOptions, errors_in
-from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
@@ -144,8 +146,11 @@ def _validation_adapters(run_context: RunContext, family: Family, network: nn.Mo
 
 
 def _assistant(run_context: RunContext, family: Family, network: nn.Module) -> Assistant | None:
-    """Attach the assistant adapter, if the run has one."""
+    """Attach the assistant adapter, and warn where distilled weights are trained without one."""
     options, devices, spec = run_context.options, family.devices, family.spec
+    for problem in distillation_problems(options, spec, family.scheduler_config(), network_config(options.model, spec, hub_cache())):
+        message = f"{problem.message} To keep it, {problem.hint}."
+        run_context.stages.sink.emit(Notification(code=problem.code, message=message, severity=Severity.WARNING))
     return run_context.processes.first_then_others(
         lambda: attach_assistant(network, options, devices.device, devices.compute, spec.key_prefixes)
     )

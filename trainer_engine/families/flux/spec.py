@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
     Component,
@@ -25,6 +26,7 @@ SINGLE_OUTPUTS = tuple(f"single_transformer_blocks.{number}.proj_out" for number
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
 EVERYTHING = (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *IMAGE_FEED_FORWARD, *PROMPT_FEED_FORWARD, *SINGLE_OUTPUTS)
 
+SCHNELL_ASSISTANT = "ostris/FLUX.1-schnell-training-adapter"
 NON_COMMERCIAL = MappingProxyType(
     {
         "license": "other",
@@ -68,6 +70,12 @@ SPEC = FamilySpec(
         mask_option="flux_attention_masked_training",
     ),
     repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+    distillation=DistillationSpec(
+        base="black-forest-labs/FLUX.1-dev",
+        flavours=frozenset({"schnell"}),
+        networks=(MappingProxyType({"guidance_embeds": False}),),  # schnell's alone takes no guidance scale
+        assistant=SCHNELL_ASSISTANT,
+    ),
     latents=LatentSpec(
         alignment_px=64,
         channels=16,
@@ -116,7 +124,9 @@ SPEC = FamilySpec(
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),
     flavour_defaults=MappingProxyType(
         {
-            "schnell": MappingProxyType({"validation_guidance": 1.0, "validation_num_inference_steps": 4}),
+            "schnell": MappingProxyType(
+                {"validation_guidance": 1.0, "validation_num_inference_steps": 4, "assistant_lora_path": SCHNELL_ASSISTANT}
+            ),
             "kontext": MappingProxyType({"validation_guidance": 2.5}),
         }
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
     Component,
@@ -45,6 +46,9 @@ SPEC = FamilySpec(
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),
         mask="additive",
+    ),
+    distillation=DistillationSpec(
+        base="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", schedulers=(MappingProxyType({"_class_name": "LCMScheduler"}),)
     ),
     repeated_blocks=("BasicTransformerBlock",),
     latents=LatentSpec(

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.routing import RoutingSpec
 
 
 class Role(str, Enum):
@@ -193,6 +194,8 @@ class FamilySpec:
     """How weights of the family are recognised that are distilled to few sampler steps; None if none are known."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
+    routing: RoutingSpec | None = None
+    """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()

@@ -27,10 +27,12 @@ from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
+from trainer_engine.config.routing import parse_routes
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.distillation import distillation_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
+from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
@@ -38,6 +40,7 @@ from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.common.token_routing import TokenRouter
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
 from trainer_engine.loop.components import RunComponents
@@ -192,6 +195,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
         parent=None if options.model.model_type == "full" else trainable.base_model,
+        router=_router(options, family, network),
     )
     average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
@@ -213,6 +217,17 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         history=history,
         base=base,
     )
+
+
+def _router(options: TrainingOptions, family: Family, network: nn.Module) -> TokenRouter | None:
+    """Token routing on the blocks of the bare network, before it is compiled or wrapped. Raises InvalidOptions."""
+    routes, spec = parse_routes(options.objective.tread_config)[0], family.spec.routing
+    if not routes or spec is None:
+        return None
+    problems = list(network_route_problems(options, family.spec, (name for name, _ in network.named_modules())))
+    if problems:
+        raise InvalidOptions(problems)
+    return TokenRouter(next(iter(family.trained_modules(network).values())), spec, routes)
 
 
 def _builder(family: Family, prepared: Prepared, seed: int) -> BatchBuilder:

@@ -13,6 +13,7 @@ from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.rules.distillation import distillation_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
+from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model
 from training.preflight.network import Shapes
@@ -35,11 +36,16 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
-    """Whether the network in a folder is that of another model. ``tensors``: its tensors -> shapes, or None if they are not known."""
+    """Whether the network is that of another model, or lacks the blocks of the routes.
+
+    ``tensors``: its tensors -> shapes, or None if they are not known.
+    """
     source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)
     if tensors and source.config is None:
         problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
-        yield from [problem] if problem else []
+        yield from [problem] if problem else network_route_problems(options, spec, tensors)
+    elif tensors:
+        yield from network_route_problems(options, spec, tensors)
 
 
 def weights_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:

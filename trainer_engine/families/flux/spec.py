@@ -17,6 +17,7 @@ from trainer_engine.config.family_spec import (
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.routing import RoutingSpec
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -70,6 +71,11 @@ SPEC = FamilySpec(
         mask_option="flux_attention_masked_training",
     ),
     repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+    routing=RoutingSpec(
+        blocks=("transformer_blocks", "single_transformer_blocks"),
+        output=1,
+        along=MappingProxyType({"image_rotary_emb": 0, "joint_attention_kwargs": -1}),
+    ),
     distillation=DistillationSpec(
         base="black-forest-labs/FLUX.1-dev",
         flavours=frozenset({"schnell"}),

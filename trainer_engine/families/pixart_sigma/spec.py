@@ -16,6 +16,7 @@ from trainer_engine.config.family_spec import (
     frozen_components,
 )
 from trainer_engine.config.precisions import ANY_FAMILY
+from trainer_engine.config.routing import RoutingSpec
 
 SPEC = FamilySpec(
     name="pixart_sigma",
@@ -47,6 +48,7 @@ SPEC = FamilySpec(
         text_encoders=("T5 XXL v1.1",),
         mask="additive",
     ),
+    routing=RoutingSpec(along=MappingProxyType({"attention_mask": -1})),
     distillation=DistillationSpec(
         base="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", schedulers=(MappingProxyType({"_class_name": "LCMScheduler"}),)
     ),

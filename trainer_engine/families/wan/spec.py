@@ -19,6 +19,7 @@ from trainer_engine.config.family_spec import (
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
+from trainer_engine.config.routing import RoutingSpec
 
 FLAVOURS = MappingProxyType(
     {
@@ -53,6 +54,7 @@ SPEC = FamilySpec(
     prompts=PromptSpec(t5_folder="text_encoder", token_limit=512, text_encoders=("UMT5 XXL",)),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
     distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
     repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(

@@ -95,8 +95,8 @@ class ObjectiveOptions(OptionGroup):
     tread_config: str | None = option(
         None,
         "Token routing (TREAD): JSON of a list of routes. In training, the share selection_ratio of the image's tokens, random in each "
-        "step, skips the blocks start_layer_idx to end_layer_idx; negative numbers count from the last block, -1. docs/token-routing.md has more. "
-        "Empty: every token passes through every block.",
+        "step, skips the blocks start_layer_idx to end_layer_idx; negative numbers count from the last block, -1. Empty: every token "
+        "passes through every block. docs/token-routing.md has more.",
         json=True,
         shape=SHAPE,
     )

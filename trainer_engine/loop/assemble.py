@@ -173,6 +173,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
         mask_probability=options.objective.masked_loss_probability,
+        timestep_offsets={source.id: source.timestep_offset for source in prepared.sources},
         parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0

@@ -55,7 +55,7 @@ WEIGHTS = (
 ONE_FILE = (BASE, VAE, *(option for option, _ in NETWORKS.values()))
 """Those of ``WEIGHTS`` that may be one file."""
 
-ADAPTERS = ("validation_adapter_path",)
+ADAPTERS = ("validation_adapter_path", "assistant_lora_path")
 """Options that hold a file of a repository of the hub, or the path of a file or folder."""
 
 DATASET = MappingProxyType(

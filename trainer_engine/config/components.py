@@ -152,6 +152,16 @@ def noise_schedule(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
     return {**(config if isinstance(config, dict) else {}), **stated_by_network(model, spec)}
 
 
+def network_config(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mapping[str, Any]:
+    """The ``config.json`` of the first trained component. Empty if it is not on this machine or cannot be read."""
+    found = find_component(component_source(model, spec, next(iter(spec.trained.values())).folder), cache)
+    try:
+        config = read_small_json(found.folder / "config.json") if found else None
+    except OSError:
+        config = None
+    return config if isinstance(config, dict) else {}
+
+
 def stated_by_network(model: ModelOptions, spec: FamilySpec) -> dict[str, Any]:
     """What the file of the network states of its noise schedule, in the keys of ``scheduler_config.json``; empty for one in a folder."""
     source = component_source(model, spec, next(iter(spec.trained.values())).folder)

@@ -8,7 +8,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.routing import RoutingSpec
 
 
 class Role(str, Enum):
@@ -202,8 +204,12 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    distillation: DistillationSpec | None = None
+    """How weights of the family are recognised that are distilled to few sampler steps; None if none are known."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
+    routing: RoutingSpec | None = None
+    """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()

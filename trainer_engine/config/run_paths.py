@@ -25,6 +25,7 @@ READ = (
     "pretrained_transformer_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
     "validation_adapter_path",
+    "assistant_lora_path",
     "lycoris_config",
     "init_lora",
     "accelerate_config",

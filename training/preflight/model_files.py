@@ -1,16 +1,19 @@
-"""Checks that the model folders of a run hold no unsafe files, with the code that the engine uses."""
+"""Checks of the base model on this machine, with the code that the engine uses: unsafe files, noise schedule, distilled weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.components import component_source, find_component, model_sources
+from trainer_engine.config.components import component_source, find_component, model_sources, network_config, noise_schedule
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.rules.distillation import distillation_problems
+from trainer_engine.config.rules.noise_schedule import schedule_problems
+from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model
 from training.preflight.network import Shapes
@@ -33,11 +36,23 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
-    """Whether the network in a folder is that of another model. ``tensors``: its tensors -> shapes, or None if they are not known."""
+    """Whether the network is that of another model, or lacks the blocks of the routes.
+
+    ``tensors``: its tensors -> shapes, or None if they are not known.
+    """
     source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)
     if tensors and source.config is None:
         problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
-        yield from [problem] if problem else []
+        yield from [problem] if problem else network_route_problems(options, spec, tensors)
+    elif tensors:
+        yield from network_route_problems(options, spec, tensors)
+
+
+def weights_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
+    """Whether the objective fits what the weights were trained for. ``cache`` is the hub's cache."""
+    scheduler = noise_schedule(options.model, spec, cache)
+    yield from schedule_problems(options, spec, scheduler)
+    yield from distillation_problems(options, spec, scheduler, network_config(options.model, spec, cache))
 
 
 def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:

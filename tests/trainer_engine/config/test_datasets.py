@@ -453,3 +453,21 @@ def test_the_example_of_the_page_is_valid() -> None:
 def test_a_file_of_thousands_of_datasets_is_one_problem() -> None:
     _, problems = parse_dataloader([{**IMAGES, "id": f"set-{number}"} for number in range(1001)], OPTIONS)
     assert [(problem.option, problem.code) for problem in problems] == [("dataloader", "too_many")]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"model_family": "flux"}, ""),
+        ({"model_family": "pixart_sigma"}, "no_effect"),
+        ({"model_family": "flux", "flow_use_uniform_schedule": True}, "no_effect"),
+        ({"model_family": "flux", "flow_use_beta_schedule": True}, "no_effect"),
+    ],
+)
+def test_an_offset_of_timesteps_needs_the_sigmoid_of_flow_matching(options: dict[str, Any], code: str) -> None:
+    _, problems = parse(images(timestep_sampling_offset=0.5), texts(), **options)
+    assert codes(problems) == ([("dataloader[0].timestep_sampling_offset", code)] if code else [])
+    assert codes(parse(images(timestep_sampling_offset=0), texts(), **options)[1]) == []
+    assert codes(parse(images(timestep_sampling_offset=11), texts(), model_family="flux")[1]) == [
+        ("dataloader[0].timestep_sampling_offset", "out_of_range")
+    ]

@@ -194,6 +194,13 @@ class ImageSet(FileSet):
         "full fine-tune trains on its images like on any other.",
         aliases=("is_regularization_data",),
     )
+    timestep_sampling_offset: float = option(
+        0.0,
+        "Flow matching: number added before the sigmoid that gives the timesteps of this set. Above 0: more noise, as for composition; "
+        "below 0: less, as for details. Not with flow_use_uniform_schedule or flow_use_beta_schedule.",
+        ge=-10,
+        le=10,
+    )
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )

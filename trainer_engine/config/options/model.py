@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.routing import SHAPE
 
 
 class ModelOptions(OptionGroup):
@@ -98,6 +99,14 @@ class ObjectiveOptions(OptionGroup):
     flow_use_beta_schedule: bool = option(False, "Flow matching: sample timesteps from a beta distribution.")
     flow_beta_schedule_alpha: float = option(2.0, "First parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
     flow_beta_schedule_beta: float = option(2.0, "Second parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
+    tread_config: str | None = option(
+        None,
+        "Token routing (TREAD): JSON of a list of routes. In training, the share selection_ratio of the image's tokens, random in each "
+        "step, skips the blocks start_layer_idx to end_layer_idx; negative numbers count from the last block, -1. Empty: every token "
+        "passes through every block. docs/token-routing.md has more.",
+        json=True,
+        shape=SHAPE,
+    )
     loss_type: Literal["l2", "huber", "smooth_l1"] = option(
         "l2", "Loss function. l2: the squared error. huber and smooth_l1: squared for small errors and linear for errors above huber_c."
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.adapters.assistant import assistant_identity
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
@@ -46,7 +47,8 @@ def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, An
     adapter = options.adapter
     if options.model.model_type == "full":
         return {}
-    base = {"base_model_precision": weights_identity(options.precision.base_model_precision, options)}
+    precision = weights_identity(options.precision.base_model_precision, options)
+    base = {"base_model_precision": precision, **assistant_identity(options.as_values())}
     if adapter.lora_type == "lycoris":
         return {**base, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
     return {

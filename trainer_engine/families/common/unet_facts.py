@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
@@ -68,6 +69,21 @@ def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *fla
 
 
 REPEATED_BLOCKS = ("BasicTransformerBlock",)
+
+
+def distillation(base: str) -> DistillationSpec:
+    """How distilled weights of a UNet are recognised. ``base``: the repository to train instead."""
+    return DistillationSpec(
+        base=base,
+        schedulers=(
+            MappingProxyType({"_class_name": "LCMScheduler"}),
+            MappingProxyType({"_class_name": "TCDScheduler"}),
+            MappingProxyType({"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}),  # Turbo's
+        ),
+        networks=(MappingProxyType({"time_cond_proj_dim": int}),),  # takes the guidance scale that it was distilled with
+    )
+
+
 SAMPLING = SamplingSpec(
     samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
     options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
     Component,
@@ -16,6 +17,7 @@ from trainer_engine.config.family_spec import (
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.routing import RoutingSpec
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -25,6 +27,7 @@ SINGLE_OUTPUTS = tuple(f"single_transformer_blocks.{number}.proj_out" for number
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
 EVERYTHING = (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *IMAGE_FEED_FORWARD, *PROMPT_FEED_FORWARD, *SINGLE_OUTPUTS)
 
+SCHNELL_ASSISTANT = "ostris/FLUX.1-schnell-training-adapter"
 NON_COMMERCIAL = MappingProxyType(
     {
         "license": "other",
@@ -72,6 +75,17 @@ SPEC = FamilySpec(
         unpadded_option="flux_attention_masked_training",
     ),
     repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+    routing=RoutingSpec(
+        blocks=("transformer_blocks", "single_transformer_blocks"),
+        output=1,
+        along=MappingProxyType({"image_rotary_emb": 0, "joint_attention_kwargs": -1}),
+    ),
+    distillation=DistillationSpec(
+        base="black-forest-labs/FLUX.1-dev",
+        flavours=frozenset({"schnell"}),
+        networks=(MappingProxyType({"guidance_embeds": False}),),  # schnell's alone takes no guidance scale
+        assistant=SCHNELL_ASSISTANT,
+    ),
     latents=LatentSpec(
         alignment_px=64,
         channels=16,
@@ -120,7 +134,9 @@ SPEC = FamilySpec(
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),
     flavour_defaults=MappingProxyType(
         {
-            "schnell": MappingProxyType({"validation_guidance": 1.0, "validation_num_inference_steps": 4}),
+            "schnell": MappingProxyType(
+                {"validation_guidance": 1.0, "validation_num_inference_steps": 4, "assistant_lora_path": SCHNELL_ASSISTANT}
+            ),
             "kontext": MappingProxyType({"validation_guidance": 2.5}),
         }
     ),

@@ -46,6 +46,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,
+    distillation=unet_facts.distillation(FLAVOURS["base-1.0"]),
     adapters=unet_facts.ADAPTERS,
     sees_image_sizes=True,
     file_layouts=(

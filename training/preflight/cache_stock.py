@@ -76,11 +76,9 @@ def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Itera
 
 
 def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
-    """Bytes of the latents of a sample, with ``number`` bytes each; of a clip at most, since autoencoders of clips also shorten them."""
-    width, height = sample.target
-    return (
-        sample.frames * (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px) * spec.latents.channels * number
-    )
+    """Bytes of the latents of a sample, with ``number`` bytes each."""
+    (width, height), factor = sample.target, spec.latents.scale_factor_px
+    return spec.latent_frames(sample.frames) * (width // factor) * (height // factor) * spec.latents.channels * number
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

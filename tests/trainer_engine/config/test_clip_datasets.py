@@ -52,9 +52,8 @@ def test_a_number_of_frames_is_rounded_down_to_what_the_model_takes() -> None:
     assert only(dataloader).video == ClipLength(num_frames=77, min_frames=77)
     assert notes(problems) == [("dataloader[0].video.num_frames", "rounded_for_family")]
     assert "77 of 80 frames" in problems[0].message
-    dataloader, problems = parse(
-        clips(num_frames="81", min_frames=90, max_frames=500, bucket_strategy="resolution_frames", frame_interval=8)
-    )
+    longer = {"min_frames": 90, "max_frames": 500, "bucket_strategy": "resolution_frames", "frame_interval": 8}
+    dataloader, problems = parse(clips(num_frames="81", **longer))
     assert problems == []
     assert only(dataloader).video == ClipLength.model_validate({"num_frames": 81, **longer})
 

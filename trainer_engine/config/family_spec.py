@@ -12,6 +12,9 @@ from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
 
+IMAGES = "image"
+"""The medium of still images in ``LatentSpec.media``; every other one holds clips."""
+
 
 class Role(str, Enum):
     """What a run does with the weights of a component."""
@@ -100,7 +103,7 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
-    media: tuple[str, ...] = ("image",)
+    media: tuple[str, ...] = (IMAGES,)
     """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""
     """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
@@ -117,7 +120,7 @@ class LatentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """The clips that a family generates."""
+    """The clips that a family generates and is trained on."""
 
     stride: int
     """Frames of a latent frame: a clip has a multiple of these, and one frame more."""
@@ -218,6 +221,20 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+
+    @property
+    def clip_media(self) -> tuple[str, ...]:
+        """The kinds of clips that the family is trained on; empty if it takes images alone."""
+        return tuple(name for name in self.latents.media if name != IMAGES)
+
+    @property
+    def frame_stride(self) -> int:
+        """Clips have one frame and a multiple of these."""
+        return self.sampling.clips.stride if self.sampling.clips else 1
+
+    def latent_frames(self, frames: int) -> int:
+        """Returns how many frames the latents of a clip have; 1 for an image."""
+        return (frames - 1) // self.frame_stride + 1
 
     @property
     def trained(self) -> Mapping[str, Component]:

@@ -80,8 +80,8 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     if not report.files:
         if report.pending:
             return
-        message = f"dataset {entry.id}: there is no image file in {folder}."
-        expected = f"a {entry.source.place_noun} with images, also in its subfolders"
+        message = f"dataset {entry.id}: there is no {entry.noun} file in {folder}."
+        expected = f"a {entry.source.place_noun} with {entry.noun}s, also in its subfolders"
         yield Problem.error(option, "no_images", message, got=folder, expected=expected)
         return
     for broken, code in ((True, "files_broken"), (False, "files_filtered")):
@@ -94,7 +94,7 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     if not report.samples and not report.pending:
         what = "evaluated" if entry.is_eval else "trained"
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
-        yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
+        yield Problem.error(option, "no_usable_images", message, got=folder, expected=f"at least one usable {entry.noun}")
     elif entry.is_trained and not report.pending:
         short = short_buckets(entry, report.counts, effective)
         if short:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader
@@ -115,7 +116,7 @@ def _is_decodable(sample: Sample) -> bool:
         for one in (sample, *(partner.sample for partner in partners)):
             if one.source.is_generated:
                 continue  # the engine makes it of the image
-            for _ in medium_of(one.name).frames(one.file):
+            for _ in islice(medium_of(one.name, is_clip=one.is_clip).frames(one.file), one.frames):
                 pass
     except BrokenImage:
         return False

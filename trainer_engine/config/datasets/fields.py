@@ -8,11 +8,10 @@ from pydantic import Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
 from trainer_engine.config.datasets.generated import GeneratedReference
-from trainer_engine.config.datasets.object_fields import AspectChoice, CaptionShuffle, TableFile
+from trainer_engine.config.datasets.object_fields import AspectChoice, CaptionShuffle, ClipLength, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
-    "video",
     "audio",
     "image_embeds",
     "conditioning_image_embeds",
@@ -106,9 +105,11 @@ ALWAYS = Gates()
 
 
 class ImageSet(FileSet):
-    """A folder of images to train on, or, as an eval set, to evaluate on."""
+    """A folder of images, or of clips, to train on, or, as an eval set, to evaluate on."""
 
-    dataset_type: Literal["image", "eval"] = "image"
+    dataset_type: Literal["image", "video", "eval"] = "image"
+    video: ClipLength | None = None
+    """The lengths of its clips; None for a set of images."""
     instance_data_dir: str = option(..., "Folder of the images, searched with all its subfolders.", aliases=("instance_data_root",))
     caption_strategy: str = caption_choice()
     conditioning_data: tuple[str, ...] = ()
@@ -230,6 +231,11 @@ class ImageSet(FileSet):
     def is_eval(self) -> bool:
         """Whether this is an eval set: evaluated on, never trained on."""
         return self.dataset_type == "eval"
+
+    @property
+    def noun(self) -> str:
+        """What one of its files is called in messages."""
+        return "image" if self.video is None else "clip"
 
     @property
     def is_trained(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+import trainer_engine.config.datasets.clips as clips
 import trainer_engine.config.datasets.conditioning as conditioning
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
@@ -16,7 +17,7 @@ import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
-from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
+from trainer_engine.config.datasets.names import OF_IMAGES, TRAINED_ON, is_like_a_dataset
 from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
@@ -137,7 +138,7 @@ def parse_dataloader(
     rules.ids_are_unique(drafts)
     for draft in active:
         _read(draft, context)
-    images = [draft for draft in active if draft.kind == "image"]
+    images = [draft for draft in active if draft.kind in TRAINED_ON]
     texts = [draft for draft in active if draft.kind == "text_embeds"]
     rules.one_default(texts)
     references = [draft for draft in active if draft.kind == "conditioning"]
@@ -188,8 +189,8 @@ def _other_document() -> Problem:
 
 def _no_images(disabled: int) -> Problem:
     message = "The dataloader file has no image dataset to train on."
-    hint = f"{disabled} of its entries are disabled" if disabled else "add one with dataset_type image"
-    return Problem.error(OPTION, "no_images", message, expected="at least one dataset of type image", hint=hint)
+    hint = f"{disabled} of its entries are disabled" if disabled else "add one with dataset_type image or video"
+    return Problem.error(OPTION, "no_images", message, expected="at least one dataset of type image or video", hint=hint)
 
 
 def _drafts(document: list[Any], context: EntryContext, locate: Locate | None) -> tuple[list[EntryDraft], list[Problem]]:
@@ -217,7 +218,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
         lists.read_filters(draft)
     elif draft.kind in OF_IMAGES:
-        inherited = {name: context.values[name] for name in INHERITED}
+        inherited = {**{name: context.values[name] for name in INHERITED}, **clips.defaults_of(draft)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
         lists.read_prompts(draft, context.values["instance_prompt"])
@@ -225,6 +226,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_references(draft)
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
+        clips.read_video(draft, context.family, context.values["framerate"])
         conditioning.read_conditioning(draft, context.cache_root)
         for rule in rules.IMAGE_RULES:
             rule(draft)

@@ -56,8 +56,8 @@ class Wan(Family):
         return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) -> (B, C, 1, h, w)."""
-        return self.autoencoder.encode(pixels.unsqueeze(2), exact=exact)
+        """Images (B, 3, H, W) -> (B, C, 1, h, w); clips (B, 3, T, H, W) -> (B, C, (T - 1) / 4 + 1, h, w)."""
+        return self.autoencoder.encode(pixels if pixels.dim() == 5 else pixels.unsqueeze(2), exact=exact)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:

@@ -59,7 +59,7 @@ SPEC = FamilySpec(
         encoder_parameters=(5_680_910_336,),
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    latents=LatentSpec(media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
     distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
     repeated_blocks=("WanTransformerBlock",),

@@ -39,7 +39,8 @@ def new_controlnet(make: Callable[..., nn.Module], network: nn.Module, spec: Con
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(options.run.seed, FOLDER))
         made = make(network, **settings)
-    return made.to(next(network.parameters()).dtype)
+    dtype = next(network.parameters()).dtype
+    return made if dtype == torch.float32 else made.to(dtype)
 
 
 def control_picture(request: GenerationRequest) -> Image.Image:

@@ -30,8 +30,12 @@ def generated_datasets(place: Path) -> list[dict[str, Any]]:
     return [{**pictures, "conditioning": [{"type": "canny"}]}, texts]
 
 
+def model_of(family: str, options: dict[str, Any]) -> Path:
+    """The small model of the flavour that the options name."""
+    return tiny_model(family, flavour=options["model_flavour"]) if "model_flavour" in options else tiny_model(family)
+
+
 def controlled_run(place: Path, family: str = "sd1x", **options: Any) -> HereRun:
     datasets = options.pop("datasets", None) or controlled_datasets(place)
-    return train_here(
-        place, datasets=datasets, model_family=family, model=str(tiny_model(family)), controlnet=True, **{"max_train_steps": 4, **options}
-    )
+    chosen = {"max_train_steps": 4, **options}
+    return train_here(place, datasets=datasets, model_family=family, model=str(model_of(family, options)), controlnet=True, **chosen)

@@ -48,6 +48,7 @@ WEIGHTS = (
     "pretrained_t5_model_name_or_path",
     "pretrained_unet_model_name_or_path",
     "pretrained_transformer_model_name_or_path",
+    "controlnet_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
 )
 """Options that hold a repository id of the hub, or the path of a folder or of a file in safetensors."""

@@ -8,6 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.controlnet import FOLDER, NAME, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
@@ -24,6 +25,8 @@ class Role(str, Enum):
     ON_REQUEST = "on_request"
     """A text encoder that is trained, too, if the run sets ``train_text_encoder``. Otherwise it is frozen."""
     FROZEN = "frozen"
+    BESIDE = "beside"
+    """They are frozen, and every prediction passes through them: those of the network that a ControlNet steers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Component:
     """Prefix that the names of its weights have in every kind of file, and that the module of today's libraries has no more."""
     parameters: int = 0
     """Number of its weights, for estimates; needed of a component with the role ``ON_REQUEST``."""
+    is_made: bool = False
+    """Whether the run makes it from another network, so that no base weights are looked for."""
 
 
 def frozen_components(*folders: str) -> Mapping[str, Component]:
@@ -221,6 +226,10 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    controlnet: ControlNetSpec | None = None
+    """The family's ControlNet; None if diffusers has none."""
+    beside: FamilySpec | None = None
+    """In a run that trains a ControlNet, the facts of the family without it."""
 
     @property
     def clip_media(self) -> tuple[str, ...]:
@@ -245,7 +254,7 @@ class FamilySpec:
     @property
     def base_folders(self) -> tuple[str, ...]:
         """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
-        networks = (component.folder for component in self.components.values())
+        networks = (component.folder for component in self.components.values() if not component.is_made)
         return (*networks, *self.prompts.tokenizer_folders, "scheduler")
 
     @property
@@ -258,8 +267,36 @@ class FamilySpec:
         """The text encoders among the trained components."""
         return {name: component for name, component in self.trained.items() if component.folder in self.prompts.text_encoder_folders}
 
-    def for_run(self, *, train_text_encoder: bool) -> FamilySpec:
-        """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components."""
+    @property
+    def network(self) -> str:
+        """Name of the network that makes the predictions: trained, or frozen beside a ControlNet."""
+        return next(iter(self.components))
+
+    @property
+    def networks_beside(self) -> tuple[str, ...]:
+        """Names of the frozen networks beside a ControlNet; none in other runs."""
+        return tuple(name for name, component in self.components.items() if component.role == Role.BESIDE)
+
+    @property
+    def network_folders(self) -> frozenset[str]:
+        """Subfolders of the trained components, and of the network beside a ControlNet."""
+        return frozenset(self.components[name].folder for name in (*self.trained, *self.networks_beside))
+
+    @property
+    def steers(self) -> ControlNetSpec | None:
+        """The ControlNet that the run trains, or None."""
+        return self.controlnet if self.beside else None
+
+    def for_run(self, *, train_text_encoder: bool, controlnet: bool = False, has_weights: bool = False) -> FamilySpec:
+        """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components.
+
+        ``controlnet``: a ControlNet is the only trained component. ``has_weights``: it begins with weights of its own.
+        """
+        if controlnet and self.controlnet:
+            steered = {name: replace(one, role=Role.BESIDE) for name, one in self.components.items() if one.role == Role.TRAINED}
+            made = Component(FOLDER, f"{FOLDER}.", Role.TRAINED, is_made=not has_weights)
+            components = MappingProxyType({**self.components, **steered, NAME: made})
+            return replace(self, components=components, parameters=self.controlnet.parameters, beside=self)
         if not train_text_encoder or not self.trainable_text_encoders:
             return self
         trained = {name: replace(component, role=Role.TRAINED) for name, component in self.trainable_text_encoders.items()}

@@ -23,6 +23,7 @@ READ = (
     "pretrained_t5_model_name_or_path",
     "pretrained_unet_model_name_or_path",
     "pretrained_transformer_model_name_or_path",
+    "controlnet_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
     "validation_adapter_path",
     "assistant_lora_path",

@@ -42,7 +42,8 @@ def cache_uses(
             latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
         yield from _generated_uses(found, dataloader.partners_of(entry))
         for place, one in enumerate(dataloader.references_of(entry)):
-            if not (one.vae_cache_disable or data.vae_cache_disable):
+            sees_pixels = spec.steers is not None and not spec.steers.sees_latents
+            if not (one.vae_cache_disable or data.vae_cache_disable or sees_pixels):
                 references = (sample.references[place].sample for sample in found.samples if len(sample.references) > place)
                 sizes = [_latent_bytes(sample, spec, number) for sample in references]
                 latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += sizes

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.components import component_source, find_component, model_sources, network_config, noise_schedule
+from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
@@ -15,6 +16,7 @@ from trainer_engine.config.rules.distillation import distillation_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import read_small_json
 from training.preflight import base_model
 from training.preflight.network import Shapes
 
@@ -29,10 +31,32 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             seen.add(found.folder)
             named = source.config or source
             yield from folder_problems(named.option, named.name, found.folder)
+    yield from _controlnet_problems(options, spec, hub)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
             yield from [problem] if problem else []
+
+
+def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Whether the weights that a ControlNet begins with are those of another class."""
+    if spec.steers is None or spec.components[NAME].is_made:
+        return
+    source = component_source(options.model, spec, FOLDER)
+    found = find_component(source, hub.cache)
+    if found is None:
+        if Path(source.name).is_absolute() and base_model.check_access(WEIGHTS, source.name, None, hub) is None:
+            message = f"{source.name} holds no ControlNet: it has neither config.json nor a folder {FOLDER}."
+            yield Problem.error(WEIGHTS, "not_a_model", message, got=source.name, expected=f"a folder with a {spec.steers.class_name}")
+        return
+    try:
+        config = read_small_json(found.folder / "config.json")
+    except OSError:
+        config = None
+    stated = config.get("_class_name") if isinstance(config, dict) else None
+    if stated != spec.steers.class_name:
+        message = f"{source.name} holds {f'a {str(stated)[:100]}' if stated else 'no configuration of a network'}, not a ControlNet."
+        yield Problem.error(WEIGHTS, "other_model", message, got=source.name, expected=f"a {spec.steers.class_name}")
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
@@ -40,7 +64,7 @@ def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes
 
     ``tensors``: its tensors -> shapes, or None if they are not known.
     """
-    source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)
+    source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)  # of a ControlNet, its own
     if tensors and source.config is None:
         problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
         yield from [problem] if problem else network_route_problems(options, spec, tensors)

@@ -257,12 +257,12 @@ class ReferenceSet(FileSet):
 
     dataset_type: Literal["conditioning"] = "conditioning"
     instance_data_dir: str = option(..., "Folder of the references, searched with all its subfolders.", aliases=("instance_data_root",))
-    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"] = option(
+    conditioning_type: Literal["reference_strict", "reference_loose", "controlnet", "mask", "segmentation"] = option(
         ...,
         "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
-        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. mask: its brightness weights the loss "
-        "at each place. segmentation: everything in it that is not black weights the loss in full.",
-        later=("controlnet",),
+        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. controlnet: the ControlNet that is "
+        "trained looks at it; it has the same size and is cropped at the same place. mask: its brightness weights the loss at each place. "
+        "segmentation: everything in it that is not black weights the loss in full.",
     )
     generated: GeneratedReference | None = Field(default=None, exclude=True)
     """How its files are generated from the images of its partner's set; None for files that exist."""
@@ -316,7 +316,7 @@ class ReferenceSet(FileSet):
     @property
     def noun(self) -> str:
         """What one of its files is called in messages."""
-        return "mask" if self.is_mask else "reference"
+        return "mask" if self.is_mask else "control image" if self.conditioning_type == "controlnet" else "reference"
 
     @property
     def vae_cache(self) -> str:

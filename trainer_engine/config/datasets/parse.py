@@ -9,6 +9,7 @@ from typing import Any
 
 import trainer_engine.config.datasets.clips as clips
 import trainer_engine.config.datasets.conditioning as conditioning
+import trainer_engine.config.datasets.controls as controls
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
@@ -155,6 +156,7 @@ def parse_dataloader(
     problems += [problem for draft in drafts for problem in draft.problems]
     problems += eval_sets.problems(context.values, images, evals, references)
     problems += masks.problems(context.values, [*images, *evals], references)
+    problems += controls.problems(context.values, [*images, *evals], references)
     if not images and not any({"type", "dataset_type"} & draft.reported for draft in active):
         problems.append(_no_images(len(disabled)))
     found = Dataloader(
@@ -227,7 +229,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
         clips.read_video(draft, context.family, context.values["framerate"])
-        conditioning.read_conditioning(draft, context.cache_root)
+        conditioning.read_conditioning(draft, context.cache_root, steers=context.values["controlnet"] is True)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         reading.check_tables(draft)

@@ -62,6 +62,23 @@ class ModelOptions(OptionGroup):
         "adapter on their attention. Captions are then encoded in every step. Evaluations, validation images, the average of use_ema and "
         "the result take the text encoders as they are trained. docs/options.md lists the families that can.",
     )
+    controlnet: bool = option(
+        False,
+        "Train a ControlNet beside the frozen network: it learns to follow a control image, which each image of the datasets has in a "
+        "conditioning set with conditioning_type=controlnet. docs/options.md lists the families that can.",
+    )
+    controlnet_model_name_or_path: str | None = option(
+        None,
+        "Weights that the ControlNet begins with: a repository, or a folder in the layout of diffusers. Empty: a copy of the network's own "
+        "layers. Needed with model_type=lora.",
+    )
+    controlnet_custom_config: str | None = option(
+        None,
+        "How a new ControlNet is made: a JSON object with arguments of diffusers, such as its number of layers. Without effect on weights "
+        "of controlnet_model_name_or_path.",
+        json=True,
+        shape="a JSON object",
+    )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
         "What the network learns to predict. epsilon: the noise. v_prediction: the velocity of diffusion. flow_matching: the velocity of "

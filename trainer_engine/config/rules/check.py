@@ -13,6 +13,7 @@ from trainer_engine.config.rules import (
     checkpointing,
     clips,
     computation,
+    controlnet,
     data,
     evaluation,
     hooks,
@@ -30,7 +31,7 @@ from trainer_engine.config.rules import (
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, optimizer, updates, data, model, precision, computation, memory, text_encoders, adapter, routing),
+    *(run, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

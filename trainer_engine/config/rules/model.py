@@ -73,7 +73,7 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
     chosen, family_spec = values["base_model_precision"], find_spec(str(values.get("model_family", "")))
     if chosen not in QUANTISED:
         return
-    if values.get("model_type") == "full":
+    if values.get("model_type") == "full" and not values["controlnet"]:
         message = f"{chosen} weights cannot be trained, and model_type=full trains all of them."
         expected = ", ".join(("no_change", *LOADED))
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
@@ -66,6 +67,20 @@ def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *fla
     prefixes = {"unet": NETWORK_PREFIX, "vae": VAE_PREFIXES[0], **encoders}
     mark = "transformer_blocks.0.attn2.to_k.weight"
     return FileLayout(title=title, mark=mark, mark_width=prompt_width, prefixes=MappingProxyType(prefixes), flavours=frozenset(flavours))
+
+
+CONTROLNET_SETTINGS: Mapping[str, ControlNetSetting] = MappingProxyType(
+    {
+        "conditioning_embedding_out_channels": ControlNetSetting(least=1, most=2048, count=4),
+        "controlnet_conditioning_channel_order": ControlNetSetting(words=("rgb", "bgr")),
+    }
+)
+"""The embedding of a control image halves its edges three times, to the size of latents: it has four widths."""
+
+
+def controlnet(pipeline: str, parameters: Mapping[str, int]) -> ControlNetSpec:
+    """The ControlNet of a UNet. ``parameters``: flavour -> number of its weights."""
+    return ControlNetSpec(class_name="ControlNetModel", pipeline=pipeline, parameters=parameters, settings=CONTROLNET_SETTINGS)
 
 
 REPEATED_BLOCKS = ("BasicTransformerBlock",)

@@ -42,5 +42,6 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),
     defaults=MappingProxyType({"resolution": 512, "validation_guidance": 7.5}),
     convolution_share=0.685,
+    controlnet=unet_facts.controlnet("StableDiffusionControlNetPipeline", MappingProxyType(dict.fromkeys(FLAVOURS, 361_279_120))),
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 859_520_964)),
 )

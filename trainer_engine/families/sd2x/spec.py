@@ -44,5 +44,6 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 768, "validation_guidance": 7.5, "validation_guidance_rescale": 0.7}),
     convolution_share=0.652,
+    controlnet=unet_facts.controlnet("StableDiffusionControlNetPipeline", MappingProxyType(dict.fromkeys(FLAVOURS, 364_228_240))),
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 865_910_724)),
 )

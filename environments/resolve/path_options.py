@@ -48,6 +48,7 @@ WEIGHTS = (
     "pretrained_t5_model_name_or_path",
     "pretrained_unet_model_name_or_path",
     "pretrained_transformer_model_name_or_path",
+    "controlnet_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
 )
 """Options that hold a repository id of the hub, or the path of a folder or of a file in safetensors."""
@@ -55,7 +56,7 @@ WEIGHTS = (
 ONE_FILE = (BASE, VAE, *(option for option, _ in NETWORKS.values()))
 """Those of ``WEIGHTS`` that may be one file."""
 
-ADAPTERS = ("validation_adapter_path",)
+ADAPTERS = ("validation_adapter_path", "assistant_lora_path")
 """Options that hold a file of a repository of the hub, or the path of a file or folder."""
 
 DATASET = MappingProxyType(

@@ -23,6 +23,7 @@ from environments.resolve.validation_adapters import resolve_adapter, resolve_va
 from environments.resolve.validation_inputs import resolve_validation_inputs
 from environments.secrets.datasets import revealed
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
+from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
@@ -89,7 +90,7 @@ def resolve_run(home: Home, environment_values: Mapping[str, Any], submitted: Ma
     if errors_in(problems):
         options = None
     if spec is not None and options is not None:
-        spec = spec.for_run(train_text_encoder=options.model.train_text_encoder)
+        spec = spec_of_run(options.model, spec)
     dataloader, dataset_problems = _read_datasets(found.get(OPTION), options, absolute, home, found)
     problems += dataset_problems
     return ResolvedRun(

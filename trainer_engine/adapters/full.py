@@ -12,20 +12,25 @@ from torch import Tensor, nn
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.checkpointing.snapshot import Copy
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.controlnet import write_controlnet
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"
+AVERAGED_CONTROLNET = "controlnet_ema"
 
 
 class Full(Trainable):
-    """The result is a pipeline that diffusers loads as it is."""
+    """The result is a pipeline, or a ControlNet, that diffusers loads as it is."""
 
     results: Mapping[str, str] = MappingProxyType({"pipeline": PIPELINE, "pipeline_ema": AVERAGED_PIPELINE})
 
     def __init__(self, family: Family, network: nn.Module) -> None:
         super().__init__(network)
         self.family = family
+        if family.spec.steers:
+            self.results = {FOLDER: FOLDER, f"{FOLDER}_ema": AVERAGED_CONTROLNET}
 
     def save(self, folder: Path) -> None:
         self._save(self.family.trained_modules(self.network), folder)
@@ -48,7 +53,10 @@ class Full(Trainable):
         """Nothing: the network was loaded from the checkpoint."""
 
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
-        self.family.save_pipeline(output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE), self.network)
+        if self.family.spec.steers:
+            write_controlnet(self.family, output_dir / (AVERAGED_CONTROLNET if averaged else FOLDER), self.network)
+        else:
+            self.family.save_pipeline(output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE), self.network)
 
 
 def twin_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,21 @@ class ValidationAdapter:
         """The network answers with the adapters inside the block, and as before once it ends, however it ends."""
         with ExitStack() as hooks:
             for layer, change, strength in self.changes:
-                factors = [factor.to(self.device, self.dtype) for factor in change.factors]
-                handle = layer.register_forward_hook(_adding(change.answer, factors, strength * change.scale))
+                handle = layer.register_forward_hook(self.hook(change, partial(float, strength)))
                 hooks.callback(handle.remove)
             yield
+
+    def hook(self, change: LayerChange, strength: Callable[[], float]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        """A forward hook that adds a change to what a layer answers, as much of it as ``strength`` says at each call."""
+        factors = [factor.to(self.device, self.dtype) for factor in change.factors]
+
+        def add(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            amount = strength() * change.scale
+            if not amount:
+                return output
+            return output + (amount * change.answer(inputs[0].to(factors[0].dtype), *factors)).to(output.dtype)
+
+        return add
 
 
 def load_validation_adapters(
@@ -198,10 +210,3 @@ def _kronecker(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _hadamard(x: Tensor, up_1: Tensor, down_1: Tensor, up_2: Tensor, down_2: Tensor) -> Tensor:
     """((up_1 down_1) * (up_2 down_2)) x, the product in the middle element by element."""
     return functional.linear(x, (up_1 @ down_1) * (up_2 @ down_2))
-
-
-def _adding(answer: Callable[..., Tensor], factors: list[Tensor], scale: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + (scale * answer(inputs[0].to(factors[0].dtype), *factors)).to(output.dtype)
-
-    return hook

@@ -26,6 +26,8 @@ class SampleBatch:
     conditions: Conditions = field(default_factory=dict)
     references: tuple[Tensor, ...] = ()
     """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
+    control: Tensor | None = None
+    """What a ControlNet looks at, as ``StepInputs.control``; None without one."""
     loss_mask: Tensor | None = None
     """(B, 1, ...) in [0, 1], the part of the latents that the loss covers; None for all of it."""
     loss_weights: Tensor | None = None
@@ -57,6 +59,7 @@ class Batch(SampleBatch):
             prompts=self.prompts,
             conditions=self.conditions,
             references=self.references,
+            control=self.control,
         )
 
     def pinned(self) -> Batch:
@@ -125,6 +128,8 @@ class BatchBuilder:
     """The seed that placed random crops when the latents were cached."""
     read_mask: ReadMask | None = None
     """(dataset id, sample, (h, w)) -> (1, h, w), for samples that have a mask."""
+    read_control: Callable[[str, Sample], Tensor] | None = None
+    """(``reference_cache`` of dataset and set, control image) -> what a ControlNet looks at; None in runs without one."""
 
     def build(
         self,
@@ -146,9 +151,18 @@ class BatchBuilder:
             prompts=self.family.collate_prompts(prompts),
             files=tuple(item.sample.location for item in items),
             conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
-            references=tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets),
+            **self._partners(items, reference_sets),
             loss_mask=self._masks(items, latents),
         )
+
+    def _partners(self, items: Sequence[Item], reference_sets: Sequence[int]) -> dict[str, Any]:
+        """The control images of a run of a ControlNet, or else the references."""
+        if self.read_control is None:
+            return {"references": tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets)}
+        [position] = reference_sets
+        pairs = [(item.source, item.sample.references[position]) for item in items]
+        controls = [self.read_control(reference_cache(source, one.set), one.sample) for source, one in pairs]
+        return {"control": torch.stack(controls)}
 
     def _masks(self, items: Sequence[Item], latents: Tensor) -> Tensor | None:
         """(B, 1, ..., h, w): the masks of samples of one dataset, the same for every frame of a clip; None without masks."""

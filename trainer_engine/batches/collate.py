@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -53,6 +53,9 @@ class Collator:
     parent_sets: frozenset[str] = frozenset()
     """Ids of the datasets on which an adapter is trained toward the prediction of the network without it."""
 
+    timestep_offsets: Mapping[str, float] = field(default_factory=dict)
+    """Id of a dataset -> what its timesteps are moved by; 0 for those that are not here."""
+
     def collate(self, step: int, number: int, batch: GlobalBatch, before: int) -> Batch:
         """This process's part of micro-batch ``number`` of optimizer step ``step``, both from 0.
 
@@ -74,7 +77,7 @@ class Collator:
         noise = self._noise(step, indices, shape)
         return samples.with_noise(
             noise=noise,
-            timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape)),
+            timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape), items[0].source),
             input_noise=self._perturbed(noise, step, indices),
             toward_parent=items[0].source in self.parent_sets,
         )
@@ -101,8 +104,9 @@ class Collator:
             return None
         return noise + scale * sample_noise(sample_generators(self.seed, step, indices, "perturbation"), noise.shape[1:])
 
-    def _timesteps(self, step: int, indices: Sequence[int], token_count: int) -> Tensor:
-        return self.objective.sample_timesteps(sample_generators(self.seed, step, indices, "timestep"), token_count)
+    def _timesteps(self, step: int, indices: Sequence[int], token_count: int, source: str) -> Tensor:
+        generators = sample_generators(self.seed, step, indices, "timestep")
+        return self.objective.sample_timesteps(generators, token_count, self.timestep_offsets.get(source, 0.0))
 
     def _reference_sets(self, step: int, number: int, items: Sequence[Item]) -> Sequence[int]:
         """Positions of the conditioning sets in use. They follow from step and micro-batch."""
@@ -112,7 +116,7 @@ class Collator:
     def timesteps(self, step: int, batch: GlobalBatch, before: int) -> list[float]:
         """Timesteps of all samples of a global batch, whichever process takes them, after ``before`` others of the step."""
         indices = range(before, before + len(batch))
-        return [float(t) for t in self._timesteps(step, indices, self.builder.token_count(batch[0]))]
+        return [float(t) for t in self._timesteps(step, indices, self.builder.token_count(batch[0]), batch[0].source)]
 
     def caption(self, step: int, index: int, item: Item, reference_set: Sequence[int] = ()) -> str:
         """One of the captions of a sample with these references, or the empty prompt with the probability ``caption_dropout``."""

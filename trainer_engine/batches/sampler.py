@@ -37,6 +37,8 @@ class DataSource:
     """The epochs and steps in which it is trained on."""
     is_regularisation: bool = False
     """Whether its samples keep an adapter close to the network without it."""
+    timestep_offset: float = 0.0
+    """What its timesteps are moved by before the sigmoid of flow matching."""
 
     @property
     def samples(self) -> int:

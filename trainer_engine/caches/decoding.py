@@ -18,6 +18,8 @@ from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.samples import Sample
 
 BATCHES_AHEAD = 3
+FRAMES_AHEAD = 256
+"""Frames of clips that may be decoded before they are encoded; one clip is always decoded ahead."""
 
 
 @dataclass
@@ -46,14 +48,22 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 def sample_pixels(sample: Sample, seed: int) -> Tensor:
     """The resized and cropped image, (3, H, W) in [-1, 1], or clip, (3, T, H, W). ``seed`` places random crops. Raises BrokenImage."""
-    frames = [pixels_of(frame) for frame in load_frames(sample, crop_window(sample, seed))]
-    return torch.stack(frames, dim=1) if medium_of(sample.name).is_clip else frames[0]
+    frames = (pixels_of(frame) for frame in load_frames(sample, crop_window(sample, seed)))
+    if not sample.is_clip:
+        [image] = frames
+        return image
+    width, height = sample.target
+    clip = torch.empty(3, sample.frames, height, width)  # filled frame by frame, so that a clip is never there twice
+    for number, frame in enumerate(frames):
+        clip[:, number] = frame
+    return clip
 
 
 def pixels_made_from(sample: Sample, content: str, seed: int) -> dict[str, Any]:
     """What ``sample_pixels`` depends on, as parts of a cache address; ``content`` is the sha256 of the sample's file."""
     return {
-        "pixels": medium_of(sample.name).pixel_rule,
+        **({"frames": sample.frames} if sample.is_clip else {}),
+        "pixels": medium_of(sample.name, is_clip=sample.is_clip).pixel_rule,
         "image": content,
         "resized": list(sample.resized),
         "target": list(sample.target),
@@ -65,7 +75,7 @@ def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sam
     """Batches of samples whose pixels have the same shape, in the order in which the shapes first appear."""
     groups: dict[tuple[object, ...], list[Sample]] = defaultdict(list)
     for sample in samples:
-        groups[sample.target, sample.frames, sample.frame_rate is None].append(sample)
+        groups[sample.target, sample.frames, sample.is_clip].append(sample)
     return [group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)]
 
 
@@ -83,12 +93,19 @@ def decoded_batches(
     try:
         for batch in left:
             waiting.append([(sample, pool.submit(decode, sample)) for sample in batch])
-            if len(waiting) > BATCHES_AHEAD + -(-workers // len(batch)):
+            while len(waiting) > _most_ahead(batch, workers):
                 yield _collected(waiting.popleft())
         while waiting:
             yield _collected(waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _most_ahead(batch: Sequence[Sample], workers: int) -> int:
+    """Number of batches like this one that are decoded while one is encoded."""
+    usual = BATCHES_AHEAD + -(-workers // len(batch))
+    frames = sum(sample.frames for sample in batch if sample.is_clip)
+    return min(usual, max(1, FRAMES_AHEAD // frames)) if frames else usual
 
 
 def _collected(decoding: list[tuple[Sample, Future[Tensor | None]]]) -> DecodedBatch:

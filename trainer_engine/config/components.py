@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.controlnet import FOLDER, WEIGHTS
 from trainer_engine.config.family_spec import FamilySpec, tokenizer_of
 from trainer_engine.config.one_file.header import schedule_stated_by
 from trainer_engine.config.one_file.layout import is_one_file
@@ -47,12 +48,22 @@ class ComponentSource:
         return self.name + (f" at {self.revision}" if self.revision else "") + (f" ({self.variant})" if self.variant else "")
 
 
+def spec_of_run(model: ModelOptions, spec: FamilySpec) -> FamilySpec:
+    """The facts of a run with these options."""
+    return spec.for_run(
+        train_text_encoder=model.train_text_encoder,
+        controlnet=model.controlnet,
+        has_weights=bool(model.controlnet_model_name_or_path),
+    )
+
+
 def component_source(model: ModelOptions, spec: FamilySpec, folder: str) -> ComponentSource:
     """The source of the component in a subfolder of a pipeline: the base model, or what an option sets instead."""
+    if folder == FOLDER:
+        return ComponentSource(option=WEIGHTS, name=str(model.controlnet_model_name_or_path), folder=folder, is_bare=True)
     is_network = folder in {component.folder for component in spec.components.values()}
-    is_trained = folder in {component.folder for component in spec.trained.values()}
     option, subfolder = NETWORKS.get(folder, ("", ""))
-    if is_trained and option and (network := getattr(model, option)):
+    if is_network and option and (network := getattr(model, option)):
         if is_one_file(network):
             return ComponentSource(option=option, name=network, folder=folder, config=_base(model, spec, folder))
         return ComponentSource(option=option, name=network, folder=getattr(model, subfolder), is_bare=True)
@@ -80,7 +91,7 @@ def _base(model: ModelOptions, spec: FamilySpec, folder: str) -> ComponentSource
         folder=folder,
         revision=model.revision,
         variant=None if is_file else model.variant,
-        companion="" if is_trained else spec.companion,
+        companion="" if is_trained or folder in NETWORKS else spec.companion,
     )
 
 
@@ -152,9 +163,19 @@ def noise_schedule(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
     return {**(config if isinstance(config, dict) else {}), **stated_by_network(model, spec)}
 
 
+def network_config(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mapping[str, Any]:
+    """The ``config.json`` of the first trained component. Empty if it is not on this machine or cannot be read."""
+    found = find_component(component_source(model, spec, next(iter(spec.trained.values())).folder), cache)
+    try:
+        config = read_small_json(found.folder / "config.json") if found else None
+    except OSError:
+        config = None
+    return config if isinstance(config, dict) else {}
+
+
 def stated_by_network(model: ModelOptions, spec: FamilySpec) -> dict[str, Any]:
     """What the file of the network states of its noise schedule, in the keys of ``scheduler_config.json``; empty for one in a folder."""
-    source = component_source(model, spec, next(iter(spec.trained.values())).folder)
+    source = component_source(model, spec, spec.components[spec.network].folder)
     return schedule_stated_by(source.name)
 
 

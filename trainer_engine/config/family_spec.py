@@ -8,7 +8,13 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.controlnet import FOLDER, NAME, ControlNetSpec
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.routing import RoutingSpec
+
+IMAGES = "image"
+"""The medium of still images in ``LatentSpec.media``; every other one holds clips."""
 
 
 class Role(str, Enum):
@@ -19,6 +25,8 @@ class Role(str, Enum):
     ON_REQUEST = "on_request"
     """A text encoder that is trained, too, if the run sets ``train_text_encoder``. Otherwise it is frozen."""
     FROZEN = "frozen"
+    BESIDE = "beside"
+    """They are frozen, and every prediction passes through them: those of the network that a ControlNet steers."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Component:
     """Prefix that the names of its weights have in every kind of file, and that the module of today's libraries has no more."""
     parameters: int = 0
     """Number of its weights, for estimates; needed of a component with the role ``ON_REQUEST``."""
+    is_made: bool = False
+    """Whether the run makes it from another network, so that no base weights are looked for."""
 
 
 def frozen_components(*folders: str) -> Mapping[str, Component]:
@@ -98,7 +108,7 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
-    media: tuple[str, ...] = ("image",)
+    media: tuple[str, ...] = (IMAGES,)
     """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""
     """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
@@ -115,7 +125,7 @@ class LatentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """The clips that a family generates."""
+    """The clips that a family generates and is trained on."""
 
     stride: int
     """Frames of a latent frame: a clip has a multiple of these, and one frame more."""
@@ -202,8 +212,12 @@ class FamilySpec:
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
+    distillation: DistillationSpec | None = None
+    """How weights of the family are recognised that are distilled to few sampler steps; None if none are known."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
+    routing: RoutingSpec | None = None
+    """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()
@@ -212,6 +226,24 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    controlnet: ControlNetSpec | None = None
+    """The family's ControlNet; None if diffusers has none."""
+    beside: FamilySpec | None = None
+    """In a run that trains a ControlNet, the facts of the family without it."""
+
+    @property
+    def clip_media(self) -> tuple[str, ...]:
+        """The kinds of clips that the family is trained on; empty if it takes images alone."""
+        return tuple(name for name in self.latents.media if name != IMAGES)
+
+    @property
+    def frame_stride(self) -> int:
+        """Clips have one frame and a multiple of these."""
+        return self.sampling.clips.stride if self.sampling.clips else 1
+
+    def latent_frames(self, frames: int) -> int:
+        """Returns how many frames the latents of a clip have; 1 for an image."""
+        return (frames - 1) // self.frame_stride + 1
 
     @property
     def trained(self) -> Mapping[str, Component]:
@@ -222,7 +254,7 @@ class FamilySpec:
     @property
     def base_folders(self) -> tuple[str, ...]:
         """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
-        networks = (component.folder for component in self.components.values())
+        networks = (component.folder for component in self.components.values() if not component.is_made)
         return (*networks, *self.prompts.tokenizer_folders, "scheduler")
 
     @property
@@ -235,8 +267,36 @@ class FamilySpec:
         """The text encoders among the trained components."""
         return {name: component for name, component in self.trained.items() if component.folder in self.prompts.text_encoder_folders}
 
-    def for_run(self, *, train_text_encoder: bool) -> FamilySpec:
-        """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components."""
+    @property
+    def network(self) -> str:
+        """Name of the network that makes the predictions: trained, or frozen beside a ControlNet."""
+        return next(iter(self.components))
+
+    @property
+    def networks_beside(self) -> tuple[str, ...]:
+        """Names of the frozen networks beside a ControlNet; none in other runs."""
+        return tuple(name for name, component in self.components.items() if component.role == Role.BESIDE)
+
+    @property
+    def network_folders(self) -> frozenset[str]:
+        """Subfolders of the trained components, and of the network beside a ControlNet."""
+        return frozenset(self.components[name].folder for name in (*self.trained, *self.networks_beside))
+
+    @property
+    def steers(self) -> ControlNetSpec | None:
+        """The ControlNet that the run trains, or None."""
+        return self.controlnet if self.beside else None
+
+    def for_run(self, *, train_text_encoder: bool, controlnet: bool = False, has_weights: bool = False) -> FamilySpec:
+        """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components.
+
+        ``controlnet``: a ControlNet is the only trained component. ``has_weights``: it begins with weights of its own.
+        """
+        if controlnet and self.controlnet:
+            steered = {name: replace(one, role=Role.BESIDE) for name, one in self.components.items() if one.role == Role.TRAINED}
+            made = Component(FOLDER, f"{FOLDER}.", Role.TRAINED, is_made=not has_weights)
+            components = MappingProxyType({**self.components, **steered, NAME: made})
+            return replace(self, components=components, parameters=self.controlnet.parameters, beside=self)
         if not train_text_encoder or not self.trainable_text_encoders:
             return self
         trained = {name: replace(component, role=Role.TRAINED) for name, component in self.trainable_text_encoders.items()}
@@ -273,9 +333,10 @@ class FamilySpec:
         """Returns the option defaults of a flavour, including the family's."""
         return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
 
-    def tokens_of(self, flavour: str | None) -> int:
-        """Returns the longest prompt of a flavour, in tokens."""
-        return self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
+    def tokens_of(self, flavour: str | None, asked: int | None = None) -> int:
+        """Returns the longest prompt of a flavour, in tokens. ``asked``: the option tokenizer_max_length, which T5 alone can follow."""
+        limit = self.prompts.flavour_token_limits.get(flavour or self.default_flavour, self.prompts.token_limit)
+        return min(asked, limit) if asked and self.prompts.t5_folder else limit
 
     def repository(self, flavour: str | None) -> str:
         """Returns the hub repository of a flavour. Raises KeyError if the family has no such flavour."""

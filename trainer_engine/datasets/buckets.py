@@ -55,6 +55,8 @@ class Bucket:
     images: int
     samples: int
     """Samples in an epoch: images x (repeats + 1), or as many as a step takes if short buckets are repeated."""
+    frames: int = 1
+    """Frames of each clip; 1 for images."""
 
     def batches(self, batch_size: int) -> int:
         """Returns the number of batches in an epoch; the last one is filled up."""
@@ -70,7 +72,8 @@ class Bucket:
 
     @property
     def title(self) -> str:
-        return f"{self.aspect:g} ({self.size[0]}x{self.size[1]})"
+        of_image = f"{self.aspect:g} ({self.size[0]}x{self.size[1]})"
+        return of_image if self.frames == 1 else clip_bucket(of_image, self.frames)
 
 
 def bucket_key(target: Size, rounding: int) -> str:
@@ -97,9 +100,9 @@ def count_buckets(
     """Returns the numbers of each bucket. Each has at least ``at_least`` samples, which is 0 if short buckets are not repeated."""
     counted = []
     for key, members in buckets.items():
-        size = samples[members[0]].target
+        size, frames = samples[members[0]].target, samples[members[0]].frames
         seen = max(len(members) * (repeats + 1), at_least)
-        counted.append(Bucket(key, geometry.aspect_of(size, rounding), size, len(members), seen))
+        counted.append(Bucket(key, geometry.aspect_of(size, rounding), size, len(members), seen, frames))
     return counted
 
 

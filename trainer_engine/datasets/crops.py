@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from PIL import Image
 
@@ -17,17 +18,18 @@ from trainer_engine.datasets.samples import Sample
 def load_frames(sample: Sample, left_top: tuple[int, int]) -> Iterator[Image.Image]:
     """Yields the crop that is trained on, frame by frame: RGB of size ``sample.target``, at ``left_top`` of the scaled frame.
 
-    An image has one frame. Raises BrokenImage, also if the file has changed since it was measured.
+    An image has one frame. Of a longer clip only the first ``sample.frames`` are decoded. Raises BrokenImage, also if the file has changed
+    since it was measured.
     """
     count = 0
-    for frame in medium_of(sample.name).frames(sample.file):
+    for frame in islice(medium_of(sample.name, is_clip=sample.is_clip).frames(sample.file), sample.frames):
         if frame.size != (sample.width, sample.height):
             changed = f"its size changed from {sample.width}x{sample.height} to {frame.size[0]}x{frame.size[1]}"
             raise BrokenImage(sample.location, changed)
         count += 1
         yield _cropped(frame, sample, left_top)
     if count != sample.frames:
-        raise BrokenImage(sample.location, f"its number of frames changed from {sample.frames} to {count}")
+        raise BrokenImage(sample.location, f"only {count} frames can be decoded, and {sample.frames} are needed")
 
 
 def _cropped(frame: Image.Image, sample: Sample, left_top: tuple[int, int]) -> Image.Image:

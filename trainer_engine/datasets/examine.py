@@ -84,7 +84,7 @@ def examine(
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
-    context = _Context(options, alignment, spec.latents.media, effective, on_progress, indexes, changes, reach, fetches_later, should_stop)
+    context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later, should_stop)
     problems += wrong
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
@@ -98,7 +98,7 @@ def examine(
     problems += [*broken, *no_pairs_to_show(reports, options)]
     by_size = options.data.data_backend_sampling == "auto-weighting"
     found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed, inputs=inputs)
-    if sets and not errors_in(problems):
+    if sets and not errors_in(problems) and not found.is_incomplete:
         problems += schedule_problems(options, found.timeline, dataloader.image_sets)
     return found
 
@@ -133,7 +133,7 @@ class _Context:
 
     options: TrainingOptions
     alignment: int
-    media: tuple[str, ...]
+    spec: FamilySpec
     effective: Effective
     on_progress: Progress | None
     indexes: Indexes
@@ -148,7 +148,8 @@ class _Context:
         texts = self._texts(entry, found.source)
         captions = captions_of(entry, texts or found.source)
         rounding = self.options.data.aspect_bucket_rounding
-        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts)
+        stride = self.spec.frame_stride
+        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts, frame_stride=stride)
 
     def _texts(self, entry: ImageSet, source: Source) -> RememberedTexts | None:
         """Returns the captions that are known already, if they are in files of a source that is quick."""
@@ -156,23 +157,32 @@ class _Context:
             return None
         return RememberedTexts(source, self.indexes)
 
-    def discover(self, entry: ImageSet | ReferenceSet) -> Discovery:
-        """Raises OSError or ValueError if the place of the files cannot be used, UnusableSizes if the table of their sizes cannot."""
+    def discover(self, entry: ImageSet | ReferenceSet, partner: ImageSet | None = None) -> Discovery:
+        """``partner``: the set whose references or masks these are.
+
+        Raises OSError or ValueError if the place of the files cannot be used, UnusableSizes if the table of their sizes cannot.
+        """
         source = open_source(entry).reached_by(self.reach)
         if self.fetches_later and source.bytes_to_measure() > MOST_MEASURED_BYTES:
-            source.list_files(suffixes_of(self.media))  # raises for fields that do not fit
+            source.list_files(suffixes_of(self._media(entry, partner)))  # raises for fields that do not fit
             raise MeasuredLater("it is measured when a run starts")
         sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
             source,
-            media=IMAGES if isinstance(entry, ReferenceSet) and entry.is_mask else self.media,
+            media=self._media(entry, partner),
             index_dir=self.indexes,
             threads=min(entry.max_workers, MOST_THREADS),
             choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
             should_stop=self.should_stop,
         )
+
+    def _media(self, entry: ImageSet | ReferenceSet, partner: ImageSet | None) -> tuple[str, ...]:
+        """Returns the kinds of media in a set. Clips may have references of both kinds; a mask is always an image."""
+        if isinstance(entry, ImageSet):
+            return self.spec.clip_media if entry.video else IMAGES
+        return self.spec.latents.media if partner and partner.video and not entry.is_mask else IMAGES
 
 
 def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:
@@ -199,7 +209,7 @@ def _paired(report: SetReport, images: Discovery, references: Sequence[Reference
     pairings = []
     for one in references:
         try:
-            found = discover_generated(images, one.generated) if one.generated else context.discover(one)
+            found = discover_generated(images, one.generated) if one.generated else context.discover(one, report.entry)
         except (OSError, ValueError) as error:
             _add_unusable(report, one, error, context)
             return report.samples

@@ -80,8 +80,8 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     if not report.files:
         if report.pending:
             return
-        message = f"dataset {entry.id}: there is no image file in {folder}."
-        expected = f"a {entry.source.place_noun} with images, also in its subfolders"
+        message = f"dataset {entry.id}: there is no {entry.noun} file in {folder}."
+        expected = f"a {entry.source.place_noun} with {entry.noun}s, also in its subfolders"
         yield Problem.error(option, "no_images", message, got=folder, expected=expected)
         return
     for broken, code in ((True, "files_broken"), (False, "files_filtered")):
@@ -94,7 +94,7 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     if not report.samples and not report.pending:
         what = "evaluated" if entry.is_eval else "trained"
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
-        yield Problem.error(option, "no_usable_images", message, got=folder, expected="at least one usable image")
+        yield Problem.error(option, "no_usable_images", message, got=folder, expected=f"at least one usable {entry.noun}")
     elif entry.is_trained and not report.pending:
         short = short_buckets(entry, report.counts, effective)
         if short:
@@ -126,7 +126,7 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
             message = f"dataset {entry.id}: {spec.title} {flavour} needs reference images, but this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
-        elif paired and flavour not in spec.takes_references:
+        elif paired and not options.model.controlnet and flavour not in spec.takes_references:
             message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
             option = entry.option("conditioning" if paired[0].generated else "conditioning_data")
@@ -136,7 +136,9 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
 def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions) -> Iterator[Problem]:
     """Yields an error if validations shall use the references of datasets, and no dataset lends any."""
     shown = (found for found in sets if not found.entry.disable_validation and any(sample.references for sample in found.samples))
-    if options.validation.validation_using_datasets and not options.validation.validation_disable and not any(shown):
+    validation = options.validation
+    wanted = validation.validation_using_datasets or (options.model.controlnet and not validation.validation_input)
+    if wanted and not validation.validation_disable and not any(shown):
         message = "No dataset has references that validations may use: each has none, or disable_validation."
         yield Problem.error("validation_using_datasets", "no_pairs", message, got=True, expected="an image set with conditioning_data")
 

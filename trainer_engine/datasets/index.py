@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.datasets.index_file import Indexes, Row
-from trainer_engine.datasets.media.base import BrokenImage, medium_of, suffixes_of
+from trainer_engine.datasets.media.base import BrokenImage, holds_clips, medium_of, suffixes_of
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, Source, SourceFile, Version, reason_of
 
-KIND, VERSION = "images", 2
+KIND, CLIPS_KIND, VERSION = "images", "clips", 2
+"""Measurements of sets of clips are apart: a GIF is an image of its first frame in the one, and a clip in the other."""
 _FILE = (int, int, str)
 ROWS = frozenset((int, version, *_FILE, *clip) for version in (int, str) for clip in ((), (int, float), (type(None), type(None))))
 """Types of the values of a row. Images beside clips have no frames."""
@@ -80,26 +81,26 @@ def discover(
     ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``, a folder or several; without it nothing is
     written. With ``should_stop`` the source first fetches what it does not have on this machine, until that function says to stop.
     """
-    suffixes = suffixes_of(media)
+    suffixes, is_clip = suffixes_of(media), holds_clips(media)
     if should_stop:
         source.fetch(suffixes, on_progress or _silent, should_stop)
-    listing = source.list_files(suffixes)
+    kind, listing = CLIPS_KIND if is_clip else KIND, source.list_files(suffixes)
     files = choose(listing.files) if choose else listing.files
     indexes = Indexes.of(index_dir)
-    known = indexes.read(KIND, VERSION, source, _is_row)
-    sized = _sized(files)
+    known = indexes.read(kind, VERSION, source, _is_row)
+    sized = _sized(files, is_clip=is_clip)
     fresh = [file for file in files if file.name not in sized and known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
-    for name, measured in _measure_all(source, fresh, threads, on_progress or _silent):
+    for name, measured in _measure_all(source, fresh, threads, on_progress or _silent, is_clip=is_clip):
         known[name] = measured
     if fresh or len(known) != len(files) - len(sized):
-        indexes.write(KIND, VERSION, source, {file.name: known[file.name] for file in files if file.name not in sized})
+        indexes.write(kind, VERSION, source, {file.name: known[file.name] for file in files if file.name not in sized})
     found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
     return replace(found, sized=len(sized), pending=listing.pending)
 
 
-def _sized(files: Iterable[FoundFile]) -> dict[str, Measured]:
+def _sized(files: Iterable[FoundFile], *, is_clip: bool) -> dict[str, Measured]:
     """Returns the measurements of images whose size came with the listing. They are not cached: the next listing has them again."""
-    sized = ((file, file.size) for file in files if file.size and not medium_of(file.name).is_clip)
+    sized = ((file, file.size) for file in files if file.size and not medium_of(file.name, is_clip=is_clip).is_clip)
     return {file.name: (file.size_bytes, file.version, *size, "") for file, size in sized}
 
 
@@ -120,24 +121,27 @@ def _discovery(
     return Discovery(source, images, sorted(broken), opened)
 
 
-def _measure_all(source: Source, files: list[FoundFile], threads: int, on_progress: Progress) -> Iterable[tuple[str, Measured]]:
+def _measure_all(
+    source: Source, files: list[FoundFile], threads: int, on_progress: Progress, *, is_clip: bool
+) -> Iterable[tuple[str, Measured]]:
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
     done = 0
     with ThreadPoolExecutor(max(1, min(threads, MOST_THREADS, len(chunks)))) as pool:
-        for results in pool.map(lambda chunk: [_measure(source, file) for file in chunk], chunks):
+        for results in pool.map(lambda chunk: [_measure(source, file, is_clip=is_clip) for file in chunk], chunks):
             yield from results
             done += len(results)
-            on_progress("Reading image headers", done, len(files))
+            on_progress("Reading the headers of clips" if is_clip else "Reading image headers", done, len(files))
 
 
-def _measure(source: Source, file: FoundFile) -> tuple[str, Measured]:
+def _measure(source: Source, file: FoundFile, *, is_clip: bool) -> tuple[str, Measured]:
     name, size_bytes, version, _ = file
-    known = source.known_size(name)
+    medium = medium_of(name, is_clip=is_clip)
+    known = None if medium.is_clip else source.known_size(name)
     if known:
         return name, (size_bytes, version, *known, "")
     try:
         opened = SourceFile(source, name, size_bytes or source.size_of(name))
-        (width, height), remark, frames, frame_rate = medium_of(name).measure(opened)
+        (width, height), remark, frames, frame_rate = medium.measure(opened)
     except OSError as error:
         return name, (size_bytes, version, 0, 0, f"it cannot be read: {reason_of(error)}")
     except BrokenImage as broken:

@@ -78,6 +78,9 @@ class Pairing:
             sizes = f"{sample.width}x{sample.height} and {file.width}x{file.height}"
             self.unlike.append(f"{printable(sample.name)} ({sizes})")
             return None
+        if file.frame_rate is not None and file.frames < sample.frames:
+            self.unusable.append(f"{printable(file.name)} (it has {file.frames} frames, its clip {sample.frames})")
+            return None
         return replace(
             sample,
             source=self.found.source,
@@ -88,7 +91,7 @@ class Pairing:
             random_name=sample.name,
             references=(),
             remark=file.remark,
-            frames=file.frames,
+            frames=1 if file.frame_rate is None else sample.frames,
             frame_rate=file.frame_rate,
         )
 

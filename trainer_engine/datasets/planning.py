@@ -41,8 +41,13 @@ class Planner:
         alignment: int,
         rounding: int,
         texts: RememberedTexts | None = None,
+        frame_stride: int = 1,
     ) -> None:
-        """``texts``: where ``captions`` are read, if they are remembered."""
+        """``texts``: where ``captions`` are read, if they are remembered.
+
+        ``frame_stride``: clips have one frame and a multiple of these.
+        """
+        self._frame_stride = frame_stride
         self.entry = entry
         self.source = source
         self.captions = captions
@@ -65,8 +70,10 @@ class Planner:
     def plan(self, file: ImageFile) -> Sample | LeftOut:
         """Returns the sample of a file, or why the file is left out."""
         reason, target, crop, bucket, resized = self._fit((file.width, file.height), file.name)
+        reason = reason or self._wrong_length(file)
         if reason:
             return LeftOut(file.name, reason, broken=False)
+        frames = self._frames(file)
         try:
             captions = self.captions(file.name)
         except NoCaption as missing:
@@ -81,12 +88,28 @@ class Planner:
             resized=resized,
             target=target,
             crop=crop,
-            bucket=bucket if file.frame_rate is None else clip_bucket(bucket, file.frames),
+            bucket=bucket if file.frame_rate is None else clip_bucket(bucket, frames),
             captions=captions,
             remark=file.remark,
-            frames=file.frames,
+            frames=frames,
             frame_rate=file.frame_rate,
         )
+
+    def _wrong_length(self, file: ImageFile) -> str:
+        """Returns why a clip is too short or too long; empty if it is not, and for an image."""
+        clips = self.entry.video
+        if clips is None or file.frame_rate is None:
+            return ""
+        if clips.min_frames and file.frames < clips.min_frames:
+            return f"it has {file.frames} frames; min_frames={clips.min_frames}"
+        if clips.max_frames and file.frames > clips.max_frames:
+            return f"it has {file.frames} frames; max_frames={clips.max_frames}"
+        return ""
+
+    def _frames(self, file: ImageFile) -> int:
+        """Returns how many frames are trained on, from the first one on."""
+        clips = self.entry.video
+        return file.frames if clips is None or file.frame_rate is None else clips.trained_frames(file.frames, self._frame_stride)
 
     def _fitted(self, size: Size, name: str) -> Fitted:
         entry = self.entry

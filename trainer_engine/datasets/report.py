@@ -81,6 +81,11 @@ class DatasetReport:
     inputs: list[PlannedInput] = field(default_factory=list)
     """Images that validations edit."""
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether files are missing here that a run fetches or measures when it starts."""
+        return any(found.not_fetched or found.measured_later or found.pending for found in (*self.sets, *self.eval_sets))
+
     @cached_property
     def timeline(self) -> Timeline:
         """The epochs of the run."""

@@ -61,9 +61,13 @@ class Sample:
     remark: str = ""
     """A note about the file for people, such as an unusable colour profile; empty if there is none."""
     frames: int = 1
-    """Number of frames of a clip; 1 for an image."""
+    """Number of frames that are trained on, the first ones of a clip; 1 for an image."""
     frame_rate: float | None = None
     """Frames a second of a clip; None for an image."""
+
+    @property
+    def is_clip(self) -> bool:
+        return self.frame_rate is not None
 
     @property
     def location(self) -> str:
@@ -82,7 +86,7 @@ SETTINGS = (
     *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
     *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "conditioning", "is_regularisation_data"),
-    *("train_batch_size", "start_epoch", "start_step", "end_epoch", "end_step"),
+    *("train_batch_size", "start_epoch", "start_step", "end_epoch", "end_step", "video"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 

@@ -77,9 +77,22 @@ def _of_set(found: SetReport, seed: int, most: int) -> dict[str, Any]:
         "left_out_reasons": _reasons(found.left_out),
         "bucket_count": len(found.counts),
         "buckets": [_of_bucket(bucket, found.effective) for bucket in found.counts[:most]],
+        **_of_clips(found),
         "repeated": _repeated(found),
         "crops": [_crop(sample, seed) for sample in _spread(found.samples)],
         "captions": [_captions(sample) for sample in _spread(found.samples)],
+    }
+
+
+def _of_clips(found: SetReport) -> dict[str, Any]:
+    """The frames of a set of clips: how many are trained on, and the rates of the files; nothing for a set of images."""
+    lengths = [sample.frames for sample in found.samples]
+    if found.entry.video is None or not lengths:
+        return {}
+    rates = [sample.frame_rate or 0.0 for sample in found.samples]
+    return {
+        "frames": {"fewest": min(lengths), "most": max(lengths), "total": sum(lengths)},
+        "frame_rate": {"lowest": round(min(rates), 3), "highest": round(max(rates), 3)},
     }
 
 
@@ -88,6 +101,7 @@ def _of_bucket(bucket: Bucket, effective: Effective) -> dict[str, Any]:
         "aspect": bucket.aspect,
         "width": bucket.size[0],
         "height": bucket.size[1],
+        **({"frames": bucket.frames} if bucket.frames > 1 else {}),
         "images": bucket.images,
         "samples": bucket.samples,
         "batches": bucket.batches(effective.batch),

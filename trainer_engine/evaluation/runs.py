@@ -38,7 +38,7 @@ def history_of(prepared: Prepared, options: TrainingOptions, *, averaged: bool) 
         sample = item.sample
         parts += [sample.name, prepared.latents[item.source].addresses[sample.name]]
         parts.append(prepared.captions[item.source].address(sample.captions[0]))
-        parts += [prepared.latents[reference_cache(item.source, one.set)].addresses[one.sample.name] for one in sample.references]
+        parts += [prepared.partner_addresses(reference_cache(item.source, one.set))[one.sample.name] for one in sample.references]
         if sample.mask is not None:
             parts += ["mask", prepared.masks[reference_cache(item.source, sample.mask.set)].addresses[sample.mask.sample.name]]
         parts += [together] if len(sample.references) > 1 else []

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
@@ -63,6 +64,8 @@ class GenerationRequest:
     """Device that samples the noise; the same seed gives other noise on another kind of device."""
     guidance_rescale: float = 0.0
     """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
+    control: Image.Image | None = None
+    """What a ControlNet looks at, of the size of the image; None without one."""
     true_guidance: float = 1.0
     """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
     not name ``validation_guidance_real``."""
@@ -97,7 +100,9 @@ class Family(ABC):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         self.options = options
         self.devices = devices
-        self.spec = type(self).spec.for_run(train_text_encoder=options.model.train_text_encoder)
+        self.spec = spec_of_run(options.model, type(self).spec)
+        self.beside: Mapping[str, nn.Module] = {}
+        """The frozen networks that predictions pass through beside a ControlNet; ``load_network`` loads them."""
         self.keeps_encoders = False
         """Whether the run encodes while it trains, so that ``release_encoders`` leaves the encoders in memory."""
         self.report: Callable[[Notification], None] = lambda _: None
@@ -109,6 +114,11 @@ class Family(ABC):
         return self.spec.components
 
     # ---- the encoders: used for the caches, then freed ----
+
+    @property
+    def token_limit(self) -> int:
+        """The longest prompt in tokens; longer ones are cut off."""
+        return self.spec.tokens_of(self.options.model.model_flavour, self.options.model.tokenizer_max_length)
 
     def image_fingerprint(self, hashes: FileHashes) -> str:
         """Changes whenever the same pixels would give other latents: weights, configuration, number type, tiles."""
@@ -190,25 +200,33 @@ class Family(ABC):
 
         The network is the component itself, or a ``JointNetwork`` of several. The weights come from the base model, quantised as the
         options say, or from the folders of a full checkpoint, without the rounding to ``devices.base``. Text encoders are neither
-        quantised nor rounded. Raises ModelUnavailable.
+        quantised nor rounded. In a run of a ControlNet, ``beside`` gets the network that it steers. Raises ModelUnavailable.
         """
         modules = {}
         for name, component in self.spec.trained.items():
-            is_text = name in self.spec.trained_text_encoders
-            rounded = None if checkpoint or is_text else self.devices.base
-            module = self.load_component(name, rounded or self.devices.network, checkpoint / component.folder if checkpoint else None)
-            if module.dtype != self.devices.network:
-                module.to(self.devices.network)
-            precision = "no_change" if is_text else self.options.precision.base_model_precision
-            groups = [] if is_text else streamed_groups(module, self.options.memory)
-            with held_back(module, groups):
-                self.place(module, precision, part=component.folder, in_autocast=True)
-            module.train().requires_grad_(self.options.model.model_type == "full")
-            enable_checkpointing(module, self.options, self.devices.device, is_network=not is_text)
-            if not is_text:
-                prepare_network(module, self.options)
-            modules[name] = module
+            folder = checkpoint / component.folder if checkpoint else None
+            modules[name] = self._prepared(name, folder, is_beside=False)
+        self.beside = {name: self._prepared(name, None, is_beside=True) for name in self.spec.networks_beside}
         return join(modules)
+
+    def _prepared(self, name: str, folder: Path | None, *, is_beside: bool) -> nn.Module:
+        """A component as ``load_network`` returns it; one beside a ControlNet is frozen, and the only one that is quantised."""
+        is_text = name in self.spec.trained_text_encoders
+        dtype = self.devices.frozen if is_beside else self.devices.network
+        is_exact = is_text or (bool(self.spec.networks_beside) and not is_beside)
+        rounded = None if folder or is_exact else self.devices.base
+        module = self.load_component(name, rounded or dtype, folder)
+        if module.dtype != dtype:
+            module.to(dtype)
+        precision = "no_change" if is_exact else self.options.precision.base_model_precision
+        groups = [] if is_text else streamed_groups(module, self.options.memory)
+        with held_back(module, groups):
+            self.place(module, precision, part=self.components[name].folder, in_autocast=True)
+        module.train(not is_beside).requires_grad_(not is_beside and self.options.model.model_type == "full")
+        enable_checkpointing(module, self.options, self.devices.device, is_network=not is_text)
+        if not is_text:
+            prepare_network(module, self.options)
+        return module
 
     def place_network(self, network: nn.Module) -> None:
         """Moves a network with its adapter to the device, apart from frozen weights that wait in the memory of the host.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from trainer_engine.adapters.assistant import Assistant, attach_assistant
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import ValidationAdapter, load_validation_adapters
@@ -14,6 +15,7 @@ from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
 from trainer_engine.checkpointing.save import FixedFile
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.components import network_config
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
@@ -23,16 +25,20 @@ from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.config.resuming.choice import SavedRun
 from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
+from trainer_engine.config.routing import parse_routes
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.distillation import distillation_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
+from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.contract.errors import InvalidOptions, errors_in
-from trainer_engine.contract.events import Notification, StageKey
+from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.common.token_routing import TokenRouter
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
 from trainer_engine.loop.compilation import CompilationWatch, compile_network
@@ -71,7 +77,9 @@ def assemble(run_context: RunContext) -> Trainer:
         compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)
     with run_context.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
+        assistant = _assistant(run_context, family, trainable.network)
         parts = _parts(run_context, family, objective, prepared, trainable)
+        parts.assistant = assistant
         parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
         if saved:
             restore(parts, saved, run_context.stages.sink)
@@ -83,7 +91,7 @@ def assemble(run_context: RunContext) -> Trainer:
         return not run_context.processes.any_of([not is_here])[0]  # all of them go on, or none
 
     trainer = Trainer(parts.state, parts.loader, parts.step, callbacks(run_context, parts, publishing, scoring), is_complete)
-    if run_context.options.distributed.dynamo_backend != "no":
+    if run_context.options.is_compiled:
         trainer.around_step = CompilationWatch(run_context.options.distributed, run_context.stages).step
     return trainer
 
@@ -142,6 +150,17 @@ def _validation_adapters(run_context: RunContext, family: Family, network: nn.Mo
     )
 
 
+def _assistant(run_context: RunContext, family: Family, network: nn.Module) -> Assistant | None:
+    """Attach the assistant adapter, and warn where distilled weights are trained without one."""
+    options, devices, spec = run_context.options, family.devices, family.spec
+    for problem in distillation_problems(options, spec, family.scheduler_config(), network_config(options.model, spec, hub_cache())):
+        message = f"{problem.message} To keep it, {problem.hint}."
+        run_context.stages.sink.emit(Notification(code=problem.code, message=message, severity=Severity.WARNING))
+    return run_context.processes.first_then_others(
+        lambda: attach_assistant(network, options, devices.device, devices.compute, spec.key_prefixes)
+    )
+
+
 def _parts(run_context: RunContext, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> RunComponents:
     options, processes = run_context.options, run_context.processes
     run = options.run
@@ -156,6 +175,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
         mask_probability=options.objective.masked_loss_probability,
+        timestep_offsets={source.id: source.timestep_offset for source in prepared.sources},
         parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
@@ -163,18 +183,20 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
     update = make_update(options.optimizer, groups, family.devices.device)
     start_training(update.optimizer)
+    called = compile_network(network, options.distributed, family.spec) if options.is_compiled else network
     may_skip = trainable.may_skip or options.distributed.find_unused_parameters
     step = Step(
         family=family,
         objective=objective,
         devices=family.devices,
         processes=processes,
-        network=processes.share_network(compile_network(network, options.distributed, family.spec), may_skip=may_skip),
+        network=processes.share_network(called, may_skip=may_skip),
         update=update,
         schedules=_schedules(options, state.total_steps, sampler.sizes.batch * sampler.sizes.accumulation)[: len(groups)],
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
         parent=None if options.model.model_type == "full" else trainable.base_model,
+        router=_router(options, family, network),
     )
     average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
@@ -198,12 +220,24 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
 
 
+def _router(options: TrainingOptions, family: Family, network: nn.Module) -> TokenRouter | None:
+    """Token routing on the blocks of the bare network, before it is compiled or wrapped. Raises InvalidOptions."""
+    routes, spec = parse_routes(options.objective.tread_config)[0], family.spec.routing
+    if not routes or spec is None:
+        return None
+    problems = list(network_route_problems(options, family.spec, (name for name, _ in network.named_modules())))
+    if problems:
+        raise InvalidOptions(problems)
+    return TokenRouter(next(iter(family.trained_modules(network).values())), spec, routes)
+
+
 def _builder(family: Family, prepared: Prepared, seed: int) -> BatchBuilder:
     return BatchBuilder(
         family=family,
         read_latents=prepared.read_latents,
         read_prompt=prepared.read_prompt,
         read_mask=prepared.read_mask,
+        read_control=prepared.read_control if family.spec.steers else None,
         crop_seed=seed,
     )
 

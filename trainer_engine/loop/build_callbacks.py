@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from trainer_engine.checkpointing.disk_space import DiskSpace
@@ -128,8 +128,14 @@ def _validating(
     scoring: ClipScoring | None,
 ) -> ValidationCallback:
     options, stages, prepared = run_context.options, run_context.stages, parts.prepared
+
+    @contextmanager
+    def showing_images() -> Iterator[None]:
+        with showing(), parts.assistant.in_images() if parts.assistant else nullcontext():
+            yield
+
     return ValidationCallback(
-        showing=showing,
+        showing=showing_images,
         options=options,
         family=parts.family,
         trainable=parts.trainable,

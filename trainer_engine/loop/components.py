@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer_engine.adapters.assistant import Assistant
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.validation_adapter import ValidationAdapter
 from trainer_engine.batches.loader import Loader
@@ -56,6 +57,8 @@ class RunComponents:
     history: History = field(default_factory=History)
     base: BaseWeights = field(default_factory=dict)
     """What the run is trained beside, or began from."""
+    assistant: Assistant | None = None
+    """The frozen adapter that is trained beside; no checkpoint holds anything of it."""
     validation_adapters: Sequence[ValidationAdapter] = ()
     """Adapters that only draw; no checkpoint holds anything of them."""
 

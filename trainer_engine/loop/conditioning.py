@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_engine.caches.control_images import ControlImages, examine_controls
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache, cache_masks
 from trainer_engine.caches.store import CacheStore
@@ -83,6 +84,35 @@ class ConditioningFiles:
             if cache.empty:
                 self.stages.sink.emit(_empty_masks(masks, cache.empty))
         return made
+
+    def examine_controls(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, ControlImages]:
+        """By ``reference_cache`` of a set and its control images; empty in runs that look at no pixels of them."""
+        steers = self.family.spec.steers
+        if steers is None or steers.sees_latents:
+            return {}
+        made: dict[str, ControlImages] = {}
+        partners = [(found, place) for found in sets for place in range(len(dataloader.references_of(found.entry)))]
+        for found, number in partners:
+            one = dataloader.references_of(found.entry)[number]
+            samples = [sample.references[number].sample for sample in found.samples]
+            with self.stages.stage(StageKey.VAE_CACHE, f"control images of {found.entry.id}") as advance:
+                made[reference_cache(found.entry.id, one.id)] = images = self._examine_control_set(one, samples, advance)
+            emit_left_out(self.stages.sink, one.id, [(sample.name, reason) for sample, reason in images.left_out])
+        return made
+
+    def _examine_control_set(self, controls: ReferenceSet, samples: Sequence[Sample], advance: Advance) -> ControlImages:
+        images = self.processes.first_then_others(
+            lambda: examine_controls(
+                samples,
+                CacheStore(Path(controls.vae_cache)),
+                seed=self.options.run.seed,
+                workers=self.options.data.max_workers,
+                on_progress=advance,
+                should_stop=self.requests.stop_asked,
+            )
+        )
+        self.requests.raise_if_stopped()
+        return images
 
     def _cache_mask_set(self, masks: ReferenceSet, samples: Sequence[Sample], advance: Advance) -> MaskCache:
         cache = self.processes.first_then_others(

@@ -16,6 +16,7 @@ from torch import Tensor
 from trainer_engine.batches.batch import captions_of, reference_choices
 from trainer_engine.batches.sampler import DataSource, Item
 from trainer_engine.batches.sources import data_source, trained_sets
+from trainer_engine.caches.control_images import ControlImages
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
@@ -74,10 +75,23 @@ class Prepared:
     """By dataset id: the part of its samples' fingerprints that says how often they are seen."""
     dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     """By dataset id: samples that could not be encoded."""
+    controls: Mapping[str, ControlImages] = field(default_factory=dict)
+    """By ``reference_cache`` of a dataset and its control images, if their pixels are what a ControlNet looks at."""
 
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
         return self.latents[source].read(sample)
+
+    def read_control(self, cache: str, sample: Sample) -> Tensor:
+        """What a ControlNet looks at: pixels (3, H, W) in [0, 1], or latents (C, h, w). ``cache``: a ``reference_cache``."""
+        return self.controls[cache].read(sample) if cache in self.controls else self.latents[cache].read(sample)
+
+    def partner_addresses(self, cache: str) -> Mapping[str, str]:
+        """Name of a reference, a mask or a control image -> its address. ``cache``: a ``reference_cache``."""
+        return self._partner_cache(cache).addresses
+
+    def _partner_cache(self, cache: str) -> LatentCache | MaskCache | ControlImages:
+        return self.masks.get(cache) or self.controls.get(cache) or self.latents[cache]
 
     def read_mask(self, source: str, sample: Sample, size: tuple[int, int]) -> Tensor:
         """(1, h, w) for a sample that has a mask."""
@@ -100,14 +114,13 @@ class Prepared:
         frequency = self.frequencies[source.id]
 
         def content_of(cache: str, sample: Sample) -> str:
-            found = self.masks[cache] if cache in self.masks else self.latents[cache]
-            return found.contents.get(sample.name, "")
+            return self._partner_cache(cache).contents.get(sample.name, "")
 
         return {sample.name: fingerprint(source.id, sample, frequency, content_of) for sample in samples}
 
 
-CachesByName = Mapping[str, LatentCache | MaskCache]
-"""Caches of images, of references and of masks: by dataset id or ``reference_cache``."""
+CachesByName = Mapping[str, LatentCache | MaskCache | ControlImages]
+"""Caches of images, of references, of masks and of control images: by dataset id or ``reference_cache``."""
 
 
 def _usable(found: SetReport, caches: CachesByName) -> list[Sample]:
@@ -153,8 +166,9 @@ class Preparation:
         inputs = made.cache_inputs(report.inputs)
         self.family.free_encoders()
         masks = made.cache_masks([*trained, *evaluated], dataloader)
+        controls = made.examine_controls([*trained, *evaluated], dataloader)
         seed = self.options.run.seed
-        caches: CachesByName = {**latents, **masks}
+        caches: CachesByName = {**latents, **masks, **controls}
         self._keep_encoders(latents.values(), [*captions.values(), prompts])
         sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
@@ -179,6 +193,7 @@ class Preparation:
             settings={found.entry.id: settings_of(found.entry) for found in trained},
             frequencies={found.entry.id: found.frequency for found in trained},
             dropped={found.entry.id: _dropped(found, caches) for found in trained},
+            controls=controls,
         )
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
@@ -276,7 +291,7 @@ class Preparation:
         cache = cache_prompts(
             self.family,
             prompts,
-            CacheStore(Path(text.text_cache), compress=data.compress_disk_cache),
+            CacheStore(Path(text.text_cache), compress=_chosen(text.compress_cache, data.compress_disk_cache)),
             seed=self.options.run.seed,
             batch_size=text.text_encoder_batch_size,
             write_batch_size=text.write_batch_size,
@@ -294,8 +309,11 @@ class Preparation:
     def _cache_images(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, LatentCache]:
         """By dataset id, and by ``reference_cache`` for the references of a set."""
         wanted: dict[str, tuple[ImageSet | ReferenceSet, list[Sample]]] = {}
+        steers = self.family.spec.steers
         for found in sets:
             wanted[found.entry.id] = found.entry, found.samples
+            if steers and not steers.sees_latents:
+                continue
             for number, one in enumerate(dataloader.references_of(found.entry)):
                 samples = [sample.references[number].sample for sample in found.samples]
                 wanted[reference_cache(found.entry.id, one.id)] = one, samples
@@ -314,7 +332,7 @@ class Preparation:
         cache = cache_latents(
             self.family,
             samples,
-            CacheStore(Path(entry.vae_cache), compress=data.compress_disk_cache),
+            CacheStore(Path(entry.vae_cache), compress=_chosen(entry.compress_cache, data.compress_disk_cache)),
             seed=self.options.run.seed,
             batch_size=entry.vae_batch_size,
             write_batch_size=entry.write_batch_size,
@@ -339,3 +357,7 @@ class Preparation:
             self.family.encode_images(torch.zeros(1, 3, edge, edge))
         if texts:
             self.family.encode_prompts([""], [[]])
+
+
+def _chosen(of_the_set: bool | None, of_the_run: bool) -> bool:
+    return of_the_run if of_the_set is None else of_the_set

@@ -66,9 +66,9 @@ def find_checkpoint(options: TrainingOptions, family: Family, sink: EventSink, *
 
 def _refuse_other_run(saved: SavedRun, options: TrainingOptions, family: Family, sink: EventSink) -> None:
     """Raises CheckpointUnusable where the checkpoint is of another run, or of other base weights."""
-    if options.model.model_type == "lora":
-        for component in family.spec.trained.values():
-            family.parts.find(component.folder)  # it is loaded next in any case, and it cannot be compared before it is here
+    if options.model.model_type == "lora" or family.spec.beside:
+        for folder in sorted(family.spec.network_folders.intersection(family.spec.base_folders)):
+            family.parts.find(folder)  # it is loaded next in any case, and it cannot be compared before it is here
     base = base_weights(options.model, family.spec, hub_cache())
     refuse_other_run(saved, run_identity(options, family.spec, family.prediction_type), base)
     if saved.base is None:

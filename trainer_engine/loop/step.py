@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.token_routing import TokenRouter
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.loop.state import StepOutcome
 from trainer_engine.objectives.base import Objective
@@ -50,6 +51,8 @@ class Step:
     scaler: torch.amp.GradScaler
     parent: Callable[[], AbstractContextManager[nn.Module]] | None = None
     """Gives the frozen base without its adapter, for batches that are trained toward it; None in a full fine-tune."""
+    router: TokenRouter | None = None
+    """Lets tokens skip blocks; None if all of them pass through all."""
 
     def take(self, batches: StepBatches) -> StepOutcome:
         """Take one step. If the loss or a gradient is not finite, weights and optimizer state stay as they are."""
@@ -87,10 +90,19 @@ class Step:
         is_last = number == len(batches.passes) - 1
         # Random numbers inside the network, such as dropout, follow from the step too, so that a resumed run repeats them.
         seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
-        with nullcontext() if is_last else self.processes.without_exchange(self.network):
+        skipping = self._routing(batches, number)
+        with nullcontext() if is_last else self.processes.without_exchange(self.network), skipping:
             loss = self.loss(batches.passes[number].to(self.devices.device))
             self.scaler.scale(loss / micro_batch_shares(batches)[number]).backward()
         return loss.detach()
+
+    def _routing(self, batches: StepBatches, number: int) -> AbstractContextManager[None]:
+        """Tokens skip blocks inside it. Which ones follows from the step: a resumed run repeats them."""
+        if self.router is None:
+            return nullcontext()
+        batch, seed = batches.passes[number], derived_seed(self.seed, batches.step, number, self.processes.rank, "routes")
+        generator, tokens = torch.Generator().manual_seed(seed), self.family.token_count(batch.latents.shape[1:])
+        return self.router.routing(generator, tokens, self.devices.device, batch.loss_mask)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean over the samples of a batch, float32."""
@@ -110,7 +122,7 @@ class Step:
         It comes before the prediction that is trained, whose activations are not in memory yet. It has an autocast of its own, since a
         weight that one converts without a gradient would be reused with a gradient.
         """
-        with parent() as network, self.devices.autocast():
+        with parent() as network, self.devices.autocast(), self.router.paused() if self.router else nullcontext():
             return self.family.predict(network, inputs).float()
 
     def _update_scale(self, finite: bool, loss_is_finite: bool) -> bool:

@@ -20,10 +20,11 @@ class Objective(ABC):
     shape: ErrorShape = ErrorShape()
 
     @abstractmethod
-    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int, offset: float = 0.0) -> Tensor:
         """One t a sample from the sample's own generator, (B,) on the CPU: int64 indices of a discrete schedule, or float32 in [0, 1].
 
-        ``token_count``: tokens that the network makes of one sample; a schedule may depend on it.
+        ``token_count``: tokens that the network makes of one sample; a schedule may depend on it. ``offset`` moves t towards noise before
+        the sigmoid of flow matching; other schedules take 0.
         """
 
     @abstractmethod

@@ -68,7 +68,7 @@ class Diffusion(Objective):
         self.alphas = squared.sqrt().float()
         self.sigmas = (1 - squared).sqrt().float()
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int, offset: float = 0.0) -> Tensor:
         """Uniform over 0 .. T-1 for any number of tokens, or by ``bias``."""
         if self.bias is not None:
             shares = [torch.rand(1, generator=generator, dtype=torch.float64).item() for generator in generators]

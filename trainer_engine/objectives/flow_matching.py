@@ -13,8 +13,8 @@ from torch import Tensor
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.objectives.base import Objective
 
-Sample = Callable[[torch.Generator], float]
-"""One sigma in [0, 1]."""
+Sample = Callable[[torch.Generator, float], float]
+"""(generator, offset before the sigmoid, if there is one) -> one sigma in [0, 1]."""
 SMALLEST_SIGNAL = 1e-6
 DYNAMIC_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 """Defaults for a scheduler configuration without these values or with null; the order of the keys matters."""
@@ -28,10 +28,10 @@ class FlowMatching(Objective):
         self.sample = sample
         self.shift_of = shift_of
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int) -> Tensor:
+    def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int, offset: float = 0.0) -> Tensor:
         """Sampled, then shifted towards noise: s t / (1 + (s - 1) t) (Esser et al., 2024, eq. 23)."""
         shift = self.shift_of(token_count)
-        sampled = torch.tensor([self.sample(generator) for generator in generators], dtype=torch.float64)
+        sampled = torch.tensor([self.sample(generator, offset) for generator in generators], dtype=torch.float64)
         return (shift * sampled / (1 + (shift - 1) * sampled)).float()
 
     def spread_timesteps(self, count: int) -> Tensor:
@@ -55,13 +55,13 @@ def make_flow_matching(scheduler_config: Mapping[str, Any], options: ObjectiveOp
 
 def _sampler(options: ObjectiveOptions) -> Sample:
     if options.flow_use_uniform_schedule:
-        return lambda generator: float(torch.rand((), generator=generator, dtype=torch.float64))
+        return lambda generator, _: float(torch.rand((), generator=generator, dtype=torch.float64))
     if options.flow_use_beta_schedule:
         a, b = options.flow_beta_schedule_alpha, options.flow_beta_schedule_beta
-        return lambda generator: float(np.random.default_rng(generator.initial_seed()).beta(a, b))
+        return lambda generator, _: float(np.random.default_rng(generator.initial_seed()).beta(a, b))
     spread = options.flow_sigmoid_scale
     # Logit-normal (Esser et al., 2024, eq. 19).
-    return lambda generator: float(torch.sigmoid(spread * torch.randn((), generator=generator, dtype=torch.float64)))
+    return lambda generator, offset: float(torch.sigmoid(spread * torch.randn((), generator=generator, dtype=torch.float64) + offset))
 
 
 def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[int], float]:

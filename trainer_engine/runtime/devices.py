@@ -33,6 +33,8 @@ class Devices:
     """Type in which the autoencoder computes; None uses the type of its weights."""
     text: torch.dtype
     """Type in which the text encoders compute."""
+    frozen: torch.dtype = torch.float32
+    """Type of the frozen network beside a trained ControlNet."""
     notes: tuple[str, ...] = ()
     """Sentences that say what differs from the options, and why."""
 
@@ -67,7 +69,8 @@ def resolve_devices(options: TrainingOptions, device: torch.device | None = None
     return Devices(
         device=device,
         weights=weights,
-        network=_network_type(options, weights),
+        network=weights if options.model.model_type == "full" else _frozen_type(options),
+        frozen=_frozen_type(options),
         compute=_dtype(compute_precision(precision.mixed_precision)),
         base=_dtype(PRECISIONS[loaded]) if loaded in LOADED else None,
         vae=vae,
@@ -83,12 +86,9 @@ def prepare_arithmetic(options: TrainingOptions) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not options.precision.disable_tf32
 
 
-def _network_type(options: TrainingOptions, weights: torch.dtype) -> torch.dtype:
+def _frozen_type(options: TrainingOptions) -> torch.dtype:
     """Frozen weights have the type of the arithmetic, unless ``base_model_default_dtype`` is fp32."""
-    precision = options.precision
-    if options.model.model_type == "full":
-        return weights
-    return _dtype(frozen_precision(precision.mixed_precision, precision.base_model_default_dtype))
+    return _dtype(frozen_precision(options.precision.mixed_precision, options.precision.base_model_default_dtype))
 
 
 def _encoder_types(options: TrainingOptions, device: torch.device) -> tuple[torch.dtype | None, torch.dtype, tuple[str, ...]]:

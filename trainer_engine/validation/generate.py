@@ -147,7 +147,8 @@ def render(
     receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. Loads the autoencoder, and
     frees it at the end. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
-    plan, steps = _part(_plan(options, edits, eval_prompts), *share), options.validation.validation_num_inference_steps
+    planned = _plan(options, edits, eval_prompts, only_edits=bool(family.spec.steers))
+    plan, steps = _part(planned, *share), options.validation.validation_num_inference_steps
     images: list[ValidationImage] = []
     not_finite: GenerationFailed | None = None
     with preserve_training_state(network), _freeing(family), uncompiled(network, options), sampling_attention(network, options):
@@ -260,7 +261,8 @@ def _request(
         guidance=max(1.0, validation.validation_guidance),
         seed=image.seed,
         frames=validation.frames,
-        references=subject.edit.read_references() if subject.edit else (),
+        references=subject.edit.read_references() if subject.edit and not family.spec.steers else (),
+        control=next(iter(subject.edit.read_images())) if subject.edit and family.spec.steers else None,
         noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
         guidance_rescale=validation.validation_guidance_rescale,
         true_guidance=validation.validation_guidance_real,
@@ -268,15 +270,15 @@ def _request(
     )
 
 
-def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt]) -> list[Subject]:
+def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt], *, only_edits: bool) -> list[Subject]:
     """Every prompt, and those that held-out images lend.
 
-    With pairs to edit: their references with the prompt asked for and with their own captions instead.
+    With pairs to edit: their references with the prompt asked for and with their own captions instead. ``only_edits``: nothing without.
     """
     validation = options.validation
-    what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)] or [
-        (prompt, None) for prompt in [*validation_prompts(options), *eval_prompts]
-    ]
+    alone = [] if only_edits else [*validation_prompts(options), *eval_prompts]
+    what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)]
+    what = what or [(prompt, None) for prompt in alone]
     used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))
     names = apart([prompt.shortname for prompt, _ in what], [label for label, is_used in used if is_used])
     return [

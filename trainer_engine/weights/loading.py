@@ -130,7 +130,7 @@ class PartFinder:
             prefix = one_file.prefix_in_file(place, self.spec, flavour)
             return Part(Source(place.name), self._in_folder(place.config, name, with_weights=False).folder, Path(place.name), prefix)
         part = self._in_folder(place, name)
-        if name in {component.folder for component in self.spec.trained.values()}:
+        if name in self.spec.network_folders:
             one_file.refuse_other_network(part, place.option, self.spec, flavour)
         return part
 

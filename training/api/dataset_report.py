@@ -37,6 +37,7 @@ class BucketSerializer(serializers.Serializer[object]):
     aspect = serializers.FloatField()
     width = serializers.IntegerField()
     height = serializers.IntegerField()
+    frames = serializers.IntegerField(required=False, help_text="of each clip; absent for images")
     images = serializers.IntegerField()
     samples = serializers.IntegerField(help_text="in an epoch")
     batches = serializers.IntegerField(help_text="in an epoch")
@@ -76,6 +77,21 @@ class ShareSerializer(serializers.Serializer[object]):
     text = serializers.CharField()
 
 
+class FramesSerializer(serializers.Serializer[object]):
+    """Frames of clips that are trained on."""
+
+    fewest = serializers.IntegerField()
+    most = serializers.IntegerField()
+    total = serializers.IntegerField(help_text="over all clips of the set")
+
+
+class FrameRateSerializer(serializers.Serializer[object]):
+    """Frames a second of the files of a set."""
+
+    lowest = serializers.FloatField()
+    highest = serializers.FloatField()
+
+
 class DatasetSerializer(serializers.Serializer[object]):
     """One dataset."""
 
@@ -91,6 +107,8 @@ class DatasetSerializer(serializers.Serializer[object]):
     left_out_reasons = LeftOutReasonSerializer(many=True)
     bucket_count = serializers.IntegerField()
     buckets = BucketSerializer(many=True)
+    frames = FramesSerializer(required=False)
+    frame_rate = FrameRateSerializer(required=False)
     repeated = RepeatedSerializer()
     crops = CropExampleSerializer(many=True)
     captions = CaptionExampleSerializer(many=True)

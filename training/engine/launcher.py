@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.adapters.assistant import assistant_of
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.components import model_sources
@@ -120,5 +121,7 @@ def uses_hub(options: TrainingOptions) -> bool:
     if options.scoring.evaluation_type == CLIP:
         sources.append(options.scoring.pretrained_evaluation_model_name_or_path)
     sources += [source.path for run in validation_adapter_runs(options.as_values()) for source in run.sources]
+    assistant = assistant_of(options.as_values())
+    sources += [assistant.path] if assistant else []
     uploads = options.publishing.push_to_hub or options.checkpointing.resume_from_checkpoint.startswith("hf://")
     return uploads or validation.validation_preview or not all(Path(source).is_absolute() for source in sources)

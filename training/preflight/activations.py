@@ -77,11 +77,13 @@ class Tokens:
 
 def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> Kept:
     """Numbers that a step keeps for its backward pass, modelled from the number of ``parameters`` if there are no ``tensors``."""
-    cells = max((bucket.size[0] * bucket.size[1] for one in report.sets for bucket in one.counts), default=0)
-    seen = cells * (1 + max((len(one.samples[0].references) for one in report.sets if one.samples), default=0))
+    buckets = [bucket for one in report.sets for bucket in one.counts]
+    cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
+    references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
+    seen = cells * (1 + (0 if options.model.controlnet else references))  # a ControlNet adds no tokens to the sequence
     image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
-    prompt_tokens = spec.tokens_of(options.model.model_flavour)
+    prompt_tokens = spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
     tokens = Tokens(image_tokens * batch, prompt_tokens * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
     layers, of_text = split_layers(tensors or {}, spec)

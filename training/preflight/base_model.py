@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from trainer_engine.config import components
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.families import trained_folders
 from trainer_engine.config.hub import HubSettings as HubSettings
 from trainer_engine.config.one_file.layout import is_one_file
@@ -58,7 +59,7 @@ def _check_folder(option: str, folder: Path) -> Problem | None:
     known = (
         "model_index.json",
         "config.json",
-        *(f"{name}/config.json" for name in trained_folders()),
+        *(f"{name}/config.json" for name in (*trained_folders(), FOLDER)),
         "text_encoder/config.json",
         "vae/config.json",
     )

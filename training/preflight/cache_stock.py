@@ -42,7 +42,8 @@ def cache_uses(
             latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
         yield from _generated_uses(found, dataloader.partners_of(entry))
         for place, one in enumerate(dataloader.references_of(entry)):
-            if not (one.vae_cache_disable or data.vae_cache_disable):
+            sees_pixels = spec.steers is not None and not spec.steers.sees_latents
+            if not (one.vae_cache_disable or data.vae_cache_disable or sees_pixels):
                 references = (sample.references[place].sample for sample in found.samples if len(sample.references) > place)
                 sizes = [_latent_bytes(sample, spec, number) for sample in references]
                 latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += sizes
@@ -61,8 +62,9 @@ def cache_uses(
         yield DiskUse(option, folder, LATENTS, missing, missing)
     flavour, encoders = options.model.model_flavour, len(spec.trained_text_encoders)
     unpadded = not stores_padding(spec, options.as_values())
-    each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, unpadded=unpadded, number=FLOAT32_BYTES if on_cpu else SHORT_BYTES)
-    each = spec.tokens_of(flavour) * BYTES_OF_TOKEN_ID * encoders if encoders else each
+    limit, number = options.model.tokenizer_max_length, FLOAT32_BYTES if on_cpu else SHORT_BYTES
+    each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, limit=limit, unpadded=unpadded, number=number)
+    each = spec.tokens_of(flavour, limit) * BYTES_OF_TOKEN_ID * encoders if encoders else each
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 
@@ -80,7 +82,7 @@ def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Itera
 def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
     """Bytes of the latents of a sample, with ``number`` bytes each."""
     width, height = sample.target
-    return latent_bytes(spec, width, height, frames=sample.frames, number=number)
+    return latent_bytes(spec, width, height, frames=spec.latent_frames(sample.frames), number=number)
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader
@@ -23,7 +24,6 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
-from training.preflight.remote_data import is_incomplete
 
 OPTION = "resume_from_checkpoint"
 MOST_READ_BYTES = 512 << 20
@@ -36,7 +36,7 @@ def data_problems(
     saved: SavedRun, report: DatasetReport, dataloader: Dataloader, options: TrainingOptions, processes: int
 ) -> Iterator[Problem]:
     """The problems that the engine would report once it has filled the caches."""
-    if errors_in(report.problems) or is_incomplete(report):
+    if errors_in(report.problems) or report.is_incomplete:
         return
     contents = _Contents.of(report, dataloader)
     trained = [found for found in report.sets if found.entry.is_trained]
@@ -116,7 +116,7 @@ def _is_decodable(sample: Sample) -> bool:
         for one in (sample, *(partner.sample for partner in partners)):
             if one.source.is_generated:
                 continue  # the engine makes it of the image
-            for _ in medium_of(one.name).frames(one.file):
+            for _ in islice(medium_of(one.name, is_clip=one.is_clip).frames(one.file), one.frames):
                 pass
     except BrokenImage:
         return False

@@ -94,18 +94,26 @@ def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
     options, spec = run.options, run.spec
     weights = trained_weights(options, spec, run.parameters, run.tensors)
     numbers, is_full = numbers_in(weights), options.model.model_type == "full"
+    flavour = options.model.model_flavour or spec.default_flavour
     each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
-    kept = activation_numbers(options, run.parameters, report, spec, run.tensors)
+    # A ControlNet keeps about as much as the half of the frozen network that needs no gradients would.
+    of_network = (spec.beside.parameters.get(flavour, 0), spec.beside, None) if spec.beside else (run.parameters, spec, run.tensors)
+    kept = activation_numbers(options, of_network[0], report, *of_network[1:])
     held = OnDevice(
         weights=numbers * weight_bytes(options),
         gradients=numbers * weight_bytes(options),
         state=state_bytes(options, weights),
         average=numbers * _average_bytes(options),
-        frozen=0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors),
+        frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors)) + _bytes_beside(options, spec, flavour),
         activations=each * kept.total,
     )
     held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block))
     return relieved(held, run)
+
+
+def _bytes_beside(options: TrainingOptions, spec: FamilySpec, flavour: str) -> int:
+    """Bytes of the frozen network beside a ControlNet."""
+    return frozen_network_bytes(options, spec.beside, spec.beside.parameters.get(flavour, 0), None) if spec.beside else 0
 
 
 def _keeps_gradients(options: TrainingOptions, report: DatasetReport) -> bool:

@@ -1,17 +1,22 @@
-"""Checks that the model folders of a run hold no unsafe files, with the code that the engine uses."""
+"""Checks of the base model on this machine, with the code that the engine uses: unsafe files, noise schedule, distilled weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.components import component_source, find_component, model_sources
+from trainer_engine.config.components import component_source, find_component, model_sources, network_config, noise_schedule
+from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.rules.distillation import distillation_problems
+from trainer_engine.config.rules.noise_schedule import schedule_problems
+from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import read_small_json
 from training.preflight import base_model
 from training.preflight.network import Shapes
 
@@ -26,18 +31,52 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             seen.add(found.folder)
             named = source.config or source
             yield from folder_problems(named.option, named.name, found.folder)
+    yield from _controlnet_problems(options, spec, hub)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
             yield from [problem] if problem else []
 
 
+def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Whether the weights that a ControlNet begins with are those of another class."""
+    if spec.steers is None or spec.components[NAME].is_made:
+        return
+    source = component_source(options.model, spec, FOLDER)
+    found = find_component(source, hub.cache)
+    if found is None:
+        if Path(source.name).is_absolute() and base_model.check_access(WEIGHTS, source.name, None, hub) is None:
+            message = f"{source.name} holds no ControlNet: it has neither config.json nor a folder {FOLDER}."
+            yield Problem.error(WEIGHTS, "not_a_model", message, got=source.name, expected=f"a folder with a {spec.steers.class_name}")
+        return
+    try:
+        config = read_small_json(found.folder / "config.json")
+    except OSError:
+        config = None
+    stated = config.get("_class_name") if isinstance(config, dict) else None
+    if stated != spec.steers.class_name:
+        message = f"{source.name} holds {f'a {str(stated)[:100]}' if stated else 'no configuration of a network'}, not a ControlNet."
+        yield Problem.error(WEIGHTS, "other_model", message, got=source.name, expected=f"a {spec.steers.class_name}")
+
+
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
-    """Whether the network in a folder is that of another model. ``tensors``: its tensors -> shapes, or None if they are not known."""
-    source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)
+    """Whether the network is that of another model, or lacks the blocks of the routes.
+
+    ``tensors``: its tensors -> shapes, or None if they are not known.
+    """
+    source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)  # of a ControlNet, its own
     if tensors and source.config is None:
         problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
-        yield from [problem] if problem else []
+        yield from [problem] if problem else network_route_problems(options, spec, tensors)
+    elif tensors:
+        yield from network_route_problems(options, spec, tensors)
+
+
+def weights_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
+    """Whether the objective fits what the weights were trained for. ``cache`` is the hub's cache."""
+    scheduler = noise_schedule(options.model, spec, cache)
+    yield from schedule_problems(options, spec, scheduler)
+    yield from distillation_problems(options, spec, scheduler, network_config(options.model, spec, cache))
 
 
 def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:

@@ -26,8 +26,10 @@ BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, LookupError, Attr
 def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[str, Shape] | None:
     """Tensor -> shape of the trained components, by their names in the network of a run. ``cache`` is the hub's cache.
 
-    None if the weights are not on this machine or cannot be read.
+    None if the weights are not on this machine, cannot be read, or are made when the run starts.
     """
+    if any(component.is_made for component in spec.trained.values()):
+        return None
     found: dict[str, Shape] = {}
     for name, component in spec.trained.items():
         part = find_component(component_source(model, spec, component.folder), cache)

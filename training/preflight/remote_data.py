@@ -28,8 +28,3 @@ def remote_problems(report: DatasetReport, variables: Mapping[str, str]) -> Iter
         for entry in found.measured_later:
             message = f"dataset {entry.id}: {entry.place} is large. Its images are measured when the run starts."
             yield Problem.note(entry.place_option, "measured_at_start", message, got=entry.place)
-
-
-def is_incomplete(report: DatasetReport) -> bool:
-    """Whether the numbers of a report lack datasets that are fetched or measured later."""
-    return any(found.not_fetched or found.measured_later for found in (*report.sets, *report.eval_sets))

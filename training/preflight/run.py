@@ -13,14 +13,13 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.addresses import PRIVATE_VARIABLE, Reach
-from trainer_engine.config.components import BASE, model_sources, noise_schedule
+from trainer_engine.config.components import BASE, model_sources
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
-from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.run_paths import index_folder, place_problems, written_folders
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
@@ -41,11 +40,11 @@ from training.preflight.disk import DiskUse, disk_answer, file_systems, free_byt
 from training.preflight.disk_uses import download_use, run_uses, weights_use
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
-from training.preflight.model_files import model_problems, network_problems
+from training.preflight.model_files import model_problems, network_problems, weights_problems
 from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
-from training.preflight.remote_data import is_incomplete, remote_problems
+from training.preflight.remote_data import remote_problems
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
@@ -94,7 +93,7 @@ def examine_run(
     layers = layer_shapes(tensors) if tensors else None
     problems += network_problems(options, spec, tensors)
     problems += validation_adapter_problems(options, spec, layers, hub)
-    problems += schedule_problems(options, spec, noise_schedule(options.model, spec, hub.cache))
+    problems += weights_problems(options, spec, hub.cache)
     problems += init_problems(options, spec, adaptable_layers(tensors) if tensors else None, saved)
     if resolved.dataloader is None:
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
@@ -111,7 +110,7 @@ def examine_run(
     kept = texts or options.data.text_cache_ondemand or options.data.text_cache_disable
     weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
-    problems += progress_problems(saved, options, understood["steps"]) if saved and not is_incomplete(report) else []
+    problems += progress_problems(saved, options, understood["steps"]) if saved and not report.is_incomplete else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 

@@ -1,10 +1,11 @@
-"""Checks of validation adapters from the headers of their files."""
+"""Checks of validation adapters and of the assistant adapter from the headers of their files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from trainer_engine.config.adapters.assistant import assistant_of
 from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
 from trainer_engine.config.adapters.keys import keys_by_module, split_key
 from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterSource, hub_file, validation_adapter_runs
@@ -25,9 +26,10 @@ def validation_adapter_problems(
     options: TrainingOptions, spec: FamilySpec, layers: Shapes | None, hub: base_model.HubSettings
 ) -> Iterator[Problem]:
     """``layers`` are the linear layers of the base model's network; None skips the checks that need them."""
-    if options.validation.validation_disable:
-        return
-    for source in (source for run in validation_adapter_runs(options.as_values()) for source in run.sources):
+    values = options.as_values()
+    runs = [] if options.validation.validation_disable else validation_adapter_runs(values)
+    assistant = assistant_of(values)
+    for source in (*(source for run in runs for source in run.sources), *([assistant] if assistant else [])):
         yield from _source_problems(source, spec, layers, hub)
 
 

@@ -239,7 +239,7 @@ def animations(folder: Path, *, count: int = 4, frames: int = 5) -> None:
 def clips(place: Path) -> list[dict[str, Any]]:
     animations(place / "clips")
     [images, texts] = tiny_datasets(place)
-    return [{**images, "instance_data_dir": str(place / "clips")}, texts]
+    return [{**images, "instance_data_dir": str(place / "clips"), "dataset_type": "video", "video": {"num_frames": 5}}, texts]
 
 
 def run_of_clips(place: Path, **options: Any) -> HereRun:
@@ -268,14 +268,16 @@ def test_a_run_trains_on_clips_and_resumes_to_the_same_bytes(tmp_path: Path) -> 
     assert stored["latents"].shape == (16, 2, 8, 8) and torch.isfinite(stored["latents"]).all()
 
 
-def test_a_model_of_images_names_clips_and_leaves_them_out(tmp_path: Path) -> None:
-    entry = clips(tmp_path)[0]
+def test_a_set_of_images_names_clips_and_leaves_them_out(tmp_path: Path) -> None:
+    clips_set = clips(tmp_path)[0]
+    images_set = {name: value for name, value in clips_set.items() if name not in ("dataset_type", "video")}
     Image.new("RGB", (96, 96)).save(tmp_path / "clips" / "still.png")
-    [found] = report_of(entry).sets
+    [found] = report_of(images_set, family="odd_clips").sets
     assert [sample.name for sample in found.samples] == ["still.png"]
-    assert {file.reason for file in found.left_out} == {".anim files hold a clip, on which this model is not trained"}
-    [both] = report_of(entry, family="odd_clips").sets
-    assert list(both.buckets) == ["1 (64x64)", "1 (64x64) of 5 frames"]
+    assert {file.reason for file in found.left_out} == {".anim files are trained on in a set of dataset_type video"}
+    [moving] = report_of(clips_set, family="odd_clips").sets
+    assert list(moving.buckets) == ["1 (64x64) of 5 frames"]
+    assert [file.name for file in moving.left_out] == ["still.png"]
 
 
 def test_one_mask_of_a_clip_applies_to_all_of_its_frames(tmp_path: Path) -> None:

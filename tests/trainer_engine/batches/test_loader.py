@@ -20,10 +20,12 @@ from trainer_engine.batches.collate import Collator, Share
 from trainer_engine.batches.loader import Loader, samples_before
 from trainer_engine.batches.sampler import BatchSizes, DataSource, Item, Sampler
 from trainer_engine.config.datasets.fields import Gates
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import CropPlan, Reference, Sample
 from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts
+from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.diffusion import Epsilon
 
 
@@ -260,3 +262,22 @@ def test_samples_before_a_micro_batch_are_counted() -> None:
     plan = loader(collator(), accumulation=3, sources=uneven_sources()).sampler.step(1)
     assert samples_before(plan) == [0, len(plan[0]), len(plan[0]) + len(plan[1])]
     assert samples_before(()) == []
+
+
+def test_the_timesteps_of_a_dataset_are_moved_by_its_offset_and_those_of_others_are_not() -> None:
+    flow = make_objective("flow_matching", {}, ObjectiveOptions(flow_schedule_shift=0))
+    sources = (source("a", (8,)), source("b", (8,)))
+    usual = loader(collator(objective=flow), sources=sources)
+    moved = loader(collator(objective=flow, timestep_offsets={"b": 1.5}), sources=sources)
+    seen = set()
+    for step in range(usual.sampler.steps_per_epoch):
+        (one,), (other,) = usual.load(step).passes, moved.load(step).passes
+        (batch,) = usual.sampler.step(step)
+        seen.add(batch[0].source)
+        offset = 1.5 if batch[0].source == "b" else 0.0
+        torch.testing.assert_close(
+            torch.logit(other.timesteps.double()), torch.logit(one.timesteps.double()) + offset, rtol=1e-4, atol=1e-4
+        )
+        assert same(one, other) is (offset == 0)
+        assert moved.collator.timesteps(step, batch, 0) == other.timesteps.tolist()
+    assert seen == {"a", "b"}

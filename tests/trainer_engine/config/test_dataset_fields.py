@@ -43,7 +43,7 @@ def test_hints_with_the_formats_defaults_are_silent() -> None:
         ("read_batch_size", "many", "not_a_number"),
         ("read_batch_size", True, "not_a_number"),
         ("metadata_update_interval", -1, "not_a_number"),
-        ("compress_cache", "perhaps", "not_a_boolean"),
+        ("scan_for_errors", "perhaps", "not_a_boolean"),
         ("cache_file_suffix", {"a": 1}, "not_text"),
     ],
 )

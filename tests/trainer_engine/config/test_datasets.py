@@ -99,8 +99,8 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(type="ftp"), "type", "not_a_choice"),
         (images(type="webshart"), "type", "not_available"),
         (images(type="memory"), "type", "not_available"),
-        (images(dataset_type="video"), "dataset_type", "not_available"),
-        (images(dataset_type="video"), "dataset_type", "not_available"),
+        (images(dataset_type="video"), "dataset_type", "not_for_family"),
+        (images(video={"num_frames": 5}), "video", "not_for_type"),
         (images(dataset_type="audio"), "dataset_type", "not_available"),
         (images(dataset_type="imagee"), "dataset_type", "not_a_choice"),
         (images(instance_data_dir=MISSING), "instance_data_dir", "missing"),
@@ -189,7 +189,7 @@ def test_a_broken_dataset_is_refused_at_its_field(entry: dict[str, Any], field: 
         ([IMAGES, texts(resolution=512)], "dataloader[1].resolution", "not_for_type"),
         ([IMAGES, texts(default="x")], "dataloader[1].default", "not_a_boolean"),
         ([IMAGES, texts(caption_filter_list=["a", 3])], "dataloader[1].caption_filter_list", "not_text"),
-        ([IMAGES, texts(compress_cache=True)], "dataloader[1].compress_cache", "not_available"),
+        ([IMAGES, texts(compress_cache="perhaps")], "dataloader[1].compress_cache", "not_a_boolean"),
         ([IMAGES, texts(write_batch_size="many")], "dataloader[1].write_batch_size", "not_a_whole_number"),
         (
             [
@@ -453,3 +453,21 @@ def test_the_example_of_the_page_is_valid() -> None:
 def test_a_file_of_thousands_of_datasets_is_one_problem() -> None:
     _, problems = parse_dataloader([{**IMAGES, "id": f"set-{number}"} for number in range(1001)], OPTIONS)
     assert [(problem.option, problem.code) for problem in problems] == [("dataloader", "too_many")]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"model_family": "flux"}, ""),
+        ({"model_family": "pixart_sigma"}, "no_effect"),
+        ({"model_family": "flux", "flow_use_uniform_schedule": True}, "no_effect"),
+        ({"model_family": "flux", "flow_use_beta_schedule": True}, "no_effect"),
+    ],
+)
+def test_an_offset_of_timesteps_needs_the_sigmoid_of_flow_matching(options: dict[str, Any], code: str) -> None:
+    _, problems = parse(images(timestep_sampling_offset=0.5), texts(), **options)
+    assert codes(problems) == ([("dataloader[0].timestep_sampling_offset", code)] if code else [])
+    assert codes(parse(images(timestep_sampling_offset=0), texts(), **options)[1]) == []
+    assert codes(parse(images(timestep_sampling_offset=11), texts(), model_family="flux")[1]) == [
+        ("dataloader[0].timestep_sampling_offset", "out_of_range")
+    ]

@@ -40,7 +40,7 @@ def test_a_gone_option_that_asks_for_something_is_named_as_gone(name: str, value
     ("name", "value"),
     [
         *(("context_parallel_size", value) for value in (1, "1", 0, "0", None, "")),
-        *(("tread_config", value) for value in ({}, [], "{}", "null")),
+        *(("distillation_config", value) for value in ({}, [], "{}", "null")),
         ("gradient_precision", "unmodified"),
         ("trust_remote_code", 0),
     ],
@@ -51,7 +51,7 @@ def test_a_value_that_asks_for_nothing_is_accepted(name: str, value: Any) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("context_parallel_size", 2), ("trust_remote_code", "true"), ("tread_config", "{1}")],
+    [("context_parallel_size", 2), ("trust_remote_code", "true"), ("distillation_config", "{1}")],
 )
 def test_a_value_that_asks_for_something_is_refused(name: str, value: Any) -> None:
     assert [(problem.option, problem.code) for problem in normalise({name: value})[1]] == [(name, "not_available")]

@@ -27,7 +27,17 @@ def test_weights_that_are_trained_are_not_streamed(name: str) -> None:
     chosen = {name: STREAMS[name]}
     assert problems_of("full", **chosen) == [(name, "needs_frozen_weights", Level.ERROR)]
     assert problems_of("lora", **chosen) == []
-    assert problems_of("lora", **chosen, dynamo_backend="inductor") == [(name, "not_with_compilation", Level.ERROR)]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_network_with_streamed_weights_is_not_compiled_and_says_so(name: str) -> None:
+    options, problems = check_options({**GIVEN, "model_type": "lora", name: STREAMS[name], "dynamo_backend": "inductor"})
+    assert options is not None and not options.is_compiled
+    assert [(problem.code, problem.level) for problem in problems if problem.option == "dynamo_backend"] == [
+        ("not_compiled", Level.WARNING)
+    ]
+    alone, _ = check_options({**GIVEN, "model_type": "lora", "dynamo_backend": "inductor"})
+    assert alone is not None and alone.is_compiled
 
 
 def test_every_second_way_to_stream_weights_is_named() -> None:

@@ -101,6 +101,14 @@ def problems_of(family: str = "flux", **values: Any) -> list[Problem]:
         ("sdxl", {"flow_schedule_shift": 1.0}, {}, ("flow_schedule_shift", "no_effect", NOTE)),
         ("flux", {"snr_gamma": 5.0}, {}, ("snr_gamma", "no_effect", NOTE)),
         ("sdxl", {"noise_offset": 0.2}, {"noise_offset": 0.2, "offset_noise": True}, ("noise_offset", "no_effect", NOTE)),
+        ("sdxl", {"tokenizer_max_length": 50}, {"tokenizer_max_length": 77}, ("tokenizer_max_length", "no_effect", NOTE)),
+        ("flux", {"tokenizer_max_length": 513}, {"tokenizer_max_length": 512}, ("tokenizer_max_length", "above_family", NOTE)),
+        (
+            "flux",
+            {"model_flavour": "schnell", "tokenizer_max_length": 257},
+            {"model_flavour": "schnell", "tokenizer_max_length": 256},
+            ("tokenizer_max_length", "above_family", NOTE),
+        ),
         ("sdxl", {"snr_weight": 2.0}, {"snr_weight": 2.0, "snr_gamma": 5.0}, ("snr_weight", "no_effect", NOTE)),
         (
             "sdxl",

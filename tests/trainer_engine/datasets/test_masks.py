@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.helpers.caches import flip_entry, places_of, state_of
 from trainer_engine.caches.masks import MaskCache, cache_masks
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.datasets import parse_dataloader
@@ -193,13 +194,11 @@ def test_a_mask_is_read_from_its_cache_and_computed_again_if_damaged(tmp_path: P
     report, _ = examined(tmp_path, entries(tmp_path))
     sample = mask_sample(report)
     wanted = cached(report, tmp_path).read(sample, (8, 8))
-    [entry] = (tmp_path / "cache").rglob("*.safetensors")
-    stamp = entry.stat().st_mtime_ns
+    [folder] = {path.parent.parent for path in (tmp_path / "cache").rglob("*.shard")}
+    [address], stored = places_of(folder), state_of(folder)
     assert torch.equal(cached(report, tmp_path).read(sample, (8, 8)), wanted)
-    assert entry.stat().st_mtime_ns == stamp
-    content = bytearray(entry.read_bytes())
-    content[-1] ^= 1
-    entry.write_bytes(content)
+    assert state_of(folder) == stored
+    flip_entry(folder, address)
     assert torch.equal(cached(report, tmp_path).read(sample, (8, 8)), wanted)
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from tests.helpers.caches import state_of
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.tiny_run import tiny_datasets, tiny_options, train_here
 from trainer_engine.config.datasets import ImageSet, parse_dataloader
@@ -197,10 +198,10 @@ def with_table(place: Path, *, form: str = "parquet", lost: int = 0, **keys: Any
 def test_a_set_that_gets_a_table_trains_to_the_same_bytes_and_encodes_nothing_again(tmp_path: Path, form: str) -> None:
     plain = train_here(tmp_path)
     weights = plain.weights()
-    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    cached = state_of(tmp_path / "cache")
     table = train_here(tmp_path, datasets=with_table(tmp_path, form=form), output_dir=str(tmp_path / "again"))
     assert table.weights() == weights
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == cached
+    assert cached and state_of(tmp_path / "cache") == cached
 
 
 def test_a_run_with_a_table_resumes_to_the_same_bytes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
+from trainer_engine.caches.store import CacheStore
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.events import Notification
 
@@ -50,6 +51,22 @@ def test_fields_of_datasets_turn_it_on_for_one_set(tmp_path: Path) -> None:
     run = train_here(tmp_path, datasets=[images | {"vae_cache_disable": True}, texts], **ALONE)
     assert run.code is ExitCode.COMPLETED
     assert not entries_of(tmp_path / "cache/vae") and entries_of(tmp_path / "cache/text")
+
+
+@pytest.mark.parametrize("of_the_run", [False, True])
+def test_a_set_decides_whether_its_cache_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_the_run: bool) -> None:
+    chosen: dict[str, bool] = {}
+
+    class Watched(CacheStore):
+        def __init__(self, folder: Path, *, compress: bool = False) -> None:
+            chosen[folder.name] = compress
+            super().__init__(folder, compress=compress)
+
+    monkeypatch.setattr("trainer_engine.loop.datasets.CacheStore", Watched)
+    images, texts = tiny_datasets(tmp_path)
+    own = [images | {"cache_dir_vae": str(tmp_path / "vae"), "compress_cache": True}, texts | {"cache_dir": str(tmp_path / "text")}]
+    assert train_here(tmp_path, datasets=own, max_train_steps=1, compress_disk_cache=of_the_run).code is ExitCode.COMPLETED
+    assert chosen == {"vae": True, "text": of_the_run}
 
 
 def test_entries_of_an_earlier_run_are_read_though_nothing_is_stored(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_family
 from tests.helpers.pictures import generate_images
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, train_here
@@ -174,12 +175,12 @@ def test_probability_zero_trains_what_a_run_without_masks_does(tmp_path: Path) -
 
 def test_no_mask_is_encoded_and_its_caching_is_a_stage(tmp_path: Path) -> None:
     run = trained(tmp_path)
-    latents, masks = (len(list((tmp_path / "cache" / name).rglob("*.safetensors"))) for name in ("vae", "masks"))
-    assert (latents, masks) == (8, 8)
+    latents, masks = (entries_of(tmp_path / "cache" / name) for name in ("vae", "masks"))
+    assert (len(latents), len(masks)) == (8, 8)
     stages = {event.label for event in run.heard.of(StageEvent)}
     assert "masks of pictures" in stages
-    shapes = {tuple(load_file(path)["mask"].shape) for path in (tmp_path / "cache/masks").rglob("*.safetensors")}
-    assert shapes == {(1, *load_file(path)["latents"].shape[1:]) for path in (tmp_path / "cache/vae").rglob("*.safetensors")}
+    shapes = {tuple(entry["mask"].shape) for entry in masks.values()}
+    assert shapes == {(1, *entry["latents"].shape[1:]) for entry in latents.values()}
 
 
 def test_black_masks_are_named_and_torn_ones_leave_their_image_out(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.loop.step import Step
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.lr_schedules import Schedule
-from trainer_engine.optim.optimizers import build_optimizer
+from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
 
@@ -45,10 +45,8 @@ def step_of(family: Family, trainable: Trainable) -> Step:
         devices=family.devices,
         processes=Processes(read_environment({})),
         network=trainable.network,
-        parameters=trainable.parameters,
-        optimizer=build_optimizer(options.optimizer, trainable.parameters),
+        update=make_update(options.optimizer, [trainable.parameters], family.devices.device),
         schedules=(Schedule(options.schedule, 1e-4, 10),),
-        clipping=options.optimizer,
         seed=1,
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         parent=trainable.base_model,

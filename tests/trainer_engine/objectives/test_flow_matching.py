@@ -124,3 +124,26 @@ def test_spread_timesteps_depend_on_no_option() -> None:
     for options in ({}, {"flow_schedule_shift": 3.0}, {"flow_use_beta_schedule": True}):
         objective = make_objective("flow_matching", {}, ObjectiveOptions(**options))
         assert objective.spread_timesteps(4).tolist() == [0.125, 0.375, 0.625, 0.875]
+
+
+@pytest.mark.parametrize("offset", [-1.5, 0.7])
+def test_an_offset_is_added_before_the_sigmoid_and_the_shift_comes_after_it(offset: float) -> None:
+    def with_offset(**options: Any) -> Tensor:
+        return objective(**options).sample_timesteps(sample_generators(7, 0, range(500), "timestep"), TOKENS, offset)
+
+    plain = sampled(count=500, flow_sigmoid_scale=1.3, **PLAIN).double()
+    wanted = torch.sigmoid(torch.logit(plain) + offset)
+    found = with_offset(flow_sigmoid_scale=1.3, **PLAIN)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    assert bool(found.mean() > plain.mean()) == (offset > 0)
+    shifted = with_offset(flow_sigmoid_scale=1.3, flow_schedule_shift=3.0)
+    torch.testing.assert_close(shifted.double(), 3 * wanted / (1 + 2 * wanted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [PLAIN, {"flow_schedule_shift": 3.0}, {"flow_use_uniform_schedule": True}, {"flow_use_beta_schedule": True}]
+)
+def test_an_offset_of_zero_samples_the_same_timesteps(options: dict[str, Any]) -> None:
+    ours = objective(**options)
+    usual, zero = (ours.sample_timesteps(sample_generators(7, 0, range(50), "timestep"), TOKENS, *more) for more in ((), (0.0,)))
+    assert torch.equal(usual, zero)

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, cast
 
+from trainer_engine.config.controlnet import CONTROL
 from trainer_engine.config.dataset_tables import fields_of, generator_specs
 from trainer_engine.config.datasets.entry import EntryDraft, fill
 from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, option_name
@@ -20,6 +21,7 @@ from trainer_engine.datasets.generators.base import Generator
 
 FIELD = "conditioning"
 FOLDER = "conditioning_data"
+REFERENCES = ("reference_strict", "reference_loose")
 MOST = 20
 """Limit of generated sets of one image set."""
 FROM_IMAGES = ("type", "own_fields", "crop", "crop_style", "resolution", "resolution_type", "vae_batch_size", "write_batch_size")
@@ -33,8 +35,11 @@ def common_fields() -> Mapping[str, OptionSpec]:
     return MappingProxyType(found)
 
 
-def read_conditioning(draft: EntryDraft, cache_root: str) -> None:
-    """Reads ``conditioning``: an object, or a list of objects."""
+def read_conditioning(draft: EntryDraft, cache_root: str, *, steers: bool = False) -> None:
+    """Reads ``conditioning``: an object, or a list of objects.
+
+    ``steers``: the run trains a ControlNet, which looks at what is generated.
+    """
     given = draft.raw.get(FIELD)
     draft.values[FIELD] = ()
     if given in (None, "", [], {}, False):
@@ -44,7 +49,7 @@ def read_conditioning(draft: EntryDraft, cache_root: str) -> None:
     if not all(isinstance(item, Mapping) for item in listed) or len(listed) > MOST:
         draft.error(FIELD, "not_a_list", f"conditioning is not a list of at most {MOST} objects.", got=given, expected=expected)
         return
-    found = [_Reader(draft, item, number, cache_root).read() for number, item in enumerate(listed)]
+    found = [_Reader(draft, item, number, cache_root, steers=steers).read() for number, item in enumerate(listed)]
     made = [one for one in found if one is not None]
     draft.values[FIELD] = tuple(made)
     ids = [one.id_of(draft.id) for one in made]
@@ -56,8 +61,8 @@ def read_conditioning(draft: EntryDraft, cache_root: str) -> None:
 class _Reader:
     """Reads one entry of ``conditioning``, and reports its problems."""
 
-    def __init__(self, draft: EntryDraft, item: Mapping[str, Any], number: int, cache_root: str) -> None:
-        self.draft, self.number, self.cache_root = draft, number, cache_root
+    def __init__(self, draft: EntryDraft, item: Mapping[str, Any], number: int, cache_root: str, *, steers: bool) -> None:
+        self.draft, self.number, self.cache_root, self.steers = draft, number, cache_root, steers
         nested = item.get("params")
         self.raw = {**(nested if isinstance(nested, Mapping) else {}), **{key: item[key] for key in item if key != "params"}}
 
@@ -83,7 +88,7 @@ class _Reader:
             number=self.number,
             type=word,
             generator=generator.name,
-            conditioning_type=common["conditioning_type"],
+            conditioning_type=CONTROL if self.steers and common["conditioning_type"] in REFERENCES else common["conditioning_type"],
             instance_data_dir=folder,
             captions=captions,
             settings=settings,

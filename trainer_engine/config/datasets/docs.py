@@ -10,7 +10,7 @@ from trainer_engine.config.datasets.conditioning import common_fields
 from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
 from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
-from trainer_engine.config.datasets.object_fields import CaptionShuffle, TableFile
+from trainer_engine.config.datasets.object_fields import CaptionShuffle, ClipLength, TableFile
 from trainer_engine.config.datasets.parse import INHERITED
 from trainer_engine.config.datasets.sizes import TYPICAL_TOKENS, size_rows
 from trainer_engine.config.families import specs as specs_of_families
@@ -22,7 +22,7 @@ HEAD = """# Datasets
 This page is generated from the declared fields by `python -m trainer_engine.config.datasets.docs`; a test checks that it is up to date.
 
 The option `data_backend_config` names a JSON file with a list of datasets, each an object. A run needs at least one dataset of
-`dataset_type` `image`. If the file has no set of `text_embeds`, one is created; exactly one of them is the default.
+`dataset_type` `image` or `video`. If the file has no set of `text_embeds`, one is created; exactly one of them is the default.
 
 ```json
 [
@@ -115,6 +115,32 @@ never replaced: to fetch one again, remove it.
    each image `repeats` + 1 times) is kept: its images are repeated until the batch is full, and `validate` says how often each is seen. A
    bucket need not fill an optimizer step, since the batches of a step may come from different buckets. `allow_dataset_oversubscription`
    makes every bucket of a set without `repeats` give at least a complete step.
+
+## Sets of clips
+
+A set of `dataset_type` `video` holds clips, for models that are trained on them ([models.md](models.md)). It is an image set in everything
+else: captions, sizes, crops, buckets, `repeats`, conditioning. An eval set holds clips if it has the object `video`.
+
+```json
+{"id": "waves", "dataset_type": "video", "instance_data_dir": "/data/waves", "caption_strategy": "textfile",
+ "resolution": 480, "video": {"num_frames": 81, "min_frames": 81, "max_frames": 500}}
+```
+
+- **Files** are `.mp4`, `.m4v`, `.mov`, `.webm`, `.mkv` and `.avi`, which need PyAV (`pip install '.[video]'`), and animated `.gif` and
+  `.webp`. In an image set a `.gif` or `.webp` is the image of its first frame. Video files in an image set and images in a set of clips are
+  left out, and `validate` names them.
+- **Length**: the first `num_frames` frames of each clip are trained on, one by one as they are stored, whatever the frame rate is; so save
+  clips at the rate that the model is made for. A clip with fewer than `min_frames` or more than `max_frames` is left out. `num_frames` is
+  rounded down to a length that the model takes: one frame and a multiple of 4 for Wan. With `bucket_strategy` `resolution_frames` a clip
+  gives as many frames as it has, rounded down to a multiple of `frame_interval` and then to what the model takes, and a bucket holds clips
+  of one length.
+- **Size** is that of the frame as it is shown, after the rotation that phones store. All frames are scaled and cropped together.
+- **Colours** are those that the file names, or BT.709 from 720 lines on and BT.601 below. HDR is used as sRGB, with a note.
+- **Caches**: addresses of latents contain the number of frames; a set with another `num_frames` is encoded anew. `vae_batch_size` and
+  `write_batch_size` are 1 unless the set gives them, since clips are large. Frames are decoded one at a time.
+- **References** of a clip are clips with at least its frames, or images; a mask is an image.
+- Files with damaged or missing frames are left out, each with the reason. Files of more than a day, of more than a million frames, or of
+  codecs that nobody uses for clips are not opened.
 
 ## Captions
 
@@ -282,10 +308,11 @@ SPECIAL = {
 }
 OBJECTS: dict[str, tuple[str, type[OptionGroup]]] = {
     "parquet": ("The table with captions or sizes of the files, an object:", TableFile),
+    "video": ("Lengths of the clips of a set of `dataset_type` `video`, an object, see [Sets of clips](#sets-of-clips):", ClipLength),
     "caption_shuffle": ("Variants of captions with shuffled tags, an object:", CaptionShuffle),
 }
 TITLES = {
-    "image": "Fields of image sets",
+    "image": "Fields of sets of images and clips",
     "conditioning": "Fields of conditioning sets",
     "text_embeds": "Fields of text_embeds sets",
 }
@@ -316,7 +343,7 @@ def _lines() -> Iterator[str]:
     yield ""
     for kind, title in TITLES.items():
         yield f"## {title}\n"
-        yield f"`dataset_type` is `{kind}`" + (" (the default) or `eval`.\n" if kind == "image" else ".\n")
+        yield f"`dataset_type` is `{kind}`" + (" (the default), `video` or `eval`.\n" if kind == "image" else ".\n")
         plain = specs(kind)
         for name in SETS[kind].model_fields:
             if name in plain:

@@ -8,11 +8,10 @@ from pydantic import Field
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, SourceSpec, caption_choice, source_choice, source_specs
 from trainer_engine.config.datasets.generated import GeneratedReference
-from trainer_engine.config.datasets.object_fields import AspectChoice, CaptionShuffle, TableFile
+from trainer_engine.config.datasets.object_fields import AspectChoice, CaptionShuffle, ClipLength, TableFile
 from trainer_engine.config.option import OptionGroup, option
 
 DATASET_TYPES_LATER = (
-    "video",
     "audio",
     "image_embeds",
     "conditioning_image_embeds",
@@ -106,9 +105,11 @@ ALWAYS = Gates()
 
 
 class ImageSet(FileSet):
-    """A folder of images to train on, or, as an eval set, to evaluate on."""
+    """A folder of images, or of clips, to train on, or, as an eval set, to evaluate on."""
 
-    dataset_type: Literal["image", "eval"] = "image"
+    dataset_type: Literal["image", "video", "eval"] = "image"
+    video: ClipLength | None = None
+    """The lengths of its clips; None for a set of images."""
     instance_data_dir: str = option(..., "Folder of the images, searched with all its subfolders.", aliases=("instance_data_root",))
     caption_strategy: str = caption_choice()
     conditioning_data: tuple[str, ...] = ()
@@ -194,6 +195,13 @@ class ImageSet(FileSet):
         "full fine-tune trains on its images like on any other.",
         aliases=("is_regularization_data",),
     )
+    timestep_sampling_offset: float = option(
+        0.0,
+        "Flow matching: number added before the sigmoid that gives the timesteps of this set. Above 0: more noise, as for composition; "
+        "below 0: less, as for details. Not with flow_use_uniform_schedule or flow_use_beta_schedule.",
+        ge=-10,
+        le=10,
+    )
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
@@ -206,6 +214,7 @@ class ImageSet(FileSet):
     vae_cache_disable: bool = option(
         False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
     )
+    compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
@@ -222,6 +231,11 @@ class ImageSet(FileSet):
     def is_eval(self) -> bool:
         """Whether this is an eval set: evaluated on, never trained on."""
         return self.dataset_type == "eval"
+
+    @property
+    def noun(self) -> str:
+        """What one of its files is called in messages."""
+        return "image" if self.video is None else "clip"
 
     @property
     def is_trained(self) -> bool:
@@ -243,12 +257,12 @@ class ReferenceSet(FileSet):
 
     dataset_type: Literal["conditioning"] = "conditioning"
     instance_data_dir: str = option(..., "Folder of the references, searched with all its subfolders.", aliases=("instance_data_root",))
-    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"] = option(
+    conditioning_type: Literal["reference_strict", "reference_loose", "controlnet", "mask", "segmentation"] = option(
         ...,
         "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
-        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. mask: its brightness weights the loss "
-        "at each place. segmentation: everything in it that is not black weights the loss in full.",
-        later=("controlnet",),
+        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. controlnet: the ControlNet that is "
+        "trained looks at it; it has the same size and is cropped at the same place. mask: its brightness weights the loss at each place. "
+        "segmentation: everything in it that is not black weights the loss in full.",
     )
     generated: GeneratedReference | None = Field(default=None, exclude=True)
     """How its files are generated from the images of its partner's set; None for files that exist."""
@@ -286,6 +300,7 @@ class ReferenceSet(FileSet):
     vae_cache_disable: bool = option(
         False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
     )
+    compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     def option(self, field: str) -> str:
@@ -301,7 +316,7 @@ class ReferenceSet(FileSet):
     @property
     def noun(self) -> str:
         """What one of its files is called in messages."""
-        return "mask" if self.is_mask else "reference"
+        return "mask" if self.is_mask else "control image" if self.conditioning_type == "controlnet" else "reference"
 
     @property
     def vae_cache(self) -> str:
@@ -323,6 +338,7 @@ class ReferenceSet(FileSet):
             "max_workers",
             "vae_cache_ondemand",
             "vae_cache_disable",
+            "compress_cache",
             "crop",
             "crop_style",
             "crop_aspect",
@@ -352,6 +368,7 @@ class TextSet(Entry):
     text_cache_disable: bool = option(
         False, "Encode the prompts of this set whenever they are needed, and store nothing. Also on with the option of that name."
     )
+    compress_cache: bool | None = option(None, "Compress the embeddings of this set, without loss. Empty: compress_disk_cache.")
 
     @property
     def text_cache(self) -> str:

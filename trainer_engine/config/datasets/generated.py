@@ -15,11 +15,11 @@ class GeneratedFields(OptionGroup):
     """Fields that every entry of ``conditioning`` may have; its generator may declare more."""
 
     type: str = generator_choice()
-    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"] = option(
+    conditioning_type: Literal["reference_strict", "reference_loose", "controlnet", "mask", "segmentation"] = option(
         "reference_strict",
         "How a generated file is used with its image. reference_strict: the network looks at it. reference_loose: the same, cropped by "
-        "itself. mask: its brightness weights the loss at each place. segmentation: everything that is not black weights it in full.",
-        later=("controlnet",),
+        "itself. controlnet: the ControlNet that is trained looks at it; with the option controlnet this replaces both reference types. "
+        "mask: its brightness weights the loss at each place. segmentation: everything that is not black weights it in full.",
     )
     instance_data_dir: str | None = option(None, "Folder of the generated files. Empty: <cache_dir>/conditioning_data/<id>.")
 
@@ -35,7 +35,7 @@ class GeneratedReference(BaseModel):
     """The word for the generator as it was written; a part of the id of the generated set."""
     generator: str
     """Name of the generator."""
-    conditioning_type: Literal["reference_strict", "reference_loose", "mask", "segmentation"]
+    conditioning_type: Literal["reference_strict", "reference_loose", "controlnet", "mask", "segmentation"]
     instance_data_dir: str
     """Folder of the generated files."""
     captions: tuple[str, ...] = ()

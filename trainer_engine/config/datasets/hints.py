@@ -40,7 +40,6 @@ HINTS: Mapping[str, Hint] = MappingProxyType(
         "image_processing_batch_size": Hint("images are decoded ahead by as many threads as max_workers allows", _whole),
         "hash_filenames": Hint("entries of caches are always named by the content of their file", parse_bool),
         "cache_file_suffix": Hint("entries of caches are named by the content of their file, so datasets cannot mistake them", parse_text),
-        "compress_cache": Hint("entries of caches are never compressed, so that they are read where they lie", parse_bool),
         "scan_for_errors": Hint("each entry of a cache has a checksum, and a damaged one is computed again", parse_bool),
     }
 )

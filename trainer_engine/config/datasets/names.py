@@ -15,15 +15,17 @@ from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.option import OptionSpec, spec_of
 
 SETS: Mapping[str, type[Entry]] = MappingProxyType(
-    {"image": ImageSet, "eval": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet}
+    {"image": ImageSet, "video": ImageSet, "eval": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet}
 )
-OF_IMAGES = ("image", "eval")
-"""Values of ``dataset_type`` for sets of images with captions."""
+TRAINED_ON = ("image", "video")
+"""Values of ``dataset_type`` for sets that are trained on."""
+OF_IMAGES = (*TRAINED_ON, "eval")
+"""Values of ``dataset_type`` for sets of images or clips with captions."""
 NOT_WRITTEN = ("position", "own_fields", "generated")
 """Fields that parsing fills in."""
 PLAIN = (
     *(*NOT_WRITTEN, "dataset_type", "instance_prompt", "crop_aspect_buckets", "conditioning_data", "conditioning"),
-    *("caption_filter_list", "caption_shuffle", "parquet"),
+    *("caption_filter_list", "caption_shuffle", "parquet", "video"),
 )
 """Fields with a parser of their own."""
 COMMON = frozenset({"id", "type", "dataset_type", "disabled", "disable"})

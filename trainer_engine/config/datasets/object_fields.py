@@ -50,3 +50,50 @@ class TableFile(OptionGroup):
         """The columns of captions, in order."""
         given = self.caption_column or ""
         return tuple(json.loads(given)) if given.startswith("[") else (given,) if given else ()
+
+
+LONGEST_CLIP = 1024
+"""Most frames of a clip that is trained on."""
+
+
+class ClipLength(OptionGroup):
+    """How many frames of each clip are trained on, and which clips are long enough."""
+
+    num_frames: int | None = option(
+        None,
+        "Number of frames that are trained on, the first ones of each clip. It is rounded down to a length that the model takes. "
+        "Empty: those of five seconds at the option framerate, or at 30 a second.",
+        ge=1,
+        le=LONGEST_CLIP,
+    )
+    min_frames: int | None = option(None, "Leave out clips with fewer frames. Empty: num_frames.", ge=1)
+    max_frames: int | None = option(None, "Leave out clips with more frames. Empty: no limit.", ge=1)
+    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = option(
+        "aspect_ratio",
+        "Number of frames of a longer clip. aspect_ratio: num_frames, so that buckets are those of images. resolution_frames: as many as "
+        f"it has, at most {LONGEST_CLIP}, with a bucket for each length.",
+    )
+    frame_interval: int | None = option(
+        None,
+        "With bucket_strategy=resolution_frames, round the number of frames down to a multiple of this. Empty: to what the model takes.",
+        ge=1,
+    )
+    is_i2v: bool = option(False, "Condition the model on the first frame. No effect: the models that are here are given the prompt alone.")
+
+    @property
+    def frames(self) -> int:
+        """``num_frames``. Parsing always fills it in."""
+        assert self.num_frames is not None
+        return self.num_frames
+
+    def trained_frames(self, frames: int, stride: int) -> int:
+        """Returns how many frames of a clip are trained on: one, and a multiple of ``stride``."""
+        if self.bucket_strategy == "aspect_ratio":
+            return self.frames
+        interval = self.frame_interval or 1
+        return max(self.frames, aligned_frames(min(frames, LONGEST_CLIP) // interval * interval, stride))
+
+
+def aligned_frames(frames: int, stride: int) -> int:
+    """Returns the largest number of frames, at most ``frames``, that is one and a multiple of ``stride``; at least 1."""
+    return max(0, frames - 1) // stride * stride + 1

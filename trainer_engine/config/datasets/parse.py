@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+import trainer_engine.config.datasets.clips as clips
 import trainer_engine.config.datasets.conditioning as conditioning
+import trainer_engine.config.datasets.controls as controls
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
 import trainer_engine.config.datasets.lists as lists
@@ -16,7 +18,7 @@ import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
-from trainer_engine.config.datasets.names import OF_IMAGES, is_like_a_dataset
+from trainer_engine.config.datasets.names import OF_IMAGES, TRAINED_ON, is_like_a_dataset
 from trainer_engine.config.datasets.object_fields import CaptionShuffle
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
@@ -137,7 +139,7 @@ def parse_dataloader(
     rules.ids_are_unique(drafts)
     for draft in active:
         _read(draft, context)
-    images = [draft for draft in active if draft.kind == "image"]
+    images = [draft for draft in active if draft.kind in TRAINED_ON]
     texts = [draft for draft in active if draft.kind == "text_embeds"]
     rules.one_default(texts)
     references = [draft for draft in active if draft.kind == "conditioning"]
@@ -150,9 +152,11 @@ def parse_dataloader(
     rules.something_is_trained(images)
     rules.something_begins_at_once(images)
     rules.regularisation_has_an_effect(images, context.values["model_type"])
+    rules.offsets_have_an_effect(images, context.values)
     problems += [problem for draft in drafts for problem in draft.problems]
     problems += eval_sets.problems(context.values, images, evals, references)
     problems += masks.problems(context.values, [*images, *evals], references)
+    problems += controls.problems(context.values, [*images, *evals], references)
     if not images and not any({"type", "dataset_type"} & draft.reported for draft in active):
         problems.append(_no_images(len(disabled)))
     found = Dataloader(
@@ -187,8 +191,8 @@ def _other_document() -> Problem:
 
 def _no_images(disabled: int) -> Problem:
     message = "The dataloader file has no image dataset to train on."
-    hint = f"{disabled} of its entries are disabled" if disabled else "add one with dataset_type image"
-    return Problem.error(OPTION, "no_images", message, expected="at least one dataset of type image", hint=hint)
+    hint = f"{disabled} of its entries are disabled" if disabled else "add one with dataset_type image or video"
+    return Problem.error(OPTION, "no_images", message, expected="at least one dataset of type image or video", hint=hint)
 
 
 def _drafts(document: list[Any], context: EntryContext, locate: Locate | None) -> tuple[list[EntryDraft], list[Problem]]:
@@ -216,7 +220,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
         lists.read_filters(draft)
     elif draft.kind in OF_IMAGES:
-        inherited = {name: context.values[name] for name in INHERITED}
+        inherited = {**{name: context.values[name] for name in INHERITED}, **clips.defaults_of(draft)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
         lists.read_prompts(draft, context.values["instance_prompt"])
@@ -224,7 +228,8 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_references(draft)
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
-        conditioning.read_conditioning(draft, context.cache_root)
+        clips.read_video(draft, context.family, context.values["framerate"])
+        conditioning.read_conditioning(draft, context.cache_root, steers=context.values["controlnet"] is True)
         for rule in rules.IMAGE_RULES:
             rule(draft)
         reading.check_tables(draft)

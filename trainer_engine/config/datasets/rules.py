@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer_engine.config.dataset_tables import caption_specs, source_specs
 from trainer_engine.config.datasets.entry import EntryDraft
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.rules.data import SMALLEST_PIXEL_EDGE
 
 SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
@@ -251,6 +252,19 @@ def regularisation_has_an_effect(images: Sequence[EntryDraft], model_type: str) 
     elif chosen and len(chosen) == len(images):
         what = "every image set is regularisation data: the adapter only learns to change nothing."
         chosen[0].warning(name, "nothing_to_learn", what, got=True)
+
+
+def offsets_have_an_effect(images: Sequence[EntryDraft], values: Mapping[str, Any]) -> None:
+    """Refuses offsets of timesteps that no sigmoid gives."""
+    name = "timestep_sampling_offset"
+    spec = find_spec(str(values["model_family"]))
+    other = [f"{option}=true" for option in ("flow_use_uniform_schedule", "flow_use_beta_schedule") if values[option]]
+    if spec is not None and spec.objective != "flow_matching":
+        other = [f"the objective of {spec.title}"]
+    for draft in images:
+        if other and draft.values.get(name):
+            what = f"{other[0]} samples timesteps without a sigmoid: {name} would have no effect."
+            draft.error(name, "no_effect", what, got=draft.values[name], expected="0", hint="remove it")
 
 
 def something_is_trained(images: Sequence[EntryDraft]) -> None:

@@ -24,10 +24,19 @@ def latent_bytes(spec: FamilySpec, width: int, height: int, *, frames: int = 1, 
 
 
 def caption_bytes(
-    spec: FamilySpec, tokens: int = TYPICAL_TOKENS, *, flavour: str | None = None, unpadded: bool = False, number: int = SHORT_BYTES
+    spec: FamilySpec,
+    tokens: int = TYPICAL_TOKENS,
+    *,
+    flavour: str | None = None,
+    limit: int | None = None,
+    unpadded: bool = False,
+    number: int = SHORT_BYTES,
 ) -> int:
-    """Bytes of the embedding of a caption of so many tokens. ``unpadded``: with ``PromptSpec.unpadded_option``."""
-    prompts, limit = spec.prompts, spec.tokens_of(flavour)
+    """Bytes of the embedding of a caption of so many tokens.
+
+    ``limit``: the option tokenizer_max_length. ``unpadded``: with ``PromptSpec.unpadded_option``.
+    """
+    prompts, limit = spec.prompts, spec.tokens_of(flavour, limit)
     stored = limit if prompts.stores_padding and not unpadded else min(tokens, limit)
     return (stored * prompts.width + prompts.pooled) * number
 

@@ -44,6 +44,16 @@ class AdapterOptions(OptionGroup):
     init_lora: str | None = option(
         None, "Adapter whose weights training starts from: a .safetensors file, or a folder that holds one. Empty: a new adapter."
     )
+    assistant_lora_path: str | None = option(
+        None,
+        "Frozen adapter that is active while another one is trained, so that distilled base weights can be trained: a .safetensors file, a "
+        "folder that holds pytorch_lora_weights.safetensors, or owner/name:file on the hub. Results do not contain it.",
+    )
+    assistant_lora_strength: float = option(1.0, "Strength of assistant_lora_path in training and in evaluations.", ge=-10, le=10)
+    assistant_lora_inference_strength: float = option(
+        0.0, "Strength of assistant_lora_path in validation images. 0: they are made without it.", ge=-10, le=10
+    )
+    disable_assistant_lora: bool = option(False, "Train without assistant_lora_path, also where it is a default of the flavour.")
     lycoris_config: str = option("config/lycoris_config.json", "Path of the LyCORIS configuration file, for lora_type=lycoris.")
     init_lokr_norm: float | None = option(
         None,

@@ -45,6 +45,8 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "disable_segmented_timestep_sampling": "timesteps of the samples of a batch are sampled independently",
         "training_scheduler_timestep_spacing": "every timestep of the noise schedule is trained on; "
         "inference_scheduler_timestep_spacing spaces those of validation images",
+        "wan_force_2_1_time_embedding": "every flavour of Wan that is here has the time embedding of 2.1",
+        "wan_validation_load_other_stage": "every flavour of Wan that is here is one network, and validations use all of it",
     }
 )
 """Option -> what happens anyway."""

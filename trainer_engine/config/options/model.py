@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.routing import SHAPE
 
 
 class ModelOptions(OptionGroup):
@@ -48,11 +49,35 @@ class ModelOptions(OptionGroup):
     clip_skip: int = option(
         0, "Use the CLIP hidden state this many layers before the last, in training and in validation. 0: the last.", ge=0, le=11
     )
+    tokenizer_max_length: int | None = option(
+        None,
+        "Longest prompt in tokens, for families with T5: longer prompts are cut off there, in training and in validation. Empty: the limit "
+        "of the family, which is also the largest value with an effect.",
+        ge=1,
+        le=1024,
+    )
     train_text_encoder: bool = option(
         False,
         "Train the text encoders together with the network: all of their weights with model_type=full, and with model_type=lora a standard "
         "adapter on their attention. Captions are then encoded in every step. Evaluations, validation images, the average of use_ema and "
         "the result take the text encoders as they are trained. docs/options.md lists the families that can.",
+    )
+    controlnet: bool = option(
+        False,
+        "Train a ControlNet beside the frozen network: it learns to follow a control image, which each image of the datasets has in a "
+        "conditioning set with conditioning_type=controlnet. docs/options.md lists the families that can.",
+    )
+    controlnet_model_name_or_path: str | None = option(
+        None,
+        "Weights that the ControlNet begins with: a repository, or a folder in the layout of diffusers. Empty: a copy of the network's own "
+        "layers. Needed with model_type=lora.",
+    )
+    controlnet_custom_config: str | None = option(
+        None,
+        "How a new ControlNet is made: a JSON object with arguments of diffusers, such as its number of layers. Without effect on weights "
+        "of controlnet_model_name_or_path.",
+        json=True,
+        shape="a JSON object",
     )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
@@ -91,6 +116,14 @@ class ObjectiveOptions(OptionGroup):
     flow_use_beta_schedule: bool = option(False, "Flow matching: sample timesteps from a beta distribution.")
     flow_beta_schedule_alpha: float = option(2.0, "First parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
     flow_beta_schedule_beta: float = option(2.0, "Second parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
+    tread_config: str | None = option(
+        None,
+        "Token routing (TREAD): JSON of a list of routes. In training, the share selection_ratio of the image's tokens, random in each "
+        "step, skips the blocks start_layer_idx to end_layer_idx; negative numbers count from the last block, -1. Empty: every token "
+        "passes through every block. docs/token-routing.md has more.",
+        json=True,
+        shape=SHAPE,
+    )
     loss_type: Literal["l2", "huber", "smooth_l1"] = option(
         "l2", "Loss function. l2: the squared error. huber and smooth_l1: squared for small errors and linear for errors above huber_c."
     )

@@ -68,6 +68,11 @@ class TrainingOptions(BaseModel):
     families: dict[str, Any]
     """Family -> its own option group, for each family that has one. ``of_family`` returns it with its type."""
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the network is compiled. One whose weights are bound anew in every step is not."""
+        return self.distributed.dynamo_backend != "no" and not self.memory.streams_network
+
     def of_family(self, group: type[Group]) -> Group:
         """Returns the options that a family declares for itself."""
         found: Group = next(own for own in self.families.values() if isinstance(own, group))

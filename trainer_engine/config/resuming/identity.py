@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.adapters.assistant import assistant_identity
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
@@ -16,7 +17,7 @@ from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.contract.errors import shown
 from trainer_engine.contract.files import read_small_json
 
-NOT_RECORDED: Mapping[str, Any] = {"train_text_encoder": False}
+NOT_RECORDED: Mapping[str, Any] = {"train_text_encoder": False, "controlnet": False}
 """Settings that the first checkpoints do not record, with the only value that they had."""
 TARGETS = "lora_targets"
 MAX_LISTED = 5
@@ -37,8 +38,17 @@ def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: st
         "clip_skip": options.model.clip_skip,
         "use_ema": options.run.use_ema,
         "train_text_encoder": options.model.train_text_encoder,
+        "controlnet": options.model.controlnet,
+        **beside_identity(options),
         **adapter_identity(options, spec),
     }
+
+
+def beside_identity(options: TrainingOptions) -> dict[str, Any]:
+    """Returns the settings of the frozen network beside a ControlNet, or nothing without one."""
+    if not options.model.controlnet:
+        return {}
+    return {"base_model_precision": weights_identity(options.precision.base_model_precision, options)}
 
 
 def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, Any]:
@@ -46,7 +56,8 @@ def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, An
     adapter = options.adapter
     if options.model.model_type == "full":
         return {}
-    base = {"base_model_precision": weights_identity(options.precision.base_model_precision, options)}
+    precision = weights_identity(options.precision.base_model_precision, options)
+    base = {"base_model_precision": precision, **assistant_identity(options.as_values())}
     if adapter.lora_type == "lycoris":
         return {**base, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
     return {

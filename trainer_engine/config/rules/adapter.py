@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from trainer_engine.config.adapters.assistant import DISABLE, assistant_problems
 from trainer_engine.config.adapters.validation_adapter import (
     COMPARISON,
     CONFIG,
@@ -31,7 +33,8 @@ ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     """Notes options of an adapter that the run does not train, and refuses target modules that are not a list."""
     if values.get("model_type") != "lora":
-        changed = [name for name in ADAPTER_OPTIONS if values[name] != REGISTRY[name].default]
+        usual = {name: REGISTRY[name].default for name in ADAPTER_OPTIONS} | _defaults_of_flavour(values)
+        changed = [name for name in ADAPTER_OPTIONS if name != DISABLE and values[name] != usual[name]]
         for name in changed:
             yield Problem.note(name, "no_adapter", f"model_type=full trains no adapter: {name} has no effect.", got=values[name])
         return
@@ -41,11 +44,17 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
             message = f"{name} has no effect with lora_type={values['lora_type']}."
             hint = "set linear_dim in the LyCORIS file instead" if name == "lora_rank" else ""
             yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
+    yield from assistant_problems(values, {name: REGISTRY[name].default for name in ADAPTER_OPTIONS})
     try:
         parse_targets(values["peft_lora_target_modules"])
     except ValueError as error:
         got = values["peft_lora_target_modules"]
         yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
+
+
+def _defaults_of_flavour(values: Values) -> dict[str, Any]:
+    family_spec = find_spec(str(values.get("model_family", "")))
+    return dict(family_spec.defaults_of(values.get("model_flavour"))) if family_spec else {}
 
 
 def unet_targets_are_used(values: Values) -> Iterator[Problem]:

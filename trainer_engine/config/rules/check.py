@@ -13,6 +13,7 @@ from trainer_engine.config.rules import (
     checkpointing,
     clips,
     computation,
+    controlnet,
     data,
     evaluation,
     hooks,
@@ -21,6 +22,7 @@ from trainer_engine.config.rules import (
     optimizer,
     precision,
     publishing,
+    routing,
     run,
     text_encoders,
     updates,
@@ -29,7 +31,7 @@ from trainer_engine.config.rules import (
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, optimizer, updates, data, model, precision, computation, memory, text_encoders, adapter),
+    *(run, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

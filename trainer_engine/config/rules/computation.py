@@ -9,6 +9,7 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.rules.memory import STREAMS
 from trainer_engine.contract.errors import Problem
 
 ROLL = "vae_enable_temporal_roll"
@@ -61,7 +62,8 @@ def attention_can_be_trained(values: Values) -> Iterator[Problem]:
 def flex_attention_is_compiled(values: Values) -> Iterator[Problem]:
     """Refuses flex attention in a network that is not compiled: it would hold every score of every head in memory."""
     mechanism = MECHANISMS.get(values[MECHANISM])
-    if mechanism is not None and mechanism.needs_compilation and values["dynamo_backend"] != INDUCTOR:
+    is_compiled = values["dynamo_backend"] == INDUCTOR and not any(values[name] for name in STREAMS)
+    if mechanism is not None and mechanism.needs_compilation and not is_compiled:
         message = "Flex attention is made for compiled networks: without compilation it keeps the scores of all heads in memory."
         expected = f"dynamo_backend={INDUCTOR}, or another mechanism"
         yield Problem.error(MECHANISM, "needs_compilation", message, got=mechanism.name, expected=expected)

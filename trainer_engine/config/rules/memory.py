@@ -71,8 +71,9 @@ def streamed_weights_are_frozen(values: Values) -> Iterator[Problem]:
             hint = "train an adapter with model_type=lora; for a full fine-tune, optimizer_cpu_offload_method and use_ema=false save memory"
             yield Problem.error(name, "needs_frozen_weights", message, got=values[name], expected=f"{REGISTRY[name].default}", hint=hint)
         if values["dynamo_backend"] != "no":
-            message = f"{name} binds the weights anew in every step, which a compiled network does not see."
-            yield Problem.error(name, "not_with_compilation", message, got=values[name], expected="dynamo_backend=no")
+            message = f"{name} binds the weights anew in every step, which a compiled network does not see: the network is not compiled."
+            hint = f"set dynamo_backend=no, or compile without {name}"
+            yield Problem.warning("dynamo_backend", "not_compiled", message, got=values["dynamo_backend"], hint=hint)
 
 
 def details_belong_to_their_option(values: Values) -> Iterator[Problem]:

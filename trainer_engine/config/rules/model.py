@@ -73,7 +73,7 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
     chosen, family_spec = values["base_model_precision"], find_spec(str(values.get("model_family", "")))
     if chosen not in QUANTISED:
         return
-    if values.get("model_type") == "full":
+    if values.get("model_type") == "full" and not values["controlnet"]:
         message = f"{chosen} weights cannot be trained, and model_type=full trains all of them."
         expected = ", ".join(("no_change", *LOADED))
         hint = "train an adapter with model_type=lora, or use base_model_precision=no_change"
@@ -181,7 +181,22 @@ def replaced_components_exist(values: Values) -> Iterator[Problem]:
         yield Problem.note(T5, "no_effect", f"{family_spec.title} has no T5 text encoder: {T5} has no effect.", got=values[T5])
 
 
+def token_limit_has_an_effect(values: Values) -> Iterator[Problem]:
+    """Notes a limit of prompts for a family that cannot follow it, and one above that of the family."""
+    family_spec, asked = find_spec(str(values.get("model_family", ""))), values["tokenizer_max_length"]
+    if family_spec is None or not asked:
+        return
+    limit = family_spec.tokens_of(values.get("model_flavour"))
+    if family_spec.prompts.t5_folder and asked > limit:
+        message = f"{family_spec.title} takes prompts of {limit} tokens: tokenizer_max_length={asked} has no effect."
+        yield Problem.note("tokenizer_max_length", "above_family", message, got=asked)
+    elif not family_spec.prompts.t5_folder and asked != limit:
+        message = f"The text encoders of {family_spec.title} always take {limit} tokens: tokenizer_max_length has no effect."
+        yield Problem.note("tokenizer_max_length", "no_effect", message, got=asked)
+
+
 RULES: tuple[Rule, ...] = (
+    token_limit_has_an_effect,
     replaced_components_exist,
     options_of_other_families_do_nothing,
     quantised_weights_are_frozen,

@@ -51,8 +51,10 @@ class Medium:
     """Suffixes of its files, in lower case with their dot."""
     unsupported: frozenset[str] = frozenset()
     """Suffixes of related formats that cannot be read. The report names such files as left out."""
+    missing: Callable[[], Mapping[str, str]] = dict
+    """Suffix -> why such files cannot be read on this machine, such as a library that is not installed."""
     is_clip: bool = False
-    """Whether its pixels are (C, T, H, W), also with one frame; those of an image are (C, H, W)."""
+    """Whether its pixels are (C, T, H, W), also with one frame; those of an image are (C, H, W). Clips are in sets of their own."""
     pixel_rule: int | str
     """Version of the pixels that a file gives, part of the addresses of cached latents. No two media have the same one."""
     measure: Callable[[SourceFile], MediaFacts]
@@ -63,40 +65,56 @@ class Medium:
 
 @cache
 def media() -> Mapping[str, Medium]:
-    """Returns every kind of media that has a file in this folder, by name. Raises TypeError if two of them share a suffix."""
+    """Returns every kind of media that has a file in this folder, by name. Raises TypeError if two of them share a name.
+
+    Two media of images may not share a suffix, nor two of clips. A suffix of both, such as ``.gif``, is what the set is.
+    """
     found: dict[str, Medium] = {}
     for module in modules_in(folder):
         medium = getattr(module, "MEDIUM", None)
         if not isinstance(medium, Medium):
             continue
         for other in found.values():
-            if other.name == medium.name or other.suffixes & medium.suffixes:
+            if other.name == medium.name or (other.is_clip is medium.is_clip and other.suffixes & medium.suffixes):
                 raise TypeError(f"{module.__name__} declares {medium.name!r}, whose name or suffixes {other.name!r} has too")
         found[medium.name] = medium
     return MappingProxyType(found)
 
 
 @cache
-def _by_suffix() -> Mapping[str, Medium]:
-    return MappingProxyType({suffix: medium for medium in media().values() for suffix in medium.suffixes})
+def _by_suffix(*, is_clip: bool) -> Mapping[str, Medium]:
+    """Returns the media by suffix; of two with the same one, that of clips or of images."""
+    ordered = sorted(media().values(), key=lambda medium: medium.is_clip is is_clip)
+    return MappingProxyType({suffix: medium for medium in ordered for suffix in medium.suffixes})
 
 
 @cache
 def media_suffixes() -> frozenset[str]:
     """Returns the suffixes of all media, and of related formats that cannot be read."""
-    return frozenset(_by_suffix()).union(*(medium.unsupported for medium in media().values()))
+    return frozenset(_by_suffix(is_clip=False)).union(*(medium.unsupported for medium in media().values()))
 
 
-def medium_of(name: str) -> Medium:
-    """Returns the medium of a file by its suffix. Raises KeyError for a suffix that no medium has."""
-    return _by_suffix()[name[name.rfind(".") :].lower()]
+def medium_of(name: str, *, is_clip: bool = False) -> Medium:
+    """Returns the medium of a file by its suffix. ``is_clip``: a suffix of both images and clips means a clip, as in sets of clips.
+
+    Raises KeyError for a suffix that no medium has.
+    """
+    return _by_suffix(is_clip=is_clip)[name[name.rfind(".") :].lower()]
+
+
+def holds_clips(names: Collection[str]) -> bool:
+    """Whether one of the named media has clips."""
+    return any(media()[name].is_clip for name in names)
 
 
 def suffixes_of(names: Collection[str]) -> Suffixes:
-    """Returns the suffixes of the named media. Files of other media, and of formats that no medium reads, are refused with a reason."""
-    usable = frozenset(suffix for name in names for suffix in media()[name].suffixes)
+    """Returns the suffixes of the named media. Files of other media, and of formats that cannot be read, are refused with a reason."""
+    missing = {suffix: why for name in names for suffix, why in media()[name].missing().items()}
+    usable = frozenset(suffix for name in names for suffix in media()[name].suffixes) - missing.keys()
     refused = {suffix: f"{suffix} files are not supported" for medium in media().values() for suffix in medium.unsupported}
-    for suffix, medium in _by_suffix().items():
+    for suffix, medium in _by_suffix(is_clip=holds_clips(names)).items():
         if medium.name not in names:
-            refused[suffix] = f"{suffix} files hold a {medium.name}, on which this model is not trained"
+            wanted = "video" if medium.is_clip else "image"
+            refused[suffix] = f"{suffix} files are trained on in a set of dataset_type {wanted}"
+    refused |= missing
     return Suffixes(usable, MappingProxyType({suffix: reason for suffix, reason in refused.items() if suffix not in usable}))

@@ -50,13 +50,18 @@ class CsvSource(Source):
         """The addresses, each once, in the order of the file. Raises UnusableTable."""
         from trainer_engine.datasets.media.base import media_suffixes
 
-        urls = dict.fromkeys(cell.strip() for (cell,) in csv_rows(Path(self.place), (self.url_column,)) if cell and cell.strip())
-        return named_addresses(urls, media_suffixes(), hash_names=self.hash_names)
+        return named_addresses(dict.fromkeys(url for url in self._cells if url), media_suffixes(), hash_names=self.hash_names)
+
+    @cached_property
+    def _cells(self) -> Sequence[str]:
+        """The column of the addresses, without spaces around them. Raises UnusableTable."""
+        return [(cell or "").strip() for (cell,) in csv_rows(Path(self.place), (self.url_column,))]
 
     def list_files(self, suffixes: Suffixes) -> Listing:
         here = self._here(suffixes)
         failures = Failures.read(Path(self.folder))
         listing = Listing()
+        listing.left_out += [LeftOut(f"row {row}", "it has no address", broken=True) for row, url in enumerate(self._cells, 1) if not url]
         for address in self.addresses:
             found = here.get(address.key)
             if found:

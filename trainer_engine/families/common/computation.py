@@ -88,7 +88,7 @@ def uncompiled(network: nn.Module, options: TrainingOptions) -> Iterator[None]:
 
     Flex attention, which is made for compiled networks, gives way to PyTorch's own.
     """
-    if options.distributed.dynamo_backend == "no":
+    if not options.is_compiled:
         yield
         return
     needed = MECHANISMS[options.attention.attention_mechanism].needs_compilation

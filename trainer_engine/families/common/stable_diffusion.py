@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import SchedulerMixin, StableDiffusionPipeline
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -53,12 +55,13 @@ class StableDiffusion(UNetFamily):
 
     @property
     def pipeline_name(self) -> str:
-        return "StableDiffusionPipeline"
+        return self.spec.steers.pipeline if self.spec.steers else "StableDiffusionPipeline"
 
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> StableDiffusionPipeline:
-        return StableDiffusionPipeline(
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, trained: Mapping[str, nn.Module]) -> Any:
+        pipeline = getattr(diffusers, self.pipeline_name)
+        return pipeline(
+            **{"text_encoder": None, **trained},
             vae=self.vae(),
-            text_encoder=encoders.get("text_encoder"),
             tokenizer=None,
             unet=unet,
             scheduler=scheduler,

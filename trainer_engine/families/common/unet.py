@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
+from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.base import GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
+from trainer_engine.families.common.controlnet import control_picture, load_controlnet, new_controlnet
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.common.samplers import SAMPLERS
 from trainer_engine.families.inputs import PromptBatch, StepInputs
@@ -61,8 +63,8 @@ class UNetFamily(ClipFamily):
         """The components of the base model."""
 
     @abstractmethod
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> Any:
-        """The family's diffusers pipeline with no other text encoders than ``encoders``: the trained ones by name."""
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, trained: Mapping[str, nn.Module]) -> Any:
+        """The diffusers pipeline of ``pipeline_name``. ``trained``: text encoders and the ControlNet by name; it has no others."""
 
     @abstractmethod
     def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
@@ -97,25 +99,51 @@ class UNetFamily(ClipFamily):
     # ---- the network ----
 
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        if name == CONTROLNET:
+            return self._load_controlnet(dtype, folder)
         is_text = name in self.spec.trained_text_encoders
         module: nn.Module = self.load_text_component(name, dtype, folder) if is_text else self.parts.load_unet(dtype, folder)
         return module
+
+    def _load_controlnet(self, dtype: torch.dtype, folder: Path | None) -> nn.Module:
+        spec = self.spec.steers
+        assert spec is not None
+        if folder is None and self.spec.components[CONTROLNET].is_made:
+            return new_controlnet(ControlNetModel.from_unet, self.parts.load_unet(dtype), spec, self.options)
+        return load_controlnet(ControlNetModel, part_in(folder) if folder else self.parts.find(CONTROLNET), dtype)
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
         return height * width
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
-        device, dtype = self.devices.device, self.devices.network
         inputs = replace(inputs, prompts=self.network_prompts(network, inputs.prompts))
-        output: Tensor = self.call(
-            network,
-            UNET,
-            inputs.noisy_latents.to(device, dtype),
-            inputs.timesteps.to(device),
-            encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
-            added_cond_kwargs=self.added_conditions(inputs, device, dtype),
-            return_dict=False,
+        if self.spec.steers:
+            return self._steered(network, inputs)
+        output: Tensor = self.call(network, UNET, **self._arguments(inputs, self.devices.network))[0]
+        return output
+
+    def _arguments(self, inputs: StepInputs, dtype: torch.dtype) -> dict[str, Any]:
+        """What a UNet and its ControlNet take alike, from inputs whose prompts are encoded."""
+        device = self.devices.device
+        return {
+            "sample": inputs.noisy_latents.to(device, dtype),
+            "timestep": inputs.timesteps.to(device),
+            "encoder_hidden_states": inputs.prompts["embeds"].to(device, dtype),
+            "added_cond_kwargs": self.added_conditions(inputs, device, dtype),
+            "return_dict": False,
+        }
+
+    def _steered(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """The prediction of the frozen UNet, to whose skip connections the ControlNet adds its outputs."""
+        assert inputs.control is not None, "every sample of a run with a ControlNet has a control image"
+        control = inputs.control.to(self.devices.device, self.devices.network)
+        down, middle = self.call(network, CONTROLNET, **self._arguments(inputs, self.devices.network), controlnet_cond=control)
+        dtype = self.devices.frozen
+        output: Tensor = self.beside[UNET](
+            **self._arguments(inputs, dtype),
+            down_block_additional_residuals=tuple(residual.to(dtype) for residual in down),
+            mid_block_additional_residual=middle.to(dtype),
         )[0]
         return output
 
@@ -127,7 +155,9 @@ class UNetFamily(ClipFamily):
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
-        pipeline = self.bare_pipeline(self.trained_modules(network)[UNET], scheduler, self.trained_encoders(network))
+        modules = {**self.beside, **self.trained_modules(network)}
+        steering = {"controlnet": modules[CONTROLNET]} if self.spec.steers else {}
+        pipeline = self.bare_pipeline(modules[UNET], scheduler, {**self.trained_encoders(network), **steering})
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -149,13 +179,17 @@ class UNetFamily(ClipFamily):
                 **self.image_arguments(request),
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
-                guidance_rescale=request.guidance_rescale,
+                **self._pipeline_extras(request),
                 generator=request.generator(),
                 output_type="latent",
                 callback_on_step_end=report,
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
+
+    def _pipeline_extras(self, request: GenerationRequest) -> dict[str, Any]:
+        """The control image, or what only pipelines without a ControlNet take."""
+        return {"image": control_picture(request)} if self.spec.steers else {"guidance_rescale": request.guidance_rescale}
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         def save_vae(target: Path) -> None:

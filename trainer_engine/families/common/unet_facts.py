@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
@@ -67,7 +69,36 @@ def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *fla
     return FileLayout(title=title, mark=mark, mark_width=prompt_width, prefixes=MappingProxyType(prefixes), flavours=frozenset(flavours))
 
 
+CONTROLNET_SETTINGS: Mapping[str, ControlNetSetting] = MappingProxyType(
+    {
+        "conditioning_embedding_out_channels": ControlNetSetting(least=1, most=2048, count=4),
+        "controlnet_conditioning_channel_order": ControlNetSetting(words=("rgb", "bgr")),
+    }
+)
+"""The embedding of a control image halves its edges three times, to the size of latents: it has four widths."""
+
+
+def controlnet(pipeline: str, parameters: Mapping[str, int]) -> ControlNetSpec:
+    """The ControlNet of a UNet. ``parameters``: flavour -> number of its weights."""
+    return ControlNetSpec(class_name="ControlNetModel", pipeline=pipeline, parameters=parameters, settings=CONTROLNET_SETTINGS)
+
+
 REPEATED_BLOCKS = ("BasicTransformerBlock",)
+
+
+def distillation(base: str) -> DistillationSpec:
+    """How distilled weights of a UNet are recognised. ``base``: the repository to train instead."""
+    return DistillationSpec(
+        base=base,
+        schedulers=(
+            MappingProxyType({"_class_name": "LCMScheduler"}),
+            MappingProxyType({"_class_name": "TCDScheduler"}),
+            MappingProxyType({"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}),  # Turbo's
+        ),
+        networks=(MappingProxyType({"time_cond_proj_dim": int}),),  # takes the guidance scale that it was distilled with
+    )
+
+
 SAMPLING = SamplingSpec(
     samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),
     options=frozenset({"inference_scheduler_timestep_spacing", "validation_guidance_rescale"}),

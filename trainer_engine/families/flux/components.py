@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, FluxTransformer2DModel, SchedulerMixin
+from diffusers import DPMSolverMultistepScheduler, FluxControlNetModel, FluxTransformer2DModel, SchedulerMixin
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
-from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.controlnet import CUSTOM
+from trainer_engine.config.controlnet import NAME as CONTROLNET
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
@@ -22,6 +26,10 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpm++": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
 }
 """``validation_noise_scheduler`` -> class and what it needs; the others know no flow matching."""
+
+
+DEFAULT_LAYERS: Mapping[str, int] = {"num_layers": 4, "num_single_layers": 10}
+"""Blocks of a new ControlNet, as diffusers makes it."""
 
 
 class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # mypy does not read diffusers' types
@@ -42,15 +50,19 @@ class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # mypy doe
 class FluxParts(PartFinder):
     """Finds and loads the parts of a Flux pipeline."""
 
-    def __init__(self, options: ModelOptions) -> None:
-        super().__init__(options, SPEC)
-
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> FluxTransformer2DModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(FluxTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, FluxTransformer2DModel)
         network.register_to_config(_name_or_path=self.base.name)
         return network
+
+    def load_controlnet(self, options: TrainingOptions, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        """From ``folder``, from its own weights, or made from the transformer. Raises ModelUnavailable, InvalidOptions."""
+        if folder is None and self.spec.components[CONTROLNET].is_made:
+            assert self.spec.steers is not None
+            return new_controlnet(controlnet_of, self.load_transformer(dtype), self.spec.steers, options)
+        return load_controlnet(FluxControlNetModel, part_in(folder) if folder else self.find(CONTROLNET), dtype)
 
     def load_clip(self, dtype: torch.dtype, skip: int = 0) -> CLIPTextModel:
         """Without its last ``skip`` layers. Raises InvalidOptions where it has no more than these."""
@@ -80,6 +92,18 @@ class FluxParts(PartFinder):
             needs = {**needs, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
         scheduler = make_scheduler(config, name, needs, self.base.name)
         return FlowSolver.from_config(scheduler.config) if isinstance(scheduler, DPMSolverMultistepScheduler) else scheduler
+
+
+def controlnet_of(network: FluxTransformer2DModel, **layers: int) -> FluxControlNetModel:
+    """A ControlNet with the first blocks of a transformer: four and ten, or as ``layers`` says. Raises InvalidOptions if it has fewer."""
+    there: dict[str, int] = {name: network.config[name] for name in DEFAULT_LAYERS}
+    for name, number in layers.items():
+        if number > there[name]:
+            message = f"The transformer has {there[name]} such blocks."
+            raise InvalidOptions([Problem.error(f"{CUSTOM}.{name}", "too_many", message, got=number, expected=f"at most {there[name]}")])
+    chosen = {name: layers.get(name, min(usual, there[name])) for name, usual in DEFAULT_LAYERS.items()}
+    heads = {name: network.config[name] for name in ("attention_head_dim", "num_attention_heads")}
+    return FluxControlNetModel.from_transformer(network, **chosen, **heads)
 
 
 def pipeline_plan(parts: FluxParts, trained: Mapping[str, TrainedPart], *, dtype: str, pipeline: str) -> PipelinePlan:

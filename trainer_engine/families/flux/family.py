@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
 from trainer_engine.families.flux.components import FluxParts, pipeline_plan
 from trainer_engine.families.flux.options import FluxOptions
@@ -45,7 +47,7 @@ class Flux(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.own = options.of_family(FluxOptions)
-        self.parts = FluxParts(options.model)
+        self.parts = FluxParts(options.model, self.spec)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._text: tuple[CLIPTextModel, T5EncoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase] | None = None
@@ -53,10 +55,6 @@ class Flux(Family):
     @property
     def flavour(self) -> str:
         return self.options.model.model_flavour or SPEC.default_flavour
-
-    @property
-    def token_limit(self) -> int:
-        return SPEC.tokens_of(self.flavour)
 
     # ---- encoders ----
 
@@ -114,6 +112,8 @@ class Flux(Family):
     # ---- the transformer ----
 
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        if name == CONTROLNET:
+            return self.parts.load_controlnet(self.options, dtype, folder)
         network: nn.Module = self.parts.load_transformer(dtype, folder)
         return network
 
@@ -122,23 +122,41 @@ class Flux(Family):
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         """Return the velocity of the image. References follow its tokens in the sequence; the output for their tokens is dropped."""
+        height, width = inputs.noisy_latents.shape[-2:]
+        if self.spec.steers:
+            output = self._steered(network, inputs)
+        else:
+            output = network(**self._arguments(network, inputs, self.devices.network))[0]
+        return unpack(output[:, : height * width // 4], height, width)
+
+    def _arguments(self, network: nn.Module, inputs: StepInputs, dtype: torch.dtype) -> dict[str, Any]:
+        """What the transformer and its ControlNet take alike. ``network``: the one of the two that takes it."""
         # NOTE: not the network's own ``device``: diffusers asks every module for it, thousands in this network, at each call.
-        device, dtype, prompts = self.devices.device, self.devices.network, inputs.prompts
+        device, prompts = self.devices.device, inputs.prompts
         images = [image.to(device, dtype) for image in (inputs.noisy_latents, *inputs.references)]
         tokens = packed(images)
-        height, width = inputs.noisy_latents.shape[-2:]
-        output = network(
-            hidden_states=tokens,
-            timestep=inputs.timesteps.to(device, torch.float32),
-            guidance=self._guidance(inputs, device) if cast("DiffusersNetwork", unwrap(network)).config.guidance_embeds else None,
-            pooled_projections=prompts["pooled"].to(device, dtype),
-            encoder_hidden_states=prompts["embeds"].to(device, dtype),
-            txt_ids=torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
-            img_ids=self._positions(tuple((image.shape[-2], image.shape[-1]) for image in images), device, dtype),
-            joint_attention_kwargs=self._attention(prompts["mask"].to(device), tokens.shape[1]),
-            return_dict=False,
-        )[0]
-        return unpack(output[:, : height * width // 4], height, width)
+        return {
+            "hidden_states": tokens,
+            "timestep": inputs.timesteps.to(device, torch.float32),
+            "guidance": self._guidance(inputs, device) if cast("DiffusersNetwork", unwrap(network)).config.guidance_embeds else None,
+            "pooled_projections": prompts["pooled"].to(device, dtype),
+            "encoder_hidden_states": prompts["embeds"].to(device, dtype),
+            "txt_ids": torch.zeros(prompts["embeds"].shape[1], 3, device=device, dtype=dtype),
+            "img_ids": self._positions(tuple((image.shape[-2], image.shape[-1]) for image in images), device, dtype),
+            "joint_attention_kwargs": self._attention(prompts["mask"].to(device), tokens.shape[1]),
+            "return_dict": False,
+        }
+
+    def _steered(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """The tokens that the frozen transformer predicts; the ControlNet adds its outputs behind the transformer's blocks."""
+        assert inputs.control is not None, "every sample of a run with a ControlNet has a control image"
+        dtype, beside = self.devices.frozen, self.beside["transformer"]
+        control = packed([inputs.control.to(self.devices.device, self.devices.network)])
+        residuals = network(**self._arguments(network, inputs, self.devices.network), controlnet_cond=control)
+        double, single = ([residual.to(dtype) for residual in of_blocks] for of_blocks in residuals)
+        arguments = self._arguments(beside, inputs, dtype)
+        output: Tensor = beside(**arguments, controlnet_block_samples=double, controlnet_single_block_samples=single)[0]
+        return output
 
     def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
         """``guidance`` (B,) if it is sampled from a range; without it, ``predict`` takes ``flux_guidance_value``."""
@@ -160,11 +178,14 @@ class Flux(Family):
 
     @property
     def pipeline_name(self) -> str:
+        if self.spec.steers:
+            return self.spec.steers.pipeline
         return "FluxKontextPipeline" if self.flavour in SPEC.takes_references else "FluxPipeline"
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         """Without ``spacing``: the straight paths of flow matching are walked in even steps."""
-        parts = {"transformer": network, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
+        networks = {**self.beside, **self.trained_modules(network)}
+        parts = {**networks, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
         return make_pipeline(parts, with_references=self.flavour in SPEC.takes_references)
 
     @torch.no_grad()
@@ -182,6 +203,8 @@ class Flux(Family):
         if isinstance(pipeline, ReferencePipeline):
             pipeline.references = references
             extra = {"max_area": request.width * request.height, "_auto_resize": False}
+        if self.spec.steers:
+            extra = {"control_image": control_picture(request)}
         if guidance > 1:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
 

@@ -8,7 +8,20 @@ from typing import Any, Literal
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.contract.errors import Problem
 
-LoraTarget = Literal["mmdit", "context", "context+ffs", "all", "all+ffs", "ai-toolkit", "tiny", "nano", "all+ffs+embedder"]
+CONTROL_TARGETS = ("controlnet", "all+ffs+embedder+controlnet")
+LoraTarget = Literal[
+    "mmdit",
+    "context",
+    "context+ffs",
+    "all",
+    "all+ffs",
+    "ai-toolkit",
+    "tiny",
+    "nano",
+    "all+ffs+embedder",
+    "controlnet",
+    "all+ffs+embedder+controlnet",
+]
 
 
 class FluxOptions(OptionGroup):
@@ -29,8 +42,8 @@ class FluxOptions(OptionGroup):
         "all",
         "Layers of a standard adapter. all: attention of images and prompts; mmdit: the same and the outputs of single blocks; context: "
         "attention of prompts; +ffs: feed-forward layers too; +embedder: the image embedder too; ai-toolkit: every linear layer of the "
-        "blocks; tiny and nano: the output of two single blocks, or of one.",
-        later=("controlnet", "all+ffs+embedder+controlnet"),
+        "blocks; tiny and nano: the output of two single blocks, or of one; controlnet: the layers that only a ControlNet has, alone with "
+        "attention.",
     )
 
 
@@ -56,5 +69,16 @@ def guidance_makes_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
 
 
+def a_controlnet_is_wanted(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """An error for layers of a ControlNet in another run, and for a mask that a ControlNet does not take."""
+    target = values["flux_lora_target"]
+    if target in CONTROL_TARGETS and not values["controlnet"]:
+        message = f"flux_lora_target={target} adapts layers that only a ControlNet has."
+        yield Problem.error("flux_lora_target", "needs_controlnet", message, got=target, expected="controlnet=true, or another target")
+    if values["controlnet"] and values["flux_attention_masked_training"]:
+        message = "The ControlNet of the diffusers library attends to the padding of prompts."
+        yield Problem.error("flux_attention_masked_training", "not_with_controlnet", message, got=True, expected="false")
+
+
 GROUP = FluxOptions
-RULES = (guidance_makes_sense,)
+RULES = (guidance_makes_sense, a_controlnet_is_wanted)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import FluxKontextPipeline, FluxPipeline
+from diffusers import FluxControlNetPipeline, FluxKontextPipeline, FluxPipeline
 from torch import Tensor, nn
 
 from trainer_engine.families.flux.tokens import pack, positions
@@ -67,9 +67,10 @@ def with_masks(network: nn.Module, pooled: Tensor, masks: Mapping[str, Tensor] |
             hook.remove()
 
 
-def make_pipeline(parts: dict[str, Any], *, with_references: bool) -> FluxPipeline | ReferencePipeline:
-    """``parts``: ``transformer``, ``vae`` and ``scheduler``; the pipeline gets no text encoders."""
+def make_pipeline(parts: dict[str, Any], *, with_references: bool) -> FluxPipeline | ReferencePipeline | FluxControlNetPipeline:
+    """``parts``: ``transformer``, ``vae`` and ``scheduler``, perhaps ``controlnet``; the pipeline gets no text encoders."""
     none: dict[str, nn.Module | None] = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipeline = (ReferencePipeline if with_references else FluxPipeline)(**parts, **none)
+    plain = FluxControlNetPipeline if "controlnet" in parts else FluxPipeline
+    pipeline = (ReferencePipeline if with_references else plain)(**parts, **none)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
     Component,
@@ -16,6 +18,7 @@ from trainer_engine.config.family_spec import (
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.routing import RoutingSpec
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -23,8 +26,15 @@ IMAGE_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_mlp")
 PROMPT_FEED_FORWARD = ("ff_context.net.0.proj", "ff_context.net.2")
 SINGLE_OUTPUTS = tuple(f"single_transformer_blocks.{number}.proj_out" for number in range(38))
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
+CONTROL_LAYERS = (
+    "controlnet_x_embedder",
+    *(f"controlnet_blocks.{number}" for number in range(19)),
+    *(f"controlnet_single_blocks.{number}" for number in range(38)),
+)
+"""The layers that only a ControlNet has."""
 EVERYTHING = (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *IMAGE_FEED_FORWARD, *PROMPT_FEED_FORWARD, *SINGLE_OUTPUTS)
 
+SCHNELL_ASSISTANT = "ostris/FLUX.1-schnell-training-adapter"
 NON_COMMERCIAL = MappingProxyType(
     {
         "license": "other",
@@ -72,6 +82,17 @@ SPEC = FamilySpec(
         unpadded_option="flux_attention_masked_training",
     ),
     repeated_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+    routing=RoutingSpec(
+        blocks=("transformer_blocks", "single_transformer_blocks"),
+        output=1,
+        along=MappingProxyType({"image_rotary_emb": 0, "joint_attention_kwargs": -1}),
+    ),
+    distillation=DistillationSpec(
+        base="black-forest-labs/FLUX.1-dev",
+        flavours=frozenset({"schnell"}),
+        networks=(MappingProxyType({"guidance_embeds": False}),),  # schnell's alone takes no guidance scale
+        assistant=SCHNELL_ASSISTANT,
+    ),
     latents=LatentSpec(
         alignment_px=64,
         channels=16,
@@ -107,6 +128,8 @@ SPEC = FamilySpec(
                 "context+ffs": (*PROMPT_ATTENTION, *PROMPT_FEED_FORWARD),
                 "all+ffs": EVERYTHING,
                 "all+ffs+embedder": (*EVERYTHING, "x_embedder"),
+                "all+ffs+embedder+controlnet": (*EVERYTHING, "x_embedder", *CONTROL_LAYERS),
+                "controlnet": (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *CONTROL_LAYERS),
                 "ai-toolkit": (*EVERYTHING, *MODULATION),
                 "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
                 "nano": ("single_transformer_blocks.7.proj_out",),
@@ -120,11 +143,23 @@ SPEC = FamilySpec(
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),
     flavour_defaults=MappingProxyType(
         {
-            "schnell": MappingProxyType({"validation_guidance": 1.0, "validation_num_inference_steps": 4}),
+            "schnell": MappingProxyType(
+                {"validation_guidance": 1.0, "validation_num_inference_steps": 4, "assistant_lora_path": SCHNELL_ASSISTANT}
+            ),
             "kontext": MappingProxyType({"validation_guidance": 2.5}),
         }
     ),
     parameters=MappingProxyType({"dev": 11_901_408_320, "krea": 11_901_408_320, "schnell": 11_891_178_560, "kontext": 11_901_408_320}),
+    controlnet=ControlNetSpec(
+        class_name="FluxControlNetModel",
+        pipeline="FluxControlNetPipeline",
+        parameters=MappingProxyType({"dev": 2_952_654_336, "krea": 2_952_654_336, "schnell": 2_942_424_576}),
+        sees_latents=True,
+        settings=MappingProxyType(
+            {"num_layers": ControlNetSetting(least=1, most=19), "num_single_layers": ControlNetSetting(least=1, most=38)}
+        ),
+        unused=frozenset(),
+    ),
     architectures=MappingProxyType(
         {"dev": "flux-1-dev", "krea": "flux-1-dev", "schnell": "flux-1-schnell", "kontext": "flux-1-dev-kontext"},
     ),

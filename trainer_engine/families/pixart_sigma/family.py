@@ -54,7 +54,7 @@ class PixArtSigma(Family):
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
         chosen = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
         precision = "" if chosen == "no_change" else f" {chosen}"
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text}{precision}"
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text}{precision}"
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder, loaded at the first call."""
@@ -73,7 +73,7 @@ class PixArtSigma(Family):
         tokens = tokenizer(
             [prompt.lower().strip() for prompt in prompts],
             padding="max_length",
-            max_length=SPEC.prompts.token_limit,
+            max_length=self.token_limit,
             truncation=True,
             add_special_tokens=True,
             return_tensors="pt",
@@ -96,9 +96,9 @@ class PixArtSigma(Family):
         """``embeds`` (B, T, D) and ``mask`` (B, T), 1 for real tokens; T as short as the batch allows, and fixed for a compiled network."""
         embeds = [prompt["embeds"] for prompt in prompts]
         longest = max(len(embed) for embed in embeds)
-        compiled = self.options.distributed.dynamo_backend != "no"
+        compiled = self.options.is_compiled
         rounded = -(-longest // PROMPT_LENGTH_MULTIPLE) * PROMPT_LENGTH_MULTIPLE
-        length = SPEC.prompts.token_limit if compiled else max(longest, min(rounded, SPEC.prompts.token_limit))
+        length = self.token_limit if compiled else max(longest, min(rounded, self.token_limit))
         padded, mask = embeds[0].new_zeros(len(embeds), length, embeds[0].shape[-1]), torch.zeros(len(embeds), length, dtype=torch.int64)
         for row, embed in enumerate(embeds):
             padded[row, : len(embed)], mask[row, : len(embed)] = embed, 1

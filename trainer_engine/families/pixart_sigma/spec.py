@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
     Component,
@@ -15,6 +16,7 @@ from trainer_engine.config.family_spec import (
     frozen_components,
 )
 from trainer_engine.config.precisions import ANY_FAMILY
+from trainer_engine.config.routing import RoutingSpec
 
 SPEC = FamilySpec(
     name="pixart_sigma",
@@ -46,6 +48,10 @@ SPEC = FamilySpec(
         text_encoders=("T5 XXL v1.1",),
         mask="additive",
         encoder_parameters=(4_762_310_656,),
+    ),
+    routing=RoutingSpec(along=MappingProxyType({"attention_mask": -1})),
+    distillation=DistillationSpec(
+        base="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", schedulers=(MappingProxyType({"_class_name": "LCMScheduler"}),)
     ),
     repeated_blocks=("BasicTransformerBlock",),
     latents=LatentSpec(

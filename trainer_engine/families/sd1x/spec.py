@@ -34,6 +34,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,
+    distillation=unet_facts.distillation(FLAVOURS["1.5"]),
     adapters=unet_facts.ADAPTERS,
     file_layouts=(unet_facts.file_layout("Stable Diffusion 1", 768, {"text_encoder": "cond_stage_model.transformer."}),),
     aliases=("sd15", "stable-diffusion-1"),
@@ -41,5 +42,6 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),
     defaults=MappingProxyType({"resolution": 512, "validation_guidance": 7.5}),
     convolution_share=0.685,
+    controlnet=unet_facts.controlnet("StableDiffusionControlNetPipeline", MappingProxyType(dict.fromkeys(FLAVOURS, 361_279_120))),
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 859_520_964)),
 )

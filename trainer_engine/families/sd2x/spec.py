@@ -36,6 +36,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,
+    distillation=unet_facts.distillation(FLAVOURS["2.1"]),
     adapters=unet_facts.ADAPTERS,
     file_layouts=(unet_facts.file_layout("Stable Diffusion 2", 1024, {"text_encoder": "cond_stage_model.model."}),),
     aliases=("sd21", "stable-diffusion-2"),
@@ -43,5 +44,6 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 768, "validation_guidance": 7.5, "validation_guidance_rescale": 0.7}),
     convolution_share=0.652,
+    controlnet=unet_facts.controlnet("StableDiffusionControlNetPipeline", MappingProxyType(dict.fromkeys(FLAVOURS, 364_228_240))),
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 865_910_724)),
 )

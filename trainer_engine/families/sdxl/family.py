@@ -81,11 +81,13 @@ class StableDiffusionXL(UNetFamily):
 
     @property
     def pipeline_name(self) -> str:
+        if self.spec.steers:
+            return self.spec.steers.pipeline
         return "StableDiffusionXLImg2ImgPipeline" if self.is_refiner else "StableDiffusionXLPipeline"
 
-    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, encoders: Mapping[str, nn.Module]) -> Any:
+    def bare_pipeline(self, unet: nn.Module, scheduler: SchedulerMixin, trained: Mapping[str, nn.Module]) -> Any:
         no_text = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-        parts = {**no_text, **encoders, **self.pipeline_settings()}
+        parts = {**no_text, **trained, **self.pipeline_settings()}
         pipeline = getattr(diffusers, self.pipeline_name)
         return pipeline(vae=self.vae(), unet=unet, scheduler=scheduler, add_watermarker=False, **parts)
 

@@ -46,6 +46,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,
+    distillation=unet_facts.distillation(FLAVOURS["base-1.0"]),
     adapters=unet_facts.ADAPTERS,
     sees_image_sizes=True,
     file_layouts=(
@@ -61,5 +62,8 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
     convolution_share=0.13,
+    controlnet=unet_facts.controlnet(
+        "StableDiffusionXLControlNetPipeline", MappingProxyType(dict.fromkeys(sorted(FLAVOURS.keys() - REFINERS), 1_251_014_160))
+    ),
     parameters=MappingProxyType({name: 2_259_526_660 if name in REFINERS else 2_567_463_684 for name in FLAVOURS}),
 )

@@ -53,11 +53,11 @@ class Wan(Family):
     def text_fingerprint(self, hashes: FileHashes) -> str:
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
         precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {SPEC.prompts.token_limit} {self.devices.text} {precision}"
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, H, W) -> (B, C, 1, h, w)."""
-        return self.autoencoder.encode(pixels.unsqueeze(2), exact=exact)
+        """Images (B, 3, H, W) -> (B, C, 1, h, w); clips (B, 3, T, H, W) -> (B, C, (T - 1) / 4 + 1, h, w)."""
+        return self.autoencoder.encode(pixels if pixels.dim() == 5 else pixels.unsqueeze(2), exact=exact)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
@@ -71,7 +71,7 @@ class Wan(Family):
         tokens = tokenizer(
             [prompt_clean(prompt) for prompt in prompts],
             padding="max_length",
-            max_length=SPEC.prompts.token_limit,
+            max_length=self.token_limit,
             truncation=True,
             return_tensors="pt",
         ).to(self.devices.device)
@@ -85,9 +85,9 @@ class Wan(Family):
         free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """``embeds`` (B, 512, D): zeros after the last token, which the network attends to."""
+        """``embeds`` (B, ``token_limit``, D): zeros after the last token, which the network attends to."""
         embeds = [prompt["embeds"] for prompt in prompts]
-        padded = embeds[0].new_zeros(len(embeds), SPEC.prompts.token_limit, embeds[0].shape[-1])
+        padded = embeds[0].new_zeros(len(embeds), self.token_limit, embeds[0].shape[-1])
         for row, embed in enumerate(embeds):
             padded[row, : len(embed)] = embed
         return {"embeds": padded}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
     ClipSpec,
@@ -18,6 +19,7 @@ from trainer_engine.config.family_spec import (
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
+from trainer_engine.config.routing import RoutingSpec
 
 FLAVOURS = MappingProxyType(
     {
@@ -57,7 +59,9 @@ SPEC = FamilySpec(
         encoder_parameters=(5_680_910_336,),
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    latents=LatentSpec(media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
+    distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
     repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)

@@ -35,4 +35,4 @@ def _frames(file: SourceFile) -> Iterator[Image.Image]:
             raise BrokenImage(file.location, f"its frames cannot be decoded: {error}") from error
 
 
-MEDIUM = Medium(name="clip", suffixes=frozenset({".anim"}), is_clip=True, pixel_rule="animation 1", measure=_measure, frames=_frames)
+MEDIUM = Medium(name="animation", suffixes=frozenset({".anim"}), is_clip=True, pixel_rule="animation 1", measure=_measure, frames=_frames)

@@ -19,7 +19,7 @@ from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.media import base
 from trainer_engine.datasets.media.base import BrokenImage, MediaFacts, Medium, media, medium_of, suffixes_of
 from trainer_engine.datasets.media.image import MEDIUM as IMAGE
-from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.datasets.sources.base import SourceFile
 from trainer_engine.datasets.sources.local import LocalSource
 
@@ -46,13 +46,13 @@ CLIP = Medium(name="clip", suffixes=frozenset({".levels"}), is_clip=True, pixel_
 def with_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table with one kind of media more."""
 
-    def of(name: str) -> Medium:
+    def of(name: str, *, is_clip: bool = False) -> Medium:
         return CLIP if name.endswith(".levels") else IMAGE
 
     for module in (crops, decoding, index):
         monkeypatch.setattr(module, "medium_of", of)
     monkeypatch.setattr(base, "media", lambda: {"image": IMAGE, "clip": CLIP})
-    monkeypatch.setattr(base, "_by_suffix", lambda: {**dict.fromkeys(IMAGE.suffixes, IMAGE), ".levels": CLIP})
+    monkeypatch.setattr(base, "_by_suffix", lambda *, is_clip: {**dict.fromkeys(IMAGE.suffixes, IMAGE), ".levels": CLIP})
 
 
 def clip_in(folder: Path, name: str = "a.levels", levels: bytes = b"\x00\x80\xff") -> Path:
@@ -77,18 +77,34 @@ def test_images_are_the_first_entry_of_the_table() -> None:
 def test_unsupported_formats_and_other_media_are_refused_with_a_reason(with_clips: None) -> None:
     images, clips = suffixes_of(["image"]), suffixes_of(["clip"])
     assert images.usable == IMAGE.suffixes and images.refused[".svg"] == ".svg files are not supported"
-    assert images.refused[".levels"] == ".levels files hold a clip, on which this model is not trained"
-    assert clips.usable == {".levels"} and ".png" in clips.refused
+    assert images.refused[".levels"] == ".levels files are trained on in a set of dataset_type video"
+    assert clips.usable == {".levels"} and clips.refused[".png"] == ".png files are trained on in a set of dataset_type image"
     assert suffixes_of(["image", "clip"]).usable == IMAGE.suffixes | {".levels"}
 
 
 def test_two_media_that_share_a_suffix_or_a_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for other in (replace(CLIP, suffixes=frozenset({".png"})), replace(CLIP, name="image")):
+    for other in (replace(CLIP, suffixes=frozenset({".png"}), is_clip=False), replace(CLIP, name="image")):
         made = [ModuleType("one"), ModuleType("two"), ModuleType("helper")]
         made[0].MEDIUM, made[1].MEDIUM = IMAGE, other  # type: ignore[attr-defined]
         monkeypatch.setattr(base, "modules_in", lambda package, made=made: made)
         with pytest.raises(TypeError, match="'image'"):
             media.__wrapped__()
+
+
+def test_a_suffix_of_images_and_clips_is_what_the_set_is() -> None:
+    assert medium_of("a.gif").name == "image" and medium_of("a.gif", is_clip=True).name == "clip"
+    assert medium_of("a.mp4").name == medium_of("a.mp4", is_clip=True).name == "clip"
+    assert ".gif" in suffixes_of(["clip"]).usable and ".gif" in suffixes_of(["image"]).usable
+    assert suffixes_of(["image"]).refused[".mp4"] == ".mp4 files are trained on in a set of dataset_type video"
+
+
+def test_only_a_few_frames_are_decoded_ahead() -> None:
+    clip = Sample(
+        LocalSource("/x"), "a.mp4", 1, 1, 64, 64, (64, 64), (64, 64), CropPlan("center", 1.0), "1", (), frames=81, frame_rate=16.0
+    )
+    still = replace(clip, frames=1, frame_rate=None)
+    assert decoding._most_ahead([still], 8) == 11 and decoding._most_ahead([clip], 8) == 3
+    assert decoding._most_ahead([clip] * 8, 8) == 1
 
 
 def test_clips_are_measured_once_with_frames_and_rate(with_clips: None, tmp_path: Path) -> None:
@@ -112,13 +128,14 @@ def test_the_pixels_of_a_clip_have_a_dimension_of_time(with_clips: None, tmp_pat
 def test_a_clip_that_changed_after_it_was_measured_is_refused(with_clips: None, tmp_path: Path) -> None:
     sample = sample_from(clip_in(tmp_path / "clips"))
     clip_in(tmp_path / "clips", levels=b"\x00\x80")
-    with pytest.raises(BrokenImage, match="its number of frames changed from 3 to 2"):
+    with pytest.raises(BrokenImage, match="only 2 frames can be decoded, and 3 are needed"):
         sample_pixels(sample, seed=0)
 
 
 def test_an_address_names_the_rule_of_the_medium(with_clips: None, tmp_path: Path) -> None:
     sample = sample_from(clip_in(tmp_path / "clips"))
     assert pixels_made_from(sample, "content", 0)["pixels"] == "levels 1"
+    assert pixels_made_from(sample, "content", 0)["frames"] == 3
     still = pixels_made_from(replace(sample, name="size.png", frames=1, frame_rate=None), "content", 0)
     assert still == {"pixels": 2, "image": "content", "resized": [96, 64], "target": [64, 64], "window": [16, 0]}
 

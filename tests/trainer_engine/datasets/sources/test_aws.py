@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.helpers.caches import state_of
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.object_store import BUCKET, ObjectServer, object_server, stubborn_server
 from tests.helpers.tiny_run import tiny_datasets, train_here
@@ -65,8 +66,8 @@ def in_bucket(place: Path, server: ObjectServer, prefix: str = "sets/pictures", 
     return [{name: value for name, value in {**images, **fields}.items() if value is not None}, texts]
 
 
-def cached_files(place: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
+def cached_files(place: Path) -> dict[str, bytes]:
+    return state_of(place / "cache")
 
 
 def test_objects_are_listed_by_their_names_below_the_prefix(store: ObjectServer) -> None:

@@ -6,21 +6,18 @@ import csv
 import io
 import shutil
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from PIL import Image
 
+from tests.helpers.caches import places_of, state_of
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.tiny_run import run_in_this_process, tiny_datasets, train_here, write_job
+from tests.helpers.web_server import WebServer, picture, serving
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.events import Notification
 from trainer_engine.datasets import downloads, http_client
@@ -30,88 +27,10 @@ from trainer_engine.datasets.sources.csv import CsvSource
 IMAGES = suffixes_of(("image",))
 
 
-def picture(width: int = 20, height: int = 10, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(stream, kind)
-    return stream.getvalue()
-
-
-@dataclass
-class WebServer:
-    """Serves files by their path, and misbehaves at the paths in ``bad``."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    bad: dict[str, str] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
-
-    def clear(self) -> None:
-        self.files.clear()
-        self.bad.clear()
-        self.asked.clear()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    web: WebServer
-
-    def log_message(self, *_: Any) -> None:
-        return
-
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.web.asked[path] += 1
-        how = self.web.bad.get(path, "")
-        if how == "once" and self.web.asked[path] > 1:
-            how = ""
-        content = self.web.files.get(path)
-        if how.startswith("redirect "):
-            self.answer(302, Location=how.removeprefix("redirect "))
-        elif how in ("500", "once"):
-            self.answer(503)
-        elif how == "html":
-            self.answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8")
-        elif how == "hidden html":
-            self.answer(200, b"<html>log in</html>", Content_Type="image/png")
-        elif how == "too short":
-            self.answer(200, (content or b"")[:50], Content_Length="5000")
-        elif how == "endless":
-            self.endless(b"x" * 65_536, 0)
-        elif how == "slow":
-            self.endless(b"x", 0.02)
-        elif how == "silent":
-            time.sleep(3)
-        elif content is None:
-            self.answer(404)
-        else:
-            self.answer(200, content, Content_Type="image/png")
-
-    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content_Length": str(len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def endless(self, block: bytes, pause: float) -> None:
-        self.send_response(200)
-        self.end_headers()
-        try:
-            while True:
-                self.wfile.write(block)
-                time.sleep(pause)
-        except OSError:
-            return
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[WebServer]:
-    web = WebServer()
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": web})) as http:
-        http.daemon_threads = True
-        web.url = f"http://127.0.0.1:{http.server_address[1]}"
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+    with serving() as web:
         yield web
-        http.shutdown()
 
 
 @pytest.fixture
@@ -156,8 +75,8 @@ def on_the_web(place: Path, web: WebServer, **fields: Any) -> list[dict[str, Any
     return [{name: value for name, value in {**images, **fields}.items() if value is not None}, texts]
 
 
-def cached_files(place: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
+def cached_files(place: Path) -> dict[str, bytes]:
+    return state_of(place / "cache")
 
 
 def test_files_are_downloaded_once_under_the_names_of_their_paths(web: WebServer, tmp_path: Path) -> None:
@@ -356,7 +275,7 @@ def test_captions_are_read_in_every_encoding_and_the_last_row_counts(web: WebSer
     train_here(tmp_path, datasets=datasets, max_train_steps=1)
     report = checked(tmp_path, datasets=datasets)
     assert report.errors == [] and report.understood["datasets"][0]["usable"] == 8
-    assert len(list((tmp_path / "cache/text").rglob("*.safetensors"))) == 2, "one caption and the empty prompt"
+    assert len(places_of(tmp_path / "cache/text")) == 2, "one caption and the empty prompt"
 
 
 def test_validate_downloads_nothing_and_says_what_a_run_fetches(web: WebServer, tmp_path: Path) -> None:

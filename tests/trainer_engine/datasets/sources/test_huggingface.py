@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.caches import state_of
 from tests.helpers.checked_runs import checked, codes
 from tests.helpers.dataset_hub import TOKEN, DatasetHub, dataset_hub, png, rows, shard, shards, speak_to, write
 from tests.helpers.tiny_run import HereRun, start_run, tiny_options, train_here, write_job
@@ -84,8 +85,8 @@ def names(report: DatasetReport) -> list[str]:
     return [sample.name for sample in report.sets[0].samples]
 
 
-def cached_files(place: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (place / "cache").rglob("*.safetensors")}
+def cached_files(place: Path) -> dict[str, bytes]:
+    return state_of(place / "cache")
 
 
 def run(place: Path, *, stop_after: int | None = None, **fields: Any) -> HereRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer_engine.config.hub import is_repository
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
 
 OBJECT = "huggingface"
+IMAGE_COLUMN, CLIP_COLUMN = "image", "video"
+"""Columns of sets that name none."""
 DEFAULT_CAPTIONS = ("caption", "text")
 """Columns of captions that are tried if ``caption_column`` names none."""
 MOST_TILES = 64
@@ -36,8 +38,10 @@ class HubFields(OptionGroup):
     )
     split: str = option("train", "Split of the dataset.")
     revision: str | None = option(None, "Branch, tag or commit of the repository. Empty: main.")
-    image_column: str = option("image", "Column of the images.")
-    video_column: str | None = option(None, "Column of clips, which are then read instead of images. Empty: images.")
+    image_column: str = option(IMAGE_COLUMN, "Column of the images.")
+    video_column: str | None = option(
+        None, "Column of clips, which are then read instead of images. Empty: images; in a set of dataset_type video, the column video."
+    )
     caption_column: str | None = option(
         None,
         "Column of the captions for caption_strategy=huggingface, or a list of columns: each one with a text is an alternative caption. A "
@@ -123,7 +127,7 @@ class OptionReader:
             split=known["split"] or "train",
             revision=known["revision"],
             config_name=config_name,
-            column=known["video_column"] or known["image_column"] or "image",
+            column=known["video_column"] or known["image_column"] or IMAGE_COLUMN,
             has_clips=bool(known["video_column"]),
             caption_columns=columns,
             filter=chosen,
@@ -221,9 +225,14 @@ def _read_tile(given: Mapping[str, Any]) -> Tile | None:
 
 
 def row_options(entry: ImageSet | ReferenceSet) -> RowOptions:
-    """Returns the settings of a dataset whose entry was parsed. Raises ValueError for a wrong one."""
+    """Returns the settings of a dataset whose entry was parsed. Raises ValueError for a wrong one.
+
+    A set of clips reads ``CLIP_COLUMN`` if it names no column.
+    """
     reader = OptionReader(entry.own(HubFields).model_dump())
     options = reader.read(trusts_sizes=entry.metadata_backend == OBJECT)
     if reader.refusals:
         raise ValueError(reader.refusals[0].what)
+    if entry.dataset_type == "video" and not options.has_clips:
+        return replace(options, has_clips=True, column=CLIP_COLUMN if options.column == IMAGE_COLUMN else options.column)
     return options

@@ -6,4 +6,4 @@ from dataclasses import replace
 
 from trainer_engine.families.odd.spec import SPEC as ODD
 
-SPEC = replace(ODD, name="odd_clips", title="Odd clips", latents=replace(ODD.latents, media=("image", "clip")))
+SPEC = replace(ODD, name="odd_clips", title="Odd clips", latents=replace(ODD.latents, media=("image", "animation")))

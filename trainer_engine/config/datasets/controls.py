@@ -1,0 +1,51 @@
+"""Sets of control images (``conditioning_type`` controlnet), and checks of the option that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from trainer_engine.config.controlnet import CONTROL
+from trainer_engine.config.datasets.entry import EntryDraft
+from trainer_engine.config.datasets.masks import MASKS
+from trainer_engine.contract.errors import Problem
+
+OPTION = "controlnet"
+
+
+def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], references: Sequence[EntryDraft]) -> Iterator[Problem]:
+    """Yields the problems of control images: sets without them in a run of a ControlNet, and sets with them in another run."""
+    of_files = {one.id: str(one.values.get("conditioning_type")) for one in references}
+    for draft in images:
+        made = {one.id_of(draft.id): one.conditioning_type for one in draft.values.get("conditioning", ())}
+        kinds = {id: {**of_files, **made}.get(id, "") for id in (*draft.values.get("conditioning_data", ()), *made)}
+        shown = {id: kind for id, kind in kinds.items() if kind and kind not in MASKS}
+        if values[OPTION]:
+            yield from _of_a_controlnet(draft, shown, together=values["conditioning_multidataset_sampling"] == "combined")
+        elif CONTROL in shown.values():
+            named = ", ".join(id for id, kind in shown.items() if kind == CONTROL)
+            what = f"{named} holds control images, which only a ControlNet looks at."
+            yield _of(draft, "needs_controlnet", what, got=named, expected="controlnet=true, or another conditioning_type")
+
+
+def _of_a_controlnet(draft: EntryDraft, shown: Mapping[str, str], *, together: bool) -> Iterator[Problem]:
+    """``shown``: id -> type of the conditioning sets of an image set that are no masks. ``together``: an image comes with all of them."""
+    others = [id for id, kind in shown.items() if kind != CONTROL]
+    if others:
+        what = f"{', '.join(others)} holds references, but controlnet=true trains a ControlNet, which looks at control images."
+        yield _of(draft, "not_control_images", what, got=", ".join(others), expected=f"conditioning_type={CONTROL}")
+    if CONTROL not in shown.values() and not others:
+        what = "controlnet=true needs a control image for each image, but this set has no set of them."
+        yield _of(draft, "control_needed", what, got="", expected=f"the id of a set with conditioning_type={CONTROL}, or conditioning")
+    elif together and len(shown) > 1:
+        what = f"{' and '.join(shown)} are both its control images, and a ControlNet looks at one."
+        yield _of(
+            draft, "several_controls", what, got=", ".join(shown), expected="one of them, or conditioning_multidataset_sampling=random"
+        )
+
+
+def _of(draft: EntryDraft, code: str, what: str, *, got: str, expected: str) -> Problem:
+    """An error of an entry that is complete on its own, so that the entry itself stays usable."""
+    return Problem.error(
+        f"dataloader[{draft.position}].conditioning_data", code, f"{draft.title}: {what}", got=got or None, expected=expected
+    )

@@ -1,0 +1,89 @@
+"""Rules of runs that train a ControlNet: which families have one, and which options it cannot have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer_engine.config.controlnet import CUSTOM, NAME, WEIGHTS, ControlNetSpec, custom_config
+from trainer_engine.config.families import find_spec, specs
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
+from trainer_engine.config.rules.memory import STREAMS
+from trainer_engine.contract.errors import Problem
+
+
+def _spec(values: Values) -> ControlNetSpec | None:
+    """The ControlNet of the run, if it trains one that can be trained."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    return family_spec.controlnet if family_spec and values[NAME] else None
+
+
+def the_model_has_a_controlnet(values: Values) -> Iterator[Problem]:
+    """Refuses ``controlnet`` for families and flavours without one, and notes its options in other runs."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if not values[NAME]:
+        for name in (WEIGHTS, CUSTOM):
+            if values[name]:
+                yield Problem.note(name, "no_effect", f"controlnet is off: {name} has no effect.", got=values[name])
+    elif family_spec is not None and family_spec.controlnet is None:
+        able = ", ".join(sorted(spec.name for spec in specs().values() if spec.controlnet))
+        message = f"The diffusers library has no ControlNet for {family_spec.title}."
+        yield Problem.error(NAME, "not_for_family", message, got=True, expected="false", hint=f"families that have one: {able}")
+    elif family_spec is not None and family_spec.controlnet is not None:
+        flavour = values.get("model_flavour") or family_spec.default_flavour
+        known = family_spec.controlnet.parameters
+        if flavour in family_spec.flavours and flavour not in known:
+            message = f"The diffusers library has no ControlNet for {family_spec.title} {flavour}."
+            yield Problem.error(NAME, "not_for_flavour", message, got=True, expected=f"model_flavour={' or '.join(known)}")
+
+
+def an_adapter_has_weights_below_it(values: Values) -> Iterator[Problem]:
+    """An adapter on a new ControlNet would change nothing, since its outputs are zero, and its file would lack what it is an adapter to."""
+    if values[NAME] and values.get("model_type") == "lora" and not values[WEIGHTS]:
+        message = "A new ControlNet has new layers, of which the outputs are zero. An adapter's file would be of no use without them."
+        hint = "train the ControlNet with model_type=full first, or name published weights"
+        yield Problem.error(WEIGHTS, "missing_path", message, expected="a repository or a folder", hint=hint)
+
+
+def a_new_controlnet_can_be_made(values: Values) -> Iterator[Problem]:
+    spec = _spec(values)
+    if spec is None:
+        return
+    yield from custom_config(values[CUSTOM], spec)[1]
+    if values[CUSTOM] and values[WEIGHTS]:
+        yield Problem.note(CUSTOM, "no_effect", f"{WEIGHTS} says how the ControlNet is made: {CUSTOM} has no effect.", got=values[CUSTOM])
+
+
+def a_controlnet_is_trained_alone(values: Values) -> Iterator[Problem]:
+    """Refuses what needs trained text encoders or streamed weights beside a ControlNet."""
+    if not values[NAME]:
+        return
+    if values["train_text_encoder"]:
+        message = "A ControlNet is trained beside frozen text encoders: its result has no place for others."
+        yield Problem.error("train_text_encoder", "not_with_controlnet", message, got=True, expected="false")
+    for name in (name for name in STREAMS if values[name]):
+        message = f"{name} streams the weights below an adapter. The network beside a ControlNet stays on its device."
+        hint = "base_model_precision keeps the frozen network in fewer bytes"
+        yield Problem.error(name, "not_with_controlnet", message, got=values[name], expected=f"{REGISTRY[name].default}", hint=hint)
+
+
+def validations_have_control_images(values: Values) -> Iterator[Problem]:
+    """Refuses validations without control images, and notes options that pipelines with a ControlNet do not have."""
+    spec = _spec(values)
+    if spec is None or values["validation_disable"]:
+        return
+    if values["validation_using_datasets"] is False and not values["validation_input"]:
+        message = "A ControlNet generates from control images, and validations have none."
+        hint = "leave validation_using_datasets empty to use those of the datasets, or set validation_disable"
+        yield Problem.error("validation_using_datasets", "no_control", message, got=False, expected="true, or validation_input", hint=hint)
+    for name in sorted(spec.unused):
+        if values[name] != REGISTRY[name].default:
+            yield Problem.note(name, "no_effect", f"{spec.pipeline} does not support it: {name} has no effect.", got=values[name])
+
+
+RULES: tuple[Rule, ...] = (
+    the_model_has_a_controlnet,
+    an_adapter_has_weights_below_it,
+    a_new_controlnet_can_be_made,
+    a_controlnet_is_trained_alone,
+    validations_have_control_images,
+)

@@ -56,8 +56,8 @@ def test_the_plan_is_what_a_run_takes(
     taken: dict[int, Samples] = {}
     collate = Collator.collate
 
-    def watched(self: Collator, step: int, number: int, batch: GlobalBatch) -> Batch:
-        found = collate(self, step, number, batch)
+    def watched(self: Collator, step: int, number: int, batch: GlobalBatch, before: int) -> Batch:
+        found = collate(self, step, number, batch, before)
         names = [(item.source, item.sample.name, item.sample.bucket) for item in batch]
         assert found.files == tuple(item.sample.location for item in batch)
         taken.setdefault(step, []).extend(names)

@@ -180,7 +180,7 @@ def test_a_checkpoint_and_images_can_be_requested(tmp_path: Path) -> None:
         ({"resume_from_checkpoint": "checkpoint-9"}, ExitCode.CONFIGURATION, "checkpoint-9"),
         ({"optimizer_config": "speed=1"}, ExitCode.CONFIGURATION, "speed"),
         ({"model": "/nowhere/at/all"}, ExitCode.CONFIGURATION, "/nowhere/at/all"),
-        ({"train_batch_size": 128}, ExitCode.DATA, "train_batch_size"),
+        ({"minimum_image_size": 5_000}, ExitCode.DATA, "none of the 8 files"),
     ],
 )
 def test_an_error_ends_the_run_with_its_exit_code_and_its_name(tmp_path: Path, options: dict[str, Any], code: ExitCode, word: str) -> None:

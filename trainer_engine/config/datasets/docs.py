@@ -45,7 +45,7 @@ where they lie. Each source, caption strategy and kind of media is a file of its
 
 ### Buckets
 
-`type` `aws` reads a bucket of S3, or of a service with its protocol (`aws_endpoint_url`), and needs `pip install 'simpletuner[aws]'`. Names
+`type` `aws` reads a bucket of S3, or of a service with its protocol (`aws_endpoint_url`), and needs `pip install '.[aws]'`. Names
 are those of the objects below `aws_data_prefix`; an object's ETag and size are its version. Measuring an image takes one or two requests
 for 16 KiB, and is remembered; before the first training each object is read twice, for its hash and for its pixels, and later not at all.
 Captions of `textfile` lie beside the objects. Caches stay on this machine. Requests are signed with the keys of the entry, or not at all:

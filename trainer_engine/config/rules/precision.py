@@ -29,7 +29,7 @@ def quantised_types_are_installed(values: Values) -> Iterator[Problem]:
         if missing:
             named = f"library {missing[0]}, which is" if len(missing) == 1 else f"libraries {' and '.join(missing)}, which are"
             message = f"{row.name} needs the {named} not installed here."
-            commands = [f"pip install simpletuner[{EXTRAS[package]}]" if package in EXTRAS else f"install {package}" for package in missing]
+            commands = [f"pip install '.[{EXTRAS[package]}]'" if package in EXTRAS else f"install {package}" for package in missing]
             others = ", ".join(name for name in QUANTISED if not PRECISIONS[name].missing_packages)
             yield Problem.error(option, "not_installed", message, got=row.name, expected=f"one of {others}", hint=" and ".join(commands))
 

@@ -146,7 +146,7 @@ def _version(found: _Object) -> str:
 def _open(fields: AwsFields) -> AwsSource:
     """Raises ValueError."""
     if importlib.util.find_spec(LIBRARY) is None:
-        raise ValueError(f"type=aws needs {LIBRARY}: pip install 'simpletuner[aws]'")
+        raise ValueError(f"type=aws needs {LIBRARY}: pip install '.[aws]'")
     prefix = fields.aws_data_prefix.strip("/")
     bucket = Bucket(
         fields.aws_bucket_name,

@@ -322,7 +322,7 @@ def test_validate_reports_on_a_bucket_and_a_missing_library_is_refused(
     assert (images["folder"], images["usable"]) == (BUCKET, 8)
     monkeypatch.setattr("trainer_engine.datasets.sources.aws.LIBRARY", "botocore_is_not_here")
     problem = refusal(checked(tmp_path, datasets=datasets))
-    assert "pip install 'simpletuner[aws]'" in problem.message
+    assert "pip install '.[aws]'" in problem.message
 
 
 def test_the_option_gives_the_number_of_connections(store: ObjectServer, tmp_path: Path) -> None:

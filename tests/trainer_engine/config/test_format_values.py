@@ -71,6 +71,11 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (FLUX, {"optimizer": "optimi-adamw", "optimizer_release_gradients": True, "gradient_accumulation_steps": 1}),
     (FLUX, {"num_machines": 2, "machine_rank": 0, "main_process_ip": "10.0.0.1", "main_process_port": 29500, "same_network": True}),
     (FLUX, {"skip_file_discovery": "vae aspect", "metadata_update_interval": 65, "aspect_bucket_worker_count": 4}),
+    (FLUX, {"tread_config": {"routes": [{"selection_ratio": 0.5, "start_layer_idx": 2, "end_layer_idx": -2}]}}),
+    (FULL, {"tread_config": '{"routes": [{"selection_ratio": 0.1, "start_layer_idx": 4, "end_layer_idx": -4}]}'}),
+    (FLUX, {"model_flavour": "schnell", "assistant_lora_strength": 1.0, "assistant_lora_inference_strength": 0.0}),
+    (FLUX, {"tokenizer_max_length": 512}),
+    (FLUX, {"musubi_blocks_to_swap": 8, "dynamo_backend": "inductor", "dynamo_use_regional_compilation": True}),
     (FLUX, {"keep_vae_loaded": True, "delete_model_after_load": True, "fully_unload_text_encoder": True, "torch_num_threads": 4}),
 ]
 DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
@@ -92,6 +97,13 @@ DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
         FLUX,
         [{**IMAGES, "skip_file_discovery": "vae", "hash_filenames": True, "preserve_data_backend_cache": True, "scan_for_errors": True}],
     ),
+    (WAN, [{**IMAGES, "dataset_type": "video", "video": {"num_frames": 81, "min_frames": 81, "bucket_strategy": "aspect_ratio"}}]),
+    (WAN, [{**HUB, "dataset_type": "video", "video": {"num_frames": 33, "frame_interval": 2}, "video_column": "video"}]),
+    (
+        {**SDXL, "--model_type": "full", "--controlnet": True},
+        [{**IMAGES, "conditioning": [{"type": "canny", "conditioning_type": "controlnet"}]}],
+    ),
+    ({**FLUX, "--model_type": "full", "--controlnet": True}, [{**HUB, "conditioning": [{"type": "canny", "captions": False}]}]),
     (FLUX, [{**IMAGES, "vae_cache_ondemand": True, "max_workers": 4, "read_batch_size": 2, "disable_validation": True}]),
 ]
 

@@ -144,13 +144,12 @@ def render(
     ``network`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
     ``PromptCache.read``. ``weights_for`` puts the weights for a prompt into place. ``share`` (which, of how many) is the part of the
     images to generate, if other processes generate the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress``
-    receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. Loads the autoencoder, and
-    frees it at the end. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
+    receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded
+    for it. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
-    planned = _plan(options, edits, eval_prompts, only_edits=bool(family.spec.steers))
-    plan, steps = _part(planned, *share), options.validation.validation_num_inference_steps
-    images: list[ValidationImage] = []
-    not_finite: GenerationFailed | None = None
+    plan = _part(_plan(options, edits, eval_prompts, only_edits=bool(family.spec.steers)), *share)
+    steps = options.validation.validation_num_inference_steps
+    images, not_finite = list[ValidationImage](), None
     with preserve_training_state(network), _freeing(family), uncompiled(network, options), sampling_attention(network, options):
         network.eval()
         pipeline = _make_pipeline(family, network, options) if plan else None
@@ -169,8 +168,8 @@ def render(
             try:
                 with weights_for(subject.prompt):
                     request = _request(subject, image, family, read_prompt, options)
-                    picture = _beside_inputs(family.generate(pipeline, request, on_step=on_step), subject, options)
-                written = _write(picture, image, family, options)
+                    picture = family.generate(pipeline, request, on_step=on_step)
+                written = _write(_beside_inputs(picture, subject, options), image, family, options)
             except GenerationStopped:
                 break
             except ImageNotFinite as error:
@@ -179,7 +178,7 @@ def render(
             except SURVIVED as error:
                 raise GenerationFailed(image.path.stem, image.prompt, error) from error
             images.append(written)
-            on_image(images[-1])
+            on_image(written)
     if not_finite is not None:
         raise not_finite
     return images

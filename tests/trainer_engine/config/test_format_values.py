@@ -21,6 +21,7 @@ LYCORIS = {**FLUX, "--lora_type": "lycoris", "--lycoris_config": "lycoris_config
 FULL = {**FLUX, "--model_family": "pixart_sigma", "--model_type": "full", "--optimizer": "adamw_bf16"}
 SDXL = {**FLUX, "--model_family": "sdxl"}
 WAN = {**FLUX, "--model_family": "wan"}
+STEERED = {"--model_type": "full", "--controlnet": True}
 IMAGES = {"id": "images", "type": "local", "instance_data_dir": "pictures", "caption_strategy": "filename"}
 HUB = {
     "id": "hub",
@@ -103,7 +104,7 @@ DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
         {**SDXL, "--model_type": "full", "--controlnet": True},
         [{**IMAGES, "conditioning": [{"type": "canny", "conditioning_type": "controlnet"}]}],
     ),
-    ({**FLUX, "--model_type": "full", "--controlnet": True}, [{**HUB, "conditioning": [{"type": "canny", "captions": False}]}]),
+    ({**FLUX, **STEERED}, [{**HUB, "conditioning": [{"type": "canny", "captions": False}]}]),
     (FLUX, [{**IMAGES, "vae_cache_ondemand": True, "max_workers": 4, "read_batch_size": 2, "disable_validation": True}]),
 ]
 

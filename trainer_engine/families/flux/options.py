@@ -28,7 +28,9 @@ class FluxOptions(OptionGroup):
     """Options of Flux.1 alone."""
 
     flux_guidance_value: float = option(
-        1.0, "Guidance input of the network while it trains; 1 is none. Without effect on schnell, which takes no guidance.", ge=0
+        1.0,
+        "Guidance input of the network while it trains; 1 is none. Without effect on schnell and libreflux, which take no guidance.",
+        ge=0,
     )
     flux_guidance_mode: Literal["constant", "random-range"] = option(
         "constant", "Train every sample with flux_guidance_value, or with a random value between flux_guidance_min and flux_guidance_max."
@@ -47,6 +49,8 @@ class FluxOptions(OptionGroup):
     )
 
 
+WITHOUT_GUIDANCE = ("schnell", "libreflux")
+"""Flavours whose network takes no guidance."""
 RANGE = ("flux_guidance_min", "flux_guidance_max")
 
 
@@ -57,9 +61,9 @@ def guidance_makes_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
     if is_range and low > high:
         message = f"flux_guidance_min={low:g} is above flux_guidance_max={high:g}."
         yield Problem.error("flux_guidance_min", "above_maximum", message, got=low, expected=f"at most {high:g}")
-    if values.get("model_flavour") == "schnell":
+    if values.get("model_flavour") in WITHOUT_GUIDANCE:
         idle: tuple[str, ...] = ("flux_guidance_value", "flux_guidance_mode", *RANGE)
-        reason = "schnell takes no guidance"
+        reason = f"{values['model_flavour']} takes no guidance"
     elif is_range:
         idle, reason = ("flux_guidance_value",), "flux_guidance_mode=random-range samples the value"
     else:

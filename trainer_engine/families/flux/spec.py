@@ -19,6 +19,7 @@ from trainer_engine.config.family_spec import (
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.families.flux.options import WITHOUT_GUIDANCE
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -53,6 +54,8 @@ SPEC = FamilySpec(
             "krea": "black-forest-labs/FLUX.1-Krea-dev",
             "schnell": "black-forest-labs/FLUX.1-schnell",
             "kontext": "black-forest-labs/FLUX.1-Kontext-dev",
+            "fluxbooru": "terminusresearch/fluxbooru-v0.3",
+            "libreflux": "jimmycarter/LibreFlux-SimpleTuner",
         }
     ),
     default_flavour="krea",
@@ -147,13 +150,22 @@ SPEC = FamilySpec(
                 {"validation_guidance": 1.0, "validation_num_inference_steps": 4, "assistant_lora_path": SCHNELL_ASSISTANT}
             ),
             "kontext": MappingProxyType({"validation_guidance": 2.5}),
+            "fluxbooru": MappingProxyType({"flux_guidance_value": 3.5, "validation_guidance_real": 6.0}),
+            "libreflux": MappingProxyType({"flux_attention_masked_training": True, "validation_guidance_real": 6.0}),
         }
     ),
-    parameters=MappingProxyType({"dev": 11_901_408_320, "krea": 11_901_408_320, "schnell": 11_891_178_560, "kontext": 11_901_408_320}),
+    parameters=MappingProxyType(
+        {
+            **dict.fromkeys(("dev", "krea", "kontext", "fluxbooru"), 11_901_408_320),
+            **dict.fromkeys(WITHOUT_GUIDANCE, 11_891_178_560),
+        }
+    ),
     controlnet=ControlNetSpec(
         class_name="FluxControlNetModel",
         pipeline="FluxControlNetPipeline",
-        parameters=MappingProxyType({"dev": 2_952_654_336, "krea": 2_952_654_336, "schnell": 2_942_424_576}),
+        parameters=MappingProxyType(
+            {**dict.fromkeys(("dev", "krea", "fluxbooru"), 2_952_654_336), **dict.fromkeys(WITHOUT_GUIDANCE, 2_942_424_576)}
+        ),
         sees_latents=True,
         settings=MappingProxyType(
             {"num_layers": ControlNetSetting(least=1, most=19), "num_single_layers": ControlNetSetting(least=1, most=38)}
@@ -161,10 +173,17 @@ SPEC = FamilySpec(
         unused=frozenset(),
     ),
     architectures=MappingProxyType(
-        {"dev": "flux-1-dev", "krea": "flux-1-dev", "schnell": "flux-1-schnell", "kontext": "flux-1-dev-kontext"},
+        {
+            **dict.fromkeys(("dev", "krea", "fluxbooru"), "flux-1-dev"),
+            **dict.fromkeys(WITHOUT_GUIDANCE, "flux-1-schnell"),
+            "kontext": "flux-1-dev-kontext",
+        },
     ),
     licenses=MappingProxyType(
-        {**dict.fromkeys(("dev", "krea", "kontext"), NON_COMMERCIAL), "schnell": MappingProxyType({"license": "apache-2.0"})}
+        {
+            **dict.fromkeys(("dev", "krea", "kontext", "fluxbooru"), NON_COMMERCIAL),
+            **dict.fromkeys(WITHOUT_GUIDANCE, MappingProxyType({"license": "apache-2.0"})),
+        }
     ),
     takes_references=frozenset({"kontext"}),
     needs_references=frozenset({"kontext"}),

@@ -11,6 +11,7 @@ from environments.imports import ai_toolkit, kohya, musubi, onetrainer, own
 from environments.imports.checking import Imported, check_draft
 from environments.imports.documents import MOST_DOCUMENTS, Document, ImportRefused, refused
 from environments.imports.draft import Draft
+from environments.imports.sd_arguments import flattened
 from environments.paths import Home
 from trainer_engine.contract.errors import Problem
 
@@ -86,7 +87,7 @@ def suggested_name(documents: Sequence[Document]) -> str | None:
     for document in documents:
         value = document.value if isinstance(document.value, Mapping) else {}
         config = value.get("config")
-        for found in (config.get("name") if isinstance(config, Mapping) else None, value.get("output_name")):
+        for found in (config.get("name") if isinstance(config, Mapping) else None, flattened([value]).get("output_name")):
             if isinstance(found, str) and found.strip():
                 return found.strip()
     return None

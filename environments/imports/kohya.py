@@ -16,6 +16,7 @@ from environments.imports.sd_arguments import (
 )
 from environments.imports.sd_network import translate_network
 from environments.imports.source import Source
+from trainer_engine.config.family_spec import Role
 
 FORMAT = "kohya"
 ARGUMENTS = frozenset(
@@ -77,11 +78,16 @@ def _model(draft: Draft, source: Source) -> None:
 
 
 def _text_encoders(draft: Draft, source: Source) -> None:
+    """The scripts for adapters train the text encoders unless they are asked not to; those for networks only if they are."""
     only_network = bool(source.flag("network_train_unet_only")) or bool(source.flag("cache_text_encoder_outputs"))
-    rates = source.take("text_encoder_lr")
-    is_chosen = bool(source.flag("train_text_encoder")) or (bool(rates) and not only_network)
+    is_asked, rates = bool(source.flag("train_text_encoder")), source.take("text_encoder_lr")
+    can = draft.spec is not None and any(part.role is Role.ON_REQUEST for part in draft.spec.components.values())
+    is_chosen = can and (is_asked or (draft.options["model_type"] == "lora" and not only_network))
+    if is_chosen and draft.adapter is not None:
+        draft.ledger.leave("network_train_unet_only", False, "text encoders are not trained with adapters of LyCORIS")
+        return
     if is_chosen:
-        draft.put("train_text_encoder", True, source.name("text_encoder_lr" if rates else "train_text_encoder"))
+        draft.put("train_text_encoder", True, source.name("train_text_encoder" if is_asked else "network_train_unet_only"))
     if is_chosen and rates:
         first = rates[0] if isinstance(rates, list) else rates
         draft.put("text_encoder_lr", first, source.name("text_encoder_lr"))
@@ -89,9 +95,13 @@ def _text_encoders(draft: Draft, source: Source) -> None:
             draft.ledger.leave(source.name("text_encoder_lr"), rates, "all text encoders have one learning rate, the first of these")
     elif rates:
         draft.ledger.leave(source.name("text_encoder_lr"), rates, "the text encoders are not trained")
+    _skipped_layers(draft, source)
+
+
+def _skipped_layers(draft: Draft, source: Source) -> None:
     skip = source.whole("clip_skip")
-    is_only_encoder = draft.spec is not None and len(draft.spec.prompts.text_encoder_folders) == 1
-    if skip is not None and skip > 1 and not is_only_encoder:
+    has_several = draft.spec is not None and len(draft.spec.prompts.text_encoder_folders) > 1
+    if skip is not None and skip > 1 and has_several:
         draft.ledger.leave(source.name("clip_skip"), skip, "models with several text encoders use the layers that they were trained with")
     elif skip is not None and skip > 1:
         draft.put("clip_skip", skip - 1, source.name("clip_skip"))

@@ -11,7 +11,7 @@ from trainer_engine.config.prompt_library import CREDENTIAL
 from trainer_engine.contract.errors import Problem
 
 HIDDEN = "***"
-SECRET_REASON = "secrets are not copied; log in on this machine, or set the variable that docs/security.md names"
+SECRET_REASON = "secrets are not copied; log in on this machine, or set HF_TOKEN or the key of the tracker in its environment"
 LONGEST_SHOWN = 160
 MOST_LEFT_OUT = 500
 """Limit of entries in a report."""

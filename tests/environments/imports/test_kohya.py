@@ -304,3 +304,26 @@ def test_a_file_that_names_no_model_is_refused_until_the_family_is_named(importe
 def test_a_wrong_type_is_named(refused: Refused, before: str, after: str, name: str) -> None:
     assert before in LOKR
     assert (name, "wrong_type") in refused(LOKR.replace(before, after), DATASETS)
+
+
+def test_text_encoders_are_trained_unless_the_file_says_no(imported: Translate) -> None:
+    plain = LOKR.replace('network_module = "lycoris.kohya"', 'network_module = "networks.lora"').replace("network_args", "unused_args")
+    only_network = imported(plain, DATASETS).planned.config
+    assert "train_text_encoder" not in only_network and only_network["lora_rank"] == 16
+    both = plain.replace("network_train_unet_only = true", "text_encoder_lr = [5e-5, 1e-5]").replace("Prodigy", "AdamW")
+    config = imported(both, DATASETS).planned.config
+    assert (config["train_text_encoder"], config["text_encoder_lr"]) == (True, 5e-5)
+    found = imported(LOKR.replace("network_train_unet_only = true", ""), DATASETS)
+    assert "train_text_encoder" not in found.planned.config and "network_train_unet_only" in reasons(found)
+
+
+def test_skipped_layers_count_from_the_last(imported: Translate) -> None:
+    text = LOKR.replace("sd_xl_base_1.0", "v1-5-pruned-emaonly").replace("lycoris.kohya", "networks.lora").replace("network_args", "unused")
+    config = imported(text, DATASETS).planned.config
+    assert (config["model_family"], config["clip_skip"]) == ("sd1x", 1)
+
+
+def test_a_file_without_a_network_trains_all_weights(imported: Translate) -> None:
+    lines = [line for line in LOKR.splitlines() if not line.startswith("network_")]
+    found = imported("\n".join(lines), DATASETS)
+    assert found.planned.config["model_type"] == "full" and found.planned.adapter is None

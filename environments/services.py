@@ -32,6 +32,7 @@ from environments.files.datasets_file import OPTION, destination, locate
 from environments.files.json_text import write_json
 from environments.files.own_files import replace_problem, write_own_text
 from environments.home import current_home
+from environments.imports.checking import Imported
 from environments.models import Action, Environment
 from environments.paths import Home
 from environments.resolve.changes import RunRecord, changes, to_store
@@ -107,14 +108,31 @@ def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
     planned = plan(request, current_home())
     if isinstance(planned, list):
         raise EnvironmentProblems.of(planned)
-    if sync_from_disk(request.name, current_home()) is not None:
-        raise EnvironmentExists(request.name)
+    return _create(request.name, request.description, planned, actor)
+
+
+def import_environment(imported: Imported, *, actor: str) -> Environment:
+    """Create an environment from a foreign configuration. Raises EnvironmentProblems, EnvironmentExists, FilesNotWritable.
+
+    A file that lies in the environment's folder already is an error: nothing is replaced, and nothing that is there is taken for imported.
+    """
+    home, planned = current_home(), imported.planned
+    given = ((planned.datasets_path, planned.datasets), (folder_of(home, imported.name) / LYCORIS_FILE, planned.adapter))
+    there = [path for path, document in given if path is not None and document is not None and path.exists()]
+    if there and sync_from_disk(imported.name, home) is None:
+        names = ", ".join(path.name for path in there)
+        message = f"config/{imported.name} holds {names} already."
+        raise EnvironmentProblems.of([Problem.error("name", "exists", message, got=imported.name, hint="choose another name")])
+    return _create(imported.name, f"Imported from {imported.format}.", planned, actor)
+
+
+def _create(name: str, description: str, planned: PlannedEnvironment, actor: str) -> Environment:
+    if sync_from_disk(name, current_home()) is not None:
+        raise EnvironmentExists(name)
     with change() as home:
-        environment, is_new = Environment.objects.get_or_create(
-            name=request.name, defaults={"description": request.description, "config": planned.config}
-        )
+        environment, is_new = Environment.objects.get_or_create(name=name, defaults={"description": description, "config": planned.config})
         if not is_new:
-            raise EnvironmentExists(request.name)
+            raise EnvironmentExists(name)
         _write_first_files(environment, planned, home)
         remember_files(environment, home)
         environment.save()

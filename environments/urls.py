@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import re_path
 
-from environments.api import adapter_files, compatibility, views
+from environments.api import adapter_files, compatibility, imports, views
 
 NAME = r"(?P<name>[^/]+)"
 
@@ -16,6 +16,7 @@ urlpatterns = [
     re_path(rf"^/environments/{NAME}/lycoris/?$", adapter_files.EnvironmentAdapter.as_view(), name="config-lycoris"),
     re_path(r"^/lycoris/validate/?$", adapter_files.AdapterValidation.as_view(), name="config-lycoris-validate"),
     re_path(r"^/compatibility/?$", compatibility.Compatibility.as_view(), name="config-compatibility"),
+    re_path(r"^/import/?$", imports.Import.as_view(), name="config-import"),
     re_path(rf"^/{NAME}/?$", views.ConfigurationDetail.as_view(), name="config"),
     re_path(rf"^/{NAME}/activate/?$", views.Activation.as_view(), name="config-activate"),
     re_path(rf"^/{NAME}/export/?$", views.Export.as_view(), name="config-export"),

@@ -87,6 +87,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(check)
     check.set_defaults(run=run_check)
 
+    take = commands.add_parser("import", help="make an environment of a configuration of another trainer")
+    take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="its YAML, TOML or JSON; a file of datasets may follow")
+    take.add_argument("--from", dest="format", default=None, metavar="FORMAT", help="ai-toolkit, kohya, musubi, onetrainer or simpletuner")
+    take.add_argument("--name", default=None, metavar="NAME", help="name of the environment (default: the one in the file)")
+    take.add_argument("--family", default=None, metavar="FAMILY", help="family of the model, if the file does not name it")
+    take.add_argument("--dry-run", action="store_true", help="print what would be taken and left out, and write nothing")
+    take.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_home(take)
+    take.set_defaults(run=run_import)
+
     demo = commands.add_parser("demo", help="create a small model and images, and train through the API")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="output folder (default: demo-output)")
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
@@ -192,6 +202,13 @@ def run_check(arguments: argparse.Namespace) -> int:
     from simpletuner_site.train.check import check
 
     return check(arguments.config, arguments.datasets, as_json=arguments.json, home=arguments.home)
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    from simpletuner_site.importing import ImportRequest, import_files
+
+    request = ImportRequest(tuple(arguments.files), arguments.name, arguments.format, arguments.family)
+    return import_files(request, home_of(arguments), is_dry=arguments.dry_run, as_json=arguments.json)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

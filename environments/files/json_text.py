@@ -33,7 +33,7 @@ def parse_json(text: str | bytes) -> Any:
         raise BadJson(f"not usable JSON: {error}") from None
     except ValueError as error:
         raise BadJson(f"not valid JSON: {error}") from None
-    _check(value)
+    check_value(value)
     return value
 
 
@@ -47,8 +47,8 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _refuse_constant(text[:40])
 
 
-def _check(value: Any) -> None:
-    """Check depth, size and characters without recursion, because the value may be nested as deep as the parser allows."""
+def check_value(value: Any) -> None:
+    """Checks depth, size and characters without recursion, because the value may be nested as deep as a parser allows. Raises BadJson."""
     waiting: list[tuple[Any, int]] = [(value, 1)]
     seen = 0
     while waiting:

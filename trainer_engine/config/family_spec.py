@@ -194,6 +194,9 @@ class FamilySpec:
     sampling: SamplingSpec = SamplingSpec()
     adapters: AdapterSpec = AdapterSpec()
     aliases: tuple[str, ...] = ()
+    known_as: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Word by which configurations of other trainers, or names of weight files, mean this family -> the flavour that they mean with it;
+    empty: the default one. Lower case, with underscores."""
     prediction_types: tuple[str, ...] = ()
     """Supported values of ``prediction_type``."""
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

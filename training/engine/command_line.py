@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import trainer_engine
 from trainer_engine.config.addresses import HOST
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.run import DistributedOptions
+from trainer_engine.config.plain_yaml import UnreadableYaml, parse_yaml
 from trainer_engine.contract.files import read_small_text
 from training.engine.process import ENGINE_MODULE, passed_environment
 
-BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""The exceptions that PyYAML raises for invalid files: it builds values of unusual tags without checks."""
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
 PROJECT_ROOT = Path(trainer_engine.__file__).resolve().parents[1]
 LARGEST_CONFIG_BYTES = 64 << 10
@@ -77,28 +74,14 @@ class AccelerateFile:
         )
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses anchors and aliases, with which a few hundred bytes can expand to gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if getattr(event, "anchor", None):
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read", event.start_mark)
-        return super().compose_node(parent, index)
-
-
 def _document(path: Path) -> Any:
     """The value in a YAML file. Error messages quote nothing from the file, because it may be any file of the user."""
     try:
-        return yaml.load(read_small_text(path, LARGEST_CONFIG_BYTES), Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+        return parse_yaml(read_small_text(path, LARGEST_CONFIG_BYTES))
     except OSError as error:
         raise UnreadableAccelerateConfig(f"{path} cannot be read: {error.strerror or error}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UnreadableAccelerateConfig(f"{path} is not a plain YAML file: its text cannot be read{place}") from None
-    except BROKEN_YAML:
-        raise UnreadableAccelerateConfig(f"{path} is not a plain YAML file: its text cannot be read") from None
+    except UnreadableYaml as error:
+        raise UnreadableAccelerateConfig(f"{path} is {error}") from None
 
 
 def _whole(document: Mapping[str, Any], key: str, default: int, path: Path) -> int:

@@ -17,6 +17,7 @@ CALLS = {
     ("get", "/api/configs/examples"): ALWAYS,
     ("get", "/api/configs/active"): ALWAYS,
     ("post", "/api/configs/environments"): ALWAYS | WITH_BODY | {"409"},
+    ("post", "/api/configs/import"): ALWAYS | WITH_BODY | {"409"},
     ("get", "/api/configs/{name}"): NAMED,
     ("put", "/api/configs/{name}"): NAMED | WITH_BODY | {"409"},
     ("delete", "/api/configs/{name}"): NAMED | {"409"},

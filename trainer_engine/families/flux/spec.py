@@ -143,6 +143,22 @@ SPEC = FamilySpec(
         base_precisions=QUANTISED,
     ),
     aliases=("flux.1", "flux1"),
+    known_as=MappingProxyType(
+        {
+            "flux": "dev",
+            "flux1": "dev",
+            "flux_dev": "dev",
+            "flux1_dev": "dev",
+            "flux_dev_1": "dev",
+            "flux_schnell": "schnell",
+            "flux1_schnell": "schnell",
+            "flux_kontext": "kontext",
+            "flux1_kontext_dev": "kontext",
+            "flux1_dev_kontext": "kontext",
+            "flux_krea": "krea",
+            "flux1_krea_dev": "krea",
+        }
+    ),
     defaults=MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28}),
     flavour_defaults=MappingProxyType(
         {

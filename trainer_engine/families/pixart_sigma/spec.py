@@ -90,6 +90,12 @@ SPEC = FamilySpec(
     companion="PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",
     licenses=MappingProxyType(dict.fromkeys(("600M-512", "600M-1024", "600M-2048"), MappingProxyType({"license": "openrail++"}))),
     aliases=("pixart", "pixart-sigma"),
+    known_as=MappingProxyType(
+        {
+            "pixart_sigma": "600M-1024",
+            "pixart": "600M-1024",
+        }
+    ),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0, "inference_scheduler_timestep_spacing": "linspace"}),
     parameters=MappingProxyType(
         {

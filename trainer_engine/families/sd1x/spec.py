@@ -38,6 +38,15 @@ SPEC = FamilySpec(
     adapters=unet_facts.ADAPTERS,
     file_layouts=(unet_facts.file_layout("Stable Diffusion 1", 768, {"text_encoder": "cond_stage_model.transformer."}),),
     aliases=("sd15", "stable-diffusion-1"),
+    known_as=MappingProxyType(
+        {
+            "sd1": "1.5",
+            "sd15": "1.5",
+            "v1_5": "1.5",
+            "sd_v1_5": "1.5",
+            "stable_diffusion_15": "1.5",
+        }
+    ),
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v1")),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "creativeml-openrail-m"}))),
     defaults=MappingProxyType({"resolution": 512, "validation_guidance": 7.5}),

@@ -40,6 +40,15 @@ SPEC = FamilySpec(
     adapters=unet_facts.ADAPTERS,
     file_layouts=(unet_facts.file_layout("Stable Diffusion 2", 1024, {"text_encoder": "cond_stage_model.model."}),),
     aliases=("sd21", "stable-diffusion-2"),
+    known_as=MappingProxyType(
+        {
+            "sd2": "2.1",
+            "sd21": "2.1",
+            "v2_1": "2.1",
+            "stable_diffusion_21": "2.1",
+            "stable_diffusion_20": "2.0",
+        }
+    ),
     architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "stable-diffusion-v2-768-v")),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 768, "validation_guidance": 7.5, "validation_guidance_rescale": 0.7}),

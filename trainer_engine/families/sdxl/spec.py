@@ -58,6 +58,17 @@ SPEC = FamilySpec(
         unet_facts.file_layout(REFINER_TITLE, 1280, {"text_encoder_2": "conditioner.embedders.0.model."}, *REFINERS),
     ),
     aliases=("stable-diffusion-xl",),
+    known_as=MappingProxyType(
+        {
+            "sdxl": "base-1.0",
+            "xl": "base-1.0",
+            "sd_xl": "base-1.0",
+            "sdxl_base": "base-1.0",
+            "pony": "base-1.0",
+            "illustrious": "base-1.0",
+            "stable_diffusion_xl_10_base": "base-1.0",
+        }
+    ),
     architectures=MappingProxyType({name: f"stable-diffusion-xl-v1-{'refiner' if name in REFINERS else 'base'}" for name in FLAVOURS}),
     licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),

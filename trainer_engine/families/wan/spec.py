@@ -90,6 +90,17 @@ SPEC = FamilySpec(
     ),
     aliases=("wan2.1",),
     activation_share=1.3,
+    known_as=MappingProxyType(
+        {
+            "wan21": "t2v-480p-1.3b-2.1",
+            "wan21_1b": "t2v-480p-1.3b-2.1",
+            "t2v_1_3b": "t2v-480p-1.3b-2.1",
+            "wan2_1_t2v_1_3b": "t2v-480p-1.3b-2.1",
+            "wan21_14b": "t2v-480p-14b-2.1",
+            "t2v_14b": "t2v-480p-14b-2.1",
+            "wan2_1_t2v_14b": "t2v-480p-14b-2.1",
+        }
+    ),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
     defaults=MappingProxyType({"resolution": 480, "validation_guidance": 5.0}),
     flavour_defaults=shifts_of(FLAVOURS),

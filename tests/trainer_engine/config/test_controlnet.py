@@ -73,6 +73,7 @@ def test_the_frozen_network_may_be_quantised_beside_a_whole_controlnet() -> None
     ("values", "refused"),
     [
         ({"train_text_encoder": True}, ("train_text_encoder", "not_with_controlnet")),
+        ({"model_type": "lora", "lora_format": "comfyui"}, ("lora_format", "not_with_controlnet")),
         ({"musubi_blocks_to_swap": 2}, ("musubi_blocks_to_swap", "not_with_controlnet")),
         ({"validation_using_datasets": False}, ("validation_using_datasets", "no_control")),
         ({"controlnet_custom_config": "{"}, ("controlnet_custom_config", "not_json")),

@@ -60,6 +60,9 @@ def a_controlnet_is_trained_alone(values: Values) -> Iterator[Problem]:
     if values["train_text_encoder"]:
         message = "A ControlNet is trained beside frozen text encoders: its result has no place for others."
         yield Problem.error("train_text_encoder", "not_with_controlnet", message, got=True, expected="false")
+    if values["lora_format"] == "comfyui" and values.get("model_type") == "lora":
+        message = "ComfyUI has no keys for an adapter on a ControlNet."
+        yield Problem.error("lora_format", "not_with_controlnet", message, got="comfyui", expected="diffusers")
     for name in (name for name in STREAMS if values[name]):
         message = f"{name} streams the weights below an adapter. The network beside a ControlNet stays on its device."
         hint = "base_model_precision keeps the frozen network in fewer bytes"

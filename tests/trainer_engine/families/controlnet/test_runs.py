@@ -115,6 +115,19 @@ def test_an_adapter_on_a_controlnet_is_trained_and_resumed(tmp_path: Path) -> No
     assert all(key.startswith("controlnet.") for key in load_file(straight.output_dir / name))
 
 
+def test_the_card_of_an_adapter_on_a_controlnet_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network: Any = awake(steered("sd1x").load_network())
+    network.save_pretrained(tmp_path / "mine")
+    options: dict[str, Any] = {"model_type": "lora", "lora_type": "standard", "lora_rank": 2, "max_train_steps": 1}
+    run = controlled_run(tmp_path, controlnet_model_name_or_path=str(tmp_path / "mine"), **options)
+    code = (run.output_dir / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(run.output_dir)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert isinstance(found["pipeline"], StableDiffusionControlNetPipeline)
+    assert any("lora_A" in name for name, _ in found["pipeline"].controlnet.named_parameters())
+
+
 def test_a_checkpoint_records_the_network_beside_the_controlnet(tmp_path: Path) -> None:
     run = controlled_run(tmp_path, max_train_steps=2)
     state = json.loads((run.output_dir / "checkpoint-2" / "training_state.json").read_text())

@@ -11,6 +11,7 @@ import diffusers
 
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.config.one_file.layout import SUFFIX
 from trainer_engine.config.prompt_library import file_name
@@ -152,7 +153,7 @@ def _with_controlnet(code: str, family: Family) -> str:
     if family.spec.steers is None:
         return code
     weights, cls = family.options.model.controlnet_model_name_or_path, family.spec.steers.class_name
-    source = json.dumps(named_base(family.options, str(weights)))
+    source = json.dumps(named_base(family.options, weights) if weights else f"./{FOLDER}")
     loaded = f"controlnet = {cls}.from_pretrained({source}, torch_dtype=torch.{str(family.devices.network).removeprefix('torch.')})\n"
     return code.replace("from diffusers import ", f"from diffusers import {cls}, ", 1).replace("pipeline = ", f"{loaded}pipeline = ", 1)
 

@@ -14,6 +14,8 @@ from trainer_engine.contract.files import read_document, read_small_json
 NAME = FOLDER = "controlnet"
 """Name of a ControlNet among the components of a run, and its subfolder in checkpoints."""
 WEIGHTS, CUSTOM = "controlnet_model_name_or_path", "controlnet_custom_config"
+NEW_LAYERS = "controlnet_"
+"""What the names of the layers begin with that a ControlNet has and its network has not, in every class of diffusers."""
 CONTROL = "controlnet"
 """Value of ``conditioning_type`` of the images that steer it."""
 

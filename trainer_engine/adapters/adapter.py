@@ -21,6 +21,7 @@ from trainer_engine.checkpointing.snapshot import Copy, as_it_is
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
 from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
@@ -28,12 +29,14 @@ from trainer_engine.export.adapter_file import sort_by_module
 from trainer_engine.export.conversion import to_comfyui
 
 AVERAGED = "ema"
+BELOW = ".base_layer."
+"""In the names of parameters under an adapter of PEFT."""
 ALIGNMENT = 8
 """Bytes to which the header of a safetensors file is padded."""
 
 
 class AddedAdapter(Trainable):
-    """An adapter in its network, whose own weights are frozen and never written."""
+    """An adapter in its network, whose own weights are frozen and never written, apart from those of ``train_below``."""
 
     results: Mapping[str, str] = MappingProxyType({"adapter": ADAPTER_FILE, "adapter_ema": f"{AVERAGED}/{ADAPTER_FILE}"})
 
@@ -47,6 +50,16 @@ class AddedAdapter(Trainable):
         """``comfyui_prefixes`` of the family for a result with the keys of ComfyUI; else empty."""
         self.describe: Callable[[int, Path], str] | None = None
         """(step, output folder) -> the README.md of a result."""
+        self.write_below: Callable[[Path], None] | None = None
+        """Writes the network below the adapter into a folder, if layers of it are trained too; else None."""
+
+    def train_below(self, layers: str, write: Callable[[Path], None]) -> None:
+        """Also train the layers of the network whose names begin with ``layers``, unless the adapter is on them."""
+        for name, parameter in self.network.named_parameters():
+            if name.startswith(layers) and BELOW not in name:
+                parameter.requires_grad_(True)
+        self.write_below = write
+        self.results = {**self.results, FOLDER: FOLDER, f"{FOLDER}_ema": f"{AVERAGED}/{FOLDER}"}
 
     @property
     def multiplier(self) -> float:
@@ -78,7 +91,8 @@ class AddedAdapter(Trainable):
     def snapshot(self, copy: Copy) -> Callable[[Path], None]:
         """Saves the adapter file, and also the exact parameters if the file of the algorithm does not hold them exactly."""
         tensors = self.tensors()
-        exact = {} if self.holds_parameters(tensors) else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
+        is_whole = self.write_below is None and self.holds_parameters(tensors)
+        exact = {} if is_whole else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
         tensors = {key: copy(tensor) for key, tensor in tensors.items()}
 
         def write(folder: Path) -> None:
@@ -124,6 +138,8 @@ class AddedAdapter(Trainable):
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
             tensors = to_comfyui(adapter, self.comfyui_prefixes)
         self._write(folder, tensors, {"global_step": str(step)})
+        if self.write_below is not None:
+            self.write_below(folder / FOLDER)
         if self.describe is not None and not averaged:
             write_atomically(folder / "README.md", self.describe(step, output_dir).encode())
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainer_engine.adapters.adapter import AddedAdapter
+from trainer_engine.adapters.adapter import BELOW, AddedAdapter
 from trainer_engine.adapters.base import Trainable
-from trainer_engine.adapters.full import Full
+from trainer_engine.adapters.full import Full, twin_of
 from trainer_engine.adapters.model_card import adapter_card, modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
+from trainer_engine.config.controlnet import NEW_LAYERS
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.controlnet import write_controlnet
 from trainer_engine.runtime.seeds import derived_seed
 from trainer_engine.weights.quantization import is_quantised
 
@@ -62,12 +65,23 @@ def _make_adapter(family: Family) -> AddedAdapter:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derived_seed(options.run.seed, "adapter"))
         adapter = _attach(family, network, facts)
+    if family.spec.components[next(iter(family.spec.trained))].is_made:
+        adapter.train_below(NEW_LAYERS, lambda folder: write_controlnet(family, folder, without_adapter(network)))
     family.place_network(network)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefixes = family.spec.comfyui_prefixes
     adapter.key_prefixes = family.spec.key_prefixes
     adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)
     return adapter
+
+
+def without_adapter(network: nn.Module) -> nn.Module:
+    """A network of diffusers that has the weights of ``network`` without the adapter on it. It shares them."""
+    tensors: dict[str, Tensor] = network.state_dict()
+    plain = {key.replace(BELOW, "."): tensor for key, tensor in tensors.items()}
+    with torch.device("meta"):
+        names = cast("Any", type(network)).from_config(cast("Any", network).config).state_dict().keys()
+    return twin_of(network, {name: plain[name] for name in names})
 
 
 def _attach(family: Family, network: nn.Module, facts: dict[str, str]) -> AddedAdapter:

@@ -11,6 +11,7 @@ import diffusers
 
 from trainer_engine.adapters.base import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.config.one_file.layout import SUFFIX
 from trainer_engine.config.prompt_library import file_name
@@ -26,6 +27,7 @@ IMPLEMENTATION = "https://github.com/huggingface/diffusers"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """Prediction types that the specification names; it has no name for flow matching."""
 MAX_SAMPLES = 6
+STEERED = "controlnet=controlnet"
 UNREADABLE = {"ia3"}
 """Algorithms whose files LyCORIS reads only into a network that was made with the configuration (4.1.3)."""
 
@@ -134,15 +136,26 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
         network=_network(family),
         pipeline=family.pipeline_name,
         load="from_single_file" if base_model.endswith(SUFFIX) else "from_pretrained",
-        base=json.dumps(base_model),
+        base=f"{json.dumps(base_model)}, {STEERED}" if family.spec.steers else json.dumps(base_model),
         dtype=str(family.devices.network).removeprefix("torch."),
         file=ADAPTER_FILE,
         read=_peft_lines(family),
         config=LYCORIS_FILE,
         multiplier=multiplier,
     )
+    code = _with_controlnet(code, family)
     by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines generate with all of them at every timestep."]
     return ["```python", code, "```", *(by_timestep if "tlora" in _algorithms(family) else [])]
+
+
+def _with_controlnet(code: str, family: Family) -> str:
+    """Python that also loads the ControlNet below an adapter, in a run of one."""
+    if family.spec.steers is None:
+        return code
+    weights, cls = family.options.model.controlnet_model_name_or_path, family.spec.steers.class_name
+    source = json.dumps(named_base(family.options, weights) if weights else f"./{FOLDER}")
+    loaded = f"controlnet = {cls}.from_pretrained({source}, torch_dtype=torch.{str(family.devices.network).removeprefix('torch.')})\n"
+    return code.replace("from diffusers import ", f"from diffusers import {cls}, ", 1).replace("pipeline = ", f"{loaded}pipeline = ", 1)
 
 
 def _network(family: Family) -> str:
@@ -180,7 +193,8 @@ def _how(family: Family) -> str:
     adapter = family.options.adapter
     if adapter.lora_type == "lycoris":
         return CONFIGURED if _algorithms(family) & UNREADABLE else LYCORIS
-    loads_itself = hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights") and not adapter.use_dora
+    is_plain = not adapter.use_dora and family.spec.steers is None  # pipelines read no adapter of a ControlNet
+    loads_itself = is_plain and hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
     return PIPELINE if loads_itself else PEFT
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import read_document
+from trainer_engine.contract.files import read_document, read_small_json
 
 NAME = FOLDER = "controlnet"
 """Name of a ControlNet among the components of a run, and its subfolder in checkpoints."""
 WEIGHTS, CUSTOM = "controlnet_model_name_or_path", "controlnet_custom_config"
+NEW_LAYERS = "controlnet_"
+"""What the names of the layers begin with that a ControlNet has and its network has not, in every class of diffusers."""
 CONTROL = "controlnet"
 """Value of ``conditioning_type`` of the images that steer it."""
 
@@ -62,10 +65,38 @@ class ControlNetSpec:
     """Flavour -> number of its weights when it is made with the default settings; a flavour that is not named has no ControlNet."""
     sees_latents: bool = False
     """Whether it sees the latents of a control image, instead of its pixels (3, H, W) in [0, 1]."""
+    matching: tuple[str, ...] = ()
+    """Keys of ``config.json`` in which a ControlNet and its network agree."""
     settings: Mapping[str, ControlNetSetting] = field(default_factory=lambda: MappingProxyType({}))
     """Keys of ``controlnet_custom_config``: arguments with which diffusers makes it from the frozen network."""
     unused: frozenset[str] = frozenset({"validation_guidance_rescale"})
     """Options of validation images that its pipeline does not support, although the family's plain pipeline may."""
+
+
+def weights_problem(source: str, folder: Path, network: Path | None, spec: ControlNetSpec) -> Problem | None:
+    """Why weights are no ControlNet of a network, or None.
+
+    ``folder`` and ``network`` hold the ``config.json`` of each; ``network`` is None if it is not on this machine yet.
+    """
+    ours, theirs = _config_in(folder), _config_in(network) if network else {}
+    kind = ours.get("_class_name")
+    if kind != spec.class_name:
+        message = f"{source} holds {f'a {str(kind)[:100]}' if kind else 'no configuration of a network'}, not a ControlNet."
+        return Problem.error(WEIGHTS, "other_model", message, got=source, expected=f"a {spec.class_name}")
+    differing = [name for name in spec.matching if name in ours and name in theirs and ours[name] != theirs[name]]
+    if not differing:
+        return None
+    named = ", ".join(f"{name} is {str(ours[name])[:100]} and not {str(theirs[name])[:100]}" for name in differing)
+    message = f"The ControlNet in {source} belongs to another network: {named}."
+    return Problem.error(WEIGHTS, "other_model", message, got=source, expected="a ControlNet of the base model")
+
+
+def _config_in(folder: Path) -> Mapping[str, Any]:
+    try:
+        document = read_small_json(folder / "config.json")
+    except OSError:
+        return {}
+    return document if isinstance(document, Mapping) else {}
 
 
 def custom_config(text: str | None, spec: ControlNetSpec) -> tuple[dict[str, Any], list[Problem]]:

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer_engine.config.components import spec_of_run
+from trainer_engine.config.controlnet import FOLDER, NAME, weights_problem
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
-from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.computation import prepare_network
@@ -202,12 +203,23 @@ class Family(ABC):
         options say, or from the folders of a full checkpoint, without the rounding to ``devices.base``. Text encoders are neither
         quantised nor rounded. In a run of a ControlNet, ``beside`` gets the network that it steers. Raises ModelUnavailable.
         """
+        self._refuse_other_controlnet()
         modules = {}
         for name, component in self.spec.trained.items():
             folder = checkpoint / component.folder if checkpoint else None
             modules[name] = self._prepared(name, folder, is_beside=False)
         self.beside = {name: self._prepared(name, None, is_beside=True) for name in self.spec.networks_beside}
         return join(modules)
+
+    def _refuse_other_controlnet(self) -> None:
+        """Raises InvalidOptions if the weights that a ControlNet begins with are those of another network."""
+        steers = self.spec.steers
+        if steers is None or self.spec.components[NAME].is_made:
+            return
+        own, network = self.parts.find(FOLDER), self.parts.find(self.spec.components[self.spec.network].folder)
+        problem = weights_problem(own.source.name, own.folder, network.folder, steers)
+        if problem:
+            raise InvalidOptions([problem])
 
     def _prepared(self, name: str, folder: Path | None, *, is_beside: bool) -> nn.Module:
         """A component as ``load_network`` returns it; one beside a ControlNet is frozen, and the only one that is quantised."""

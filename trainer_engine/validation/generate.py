@@ -147,8 +147,7 @@ def render(
     receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded
     for it. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
-    plan = _part(_plan(options, edits, eval_prompts, only_edits=bool(family.spec.steers)), *share)
-    steps = options.validation.validation_num_inference_steps
+    plan, steps = _part(_plan(options, edits, eval_prompts, family), *share), options.validation.validation_num_inference_steps
     images, not_finite = list[ValidationImage](), None
     with preserve_training_state(network), _freeing(family), uncompiled(network, options), sampling_attention(network, options):
         network.eval()
@@ -269,13 +268,14 @@ def _request(
     )
 
 
-def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt], *, only_edits: bool) -> list[Subject]:
+def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt], family: Family) -> list[Subject]:
     """Every prompt, and those that held-out images lend.
 
-    With pairs to edit: their references with the prompt asked for and with their own captions instead. ``only_edits``: nothing without.
+    With pairs to edit: their references with the prompt asked for and with their own captions instead. A ControlNet generates from pairs
+    alone.
     """
     validation = options.validation
-    alone = [] if only_edits else [*validation_prompts(options), *eval_prompts]
+    alone = [] if family.spec.steers else [*validation_prompts(options), *eval_prompts]
     what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)]
     what = what or [(prompt, None) for prompt in alone]
     used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))

@@ -143,7 +143,8 @@ def estimate_disk(
     if chosen.checkpointing_rolling_steps:
         kept += _kept(steps // chosen.checkpointing_rolling_steps, chosen.checkpoints_rolling_total_limit)
     has_encoders = options.model.model_type == "full" and chosen.save_text_encoder
-    pipeline = numbers * weight_bytes(options) + (encoder_bytes if has_encoders else 0)
+    below = parameters if options.model.model_type == "lora" and any(one.is_made for one in spec.trained.values()) else 0
+    pipeline = (numbers + below) * weight_bytes(options) + (encoder_bytes if has_encoders else 0)
     return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "pipeline": pipeline}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.components import component_source, find_component, model_sources, network_config, noise_schedule
-from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS
+from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS, weights_problem
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
@@ -16,7 +16,6 @@ from trainer_engine.config.rules.distillation import distillation_problems
 from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import read_small_json
 from training.preflight import base_model
 from training.preflight.network import Shapes
 
@@ -49,14 +48,9 @@ def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_m
             message = f"{source.name} holds no ControlNet: it has neither config.json nor a folder {FOLDER}."
             yield Problem.error(WEIGHTS, "not_a_model", message, got=source.name, expected=f"a folder with a {spec.steers.class_name}")
         return
-    try:
-        config = read_small_json(found.folder / "config.json")
-    except OSError:
-        config = None
-    stated = config.get("_class_name") if isinstance(config, dict) else None
-    if stated != spec.steers.class_name:
-        message = f"{source.name} holds {f'a {str(stated)[:100]}' if stated else 'no configuration of a network'}, not a ControlNet."
-        yield Problem.error(WEIGHTS, "other_model", message, got=source.name, expected=f"a {spec.steers.class_name}")
+    network = find_component(component_source(options.model, spec, spec.components[spec.network].folder), hub.cache)
+    problem = weights_problem(source.name, found.folder, network.folder if network else None, spec.steers)
+    yield from [problem] if problem else []
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:

@@ -57,10 +57,20 @@ def test_a_refiner_has_no_controlnet() -> None:
     assert ("controlnet", "not_for_flavour") in codes(problems_of("sdxl", model_flavour="refiner-1.0"))
 
 
-def test_an_adapter_needs_weights_below_it() -> None:
-    assert ("controlnet_model_name_or_path", "missing_path") in codes(problems_of(model_type="lora", lora_type="standard"))
-    named = problems_of(model_type="lora", lora_type="standard", controlnet_model_name_or_path="someone/controlnet")
-    assert codes(named) == set()
+def test_an_adapter_that_exists_needs_the_controlnet_below_it() -> None:
+    options: dict[str, Any] = {"model_type": "lora", "lora_type": "standard"}
+    assert codes(problems_of(**options)) == set()
+    begun = {**options, "init_lora": "/adapter.safetensors"}
+    assert ("controlnet_model_name_or_path", "missing_path") in codes(problems_of(**begun))
+    assert codes(problems_of(**begun, controlnet_model_name_or_path="someone/controlnet")) == set()
+
+
+def test_a_new_controlnet_has_nothing_that_an_adapter_could_preserve() -> None:
+    entries = [{**IMAGES, "conditioning_data": ["edges"], "is_regularisation_data": True}, CONTROLS]
+    _, problems = datasets(*entries, model_type="lora")
+    assert ("dataloader[0].is_regularisation_data", "nothing_to_preserve") in codes(problems)
+    _, problems = datasets(*entries, model_type="lora", controlnet_model_name_or_path="someone/controlnet")
+    assert codes(problems) == set()
 
 
 def test_the_frozen_network_may_be_quantised_beside_a_whole_controlnet() -> None:
@@ -73,6 +83,7 @@ def test_the_frozen_network_may_be_quantised_beside_a_whole_controlnet() -> None
     ("values", "refused"),
     [
         ({"train_text_encoder": True}, ("train_text_encoder", "not_with_controlnet")),
+        ({"model_type": "lora", "lora_format": "comfyui"}, ("lora_format", "not_with_controlnet")),
         ({"musubi_blocks_to_swap": 2}, ("musubi_blocks_to_swap", "not_with_controlnet")),
         ({"validation_using_datasets": False}, ("validation_using_datasets", "no_control")),
         ({"controlnet_custom_config": "{"}, ("controlnet_custom_config", "not_json")),

@@ -182,12 +182,6 @@ def test_the_probability_of_masks_without_masks_is_a_note(tmp_path: Path) -> Non
     assert ("masked_loss_probability", "no_masks") in {(problem.option, problem.code) for problem in problems}
 
 
-def test_control_images_are_still_refused(tmp_path: Path) -> None:
-    _, problems = parse_dataloader(entries(tmp_path, "controlnet"), {"output_dir": str(tmp_path)})
-    [refused] = [problem for problem in problems if problem.option == "dataloader[1].conditioning_type"]
-    assert refused.code == "not_available"
-
-
 def test_a_mask_is_read_from_its_cache_and_computed_again_if_damaged(tmp_path: Path) -> None:
     save(tmp_path / "images/a.png", noise((64, 64)))
     save(tmp_path / "masks/a.png", noise((64, 64), 1, channels=1))

@@ -140,7 +140,7 @@ def test_a_flavour_that_edits_needs_references_and_another_takes_none(tmp_path: 
         ({0: {"conditioning_data": ["nowhere"]}}, ("dataloader[0].conditioning_data", "unknown_reference")),
         ({0: {"conditioning_data": 3}}, ("dataloader[0].conditioning_data", "not_a_list")),
         ({0: {"conditioning_data": None}}, ("dataloader[1].id", "not_linked")),
-        ({1: {"conditioning_type": "controlnet"}}, ("dataloader[1].conditioning_type", "not_available")),
+        ({1: {"conditioning_type": "controlnet"}}, ("dataloader[0].conditioning_data", "needs_controlnet")),
         ({1: {"conditioning_type": None}}, ("dataloader[1].conditioning_type", "missing")),
         ({1: {"instance_data_dir": "/nowhere"}}, ("dataloader[1].instance_data_dir", "missing_folder")),
         ({1: {"source_dataset_id": "texts"}}, ("dataloader[1].source_dataset_id", "unknown_reference")),

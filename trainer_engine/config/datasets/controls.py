@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trainer_engine.config.controlnet import CONTROL
+from trainer_engine.config.controlnet import CONTROL, WEIGHTS
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.datasets.masks import MASKS
 from trainer_engine.contract.errors import Problem
@@ -21,6 +21,7 @@ def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], references
         kinds = {id: {**of_files, **made}.get(id, "") for id in (*draft.values.get("conditioning_data", ()), *made)}
         shown = {id: kind for id, kind in kinds.items() if kind and kind not in MASKS}
         if values[OPTION]:
+            yield from _of_regularisation(draft, values)
             yield from _of_a_controlnet(draft, shown, together=values["conditioning_multidataset_sampling"] == "combined")
         elif CONTROL in shown.values():
             named = ", ".join(id for id, kind in shown.items() if kind == CONTROL)
@@ -42,6 +43,13 @@ def _of_a_controlnet(draft: EntryDraft, shown: Mapping[str, str], *, together: b
         yield _of(
             draft, "several_controls", what, got=", ".join(shown), expected="one of them, or conditioning_multidataset_sampling=random"
         )
+
+
+def _of_regularisation(draft: EntryDraft, values: Mapping[str, Any]) -> Iterator[Problem]:
+    if draft.values.get("is_regularisation_data") and values["model_type"] == "lora" and not values[WEIGHTS]:
+        what = "a new ControlNet has no prediction of its own that an adapter could keep."
+        field = f"dataloader[{draft.position}].is_regularisation_data"
+        yield Problem.error(field, "nothing_to_preserve", f"{draft.title}: {what}", got=True, expected=f"false, or {WEIGHTS}")
 
 
 def _of(draft: EntryDraft, code: str, what: str, *, got: str, expected: str) -> Problem:

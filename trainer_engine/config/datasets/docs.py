@@ -230,6 +230,19 @@ is read. `validate` makes no file; it counts on each image having one of its siz
 images on samples whose only reference is of that set; with `conditioning_multidataset_sampling` `combined` and several references they are
 an error. A generated set may also be a mask (`conditioning_type` `mask`), such as `random_masks`.
 
+## How control images steer a ControlNet
+
+With the option `controlnet` a run trains a ControlNet beside the frozen network, and every image needs a control image: a conditioning set
+with `conditioning_type` `controlnet`, or a generated one, whose type is then always `controlnet` unless it is a mask. A control image is
+found by name like a reference, has the size of its image, and is scaled and cropped exactly like it, also at random. A ControlNet of Stable
+Diffusion sees its pixels, which are decoded when a batch needs them: the cache only records which files can be decoded. That of Flux.1 sees
+its latents, which are cached. A sample has one control image; with sets from several generators, `conditioning_multidataset_sampling`
+`random` takes one at a time. References of other types are refused in such a run, and control images in any other.
+
+```json
+{"id": "rooms", "instance_data_dir": "/data/rooms", "caption_strategy": "textfile", "conditioning": [{"type": "canny"}]}
+```
+
 ## How masks weight the loss
 
 A conditioning set with `conditioning_type` `mask` or `segmentation` holds a mask for each image of the set that names it, found by name

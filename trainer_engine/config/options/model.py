@@ -70,7 +70,7 @@ class ModelOptions(OptionGroup):
     controlnet_model_name_or_path: str | None = option(
         None,
         "Weights that the ControlNet begins with: a repository, or a folder in the layout of diffusers. Empty: a copy of the network's own "
-        "layers. Needed with model_type=lora.",
+        "layers. With model_type=lora the layers that it has no copy of are then trained whole, beside the adapter.",
     )
     controlnet_custom_config: str | None = option(
         None,

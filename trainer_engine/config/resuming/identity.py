@@ -48,7 +48,10 @@ def beside_identity(options: TrainingOptions) -> dict[str, Any]:
     """Returns the settings of the frozen network beside a ControlNet, or nothing without one."""
     if not options.model.controlnet:
         return {}
-    return {"base_model_precision": weights_identity(options.precision.base_model_precision, options)}
+    return {
+        "base_model_precision": weights_identity(options.precision.base_model_precision, options),
+        "controlnet_custom_config": options.model.controlnet_custom_config or "",
+    }
 
 
 def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, Any]:

@@ -36,11 +36,11 @@ def the_model_has_a_controlnet(values: Values) -> Iterator[Problem]:
             yield Problem.error(NAME, "not_for_flavour", message, got=True, expected=f"model_flavour={' or '.join(known)}")
 
 
-def an_adapter_has_weights_below_it(values: Values) -> Iterator[Problem]:
-    """An adapter on a new ControlNet would change nothing, since its outputs are zero, and its file would lack what it is an adapter to."""
-    if values[NAME] and values.get("model_type") == "lora" and not values[WEIGHTS]:
-        message = "A new ControlNet has new layers, of which the outputs are zero. An adapter's file would be of no use without them."
-        hint = "train the ControlNet with model_type=full first, or name published weights"
+def an_adapter_begins_with_its_controlnet(values: Values) -> Iterator[Problem]:
+    """Refuses ``init_lora`` on a new ControlNet, which has not the layers that were trained together with the adapter."""
+    if values[NAME] and values["init_lora"] and not values[WEIGHTS]:
+        message = "init_lora is an adapter on a ControlNet, but this run makes a new one."
+        hint = "name the controlnet folder of the run that trained the adapter"
         yield Problem.error(WEIGHTS, "missing_path", message, expected="a repository or a folder", hint=hint)
 
 
@@ -60,6 +60,9 @@ def a_controlnet_is_trained_alone(values: Values) -> Iterator[Problem]:
     if values["train_text_encoder"]:
         message = "A ControlNet is trained beside frozen text encoders: its result has no place for others."
         yield Problem.error("train_text_encoder", "not_with_controlnet", message, got=True, expected="false")
+    if values["lora_format"] == "comfyui" and values.get("model_type") == "lora":
+        message = "ComfyUI has no keys for an adapter on a ControlNet."
+        yield Problem.error("lora_format", "not_with_controlnet", message, got="comfyui", expected="diffusers")
     for name in (name for name in STREAMS if values[name]):
         message = f"{name} streams the weights below an adapter. The network beside a ControlNet stays on its device."
         hint = "base_model_precision keeps the frozen network in fewer bytes"
@@ -82,7 +85,7 @@ def validations_have_control_images(values: Values) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     the_model_has_a_controlnet,
-    an_adapter_has_weights_below_it,
+    an_adapter_begins_with_its_controlnet,
     a_new_controlnet_can_be_made,
     a_controlnet_is_trained_alone,
     validations_have_control_images,

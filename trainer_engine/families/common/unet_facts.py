@@ -69,6 +69,10 @@ def file_layout(title: str, prompt_width: int, encoders: Mapping[str, str], *fla
     return FileLayout(title=title, mark=mark, mark_width=prompt_width, prefixes=MappingProxyType(prefixes), flavours=frozenset(flavours))
 
 
+CONTROLNET_MATCHING = (
+    *("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"),
+    *("addition_embed_type", "projection_class_embeddings_input_dim"),
+)
 CONTROLNET_SETTINGS: Mapping[str, ControlNetSetting] = MappingProxyType(
     {
         "conditioning_embedding_out_channels": ControlNetSetting(least=1, most=2048, count=4),
@@ -80,7 +84,9 @@ CONTROLNET_SETTINGS: Mapping[str, ControlNetSetting] = MappingProxyType(
 
 def controlnet(pipeline: str, parameters: Mapping[str, int]) -> ControlNetSpec:
     """The ControlNet of a UNet. ``parameters``: flavour -> number of its weights."""
-    return ControlNetSpec(class_name="ControlNetModel", pipeline=pipeline, parameters=parameters, settings=CONTROLNET_SETTINGS)
+    return ControlNetSpec(
+        class_name="ControlNetModel", pipeline=pipeline, parameters=parameters, matching=CONTROLNET_MATCHING, settings=CONTROLNET_SETTINGS
+    )
 
 
 REPEATED_BLOCKS = ("BasicTransformerBlock",)

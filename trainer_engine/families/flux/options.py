@@ -79,6 +79,9 @@ def a_controlnet_is_wanted(values: Mapping[str, Any]) -> Iterator[Problem]:
     if target in CONTROL_TARGETS and not values["controlnet"]:
         message = f"flux_lora_target={target} adapts layers that only a ControlNet has."
         yield Problem.error("flux_lora_target", "needs_controlnet", message, got=target, expected="controlnet=true, or another target")
+    if target in CONTROL_TARGETS and values["use_dora"] and not values["controlnet_model_name_or_path"]:
+        message = "The layers that only a ControlNet has begin with zeros, of which DoRA cannot scale the norm."
+        yield Problem.error("use_dora", "not_with_zeros", message, got=True, expected="false, or weights of a ControlNet")
     if values["controlnet"] and values["flux_attention_masked_training"]:
         message = "The ControlNet of the diffusers library attends to the padding of prompts."
         yield Problem.error("flux_attention_masked_training", "not_with_controlnet", message, got=True, expected="false")

@@ -183,6 +183,7 @@ SPEC = FamilySpec(
             {**dict.fromkeys(("dev", "krea", "fluxbooru"), 2_952_654_336), **dict.fromkeys(WITHOUT_GUIDANCE, 2_942_424_576)}
         ),
         sees_latents=True,
+        matching=("in_channels", "joint_attention_dim", "pooled_projection_dim", "num_attention_heads", "attention_head_dim"),
         settings=MappingProxyType(
             {"num_layers": ControlNetSetting(least=1, most=19), "num_single_layers": ControlNetSetting(least=1, most=38)}
         ),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxTransformer2DModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -92,10 +93,24 @@ def test_an_adapter_may_change_the_layers_that_only_a_controlnet_has(tmp_path: P
     assert any("controlnet_x_embedder" in name for name in names) and any("controlnet_blocks.0" in name for name in names)
 
 
+def test_an_adapter_on_a_new_controlnet_reaches_every_layer_that_has_no_copy(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model_type": "lora", "lora_type": "standard", "lora_rank": 2, "learning_rate": 1e-2, "max_train_steps": 3}
+    run = controlled_run(tmp_path, "flux", model_flavour="dev", **options)
+    below: Any = FluxControlNetModel.from_pretrained(run.output_dir / "controlnet")
+    assert below.controlnet_x_embedder.weight.any() and all(layer.weight.any() for layer in below.controlnet_blocks)
+    reached = controlled_run(tmp_path / "other", "flux", model_flavour="dev", flux_lora_target="controlnet", **options)
+    tensors = load_file(reached.output_dir / "pytorch_lora_weights.safetensors")
+    assert tensors["controlnet.controlnet_blocks.0.lora_B.weight"].any()
+    untouched: Any = FluxControlNetModel.from_pretrained(reached.output_dir / "controlnet")
+    assert not untouched.controlnet_blocks[0].weight.any()
+
+
 def test_layers_of_a_controlnet_and_masks_of_prompts_are_refused_where_there_are_none() -> None:
     options: dict[str, Any] = {"model_flavour": "dev", "model_type": "lora", "lora_type": "standard"}
     alone = problems_of("flux", controlnet=False, flux_lora_target="controlnet", **options)
     assert ("flux_lora_target", "needs_controlnet") in codes(alone)
+    zeros = problems_of("flux", flux_lora_target="controlnet", use_dora=True, **options)
+    assert ("use_dora", "not_with_zeros") in codes(zeros)
     masked = problems_of("flux", model_flavour="dev", flux_attention_masked_training=True)
     assert ("flux_attention_masked_training", "not_with_controlnet") in codes(masked)
     assert ("controlnet", "not_for_flavour") in codes(problems_of("flux", model_flavour="kontext"))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.helpers.models import tiny_model
 from tests.trainer_engine.families.controlnet.runs import controlled_datasets, controlled_run, generated_datasets
 from tests.trainer_engine.families.controlnet.test_unets import awake, steered
+from trainer_engine.config.families import specs
 from trainer_engine.contract.events import ImageEvent, Notification
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -113,6 +114,43 @@ def test_an_adapter_on_a_controlnet_is_trained_and_resumed(tmp_path: Path) -> No
     name = "pytorch_lora_weights.safetensors"
     assert (straight.output_dir / name).read_bytes() == (resumed.output_dir / name).read_bytes()
     assert all(key.startswith("controlnet.") for key in load_file(straight.output_dir / name))
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_card_of_an_adapter_on_a_controlnet_loads_it(is_new: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network: Any = awake(steered("sd1x").load_network())
+    network.save_pretrained(tmp_path / "mine")
+    options: dict[str, Any] = {"model_type": "lora", "lora_type": "standard", "lora_rank": 2, "max_train_steps": 1}
+    own = {} if is_new else {"controlnet_model_name_or_path": str(tmp_path / "mine")}
+    run = controlled_run(tmp_path, **options, **own)
+    code = (run.output_dir / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(run.output_dir)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert isinstance(found["pipeline"], StableDiffusionControlNetPipeline)
+    assert any("lora_A" in name for name, _ in found["pipeline"].controlnet.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["standard", "lycoris"])
+def test_an_adapter_on_a_new_controlnet_trains_its_new_layers_whole(kind: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model_type": "lora", "lora_type": kind, "learning_rate": 1e-2, "use_ema": True}
+    if kind == "lycoris":
+        (tmp_path / "lokr.json").write_text(json.dumps({**specs()["sd1x"].adapters.lycoris_start, "factor": 2}))
+        options["lycoris_config"] = str(tmp_path / "lokr.json")
+    else:
+        options["lora_rank"] = 2
+    straight = controlled_run(tmp_path / "straight", **options)
+    controlled_run(tmp_path / "resumed", stop_after=2, **options)
+    resumed = controlled_run(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
+    for name in ("pytorch_lora_weights.safetensors", f"controlnet/{WEIGHTS}", f"ema/controlnet/{WEIGHTS}"):
+        assert (straight.output_dir / name).read_bytes() == (resumed.output_dir / name).read_bytes(), name
+
+    start = dict(steered("sd1x", seed=7).load_network().named_parameters())
+    below = load_file(straight.output_dir / "controlnet" / WEIGHTS)
+    assert below.keys() == start.keys()
+    changed = {name for name, tensor in below.items() if not torch.equal(tensor, start[name])}
+    assert changed == {name for name in start if name.startswith("controlnet_")}
+    ControlNetModel.from_pretrained(straight.output_dir / "controlnet")
 
 
 def test_a_checkpoint_records_the_network_beside_the_controlnet(tmp_path: Path) -> None:

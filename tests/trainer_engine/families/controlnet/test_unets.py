@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.contract.errors import ModelUnavailable
+from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.families.base import Family, load_family
 from trainer_engine.families.common.unet import UNetFamily
 from trainer_engine.families.inputs import SampleFacts, StepInputs
@@ -146,17 +146,20 @@ def test_the_network_beside_a_controlnet_is_quantised_and_the_controlnet_is_not(
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_controlnet_begins_with_weights_of_its_own(tmp_path: Path) -> None:
-    network = awake(steered("sd1x").load_network())
-    network.save_pretrained(tmp_path / "mine")
-    for place in (tmp_path / "mine",):
-        found = steered("sd1x", controlnet_model_name_or_path=str(place)).load_network()
-        assert all(torch.equal(one, other) for one, other in zip(found.parameters(), network.parameters(), strict=True))
+@pytest.mark.parametrize("subfolder", ["", "controlnet"])
+def test_a_controlnet_begins_with_weights_of_its_own(subfolder: str, tmp_path: Path) -> None:
+    network: Any = awake(steered("sd1x").load_network())
+    network.save_pretrained(tmp_path / subfolder)
+    found = steered("sd1x", controlnet_model_name_or_path=str(tmp_path)).load_network()
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), network.parameters(), strict=True))
 
 
-def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable):
-        steered("sd1x", controlnet_model_name_or_path=str(tiny_model("sd1x") / "unet")).load_network()
+def test_weights_of_another_kind_or_of_another_network_are_refused(tmp_path: Path) -> None:
+    cast("Any", steered("sdxl").load_network()).save_pretrained(tmp_path / "sdxl")
+    for folder in (tiny_model("sd1x") / "unet", tmp_path / "sdxl"):
+        with pytest.raises(InvalidOptions) as refused:
+            steered("sd1x", controlnet_model_name_or_path=str(folder)).load_network()
+        assert [problem.code for problem in refused.value.problems] == ["other_model"]
 
 
 def test_an_adapter_on_a_controlnet_gets_all_gradients(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family
-from tests.helpers.tiny_run import HereRun, train_here
+from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
 from tests.trainer_engine.adapters.test_numerics import fixed, our_loss, their_loss, their_network
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from tests.trainer_engine.adapters.test_validation_adapter import answer, standard_file
@@ -20,6 +21,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.adapters.assistant import INFERENCE_STRENGTH, PATH, STRENGTH
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
+from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.families.base import Family
 
 STILL = {**STANDARD, "lora_dropout": 0.0}
@@ -171,3 +173,28 @@ def test_disabling_the_assistant_trains_without_it(tmp_path: Path) -> None:
     network = tiny_family(**STILL).load_network()
     assert attach_assistant(network, options, torch.device("cpu"), torch.float32, {}) is None
     assert ExitCode.COMPLETED is train_here(tmp_path, **STILL, **{PATH: "owner/name", "disable_assistant_lora": True}).code
+
+
+def test_blocks_that_are_compiled_alone_follow_the_strength(tmp_path: Path) -> None:
+    family = tiny_family(**STILL, **{PATH: str(standard_file(tmp_path))})
+    network: Any = make_trainable(family, None).network.eval()
+    plain = answer(family, network)
+    assistant = attached(family, network)
+    training = answer(family, network)
+    for block in network.transformer_blocks:
+        block.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(answer(family, network), training, rtol=1e-5, atol=1e-6)
+    with assistant.in_images():
+        torch.testing.assert_close(answer(family, network), plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(answer(family, network), training, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_train_beside_an_assistant_what_one_does(tmp_path: Path) -> None:
+    usual = {**STILL, "max_train_steps": 2, PATH: str(standard_file(tmp_path))}
+    alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)
+    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **usual)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    assert together.wait() == 0, together.log()
+    losses = [event.loss for event in alone.heard.of(ProgressEvent)]
+    assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

@@ -188,6 +188,23 @@ def test_a_compiled_network_routes_other_tokens_in_each_step() -> None:
     assert len({loss for _, loss in found}) == 3
 
 
+@pytest.mark.parametrize("name", ["flux with a mask", "wan"])
+def test_blocks_that_are_compiled_alone_route_tokens(name: str) -> None:
+    case = CASES[name]
+    family = case.family(gradient_checkpointing=False)
+    ours, plain = family.load_network(), family.load_network()
+    routers = [router_of(family, one, Route(0.5, 0, 1, "")) for one in (ours, plain)]
+    for block in blocks_of(ours):
+        block.compile(backend="eager", fullgraph=True)
+    for seed in (1, 2):
+        losses = []
+        for router, network in zip(routers, (ours, plain), strict=True):
+            with router.routing(torch.Generator().manual_seed(seed), case.tokens, CPU):
+                losses.append(case.loss(family, network).item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert case.loss(family, ours).item() == pytest.approx(case.loss(family, plain).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(("count", "ratio", "number"), [(16, 0.5, 8), (16, 0.0, 16), (10, 0.33, 7), (3, 0.99, 1)])
 def test_all_but_the_share_of_the_tokens_stay_in_order(count: int, ratio: float, number: int) -> None:
     found = choose(torch.Generator().manual_seed(1), count, ratio)

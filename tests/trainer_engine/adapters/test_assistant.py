@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family
@@ -119,6 +120,14 @@ def test_a_run_with_an_assistant_resumes_exactly_and_saves_nothing_of_it(host: s
     ours, theirs = load_file(straight.output_dir / names), load_file(bare.output_dir / names)
     assert sorted(ours) == sorted(theirs)
     assert any(not torch.equal(ours[key], theirs[key]) for key in ours), "the assistant changed no gradient"
+    moved = Path(shutil.copytree(Path(options[PATH]).parent, tmp_path / "moved"))
+    shutil.rmtree(Path(options[PATH]).parent)
+    options[PATH] = str(moved)
+    again = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, "max_train_steps": 5})
+    assert (again.code, again.step) == (ExitCode.COMPLETED, 5), "a file that was moved is the same assistant"
+    save_file({key: 1.5 * tensor for key, tensor in load_file(moved / names).items()}, moved / names)
+    with pytest.raises(CheckpointUnusable, match=PATH):
+        train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, "max_train_steps": 6})
     with pytest.raises(CheckpointUnusable, match=PATH):
         train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, PATH: None, "max_train_steps": 6})
     with pytest.raises(CheckpointUnusable, match=STRENGTH):

@@ -20,6 +20,7 @@ from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
+from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.config.routing import Route
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import ProgressEvent
@@ -321,3 +322,13 @@ def test_two_processes_route_and_train(tmp_path: Path) -> None:
     together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
     assert together.wait() == 0, together.log()
     assert len(together.of_type("training.progress")) == LORA["max_train_steps"]
+
+
+def test_masked_images_and_prior_preservation_are_routed_and_resume_exactly(tmp_path: Path) -> None:
+    entries = masked(tmp_path)
+    pictures = entries[0]["instance_data_dir"]
+    prior = {"id": "prior", "instance_data_dir": pictures, "cache_dir_vae": str(tmp_path / "cache/prior"), "is_regularisation_data": True}
+    options = {**ROUTED, **LORA, "max_train_steps": 6, "datasets": [*entries, prior]}
+    straight = trained(tmp_path, "straight", **options)
+    trained(tmp_path, "resumed", stop_after=3, **options)
+    assert_same(straight, trained(tmp_path, "resumed", resume_from_checkpoint="latest", **options))

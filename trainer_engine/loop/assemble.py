@@ -27,8 +27,7 @@ from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.routing import parse_routes
 from trainer_engine.config.rules.device import device_problems
-from trainer_engine.config.rules.distillation import distillation_problems
-from trainer_engine.config.rules.noise_schedule import schedule_problems
+from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.updates import process_problems

@@ -12,8 +12,7 @@ from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.rules.distillation import distillation_problems
-from trainer_engine.config.rules.noise_schedule import schedule_problems
+from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model

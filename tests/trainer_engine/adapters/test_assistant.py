@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family
-from tests.helpers.tiny_run import HereRun, train_here
+from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
 from tests.trainer_engine.adapters.test_numerics import fixed, our_loss, their_loss, their_network
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from tests.trainer_engine.adapters.test_validation_adapter import answer, standard_file
@@ -20,6 +22,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.adapters.assistant import INFERENCE_STRENGTH, PATH, STRENGTH
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
+from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.families.base import Family
 
 STILL = {**STANDARD, "lora_dropout": 0.0}
@@ -117,6 +120,14 @@ def test_a_run_with_an_assistant_resumes_exactly_and_saves_nothing_of_it(host: s
     ours, theirs = load_file(straight.output_dir / names), load_file(bare.output_dir / names)
     assert sorted(ours) == sorted(theirs)
     assert any(not torch.equal(ours[key], theirs[key]) for key in ours), "the assistant changed no gradient"
+    moved = Path(shutil.copytree(Path(options[PATH]).parent, tmp_path / "moved"))
+    shutil.rmtree(Path(options[PATH]).parent)
+    options[PATH] = str(moved)
+    again = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, "max_train_steps": 5})
+    assert (again.code, again.step) == (ExitCode.COMPLETED, 5), "a file that was moved is the same assistant"
+    save_file({key: 1.5 * tensor for key, tensor in load_file(moved / names).items()}, moved / names)
+    with pytest.raises(CheckpointUnusable, match=PATH):
+        train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, "max_train_steps": 6})
     with pytest.raises(CheckpointUnusable, match=PATH):
         train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, PATH: None, "max_train_steps": 6})
     with pytest.raises(CheckpointUnusable, match=STRENGTH):
@@ -171,3 +182,28 @@ def test_disabling_the_assistant_trains_without_it(tmp_path: Path) -> None:
     network = tiny_family(**STILL).load_network()
     assert attach_assistant(network, options, torch.device("cpu"), torch.float32, {}) is None
     assert ExitCode.COMPLETED is train_here(tmp_path, **STILL, **{PATH: "owner/name", "disable_assistant_lora": True}).code
+
+
+def test_blocks_that_are_compiled_alone_follow_the_strength(tmp_path: Path) -> None:
+    family = tiny_family(**STILL, **{PATH: str(standard_file(tmp_path))})
+    network: Any = make_trainable(family, None).network.eval()
+    plain = answer(family, network)
+    assistant = attached(family, network)
+    training = answer(family, network)
+    for block in network.transformer_blocks:
+        block.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(answer(family, network), training, rtol=1e-5, atol=1e-6)
+    with assistant.in_images():
+        torch.testing.assert_close(answer(family, network), plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(answer(family, network), training, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_train_beside_an_assistant_what_one_does(tmp_path: Path) -> None:
+    usual = {**STILL, "max_train_steps": 2, PATH: str(standard_file(tmp_path))}
+    alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)
+    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **usual)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    assert together.wait() == 0, together.log()
+    losses = [event.loss for event in alone.heard.of(ProgressEvent)]
+    assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

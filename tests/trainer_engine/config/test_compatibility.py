@@ -125,3 +125,20 @@ def test_every_refused_option_says_what_it_is_for() -> None:
 
 def test_no_option_is_both_a_hint_and_refused_for_a_reason() -> None:
     assert {name for name in HINTS if refusal_of(name).reason is not Reason.LATER} == set()
+
+
+def test_assistants_routes_and_offsets_of_a_configuration_are_accepted() -> None:
+    route = {"selection_ratio": 0.5, "start_layer_idx": 2, "end_layer_idx": -2}
+    foreign = {
+        **HERE,
+        "--model_family": "flux",
+        "--model_type": "lora",
+        "--model_flavour": "schnell",
+        "--assistant_lora_strength": 0.9,
+        "--assistant_lora_inference_strength": 0.1,
+        "--tread_config": {"routes": [route]},
+    }
+    pictures, texts = DATASETS
+    report = check_compatibility(foreign, [{**pictures, "timestep_sampling_offset": -0.3}, texts])
+    assert obstacles(report) == [] and report.starts
+    assert obstacles(check_compatibility({**foreign, "--disable_assistant_lora": "true"}, DATASETS)) == []

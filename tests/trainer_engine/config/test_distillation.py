@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with, tiny_model, tiny_pixart
+from tests.helpers.tiny_run import train_here
 from trainer_engine.config.families import find_spec
-from trainer_engine.config.rules.distillation import CODE, distillation_problems
+from trainer_engine.config.rules.noise_schedule import DISTILLED, distillation_problems
 from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.events import Notification, Severity
 from training.preflight.model_files import weights_problems
 
 ASSISTANT = "ostris/FLUX.1-schnell-training-adapter"
@@ -44,7 +46,7 @@ def problems(family: str, scheduler: dict[str, Any] | None = None, network: dict
 )
 def test_a_name_of_distilled_weights_is_a_warning_that_names_the_base(family: str, name: str) -> None:
     (found,) = problems(family, pretrained_model_name_or_path=name)
-    assert (found.level, found.option, found.code, found.got) == (Level.WARNING, "pretrained_model_name_or_path", CODE, name)
+    assert (found.level, found.option, found.code, found.got) == (Level.WARNING, "pretrained_model_name_or_path", DISTILLED, name)
     spec = find_spec(family)
     assert spec is not None
     assert spec.distillation is not None
@@ -77,7 +79,7 @@ def test_other_weights_are_accepted_without_a_warning(family: str, name: str | N
 )
 def test_a_configuration_of_distilled_weights_is_recognised(family: str, where: str, content: dict[str, Any]) -> None:
     (found,) = problems(family, **{where: content}, pretrained_model_name_or_path="/models/mine")
-    assert found.code == CODE
+    assert found.code == DISTILLED
     assert f"the {where} has {next(iter(content))}" in found.message
 
 
@@ -100,7 +102,9 @@ def test_schnell_is_trained_with_its_assistant_and_warned_about_without_one() ->
     (found,) = problems("flux", model_flavour="schnell", disable_assistant_lora=True)
     assert found.option == "model_flavour"
     assert f"assistant_lora_path={ASSISTANT}" in found.hint and "FLUX.1-dev" in found.hint
-    assert [one.code for one in problems("flux", model_flavour="schnell", model_type="full")] == [CODE], "a full fine-tune has no adapter"
+    assert [one.code for one in problems("flux", model_flavour="schnell", model_type="full")] == [DISTILLED], (
+        "a full fine-tune has no adapter"
+    )
 
 
 def test_a_network_of_its_own_is_judged_without_the_scheduler_of_the_base() -> None:
@@ -118,8 +122,18 @@ def test_the_preflight_reads_the_configurations_of_a_folder(tmp_path: Path) -> N
     assert list(weights_problems(options, spec, tmp_path)) == []
     config = copy / "scheduler/scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "LCMScheduler"}))
-    assert [one.code for one in weights_problems(options, spec, tmp_path)] == [CODE]
+    assert [one.code for one in weights_problems(options, spec, tmp_path)] == [DISTILLED]
     flux = find_spec("flux")
     assert flux is not None
     shaped = options_with(model_family="flux", pretrained_model_name_or_path=str(tiny_model("flux", flavour="schnell")))
-    assert [one.code for one in weights_problems(shaped, flux, tmp_path)] == [CODE]
+    assert [one.code for one in weights_problems(shaped, flux, tmp_path)] == [DISTILLED]
+
+
+def test_the_engine_warns_too_since_it_may_have_downloaded_the_weights(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_pixart(), tmp_path / "pixart-lcm"))
+    run = train_here(tmp_path, model=str(copy), max_train_steps=1)
+    (warning,) = [event for event in run.heard.of(Notification) if event.code == DISTILLED]
+    assert warning.severity is Severity.WARNING
+    assert "has the word lcm" in warning.message and "PixArt-Sigma-XL-2-1024-MS" in warning.message
+    usual = train_here(tmp_path / "usual", max_train_steps=1)
+    assert [event for event in usual.heard.of(Notification) if event.code == DISTILLED] == []

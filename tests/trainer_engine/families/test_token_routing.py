@@ -20,6 +20,7 @@ from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
+from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.config.routing import Route
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import ProgressEvent
@@ -188,6 +189,23 @@ def test_a_compiled_network_routes_other_tokens_in_each_step() -> None:
     assert len({loss for _, loss in found}) == 3
 
 
+@pytest.mark.parametrize("name", ["flux with a mask", "wan"])
+def test_blocks_that_are_compiled_alone_route_tokens(name: str) -> None:
+    case = CASES[name]
+    family = case.family(gradient_checkpointing=False)
+    ours, plain = family.load_network(), family.load_network()
+    routers = [router_of(family, one, Route(0.5, 0, 1, "")) for one in (ours, plain)]
+    for block in blocks_of(ours):
+        block.compile(backend="eager", fullgraph=True)
+    for seed in (1, 2):
+        losses = []
+        for router, network in zip(routers, (ours, plain), strict=True):
+            with router.routing(torch.Generator().manual_seed(seed), case.tokens, CPU):
+                losses.append(case.loss(family, network).item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert case.loss(family, ours).item() == pytest.approx(case.loss(family, plain).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(("count", "ratio", "number"), [(16, 0.5, 8), (16, 0.0, 16), (10, 0.33, 7), (3, 0.99, 1)])
 def test_all_but_the_share_of_the_tokens_stay_in_order(count: int, ratio: float, number: int) -> None:
     found = choose(torch.Generator().manual_seed(1), count, ratio)
@@ -304,3 +322,13 @@ def test_two_processes_route_and_train(tmp_path: Path) -> None:
     together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
     assert together.wait() == 0, together.log()
     assert len(together.of_type("training.progress")) == LORA["max_train_steps"]
+
+
+def test_masked_images_and_prior_preservation_are_routed_and_resume_exactly(tmp_path: Path) -> None:
+    entries = masked(tmp_path)
+    pictures = entries[0]["instance_data_dir"]
+    prior = {"id": "prior", "instance_data_dir": pictures, "cache_dir_vae": str(tmp_path / "cache/prior"), "is_regularisation_data": True}
+    options = {**ROUTED, **LORA, "max_train_steps": 6, "datasets": [*entries, prior]}
+    straight = trained(tmp_path, "straight", **options)
+    trained(tmp_path, "resumed", stop_after=3, **options)
+    assert_same(straight, trained(tmp_path, "resumed", resume_from_checkpoint="latest", **options))

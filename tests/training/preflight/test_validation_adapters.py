@@ -153,3 +153,29 @@ def test_the_hub_is_asked_for_the_file(training: Training, hub: None) -> None:
     assert [code for code, _ in reported(training, "owner/name:other.safetensors")] == ["not_found"]
     assert [code for code, _ in reported(training, "owner/name")] == ["not_found"]
     assert [code for code, _ in reported(training, "owner/gated:style.safetensors")] == ["model_gated"]
+
+
+def problems_of_assistant(training: Training, path: Path | str, **changes: Any) -> list[tuple[str, str]]:
+    """(option, code) of what is reported of the assistant adapter."""
+    form = {**training.form, "--assistant_lora_path": str(path), "--model_type": "lora", "--lora_type": "standard"}
+    answer = training.post("/validate", {**form, **{f"--{name}": value for name, value in changes.items()}}).json()
+    problems = [one for key in ("problems", "warnings", "notes") for one in answer.get(key) or [] if isinstance(one, dict)]
+    return [(one["option"], one["code"]) for one in problems if "assistant" in one["option"]]
+
+
+def test_the_assistant_adapter_is_checked_like_one_for_validation(training: Training) -> None:
+    beside = {"pretrained_model_name_or_path": str(tiny_pixart())}
+    assert problems_of_assistant(training, lora(training), **beside) == []
+    assert problems_of_assistant(training, "style", **beside) == []  # from the server's home
+    other = write_header(training.home / "other.safetensors", {"unet.proj_in.lora_A.weight": (2, 32)})
+    assert problems_of_assistant(training, other, **beside) == [("assistant_lora_path", "does_not_fit")]
+    assert problems_of_assistant(training, other, **beside, disable_assistant_lora="true") == []
+    assert problems_of_assistant(training, training.home / "nowhere.safetensors") == [("assistant_lora_path", "not_found")]
+    assert problems_of_assistant(training, "/etc/passwd") == [("assistant_lora_path", "outside_roots")]
+    assert problems_of_assistant(training, other, validation_disable="true", **beside) == [("assistant_lora_path", "does_not_fit")]
+
+
+def test_the_hub_is_asked_for_the_assistant(training: Training, hub: None) -> None:
+    assert problems_of_assistant(training, "owner/name:style.safetensors") == []
+    assert problems_of_assistant(training, "owner/name:other.safetensors") == [("assistant_lora_path", "not_found")]
+    assert problems_of_assistant(training, "owner/gated:style.safetensors") == [("assistant_lora_path", "model_gated")]

@@ -20,12 +20,6 @@ def assistant_of(values: Mapping[str, Any]) -> ValidationAdapterSource | None:
     return ValidationAdapterSource(values[PATH], values[STRENGTH], PATH)
 
 
-def assistant_identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a checkpoint records of the assistant adapter, by option: what is learned depends on it."""
-    source = assistant_of(values)
-    return {PATH: source.path if source else "", **({STRENGTH: source.strength} if source else {})}
-
-
 def assistant_problems(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Problem]:
     """Checks the options of the assistant adapter together. ``defaults`` are those of the options without a family."""
     path = values[PATH]

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.adapters.assistant import assistant_identity
+from trainer_engine.config.adapters.assistant import PATH, STRENGTH, assistant_of
+from trainer_engine.config.adapters.validation_adapter import USUAL_FILE
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.config.precisions import trained_precision
+from trainer_engine.config.resuming.weight_digests import weight_digest
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.contract.errors import shown
 from trainer_engine.contract.files import read_small_json
@@ -60,7 +62,7 @@ def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, An
     if options.model.model_type == "full":
         return {}
     precision = weights_identity(options.precision.base_model_precision, options)
-    base = {"base_model_precision": precision, **assistant_identity(options.as_values())}
+    base = {"base_model_precision": precision, **_assistant(options.as_values())}
     if adapter.lora_type == "lycoris":
         return {**base, "lora_type": "lycoris", "adapter file": _digest(Path(adapter.lycoris_config))}
     return {
@@ -71,6 +73,20 @@ def adapter_identity(options: TrainingOptions, spec: FamilySpec) -> dict[str, An
         "use_dora": adapter.use_dora,
         TARGETS: sorted(adapter_targets(options, spec)),
     }
+
+
+def _assistant(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the assistant adapter that the run is trained beside, and its strength. A local file is identified by its content."""
+    source = assistant_of(values)
+    if source is None:
+        return {PATH: ""}
+    path = Path(source.path)
+    try:
+        file = path / USUAL_FILE if path.is_dir() else path
+        name = f"file {weight_digest(file)[:16]}" if path.is_absolute() else source.path
+    except OSError:
+        name = source.path  # other checks report it
+    return {PATH: name, STRENGTH: source.strength}
 
 
 def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ...]:

@@ -1,14 +1,20 @@
-"""Problems of a run's objective with the noise schedule of its base model; the engine and the preflight both ask."""
+"""Problems of a run with what its base weights were trained for: their noise schedule, and distillation to few sampler steps.
+
+The engine and the preflight both ask.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer_engine.config.adapters.assistant import PATH, assistant_of
+from trainer_engine.config.components import BASE, component_source
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import Problem
 
+DISTILLED = "distilled_weights"
 ZERO_SNR = "rescale_betas_zero_snr"
 ZERO_SNR_MESSAGE = f"{ZERO_SNR}=true makes the last timestep pure noise, from which a network that predicts the noise learns nothing."
 ZERO_SNR_HINT = f"set prediction_type=v_prediction, or {ZERO_SNR}=false"
@@ -36,3 +42,29 @@ def schedule_problems(options: TrainingOptions, spec: FamilySpec, scheduler: Map
         message = f"The scheduler of the base model says that it was trained on {stated}; this run trains it on {chosen}."
         hint = f"leave prediction_type out to train on {stated}"
         yield Problem.note("prediction_type", "contradicts_base_model", message, got=chosen, expected=str(stated), hint=hint)
+
+
+def distillation_problems(
+    options: TrainingOptions, spec: FamilySpec, scheduler: Mapping[str, Any], network: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """``scheduler`` and ``network``: the contents of the base model's ``scheduler_config.json`` and of the network's ``config.json``."""
+    facts = spec.distillation
+    if facts is None or assistant_of(options.as_values()) is not None:
+        return
+    model = options.model
+    source = component_source(model, spec, next(iter(spec.trained.values())).folder)
+    is_base = source.option == BASE
+    reason = facts.reason(
+        flavour=(model.model_flavour or spec.default_flavour) if is_base else None,
+        name=source.name,
+        scheduler=scheduler if is_base else {},
+        network=network,
+    )
+    if not reason:
+        return
+    option = source.option if not is_base or model.pretrained_model_name_or_path else "model_flavour"
+    message = f"These weights seem to be distilled to few sampler steps ({reason}). Training destroys that: images get blurred."
+    hint = f"train {facts.base}; an adapter that is trained there can be used with distilled weights too"
+    if facts.assistant:
+        hint += f". Or set model_type=lora and {PATH}={facts.assistant}, which keeps the distillation out of what is learned"
+    yield Problem.warning(option, DISTILLED, message, got=source.name, expected=f"weights that are not distilled: {facts.base}", hint=hint)

@@ -22,6 +22,8 @@ class DistillationSpec:
     """Repository or flavour to train instead."""
     flavours: frozenset[str] = frozenset()
     """Flavours whose published weights are distilled."""
+    restored: frozenset[str] = frozenset()
+    """Flavours that were trained from distilled weights until they needed many steps again."""
     words: frozenset[str] = FEW_STEP_WORDS
     """Words in the name of a repository, folder or file of such weights, in lower case."""
     schedulers: tuple[Mapping[str, Any], ...] = ()
@@ -37,6 +39,8 @@ class DistillationSpec:
         ``flavour`` and ``scheduler`` are empty for a network that does not come from the base model. ``name`` is the repository or path
         of the network.
         """
+        if flavour in self.restored:
+            return ""
         if flavour in self.flavours:
             return f"the flavour {flavour} is"
         known = sorted(self.words & {word.lower() for word in WORDS.findall(PurePath(name).name)})

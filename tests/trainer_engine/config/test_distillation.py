@@ -67,6 +67,12 @@ def test_other_weights_are_accepted_without_a_warning(family: str, name: str | N
     assert problems(family, pretrained_model_name_or_path=name) == []
 
 
+def test_weights_that_were_trained_out_of_distilled_ones_are_accepted() -> None:
+    without_guidance = {"guidance_embeds": False}
+    assert problems("flux", network=without_guidance, pretrained_model_name_or_path="/models/mine", model_flavour="libreflux") == []
+    assert problems("flux", network=without_guidance, pretrained_model_name_or_path="/models/mine", model_flavour="dev") != []
+
+
 @pytest.mark.parametrize(
     ("family", "where", "content"),
     [

@@ -93,7 +93,8 @@ SPEC = FamilySpec(
     distillation=DistillationSpec(
         base="black-forest-labs/FLUX.1-dev",
         flavours=frozenset({"schnell"}),
-        networks=(MappingProxyType({"guidance_embeds": False}),),  # schnell's alone takes no guidance scale
+        restored=frozenset({"libreflux"}),
+        networks=(MappingProxyType({"guidance_embeds": False}),),  # schnell's, and what was trained from it
         assistant=SCHNELL_ASSISTANT,
     ),
     latents=LatentSpec(

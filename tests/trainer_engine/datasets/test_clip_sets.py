@@ -138,7 +138,7 @@ def test_a_set_without_a_long_clip_says_how_long_they_must_be(tmp_path: Path) ->
     assert problem.code == "no_usable_images" and "min_frames=5" in problem.message and problem.expected == "at least one usable clip"
     (tmp_path / "none").mkdir()
     [problem] = errors_in(report_of(clips_in(tmp_path / "none")).problems)
-    assert problem.code == "no_images" and "no clip file" in problem.message
+    assert problem.code == "no_images" and "no clip file" in problem.message and "image" in problem.hint
 
 
 def test_a_folder_of_both_gives_a_set_of_images_and_one_of_clips(tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_a_folder_of_both_gives_a_set_of_images_and_one_of_clips(tmp_path: Path)
     images = {"id": "stills", "instance_data_dir": str(folder), "resolution": 64}
     report = report_of(clips_in(folder), images)
     assert [[sample.name for sample in one.samples] for one in report.sets] == [["of_05.mp4"], ["still.png"]]
-    [reason] = {file.reason for file in report.sets[1].left_out}
-    assert reason == ".mp4 files are trained on in a set of dataset_type video"
+    assert [file.broken for file in report.sets[0].left_out] == [False] and report.sets[1].left_out == []
+    assert not [problem for problem in report.problems if problem.code == "files_broken"]
 
 
 def test_masks_of_clips_are_images_of_their_size(tmp_path: Path) -> None:

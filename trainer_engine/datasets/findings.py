@@ -82,7 +82,14 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
             return
         message = f"dataset {entry.id}: there is no {entry.noun} file in {folder}."
         expected = f"a {entry.source.place_noun} with {entry.noun}s, also in its subfolders"
-        yield Problem.error(option, "no_images", message, got=folder, expected=expected)
+        hint = (
+            ""
+            if entry.is_eval
+            else "set dataset_type to video for clips"
+            if entry.video is None
+            else "set dataset_type to image for images"
+        )
+        yield Problem.error(option, "no_images", message, got=folder, expected=expected, hint=hint)
         return
     for broken, code in ((True, "files_broken"), (False, "files_filtered")):
         files = [file for file in report.left_out if file.broken is broken]

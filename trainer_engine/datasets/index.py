@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.datasets.index_file import Indexes, Row
-from trainer_engine.datasets.media.base import BrokenImage, holds_clips, medium_of, suffixes_of
+from trainer_engine.datasets.media.base import BrokenImage, holds_clips, is_of_another_kind, medium_of, suffixes_of
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, Source, SourceFile, Version, reason_of
 
 KIND, CLIPS_KIND, VERSION = "images", "clips", 2
@@ -94,7 +94,8 @@ def discover(
         known[name] = measured
     if fresh or len(known) != len(files) - len(sized):
         indexes.write(kind, VERSION, source, {file.name: known[file.name] for file in files if file.name not in sized})
-    found = _discovery(source, files, known | sized, listing.left_out, len(fresh))
+    left_out = [one._replace(broken=False) if is_of_another_kind(one.name, media) else one for one in listing.left_out]
+    found = _discovery(source, files, known | sized, left_out, len(fresh))
     return replace(found, sized=len(sized), pending=listing.pending)
 
 

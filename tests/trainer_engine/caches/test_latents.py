@@ -61,7 +61,7 @@ def test_latents_are_recomputed_after_a_change_of_the_pixel_rule(
     tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = samples_of(pictures)
-    monkeypatch.setattr(decoding, "medium_of", lambda name: replace(medium_of(name), pixel_rule=1))
+    monkeypatch.setattr(decoding, "medium_of", lambda name, **kind: replace(medium_of(name, **kind), pixel_rule=1))
     cached(tiny_family(), samples, tmp_path / "cache")
     monkeypatch.undo()
     assert (cached(tiny_family(), samples, tmp_path / "cache").made, len(samples)) == (10, 10)

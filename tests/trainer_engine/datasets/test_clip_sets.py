@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -31,14 +32,29 @@ def clips_in(folder: Path, **video: Any) -> dict[str, Any]:
     return {"id": "clips", "dataset_type": "video", "instance_data_dir": str(folder), "resolution": 64, "video": {"num_frames": 5, **video}}
 
 
-def report_of(*entries: dict[str, Any], **options: Any) -> DatasetReport:
+def report_of(*entries: dict[str, Any], takes_references: bool = False, **options: Any) -> DatasetReport:
     usual = {"model": "nobody/nothing", "model_family": "wan", "train_batch_size": 1}
     chosen = parse_options(tiny_options(Path("/out"), **usual, **options))
     dataloader, problems = parse_dataloader(list(entries), chosen)
     assert errors_in(problems) == []
     spec = find_spec("wan")
     assert spec is not None
-    return examine(dataloader, chosen, spec)
+    flavours = frozenset(spec.flavours) if takes_references else spec.takes_references
+    return examine(dataloader, chosen, replace(spec, takes_references=flavours))
+
+
+@pytest.mark.parametrize("kind", ["reference_strict", "reference_loose"])
+def test_references_of_clips_are_clips_with_their_frames_or_images(tmp_path: Path, kind: str) -> None:
+    folder = lengths_in(tmp_path / "clips", 9, 10, 11)
+    write_video(tmp_path / "refs" / "of_09.mp4", 9)
+    write_video(tmp_path / "refs" / "of_10.mp4", 3)
+    Image.new("RGB", (96, 64)).save(tmp_path / "refs" / "of_11.png")
+    refs = {"id": "refs", "conditioning_type": kind, "instance_data_dir": str(tmp_path / "refs")}
+    report = report_of({**clips_in(folder), "conditioning_data": "refs"}, refs, takes_references=True)
+    found = {sample.name: sample.references[0].sample for sample in report.sets[0].samples}
+    assert {name: (one.frames, one.is_clip) for name, one in found.items()} == {"of_09.mp4": (5, True), "of_11.mp4": (1, False)}
+    [problem] = [problem for problem in report.problems if problem.code == "broken_reference"]
+    assert "of_10.mp4" in problem.message and "it has 3 frames" in problem.message
 
 
 def lengths_in(folder: Path, *lengths: int) -> Path:
@@ -91,7 +107,7 @@ def test_only_the_first_frames_are_decoded_and_cropped_together(tmp_path: Path) 
     pixels = sample_pixels(sample, seed=0)
     assert pixels.shape == (3, 5, 64, 64) and sample.resized == (96, 64)
     left, _ = crop_window(sample, 0)
-    shown = torch.stack([torch.tensor(list(frame.getdata())).view(64, 96, 3) for frame in moving_square(5)]).permute(3, 0, 1, 2)
+    shown = torch.stack([torch.from_numpy(np.array(frame)) for frame in moving_square(5)]).permute(3, 0, 1, 2)
     assert (pixels - (shown.float() / 127.5 - 1)[..., left : left + 64]).abs().mean() < 0.1
     assert (pixels[:, 0] - pixels[:, 4]).abs().mean() > 0.01, "the square moves"
 
@@ -138,7 +154,7 @@ def test_a_set_without_a_long_clip_says_how_long_they_must_be(tmp_path: Path) ->
     assert problem.code == "no_usable_images" and "min_frames=5" in problem.message and problem.expected == "at least one usable clip"
     (tmp_path / "none").mkdir()
     [problem] = errors_in(report_of(clips_in(tmp_path / "none")).problems)
-    assert problem.code == "no_images" and "no clip file" in problem.message
+    assert problem.code == "no_images" and "no clip file" in problem.message and "image" in problem.hint
 
 
 def test_a_folder_of_both_gives_a_set_of_images_and_one_of_clips(tmp_path: Path) -> None:
@@ -147,8 +163,8 @@ def test_a_folder_of_both_gives_a_set_of_images_and_one_of_clips(tmp_path: Path)
     images = {"id": "stills", "instance_data_dir": str(folder), "resolution": 64}
     report = report_of(clips_in(folder), images)
     assert [[sample.name for sample in one.samples] for one in report.sets] == [["of_05.mp4"], ["still.png"]]
-    [reason] = {file.reason for file in report.sets[1].left_out}
-    assert reason == ".mp4 files are trained on in a set of dataset_type video"
+    assert [file.broken for file in report.sets[0].left_out] == [False] and report.sets[1].left_out == []
+    assert not [problem for problem in report.problems if problem.code == "files_broken"]
 
 
 def test_masks_of_clips_are_images_of_their_size(tmp_path: Path) -> None:

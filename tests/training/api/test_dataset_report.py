@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from tests.helpers.clips import needs_pyav
 from tests.helpers.jobs import make_job
 from tests.helpers.tiny_run import tiny_datasets, tiny_options, train_here
+from tests.helpers.video_files import write_video
 from tests.training.api.test_answers_have_their_shape import mismatches
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
@@ -24,8 +26,8 @@ from training.models import Status
 pytestmark = pytest.mark.django_db
 
 
-def document_of(place: Path, **fields: Any) -> dict[str, Any]:
-    options = parse_options(tiny_options(place))
+def document_of(place: Path, family: str = "pixart_sigma", **fields: Any) -> dict[str, Any]:
+    options = parse_options(tiny_options(place, model_family=family))
     spec = find_spec(options.model.model_family)
     assert spec is not None
     dataloader, _ = parse_dataloader(tiny_datasets(place, **fields), options)
@@ -46,6 +48,20 @@ def test_a_run_shows_what_its_engine_found(home: Path, client: Client, tmp_path:
     job.folder.create().datasets.write_text(json.dumps(found))
     answer = client.get(f"/api/training/jobs/{job.pk}/datasets/").json()
     assert (answer["found_by"], answer["steps"]) == ("engine", 77)
+    assert list(mismatches(DatasetReportSerializer(), answer, "report")) == []
+
+
+@needs_pyav
+def test_the_report_of_clips_has_their_frames_and_the_shape_of_the_schema(home: Path, client: Client, tmp_path: Path) -> None:
+    for length in (5, 9):
+        write_video(tmp_path / "clips" / f"of_{length}.mp4", length)
+    fields = {"dataset_type": "video", "video": {"num_frames": 5, "bucket_strategy": "resolution_frames"}}
+    plan = document_of(tmp_path, "wan", instance_data_dir=str(tmp_path / "clips"), **fields)
+    job = make_job(tmp_path, Status.QUEUED, plan=plan)
+    answer = client.get(f"/api/training/jobs/{job.pk}/datasets").json()
+    [clips] = answer["datasets"]
+    assert (clips["frames"], clips["frame_rate"]) == ({"fewest": 5, "most": 9, "total": 14}, {"lowest": 10.0, "highest": 10.0})
+    assert [bucket["frames"] for bucket in clips["buckets"]] == [5, 9]
     assert list(mismatches(DatasetReportSerializer(), answer, "report")) == []
 
 

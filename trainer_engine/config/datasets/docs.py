@@ -127,8 +127,8 @@ else: captions, sizes, crops, buckets, `repeats`, conditioning. An eval set hold
 ```
 
 - **Files** are `.mp4`, `.m4v`, `.mov`, `.webm`, `.mkv` and `.avi`, which need PyAV (`pip install '.[video]'`), and animated `.gif` and
-  `.webp`. In an image set a `.gif` or `.webp` is the image of its first frame. Video files in an image set and images in a set of clips are
-  left out, and `validate` names them.
+  `.webp`. In an image set a `.gif` or `.webp` is the image of its first frame. An image set ignores video files; a set of clips leaves
+  images out, and `validate` names them in a note.
 - **Length**: the first `num_frames` frames of each clip are trained on, one by one as they are stored, whatever the frame rate is; so save
   clips at the rate that the model is made for. A clip with fewer than `min_frames` or more than `max_frames` is left out. `num_frames` is
   rounded down to a length that the model takes: one frame and a multiple of 4 for Wan. With `bucket_strategy` `resolution_frames` a clip

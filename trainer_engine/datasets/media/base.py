@@ -107,14 +107,22 @@ def holds_clips(names: Collection[str]) -> bool:
     return any(media()[name].is_clip for name in names)
 
 
+def is_of_another_kind(name: str, names: Collection[str]) -> bool:
+    """Whether a file is one of other media than those named, and therefore left out without being broken."""
+    found = _by_suffix(is_clip=holds_clips(names)).get(name[name.rfind(".") :].lower())
+    return found is not None and found.name not in names
+
+
 def suffixes_of(names: Collection[str]) -> Suffixes:
-    """Returns the suffixes of the named media. Files of other media, and of formats that cannot be read, are refused with a reason."""
+    """Returns the suffixes of the named media. Formats that cannot be read are refused with a reason, and so are images in a set of clips.
+
+    A set of images ignores video files, like every file that is no image.
+    """
     missing = {suffix: why for name in names for suffix, why in media()[name].missing().items()}
     usable = frozenset(suffix for name in names for suffix in media()[name].suffixes) - missing.keys()
     refused = {suffix: f"{suffix} files are not supported" for medium in media().values() for suffix in medium.unsupported}
     for suffix, medium in _by_suffix(is_clip=holds_clips(names)).items():
-        if medium.name not in names:
-            wanted = "video" if medium.is_clip else "image"
-            refused[suffix] = f"{suffix} files are trained on in a set of dataset_type {wanted}"
+        if medium.name not in names and not medium.is_clip:
+            refused[suffix] = f"{suffix} files are trained on in a set of dataset_type image"
     refused |= missing
     return Suffixes(usable, MappingProxyType({suffix: reason for suffix, reason in refused.items() if suffix not in usable}))

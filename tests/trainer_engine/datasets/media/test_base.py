@@ -17,7 +17,7 @@ from trainer_engine.caches.decoding import batches_by_size, pixels_made_from, sa
 from trainer_engine.datasets import crops, index
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.media import base
-from trainer_engine.datasets.media.base import BrokenImage, MediaFacts, Medium, media, medium_of, suffixes_of
+from trainer_engine.datasets.media.base import BrokenImage, MediaFacts, Medium, is_of_another_kind, media, medium_of, suffixes_of
 from trainer_engine.datasets.media.image import MEDIUM as IMAGE
 from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.datasets.sources.base import SourceFile
@@ -77,7 +77,7 @@ def test_images_are_the_first_entry_of_the_table() -> None:
 def test_unsupported_formats_and_other_media_are_refused_with_a_reason(with_clips: None) -> None:
     images, clips = suffixes_of(["image"]), suffixes_of(["clip"])
     assert images.usable == IMAGE.suffixes and images.refused[".svg"] == ".svg files are not supported"
-    assert images.refused[".levels"] == ".levels files are trained on in a set of dataset_type video"
+    assert ".levels" not in images.refused and ".levels" not in images.usable, "a set of images ignores clips"
     assert clips.usable == {".levels"} and clips.refused[".png"] == ".png files are trained on in a set of dataset_type image"
     assert suffixes_of(["image", "clip"]).usable == IMAGE.suffixes | {".levels"}
 
@@ -95,7 +95,9 @@ def test_a_suffix_of_images_and_clips_is_what_the_set_is() -> None:
     assert medium_of("a.gif").name == "image" and medium_of("a.gif", is_clip=True).name == "clip"
     assert medium_of("a.mp4").name == medium_of("a.mp4", is_clip=True).name == "clip"
     assert ".gif" in suffixes_of(["clip"]).usable and ".gif" in suffixes_of(["image"]).usable
-    assert suffixes_of(["image"]).refused[".mp4"] == ".mp4 files are trained on in a set of dataset_type video"
+    assert ".mp4" not in suffixes_of(["image"]).refused
+    assert is_of_another_kind("a.PNG", ["clip"]) and not is_of_another_kind("a.gif", ["clip"])
+    assert not is_of_another_kind("a.svg", ["clip"]) and not is_of_another_kind("a.mp4", ["clip"])
 
 
 def test_only_a_few_frames_are_decoded_ahead() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxControlNetModel, FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from tests.helpers.models import tiny_model
@@ -234,8 +234,9 @@ def test_a_missing_part_is_named(part: str, tmp_path: Path) -> None:
 
 def test_named_targets_of_the_real_network_match_modules() -> None:
     with torch.device("meta"):
-        network = FluxTransformer2DModel(guidance_embeds=True)
-    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+        network, steering = FluxTransformer2DModel(guidance_embeds=True), FluxControlNetModel(guidance_embeds=True)
+    both = (*network.named_modules(), *steering.named_modules())
+    names = [name for name, module in both if isinstance(module, torch.nn.Linear)]
     for target, endings in SPEC.adapters.lora_targets.items():
         for ending in endings:
             assert any(name == ending or name.endswith(f".{ending}") for name in names), f"{target}: {ending}"

@@ -18,6 +18,7 @@ from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, train_here
 from tests.helpers.video_files import cut, write_video
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
+from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification
 from trainer_engine.media import encode_gif
 
@@ -103,6 +104,22 @@ def test_images_and_clips_train_in_one_run(tmp_path: Path) -> None:
     run = run_of_clips(tmp_path, [clips, stills, texts], max_train_steps=4, train_batch_size=1)
     assert run.code == 0
     assert {entry["latents"].shape[1] for entry in entries_of(tmp_path / "cache/stills").values()} == {1}
+
+
+@needs_pyav
+@pytest.mark.parametrize("how", [{"vae_cache_ondemand": True}, {"vae_cache_disable": True}])
+def test_clips_that_are_encoded_when_needed_train_the_same_weights(tmp_path: Path, how: dict[str, bool]) -> None:
+    ahead = run_of_clips(tmp_path / "ahead", max_train_steps=2)
+    needed = run_of_clips(tmp_path / "needed", max_train_steps=2, **how)
+    assert needed.weights() == ahead.weights()
+
+
+@needs_pyav
+def test_a_checkpoint_of_clips_of_another_length_is_not_resumed(tmp_path: Path) -> None:
+    run_of_clips(tmp_path, stop_after=2)
+    longer = clip_datasets(tmp_path, video={"num_frames": 9})
+    with pytest.raises(CheckpointUnusable, match="dataset clips: video was .*'num_frames': 5"):
+        run_of_clips(tmp_path, longer, resume_from_checkpoint="latest")
 
 
 @needs_pyav

@@ -72,7 +72,7 @@ config:
             timestep_type: weighted, dtype: bf16, skip_first_sample: true, noise_offset: 0.05}
     model: {name_or_path: black-forest-labs/FLUX.1-Kontext-dev, arch: flux_kontext, quantize: true, qtype: qint8}
     sample: {sample_every: 250, width: 1024, height: 1024, seed: 42, guidance_scale: 4, sample_steps: 20,
-             prompts: ["make the person smile  --ctrl_img datasets/before/1.jpg", "a portrait"]}
+             prompts: ["make the person smile  --ctrl_img datasets/before/1.jpg", "a harbour at night"]}
 """
 
 
@@ -178,7 +178,7 @@ def test_edit_pairs_keep_their_lokr_and_the_images_that_prompts_edit(imported: T
     assert json.loads(config["validation_input"]) == [
         {"path": "datasets/before/1.jpg", "prompt": "make the person smile", "shortname": "prompt-01"}
     ]
-    assert config["validation_prompt"] == "a portrait"
+    assert config["validation_prompt"] == "a harbour at night"
     assert (config["adam_weight_decay"], config["optimizer_beta1"], config["optimizer_beta2"]) == (1e-4, 0.9, 0.95)
     assert (config["lora_type"], config["lycoris_config"]) == ("lycoris", "mine/lycoris_config.json") and "lora_rank" not in config
     assert found.planned.adapter == {

@@ -8,10 +8,12 @@ from typing import Any
 from environments.imports import ai_toolkit_datasets as datasets
 from environments.imports import vocabulary
 from environments.imports.ai_toolkit_outputs import REASONS, translate_sample, translate_save
-from environments.imports.draft import Draft
+from environments.imports.draft import NO_CONVOLUTIONS, WIDE, Draft
 from environments.imports.source import Source
 
 FORMAT = "ai-toolkit"
+TRAINERS = ("sd_trainer", "diffusion_trainer", "ui_trainer")
+"""Types of processes that train on images."""
 QUANTISED: Mapping[str, str] = {
     "qfloat8": "fp8-quanto",
     "qint8": "int8-quanto",
@@ -51,7 +53,9 @@ def translate(values: list[Any], draft: Draft) -> None:
     for further in processes[1:]:
         draft.ledger.leave(further.path, further.values, "an environment is one run; import this process by itself")
     process = processes[0]
-    process.take("type")
+    kind = process.text("type")
+    if kind is not None and kind not in TRAINERS:
+        draft.ledger.leave(process.name("type"), kind, "only jobs that train a network or an adapter on images are taken")
     folder = process.text("training_folder") or "output"
     draft.put("output_dir", f"{folder.rstrip('/')}/{name or draft.name}", process.name("training_folder"))
     _model(draft, process.section("model"))
@@ -109,13 +113,15 @@ def _network(draft: Draft, process: Source) -> None:
         is_full, factor = network.flag("lokr_full_rank"), network.whole("lokr_factor")
         full = {"full_matrix": True, "linear_dim": 10000} if is_full else {}
         draft.use_lycoris(network.name("type"), "lokr", {**sizes, **full, "factor": factor})
-    elif kind == "loha" or (conv and kind in ("lora", "locon")):
+    elif kind == "loha" or (conv and draft.has_convolutions and kind in ("lora", "locon")):
         draft.use_lycoris(network.name("conv"), "loha" if kind == "loha" else "locon", sizes)
     else:
         draft.put("lora_rank", rank, network.name("linear"))
         draft.put("lora_alpha", alpha, network.name("linear_alpha"))
         draft.put("lora_dropout", dropout or 0.0, network.name("dropout"))
         draft.put("use_dora", True if kind == "dora" else None, network.name("type"))
+        if conv:
+            draft.ledger.leave(network.name("conv"), conv, NO_CONVOLUTIONS)
         if kind not in ("lora", "locon", "dora"):
             draft.ledger.leave(network.name("type"), kind, "a standard LoRA takes its place")
     arguments = network.section("network_kwargs")
@@ -124,6 +130,8 @@ def _network(draft: Draft, process: Source) -> None:
         draft.put("peft_lora_target_modules", vocabulary.as_json(only), arguments.name("only_if_contains"))
     elif only:
         draft.ledger.leave(arguments.name("only_if_contains"), only, "name the layers in apply_preset of lycoris_config.json")
+    if draft.adapter is None:
+        draft.use_layers((FORMAT, *WIDE), network.name("type"))
     arguments.finish(REASONS)
     network.finish(REASONS)
 

@@ -10,6 +10,8 @@ from environments.imports.draft import Draft
 from environments.imports.source import Source
 
 REASONS: Mapping[str, str] = {
+    "sqlite_db_path": "it belongs to the other program",
+    "save_format": "see lora_format",
     "device": "runs choose the device themselves",
     "performance_log_every": "progress events hold the times of every run",
     "sampler": "the family's own sampler generates validation images; see validation_noise_scheduler",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -21,6 +22,9 @@ LARGEST_TEXT_BYTES = 128 * 1024
 """Limit of YAML and TOML, whose parsers are slow; the largest configurations have 20 KiB."""
 MOST_DOCUMENTS = 8
 DEEPEST_BRACKETS = 64
+LARGEST_NUMBER = 10**30
+DOTTED_KEY = re.compile(rf"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){{{DEEPEST_BRACKETS},}}""")
+"""A key of TOML with too many parts: tomllib takes minutes for one with tens of thousands."""
 
 
 class ImportRefused(Exception):
@@ -55,8 +59,11 @@ def parse_document(content: str | bytes, name: str) -> Document:
     try:
         value = parse_json(text) if kind == "JSON" else _toml(text) if kind == "TOML" else _yaml(text)
         check_value(value)
+        _check_numbers(value)
     except (BadJson, UnreadableYaml) as error:
-        raise refused(name, "unreadable_file", f"{name} is {error}." if str(error).startswith("not") else f"{name} {error}.") from None
+        raise refused(
+            name, "unreadable_file", f"{name} is {error}." if str(error).startswith(("not", "nested")) else f"{name}: {error}."
+        ) from None
     if not isinstance(value, (dict, list)):
         raise refused(name, "wrong_shape", f"{name} holds no settings, but one {type(value).__name__}.")
     return Document(name, value)
@@ -97,10 +104,20 @@ def _check_depth(text: str) -> None:
     """Parsers recurse once per bracket, so their number is limited before a parser reads the text. Raises BadJson."""
     depth = deepest = 0
     for character in text:
-        depth += (character in "[{") - (character in "]}")
+        depth = max(0, depth + (character in "[{") - (character in "]}"))
         deepest = max(deepest, depth)
     if deepest > DEEPEST_BRACKETS:
-        raise BadJson(f"is nested deeper than {DEEPEST_BRACKETS} levels")
+        raise BadJson(f"nested deeper than {DEEPEST_BRACKETS} levels")
+
+
+def _check_numbers(value: Any) -> None:
+    """YAML writes a number of thousands of digits as ``1:1:1``, which Python refuses to show. Raises BadJson."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, int) and abs(item) > LARGEST_NUMBER:
+            raise BadJson("a number has more than 30 digits")
+        waiting.extend([*item.keys(), *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else ())
 
 
 def _yaml(text: str) -> Any:
@@ -110,6 +127,8 @@ def _yaml(text: str) -> Any:
 
 def _toml(text: str) -> Any:
     _check_depth(text)
+    if DOTTED_KEY.search(text):
+        raise BadJson(f"nested deeper than {DEEPEST_BRACKETS} levels")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

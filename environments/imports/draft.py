@@ -20,6 +20,12 @@ LONGEST_ID = 40
 TEXT_FILE = ".txt"
 SHUFFLED_VARIANTS = 10
 """Variants of a shuffled caption: other trainers shuffle at every step, this one caches each variant."""
+TRANSFORMER = ("Attention", "FeedForward")
+"""Endings of the classes of attention and feed-forward layers, on which most trainers put adapters."""
+CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+NO_CONVOLUTIONS = "the network has no blocks of convolutions"
+WIDE = ("all+ffs", "attention+ffs")
+"""Named sets of layers that hold attention and feed-forward layers, by the families' names for them."""
 IMAGE_KINDS = ("image", "video")
 FOLDER_REASON = "the entry names no folder"
 
@@ -86,16 +92,35 @@ class Draft:
         texts = {"id": f"{self.name}-text-embeds", "type": "local", "dataset_type": "text_embeds", "default": True}
         self.datasets.append({**texts, "cache_dir": f"cache/{self.name}/text"})
 
-    def use_lycoris(self, origin: str, algo: str, arguments: Mapping[str, Any]) -> None:
-        """Trains an adapter of LyCORIS, on the layers that the family's own adapter file begins with."""
+    def module_classes(self, endings: tuple[str, ...]) -> list[str]:
+        """The classes of the network's modules that an adapter may name and that end so."""
+        return [name for name in self.spec.adapters.module_classes if name.endswith(endings)] if self.spec else []
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether the network has blocks of convolutions that adapters are put on."""
+        return bool(self.module_classes(CONVOLUTIONS))
+
+    def use_layers(self, preferred: Sequence[str], origin: str) -> None:
+        """Puts a standard adapter on the first of these named sets of layers that the family has."""
+        adapters = self.spec.adapters if self.spec else None
+        known = next((name for name in preferred if adapters and name in adapters.lora_targets), None)
+        if adapters is not None and adapters.lora_target_option and "peft_lora_target_modules" not in self.options:
+            self.put(adapters.lora_target_option, known, origin)
+
+    def use_lycoris(self, origin: str, algo: str, arguments: Mapping[str, Any], layers: tuple[str, ...] = TRANSFORMER) -> None:
+        """Trains an adapter of LyCORIS on the modules whose classes end so, and with ``conv_dim`` on the blocks of convolutions too."""
         self.put("lora_type", "lycoris", origin)
         self.put("lycoris_config", own_path(self.name), origin)
-        start = self.spec.adapters.lycoris_start if self.spec else {}
-        targets = list(start.get("apply_preset", {}).get("target_module", ["Attention", "FeedForward"]))
         given = {name: value for name, value in arguments.items() if value is not None}
         if algo == "lokr":
             given.setdefault("factor", -1)
-        self.adapter = {"algo": algo, "multiplier": 1.0, **given, "apply_preset": {"target_module": targets}}
+        targets, has_conv = self.module_classes(layers), bool(given.get("conv_dim"))
+        if has_conv and not self.has_convolutions:
+            self.ledger.leave(f"{origin}: conv_dim", given["conv_dim"], NO_CONVOLUTIONS)
+            has_conv, given = False, {name: value for name, value in given.items() if not name.startswith("conv_")}
+        preset = {"target_module": [*targets, *(self.module_classes(CONVOLUTIONS) if has_conv else [])]}
+        self.adapter = {"algo": algo, "multiplier": 1.0, **given, "apply_preset": {**preset, **({"enable_conv": True} if has_conv else {})}}
         for name in ("lora_rank", "lora_alpha", "lora_dropout"):
             self.options.pop(name, None)
 

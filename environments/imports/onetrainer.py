@@ -7,7 +7,7 @@ from typing import Any
 
 from environments.imports import onetrainer_concepts as concepts
 from environments.imports import vocabulary
-from environments.imports.draft import Draft
+from environments.imports.draft import TRANSFORMER, WIDE, Draft
 from environments.imports.onetrainer_run import translate_objective, translate_run
 from environments.imports.sd_network import LAYERS
 from environments.imports.source import Source
@@ -157,10 +157,8 @@ def _adapter(draft: Draft, source: Source) -> None:
         size = {"linear_dim": source.whole("lokr_dim") or rank} if kind == "LOKR" else {"linear_dim": rank}
         more = {"full_matrix": True, "linear_dim": 10000} if full else {}
         factor = source.whole("lokr_decompose_factor") if kind == "LOKR" else None
-        draft.use_lycoris(source.name("peft_type"), ALGORITHMS[kind], {**size, "linear_alpha": alpha, "factor": factor, **more})
-        if preset in LAYERS and draft.spec is not None and draft.adapter is not None:
-            kinds = [name for name in draft.spec.adapters.module_classes if name.endswith(LAYERS[preset])]
-            draft.adapter["apply_preset"] = {"target_module": kinds}
+        arguments = {**size, "linear_alpha": alpha, "factor": factor, **more}
+        draft.use_lycoris(source.name("peft_type"), ALGORITHMS[kind], arguments, LAYERS.get(preset, TRANSFORMER))
         return
     draft.put("lora_rank", rank, source.name("lora_rank"))
     draft.put("lora_alpha", alpha, source.name("lora_alpha"))
@@ -171,3 +169,5 @@ def _adapter(draft: Draft, source: Source) -> None:
     layers = [part.strip() for part in (source.text("layer_filter") or "").split(",") if part.strip()]
     if layers and preset != "full":
         draft.put("peft_lora_target_modules", vocabulary.as_json(layers), source.name("layer_filter"))
+    if preset != "attn-only":
+        draft.use_layers(WIDE, source.name("layer_filter_preset"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from environments.imports import vocabulary
-from environments.imports.draft import Draft
+from environments.imports.draft import TRANSFORMER, WIDE, Draft
 from environments.imports.source import Source
 
 NETWORKS: Mapping[str, str] = {"loha": "loha", "lokr": "lokr", "dylora": "dylora"}
@@ -16,7 +16,8 @@ LYCORIS_KEYS = (
     "block_size",
 )
 ALGORITHMS: Mapping[str, str] = {"lora": "locon"}
-LAYERS: Mapping[str, tuple[str, ...]] = {"attn-only": ("Attention",), "attn-mlp": ("Attention", "FeedForward")}
+WITHOUT_CONVOLUTIONS = ("attn-only", "attn-mlp")
+LAYERS: Mapping[str, tuple[str, ...]] = {"attn-only": ("Attention",), "attn-mlp": TRANSFORMER, "full": TRANSFORMER}
 
 
 def translate_network(draft: Draft, source: Source, *, full: bool = False) -> None:
@@ -33,20 +34,22 @@ def translate_network(draft: Draft, source: Source, *, full: bool = False) -> No
     origin = source.name("network_args")
     named = NETWORKS.get((module or "").rsplit(".", 1)[-1].split("_")[0])
     is_lycoris = (module or "").startswith("lycoris")
-    algo = str(arguments.pop("algo", "lora")).lower() if is_lycoris else named or ("lora" if arguments.get("conv_dim") else "")
+    has_conv = bool(arguments.get("conv_dim")) and draft.has_convolutions
+    algo = str(arguments.pop("algo", "lora")).lower() if is_lycoris else named or ("lora" if has_conv else "")
     if not algo:
         draft.put("lora_rank", rank, source.name("network_dim"))
         draft.put("lora_alpha", alpha, source.name("network_alpha"))
         draft.put("lora_dropout", dropout or 0.0, source.name("network_dropout"))
+        draft.use_layers(WIDE, source.name("network_module"))
     else:
         sizes = {"linear_dim": rank, "linear_alpha": alpha, "dropout": dropout}
         known = {key: arguments.pop(key) for key in LYCORIS_KEYS if key in arguments}
-        draft.use_lycoris(source.name("network_module"), ALGORITHMS.get(algo, algo), {**sizes, **known})
-        preset = arguments.pop("preset", None)
-        if preset in LAYERS and draft.spec is not None and draft.adapter is not None:
-            kinds = [name for name in draft.spec.adapters.module_classes if name.endswith(LAYERS[preset])]
-            draft.adapter["apply_preset"] = {"target_module": kinds}
-        elif preset is not None:
+        preset = str(arguments.pop("preset", "full"))
+        for key in ("conv_dim", "conv_alpha") if preset in WITHOUT_CONVOLUTIONS else ():
+            if key in known:
+                draft.ledger.leave(f"{origin}.{key}", known.pop(key), f"the preset {preset} has no convolutions")
+        draft.use_lycoris(source.name("network_module"), ALGORITHMS.get(algo, algo), {**sizes, **known}, LAYERS.get(preset, TRANSFORMER))
+        if preset not in LAYERS:
             draft.ledger.leave(f"{origin}.preset", preset, "name the layers in apply_preset of lycoris_config.json")
     for key, value in arguments.items():
         draft.ledger.leave(f"{origin}.{key}", value, "this adapter has no such argument")

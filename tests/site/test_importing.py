@@ -38,7 +38,7 @@ def test_a_dry_run_prints_both_tables_and_writes_nothing(tmp_path: Path, capsys:
     home.mkdir()
     assert main(["import", *files, "--home", str(home), "--dry-run"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "watercolour_v1: 38 options taken, 12 values left out; nothing was written." in printed
+    assert "watercolour_v1: 39 options taken, 12 values left out; nothing was written." in printed
     assert "Left out" in printed and "low_vram" in printed and "hf_very_secret" not in printed
     assert list(home.iterdir()) == []
 

@@ -72,7 +72,7 @@ config:
             timestep_type: weighted, dtype: bf16, skip_first_sample: true, noise_offset: 0.05}
     model: {name_or_path: black-forest-labs/FLUX.1-Kontext-dev, arch: flux_kontext, quantize: true, qtype: qint8}
     sample: {sample_every: 250, width: 1024, height: 1024, seed: 42, guidance_scale: 4, sample_steps: 20,
-             prompts: ["make the person smile  --ctrl_img datasets/before/1.jpg", "a portrait"]}
+             prompts: ["make the person smile  --ctrl_img datasets/before/1.jpg", "a harbour at night"]}
 """
 
 
@@ -88,6 +88,7 @@ def test_a_flux_lora_keeps_every_number(imported: Translate) -> None:
         "lora_rank": 16,
         "lora_alpha": 8.0,
         "lora_dropout": 0.0,
+        "flux_lora_target": "ai-toolkit",
         "max_train_steps": 2000,
         "num_train_epochs": 0,
         "train_batch_size": 2,
@@ -177,7 +178,7 @@ def test_edit_pairs_keep_their_lokr_and_the_images_that_prompts_edit(imported: T
     assert json.loads(config["validation_input"]) == [
         {"path": "datasets/before/1.jpg", "prompt": "make the person smile", "shortname": "prompt-01"}
     ]
-    assert config["validation_prompt"] == "a portrait"
+    assert config["validation_prompt"] == "a harbour at night"
     assert (config["adam_weight_decay"], config["optimizer_beta1"], config["optimizer_beta2"]) == (1e-4, 0.9, 0.95)
     assert (config["lora_type"], config["lycoris_config"]) == ("lycoris", "mine/lycoris_config.json") and "lora_rank" not in config
     assert found.planned.adapter == {
@@ -213,6 +214,30 @@ def test_an_import_leaves_out_what_checks_refuse_with_their_words(imported: Tran
 def test_a_wrong_type_is_named(refused: Refused, line: str, changed: str, expected: tuple[str, str]) -> None:
     assert line in FLUX_LORA
     assert expected in refused(FLUX_LORA.replace(line, changed, 1))
+
+
+def test_convolutions_are_taken_where_the_network_has_them(imported: Translate) -> None:
+    conv = FLUX_LORA.replace("linear_alpha: 8", "linear_alpha: 8, conv: 4, conv_alpha: 2")
+    flux = imported(conv)
+    assert flux.planned.adapter is None and reasons(flux)["config.process[0].network.conv"] == "the network has no blocks of convolutions"
+    sdxl = imported(conv.replace("black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-xl-base-1.0").replace("is_flux", "is_xl"))
+    assert sdxl.planned.adapter == {
+        "algo": "locon",
+        "multiplier": 1.0,
+        "linear_dim": 16,
+        "linear_alpha": 8.0,
+        "conv_dim": 4,
+        "conv_alpha": 2.0,
+        "apply_preset": {
+            "target_module": ["Attention", "FeedForward", "ResnetBlock2D", "Downsample2D", "Upsample2D"],
+            "enable_conv": True,
+        },
+    }
+
+
+def test_a_job_of_another_kind_is_named(imported: Translate) -> None:
+    found = imported(FLUX_LORA.replace("type: 'sd_trainer'", "type: 'concept_slider'"))
+    assert "only jobs that train" in reasons(found)["config.process[0].type"]
 
 
 def test_every_wrong_type_is_named_at_once(refused: Refused) -> None:

@@ -167,12 +167,17 @@ def test_the_arguments_of_lycoris_become_its_file(imported: Translate) -> None:
         "multiplier": 1.0,
         "linear_dim": 16,
         "linear_alpha": 8,
-        "conv_dim": 8,
-        "conv_alpha": 4,
         "factor": 8,
         "decompose_both": True,
         "apply_preset": {"target_module": ["Attention", "FeedForward"]},
     }
+
+
+def test_the_whole_preset_has_convolutions(imported: Translate) -> None:
+    adapter = imported(LOKR.replace("preset=attn-mlp", "preset=full"), DATASETS).planned.adapter
+    assert adapter is not None and (adapter["conv_dim"], adapter["conv_alpha"]) == (8, 4)
+    assert adapter["apply_preset"]["target_module"][-3:] == ["ResnetBlock2D", "Downsample2D", "Upsample2D"]
+    assert adapter["apply_preset"]["enable_conv"] is True
 
 
 def test_subsets_take_the_values_of_their_dataset_and_of_general(imported: Translate) -> None:
@@ -221,6 +226,8 @@ def test_an_sdxl_lokr_names_what_it_leaves_out(imported: Translate) -> None:
     found = imported(LOKR, DATASETS)
     assert set(reasons(found)) == {
         "network_args.verbose",
+        "network_args.conv_dim",
+        "network_args.conv_alpha",
         "max_token_length",
         "cache_latents",
         "huggingface_token",
@@ -251,6 +258,7 @@ def test_a_flux_lora_with_folders_among_its_arguments(imported: Translate) -> No
         "lora_alpha": 16.0,
         "lora_dropout": 0.1,
         "flux_guidance_value": 1.0,
+        "flux_lora_target": "all+ffs",
         "flow_sigmoid_scale": 1.0,
         "flow_schedule_shift": 3.1582,
     }

@@ -183,3 +183,10 @@ def test_a_wrong_type_is_named(refused: Refused, imported: Translate, before: st
         assert (name, "wrong_type") in refused(WAN, CLIPS.replace(before, after))
     else:
         assert imported(WAN, CLIPS.replace(before, after)).planned.datasets
+
+
+def test_a_lycoris_module_of_musubi_becomes_a_file(imported: Translate) -> None:
+    text = WAN.replace("networks.lora_wan", "networks.lokr").replace("blocks_to_swap = 10", 'network_args = ["factor=4"]')
+    adapter = imported(text, CLIPS).planned.adapter
+    assert adapter is not None and (adapter["algo"], adapter["linear_dim"], adapter["factor"]) == ("lokr", 32, 4)
+    assert adapter["apply_preset"] == {"target_module": ["WanAttention", "FeedForward"]}

@@ -106,6 +106,14 @@ def test_options_without_an_effect_are_noted() -> None:
     assert ("validation_guidance_rescale", "no_effect") in codes(problems_of(validation_guidance_rescale=0.5), Level.NOTE)
 
 
+def test_control_images_may_be_inputs_of_validations() -> None:
+    shown: dict[str, Any] = {"validation_using_datasets": True, "validation_stitch_input_location": "left", "validation_guidance": 5}
+    assert codes(problems_of(**shown)) == set()
+    named = problems_of(validation_using_datasets=False, validation_input='[{"path": "/edges.png", "prompt": "a house"}]')
+    assert codes(named) == set()
+    assert ("validation_using_datasets", "not_for_family") in codes(problems_of(controlnet=False, **shown))
+
+
 def test_settings_hold_values_in_their_range_only() -> None:
     number, numbers, word = (
         ControlNetSetting(least=1, most=4),

@@ -74,6 +74,17 @@ def test_validation_images_are_generated_from_the_control_images_of_the_datasets
     assert all(name.endswith("_64x128.png") for name in shown)
 
 
+def test_validation_images_are_generated_from_named_control_images_beside_their_inputs(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60), "white").save(tmp_path / "edges.png")
+    inputs = json.dumps([{"path": str(tmp_path / "edges.png"), "prompt": "a house"}])
+    options: dict[str, Any] = {"validation_disable": False, "validation_step_interval": 1, "validation_num_inference_steps": 2}
+    more: dict[str, Any] = {"validation_resolution": "64x64", "validation_input": inputs, "validation_stitch_input_location": "left"}
+    run = controlled_run(tmp_path, max_train_steps=1, **options, **more)
+    (shown,) = [path for path in (run.output_dir / "validation_images").iterdir() if path.name.startswith("step_1_")]
+    with Image.open(shown) as image:
+        assert image.width > image.height == 64 and image.convert("RGB").getpixel((2, 30)) == (255, 255, 255)
+
+
 def test_a_control_image_has_an_effect_on_the_generated_image(tmp_path: Path) -> None:
     family = steered("sd1x")
     network = awake(family.load_network()).eval()

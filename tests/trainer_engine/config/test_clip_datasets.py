@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
-from trainer_engine.config.datasets.fields import ImageSet
+from trainer_engine.config.datasets.image_set import ImageSet
 from trainer_engine.config.datasets.names import later
 from trainer_engine.config.datasets.object_fields import LONGEST_CLIP, ClipLength, aligned_frames
 from trainer_engine.contract.errors import Level, Problem, errors_in

@@ -11,8 +11,10 @@ from typing import Any, cast
 from trainer_engine.config.controlnet import CONTROL
 from trainer_engine.config.dataset_tables import fields_of, generator_specs
 from trainer_engine.config.datasets.entry import EntryDraft, fill
-from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, option_name
+from trainer_engine.config.datasets.fields import option_name
 from trainer_engine.config.datasets.generated import GeneratedFields, GeneratedReference, generated_id
+from trainer_engine.config.datasets.image_set import ImageSet
+from trainer_engine.config.datasets.reference_set import ReferenceSet
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec, spec_of
 from trainer_engine.config.options.values import parse_text, parse_value

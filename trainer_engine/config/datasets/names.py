@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.config.dataset_tables import TableEntry, caption_specs, fields_of, source_specs, table_paths
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, Entry, ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, Entry, TextSet
 from trainer_engine.config.datasets.hints import GONE, HINTS
+from trainer_engine.config.datasets.image_set import ImageSet
+from trainer_engine.config.datasets.reference_set import ReferenceSet
 from trainer_engine.config.option import OptionSpec, spec_of
 
 SETS: Mapping[str, type[Entry]] = MappingProxyType(

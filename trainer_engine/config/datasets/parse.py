@@ -17,9 +17,11 @@ import trainer_engine.config.datasets.masks as masks
 import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
-from trainer_engine.config.datasets.fields import ImageSet, ReferenceSet, TextSet
+from trainer_engine.config.datasets.fields import TextSet
+from trainer_engine.config.datasets.image_set import ImageSet
 from trainer_engine.config.datasets.names import OF_IMAGES, TRAINED_ON, is_like_a_dataset
 from trainer_engine.config.datasets.object_fields import CaptionShuffle
+from trainer_engine.config.datasets.reference_set import ReferenceSet
 from trainer_engine.config.options import REGISTRY, TrainingOptions
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.messages import Suggestions

@@ -17,7 +17,7 @@ from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import GenerationRequest
-from trainer_engine.families.flux.spec import SPEC
+from trainer_engine.families.flux.spec import CONTROL_LAYERS, SPEC
 from trainer_engine.families.flux.tokens import attention_mask, pack, positions, unpack
 from trainer_engine.families.inputs import SampleFacts
 from trainer_engine.objectives.randomness import sample_generators
@@ -234,11 +234,16 @@ def test_a_missing_part_is_named(part: str, tmp_path: Path) -> None:
 
 def test_named_targets_of_the_real_network_match_modules() -> None:
     with torch.device("meta"):
-        network, steering = FluxTransformer2DModel(guidance_embeds=True), FluxControlNetModel(guidance_embeds=True)
-    both = (*network.named_modules(), *steering.named_modules())
-    names = [name for name, module in both if isinstance(module, torch.nn.Linear)]
+        network = FluxTransformer2DModel(guidance_embeds=True)
+        largest = FluxControlNetModel(guidance_embeds=True, num_layers=19, num_single_layers=38)
+        usual = FluxControlNetModel(guidance_embeds=True, num_layers=4, num_single_layers=10)
+    assert SPEC.controlnet is not None
+    assert sum(parameter.numel() for parameter in usual.parameters()) == SPEC.controlnet.parameters["dev"]
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    of_controlnet = {name for name, module in largest.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(CONTROL_LAYERS) == {name for name in of_controlnet if name.startswith("controlnet_")}
     for target, endings in SPEC.adapters.lora_targets.items():
-        for ending in endings:
+        for ending in set(endings) - set(CONTROL_LAYERS):
             assert any(name == ending or name.endswith(f".{ending}") for name in names), f"{target}: {ending}"
     classes = {type(module).__name__ for module in network.modules()}
     assert set(SPEC.adapters.module_classes) <= classes

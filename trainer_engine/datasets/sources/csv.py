@@ -66,8 +66,8 @@ class CsvSource(Source):
             found = here.get(address.key)
             if found:
                 listing.files.append(found)
-            elif address.suffix.lower() in suffixes.refused:
-                listing.left_out.append(LeftOut(address.shown, suffixes.refused[address.suffix.lower()], broken=True))
+            elif refusal := _refusal(address, suffixes):
+                listing.left_out.append(LeftOut(address.shown, refusal, broken=True))
             elif reason := failures.reason(address.url):
                 listing.left_out.append(LeftOut(address.shown, reason, broken=True))
             else:
@@ -80,8 +80,7 @@ class CsvSource(Source):
         from trainer_engine.datasets.downloads import download_all
 
         here, failures = self._here(suffixes), Failures.read(Path(self.folder))
-        refused = suffixes.refused
-        absent = [one for one in self.addresses if one.key not in here and one.suffix.lower() not in refused]
+        absent = [one for one in self.addresses if one.key not in here and not _refusal(one, suffixes)]
         missing = [one for one in absent if not failures.reason(one.url)]
         if missing:
             download_all(missing, Path(self.folder), failures, self.reach, suffixes, on_progress, should_stop)
@@ -112,6 +111,13 @@ class CsvSource(Source):
         """Returns a function that gives the address of a file by its name, or an empty text."""
         known = {one.key: one.url for one in self.addresses}
         return lambda name: known.get(name) or known.get(os.path.splitext(name)[0], "")  # noqa: PTH122 - text, for speed
+
+
+def _refusal(address: Address, suffixes: Suffixes) -> str:
+    """Returns why a file is of no use to the dataset, by the suffix in its address; an empty text if it may be of use."""
+    suffix = address.suffix.lower()
+    unknown = f"{suffix} files are not read in this set" if suffix and suffix not in suffixes.usable else ""
+    return suffixes.refused.get(suffix, unknown)
 
 
 def _open(fields: CsvFields) -> CsvSource:

@@ -18,11 +18,13 @@ from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Pr
 from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.datasets.tables import csv_rows
 
+SUFFIX = ".csv"
+
 
 class CsvFields(OptionGroup):
     """Fields of datasets of addresses."""
 
-    csv_file: str = option(..., "CSV file with a row for each address. Its first line names the columns.")
+    csv_file: str = option(..., "CSV file (.csv) with a row for each address. Its first line names the columns.")
     csv_url_column: str = option("url", "Column of the addresses.")
     csv_cache_dir: str = option(..., "Folder that files are downloaded into.")
     csv_hash_filenames: bool = option(True, "Name files by a hash of their address. Without it they are named by its path.")
@@ -121,7 +123,9 @@ def _refusal(address: Address, suffixes: Suffixes) -> str:
 
 
 def _open(fields: CsvFields) -> CsvSource:
-    """Raises UnusableTable."""
+    """Raises UnusableTable; ValueError for a file of another name, whose lines are not for messages and reports."""
+    if not fields.csv_file.lower().endswith(SUFFIX):
+        raise ValueError(f"csv_file does not end with {SUFFIX}, so it is not opened")
     found = CsvSource(fields.csv_file, fields.csv_url_column, fields.csv_cache_dir, fields.csv_hash_filenames)
     if not found.addresses:
         raise ValueError(f"{fields.csv_file} has no address in its column {fields.csv_url_column!r}")

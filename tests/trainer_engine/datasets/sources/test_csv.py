@@ -270,6 +270,19 @@ def test_an_empty_file_and_a_folder_keep_their_names(web: WebServer, tmp_path: P
     assert sum("name" in reason for reason in reasons(one).values()) == 3
 
 
+@pytest.mark.parametrize("column", ["url", "-----BEGIN PRIVATE KEY-----"])
+def test_a_text_file_of_another_kind_is_not_read_as_addresses(tmp_path: Path, column: str) -> None:
+    key = tmp_path / "server-key.txt"
+    key.write_text("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n")
+    images, texts = tiny_datasets(tmp_path)
+    del images["instance_data_dir"]
+    images |= {"type": "csv", "csv_file": str(key), "csv_url_column": column, "csv_cache_dir": str(tmp_path / "files")}
+    images |= {"caption_strategy": "csv", "csv_caption_column": column}
+    report = checked(tmp_path, datasets=[images, texts])
+    said = [problem.message for problem in report.problems]
+    assert not any(text in " ".join(said) for text in ("BEGIN", "MIIEvQ")) and any("does not end with .csv" in one for one in said)
+
+
 def test_a_stop_ends_the_downloads_and_keeps_what_is_complete(web: WebServer, tmp_path: Path) -> None:
     names = [f"/{number}.png" for number in range(200)]
     web.files |= {name: picture() for name in names}

@@ -79,10 +79,6 @@ def test_files_that_no_cache_has_written_stay(tmp_path: Path) -> None:
     (cache / "zz").symlink_to(elsewhere / address(2).hex()[:2])
     names = (f"me/{'a-model-with-a-long-name-':x<64}.safetensors", f"ab/{'cd' * 32}.safetensors", "set_aside/a.txt")
     foreign = [cache / name for name in names]
-        cache / f"me/{'a-model-with-a-long-name-':x<64}.safetensors",
-        cache / f"ab/{'cd' * 32}.safetensors",
-        cache / "set_aside/a.txt",
-    ]
     for path in foreign:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"of the operator")

@@ -176,7 +176,7 @@ def test_right_sizes_in_columns_spare_the_images_from_being_opened(
         measured.append(file.name)
         return measure(file)
 
-    monkeypatch.setattr(media_table, "_by_suffix", lambda: {suffix: replace(IMAGES, measure=counted) for suffix in IMAGES.suffixes})
+    monkeypatch.setattr(media_table, "_by_suffix", lambda **_: {suffix: replace(IMAGES, measure=counted) for suffix in IMAGES.suffixes})
     report = report_of(entry(tmp_path, metadata_backend="huggingface"))
     assert {(sample.width, sample.height) for sample in report.sets[0].samples} == {(96, 96)}
     assert len([name for name in measured if right or not name.startswith("cell")]) == opened
@@ -211,7 +211,7 @@ def clips(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     found = {"image": replace(IMAGES, suffixes=IMAGES.suffixes - medium.suffixes), "clip": medium}
     monkeypatch.setattr(media_table, "media", lambda: found)
-    monkeypatch.setattr(media_table, "_by_suffix", lambda: {suffix: one for one in found.values() for suffix in one.suffixes})
+    monkeypatch.setattr(media_table, "_by_suffix", lambda **_: {suffix: one for one in found.values() for suffix in one.suffixes})
     yield
 
 

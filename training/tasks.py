@@ -45,7 +45,10 @@ def prune_ended_runs() -> str:
     policy = PrunePolicy.of_settings()
     pruned = prune(policy, remove_now=True)
     if policy.cleans_caches:
-        caches.begin(caches.gc_job(policy.keep_cache_days or None, policy.keep_cache_gb or None, remove_now=True))
+        try:
+            caches.begin(caches.gc_job(policy.keep_cache_days or None, policy.keep_cache_gb or None, remove_now=True))
+        except caches.TooManyTasks as refusal:
+            logger.warning("caches are not cleaned today: %s", refusal)
     return str(pruned)
 
 

@@ -68,7 +68,7 @@ def _prompts(draft: Draft, prompts: list[str], origin: str) -> None:
     """Prompts may end with flags, of which ``--ctrl_img`` names the image that the prompt edits."""
     plain, edits = [], []
     for number, prompt in enumerate(prompts):
-        text, *flags = re.split(r"\s+--(?=[a-z])", prompt)
+        text, *flags = re.split(r"(?<!\s)\s+--(?=[a-z])", prompt)
         image = next((flag.partition(" ")[2].strip() for flag in flags if flag.startswith("ctrl_img ")), "")
         if image:
             edits.append({"path": image, "prompt": text, "shortname": f"prompt-{number + 1:02d}"})

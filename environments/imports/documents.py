@@ -59,7 +59,7 @@ def parse_document(content: str | bytes, name: str) -> Document:
     try:
         value = parse_json(text) if kind == "JSON" else _toml(text) if kind == "TOML" else _yaml(text)
         check_value(value)
-        _check_numbers(value)
+        _check_plain(value)
     except (BadJson, UnreadableYaml) as error:
         raise refused(
             name, "unreadable_file", f"{name} is {error}." if str(error).startswith(("not", "nested")) else f"{name}: {error}."
@@ -110,13 +110,15 @@ def _check_depth(text: str) -> None:
         raise BadJson(f"nested deeper than {DEEPEST_BRACKETS} levels")
 
 
-def _check_numbers(value: Any) -> None:
-    """YAML writes a number of thousands of digits as ``1:1:1``, which Python refuses to show. Raises BadJson."""
+def _check_plain(value: Any) -> None:
+    """YAML writes a number of thousands of digits as ``1:1:1``, which Python refuses to show, and dates as keys. Raises BadJson."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
         if isinstance(item, int) and abs(item) > LARGEST_NUMBER:
             raise BadJson("a number has more than 30 digits")
+        if isinstance(item, dict) and not all(isinstance(key, (str, int, float, type(None))) for key in item):
+            raise BadJson("a key is neither text nor a number")
         waiting.extend([*item.keys(), *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +54,7 @@ PRECISIONS: Mapping[str, str] = {
     **dict.fromkeys(("no", "fp32", "float32", "float_32", "float"), "no"),
 }
 """Name of a number format -> ``mixed_precision``."""
+BRACKETS = frozenset("()[]")
 
 
 def plain(word: str) -> str:
@@ -156,9 +158,11 @@ def _value(text: str) -> Any:
         return lowered == "true"
     if re.fullmatch(r"[+-]?\d{1,15}", text):
         return int(text)
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", lowered):
+    if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", lowered) and math.isfinite(float(text)):
         return float(text)
-    if re.fullmatch(r"[(\[]?[^()\[\]]*,[^()\[\]]*[)\]]?", text):
+    inner = text[1:] if text.startswith(("(", "[")) else text
+    inner = inner[:-1] if inner.endswith((")", "]")) else inner
+    if "," in inner and not BRACKETS & set(inner):
         return [_value(part.strip()) for part in text.strip("()[] ").split(",") if part.strip()]
     return text
 

@@ -109,11 +109,7 @@ class _Download:
             part.replace(named)
             part = named
             self._measure(named)
-            target = self.folder / f"{address.stem}{suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with named.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            named.replace(target)
+            _move(named, self.folder / f"{address.stem}{suffix}")
         finally:
             part.unlink(missing_ok=True)
 
@@ -162,3 +158,16 @@ class _Download:
             medium_of(file.name).measure(SourceFile(LocalSource(str(self.folder)), file.name, file.stat().st_size))
         except BrokenImage as error:
             raise NoFile(error.reason) from error
+
+
+def _move(file: Path, target: Path) -> None:
+    """Raises NoFile if something else has the name, OSError if the file cannot be stored."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NoFile("a file has the name of its folder") from None
+    if os.path.lexists(target):
+        raise NoFile("something else in the folder has its name")
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    file.replace(target)

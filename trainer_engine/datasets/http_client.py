@@ -6,9 +6,10 @@ address gains nothing. Redirects are not followed.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -16,6 +17,8 @@ from trainer_engine.config.addresses import PORTS, AddressRefused, Reach
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
 MOST_HOSTS = 32
+ASCII = f" {string.punctuation}"
+"""Characters of a path that are sent as they stand, with letters and digits."""
 OTHERS = ""
 """Stands for all hosts whose connections are not kept."""
 
@@ -41,10 +44,11 @@ class HttpClient:
         """
         port = _port(url)
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host = _ascii(parts.hostname or "")
         shown_host = host if port == PORTS[parts.scheme] else f"{host}:{port}"
-        sent = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": "SimpleTuner", "Accept-Encoding": "identity", **headers}
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        netloc = parts.netloc.rpartition("@")[2]
+        sent = {"Host": netloc if netloc.isascii() else shown_host, "User-Agent": "SimpleTuner", "Accept-Encoding": "identity", **headers}
+        path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=ASCII, errors="replace")
         try:
             with ExitStack() as stack:
                 answer = self._first_answer(stack, method, (parts.scheme, host, port, path), sent)
@@ -59,7 +63,7 @@ class HttpClient:
         addresses = self.reach.addresses(host, port)
         for number, address in enumerate(addresses, 1):
             shown = f"[{address}]" if ":" in address else address
-            url = httpx.URL(f"{scheme}://{shown}:{port}", raw_path=path.encode("ascii", "ignore"))
+            url = httpx.URL(f"{scheme}://{shown}:{port}", raw_path=path.encode("ascii"))
             stream = self._client(host).stream(method, url, headers=dict(headers), extensions={"sni_hostname": host})
             try:
                 return stack.enter_context(stream)
@@ -98,3 +102,11 @@ def _port(url: str) -> int:
     except ValueError:
         pass
     raise AddressRefused("it is not a web address")
+
+
+def _ascii(host: str) -> str:
+    """Returns a name as it is asked for. Raises AddressRefused."""
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise AddressRefused(f"{host[:80]!r} is no host name") from None

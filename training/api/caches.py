@@ -99,6 +99,7 @@ class CacheVerify(APIView):
         "Read every entry of the caches and quarantine damaged ones",
         CacheTaskSerializer,
         *WITH_BODY,
+        409,
         request=schema.forms({"type": "object"}),
     )
     def post(self, request: Request) -> Response:
@@ -112,7 +113,7 @@ class CacheGc(APIView):
     parser_classes = (JsonBody, FormParser, FormBody)
 
     @schema.described(
-        "cache_gc", "Remove entries that were not used for long", CacheTaskSerializer, *WITH_BODY, request=schema.forms(GC_FORM)
+        "cache_gc", "Remove entries that were not used for long", CacheTaskSerializer, *WITH_BODY, 409, request=schema.forms(GC_FORM)
     )
     def post(self, request: Request) -> Response:
         fields = {name.lstrip("-"): value for name, value in parse.submitted(request).items()}

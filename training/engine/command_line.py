@@ -145,6 +145,15 @@ def process_count(options: TrainingOptions) -> int:
         return here
 
 
+def machine_count(options: TrainingOptions) -> int:
+    """The number of machines that share a run: from accelerate's file, else ``num_machines``. An unreadable file is ignored."""
+    path, here = options.distributed.accelerate_config, options.distributed.num_machines
+    try:
+        return AccelerateFile.read(Path(path)).machines.count if path else here
+    except UnreadableAccelerateConfig:
+        return here
+
+
 def _from_file(path: Path, engine: list[str], extra: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The command for an accelerate file, which wins over ``num_processes``."""
     file = AccelerateFile.read(path)

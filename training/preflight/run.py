@@ -30,7 +30,7 @@ from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
 from trainer_engine.datasets.summary import summarise
-from training.engine.command_line import UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
+from training.engine.command_line import UnreadableAccelerateConfig, launch_command, machine_count, process_count, visible_gpus
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
@@ -249,11 +249,11 @@ def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[s
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
-    machines = options.distributed.num_machines
+    machines, named = machine_count(options), "accelerate_config" if options.distributed.accelerate_config else "num_machines"
     if machines > 1 and not private_networks_are_open():
         message = "Machines of one run connect to each other in a private network, which this server does not reach."
         hint = f"start the server with {PRIVATE_VARIABLE}=1"
-        yield Problem.error("num_machines", "private_network", message, got=machines, expected="1", hint=hint)
+        yield Problem.error(named, "private_network", message, got=machines, expected="one machine", hint=hint)
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
     if gpus and processes > gpus and not options.distributed.accelerate_config:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."

@@ -8,10 +8,12 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django.db import transaction
 from django_q.tasks import async_task
 from pydantic import ValidationError
 
@@ -21,6 +23,8 @@ from environments.resolve.run import resolve_run
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, write_atomically
 from trainer_engine.datasets.shards.__main__ import FAILED, RUNNING, CareAnswer, CareJob
 from trainer_engine.datasets.shards.stock import is_cache
+from training.errors import TrainingRefused
+from training.jobs.queue import lock
 from training.models import Job
 
 ENTRY_FOLDERS = ("cache_dir_vae", "cache_dir")
@@ -31,6 +35,8 @@ KEPT_ANSWERS = 50
 GONE_SECONDS = 600.0
 """A running job writes how far it is more often than this."""
 QUEUED = "queued"
+MOST_AT_ONCE = 3
+"""Jobs on caches that wait or run at a time: each reads the disk with a process of its own."""
 GB = 1_000_000_000
 
 
@@ -76,16 +82,55 @@ def verify_job() -> CareJob:
     return CareJob(action="verify", folders=tuple(map(str, known_caches())))
 
 
+class TooManyTasks(TrainingRefused):
+    """Enough jobs on caches wait or run."""
+
+    status_code = 409
+
+    def __init__(self) -> None:
+        super().__init__(f"{MOST_AT_ONCE} tasks on caches wait or run already. Ask again once one of them has ended.")
+
+
 def begin(job: CareJob) -> CareTask:
-    """Have a job on caches done by a worker. Raises OSError if its files cannot be written."""
-    task_id = str(uuid.uuid4())
+    """Have a job on caches done by a worker; one that waits or runs already is not done twice.
+
+    Raises TooManyTasks, and OSError if its files cannot be written.
+    """
+    with transaction.atomic():
+        lock()
+        return _begin(job)
+
+
+def _begin(job: CareJob) -> CareTask:
     folder = _answers()
+    pending = [task for path in folder.glob("*.json") if (task := find(path.stem)) and _is_pending(path, task)]
+    same = next((task for task in pending if _job_of(folder / task.id) == job), None)
+    if same is not None:
+        return same
+    if len(pending) >= MOST_AT_ONCE:
+        raise TooManyTasks
+    task_id = str(uuid.uuid4())
     _forget_old(folder)
     write_atomically(folder / f"{task_id}.job", job.model_dump_json().encode())
     queued = CareAnswer(action=job.action, status=QUEUED)
     write_atomically(folder / f"{task_id}.json", queued.model_dump_json().encode())
     async_task("training.tasks.care_for_caches", task_id)
     return CareTask(task_id, queued)
+
+
+def _is_pending(answer: Path, task: CareTask) -> bool:
+    """Whether a job waits or runs; one that has waited for long was lost."""
+    try:
+        return task.answer.status in (QUEUED, RUNNING) and time.time() - answer.stat().st_mtime < GONE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _job_of(stem: Path) -> CareJob | None:
+    for suffix in (".job", ".taken"):
+        with suppress(OSError, ValidationError):
+            return CareJob.model_validate_json(stem.with_suffix(suffix).read_bytes())
+    return None
 
 
 def find(task_id: str) -> CareTask | None:

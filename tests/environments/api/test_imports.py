@@ -124,3 +124,11 @@ def test_an_imported_environment_validates_as_soon_as_its_folders_exist(api: Api
         images(api.home / "datasets" / name)
     after = examine_run(resolve_run(home, config, {}), home)
     assert [(problem.option, problem.message) for problem in after.errors] == []
+
+
+@pytest.mark.parametrize("key", ["2001-01-01", "2001-01-01 10:00:00", "!!binary aGVsbG8="])
+def test_a_key_that_json_does_not_have_is_refused(api: Api, key: str) -> None:
+    text = f"model_family: flux\nmodel_type: lora\noptimizer_config: {{{key}: 1}}\n"
+    answer = Client().post("/api/configs/import", {"name": "mine", "text": text}, content_type="application/json")
+    assert answer.status_code == 422 and "a key is neither text nor a number" in answer.content.decode()
+    assert not (api.home / "config/mine").exists()

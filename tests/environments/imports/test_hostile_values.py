@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from environments.imports.documents import Document, ImportRefused, parse_document
 from environments.imports.formats import translate
+from environments.imports.vocabulary import _value
 from environments.paths import Home
 from tests.environments.imports.test_ai_toolkit import FLUX_LORA, KONTEXT_PAIRS
 from tests.environments.imports.test_kohya import DATASETS, FLUX, LOKR
@@ -59,3 +62,24 @@ def test_a_hostile_value_is_taken_or_named(name: str, tmp_path: Path) -> None:
         else:
             assert all(text.isprintable() and len(text) < 400 for one in found.left_out for text in (one.name, one.value))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["1" * 100_000 + "x", "," * 100_000 + "(", " " * 100_000, "(" + "1," * 50_000 + "1)", "a " * 50_000])
+def test_a_long_text_is_read_in_time_that_grows_with_its_length(tmp_path: Path, text: str) -> None:
+    """The matching of an expression keeps every other request waiting."""
+    kohya, toolkit = copy.deepcopy(DOCUMENTS["kohya"]), copy.deepcopy(DOCUMENTS["ai-toolkit"])
+    kohya[0] |= {"optimizer_args": [f"weight_decay={text}"], "network_args": [f"algo={text}"]}
+    toolkit[0]["config"]["process"][0]["sample"] = {"prompts": [f"a{text}b"], "neg": text}
+    begun = time.process_time()
+    for name, values in (("kohya", kohya), ("ai-toolkit", toolkit)):
+        documents = [Document(f"text{number}", value) for number, value in enumerate(values)]
+        with suppress(ImportRefused):
+            translate(documents, name="mine", home=Home(tmp_path), format_name=name)
+    assert time.process_time() - begun < 10
+
+
+def test_numbers_that_json_does_not_have_stay_text() -> None:
+    assert _value("1e999") == "1e999" and _value("9" * 400) == "9" * 400
+    assert [_value(text) for text in ("1.", ".5", "1e-4", "(1, 2)", "[0.9,0.99]", "0.9,0.99", "a", "(1)", "1,(2)")] == [
+        *(1.0, 0.5, 1e-4, [1, 2], [0.9, 0.99], [0.9, 0.99], "a", "(1)", "1,(2)")
+    ]

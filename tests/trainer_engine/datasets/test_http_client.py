@@ -104,3 +104,18 @@ def test_a_name_with_one_closed_address_is_refused_whole(monkeypatch: pytest.Mon
     with pytest.raises(AddressRefused, match=r"10\.0\.0\.1, in a private network"):
         Reach().addresses("both.example", 80)
     assert Reach(private=True).addresses("both.example", 80) == found
+
+
+def test_names_and_paths_beyond_ascii_are_sent_as_browsers_send_them(port: int) -> None:
+    client = HttpClient(Reach(), 2)
+    assert get(client, f"http://b\u00fccher.example:{port}/\u00fc.png?a=\u00e9&b=%20") == b"ok"
+    assert get(client, f"http://\uff1127.0.0.1:{port}/x") == b"ok"
+    hosts, paths = [host for host, _ in HOSTS], [end.split()[1] for _, end in HOSTS]
+    assert hosts == [f"xn--bcher-kva.example:{port}", f"127.0.0.1:{port}"] and paths == ["/%C3%BC.png?a=%C3%A9&b=%20", "/x"]
+    client.close()
+
+
+@pytest.mark.parametrize("host", ["\ud800", "\u00fc" * 70, "\u00fc..b"])
+def test_a_name_that_no_machine_can_have_is_refused(host: str) -> None:
+    with pytest.raises(AddressRefused, match="is no host name"):
+        get(HttpClient(Reach(), 2), f"http://{host}/")

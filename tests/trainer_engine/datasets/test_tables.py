@@ -21,6 +21,7 @@ from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import errors_in
 from trainer_engine.datasets.captions.base import NoCaption, captions_of
 from trainer_engine.datasets.file_rows import FileSizes
+from trainer_engine.datasets.sources.hub.parquet import Table, Windows
 from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.datasets.tables import UnusableTable, rows_of
 
@@ -119,6 +120,33 @@ def test_a_parquet_file_with_flipped_bytes_never_ends_the_process(tmp_path: Path
             assert "rows.parquet" in str(error)
         else:
             assert len(rows) <= 50
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pyarrow.array([2**62], pyarrow.timestamp("us")),
+        pyarrow.array([2**62 + 1], pyarrow.timestamp("ns")),
+        pyarrow.array([2**31 - 1], pyarrow.date32()),
+        pyarrow.array([2**62], pyarrow.duration("s")),
+        pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")]),
+        pyarrow.StructArray.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["x", "x"]),
+    ],
+)
+def test_a_cell_that_python_has_no_value_for_is_refused(tmp_path: Path, cells: Any) -> None:
+    table = pyarrow.table({"text": cells})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(UnusableTable, match=r"rows\.parquet is damaged, or no parquet table"):
+        list(rows_of(tmp_path / "rows.parquet", ("text",)))
+    with pytest.raises(OSError, match="parquet"):
+        list(Table(lambda: (tmp_path / "rows.parquet").open("rb"), Windows()).read(["text"]))
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(UnusableTable, match="exists 2 times"):
+        list(rows_of(tmp_path / "rows.parquet", ("text",)))
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:

@@ -195,6 +195,22 @@ def test_a_pipe_in_place_of_weights_blocks_nothing(tmp_path: Path) -> None:
     assert parameters_of(tmp_path) is None
 
 
+@pytest.mark.parametrize("use_cpu", [False, True])
+def test_machines_meet_only_where_private_networks_are_open(training: Training, settings: Any, use_cpu: bool) -> None:
+    """Machines of a run trust one another, and a file decides with which ones as the options do."""
+    place = {"num_machines": 2, "machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 29500}
+    file = {"compute_environment": "LOCAL_MACHINE", "use_cpu": use_cpu, "num_processes": 2, **place}
+    (training.home / "config" / "accelerate.yaml").write_text(json.dumps(file))
+    by_file = {"--accelerate_config": "config/accelerate.yaml"}
+    by_options = {f"--{name}": value for name, value in place.items()}
+    for given, option in ((by_file, "accelerate_config"), (by_options, "num_machines")):
+        closed = training.post("/validate", {**training.form, **given}).json()["problems"]
+        assert [problem["option"] for problem in closed if problem["code"] == "private_network"] == [option]
+    settings.WEBHOOKS_TO_PRIVATE = True
+    answer = training.post("/validate", {**training.form, **by_file}).json()
+    assert not [problem for problem in answer.get("problems", []) if problem["code"] == "private_network"]
+
+
 @pytest.mark.parametrize("option", ["--accelerate_config", "--data_backend_config", "--user_prompt_library", "--publishing_config"])
 def test_huge_files_and_pipes_are_refused_by_their_option(training: Training, option: str) -> None:
     with (training.home / "config" / "huge.json").open("wb") as stream:

@@ -158,6 +158,33 @@ def test_a_task_whose_process_is_gone_has_failed(home: Path) -> None:
     assert found["status"] == "failed" and found["message"]
 
 
+def test_tasks_do_not_pile_up(home: Path, settings: Any) -> None:
+    with_cache(home)
+    first = post("/verify").json()
+    assert {post("/verify").json()["task_id"] for _ in range(5)} == {first["task_id"]} and OrmQ.objects.count() == 1
+    answers = [post("/gc", unused_days=days) for days in range(1, 9)]
+    assert [answer.status_code for answer in answers] == [200] * (caches.MOST_AT_ONCE - 1) + [409] * (9 - caches.MOST_AT_ONCE)
+    assert "wait or run" in answers[-1].content.decode() and OrmQ.objects.count() == caches.MOST_AT_ONCE
+    settings.PRUNE = {"keep_cache_days": 30}
+    tasks.prune_ended_runs()
+    assert OrmQ.objects.count() == caches.MOST_AT_ONCE
+    for path in (home / "state/upkeep").glob("*.json"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    assert post("/gc", unused_days=9).status_code == 200, "tasks that a lost worker never took up make no room"
+
+
+def test_a_task_that_runs_is_not_begun_again(home: Path) -> None:
+    with_cache(home)
+    task_id = post("/verify").json()["task_id"]
+    folder = home / "state/upkeep"
+    (folder / f"{task_id}.job").rename(folder / f"{task_id}.taken")
+    path = folder / f"{task_id}.json"
+    path.write_text(path.read_text().replace("queued", "running"))
+    assert post("/verify").json() == {**get(f"/tasks/{task_id}").json(), "status": "running"} and OrmQ.objects.count() == 1
+    path.write_text(path.read_text().replace("running", "done"))
+    assert post("/verify").json()["task_id"] != task_id
+
+
 def test_old_answers_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caches, "KEPT_ANSWERS", 2)
     for number in range(4):

@@ -28,6 +28,8 @@ LIBRARY = "av"
 MOST_FRAMES = 1 << 20
 """Frames of a file that is opened; ten hours at thirty a second."""
 LONGEST_SECONDS = 24 * 3600
+PROBING = {"max_pixels": str(LARGEST_PIXELS)}
+"""FFmpeg decodes a frame to find out what a stream holds, before a size could be refused."""
 ATOMS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 CODECS = frozenset(
     ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263")
@@ -105,7 +107,7 @@ def _opened(file: SourceFile) -> Iterator[_Video]:
             if not format:
                 raise BrokenImage(file.location, "it is not a video, despite its name")
             stream.seek(0)
-            with av.open(stream, "r", format=format, metadata_errors="replace") as container:
+            with av.open(stream, "r", format=format, options=PROBING, metadata_errors="replace") as container:
                 if not container.streams.video:
                     raise BrokenImage(file.location, "it has no video stream")
                 video = container.streams.video[0]

@@ -138,7 +138,8 @@ def _tidy(folder: Path, unused_days: float | None, today: float) -> None:
         if bad_offsets(path):
             compact(path, set())
     for path in (folder / older.QUARANTINE).glob("*"):
-        path.unlink(missing_ok=True)
+        if older.QUARANTINED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     if unused_days is not None:
         for one in use_lists(folder):
             if today - one.used > unused_days * DAY:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import struct
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
 SHELF, ADDRESS = 2, 64
 """Lengths of the names of a folder of entries and of an address."""
+NAME = re.compile(rf"[0-9a-f]{{{ADDRESS}}}{re.escape(SUFFIX)}")
+QUARANTINED = re.compile(rf"[0-9a-f]{{{ADDRESS}}}(\.[\w.]+)?")
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +37,11 @@ def entry_path(folder: Path, address: str) -> Path:
 
 
 def entries_of(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The files of all entries of a cache; none without a folder."""
+    """The files of all entries of a cache; none without a folder. A file of another name is no entry, and stays whatever is cleaned."""
     try:
-        shelves = [shelf.path for shelf in os.scandir(folder) if len(shelf.name) == SHELF and shelf.is_dir()]
+        shelves = [shelf for shelf in os.scandir(folder) if len(shelf.name) == SHELF and shelf.is_dir(follow_symlinks=False)]
         for shelf in shelves:
-            yield from (entry for entry in os.scandir(shelf) if entry.name.endswith(SUFFIX) and len(entry.name) == ADDRESS + len(SUFFIX))
+            yield from (entry for entry in os.scandir(shelf) if NAME.fullmatch(entry.name) and entry.name.startswith(shelf.name))
     except OSError:
         return
 

@@ -91,13 +91,9 @@ def stored_entries(folder: Path, lists: Sequence[UseList] | None = None) -> list
     for entry in older.entries_of(folder):
         status = _status(entry)
         if status is not None:
-            address = bytes.fromhex(entry.name[: older.ADDRESS]) if _is_address(entry.name) else b""
+            address = bytes.fromhex(entry.name[: older.ADDRESS])
             found.append(Stored(address, status.st_size, max(status.st_mtime, used.get(address, 0.0)), None, Path(entry.path)))
     return found
-
-
-def _is_address(name: str) -> bool:
-    return all(letter in "0123456789abcdef" for letter in name[: older.ADDRESS])
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -167,7 +163,7 @@ def verify(folder: Path, on_progress: Advance = lambda done, total: None) -> Ver
     total, done, damaged = sum(entry.bytes for entry in entries), 0, []
     for entry in entries:
         if not _is_sound(entry):
-            damaged.append(entry.address.hex() or entry.path.stem)
+            damaged.append(entry.address.hex())
             if entry.place is not None:
                 shards.quarantine(entry.place)
         done += entry.bytes

@@ -18,11 +18,13 @@ from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Pr
 from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.datasets.tables import csv_rows
 
+SUFFIX = ".csv"
+
 
 class CsvFields(OptionGroup):
     """Fields of datasets of addresses."""
 
-    csv_file: str = option(..., "CSV file with a row for each address. Its first line names the columns.")
+    csv_file: str = option(..., "CSV file (.csv) with a row for each address. Its first line names the columns.")
     csv_url_column: str = option("url", "Column of the addresses.")
     csv_cache_dir: str = option(..., "Folder that files are downloaded into.")
     csv_hash_filenames: bool = option(True, "Name files by a hash of their address. Without it they are named by its path.")
@@ -66,8 +68,8 @@ class CsvSource(Source):
             found = here.get(address.key)
             if found:
                 listing.files.append(found)
-            elif address.suffix.lower() in suffixes.refused:
-                listing.left_out.append(LeftOut(address.shown, suffixes.refused[address.suffix.lower()], broken=True))
+            elif refusal := _refusal(address, suffixes):
+                listing.left_out.append(LeftOut(address.shown, refusal, broken=True))
             elif reason := failures.reason(address.url):
                 listing.left_out.append(LeftOut(address.shown, reason, broken=True))
             else:
@@ -80,8 +82,7 @@ class CsvSource(Source):
         from trainer_engine.datasets.downloads import download_all
 
         here, failures = self._here(suffixes), Failures.read(Path(self.folder))
-        refused = suffixes.refused
-        absent = [one for one in self.addresses if one.key not in here and one.suffix.lower() not in refused]
+        absent = [one for one in self.addresses if one.key not in here and not _refusal(one, suffixes)]
         missing = [one for one in absent if not failures.reason(one.url)]
         if missing:
             download_all(missing, Path(self.folder), failures, self.reach, suffixes, on_progress, should_stop)
@@ -114,8 +115,17 @@ class CsvSource(Source):
         return lambda name: known.get(name) or known.get(os.path.splitext(name)[0], "")  # noqa: PTH122 - text, for speed
 
 
+def _refusal(address: Address, suffixes: Suffixes) -> str:
+    """Returns why a file is of no use to the dataset, by the suffix in its address; an empty text if it may be of use."""
+    suffix = address.suffix.lower()
+    unknown = f"{suffix} files are not read in this set" if suffix and suffix not in suffixes.usable else ""
+    return suffixes.refused.get(suffix, unknown)
+
+
 def _open(fields: CsvFields) -> CsvSource:
-    """Raises UnusableTable."""
+    """Raises UnusableTable; ValueError for a file of another name, whose lines are not for messages and reports."""
+    if not fields.csv_file.lower().endswith(SUFFIX):
+        raise ValueError(f"csv_file does not end with {SUFFIX}, so it is not opened")
     found = CsvSource(fields.csv_file, fields.csv_url_column, fields.csv_cache_dir, fields.csv_hash_filenames)
     if not found.addresses:
         raise ValueError(f"{fields.csv_file} has no address in its column {fields.csv_url_column!r}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +185,30 @@ def test_a_file_beyond_the_limits_is_not_opened(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(containers, "CODECS", frozenset({"vp9"}))
     with pytest.raises(BrokenImage, match="the codec h264"):
         measure_clip(file_of(tmp_path / "a.mp4"))
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A black PNG of one bit a pixel."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = {b"IHDR": header, b"IDAT": zlib.compress(bytes((width // 8 + 1) * height)), b"IEND": b""}
+    chunks = (struct.pack(">I", len(one)) + name + one + struct.pack(">I", zlib.crc32(name + one)) for name, one in parts.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@needs_pyav
+def test_frames_larger_than_the_container_says_are_not_decoded_to_learn_of_them(tmp_path: Path) -> None:
+    import av
+
+    with av.open(tmp_path / "a.mov", "w", format="mov") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "rgb24"
+        stream.encode(av.VideoFrame(64, 64, "rgb24"))
+        packet = av.Packet(png_of(14_000, 14_000))
+        packet.stream, packet.time_base, packet.pts, packet.dts, packet.is_keyframe = stream, Fraction(1, 10), 0, 0, True
+        container.mux(packet)
+    with pytest.raises(BrokenImage) as caught:
+        measure_clip(file_of(tmp_path / "a.mov"))
+    assert "14000" not in caught.value.reason, "a frame was decoded before its size was judged"
 
 
 @needs_pyav

@@ -70,6 +70,26 @@ def test_a_folder_without_entries_is_no_cache(tmp_path: Path) -> None:
     assert is_cache(tmp_path / "older")
 
 
+def test_files_that_no_cache_has_written_stay(tmp_path: Path) -> None:
+    """A client chooses the folders of caches, and may choose one with files of the operator."""
+    elsewhere = tmp_path / "elsewhere"
+    old_entry(elsewhere, 2, days=90)
+    cache = tmp_path / "models"
+    old_entry(cache, 1, days=90)
+    (cache / "zz").symlink_to(elsewhere / address(2).hex()[:2])
+    names = (f"me/{'a-model-with-a-long-name-':x<64}.safetensors", f"ab/{'cd' * 32}.safetensors", "set_aside/a.txt")
+    foreign = [cache / name for name in names]
+    for path in foreign:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"of the operator")
+    (cache / "set_aside" / f"{'ab' * 32}.0123abcd").write_bytes(b"damaged")
+    (cache / "set_aside/folder").mkdir()
+    assert stats(cache).entries == 1 and len(verify(cache).damaged) == 1
+    done = collect([cache], unused_days=0, remove_now=True, now=NOW)
+    assert all(path.read_bytes() == b"of the operator" for path in foreign) and list(elsewhere.rglob("*.safetensors"))
+    assert done.entries == 0 and sorted(path.name for path in (cache / "set_aside").iterdir()) == ["a.txt", "folder"]
+
+
 def test_the_same_use_is_noted_once_and_a_damaged_list_is_passed_over(tmp_path: Path) -> None:
     one = note_use(tmp_path, ["aa" * 32, "bb" * 32], {"kind": "latents"})
     os.utime(one, (1, 1))

@@ -247,6 +247,42 @@ def test_a_file_that_is_there_is_never_replaced(web: WebServer, tmp_path: Path) 
     assert (tmp_path / "files/1.png").read_bytes() == picture(33, 33) and web.asked["/1.png"] == 0
 
 
+def test_a_file_of_another_medium_is_neither_downloaded_nor_replaced(web: WebServer, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/holiday.mp4").write_bytes(b"a film of the operator")
+    web.files["/holiday.mp4"] = picture()
+    one = source(tmp_path, f"{web.url}/holiday.mp4")
+    fetch(one)
+    assert web.asked["/holiday.mp4"] == 0 and (tmp_path / "files/holiday.mp4").read_bytes() == b"a film of the operator"
+    assert one.list_files(IMAGES).pending == 0 and ".mp4" in "".join(reasons(one).values())
+
+
+def test_an_empty_file_and_a_folder_keep_their_names(web: WebServer, tmp_path: Path) -> None:
+    (tmp_path / "files/2.png").mkdir(parents=True)
+    (tmp_path / "files/1.png").touch()
+    (tmp_path / "files/3.png").write_bytes(picture(33, 33))
+    names = ("/1.png", "/2.png", "/3.png/4.png", "/5.png")
+    web.files |= dict.fromkeys(names, picture())
+    one = source(tmp_path, *(f"{web.url}{name}" for name in names))
+    fetch(one)
+    assert (tmp_path / "files/1.png").read_bytes() == b"" and (tmp_path / "files/2.png").is_dir()
+    assert (tmp_path / "files/3.png").read_bytes() == picture(33, 33) and (tmp_path / "files/5.png").is_file()
+    assert sum("name" in reason for reason in reasons(one).values()) == 3
+
+
+@pytest.mark.parametrize("column", ["url", "-----BEGIN PRIVATE KEY-----"])
+def test_a_text_file_of_another_kind_is_not_read_as_addresses(tmp_path: Path, column: str) -> None:
+    key = tmp_path / "server-key.txt"
+    key.write_text("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n")
+    images, texts = tiny_datasets(tmp_path)
+    del images["instance_data_dir"]
+    images |= {"type": "csv", "csv_file": str(key), "csv_url_column": column, "csv_cache_dir": str(tmp_path / "files")}
+    images |= {"caption_strategy": "csv", "csv_caption_column": column}
+    report = checked(tmp_path, datasets=[images, texts])
+    said = [problem.message for problem in report.problems]
+    assert not any(text in " ".join(said) for text in ("BEGIN", "MIIEvQ")) and any("does not end with .csv" in one for one in said)
+
+
 def test_a_stop_ends_the_downloads_and_keeps_what_is_complete(web: WebServer, tmp_path: Path) -> None:
     names = [f"/{number}.png" for number in range(200)]
     web.files |= {name: picture() for name in names}

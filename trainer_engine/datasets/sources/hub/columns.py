@@ -62,7 +62,8 @@ def read_rows(name: str, content: bytes) -> Iterator[dict[str, Any]]:
     if name.endswith(".csv"):
         csv.field_size_limit(MOST_CELL_CHARACTERS)
         try:
-            yield from csv.DictReader(io.StringIO(text, newline=""))
+            for cells in csv.DictReader(io.StringIO(text, newline="")):
+                yield {column: cell for column, cell in cells.items() if column is not None}  # cells beyond the last column have None
         except csv.Error as error:
             raise ValueError(f"{name} is no table: {error}") from error
         return

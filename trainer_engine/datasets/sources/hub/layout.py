@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from trainer_engine.config.plain_yaml import BROKEN_YAML
 from trainer_engine.datasets.sources.base import WrongField
 from trainer_engine.datasets.sources.hub.options import RowOptions
 
@@ -198,6 +199,6 @@ def read_card(content: bytes) -> Mapping[str, Any]:
     end = next(number for number, line in enumerate(lines[1:], 1) if line.rstrip() == FENCE)
     try:
         document = yaml.load("\n".join(lines[1:end]), _PlainLoader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except BROKEN_YAML:
         return {}
     return document if isinstance(document, Mapping) else {}

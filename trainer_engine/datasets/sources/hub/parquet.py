@@ -37,7 +37,7 @@ def reading() -> Iterator[None]:
     """Turns what the library raises for a damaged file into OSError."""
     try:
         yield
-    except (pyarrow.ArrowException, MemoryError, UnicodeDecodeError, OverflowError) as error:
+    except (pyarrow.ArrowException, MemoryError, ValueError, LookupError, OverflowError) as error:
         first = str(error).strip().split("\n")[0][:200]
         raise OSError(f"it is not a complete parquet file: {first or type(error).__name__}") from error
 

@@ -143,6 +143,9 @@ def test_a_crafted_pattern_takes_no_time() -> None:
         b"---\n!!python/object/apply:os.system ['x']\n---\n",
         b"\xff\xfe---\n",
         b"---\n" + b"[" * 5000 + b"\n---\n",
+        b"---\na: !!int ''\n---\n",
+        b"---\na: !!bool x\n---\n",
+        b"---\na: !!timestamp x\n---\n",
     ],
 )
 def test_a_card_that_cannot_be_read_says_nothing(content: bytes) -> None:

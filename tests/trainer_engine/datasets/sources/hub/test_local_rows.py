@@ -19,6 +19,7 @@ from tests.helpers.dataset_hub import png, rows, shard, shards, write
 from tests.helpers.tiny_run import tiny_options
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
+from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import errors_in
 from trainer_engine.datasets.examine import examine
@@ -29,6 +30,8 @@ from trainer_engine.datasets.media.base import MediaFacts, Medium, suffixes_of
 from trainer_engine.datasets.media.image import MEDIUM as IMAGES
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.sources.base import SourceFile, open_source
+from trainer_engine.datasets.sources.hub.columns import read_rows
+from trainer_engine.datasets.sources.hub.filters import read_filter
 
 
 def entry(folder: Path, **fields: Any) -> dict[str, Any]:
@@ -88,6 +91,20 @@ def test_a_table_that_cannot_be_read_is_an_error_that_names_the_line(content: by
     write(tmp_path, {"a.png": png(1), "metadata.jsonl": content})
     [problem] = errors_in(report_of(entry(tmp_path)).problems)
     assert problem.option == "dataloader[0].dataset_name" and reason in problem.message
+
+
+def test_cells_beyond_the_last_column_are_in_no_column() -> None:
+    assert list(read_rows("metadata.csv", b"file_name,text\na.png,one,two,three\nb.png\n")) == [
+        {"file_name": "a.png", "text": "one"},
+        {"file_name": "b.png", "text": None},
+    ]
+
+
+def test_numbers_that_no_float_holds_are_no_numbers() -> None:
+    with pytest.raises(WrongValue):
+        read_filter({"quality_thresholds": {"a": 10**400}})
+    [(_, condition), (_, too_small)] = read_filter({"quality_thresholds": {"a": 1}, "min_width": 3}).conditions()
+    assert condition({"a": 10**400}) and condition(f'{{"a": {10**400}}}') and too_small(-(10**400))
 
 
 def test_a_table_leads_to_no_file_outside_the_folder(tmp_path: Path) -> None:
@@ -159,7 +176,7 @@ def test_right_sizes_in_columns_spare_the_images_from_being_opened(
         measured.append(file.name)
         return measure(file)
 
-    monkeypatch.setattr(media_table, "_by_suffix", lambda: {suffix: replace(IMAGES, measure=counted) for suffix in IMAGES.suffixes})
+    monkeypatch.setattr(media_table, "_by_suffix", lambda **_: {suffix: replace(IMAGES, measure=counted) for suffix in IMAGES.suffixes})
     report = report_of(entry(tmp_path, metadata_backend="huggingface"))
     assert {(sample.width, sample.height) for sample in report.sets[0].samples} == {(96, 96)}
     assert len([name for name in measured if right or not name.startswith("cell")]) == opened
@@ -194,7 +211,7 @@ def clips(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     found = {"image": replace(IMAGES, suffixes=IMAGES.suffixes - medium.suffixes), "clip": medium}
     monkeypatch.setattr(media_table, "media", lambda: found)
-    monkeypatch.setattr(media_table, "_by_suffix", lambda: {suffix: one for one in found.values() for suffix in one.suffixes})
+    monkeypatch.setattr(media_table, "_by_suffix", lambda **_: {suffix: one for one in found.values() for suffix in one.suffixes})
     yield
 
 

@@ -10,12 +10,10 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from trainer_engine.config.secrets import HIDDEN, hidden_address
-from trainer_engine.contract.messages import repeated
 
 LONGEST_PART_BYTES = 120
 """Longest part of an address that becomes the name of a file or folder."""
 SHORT_HASH = 8
-LONGEST_SHOWN = 120
 
 
 class Address(NamedTuple):
@@ -34,9 +32,8 @@ class Address(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The address without passwords; what is none, as it stands in the file."""
-        hidden = hidden_address(self.url)
-        return repeated(self.url, LONGEST_SHOWN) if hidden == HIDDEN else hidden
+        """The address without passwords; empty for what is none, which may be any word of the user's."""
+        return hidden_address(self.url).removeprefix(HIDDEN)
 
 
 def named_addresses(urls: Iterable[str], known: Container[str], *, hash_names: bool) -> list[Address]:

@@ -64,14 +64,15 @@ class CsvSource(Source):
         failures = Failures.read(Path(self.folder))
         listing = Listing()
         listing.left_out += [LeftOut(f"row {row}", "it has no address", broken=True) for row, url in enumerate(self._cells, 1) if not url]
+        rows = {url: row for row, url in reversed([*enumerate(self._cells, 1)])}
         for address in self.addresses:
             found = here.get(address.key)
             if found:
                 listing.files.append(found)
             elif refusal := _refusal(address, suffixes):
-                listing.left_out.append(LeftOut(address.shown, refusal, broken=True))
+                listing.left_out.append(LeftOut(address.shown or f"row {rows[address.url]}", refusal, broken=True))
             elif reason := failures.reason(address.url):
-                listing.left_out.append(LeftOut(address.shown, reason, broken=True))
+                listing.left_out.append(LeftOut(address.shown or f"row {rows[address.url]}", reason, broken=True))
             else:
                 listing.pending += 1
         listing.files.sort()

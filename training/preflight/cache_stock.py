@@ -82,7 +82,7 @@ def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Itera
 def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
     """Bytes of the latents of a sample, with ``number`` bytes each."""
     width, height = sample.target
-    return latent_bytes(spec, width, height, frames=spec.latent_frames(sample.frames), number=number)
+    return latent_bytes(spec, width, height, frames=sample.frames, number=number)
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

@@ -201,7 +201,7 @@ def test_a_home_and_a_run_folder_that_cannot_be_written_are_explained(tmp_path: 
     config = write_environment(tmp_path / "[/home]")
     (tmp_path / "[/home]/state").write_text("a file")
     assert command.train(config) == ExitCode.CONFIGURATION
-    assert "[/home] cannot be written" in " ".join(capsys.readouterr().err.split())
+    assert "[/home]cannotbewritten" in "".join(capsys.readouterr().err.split())
     (tmp_path / "[/home]/state").unlink()
     (tmp_path / "[/home]/state").mkdir()
     (tmp_path / "[/home]/state/runs").write_text("a file")

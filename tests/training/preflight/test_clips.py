@@ -48,7 +48,7 @@ def test_activations_grow_with_the_frames_of_the_latents(tmp_path: Path) -> None
     found = {}
     for frames in (1, 9, 21):
         options, _, report = examined(tmp_path, frames)
-        found[frames] = activation_numbers(options, PARAMETERS, report, WAN, None)
+        found[frames] = activation_numbers(options, PARAMETERS, report, WAN, None).total
     assert found[9] == pytest.approx(3 * found[1], rel=0.02)
     assert found[21] == pytest.approx(6 * found[1], rel=0.02)
 

@@ -138,7 +138,7 @@ def test_validate_counts_the_text_encoders_and_tokens_in_place_of_embeddings(tra
     assert frozen.errors == trained.errors == []
     own = sum(weight.numel() for name, weight in trainable_of("sdxl").network.named_parameters() if name.startswith("text_encoder"))
     assert trained.understood["model"]["parameters"] - frozen.understood["model"]["parameters"] == own
-    assert trained.understood["memory"]["bytes"] > frozen.understood["memory"]["bytes"] + 16 * own
+    assert trained.understood["memory"]["bytes"] >= frozen.understood["memory"]["bytes"] + 16 * own
     assert trained.understood["disk"]["checkpoint_bytes"] == frozen.understood["disk"]["checkpoint_bytes"] + 12 * own
     assert trained.understood["disk"]["caches_bytes"] < frozen.understood["disk"]["caches_bytes"]
 

@@ -18,9 +18,7 @@ CLIP_PX = (832, 480)
 def latent_bytes(spec: FamilySpec, width: int, height: int, *, frames: int = 1, number: int = SHORT_BYTES) -> int:
     """Bytes of the latents of an image or a clip of ``width`` x ``height`` pixels, with ``number`` bytes each."""
     cells = (width // spec.latents.scale_factor_px) * (height // spec.latents.scale_factor_px)
-    clips = spec.sampling.clips
-    steps = (frames - 1) // clips.stride + 1 if clips else 1
-    return steps * cells * spec.latents.channels * number
+    return spec.latent_frames(frames) * cells * spec.latents.channels * number
 
 
 def caption_bytes(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.media import base as media_table
-from trainer_engine.datasets.media.base import MediaFacts, Medium, suffixes_of
+from trainer_engine.datasets.media.base import MediaFacts, suffixes_of
 from trainer_engine.datasets.media.image import MEDIUM as IMAGES
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.sources.base import SourceFile, open_source
@@ -196,41 +195,6 @@ def test_one_image_of_a_strip_is_taken(tmp_path: Path) -> None:
         [frame] = IMAGES.frames(sample.file)
         assert frame.getcolors() == [(101 * 100, colour)]
         assert [file.reason for file in report.sets[0].left_out] == ["it cannot be read: it is 1 pixels wide, too narrow for 2 images"]
-
-
-@pytest.fixture
-def clips(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A medium of clips: animated images, under the suffix that rows of clips get."""
-
-    def measure(file: SourceFile) -> MediaFacts:
-        with file.open() as stream, Image.open(stream) as image:
-            return MediaFacts(image.size, frames=getattr(image, "n_frames", 1), frame_rate=10.0)
-
-    medium = Medium(
-        name="clip", suffixes=frozenset({".mp4", ".gif"}), is_clip=True, pixel_rule="test", measure=measure, frames=IMAGES.frames
-    )
-    found = {"image": replace(IMAGES, suffixes=IMAGES.suffixes - medium.suffixes), "clip": medium}
-    monkeypatch.setattr(media_table, "media", lambda: found)
-    monkeypatch.setattr(media_table, "_by_suffix", lambda **_: {suffix: one for one in found.values() for suffix in one.suffixes})
-    yield
-
-
-def animation(frames: int) -> bytes:
-    stream = io.BytesIO()
-    shots = [Image.new("RGB", (64, 64), (9 * number, 0, 0)) for number in range(frames)]
-    shots[0].save(stream, "GIF", save_all=True, append_images=shots[1:])
-    return stream.getvalue()
-
-
-def test_a_column_of_clips_gives_samples_with_frames(clips: None, tmp_path: Path) -> None:
-    cells = [{"video": {"bytes": animation(5), "path": path}, "text": "moves"} for path in ("a.gif", "b.mp4", None)]
-    write(tmp_path, {"rows.parquet": shard(cells)})
-    report = report_of(entry(tmp_path, video_column="video"), media=("clip",))
-    assert [(sample.name, sample.frames) for sample in report.sets[0].samples] == [
-        ("rows/000000.gif", 5),
-        ("rows/000001.mp4", 5),
-        ("rows/000002.mp4", 5),
-    ]
 
 
 def test_clips_are_named_and_left_out_where_nothing_reads_them(tmp_path: Path) -> None:
